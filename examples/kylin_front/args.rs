@@ -43,6 +43,9 @@ Nodes, from one of:
   --config FILE       an nginx configuration: upstreams, servers, locations; the options of \"Balancing\" are for upstreams about
                       which it says nothing, and a comment \"# kylin_lb: sessions redis://...;\" in an upstream or server sets one
 
+  --httpd FILE        a configuration of Apache httpd: balancers, members, ProxyPass, virtual hosts; the options of \"Balancing\" are
+                      for balancers about which it says nothing
+
 Balancing:
   --policy NAME       round-robin (default with --config), least-conn (default), ip-hash, random-two or query-affinity
   --kylin on|off      apply the rules of Kylin: roles, retries, closed internal calls (default: on)
@@ -211,12 +214,15 @@ pub enum Source {
     Properties(PathBuf),
     List(PathBuf),
     Config(PathBuf),
+    /// A configuration of Apache httpd.
+    Httpd(PathBuf),
 }
 
 /// The options that name the source of the nodes.
-pub const SOURCES: [&str; 6] = ["--demo", "--nodes", "--nodes-file", "--zookeeper", "--properties", "--config"];
+pub const SOURCES: [&str; 7] =
+    ["--demo", "--nodes", "--nodes-file", "--zookeeper", "--properties", "--config", "--httpd"];
 
-/// Options for which nginx has a directive.
+/// Options for which nginx and httpd have a directive; httpd not for the last one.
 const SET_BY_CONFIG: [&str; 6] =
     ["--proxy-protocol", "--max-conns", "--connect-timeout", "--read-timeout", "--trust", "--response-buffer"];
 
@@ -316,6 +322,7 @@ impl Args {
                 "--nodes-file" => args.source = Source::List(value()?.into()),
                 "--properties" => args.source = Source::Properties(value()?.into()),
                 "--config" => args.source = Source::Config(value()?.into()),
+                "--httpd" => args.source = Source::Httpd(value()?.into()),
                 "--policy" => args.policy = Some(parse(&name, &value()?)?),
                 "--kylin" => args.kylin = switch(&name, &value()?)?,
                 "--reload" => {
@@ -413,10 +420,16 @@ impl Args {
         }
         match &mut self.source {
             Source::Demo(_, version) => *version = chosen,
-            Source::Config(_) if SET_BY_CONFIG.into_iter().chain(tls::NAMES).any(has) => {
-                let mut names = SET_BY_CONFIG.into_iter().chain(tls::NAMES);
-                let name = names.find(|name| has(name)).unwrap_or_default();
-                return Err(format!("--config and {name} exclude each other: the configuration sets that itself"));
+            Source::Config(_) | Source::Httpd(_) => {
+                let source = if has("--httpd") { "--httpd" } else { "--config" };
+                let count = SET_BY_CONFIG.len() - usize::from(has("--httpd"));
+                let mut names = SET_BY_CONFIG.into_iter().take(count).chain(tls::NAMES);
+                if let Some(name) = names.find(|name| has(name)) {
+                    return Err(format!("{source} and {name} exclude each other: the configuration sets that itself"));
+                }
+                if has("--kylin-version") {
+                    return Err("--kylin-version is for demo nodes: use it with --demo".into());
+                }
             }
             _ if has("--kylin-version") => return Err("--kylin-version is for demo nodes: use it with --demo".into()),
             _ => {}

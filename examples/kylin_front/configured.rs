@@ -1,27 +1,204 @@
-//! A front end of an nginx configuration, which it reads again when it is told to.
+//! A front end of a configuration of nginx or httpd, which it reads again when it is told to.
 
 use std::collections::HashMap;
 use std::error::Error;
+use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use kylin_lb::nginx::{Config, NameLookups, Site, SiteBuilder, SiteListener};
-use kylin_lb::observe::Watch;
+use kylin_lb::Cluster;
+use kylin_lb::health::InvalidSetting;
+use kylin_lb::nginx::{Config, NameLookups, Site, SiteBuilder, SiteListener, SiteSuccessor};
+use kylin_lb::observe::{Observer, Watch};
 use kylin_lb::probe::HealthChecker;
-use kylin_lb::server::{Listen, Server, ServerBuilder};
-use kylin_lb::session::Secret;
+use kylin_lb::server::{Handler, Listen, Server, ServerBuilder};
+use kylin_lb::session::{Secret, Sessions};
 
 use crate::args::Args;
 use crate::front::{Front, Health};
 use crate::log_file::LogFile;
 use crate::running::Reload;
 use crate::status::Monitored;
-use crate::{Logs, greet, raise_open_files_limit, say, sessions, table};
+use crate::{Logs, greet, httpd, raise_open_files_limit, say, sessions, table};
+
+/// Where a site comes from.
+pub struct FileSource<'s> {
+    path: &'s Path,
+    args: &'s Args,
+    logs: &'s Logs,
+}
+
+/// A site, or what is to take the place of one, and what its file says besides.
+pub struct Loaded<S> {
+    site: S,
+    /// The limit of open files.
+    open_files: Option<NonZeroU64>,
+    access_logs: AccessLogs,
+}
+
+/// A site that a file describes.
+pub trait FileSite: Sized {
+    type Listener: Handler;
+    type Successor;
+    /// What the table of a cluster is called.
+    const GROUP: &'static str;
+
+    /// Builds what the file describes.
+    fn load(source: &FileSource<'_>, secret: Secret) -> Result<Loaded<Self>, Box<dyn Error>>;
+
+    /// Builds what the file describes now, to take the place of this site. `open` has the access logs that are open.
+    fn successor(
+        &self,
+        source: &FileSource<'_>,
+        secret: Secret,
+        open: &AccessLogs,
+    ) -> Result<Loaded<Self::Successor>, Box<dyn Error>>;
+
+    fn of(successor: &Self::Successor) -> &Self;
+
+    /// Returns the site, what has changed, and whether other clusters are to be probed.
+    fn activate(successor: Self::Successor) -> (Self, String, bool);
+
+    fn clusters(&self) -> Vec<(String, Cluster)>;
+    fn sessions(&self) -> Option<&Sessions>;
+    fn longest_timeout(&self) -> Duration;
+    fn listens(&self) -> Vec<Listen>;
+    /// Returns a server at the addresses of the file, or at `listen` in place of all of them.
+    fn server(&self, listen: Option<Listen>) -> ServerBuilder<Self::Listener>;
+    fn start_probes(&self) -> Result<Vec<HealthChecker>, InvalidSetting>;
+    fn start_name_lookups(&self) -> Option<NameLookups>;
+}
+
+impl FileSite for Site {
+    type Listener = SiteListener;
+    type Successor = SiteSuccessor;
+    const GROUP: &'static str = "upstream";
+
+    fn load(source: &FileSource<'_>, secret: Secret) -> Result<Loaded<Self>, Box<dyn Error>> {
+        let config = Config::read(source.path)?;
+        let unopened: AccessLogs = config.access_logs().map(|path| (path.to_owned(), None)).collect();
+        let access_logs = open_logs(&config, &unopened)?;
+        let open_files = config.open_files();
+        let site = builder(config, source.args, secret, &source.logs.observers, &access_logs).build()?;
+        Ok(Loaded { site, open_files, access_logs })
+    }
+
+    fn successor(
+        &self,
+        source: &FileSource<'_>,
+        secret: Secret,
+        open: &AccessLogs,
+    ) -> Result<Loaded<SiteSuccessor>, Box<dyn Error>> {
+        let config = Config::read(source.path)?;
+        let access_logs = open_logs(&config, open)?;
+        let open_files = config.open_files();
+        let builder = builder(config, source.args, secret, &source.logs.observers, &access_logs);
+        Ok(Loaded { site: builder.build_successor(self)?, open_files, access_logs })
+    }
+
+    fn of(successor: &SiteSuccessor) -> &Self {
+        successor.site()
+    }
+
+    fn activate(successor: SiteSuccessor) -> (Self, String, bool) {
+        let (site, changes) = successor.activate();
+        (site, changes.to_string(), changes.probes)
+    }
+
+    fn clusters(&self) -> Vec<(String, Cluster)> {
+        self.clusters().map(|(name, cluster)| (name.to_owned(), cluster.clone())).collect()
+    }
+
+    fn sessions(&self) -> Option<&Sessions> {
+        self.sessions()
+    }
+
+    fn longest_timeout(&self) -> Duration {
+        self.longest_timeout()
+    }
+
+    fn listens(&self) -> Vec<Listen> {
+        self.listeners().map(|listener| listener.listen()).collect()
+    }
+
+    fn server(&self, listen: Option<Listen>) -> ServerBuilder<SiteListener> {
+        match listen {
+            Some(listen) => self.server_on(listen),
+            None => self.server(),
+        }
+    }
+
+    fn start_probes(&self) -> Result<Vec<HealthChecker>, InvalidSetting> {
+        self.start_probes()
+    }
+
+    fn start_name_lookups(&self) -> Option<NameLookups> {
+        Some(self.start_name_lookups(self.name_lookup_interval()))
+    }
+}
+
+impl FileSite for httpd::Site {
+    type Listener = httpd::SiteListener;
+    type Successor = httpd::SiteSuccessor;
+    const GROUP: &'static str = "balancer";
+
+    fn load(source: &FileSource<'_>, secret: Secret) -> Result<Loaded<Self>, Box<dyn Error>> {
+        let site = httpd::Site::load(source.path, source.args, &secret, &source.logs.observers)?;
+        Ok(Loaded { site, open_files: None, access_logs: AccessLogs::new() })
+    }
+
+    fn successor(
+        &self,
+        source: &FileSource<'_>,
+        secret: Secret,
+        _: &AccessLogs,
+    ) -> Result<Loaded<httpd::SiteSuccessor>, Box<dyn Error>> {
+        let site = self.successor(source.path, source.args, &secret, &source.logs.observers)?;
+        Ok(Loaded { site, open_files: None, access_logs: AccessLogs::new() })
+    }
+
+    fn of(successor: &httpd::SiteSuccessor) -> &Self {
+        &successor.site
+    }
+
+    fn activate(successor: httpd::SiteSuccessor) -> (Self, String, bool) {
+        successor.activate()
+    }
+
+    fn clusters(&self) -> Vec<(String, Cluster)> {
+        self.clusters().map(|(name, cluster)| (name.to_owned(), cluster.clone())).collect()
+    }
+
+    fn sessions(&self) -> Option<&Sessions> {
+        self.sessions()
+    }
+
+    fn longest_timeout(&self) -> Duration {
+        self.longest_timeout()
+    }
+
+    fn listens(&self) -> Vec<Listen> {
+        self.listens()
+    }
+
+    fn server(&self, listen: Option<Listen>) -> ServerBuilder<httpd::SiteListener> {
+        self.server(listen)
+    }
+
+    fn start_probes(&self) -> Result<Vec<HealthChecker>, InvalidSetting> {
+        self.start_probes()
+    }
+
+    /// Members are looked up for each connection.
+    fn start_name_lookups(&self) -> Option<NameLookups> {
+        None
+    }
+}
 
 /// What runs of a configuration.
-pub struct Configured {
+pub struct Configured<S> {
     path: PathBuf,
     args: Args,
     logs: Logs,
@@ -32,7 +209,7 @@ pub struct Configured {
     /// Serve the status as long as they live.
     _operators: Vec<Server>,
     secret: Secret,
-    site: Site,
+    site: S,
     checkers: Vec<HealthChecker>,
     lookups: Option<NameLookups>,
     watches: Vec<Watch>,
@@ -40,7 +217,7 @@ pub struct Configured {
 }
 
 /// The access logs of a configuration, by path; `None` for one that could not be opened when the front end started.
-type AccessLogs = HashMap<PathBuf, Option<LogFile>>;
+pub type AccessLogs = HashMap<PathBuf, Option<LogFile>>;
 
 /// Opens the access logs that are not open yet. One that could not be opened before may fail again: the folder of nginx's logs need
 /// not be on this machine, and requests are served without it.
@@ -68,7 +245,7 @@ pub fn builder(
     config: Config,
     args: &Args,
     secret: Secret,
-    logs: &[Arc<dyn kylin_lb::observe::Observer>],
+    logs: &[Arc<dyn Observer>],
     access_logs: &AccessLogs,
 ) -> SiteBuilder {
     let mut site = Site::builder(config).secret(secret).store_deadline(args.store_deadline);
@@ -105,7 +282,7 @@ pub fn builder(
     site
 }
 
-impl Configured {
+impl<S: FileSite> Configured<S> {
     /// Starts the front end.
     pub fn start(
         path: PathBuf,
@@ -114,11 +291,9 @@ impl Configured {
         logs: Logs,
         mut inherited: Vec<OwnedFd>,
     ) -> Result<(Self, Server), Box<dyn Error>> {
-        let config = Config::read(&path)?;
-        raise_open_files_limit(config.open_files());
-        let unopened: AccessLogs = config.access_logs().map(|path| (path.to_owned(), None)).collect();
-        let access_logs = open_logs(&config, &unopened)?;
-        let site = builder(config, &args, secret.clone(), &logs.observers, &access_logs).build()?;
+        let source = FileSource { path: &path, args: &args, logs: &logs };
+        let Loaded { site, open_files, access_logs } = S::load(&source, secret.clone())?;
+        raise_open_files_limit(open_files);
         let health = Health::new(args.health_path.clone());
         let checkers = site.start_probes()?;
         let mut configured = Configured {
@@ -142,7 +317,7 @@ impl Configured {
         let builder = configured.server(&configured.site);
         let server = inherited.into_iter().fold(builder, ServerBuilder::inherit).start()?;
         configured.monitored.set_connections(server.connection_count());
-        let listens: Vec<Listen> = configured.site.listeners().map(|listener| listener.listen()).collect();
+        let listens = configured.site.listens();
         greet(&server, "http", configured.args.listen.as_ref().map_or(&listens, std::slice::from_ref));
         if configured.args.listen.is_some() {
             for listen in listens {
@@ -150,7 +325,7 @@ impl Configured {
             }
         }
         for (name, cluster) in configured.site.clusters() {
-            say(format_args!("\nupstream {name}{}", table(cluster)));
+            say(format_args!("\n{} {name}{}", S::GROUP, table(&cluster)));
         }
         Ok((configured, server))
     }
@@ -164,49 +339,45 @@ impl Configured {
         self.site.longest_timeout()
     }
 
-    fn server(&self, site: &Site) -> ServerBuilder<Front<SiteListener>> {
-        let server = match &self.args.listen {
-            Some(listen) => site.server_on(listen.clone()),
-            None => site.server(),
-        };
+    fn server(&self, site: &S) -> ServerBuilder<Front<S::Listener>> {
+        let server = site.server(self.args.listen.clone());
         let server = server.threads(self.args.threads).max_connections_per_client(self.args.client_connections);
         server.map(|inner| Front { health: Arc::clone(&self.health), inner, redirect: None })
     }
 
     /// Has the health path, the status and the log follow the site.
     fn follow(&mut self) {
-        let clusters = || self.site.clusters().map(|(name, cluster)| (name.to_owned(), cluster.clone()));
-        self.health.set_clusters(clusters().map(|(_, cluster)| cluster).collect());
-        self.monitored.set(clusters().collect(), self.site.sessions().cloned());
+        let clusters = self.site.clusters();
+        self.health.set_clusters(clusters.iter().map(|(_, cluster)| cluster.clone()).collect());
+        self.monitored.set(clusters, self.site.sessions().cloned());
         self.monitored.set_logs(self.log_files());
-        self.lookups = Some(self.site.start_name_lookups(self.site.name_lookup_interval()));
+        self.lookups = self.site.start_name_lookups();
         self.store_watches = self.logs.store_watches(self.site.sessions());
     }
 
     /// Logs changes of state of the upstreams.
     fn watch(&mut self) {
+        let clusters = self.site.clusters();
         self.watches = self
             .logs
-            .watches(|watch| self.site.clusters().fold(watch, |watch, (name, cluster)| watch.cluster(name, cluster)));
+            .watches(|watch| clusters.iter().fold(watch, |watch, (name, cluster)| watch.cluster(name, cluster)));
     }
 }
 
-impl Reload for Configured {
+impl<S: FileSite> Reload for Configured<S> {
     /// Reads the configuration, its certificates and the secret, and opens its logs. Nothing changes unless all of them are valid.
     fn reload(&mut self, server: &mut Server) -> Result<String, Box<dyn Error>> {
         let secret = sessions::reread(self.args.secret_file.as_deref(), &self.secret)?;
         let token = crate::status::token(self.args.admin_token_file.as_deref())?;
-        let config = Config::read(&self.path)?;
-        let open_files = config.open_files();
-        let access_logs = open_logs(&config, &self.access_logs)?;
-        let successor = builder(config, &self.args, secret.clone(), &self.logs.observers, &access_logs)
-            .build_successor(&self.site)?;
-        let replaced = server.replace(self.server(successor.site()))?;
+        let source = FileSource { path: &self.path, args: &self.args, logs: &self.logs };
+        let loaded = self.site.successor(&source, secret.clone(), &self.access_logs)?;
+        let Loaded { site: successor, open_files, access_logs } = loaded;
+        let replaced = server.replace(self.server(S::of(&successor)))?;
         self.monitored.admin.set_token(token);
         self.lookups = None;
-        let (site, changes) = successor.activate();
+        let (site, changes, probes) = S::activate(successor);
         (self.site, self.access_logs) = (site, access_logs);
-        let mut what = vec![changes.to_string()];
+        let mut what = vec![changes];
         if secret != self.secret {
             what.push("another secret".into());
         }
@@ -215,7 +386,7 @@ impl Reload for Configured {
             what.extend(listens.iter().map(|listen| format!("{verb} {listen}")));
         }
         what.extend(replaced.kept_settings.iter().map(|name| format!("{name} stays until a restart")));
-        if changes.probes {
+        if probes {
             match self.site.start_probes() {
                 Ok(checkers) => self.checkers = checkers,
                 Err(error) => tracing::error!(%error, "the probes of the new configuration did not start"),

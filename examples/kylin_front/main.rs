@@ -1,9 +1,10 @@
-//! A complete front end on the crate's own server: nodes by name, from ZooKeeper, from Kylin's properties, from an nginx
-//! configuration, or demo nodes in this process.
+//! A complete front end on the crate's own server: nodes by name, from ZooKeeper, from Kylin's properties, from a
+//! configuration of nginx or httpd, or demo nodes in this process.
 //!
 //! ```sh
 //! cargo run --release --example kylin_front                          # three demo Kylin nodes and the front end
 //! cargo run --release --example kylin_front -- --config kylin.conf   # an nginx configuration, as is
+//! cargo run --release --example kylin_front -- --httpd kylin.conf    # a configuration of Apache httpd, as is
 //! cargo run --release --example kylin_front -- --nodes q1:7070,q2:7070
 //! cargo run --release --example kylin_front --features redis -- --nodes q1:7070 --sessions redis://10.0.0.5 --secret-file secret
 //! cargo run --release --example kylin_front -- --help
@@ -19,6 +20,7 @@ mod demo;
 mod doctor;
 mod front;
 mod groups;
+mod httpd;
 mod listed;
 mod log_file;
 mod logging;
@@ -45,14 +47,15 @@ use std::time::Duration;
 
 use kylin_lb::Cluster;
 use kylin_lb::admin::Admin;
-use kylin_lb::nginx::{Config, ProbeMode, SessionMode};
+use kylin_lb::nginx::{Config, ProbeMode, SessionMode, Site};
 use kylin_lb::observe::{Observer, Watch};
 use kylin_lb::server::{Listen, Server};
 use kylin_lb::session::{Secret, Sessions};
 use listenfd::ListenFd;
 
 use self::args::{Args, Command, Source};
-use self::configured::Configured;
+use self::configured::{Configured, FileSite};
+use self::front::Health;
 use self::listed::Listed;
 use self::log_file::LogFile;
 use self::logging::{Levels, StateLog};
@@ -122,25 +125,47 @@ async fn run(args: Args, levels: Levels) -> Result<(), Box<dyn Error>> {
         file.follow();
     }
     let (grace, lame_duck) = (args.grace, args.lame_duck);
-    let stop = |longest, health| Stop { grace: grace.unwrap_or(longest), lame_duck, health };
-    if let Source::Config(path) = &args.source {
-        let path = path.clone();
-        if args.check {
-            return check(&path, &args, secret);
+    let stop =
+        |longest, health: &Arc<Health>| Stop { grace: grace.unwrap_or(longest), lame_duck, health: Arc::clone(health) };
+    match &args.source {
+        Source::Config(path) if args.check => return check(path, &args, secret),
+        Source::Httpd(path) if args.check => return check_httpd(path, &args, &secret),
+        Source::Config(path) => {
+            let started = Configured::<Site>::start(path.clone(), args, secret, logs.clone(), inherited()?)?;
+            serve(started, signals, stop).await;
+            return Ok(());
         }
-        let (mut front, server) = Configured::start(path, args, secret, logs.clone(), inherited()?)?;
-        let health = Arc::clone(front.health());
-        let stop = stop(front.longest_query(), &health);
-        until_signal(server, signals, &mut front, stop).await;
-        return Ok(());
+        Source::Httpd(path) => {
+            let started = Configured::<httpd::Site>::start(path.clone(), args, secret, logs.clone(), inherited()?)?;
+            serve(started, signals, stop).await;
+            return Ok(());
+        }
+        _ => {}
     }
     raise_open_files_limit(None);
     let inherited = if args.check { Vec::new() } else { inherited()? };
     if let Some((mut front, server)) = Listed::start(args, secret, &logs, inherited).await? {
-        let health = Arc::clone(front.health());
-        let stop = stop(front.longest_query(), &health);
+        let stop = stop(front.longest_query(), front.health());
         until_signal(server, signals, &mut front, stop).await;
     }
+    Ok(())
+}
+
+/// Serves what a file describes, until a signal.
+async fn serve<S: FileSite>(
+    (mut front, server): (Configured<S>, Server),
+    signals: Signals,
+    stop: impl Fn(Duration, &Arc<Health>) -> Stop,
+) {
+    let stop = stop(front.longest_query(), front.health());
+    until_signal(server, signals, &mut front, stop).await;
+}
+
+/// Prints what a configuration of httpd means, and whether it can be served.
+fn check_httpd(path: &Path, args: &Args, secret: &Secret) -> Result<(), Box<dyn Error>> {
+    say(format_args!("{}", httpd::report(path, args)?));
+    httpd::Site::load(path, args, secret, &[])?;
+    say(format_args!("{}: the configuration is valid\n", path.display()));
     Ok(())
 }
 

@@ -45,7 +45,7 @@ impl Members {
                 Ok(Members { list: Some(path), ..members })
             }
             Source::Properties(path) => Members::of_properties(&path, args).await,
-            Source::Config(_) => Err("a configuration has its own clusters".into()),
+            Source::Config(_) | Source::Httpd(_) => Err("a configuration has its own clusters".into()),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The life of the front end from its start to its end: reloads, and a stop that loses no request.
 
 use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kylin_lb::server::Server;
@@ -20,17 +21,17 @@ pub trait Reload {
 }
 
 /// How the front end stops.
-pub struct Stop<'s> {
+pub struct Stop {
     /// The time of requests in flight.
     pub grace: Duration,
     /// How long it serves on while its health path says that it stops.
     pub lame_duck: Duration,
-    pub health: &'s Health,
+    pub health: Arc<Health>,
 }
 
 /// Serves until a signal to stop, and reloads at each SIGHUP and when an operator asks for it. After the signal it waits for requests in flight; a second one ends
 /// the wait.
-pub async fn until_signal(mut server: Server, mut signals: Signals, front: &mut impl Reload, stop: Stop<'_>) {
+pub async fn until_signal(mut server: Server, mut signals: Signals, front: &mut impl Reload, stop: Stop) {
     signals.reopen(front.log_files());
     while let Event::Reload(reply) = signals.next().await {
         // It reads files, and looks names up.

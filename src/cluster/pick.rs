@@ -140,6 +140,27 @@ impl<B> Cluster<B> {
         }
     }
 
+    /// Picks the endpoint that a session asks for, and no other if that exists.
+    pub(crate) fn pick_required(
+        &self,
+        request: &RequestView<'_>,
+        attempted: &Attempted,
+        hint: &EndpointHint,
+    ) -> Result<Picked<B>, PickError> {
+        {
+            let published = self.shared.published.load();
+            if let Some((group, index)) = published.view.find_hinted(hint) {
+                let is_acquired = acquire_bound(group, index, request, attempted);
+                return if is_acquired {
+                    Ok(picked(group, index, PickReason::Bound))
+                } else {
+                    Err(PickError::NoneEligible)
+                };
+            }
+        }
+        self.pick(request, attempted)
+    }
+
     /// Returns whether the endpoint that `hint` names is gone, in maintenance or ejected. A full endpoint is not out.
     pub(crate) fn is_out(&self, hint: &EndpointHint) -> bool {
         let published = self.shared.published.load();

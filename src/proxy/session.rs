@@ -47,7 +47,11 @@ impl<'p> Session<'p> {
         if self.affinity.is_none() {
             return cluster.pick(request, attempted);
         }
-        let picked = cluster.pick_hinted(request, attempted, &self.context.hint, self.primaries_first())?;
+        let hint = &self.context.hint;
+        let picked = match self.context.is_required {
+            true => cluster.pick_required(request, attempted, hint)?,
+            false => cluster.pick_hinted(request, attempted, hint, self.primaries_first())?,
+        };
         if attempted.is_empty() {
             self.began_at_bound = self.is_bound_to(&picked);
         }

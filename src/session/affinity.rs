@@ -213,7 +213,13 @@ impl Affinity {
                 MaybeReady::Ready(session.with(|state| BoundSession::Sticky(cookie, state)))
             }
             Strategy::Route(route) => hinted(route.hint(context), fallback),
-            Strategy::GivenRoute => hinted(SessionRoute::hint(request.extensions()), fallback),
+            Strategy::GivenRoute => match SessionRoute::of(request.extensions()) {
+                Some((hint, is_required)) => {
+                    let session = SessionContext::new(hint, BoundSession::Hinted);
+                    MaybeReady::Ready(SessionContext { is_required, ..session })
+                }
+                None => hinted(None, fallback),
+            },
             Strategy::Replicated(replicated) => replicated
                 .begin(context, fallback)
                 .map(|session| session.with(|state| BoundSession::Replicated(replicated, state))),
@@ -222,7 +228,7 @@ impl Affinity {
                 // Only requests without a session are placed by their user.
                 let hint = if relayed.has_session() { relay.hint(&relayed) } else { fallback };
                 let in_use = relayed.in_use.take();
-                SessionContext { hint, in_use, state: BoundSession::LoginRelay(relay, relayed) }
+                SessionContext { hint, is_required: false, in_use, state: BoundSession::LoginRelay(relay, relayed) }
             }),
         }
     }

@@ -33,6 +33,8 @@ use crate::request::RequestContext;
 pub(crate) struct SessionContext<S> {
     /// Where the request should go, at every attempt.
     pub(crate) hint: EndpointHint,
+    /// No other endpoint may serve the request, if there is the one that the hint names.
+    pub(crate) is_required: bool,
     /// What the strategy remembers between its hooks.
     pub(crate) state: S,
     /// Lives until the body of the response has ended.
@@ -41,12 +43,12 @@ pub(crate) struct SessionContext<S> {
 
 impl<S> SessionContext<S> {
     pub(crate) fn new(hint: EndpointHint, state: S) -> Self {
-        SessionContext { hint, state, in_use: None }
+        SessionContext { hint, is_required: false, state, in_use: None }
     }
 
     /// Replaces the state.
     pub(crate) fn with<T>(self, f: impl FnOnce(S) -> T) -> SessionContext<T> {
-        SessionContext { hint: self.hint, state: f(self.state), in_use: self.in_use }
+        SessionContext { hint: self.hint, is_required: self.is_required, state: f(self.state), in_use: self.in_use }
     }
 }
 

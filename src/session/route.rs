@@ -5,6 +5,7 @@ use http::Extensions;
 use super::hook::EndpointHint;
 use super::session_cookie::SessionCookie;
 use crate::cookie;
+use crate::endpoint::EndpointId;
 use crate::request::RequestContext;
 
 pub(super) struct Route {
@@ -36,16 +37,33 @@ impl Route {
 /// # Ok::<(), http::Error>(())
 /// ```
 #[derive(Debug, Clone)]
-pub struct SessionRoute(EndpointHint);
+pub struct SessionRoute {
+    hint: EndpointHint,
+    required: bool,
+}
 
 impl SessionRoute {
     /// Names the endpoint whose route is `route`.
     pub fn new(route: impl AsRef<[u8]>) -> Self {
-        SessionRoute(EndpointHint::route(route.as_ref()))
+        SessionRoute { hint: EndpointHint::route(route.as_ref()), required: false }
     }
 
-    pub(super) fn hint(extensions: &Extensions) -> Option<EndpointHint> {
-        extensions.get::<SessionRoute>().map(|route| route.0.clone())
+    /// Names the endpoint called `id`. A [backup](crate::Endpoint::backup) serves it also while primary endpoints are eligible.
+    pub fn to_endpoint(id: EndpointId) -> Self {
+        SessionRoute { hint: EndpointHint::Id(id), required: false }
+    }
+
+    /// Sets whether no other endpoint may serve the request: if the endpoint exists and is not eligible, the response is 503
+    /// (httpd: `nofailover`). Default: no.
+    #[must_use]
+    pub fn required(mut self, required: bool) -> Self {
+        self.required = required;
+        self
+    }
+
+    /// Returns what the extension of a request names, and whether it is required.
+    pub(super) fn of(extensions: &Extensions) -> Option<(EndpointHint, bool)> {
+        extensions.get::<SessionRoute>().map(|route| (route.hint.clone(), route.required))
     }
 }
 

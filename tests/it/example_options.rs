@@ -267,6 +267,39 @@ async fn a_configuration_keeps_logins_unless_an_option_or_a_comment_says_otherwi
 }
 
 #[tokio::test]
+async fn options_work_beside_a_configuration_of_httpd() {
+    let (nodes, _) = nodes(2).await;
+    let folder = tempfile::TempDir::new().unwrap();
+    let members: String =
+        nodes.iter().map(|(_, served)| format!("BalancerMember http://{}\n", served.addr())).collect();
+    let text =
+        format!("Listen 127.0.0.1:1\n<Proxy balancer://kylin>\n{members}</Proxy>\nProxyPass / balancer://kylin/\n");
+    let file = folder.path().join("httpd.conf");
+    std::fs::write(&file, text).unwrap();
+    let file = file.to_str().unwrap();
+    for (options, kept, guarded) in [
+        (&[][..], true, true),
+        (&["--sessions=none"], false, true),
+        (&["--kylin=off"], false, false),
+        (&["--kylin=off", "--sessions=cookie"], true, false),
+        (&["--policy=ip-hash", "--sessions=none"], true, true),
+    ] {
+        let (_process, front) = start(&[&["--httpd", file][..], options].concat()).await;
+        assert_eq!(lost(front).await == 0, kept, "{options:?}");
+        let is_guarded = http::get(front, "/kylin/api/cache/x", &[]).await.unwrap().status() == 403;
+        assert_eq!(is_guarded, guarded, "{options:?}");
+    }
+    let shown = check(&["--httpd", file, "--policy=query-affinity", "--probe=tcp", "--outlier=off"]);
+    for line in ["balancer://kylin: query-affinity (an option)", "  probe      tcp"] {
+        assert!(shown.contains(line), "{line} in {shown}");
+    }
+    for options in [["--httpd", file, "--config", file], ["--httpd", file, "--trust", "10.0.0.0/8"]] {
+        let error = refused(&options);
+        assert!(error.contains("exclude each other"), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn policy_probe_outlier_and_panic_work_beside_a_configuration() {
     let (nodes, _) = nodes(2).await;
     let folder = tempfile::TempDir::new().unwrap();

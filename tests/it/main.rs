@@ -33,6 +33,7 @@ mod example_admin;
 mod example_doctor;
 mod example_first_sights;
 mod example_front;
+mod example_httpd;
 mod example_log;
 mod example_metrics;
 mod example_options;

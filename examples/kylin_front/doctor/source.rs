@@ -12,6 +12,7 @@ use kylin_lb::discovery::{DiscoveredNode, Discovery, FileList};
 use kylin_lb::endpoint::AdminState;
 use kylin_lb::kylin::tomcat::Warning;
 use kylin_lb::nginx::{Config, SessionMode, SiteListener};
+use kylin_lb::server::Handler as _;
 use kylin_lb::session::Secret;
 use kylin_lb::{Backend as _, Body, Cluster, Proxy, RequestView};
 
@@ -20,7 +21,7 @@ use super::report::{Check, Report};
 use crate::args::{Args, Source};
 use crate::demo::Demo;
 use crate::members::properties_file;
-use crate::{configured, listed, nodes, sessions, summary, table};
+use crate::{configured, httpd, listed, nodes, sessions, summary, table};
 
 /// How long a registry has to list its nodes.
 const LIST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,6 +38,7 @@ const REPLICATED: &str = "replicated";
 pub enum Front {
     Proxy(Proxy),
     Site(Vec<SiteListener>),
+    Httpd(Vec<httpd::SiteListener>),
 }
 
 /// What the arguments name.
@@ -59,6 +61,7 @@ impl Front {
         match self {
             Front::Proxy(_) => 1,
             Front::Site(listeners) => listeners.len(),
+            Front::Httpd(listeners) => listeners.len(),
         }
     }
 
@@ -66,6 +69,7 @@ impl Front {
         match self {
             Front::Proxy(proxy) => proxy.forward(CLIENT, request).await,
             Front::Site(listeners) => listeners[way].forward(CLIENT, request).await,
+            Front::Httpd(listeners) => listeners[way].handle(CLIENT.into(), request).await,
         }
     }
 }
@@ -77,6 +81,7 @@ impl Checked {
         let source = std::mem::replace(&mut args.source, Source::Nodes(Vec::new()));
         let found = match source {
             Source::Config(path) => of_config(&path, &args, timeout, report),
+            Source::Httpd(path) => of_httpd(&path, &args, timeout, report),
             other => of_list(other, args, timeout, report).await,
         };
         match found {
@@ -135,6 +140,28 @@ fn session_manager(warning: &str, report: &mut Report) {
     }
 }
 
+/// Reads a configuration of Apache httpd as the front end does.
+fn of_httpd(
+    path: &std::path::Path,
+    args: &Args,
+    timeout: Duration,
+    report: &mut Report,
+) -> Result<Checked, Box<dyn Error>> {
+    let (secret, _) = sessions::secret(args.secret_file.as_deref())?;
+    report.understood = httpd::report(path, args)?;
+    let mode = args.sessions.clone().unwrap_or(SessionMode::MEMORY);
+    for warning in mode.warnings() {
+        session_manager(&warning, report);
+    }
+    let site = httpd::Site::load(path, args, &secret, &[])?;
+    let clusters = || site.clusters().map(|(name, cluster)| (name.to_owned(), cluster));
+    let replicated = clusters().map(|(name, _)| name).filter(|_| mode.to_string().starts_with(REPLICATED)).collect();
+    let nodes = clusters().flat_map(|(name, cluster)| nodes_of(&name, cluster, timeout)).collect();
+    let head_timeout = site.longest_timeout();
+    let front = Front::Httpd(site.listeners().collect());
+    Ok(Checked { nodes, head_timeout, follows_kylin: false, replicated, front, _demo: None })
+}
+
 /// Returns the upstreams of a report whose nodes are expected to share their sessions.
 fn replicated(report: &str) -> Vec<String> {
     let mut upstream = "";
@@ -183,7 +210,7 @@ async fn of_list(
                 nodes => nodes.to_vec(),
             })
         }
-        Source::Config(_) => return Err("a configuration has its own clusters".into()),
+        Source::Config(_) | Source::Httpd(_) => return Err("a configuration has its own clusters".into()),
     };
     let cluster = nodes::cluster(&list, head_timeout, &args)?;
     let mode = args.sessions.get_or_insert(SessionMode::MEMORY).clone();

@@ -11,7 +11,11 @@ pub(crate) fn explain(fault: Fault, sources: &Sources) -> Fault {
     let text = sources.text(0);
     if let Some((program, span)) = program(&text) {
         let message = format!("this is a file of {program}, not of nginx");
-        return Fault::new(ErrorKind::Syntax, Some(span), message, INSTEAD);
+        let expected = match program {
+            "Apache httpd" => format!("the option --httpd of the example kylin_front, which reads it; or {INSTEAD}"),
+            _ => INSTEAD.to_owned(),
+        };
+        return Fault::new(ErrorKind::Syntax, Some(span), message, expected);
     }
     let Some((span, c, ascii)) = fault.span().and_then(|span| full_width(span, sources)) else { return fault };
     let message = format!("full-width \"{c}\", which nginx reads as a letter");

@@ -13,6 +13,7 @@ pub(crate) mod example;
 pub(crate) mod front;
 pub(crate) mod health;
 pub(crate) mod http;
+pub(crate) mod httpd;
 pub(crate) mod kylin;
 pub(crate) mod load;
 pub(crate) mod login;

@@ -1,0 +1,436 @@
+//! The directives of httpd that do nothing here: without a loss, or refused with the way to say it.
+
+use crate::httpd::syntax::{Directive, Fault, did_you_mean};
+
+/// What reads of a configuration, in lower case.
+const READ: &[&str] = &[
+    "<location",
+    "<locationmatch",
+    "<proxy",
+    "<proxymatch",
+    "<virtualhost",
+    "<directory",
+    "<directorymatch",
+    "<files",
+    "<filesmatch",
+    "<ifdefine",
+    "<ifmodule",
+    "<ifversion",
+    "<iffile",
+    "<requireall",
+    "<requireany",
+    "<requirenone",
+    "<if",
+    "<macro",
+    "allow",
+    "balancermember",
+    "define",
+    "deny",
+    "header",
+    "include",
+    "includeoptional",
+    "limitrequestbody",
+    "listen",
+    "loadmodule",
+    "order",
+    "proxypass",
+    "proxypassmatch",
+    "proxypassreverse",
+    "proxypassreversecookiedomain",
+    "proxypassreversecookiepath",
+    "proxypreservehost",
+    "proxyrequests",
+    "proxyset",
+    "proxytimeout",
+    "redirect",
+    "redirectmatch",
+    "redirectpermanent",
+    "redirecttemp",
+    "remoteipheader",
+    "remoteipinternalproxy",
+    "remoteiptrustedproxy",
+    "requestheader",
+    "require",
+    "rewriteengine",
+    "rewriterule",
+    "satisfy",
+    "serveralias",
+    "servername",
+    "serverroot",
+    "setenv",
+    "sslcertificatechainfile",
+    "sslcertificatefile",
+    "sslcertificatekeyfile",
+    "sslengine",
+    "sslproxyengine",
+    "sslproxycheckpeername",
+    "sslproxyverify",
+    "sslproxycacertificatefile",
+    "rewritecond",
+    "sslproxycheckpeercn",
+    "sslproxycheckpeerexpire",
+    "timeout",
+    "undefine",
+    "use",
+];
+
+/// What changes no response of a node: processes, logs, files, buffers, compression, environment. A star stands for any rest of a name.
+const NO_EFFECT: &[&str] = &[
+    "acceptfilter",
+    "acceptpathinfo",
+    "accessfilename",
+    "action",
+    "addalt*",
+    "addcharset",
+    "adddefaultcharset",
+    "adddescription",
+    "addencoding",
+    "addhandler",
+    "addicon*",
+    "addlanguage",
+    "addmoduleinfo",
+    "addoutputfilterbytype",
+    "addtype",
+    "alias",
+    "aliasmatch",
+    "aliasp*",
+    "allowencodedslashes",
+    "allowoverride",
+    "allowoverridelist",
+    "asyncrequestworkerfactor",
+    "balancergrowth",
+    "balancerinherit",
+    "balancerpersist",
+    "brotli*",
+    "browsermatch*",
+    "bufferedlogs",
+    "cgi*",
+    "chrootdir",
+    "contentdigest",
+    "coredumpdirectory",
+    "customlog",
+    "defaulticon",
+    "defaultlanguage",
+    "defaultruntimedir",
+    "defaulttype",
+    "deflate*",
+    "directory*",
+    "documentroot",
+    "enable*",
+    "errordocument",
+    "errorlog",
+    "errorlogformat",
+    "extendedstatus",
+    "fallbackresource",
+    "fancyindexing",
+    "fileetag",
+    "filter*",
+    "flush*",
+    "forcelanguagepriority",
+    "forcetype",
+    "forensiclog",
+    "globallog",
+    "gracefulshutdowntimeout",
+    "group",
+    "headername",
+    "heartbeatlisten",
+    "hostnamelookups",
+    "httpprotocoloptions",
+    "identity*",
+    "index*",
+    "keepalive",
+    "keepalivetimeout",
+    "keptbodysize",
+    "lang*",
+    "ldapcacheentries",
+    "ldapcachettl",
+    "ldapopcacheentries",
+    "ldapopcachettl",
+    "ldapsharedcachefile",
+    "ldapsharedcachesize",
+    "limitinternalrecursion",
+    "limitrequestf*",
+    "limitrequestl*",
+    "limitxml*",
+    "listenb*",
+    "listenc*",
+    "listent*",
+    "loadf*",
+    "logf*",
+    "logi*",
+    "logl*",
+    "logm*",
+    "macro*",
+    "max*",
+    "mem*",
+    "mergeslashes",
+    "mergetrailers",
+    "meta*",
+    "mime*",
+    "min*",
+    "modemstandard",
+    "modmimeusepathinfo",
+    "mpm*",
+    "multiviewsmatch",
+    "mutex*",
+    "namevirtualhost",
+    "options",
+    "passenv",
+    "php_*",
+    "pidfile",
+    "port",
+    "protocolecho",
+    "protocols",
+    "protocolshonororder",
+    "proxy100continue",
+    "proxyaddheaders",
+    "proxybadheader",
+    "proxyfcgi*",
+    "proxyftp*",
+    "proxyhc*",
+    "proxyiobuffer*",
+    "proxyreceive*",
+    "proxyscgi*",
+    "proxystatus",
+    "proxyvia",
+    "proxywebsocketfallbacktoproxyhttp",
+    "qualifyredirecturl",
+    "readbuffersize",
+    "readmename",
+    "receivebuffersize",
+    "redirectrelative",
+    "redis*",
+    "reflectorheader",
+    "regexdefaultoptions",
+    "registerhttpmethod",
+    "removecharset",
+    "removeencoding",
+    "removehandler",
+    "removeinputfilter",
+    "removelanguage",
+    "removeoutputfilter",
+    "removetype",
+    "requestreadtimeout",
+    "rewritebase",
+    "rewritemap",
+    "rewriteoptions",
+    "rlimit*",
+    "scoreboardfile",
+    "script*",
+    "seerequesttail",
+    "sendbuffersize",
+    "serveradmin",
+    "serverlimit",
+    "serverpath",
+    "serversignature",
+    "servertokens",
+    "setenvif",
+    "setenvifnocase",
+    "ssi*",
+    "sslca*",
+    "sslciphersuite",
+    "sslcompression",
+    "sslcryptodevice",
+    "sslfips",
+    "sslhonorcipherorder",
+    "sslinsecurerenegotiation",
+    "sslocsp*",
+    "sslopensslconfcmd",
+    "ssloptions",
+    "sslpassphrasedialog",
+    "sslprotocol",
+    "sslproxyciphersuite",
+    "sslproxyprotocol",
+    "sslproxyverifydepth",
+    "sslrandom*",
+    "sslrenegbuffersize",
+    "sslsession*",
+    "sslsrp*",
+    "sslstapling*",
+    "sslstrictsnivhostcheck",
+    "sslusername",
+    "sslusestapling",
+    "sslvhostsnipolicy",
+    "startservers",
+    "startthreads",
+    "stricthostcheck",
+    "suexec",
+    "thread*",
+    "traceenable",
+    "transferlog",
+    "typesconfig",
+    "unsetenv",
+    "usecanonicalname",
+    "usecanonicalphysicalport",
+    "user",
+    "userdir",
+    "virtualscript",
+    "watchdoginterval",
+    "xbithack",
+];
+
+/// What would change a response of a node or keep a client out and is not done: the beginning of names, and what to write instead.
+const REFUSED: &[(&str, &str)] = &[
+    ("addinputfilter", "without filters: bodies pass as they are"),
+    ("addoutputfilter", "without filters: bodies pass as they are"),
+    ("allowconnect", "ProxyRequests Off: this is no forward proxy"),
+    (
+        "allowmethods",
+        "<Location> with Require all denied for what no client may call; Kylin's own calls are closed without it",
+    ),
+    ("anonymous", KYLIN_ASKS),
+    ("auth", KYLIN_ASKS),
+    ("buffersize", "the option --buffer-bytes"),
+    ("cache", "the result cache of Kylin; equal queries at the same time are executed once (--single-flight)"),
+    ("charset", "without filters: bodies pass as they are"),
+    ("check", "without spelling corrections"),
+    ("cookie", "the option --sessions cookie"),
+    ("dumpio", "the options --access-log and --query-log"),
+    ("expires", "Header set Cache-Control \"max-age=SECONDS\""),
+    ("extfilter", "without filters: bodies pass as they are"),
+    ("h2", "Protocols h2 http/1.1: HTTP/2 has no settings here"),
+    ("heartbeat", "lbmethod=bybusyness; the front end probes nodes itself (--probe)"),
+    ("imap", "without image maps"),
+    ("inputsed", "without filters: bodies pass as they are"),
+    ("ldap", KYLIN_ASKS),
+    ("noproxy", "ProxyPass for what goes to the nodes"),
+    ("outputsed", "without filters: bodies pass as they are"),
+    ("proxyblock", "Require not ip for clients"),
+    ("proxydomain", "ProxyPass with whole names"),
+    ("proxyerroroverride", "ProxyErrorOverride Off: clients of Kylin read its error messages"),
+    ("proxyexpress", "<VirtualHost> with ProxyPass for each name"),
+    ("proxyhtml", "ProxyPass /kylin balancer://kylin/kylin: the pages of Kylin know only this path"),
+    ("proxyinherit", "ProxyPass in each <VirtualHost>"),
+    ("proxymaxforwards", "without it"),
+    ("proxypassinherit", "ProxyPass in each <VirtualHost>"),
+    ("proxypassinterpolateenv", "${NAME} with Define, or <VirtualHost> for each name"),
+    ("proxyremote", "members that are reached directly"),
+    ("remoteipproxyprotocol", "send X-Forwarded-For, and RemoteIPTrustedProxy for the balancer in front"),
+    ("remoteip", "RemoteIPHeader X-Forwarded-For, and RemoteIPTrustedProxy NETWORK"),
+    ("session", "the option --sessions"),
+    ("setenvifexpr", "without expressions"),
+    ("sethandler", "ProxyPass for what goes to the nodes; --admin for the state of the balancers"),
+    ("setinputfilter", "without filters: bodies pass as they are"),
+    ("setoutputfilter", "without filters: bodies pass as they are"),
+    ("sslrequire", "Listen without https only where clients need no TLS"),
+    ("sslverify", "a server in front that asks clients for certificates"),
+    ("proxysourceaddress", "a route of the system for the address"),
+    ("sslproxy", "SSLProxyVerify and SSLProxyCACertificateFile"),
+    ("casefilter", "without filters: bodies pass as they are"),
+    ("protocol", "http or https in Listen"),
+    ("substitute", "without filters: bodies pass as they are"),
+    ("virtualdocumentroot", "<VirtualHost> with ProxyPass for each name"),
+    ("xml2enc", "without filters: bodies pass as they are"),
+];
+
+const KYLIN_ASKS: &str = "no password in front of the nodes: Kylin asks for one itself; Require ip keeps networks out";
+
+/// Returns whether httpd has the directive or section.
+pub fn is_known(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    READ.contains(&name.as_str()) || has_no_effect(&name) || instead_of(&name).is_some()
+}
+
+fn has_no_effect(name: &str) -> bool {
+    NO_EFFECT.iter().any(|known| match known.strip_suffix('*') {
+        Some(start) => name.starts_with(start),
+        None => *known == name,
+    })
+}
+
+fn instead_of(name: &str) -> Option<&'static str> {
+    REFUSED.iter().find(|(start, _)| name.starts_with(start)).map(|(_, instead)| *instead)
+}
+
+/// Returns why a directive that is not read has no effect; or nothing, where its name says it.
+pub fn no_effect(directive: &Directive) -> Result<&'static str, Fault> {
+    let name = directive.name.text.to_ascii_lowercase();
+    let written = &directive.name.text;
+    if name == "setoutputfilter" && directive.args.len() == 1 && is_compression(&directive.args[0].text) {
+        return Ok("nodes compress themselves");
+    }
+    if has_no_effect(&name) {
+        return Ok(match name.as_str() {
+            "alias" | "aliasmatch" | "scriptalias" | "scriptaliasmatch" | "documentroot" | "userdir"
+            | "fallbackresource" | "directoryindex" => "files are not served: 404 where no ProxyPass matches",
+            "errordocument" => "errors of the front end are in Kylin's form",
+            "addoutputfilterbytype" if !directive.args.iter().all(is_filter_of_compression) => {
+                return Err(
+                    directive.fault(format!("{written} is not supported: it changes responses"), "without filters")
+                );
+            }
+            _ => "",
+        });
+    }
+    if READ.contains(&name.as_str()) {
+        return Err(directive.fault(format!("{written} may not stand here"), place_of(&name)));
+    }
+    if let Some(instead) = instead_of(&name) {
+        return Err(directive.fault(format!("{written} is not supported"), instead));
+    }
+    let meant = did_you_mean(written, CAPITALS.into_iter().chain(READ.iter().copied()));
+    let expected = match name.as_str() {
+        "upstream" | "server" | "location" | "proxy_pass" | "http" | "events" => {
+            "a file of httpd; for one of nginx: --config FILE"
+        }
+        "frontend" | "backend" | "global" | "defaults" | "listen" => {
+            "a file of httpd; for HAProxy see examples/MIGRATING.md"
+        }
+        _ => "a directive of httpd 2.4",
+    };
+    Err(directive.fault(format!("unknown directive \"{written}\"{meant}"), expected))
+}
+
+fn is_filter_of_compression(word: &crate::httpd::syntax::Word) -> bool {
+    // Behind the filters are types.
+    word.text.contains('/') || is_compression(&word.text)
+}
+
+fn is_compression(filters: &str) -> bool {
+    filters
+        .split(';')
+        .all(|filter| ["deflate", "brotli_compress", "inflate"].iter().any(|known| filter.eq_ignore_ascii_case(known)))
+}
+
+/// Names as people write them, for a suggestion.
+const CAPITALS: [&str; 16] = [
+    "BalancerMember",
+    "Define",
+    "Header",
+    "Include",
+    "Listen",
+    "ProxyPass",
+    "ProxyPassMatch",
+    "ProxyPassReverse",
+    "ProxyPassReverseCookieDomain",
+    "ProxyPassReverseCookiePath",
+    "ProxyPreserveHost",
+    "ProxySet",
+    "ProxyTimeout",
+    "RequestHeader",
+    "ServerAlias",
+    "ServerName",
+];
+
+fn place_of(name: &str) -> &'static str {
+    match name {
+        "balancermember" => {
+            "BalancerMember in <Proxy balancer://NAME>, or BalancerMember balancer://NAME URL outside of it"
+        }
+        "servername" | "serveralias" => "ServerName in <VirtualHost> or outside of sections",
+        "<virtualhost" | "listen" | "loadmodule" => "outside of sections",
+        _ => "in <VirtualHost> or outside of sections",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_is_in_no_other_list() {
+        for name in READ {
+            assert!(!has_no_effect(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! What the directives mean.
+
+mod access;
+mod address;
+mod balancer;
+mod catalogue;
+mod headers;
+mod member;
+mod pass;
+mod remarks;
+mod section;
+mod server;
+
+pub use self::access::Access;
+pub use self::address::Listen;
+pub use self::balancer::{Balancer, Method, Sticky};
+pub use self::catalogue::is_known;
+pub use self::headers::Scope;
+pub use self::member::Member;
+pub use self::pass::{From, Pass, Target, reversed, sent_path};
+pub use self::remarks::Remarks;
+pub use self::section::{Matcher, Section, Settings};
+pub use self::server::{Reader, Server};

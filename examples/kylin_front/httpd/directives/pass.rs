@@ -1,0 +1,288 @@
+//! `ProxyPass`, `ProxyPassReverse`, `Redirect`: which node a path goes to, what the node gets, and the way back.
+
+use std::borrow::Cow;
+
+use http::StatusCode;
+use kylin_lb::kylin::NormalizedPath;
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use regex::bytes::{Regex, RegexBuilder};
+
+use crate::httpd::syntax::{Fault, Place, Word};
+
+/// A `ProxyPass` or `ProxyPassMatch`.
+#[derive(Debug, Clone)]
+pub struct Pass {
+    pub place: Place,
+    /// As written, for the report.
+    pub written: String,
+    pub from: From,
+    /// `None` for `!`.
+    pub to: Option<Target>,
+}
+
+/// The paths of a [`Pass`] or [`Redirect`].
+#[derive(Debug, Clone)]
+pub enum From {
+    Prefix(String),
+    Pattern(Regex),
+}
+
+/// The balancer and the path there, which may contain `$1`.
+#[derive(Debug, Clone)]
+pub struct Target {
+    pub balancer: usize,
+    pub path: String,
+}
+
+/// A `ProxyPassReverse`: what a node says of itself, and the path that stands for it.
+#[derive(Debug, Clone)]
+pub struct Reverse {
+    pub from: String,
+    pub to: String,
+}
+
+/// A `Redirect` or `RedirectMatch`.
+#[derive(Debug, Clone)]
+pub struct Redirect {
+    pub status: StatusCode,
+    /// `None` for all paths of a section.
+    pub from: Option<From>,
+    pub to: String,
+}
+
+/// The most memory that a compiled expression may take.
+const MAX_COMPILED_BYTES: usize = 1 << 20;
+
+/// What a path is escaped by, as in httpd's `ap_os_escape_path`.
+const ESCAPED: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'%')
+    .add(b'<')
+    .add(b'>')
+    .add(b'?')
+    .add(b'\\')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}')
+    .add(b';')
+    .add(b'[')
+    .add(b']');
+
+/// Compiles an expression.
+pub fn pattern(word: &Word) -> Result<Regex, Fault> {
+    word.defined()?;
+    let mut builder = RegexBuilder::new(&word.text);
+    builder.unicode(false).size_limit(MAX_COMPILED_BYTES).build().map_err(|error| {
+        let error = error.to_string();
+        let reason = error.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        word.fault(
+            format!("regular expression not understood: {reason}"),
+            "an expression without look-around and backreferences",
+        )
+    })
+}
+
+/// Returns a replacement of httpd, with `$1` and escapes by backslashes, in the form of the crate `regex`.
+pub fn replacement(text: &str) -> String {
+    let mut to = String::new();
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => match chars.next() {
+                Some('$') => to.push_str("$$"),
+                Some(c) => to.push(c),
+                None => to.push('\\'),
+            },
+            '$' => match chars.next_if(char::is_ascii_digit) {
+                Some(digit) => to.extend(["${", &digit.to_string(), "}"]),
+                None => to.push_str("$$"),
+            },
+            c => to.push(c),
+        }
+    }
+    to
+}
+
+/// Returns how many bytes of a path a prefix covers, as httpd's `alias_match`: whole segments, if it does not end in a slash.
+fn covers(prefix: &str, path: &str) -> Option<usize> {
+    let mut rest = path;
+    let mut segments = prefix.split('/').peekable();
+    // Any number of slashes in the prefix stands for at least one in the path.
+    while let Some(segment) = segments.next() {
+        rest = rest.strip_prefix(segment)?;
+        if segments.peek().is_some() {
+            let bare = rest.trim_start_matches('/');
+            if bare.len() == rest.len() {
+                return None;
+            }
+            rest = bare;
+            while segments.peek().is_some_and(|next| next.is_empty()) {
+                segments.next();
+            }
+        }
+    }
+    let is_whole = prefix.ends_with('/') || rest.is_empty() || rest.starts_with('/');
+    (is_whole && !prefix.is_empty()).then(|| path.len() - rest.len())
+}
+
+/// Returns whether a path is the one of a `<Location>` or below it.
+pub fn is_below(location: &str, path: &str) -> bool {
+    let Some(rest) = path.strip_prefix(location) else { return false };
+    location.ends_with('/') || rest.is_empty() || rest.starts_with('/')
+}
+
+impl From {
+    /// Returns how many bytes of a path are covered.
+    pub fn covers(&self, path: &str) -> Option<usize> {
+        match self {
+            From::Prefix(prefix) => covers(prefix, path),
+            From::Pattern(pattern) => pattern.is_match(path.as_bytes()).then_some(path.len()),
+        }
+    }
+
+    /// Returns the groups of an expression, filled into `to`.
+    fn fill(&self, path: &str, to: &str) -> Option<String> {
+        let From::Pattern(pattern) = self else { return None };
+        let captures = pattern.captures(path.as_bytes())?;
+        let mut filled = Vec::new();
+        captures.expand(replacement(to).as_bytes(), &mut filled);
+        String::from_utf8(filled).ok()
+    }
+}
+
+/// Returns path and query for the node; nothing for those of the request. `prefix` is that of all members.
+///
+/// # Errors
+/// The node would not read the path as the one that is meant, for example because of dots.
+pub fn sent_path(from: &From, target: &Target, prefix: &str, raw: &str, path: &str) -> Result<Option<String>, ()> {
+    let (raw, query) = raw.split_once('?').map_or((raw, None), |(raw, query)| (raw, Some(query)));
+    let read = |text: &str| NormalizedPath::parse(text).map(|path| path.as_str().to_owned()).map_err(|_| ());
+    let escape = |text: &str| utf8_percent_encode(text, ESCAPED).to_string();
+    let new = match from {
+        From::Prefix(of) => {
+            let covered = from.covers(path).ok_or(())?;
+            let to = format!("{prefix}{}", target.path);
+            if to == *of || (to.is_empty() && of == "/") {
+                return Ok(None);
+            }
+            let join = |rest: &str| match to.ends_with('/') {
+                true => format!("{to}{}", rest.trim_start_matches('/')),
+                false => format!("{to}{rest}"),
+            };
+            let wanted = read(&join(&escape(&path[covered..])))?;
+            // Parameters may hold a session id, and escapes may matter: as the client wrote it, if the node reads that as the path.
+            let as_written = raw.strip_prefix(of.as_str()).filter(|rest| rest.contains([';', '%'])).map(join);
+            match as_written.filter(|new| read(new).is_ok_and(|read| read == wanted)) {
+                Some(new) => new,
+                None => join(&escape(&path[covered..])),
+            }
+        }
+        From::Pattern(_) if target.path.contains('$') => {
+            let filled = from.fill(path, &target.path).ok_or(())?;
+            let (filled, own_query) =
+                filled.split_once('?').map_or((filled.as_str(), None), |(path, query)| (path, Some(query)));
+            let new = format!("{prefix}{}", escape(filled));
+            if read(&new)? != format!("{prefix}{filled}") {
+                return Err(());
+            }
+            match own_query {
+                Some(own) => return Ok(Some(format!("{new}?{}", escape(own)))),
+                None => new,
+            }
+        }
+        // An expression without groups: the path as it is, behind that of the target.
+        From::Pattern(_) => {
+            let to = format!("{prefix}{}", target.path.trim_end_matches('/'));
+            if to.is_empty() {
+                return Ok(None);
+            }
+            format!("{to}{raw}")
+        }
+    };
+    let new = if new.starts_with('/') { new } else { format!("/{new}") };
+    Ok(Some(match query {
+        Some(query) => format!("{new}?{query}"),
+        None => new,
+    }))
+}
+
+impl Redirect {
+    /// Returns the `Location` for a request, if the line covers its path.
+    pub fn location(&self, path: &str, query: Option<&str>) -> Option<String> {
+        let escape = |text: &str| utf8_percent_encode(text, ESCAPED).to_string();
+        let mut to = match &self.from {
+            None => return Some(self.to.clone()),
+            Some(From::Prefix(prefix)) => {
+                let covered = covers(prefix, path)?;
+                format!("{}{}", self.to, escape(&path[covered..]))
+            }
+            Some(from @ From::Pattern(_)) => from.fill(path, &self.to)?,
+        };
+        if let (Some(query), false) = (query, to.contains('?')) {
+            to = format!("{to}?{query}");
+        }
+        Some(to)
+    }
+}
+
+/// Returns a URL of a node's `Location`, or the path of a cookie, with the first prefix that fits replaced.
+pub fn reversed<'r>(value: &str, rules: impl IntoIterator<Item = (Cow<'r, str>, &'r str)>) -> Option<String> {
+    rules.into_iter().find_map(|(from, to)| {
+        let rest = value.strip_prefix(&*from)?;
+        // Not a longer name of a host or a segment.
+        let is_whole = from.ends_with('/') || rest.is_empty() || rest.starts_with(['/', '?', '#', ';']);
+        let joined = match (to.ends_with('/'), rest.starts_with('/')) {
+            (true, true) => format!("{to}{}", &rest[1..]),
+            (false, false) if !rest.is_empty() && from.ends_with('/') && !rest.starts_with(['?', '#', ';']) => {
+                format!("{to}/{rest}")
+            }
+            _ => format!("{to}{rest}"),
+        };
+        is_whole.then_some(joined)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_cover_whole_segments() {
+        for (prefix, path, wanted) in [
+            ("/kylin", "/kylin", Some(6)),
+            ("/kylin", "/kylin/api", Some(6)),
+            ("/kylin", "/kylinx", None),
+            ("/kylin/", "/kylin", None),
+            ("/kylin/", "/kylin/api", Some(7)),
+            ("/", "/x", Some(1)),
+            ("/a//b", "/a/b/c", Some(4)),
+        ] {
+            assert_eq!(covers(prefix, path), wanted, "{prefix} {path}");
+        }
+    }
+
+    #[test]
+    fn a_node_gets_the_path_with_its_prefix_replaced() {
+        let sent = |from: &str, to: &str, raw: &str| {
+            let path = NormalizedPath::parse(raw).unwrap();
+            let target = Target { balancer: 0, path: to.to_owned() };
+            sent_path(&From::Prefix(from.to_owned()), &target, "", raw, path.as_str())
+        };
+        assert_eq!(sent("/", "/", "/kylin/a;x=1?q"), Ok(None));
+        assert_eq!(sent("/olap/", "/kylin/", "/olap/api/x%20y?q=1"), Ok(Some("/kylin/api/x%20y?q=1".into())));
+        assert_eq!(sent("/olap", "/kylin", "/olap"), Ok(Some("/kylin".into())));
+        assert_eq!(sent("/olap", "/kylin", "/olap;jsessionid=1.n2/api"), Ok(Some("/kylin;jsessionid=1.n2/api".into())));
+        assert_eq!(sent("/olap", "/", "/%6flap/api"), Ok(Some("/api".into())));
+        let pattern = From::Pattern(Regex::new("^/m/(.*)$").unwrap());
+        let sent = |to: &str, raw: &str| {
+            sent_path(&pattern, &Target { balancer: 0, path: to.into() }, "", raw, raw.split('?').next().unwrap())
+        };
+        assert_eq!(sent("/kylin/$1", "/m/a?q"), Ok(Some("/kylin/a?q".into())));
+        assert_eq!(sent("/kylin", "/m/a?q"), Ok(Some("/kylin/m/a?q".into())));
+        assert_eq!(sent("/kylin/../$1", "/m/a"), Err(()));
+    }
+}

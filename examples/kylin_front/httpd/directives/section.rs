@@ -1,0 +1,320 @@
+//! What may stand in `<Location>`, in `<Proxy>`, in `<VirtualHost>` and outside of sections.
+
+use http::StatusCode;
+use kylin_lb::kylin::NormalizedPath;
+use regex::bytes::Regex;
+
+use super::access::Access;
+use super::catalogue;
+use super::headers::HeaderRule;
+use super::pass::{self, From, Pass, Redirect, Reverse, Target};
+use super::remarks::Remarks;
+use crate::httpd::syntax::{Directive, Fault, Word};
+
+/// Settings and the requests that they are for.
+#[derive(Debug, Clone)]
+pub struct Section {
+    pub matcher: Matcher,
+    pub settings: Settings,
+}
+
+/// The requests of a section.
+#[derive(Debug, Clone)]
+pub enum Matcher {
+    /// All of a server.
+    All,
+    /// Those to a balancer or a host, by the beginning of its URL; a star stands for any rest.
+    Proxied(String),
+    Below(String),
+    Pattern(Regex),
+}
+
+/// The settings of one section.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    pub access: Access,
+    pub request_headers: Vec<HeaderRule>,
+    pub headers: Vec<HeaderRule>,
+    pub reverses: Vec<Reverse>,
+    pub cookie_paths: Vec<(String, String)>,
+    pub cookie_domains: Vec<(String, String)>,
+    /// `ProxyPass` within `<Location>`.
+    pub pass: Option<Pass>,
+    pub redirects: Vec<Redirect>,
+    /// Something else than the nodes serves here.
+    pub left_out: bool,
+}
+
+/// Finds the balancer of a URL, and makes that of a host.
+pub trait Balancers {
+    /// Returns the balancer of a target with its parameters, and the path of the target.
+    fn find(&mut self, url: &Word, parameters: &[Word]) -> Result<(usize, String), Fault>;
+    fn remarks(&mut self) -> &mut Remarks;
+}
+
+impl Matcher {
+    /// Reads the words behind `<Location` or `<LocationMatch`.
+    fn read(section: &Directive) -> Result<Self, Fault> {
+        let expected = "a path such as /kylin, or ~ and an expression";
+        match (&section.args[..], section.is("<LocationMatch")) {
+            ([word], true) => Ok(Matcher::Pattern(pass::pattern(word)?)),
+            ([tilde, word], false) if tilde.text == "~" => Ok(Matcher::Pattern(pass::pattern(word)?)),
+            ([word], false) if word.defined()?.text.contains(['*', '?', '[']) => {
+                Err(word.fault("a pattern of a shell in <Location>", "<LocationMatch EXPRESSION>"))
+            }
+            ([word], false) if word.text.starts_with('/') => Ok(Matcher::Below(word.text.clone())),
+            ([word, ..], _) => Err(word.fault(format!("not the path of a location: \"{}\"", word.text), expected)),
+            ([], _) => Err(section.fault("a location without a path", expected)),
+        }
+    }
+
+    /// Returns whether a section is for a request. `target` is the URL that it goes to, without its path.
+    pub fn is_for(&self, path: &str, target: Option<&str>) -> bool {
+        match self {
+            Matcher::All => true,
+            Matcher::Below(location) => pass::is_below(location, path),
+            Matcher::Pattern(pattern) => pattern.is_match(path.as_bytes()),
+            Matcher::Proxied(url) => target.is_some_and(|target| match url.split_once('*') {
+                Some((start, _)) => target.starts_with(start),
+                None => target.starts_with(url.trim_end_matches('/')),
+            }),
+        }
+    }
+}
+
+impl Settings {
+    /// Reads the lines of a section. `location` is what `<Location>` says.
+    pub fn section(section: &Directive, balancers: &mut impl Balancers) -> Result<Section, Fault> {
+        let matcher = Matcher::read(section)?;
+        let mut settings = Settings::default();
+        for line in section.section.iter().flatten() {
+            if !settings.read(line, Some(&matcher), balancers)? {
+                let why = catalogue::no_effect(line)?;
+                super::server::ignored(line, why, balancers.remarks());
+            }
+        }
+        Ok(Section { matcher, settings })
+    }
+
+    /// Reads one line. Returns false if it is another directive.
+    pub fn read(
+        &mut self,
+        line: &Directive,
+        location: Option<&Matcher>,
+        balancers: &mut impl Balancers,
+    ) -> Result<bool, Fault> {
+        if self.access.read(line)? {
+            return Ok(true);
+        }
+        match line.name.text.to_ascii_lowercase().as_str() {
+            "header" => self.headers.push(HeaderRule::read(line)?),
+            "requestheader" => self.request_headers.push(HeaderRule::read(line)?),
+            "proxypass" | "proxypassmatch" if location.is_some() => {
+                let Some((target, parameters)) = line.args.split_first() else {
+                    return Err(line.fault("ProxyPass needs a target", "ProxyPass balancer://NAME/PATH"));
+                };
+                let from = match location {
+                    Some(Matcher::Below(path)) => {
+                        if target.text.starts_with('/') {
+                            return Err(target
+                                .fault("a path of ProxyPass inside of <Location>", "ProxyPass balancer://NAME/PATH"));
+                        }
+                        From::Prefix(path.clone())
+                    }
+                    Some(Matcher::Pattern(pattern)) => From::Pattern(pattern.clone()),
+                    _ => {
+                        return Err(
+                            line.fault("ProxyPass may not stand here", "ProxyPass in <Location>, or PATH and target")
+                        );
+                    }
+                };
+                self.pass = Some(read_pass(line, from, target, parameters, balancers)?);
+            }
+            "proxypassreverse" => {
+                let (to, from) = match (&line.args[..], location) {
+                    ([to, from], None) => (path_of(to)?, from),
+                    ([from], Some(Matcher::Below(path))) => (path.clone(), from),
+                    _ => {
+                        return Err(line.fault(
+                            "ProxyPassReverse not understood",
+                            "ProxyPassReverse PATH URL; in <Location> only the URL",
+                        ));
+                    }
+                };
+                self.reverses.push(Reverse { from: from.defined()?.text.clone(), to });
+            }
+            "proxypassreversecookiepath" | "proxypassreversecookiedomain" => {
+                let [from, to] = &line.args[..] else {
+                    return Err(line.fault("two values are needed", "what the node writes, and what the client gets"));
+                };
+                let pair = (from.defined()?.text.clone(), to.defined()?.text.clone());
+                match line.is("ProxyPassReverseCookiePath") {
+                    true => self.cookie_paths.push(pair),
+                    false => self.cookie_domains.push(pair),
+                }
+            }
+            "redirect" | "redirectmatch" | "redirecttemp" | "redirectpermanent" => {
+                self.redirects.push(read_redirect(line, location.is_some())?);
+            }
+            "sethandler" if location.is_some() => {
+                let handler = line.one("the name of a handler")?;
+                let known = ["server-status", "server-info", "balancer-manager", "ldap-status"];
+                if !known.iter().any(|known| handler.text.eq_ignore_ascii_case(known)) {
+                    return Err(handler.fault(
+                        format!("the handler {} is not supported", handler.text),
+                        "ProxyPass for what goes to the nodes",
+                    ));
+                }
+                balancers.remarks().note(line.name.place, format!("{}: 404; the state is at --admin", line.line()));
+                self.left_out = true;
+            }
+            "proxypreservehost" => {
+                if !line.flag()? {
+                    balancers.remarks().note(
+                        line.name.place,
+                        "ProxyPreserveHost Off: nodes get the client's Host, which they put into redirects",
+                    );
+                }
+            }
+            "setenv" => {
+                let why = match line.args.first() {
+                    Some(name) if name.text.starts_with("proxy-") || name.text.starts_with("force-proxy") => {
+                        "connections to nodes are the front end's own"
+                    }
+                    _ => "",
+                };
+                super::server::ignored(line, why, balancers.remarks());
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+fn path_of(word: &Word) -> Result<String, Fault> {
+    match word.defined()?.text.starts_with('/') {
+        true => Ok(word.text.clone()),
+        false => Err(word.fault(format!("not a path: \"{}\"", word.text), "a path that begins with /")),
+    }
+}
+
+/// Reads a `ProxyPass PATH TARGET` outside of `<Location>`.
+pub fn read_server_pass(line: &Directive, balancers: &mut impl Balancers) -> Result<Pass, Fault> {
+    let [from, target, parameters @ ..] = &line.args[..] else {
+        return Err(
+            line.fault("ProxyPass needs a path and a target", format!("{} PATH balancer://NAME/PATH", line.name.text))
+        );
+    };
+    let from = match line.is("ProxyPassMatch") {
+        true => From::Pattern(pass::pattern(from)?),
+        false => From::Prefix(path_of(from)?),
+    };
+    read_pass(line, from, target, parameters, balancers)
+}
+
+fn read_pass(
+    line: &Directive,
+    from: From,
+    target: &Word,
+    parameters: &[Word],
+    balancers: &mut impl Balancers,
+) -> Result<Pass, Fault> {
+    let written = line.line();
+    let to = match target.defined()?.text.as_str() {
+        "!" => match parameters.first() {
+            Some(more) => return Err(more.unexpected(line, "nothing behind !")),
+            None => None,
+        },
+        _ => {
+            let is_option = |word: &&Word| !word.text.contains('=');
+            for word in parameters.iter().filter(is_option) {
+                match word.text.to_ascii_lowercase().as_str() {
+                    text if text.starts_with('#') => return Err(word.unexpected(line, "")),
+                    "nocanon" | "noquery" => balancers
+                        .remarks()
+                        .ignored(word.place, format!("{}: paths are sent as clients write them", word.text)),
+                    "interpolate" => {
+                        return Err(word.fault(
+                            "interpolate is not supported",
+                            "${NAME} with Define, or <VirtualHost> for each name",
+                        ));
+                    }
+                    _ => {
+                        return Err(word.fault(
+                            format!("unknown option \"{}\" of ProxyPass", word.text),
+                            "NAME=VALUE, or nocanon",
+                        ));
+                    }
+                }
+            }
+            let (named, mapping): (Vec<Word>, Vec<Word>) = parameters
+                .iter()
+                .filter(|word| word.text.contains('='))
+                .cloned()
+                .partition(|word| !word.text.to_ascii_lowercase().starts_with("mapping="));
+            for word in mapping {
+                balancers.remarks().ignored(word.place, format!("{}: paths are read as Tomcat reads them", word.text));
+            }
+            let (balancer, path) = balancers.find(target, &named)?;
+            check_path(&from, target, &path)?;
+            Some(Target { balancer, path })
+        }
+    };
+    Ok(Pass { place: line.name.place, written, from, to })
+}
+
+fn check_path(from: &From, target: &Word, path: &str) -> Result<(), Fault> {
+    if let (From::Prefix(prefix), true) = (from, path.is_empty())
+        && prefix.ends_with('/')
+    {
+        let message =
+            format!("{prefix} ends in a slash and the target does not: httpd responds to each request with 500");
+        return Err(target.fault(message, format!("{}/", target.text)));
+    }
+    let is_readable = path.is_empty() || path.contains('$') || NormalizedPath::parse(path).is_ok();
+    if is_readable {
+        Ok(())
+    } else {
+        Err(target.fault("the path of the target is ambiguous", "a path without dots and escapes"))
+    }
+}
+
+/// Reads `Redirect [STATUS] [PATH] URL`.
+fn read_redirect(line: &Directive, is_in_location: bool) -> Result<Redirect, Fault> {
+    let status = |word: &Word| match word.text.to_ascii_lowercase().as_str() {
+        "permanent" => Some(StatusCode::MOVED_PERMANENTLY),
+        "temp" => Some(StatusCode::FOUND),
+        "seeother" => Some(StatusCode::SEE_OTHER),
+        "gone" => Some(StatusCode::GONE),
+        text => text.parse::<u16>().ok().and_then(|status| StatusCode::from_u16(status).ok()),
+    };
+    let mut words = &line.args[..];
+    let named = match line.name.text.to_ascii_lowercase().as_str() {
+        "redirectpermanent" => Some(StatusCode::MOVED_PERMANENTLY),
+        "redirecttemp" => Some(StatusCode::FOUND),
+        _ => words.first().and_then(status),
+    };
+    if named.is_some() && (line.is("Redirect") || line.is("RedirectMatch")) {
+        words = &words[1..];
+    }
+    let status = named.unwrap_or(StatusCode::FOUND);
+    let is_match = line.is("RedirectMatch");
+    let expected = "Redirect [STATUS] PATH URL, with the URL for a status of 3xx";
+    let (from, to) = match (words, status.is_redirection()) {
+        ([from, to], true) => (Some(from), Some(to)),
+        ([to], true) if is_in_location => (None, Some(to)),
+        ([from], false) => (Some(from), None),
+        ([], false) if is_in_location => (None, None),
+        _ => return Err(line.fault(format!("{} not understood", line.name.text), expected)),
+    };
+    let from = match from {
+        Some(word) if is_match => Some(From::Pattern(pass::pattern(word)?)),
+        Some(word) => Some(From::Prefix(path_of(word)?)),
+        None => None,
+    };
+    let to = to.map(|to| to.defined().map(|to| to.text.clone())).transpose()?.unwrap_or_default();
+    if status.is_redirection() && !to.starts_with('/') && !to.contains("://") {
+        return Err(words[words.len() - 1].fault(format!("not a URL: \"{to}\""), "a URL, or a path that begins with /"));
+    }
+    Ok(Redirect { status, from, to })
+}

@@ -1,0 +1,97 @@
+//! Which balancers are of Kylin nodes.
+
+use kylin_lb::kylin::NormalizedPath;
+
+use super::config::Config;
+use super::directives::{Balancer, From, Pass, Server, Target, sent_path};
+
+/// A path that only Kylin has.
+const KYLIN_PATH: &str = "/kylin/api/query";
+/// The ports of Kylin: its own, that of TLS in Kylin 5, and that of a second instance on a machine in the KAP manual.
+const KYLIN_PORTS: [&str; 3] = ["7070", "7443", "17070"];
+
+/// Returns for each balancer whether its members are Kylin nodes, and why: they get paths below `/kylin`, and something says Kylin, or
+/// nothing in the file says it. A balancer with a member of such a balancer is one too.
+pub fn of_kylin(config: &Config) -> Vec<(bool, String)> {
+    let mut found: Vec<Option<(bool, String)>> = vec![None; config.balancers.len()];
+    let mut general: Vec<Option<String>> = vec![None; config.balancers.len()];
+    for (server, pass, target) in config.passes() {
+        let balancer = &config.balancers[target.balancer];
+        let Some(names_it) = leads_to_kylin(server, pass, target, balancer) else { continue };
+        let sign = if names_it { Some(String::new()) } else { sign(balancer, server) };
+        match sign {
+            Some(sign) => _ = found[target.balancer].get_or_insert_with(|| (true, format!("{}{sign}", pass.written))),
+            None => _ = general[target.balancer].get_or_insert_with(|| pass.written.clone()),
+        }
+    }
+    let shares = |one: usize, other: usize| {
+        let addresses = |index: usize| config.balancers[index].members.iter().map(|member| &member.address);
+        addresses(one).any(|address| addresses(other).any(|known| known == address))
+    };
+    for _ in 0..found.len() {
+        for index in 0..found.len() {
+            let of_kylin = |other: &usize| found[*other].as_ref().is_some_and(|(on, _)| *on) && shares(index, *other);
+            if let (None, Some(other)) = (&found[index], (0..found.len()).find(of_kylin)) {
+                found[index] = Some((true, format!("it has a member of balancer://{}", config.balancers[other].name)));
+            }
+        }
+    }
+    let is_elsewhere = found.iter().any(Option::is_some);
+    let guess = |general: Option<String>| match general {
+        None => (false, "no ProxyPass leads paths below /kylin to it".to_owned()),
+        Some(pass) if is_elsewhere => (false, format!("{pass} is for all paths, but no path, name or port says Kylin")),
+        Some(pass) => (true, format!("{pass} is for all paths, and nothing says Kylin elsewhere: --kylin off")),
+    };
+    found.into_iter().zip(general).map(|(found, general)| found.unwrap_or_else(|| guess(general))).collect()
+}
+
+/// Returns whether members get paths below `/kylin` by a line, and if so, whether the line names them.
+fn leads_to_kylin(server: &Server, pass: &Pass, target: &Target, balancer: &Balancer) -> Option<bool> {
+    let to = format!("{}{}", balancer.path, target.path);
+    if is_below_kylin(&to) {
+        return Some(true);
+    }
+    if let From::Pattern(pattern) = &pass.from {
+        let is_first = server.pass_of(KYLIN_PATH).is_some_and(|first| std::ptr::eq(first, pass));
+        return (is_first || pattern.as_str().contains("kylin")).then_some(pattern.as_str().contains("kylin"));
+    }
+    let of_paths = |path: &str| {
+        let read = NormalizedPath::parse(path).ok()?;
+        let sent = sent_path(&pass.from, target, &balancer.path, path, read.as_str()).ok()?;
+        is_below_kylin(sent.as_deref().unwrap_or(path)).then_some(())
+    };
+    match &pass.from {
+        From::Prefix(prefix) if is_below_kylin(prefix) => of_paths(prefix).map(|()| true),
+        _ => of_paths(KYLIN_PATH)
+            .map(|()| false)
+            .filter(|_| server.pass_of(KYLIN_PATH).is_some_and(|first| std::ptr::eq(first, pass))),
+    }
+}
+
+fn is_below_kylin(path: &str) -> bool {
+    path.strip_prefix("/kylin").is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?', ';']))
+}
+
+/// Returns what says that a balancer to which all paths lead is of Kylin.
+fn sign(balancer: &Balancer, server: &Server) -> Option<String> {
+    if balancer.declared && names_kylin(&balancer.name) {
+        return Some(", and the balancer has that name".to_owned());
+    }
+    if let Some(name) = server.names.iter().find(|name| names_kylin(name)) {
+        return Some(format!(", and the server is called {name}"));
+    }
+    balancer.members.iter().find_map(|member| {
+        let (host, port) = member.address.rsplit_once(':').unwrap_or((&member.address, ""));
+        match () {
+            () if names_kylin(host) => Some(format!(", and {} has that name", member.address)),
+            () if KYLIN_PORTS.contains(&port) => Some(format!(", and {} has a port of Kylin", member.address)),
+            () => None,
+        }
+    })
+}
+
+fn names_kylin(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    let mut words = text.split(|letter: char| !letter.is_ascii_alphabetic());
+    text.contains("kylin") || text.contains("kyligence") || words.any(|word| word == "kap")
+}

@@ -1,0 +1,35 @@
+//! `--httpd`: serves a configuration of Apache httpd 2.4.
+//!
+//! The KAP manual names httpd beside nginx as what stands in front of Kylin nodes. [`config`] reads such a file unchanged, with the files
+//! that it includes, and [`Site`] serves it: a cluster for each balancer, a proxy for each balancer of a `<VirtualHost>`.
+//!
+//! Each directive is treated in one of four ways, and none is ignored silently:
+//!
+//! - it is supported, and does what httpd does;
+//! - it has no effect on proxied requests, and `--check` lists it with its line: modules, logs, processes, files, compression;
+//! - it differs, and `--check` says how;
+//! - it is an error with file, line, column, and what to write instead: an unknown name, or a directive that would change a response of a
+//!   node or keep a client out, and is not done.
+//!
+//! | subject | directives |
+//! |---|---|
+//! | files | `Include`, `IncludeOptional`, `Define`, `UnDefine`, `${NAME}`, `ServerRoot`, `<IfModule>`, `<IfDefine>`, `<IfVersion>`, `<IfFile>`, `LoadModule` |
+//! | servers | `Listen`, `<VirtualHost>`, `ServerName`, `ServerAlias`, `Timeout`, `LimitRequestBody`, `SSLEngine`, `SSLCertificate...`, `RemoteIPHeader`, `RemoteIPTrustedProxy`, `RemoteIPInternalProxy` |
+//! | balancers | `<Proxy balancer://...>`, `BalancerMember`, `ProxySet` |
+//! | paths | `ProxyPass`, `ProxyPassMatch`, `<Location>`, `<LocationMatch>`, `Redirect`, `RedirectMatch` |
+//! | responses | `ProxyPassReverse`, `ProxyPassReverseCookiePath`, `ProxyPassReverseCookieDomain`, `Header` |
+//! | requests | `RequestHeader`, `Require`, `<RequireAll>` and its like, `Order`, `Allow`, `Deny`, `ProxyTimeout`, `SSLProxy...` |
+//!
+//! A balancer of Kylin nodes gets the defaults of the crate as with `--config`, unless the file says otherwise: the rules of Kylin, probes,
+//! single flight, queues, and learned sessions where there is no `stickysession`.
+
+mod config;
+mod directives;
+mod kylin;
+mod policy;
+mod report;
+mod serve;
+mod syntax;
+
+pub use self::report::report;
+pub use self::serve::{Site, SiteListener, SiteSuccessor};

@@ -1,0 +1,163 @@
+//! One request: which server and `ProxyPass` it belongs to, and what the node gets.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use http::header::{self, HeaderValue};
+use http::{Request, Response, StatusCode, Uri, request};
+use kylin_lb::endpoint::EndpointId;
+use kylin_lb::kylin::NormalizedPath;
+use kylin_lb::proxy::{ErrorResponse, HeaderEdits, check_head};
+use kylin_lb::session::SessionRoute;
+use kylin_lb::{Body, ClientAddr, Proxy};
+
+use super::Parts;
+use super::response::ResponseEdits;
+use super::session::Asked;
+use crate::httpd::config::Listener;
+use crate::httpd::directives::{Access, Matcher, Pass, Scope, Server, Settings, sent_path};
+use crate::httpd::policy::AskedRoute;
+
+const BAD_PATH: ErrorResponse = ErrorResponse::new(StatusCode::BAD_REQUEST, "the path of the request is not valid");
+const NOT_FOUND: ErrorResponse = ErrorResponse::new(StatusCode::NOT_FOUND, "no ProxyPass is configured for the path");
+const DENIED: ErrorResponse = ErrorResponse::new(StatusCode::FORBIDDEN, "the configuration denies the client the path");
+const LEFT_OUT: ErrorResponse = ErrorResponse::new(
+    StatusCode::NOT_FOUND,
+    "what the configuration serves at this path is not served by this front end",
+);
+
+pub async fn forward(
+    parts: &Parts,
+    listener: &Listener,
+    peer: ClientAddr,
+    mut request: Request<Body>,
+) -> Response<Body> {
+    let checked = check_head(&mut request);
+    let (mut head, body) = request.into_parts();
+    if let Err(error) = checked {
+        return error.response_to(&head);
+    }
+    let mut edits = ResponseEdits::default();
+    match route(parts, listener, peer, &mut head, &mut edits) {
+        Ok(Routed::Respond(response)) => edits.apply_to_own(*response),
+        Ok(Routed::Forward(proxy)) => edits.apply(proxy.forward(peer, Request::from_parts(head, body)).await),
+        Err(error) => edits.apply_to_own(error.response_to(&head)),
+    }
+}
+
+enum Routed<'s> {
+    Respond(Box<Response<Body>>),
+    /// The head is ready for the proxy.
+    Forward(&'s Proxy),
+}
+
+fn route<'s>(
+    parts: &'s Parts,
+    listener: &Listener,
+    peer: ClientAddr,
+    head: &mut request::Parts,
+    edits: &mut ResponseEdits<'s>,
+) -> Result<Routed<'s>, ErrorResponse> {
+    let host = head
+        .headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok())
+        .map(str::to_ascii_lowercase)
+        .unwrap_or_default();
+    let number = parts.config.server_for(listener, without_port(&host));
+    let server = &parts.config.servers[number];
+    let uri = head.uri.clone();
+    let raw = uri.path_and_query().map_or("/", |uri| uri.as_str());
+    let read = NormalizedPath::of(&uri).map_err(|_| BAD_PATH)?;
+    let path = read.as_str();
+    let pass = server.pass_of(path);
+    let target = pass.and_then(|pass| pass.to.as_ref());
+    let url = target.map(|target| parts.config.balancers[target.balancer].url());
+    let is_for = |matcher: &Matcher| matcher.is_for(path, url.as_deref());
+    let settings: Vec<&Settings> =
+        server.sections.iter().filter(|section| is_for(&section.matcher)).map(|section| &section.settings).collect();
+    let client = parts.trusted[number].client(peer, &head.headers).ip();
+    let scope = Scope { client, is_tls: listener.is_tls, host: Cow::Owned(host), ..Scope::default() };
+    *edits = ResponseEdits::new(settings.clone(), scope);
+    let mut access = Access::default();
+    settings.iter().for_each(|settings| access.replace(&settings.access));
+    access.check(client).map_err(|_| DENIED)?;
+    if settings.iter().any(|settings| settings.left_out) {
+        return Err(LEFT_OUT);
+    }
+    if let Some(response) = redirect(server, path, uri.query(), target.is_some(), &is_for)? {
+        return Ok(Routed::Respond(Box::new(response)));
+    }
+    let (Some(pass), Some(target)) = (pass, target) else { return Err(NOT_FOUND) };
+    let (balancer, group) = parts.balancer(target.balancer);
+    let Some(proxy) = &parts.proxies[number][target.balancer] else { return Err(NOT_FOUND) };
+    let sent = sent_path(&pass.from, target, &balancer.path, raw, path).map_err(|()| BAD_PATH)?;
+    let asked = Asked::of(balancer, sent.as_deref().unwrap_or(raw), &head.headers);
+    if let Some(member) = asked.member(balancer, &group.cluster)
+        && let Ok(id) = EndpointId::new(&member.address)
+    {
+        head.extensions.insert(SessionRoute::to_endpoint(id).required(balancer.no_failover));
+        head.extensions.insert(AskedRoute(Arc::from(asked.route.as_deref().unwrap_or_default())));
+    }
+    edits.is_from(balancer, pass, target, asked);
+    let mut changes = HeaderEdits::default();
+    for rule in settings.iter().flat_map(|settings| &settings.request_headers) {
+        changes = rule.apply_to_request(&mut head.headers, changes, edits.scope());
+    }
+    if head.headers.get(header::HOST).is_none_or(HeaderValue::is_empty)
+        && let Some(Ok(host)) = balancer.members.first().map(|member| HeaderValue::from_str(&member.address))
+    {
+        // HTTP/1.1 requires the header.
+        changes = changes.set(header::HOST, host);
+    }
+    if !changes.is_empty() {
+        head.extensions.insert(changes);
+    }
+    if let Some(sent) = sent {
+        head.uri = sent.parse::<Uri>().map_err(|_| BAD_PATH)?;
+    }
+    Ok(Routed::Forward(proxy))
+}
+
+/// Returns the response of the first `Redirect` for a path: of a location, or of the server where no `ProxyPass` leads to a node.
+fn redirect(
+    server: &Server,
+    path: &str,
+    query: Option<&str>,
+    is_passed: bool,
+    is_for: &dyn Fn(&Matcher) -> bool,
+) -> Result<Option<Response<Body>>, ErrorResponse> {
+    let of_path = |section: &&super::super::directives::Section| match section.matcher {
+        Matcher::All => !is_passed,
+        Matcher::Proxied(_) => false,
+        Matcher::Below(_) | Matcher::Pattern(_) => is_for(&section.matcher),
+    };
+    // What is more special comes first.
+    for redirect in server.sections.iter().rev().filter(of_path).flat_map(|section| &section.settings.redirects) {
+        let Some(location) = redirect.location(path, query) else { continue };
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = redirect.status;
+        if redirect.status.is_redirection() {
+            let location = HeaderValue::try_from(location).map_err(|_| BAD_PATH)?;
+            response.headers_mut().insert(header::LOCATION, location);
+        }
+        return Ok(Some(response));
+    }
+    Ok(None)
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
+impl Server {
+    /// Returns the `ProxyPass` of a path: of the last location that has one, else the first line that covers it.
+    pub fn pass_of(&self, path: &str) -> Option<&Pass> {
+        let of_location = self.sections.iter().rev().filter(|section| section.matcher.is_for(path, None));
+        let of_location = of_location.filter_map(|section| section.settings.pass.as_ref()).next();
+        of_location.or_else(|| self.passes.iter().find(|pass| pass.from.covers(path).is_some()))
+    }
+}

@@ -1,0 +1,123 @@
+//! Serves a configuration: clusters for its balancers, proxies for its servers.
+
+mod build;
+mod forward;
+mod response;
+mod session;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use kylin_lb::backend::Timeouts;
+use kylin_lb::health::InvalidSetting;
+use kylin_lb::nginx::ProbeMode;
+use kylin_lb::probe::HealthChecker;
+use kylin_lb::proxy::TrustedProxies;
+use kylin_lb::server::{Handler, Listen, ListenOptions, Server, ServerBuilder};
+use kylin_lb::session::{Affinity, Secret, Sessions};
+use kylin_lb::{Body, BufferBudget, ClientAddr, Cluster, Proxy};
+
+pub use self::build::SiteSuccessor;
+use super::config::Config;
+use super::directives::Balancer;
+
+/// A front end that serves a configuration of httpd. Clones share one site.
+#[derive(Clone)]
+pub struct Site(Arc<Parts>);
+
+struct Parts {
+    config: Config,
+    groups: Vec<Group>,
+    /// By the numbers of servers and balancers; none where no `ProxyPass` leads from one to the other.
+    proxies: Vec<Vec<Option<Proxy>>>,
+    /// By the number of the server.
+    trusted: Vec<TrustedProxies>,
+    /// By the number of the listener.
+    options: Vec<ListenOptions>,
+    logins: Logins,
+    buffers: BufferBudget,
+}
+
+/// A balancer that runs.
+struct Group {
+    name: String,
+    cluster: Cluster,
+    probe: ProbeMode,
+    timeouts: Timeouts,
+}
+
+/// How logins are kept where no `stickysession` says it.
+#[derive(Clone)]
+struct Logins {
+    secret: Secret,
+    affinity: Option<Affinity>,
+    sessions: Option<Sessions>,
+}
+
+/// One address of a site, which handles the requests that arrive there.
+#[derive(Clone)]
+pub struct SiteListener {
+    site: Site,
+    number: usize,
+}
+
+impl Site {
+    /// Returns the clusters and the names of their balancers, in the order of the file.
+    pub fn clusters(&self) -> impl Iterator<Item = (&str, &Cluster)> {
+        self.0.groups.iter().map(|group| (group.name.as_str(), &group.cluster))
+    }
+
+    pub fn sessions(&self) -> Option<&Sessions> {
+        self.0.logins.sessions.as_ref()
+    }
+
+    /// Starts to probe the members of each balancer that is to be probed, until the returned checkers are dropped.
+    pub fn start_probes(&self) -> Result<Vec<HealthChecker>, InvalidSetting> {
+        self.0.groups.iter().filter_map(|group| group.probe.start(&group.cluster).transpose()).collect()
+    }
+
+    /// Returns the longest time until a node must respond.
+    pub fn longest_timeout(&self) -> Duration {
+        self.0.groups.iter().map(|group| group.timeouts.head).max().unwrap_or(Timeouts::default().head)
+    }
+
+    /// Returns the addresses of the configuration, as handlers of their requests.
+    pub fn listeners(&self) -> impl Iterator<Item = SiteListener> {
+        (0..self.0.config.listeners.len()).map(|number| SiteListener { site: self.clone(), number })
+    }
+
+    /// Returns the addresses of the configuration.
+    pub fn listens(&self) -> Vec<Listen> {
+        self.0.config.listeners.iter().map(|listener| listener.listen.clone()).collect()
+    }
+
+    /// Returns a builder of a server that listens at the addresses of the configuration, or at `listen` in place of the first of them.
+    pub fn server(&self, listen: Option<Listen>) -> ServerBuilder<SiteListener> {
+        let mut builder = Server::builder().buffers(self.0.buffers.clone());
+        for (handler, listener) in self.listeners().zip(&self.0.config.listeners) {
+            let options = self.0.options[handler.number].clone();
+            builder = builder.listen_with(listen.clone().unwrap_or(listener.listen.clone()), options, handler);
+            if listen.is_some() {
+                break;
+            }
+        }
+        builder
+    }
+}
+
+impl Parts {
+    fn balancer(&self, number: usize) -> (&Balancer, &Group) {
+        (&self.config.balancers[number], &self.groups[number])
+    }
+}
+
+impl Handler for SiteListener {
+    fn handle(&self, peer: ClientAddr, request: Request<Body>) -> impl Future<Output = Response<Body>> + Send {
+        forward::forward(&self.site.0, &self.site.0.config.listeners[self.number], peer, request)
+    }
+
+    fn trusts(&self, peer: ClientAddr) -> bool {
+        self.site.0.config.listeners[self.number].servers.iter().any(|server| self.site.0.trusted[*server].trusts(peer))
+    }
+}

@@ -1,0 +1,300 @@
+//! Sections, `Define`, `<IfModule>` and its like, and `Include`.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::error::{ConfigError, Fault, printable};
+use super::lines::{Line, Place, Sources, Word};
+use super::{Directive, include};
+
+/// How deeply files may include each other.
+const MAX_DEPTH: usize = 16;
+/// The most directives.
+const MAX_DIRECTIVES: usize = 100_000;
+
+/// A remark about a line.
+#[derive(Debug, Clone)]
+pub struct Notice {
+    file: String,
+    line: usize,
+    text: String,
+}
+
+impl Notice {
+    pub fn new(sources: &Sources, place: Place, text: impl Into<String>) -> Self {
+        let (line, ..) = sources.position(place);
+        Notice { file: sources.name(place).to_owned(), line, text: text.into() }
+    }
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{} {}", printable(&self.file), self.line, printable(&self.text))
+    }
+}
+
+/// What was read of a configuration.
+#[derive(Debug)]
+pub struct Parsed {
+    pub sources: Arc<Sources>,
+    pub directives: Vec<Directive>,
+    /// Directives without effect: modules, and sections whose condition does not hold.
+    pub notices: Vec<Notice>,
+    /// The folder that relative paths start from.
+    pub root: PathBuf,
+}
+
+/// Reads a file and the files that it includes.
+pub fn parse(path: &Path) -> Result<Parsed, ConfigError> {
+    let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+    let mut parser = Parser {
+        sources: Sources::default(),
+        defines: HashMap::new(),
+        modules: None,
+        root: folder,
+        notices: Vec::new(),
+        count: 0,
+    };
+    match parser.file(path, None, 0) {
+        Ok(directives) => {
+            let Parser { sources, notices, root, .. } = parser;
+            Ok(Parsed { sources: Arc::new(sources), directives, notices, root })
+        }
+        Err(fault) => Err(fault.locate(&parser.sources)),
+    }
+}
+
+struct Parser {
+    sources: Sources,
+    defines: HashMap<String, String>,
+    /// Those of `LoadModule`. Without any, the file is part of a configuration whose modules are not known.
+    modules: Option<HashSet<String>>,
+    root: PathBuf,
+    notices: Vec<Notice>,
+    count: usize,
+}
+
+/// A section that is being read.
+struct Open {
+    name: Word,
+    args: Vec<Word>,
+    /// Where the directives before it are in.
+    outer: Vec<Directive>,
+    kind: Kind,
+}
+
+enum Kind {
+    Section,
+    /// A condition that holds: its directives belong to the section around it.
+    Spliced,
+    /// One that does not hold.
+    Skipped,
+}
+
+/// Modules that every build has: `apache2 -l`.
+const BUILT_IN: [&str; 8] = ["core", "so", "http", "unixd", "log_config", "logio", "version", "watchdog"];
+
+impl Parser {
+    fn file(&mut self, path: &Path, from: Option<&Word>, depth: usize) -> Result<Vec<Directive>, Fault> {
+        let name = path.display().to_string();
+        let fault = |message: String| Fault::new(from.map(|word| word.place), message, "");
+        let bytes = std::fs::read(path).map_err(|error| {
+            let message = format!("{name} cannot be read: {error}");
+            if from.is_none() && self.sources.main().is_empty() {
+                // The name of the file stands in front of the message.
+                _ = self.sources.add(&name, b"");
+                return fault(format!("cannot be read: {error}"));
+            }
+            fault(message)
+        })?;
+        let file = self.sources.add(&name, &bytes).map_err(fault)?;
+        let text = self.sources.text(file).to_owned();
+        let (mut directives, mut open): (Vec<Directive>, Vec<Open>) = (Vec::new(), Vec::new());
+        let mut at = 0;
+        while let Some(line) = Line::next(file, &text, &mut at) {
+            let Some(written) = line.directive() else { continue };
+            let skips = open.iter().any(|open| matches!(open.kind, Kind::Skipped));
+            let closes = written.starts_with("</");
+            if skips && !closes && !written.starts_with('<') {
+                continue;
+            }
+            let line = if skips { line } else { line.fill(&self.defines)? };
+            let mut words = line.words()?.into_iter();
+            let Some(name) = words.next() else { continue };
+            let args: Vec<Word> = words.collect();
+            if closes {
+                let closed = name.text[2..].to_owned();
+                match open.pop() {
+                    Some(last) if last.name.text[1..].eq_ignore_ascii_case(&closed) => {
+                        let inner = std::mem::replace(&mut directives, last.outer);
+                        match last.kind {
+                            Kind::Section => {
+                                directives.push(Directive { name: last.name, args: last.args, section: Some(inner) })
+                            }
+                            Kind::Spliced => directives.extend(inner),
+                            Kind::Skipped => {}
+                        }
+                    }
+                    Some(last) => {
+                        let message = format!("</{closed}> where {}> is open", last.name.text);
+                        return Err(name.fault(message, format!("</{}>", &last.name.text[1..])));
+                    }
+                    None => return Err(name.fault(format!("no <{closed}> is open"), "no such line")),
+                }
+                continue;
+            }
+            if name.text.starts_with('<') {
+                let kind = if skips { Kind::Skipped } else { self.kind(&name, &args)? };
+                if matches!(kind, Kind::Skipped) && !skips {
+                    let written = args.iter().map(|arg| arg.text.as_str()).collect::<Vec<_>>().join(" ");
+                    let text = format!("{} {written}>: the condition does not hold", name.text);
+                    self.notices.push(Notice::new(&self.sources, name.place, text));
+                }
+                open.push(Open { name, args, outer: std::mem::take(&mut directives), kind });
+                continue;
+            }
+            self.count += 1;
+            if self.count > MAX_DIRECTIVES {
+                return Err(name.fault(format!("more than {MAX_DIRECTIVES} directives"), "fewer"));
+            }
+            let directive = Directive { name, args, section: None };
+            if let Some(directive) = self.at_once(directive, depth, &mut directives)? {
+                directives.push(directive);
+            }
+        }
+        match open.pop() {
+            Some(open) => {
+                let message = format!("{}> is not closed", open.name.text);
+                Err(open.name.fault(message, format!("</{}> behind it", &open.name.text[1..])))
+            }
+            None => Ok(directives),
+        }
+    }
+
+    /// Does what httpd does while it reads. Returns other directives.
+    fn at_once(
+        &mut self,
+        directive: Directive,
+        depth: usize,
+        into: &mut Vec<Directive>,
+    ) -> Result<Option<Directive>, Fault> {
+        let note = |parser: &mut Self, text: String| {
+            parser.notices.push(Notice::new(&parser.sources, directive.name.place, text));
+        };
+        match directive.name.text.to_ascii_lowercase().as_str() {
+            "define" => match &directive.args[..] {
+                [name] => _ = self.defines.insert(name.text.clone(), String::new()),
+                [name, value] => _ = self.defines.insert(name.text.clone(), value.defined()?.text.clone()),
+                [] => return Err(directive.fault("Define needs a name", "Define NAME [VALUE]")),
+                [_, _, more, ..] => return Err(more.unexpected(&directive, "Define NAME \"VALUE\"")),
+            },
+            "undefine" => _ = self.defines.remove(&directive.one("UnDefine NAME")?.text),
+            "loadmodule" => {
+                let [name, _] = &directive.args[..] else {
+                    return Err(directive.fault("LoadModule needs a name and a file", "LoadModule NAME_module FILE"));
+                };
+                self.modules.get_or_insert_default().insert(module(&name.text));
+                note(self, directive.line());
+            }
+            "serverroot" => {
+                self.root = PathBuf::from(&directive.one("ServerRoot FOLDER")?.defined()?.text);
+                note(self, directive.line());
+            }
+            "include" | "includeoptional" => {
+                let pattern = directive.one("a file, a folder or a pattern such as conf.d/*.conf")?.defined()?;
+                if depth >= MAX_DEPTH {
+                    return Err(pattern.fault("files include each other too deeply", "no circle of files"));
+                }
+                let files = include::files(&self.root, &pattern.text);
+                if files.is_none() && directive.is("include") {
+                    let message = format!("no file matches {}", self.root.join(&pattern.text).display());
+                    return Err(pattern.fault(message, "the path of a file, from ServerRoot; or IncludeOptional"));
+                }
+                for file in files.into_iter().flatten() {
+                    into.extend(self.file(&file, Some(pattern), depth + 1)?);
+                }
+            }
+            "use" | "undefmacro" => {
+                return Err(directive.fault("mod_macro is not supported", "the lines of the macro in its place"));
+            }
+            _ => return Ok(Some(directive)),
+        }
+        Ok(None)
+    }
+
+    fn kind(&self, name: &Word, args: &[Word]) -> Result<Kind, Fault> {
+        let condition = match name.text.to_ascii_lowercase().as_str() {
+            "<ifmodule" => |parser: &Self, text: &str| parser.has_module(text),
+            "<ifdefine" => |parser: &Self, text: &str| parser.defines.contains_key(text),
+            "<iffile" => |parser: &Self, text: &str| parser.root.join(text).exists(),
+            "<ifdirective" => |_: &Self, text: &str| crate::httpd::directives::is_known(text),
+            "<ifsection" => |_: &Self, text: &str| crate::httpd::directives::is_known(&format!("<{text}")),
+            "<ifversion" => return version(name, args),
+            "<if" | "<elseif" | "<else" => {
+                let expected = "what applies to every request; or <Location> and <VirtualHost>";
+                return Err(name.fault(format!("{}> is not supported: no expressions", name.text), expected));
+            }
+            "<macro" => return Err(name.fault("mod_macro is not supported", "the lines of the macro where it is used")),
+            _ => return Ok(Kind::Section),
+        };
+        let [word] = args else { return Err(name.fault(format!("{}> needs one value", name.text), "[!]NAME")) };
+        let holds = match word.text.strip_prefix('!') {
+            Some(text) => !condition(self, text),
+            None => condition(self, &word.text),
+        };
+        Ok(if holds { Kind::Spliced } else { Kind::Skipped })
+    }
+
+    /// Returns whether a module is loaded. Part of a configuration, without `LoadModule`, is read as if all were, so that nothing of it is
+    /// left out without a word.
+    fn has_module(&self, name: &str) -> bool {
+        let name = module(name);
+        match &self.modules {
+            Some(loaded) => loaded.contains(&name) || BUILT_IN.contains(&name.as_str()),
+            None => !name.starts_with("mpm_") || name == "mpm_event",
+        }
+    }
+}
+
+/// Returns the bare name of `mod_proxy.c`, `proxy_module`.
+fn module(name: &str) -> String {
+    let name = name.strip_suffix(".c").or_else(|| name.strip_suffix(".cpp")).unwrap_or(name);
+    let name = name.strip_prefix("mod_").unwrap_or(name);
+    match name.strip_suffix("_module").unwrap_or(name) {
+        // What the source of the MPMs is called.
+        "event" => "mpm_event",
+        "prefork" => "mpm_prefork",
+        "worker" => "mpm_worker",
+        name => name,
+    }
+    .to_owned()
+}
+
+/// The version that the directives are read as.
+const VERSION: [u32; 3] = [2, 4, 66];
+
+fn version(name: &Word, args: &[Word]) -> Result<Kind, Fault> {
+    let (operator, wanted) = match args {
+        [wanted] => ("=", wanted),
+        [operator, wanted] => (operator.text.as_str(), wanted),
+        _ => return Err(name.fault("<IfVersion> needs an operator and a version", "<IfVersion >= 2.4>")),
+    };
+    let numbers: Option<Vec<u32>> = wanted.text.split('.').map(super::lines::number_of).collect();
+    let Some(numbers) = numbers.filter(|numbers| (1..=3).contains(&numbers.len())) else {
+        return Err(wanted.fault("not a version", "a version such as 2.4, without a regular expression"));
+    };
+    let (operator, negated) = operator.strip_prefix('!').map_or((operator, false), |operator| (operator, true));
+    // Numbers that are not written are 0, but `=` compares only what is.
+    let order = VERSION.cmp(&std::array::from_fn(|index| numbers.get(index).copied().unwrap_or(0)));
+    let holds = match operator {
+        "=" | "==" | "" => VERSION[..numbers.len()] == numbers[..],
+        ">" => order.is_gt(),
+        ">=" => order.is_ge(),
+        "<" => order.is_lt(),
+        "<=" => order.is_le(),
+        _ => return Err(args[0].fault("unknown operator", "=, >, >=, < or <=")),
+    };
+    Ok(if holds != negated { Kind::Spliced } else { Kind::Skipped })
+}
