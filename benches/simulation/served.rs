@@ -50,7 +50,7 @@ impl Pace {
         (self.start.elapsed().as_secs_f64() / self.scale * 1e6) as Micros
     }
 
-    fn real(self, micros: f64) -> Duration {
+    pub(crate) fn real(self, micros: f64) -> Duration {
         Duration::from_secs_f64(micros * self.scale / 1e6)
     }
 }
@@ -81,13 +81,17 @@ impl Node {
         let query = &self.queries[number.expect("a number of a query")];
         let _slot = if self.sharing.is_none() { self.slots.acquire().await.ok() } else { None };
         let began = self.pace.now();
-        let hit = self.cache.lock().expect("no panic").has(query, began);
+        // A flood makes no results for others.
+        let is_of_flood = request.headers().contains_key("x-flood");
+        let hit = !is_of_flood && self.cache.lock().expect("no panic").has(query, began);
         let takes = if hit { query.cached } else { query.fresh };
         match &self.sharing {
             Some(sharing) => sharing.run(self.pace, takes).await,
             None => sleep(self.pace.real(takes as f64)).await,
         }
-        self.cache.lock().expect("no panic").put(query, began);
+        if !is_of_flood {
+            self.cache.lock().expect("no panic").put(query, began);
+        }
         let response = Response::builder().header("content-type", "application/json").header("x-hit", u32::from(hit));
         response.header("x-takes", takes).body(RESULT.into()).expect("valid headers")
     }
@@ -181,25 +185,41 @@ pub(crate) fn proxy<B: Backend>(served: &Served, backends: impl IntoIterator<Ite
 
 /// Runs `queries` in virtual time.
 pub(crate) fn run(queries: &[Query], served: &Served, scale: f64) -> Vec<Completion> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    runtime.expect("a runtime").block_on(async {
+    in_virtual_time(async {
         let (queries, pace) = (Arc::<[Query]>::from(queries), Pace::new(scale));
-        let nodes = (0..NODES).map(|_| InProcess(Node::new(&queries, pace, served.shared_cores)));
-        drive(proxy(served, nodes), queries, pace, served.single_flight).await
+        let proxy = proxy(served, in_process(&queries, pace, served));
+        drive(proxy, queries, pace, served.single_flight, false).await
     })
 }
 
-/// Sends the queries, each when it is its time.
+/// Runs `work` on paused timers.
+pub(crate) fn in_virtual_time<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    runtime.expect("a runtime").block_on(work)
+}
+
+/// Returns the nodes in this process.
+pub(crate) fn in_process(queries: &Arc<[Query]>, pace: Pace, served: &Served) -> impl Iterator<Item = impl Backend> {
+    (0..NODES).map(move |_| InProcess(Node::new(queries, pace, served.shared_cores)))
+}
+
+/// Sends the queries, each when it is its time. All come from one account, as those of a dashboard server do, unless each office has
+/// its own.
 pub(crate) async fn drive<B: Backend>(
     proxy: Proxy<B>,
     queries: Arc<[Query]>,
     pace: Pace,
     single_flight: bool,
+    has_accounts: bool,
 ) -> Vec<Completion> {
     let mut tasks = Vec::with_capacity(queries.len());
     for (number, query) in queries.iter().enumerate() {
         sleep_until(pace.start + pace.real(query.at as f64)).await;
         let mut request = request(number, query);
+        if has_accounts {
+            let account = format!("Basic {}", query.client);
+            request.headers_mut().insert("authorization", account.parse().expect("a valid value"));
+        }
         if !single_flight {
             request.headers_mut().insert("cache-control", http::HeaderValue::from_static("no-cache"));
         }
@@ -213,8 +233,8 @@ pub(crate) async fn drive<B: Backend>(
     completions
 }
 
-/// Makes the request of a query. All come from one account, as those of a dashboard server do.
-fn request(number: usize, query: &Query) -> Request<Body> {
+/// Makes the request of a query.
+pub(crate) fn request(number: usize, query: &Query) -> Request<Body> {
     let body = format!(
         r#"{{"sql":"select x from t{} where v = {}","project":"p{}"}}"#,
         query.keys.fingerprint, query.keys.affinity, query.project
@@ -225,7 +245,12 @@ fn request(number: usize, query: &Query) -> Request<Body> {
     request.body(body.into()).expect("a valid request")
 }
 
-async fn send<B: Backend>(proxy: Proxy<B>, client: IpAddr, request: Request<Body>, pace: Pace) -> Completion {
+pub(crate) async fn send<B: Backend>(
+    proxy: Proxy<B>,
+    client: IpAddr,
+    request: Request<Body>,
+    pace: Pace,
+) -> Completion {
     let began = pace.now();
     let (head, body) = proxy.forward(client, request).await.into_parts();
     drop(body.collect().await);

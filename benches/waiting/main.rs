@@ -4,6 +4,7 @@
 //! ```sh
 //! cargo bench --bench waiting                    # some minutes
 //! cargo bench --bench waiting -- --quick         # a minute
+//! cargo bench --bench waiting -- --flood         # what a user with 1,000 queries costs the others
 //! ```
 
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::expect_used, reason = "a program for a terminal")]
@@ -18,6 +19,8 @@ mod served;
 #[path = "../simulation/workload.rs"]
 mod workload;
 
+mod flood;
+
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -27,6 +30,7 @@ use kylin_lb::server::Server;
 use kylin_lb::{Body, ClientAddr, HttpBackend};
 
 use self::figures::Figures;
+use self::flood::Flood;
 use self::nodes::{Completion, NODES};
 use self::served::{Node, Pace, Served};
 use self::workload::Query;
@@ -35,6 +39,9 @@ use self::workload::Query;
 const SCALE: f64 = 0.05;
 
 fn main() {
+    if std::env::args().any(|argument| argument == "--flood") {
+        return floods();
+    }
     let queries = if std::env::args().any(|argument| argument == "--quick") { 6_000 } else { 30_000 };
     let served = |policy, queues, single_flight| Served { policy, queues, single_flight, shared_cores: false };
     let least_conn: Arc<dyn Balancer> = Arc::new(LeastConn::new());
@@ -52,7 +59,7 @@ fn main() {
         println!("|---|--:|--:|--:|--:|--:|");
         for (name, front) in &fronts {
             let simulated = figures_of(&trace, &served::run(&trace, front, SCALE));
-            let lived = figures_of(&trace, &live(&trace, front));
+            let lived = figures_of(&trace, &live(None, &trace, front));
             println!(
                 "| {name} | {:.2} | {:.2} | {:.2} | {:.2} | {:.1} % |",
                 lived.mean(),
@@ -71,8 +78,46 @@ fn figures_of(trace: &[Query], completions: &[Completion]) -> Figures {
     figures
 }
 
+/// Prints how long quick queries of others take while a user has 1,000 queries on their way all the time. Each of the others is an
+/// office with an account of its own.
+fn floods() {
+    let front = Served { policy: Arc::new(LeastConn::new()), queues: true, single_flight: false, shared_cores: false };
+    let flood = |of: fn(&Query) -> bool, queries| Flood { queries, of };
+    let floods = [
+        ("none", flood(|_| true, 0)),
+        ("of 50 to 200 ms each", flood(|query| !query.is_cacheable(), 1_000)),
+        ("of 1 to 5 s each", flood(|query| (1_000_000..5_000_000).contains(&query.fresh), 1_000)),
+    ];
+    for load in [0.60, 0.88] {
+        let traces = [1, 2, 3, 4].map(|seed| workload::trace(seed, 8_000, load));
+        println!(
+            "\n| load of others {:.0} %, flood | p99 of quick s | simulated | refused | simulated |",
+            load * 100.0
+        );
+        println!("|---|--:|--:|--:|--:|");
+        let mut none = None;
+        for (name, flood) in floods {
+            let (mut lived, mut simulated) = (Figures::default(), Figures::default());
+            for trace in &traces {
+                simulated.add(trace, &flood.simulate(trace, &front, 1.0));
+                lived.add(trace, &live(Some(flood), trace, &front));
+            }
+            let figures = [lived.quick_within(0.99), simulated.quick_within(0.99)];
+            let before = *none.get_or_insert(figures);
+            let [lived_more, simulated_more] = [0, 1].map(|of| (figures[of] / before[of] - 1.0) * 100.0);
+            println!(
+                "| {name} | {:.3} ({lived_more:+.0} %) | {:.3} ({simulated_more:+.0} %) | {:.1} % | {:.1} % |",
+                figures[0],
+                figures[1],
+                lived.refused() * 100.0,
+                simulated.refused() * 100.0
+            );
+        }
+    }
+}
+
 /// Runs the queries in real time.
-fn live(trace: &[Query], front: &Served) -> Vec<Completion> {
+fn live(flood: Option<Flood>, trace: &[Query], front: &Served) -> Vec<Completion> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     runtime.block_on(async {
@@ -92,6 +137,10 @@ fn live(trace: &[Query], front: &Served) -> Vec<Completion> {
             let address = *server.addresses().first().expect("an address");
             HttpBackend::new(&address.to_string()).expect("an address")
         });
-        served::drive(served::proxy(front, backends.collect::<Vec<_>>()), queries, pace, front.single_flight).await
+        let proxy = served::proxy(front, backends.collect::<Vec<_>>());
+        match flood {
+            Some(flood) => flood.drive(proxy, queries, pace).await,
+            None => served::drive(proxy, queries, pace, front.single_flight, false).await,
+        }
     })
 }

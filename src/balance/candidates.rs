@@ -22,6 +22,8 @@ pub struct Candidates<'c> {
     needed: EligibilityFlags,
     /// Limits of requests in flight do not apply: the request waits for a slot, or needs none.
     past_limits: bool,
+    /// The request gets a slot before those that wait beyond the shares of their users.
+    passes_beyond: bool,
     table: Option<&'c (dyn Any + Send + Sync)>,
 }
 
@@ -29,13 +31,27 @@ impl<'c> Candidates<'c> {
     /// Returns the candidates for a request that needs `role` and has been sent to the `attempted` endpoints.
     pub(crate) fn new(layout: &'c Layout, attempted: &'c Attempted, role: Option<Role>) -> Self {
         let needed = EligibilityFlags::needed_for(role);
-        Candidates { layout, attempted, needed, past_limits: false, table: layout.table.as_deref() }
+        Candidates {
+            layout,
+            attempted,
+            needed,
+            past_limits: false,
+            passes_beyond: false,
+            table: layout.table.as_deref(),
+        }
     }
 
     /// Sets whether full endpoints are eligible.
     #[inline]
     pub(crate) fn past_limits(mut self, past_limits: bool) -> Self {
         self.past_limits = past_limits;
+        self
+    }
+
+    /// Sets whether loads are without the requests that wait beyond the shares of their users.
+    #[inline]
+    pub(crate) fn passing_beyond(mut self, passes_beyond: bool) -> Self {
+        self.passes_beyond = passes_beyond;
         self
     }
 
@@ -54,13 +70,14 @@ impl<'c> Candidates<'c> {
     /// # Panics
     /// If `index` is not below [`len`](Self::len).
     pub fn at(&self, index: usize) -> Candidate<'c> {
-        Candidate::new(index, &self.layout.slots[index], self.all_healthy())
+        Candidate::new(index, &self.layout.slots[index], self.all_healthy(), self.passes_beyond)
     }
 
     /// Returns every endpoint, eligible or not.
     pub fn all(&self) -> impl ExactSizeIterator<Item = Candidate<'c>> + use<'c> {
-        let (layout, all_healthy) = (self.layout, self.all_healthy());
-        layout.slots.iter().enumerate().map(move |(index, slot)| Candidate::new(index, slot, all_healthy))
+        let (layout, all_healthy, passes_beyond) = (self.layout, self.all_healthy(), self.passes_beyond);
+        let slots = layout.slots.iter().enumerate();
+        slots.map(move |(index, slot)| Candidate::new(index, slot, all_healthy, passes_beyond))
     }
 
     /// Returns the eligible endpoints.
@@ -277,14 +294,15 @@ pub struct Candidate<'c> {
     index: u32,
     /// No endpoint of the cluster is impaired, so that the share is whole but for a slow start.
     all_healthy: bool,
+    passes_beyond: bool,
     slot: &'c EndpointSlot,
 }
 
 impl<'c> Candidate<'c> {
     #[inline]
-    fn new(index: usize, slot: &'c EndpointSlot, all_healthy: bool) -> Self {
+    fn new(index: usize, slot: &'c EndpointSlot, all_healthy: bool, passes_beyond: bool) -> Self {
         // A view has fewer endpoints than 2^32, as rotation requires.
-        Candidate { index: index as u32, all_healthy, slot }
+        Candidate { index: index as u32, all_healthy, passes_beyond, slot }
     }
 
     #[inline]
@@ -316,10 +334,12 @@ impl<'c> Candidate<'c> {
         u64::from(self.weight()) * u64::from(self.slot.share(self.all_healthy))
     }
 
-    /// Returns how many requests are in flight or [wait](crate::admission::QueueRules) for the endpoint.
+    /// Returns how many requests are in flight or [wait](crate::admission::QueueRules) for the endpoint. Those do not count that wait
+    /// beyond the share of their user, unless this request is beyond that of its own: it passes them.
     #[inline]
     pub fn in_flight(&self) -> u32 {
-        self.slot.load().in_flight()
+        let all = self.slot.load().in_flight();
+        if self.passes_beyond { all.saturating_sub(self.slot.member.live.waiting_beyond()) } else { all }
     }
 
     /// Returns the [limit](crate::Endpoint::max_in_flight) of requests in flight; `None` if there is none. More may be

@@ -129,18 +129,25 @@ impl Lease {
     }
 
     /// Has the request wait for a slot of the endpoint, under the claim `token` of `owner`. A request that ends while it waits was
-    /// never in flight.
-    pub(crate) fn wait_for_slot(&mut self, owner: Arc<dyn SlotOwner>, token: u64) {
+    /// never in flight. `is_beyond`: its user has its share of the slots without it.
+    pub(crate) fn wait_for_slot(&mut self, owner: Arc<dyn SlotOwner>, token: u64, is_beyond: bool) {
         self.member.live.waiting.fetch_add(1, Ordering::Relaxed);
-        self.claim = Some(SlotClaim::new(owner, token));
+        self.member.live.waiting_beyond.fetch_add(is_beyond.into(), Ordering::Relaxed);
+        self.claim = Some(SlotClaim::new(owner, token, is_beyond));
     }
 
     /// Ends the wait: the owner of the slots has given the request its slot.
     pub(crate) fn take_slot(&mut self) {
-        if let Some(claim) = self.claim.as_mut().filter(|claim| claim.is_waiting) {
-            claim.is_waiting = false;
-            self.member.live.waiting.fetch_sub(1, Ordering::Relaxed);
-        }
+        self.end_wait();
+    }
+
+    /// Returns whether the request has waited until now.
+    fn end_wait(&mut self) -> bool {
+        let Some(claim) = self.claim.as_mut().filter(|claim| claim.is_waiting) else { return false };
+        claim.is_waiting = false;
+        self.member.live.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.member.live.waiting_beyond.fetch_sub(claim.is_beyond.into(), Ordering::Relaxed);
+        true
     }
 
     /// Returns the claim to a slot, if there is one.
@@ -188,13 +195,11 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        if self.end_wait() {
+            return self.member.withdraw();
+        }
         let Member { settings, live, .. } = &*self.member;
         if let Some(claim) = &mut self.claim {
-            if claim.is_waiting {
-                live.waiting.fetch_sub(1, Ordering::Relaxed);
-                self.member.withdraw();
-                return;
-            }
             claim.succeeded = claim.may_succeed && self.outcome == Outcome::Success;
         }
         match self.outcome {

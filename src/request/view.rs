@@ -17,6 +17,7 @@ pub struct RequestView<'r> {
     role: Option<Role>,
     query: Option<QueryKeys>,
     past_limits: bool,
+    passes_beyond: bool,
 }
 
 impl<'r> RequestView<'r> {
@@ -37,7 +38,17 @@ impl<'r> RequestView<'r> {
         extensions: &'r Extensions,
         client: ClientAddr,
     ) -> Self {
-        RequestView { method, uri, headers, extensions, client, role: None, query: None, past_limits: false }
+        RequestView {
+            method,
+            uri,
+            headers,
+            extensions,
+            client,
+            role: None,
+            query: None,
+            past_limits: false,
+            passes_beyond: false,
+        }
     }
 
     /// Returns the view of a request that only an endpoint with `role` may serve; with `None` any endpoint may.
@@ -58,6 +69,17 @@ impl<'r> RequestView<'r> {
     pub(crate) fn with_past_limits(mut self, past_limits: bool) -> Self {
         self.past_limits = past_limits;
         self
+    }
+
+    /// Returns the view of a request that gets a slot before those that wait beyond the shares of their users.
+    pub(crate) fn with_passes_beyond(mut self, passes: bool) -> Self {
+        self.passes_beyond = passes;
+        self
+    }
+
+    /// Returns whether loads are compared without requests that wait beyond the shares of their users.
+    pub(crate) fn passes_beyond(&self) -> bool {
+        self.passes_beyond
     }
 
     /// Returns whether full endpoints are eligible.

@@ -406,6 +406,61 @@ async fn others_wait_for_one_query_of_a_flood_and_not_for_those_that_wait() {
     stage.check_at_rest().await;
 }
 
+/// Eight others send a query at once ten times a second, while a user has queries of 2 s waiting for all nodes.
+#[tokio::test(start_paused = true)]
+async fn a_flood_leaves_others_as_many_slots_as_they_need() {
+    let stage = Stage::new(4, 4, LeastConn::new());
+    stage.query("flood", 2_000).await.unwrap();
+    let flood: Vec<_> = (0..300).map(|_| stage.query("flood", 2_000)).collect();
+    let mut last = Vec::new();
+    for round in 0..140 {
+        sleep(Duration::from_millis(100)).await;
+        let began = Instant::now();
+        for user in 0..8 {
+            let query = stage.query(&format!("other {user}"), 50);
+            let others = tokio::spawn(async move { (query.await.unwrap().status(), began.elapsed().as_millis()) });
+            // At first none of the others was there, and the flood had all slots.
+            if round >= 120 {
+                last.push(others);
+            }
+        }
+    }
+    for other in last {
+        let (status, took) = other.await.unwrap();
+        assert!(status == 200 && took <= 51, "{status} after {took} ms");
+    }
+    let of_flood =
+        || (0..4).map(|node| stage.served(node).iter().filter(|user| *user == "flood").count()).sum::<usize>();
+    let before = of_flood();
+    assert!(before > 16 && flood.iter().any(|query| !query.is_finished()), "the flood is served too: {before}");
+    // Without others it gets all slots again.
+    let flood: Vec<_> = flood.into_iter().chain((0..200).map(|_| stage.query("flood", 2_000))).collect();
+    sleep(Duration::from_secs(13)).await;
+    assert_eq!(stage.nodes.iter().map(|node| node.running.load(Ordering::Relaxed)).sum::<u32>(), 16);
+    flood.iter().for_each(JoinHandle::abort);
+}
+
+#[tokio::test(start_paused = true)]
+async fn queries_that_wait_beyond_the_share_of_a_user_are_no_load_for_others() {
+    let stage = Stage::new(2, 4, LeastConn::new());
+    let set = |state| stage.proxy.cluster().set_admin_state(&"1".parse().unwrap(), state).unwrap();
+    set(AdminState::Maintenance);
+    let flood: Vec<_> = (0..30).map(|_| stage.query("flood", 1_000)).collect();
+    tick().await;
+    set(AdminState::Ready);
+    assert_eq!(stage.waiting(), [26, 0]);
+    let others: Vec<_> = (0..8).map(|user| stage.query(&user.to_string(), 1_000)).collect();
+    tick().await;
+    assert_eq!(stage.waiting(), [28, 2], "as if the first node had only those that run");
+    let more = stage.query("flood", 1_000);
+    tick().await;
+    assert_eq!(stage.waiting(), [28, 3], "for the flood itself they count");
+    for query in flood.into_iter().chain(others).chain([more]) {
+        assert_eq!(query.await.unwrap().status(), 200);
+    }
+    stage.check_at_rest().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_query_dropped_at_any_poll_leaves_no_slot_and_no_place() {
     let stage = Stage::new(2, 1, Named);

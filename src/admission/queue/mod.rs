@@ -2,6 +2,8 @@
 
 mod costs;
 mod order;
+mod slots;
+mod users;
 
 use std::any::Any;
 use std::hash::Hash;
@@ -143,7 +145,7 @@ impl Queues {
             return Turn::Go;
         }
         let (token, turn) = self.with(|order, now| order.enter(lease.uid(), ticket, now));
-        lease.wait_for_slot(Arc::clone(self) as Arc<dyn SlotOwner>, token);
+        lease.wait_for_slot(Arc::clone(self) as Arc<dyn SlotOwner>, token, ticket.is_beyond);
         if turn == Turn::Go {
             lease.take_slot();
         }

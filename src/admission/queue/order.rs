@@ -1,6 +1,6 @@
 //! Which request gets a slot: the state of all queues of a cluster, without I/O and without a clock.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::task::Waker;
 use std::time::Duration;
@@ -8,15 +8,13 @@ use std::time::Duration;
 use ahash::AHashMap;
 
 use super::costs::{Costs, Micros};
+use super::slots::{Slots, interval};
+use super::users::User;
 
 /// How much earlier a request must have arrived to precede another, for each unit of time that it is expected to take longer.
 pub(super) const AGEING: u64 = 30;
 /// From here on a query is slow.
 const SLOW: Micros = 5_000_000;
-/// From so many slots on some are kept for quick queries.
-const MIN_SLOTS_TO_KEEP: u32 = 4;
-/// The slots that each user may have, however few there are.
-const MIN_SLOTS_OF_USER: u32 = 4;
 /// How long a user counts as active after its last query.
 const ACTIVE: Micros = 10_000_000;
 /// How many requests wait for an endpoint on average, at most.
@@ -34,6 +32,8 @@ pub(crate) struct Ticket {
     /// A hash of who asks.
     user: u64,
     fingerprint: Option<u64>,
+    /// The user has its share without it.
+    pub(crate) is_beyond: bool,
     /// From when on the bound of the wait counts: the arrival, or the end of the attempt before.
     pub(super) since: Micros,
     /// Hashes by which the client may stop the query; 0 where there is none.
@@ -81,32 +81,19 @@ pub(super) struct Order {
     costs: Costs,
     /// The user of the last query with its time, and the last one of another user.
     latest: [(u64, Option<Micros>); 2],
+    /// The interval in which free slots were last given to requests that others had left none.
+    interval: u64,
     next: u64,
     /// To be called, or dropped, without the lock.
     pub(super) woken: Vec<Waker>,
-}
-
-/// The slots of one endpoint, and the requests that wait for them by their keys.
-#[derive(Debug, Default)]
-struct Slots {
-    /// `None` is no limit.
-    limit: Option<u32>,
-    taken: u32,
-    taken_by_slow: u32,
-    waiting: BTreeMap<(Micros, u64), u64>,
-    is_gone: bool,
-}
-
-#[derive(Debug, Default)]
-struct User {
-    taken: u32,
-    waiting: usize,
 }
 
 #[derive(Debug)]
 struct Request {
     endpoint: u64,
     ticket: Ticket,
+    /// It is beyond the share of its user, or was when it got its slot.
+    is_beyond: bool,
     phase: Phase,
 }
 
@@ -118,32 +105,11 @@ enum Phase {
     Stopped,
 }
 
-impl Slots {
-    fn are_free(&self) -> bool {
-        !self.is_gone && self.limit.is_none_or(|limit| self.taken < limit)
-    }
-
-    /// Returns the slots that are kept for quick queries of users with few slots.
-    fn kept(&self) -> u32 {
-        self.limit.map_or(0, |limit| if limit < MIN_SLOTS_TO_KEEP { 0 } else { (limit / 8).max(1) })
-    }
-
-    /// Returns whether slow requests have all the slots that they may have.
-    fn are_full_of_slow(&self) -> bool {
-        self.kept() > 0 && self.limit.is_some_and(|limit| self.taken_by_slow >= limit - self.kept())
-    }
-
-    /// Returns whether no more slots are free than are kept.
-    fn are_down_to_kept(&self) -> bool {
-        self.limit.is_some_and(|limit| limit.saturating_sub(self.taken) <= self.kept())
-    }
-}
-
 impl Order {
     /// Sets how many requests may wait at most; `None` is 64 for each endpoint with a limit.
     pub(super) fn set_max_waiting(&mut self, max: Option<usize>) {
         self.max_waiting = max;
-        self.crowding = self.users.values().filter(|user| user.waiting > self.share_of_places()).count();
+        self.crowding = self.users.values().filter(|user| user.waiting() > self.share_of_places()).count();
     }
 
     /// Sets the endpoints with their limits.
@@ -153,7 +119,7 @@ impl Order {
             let slots = self.endpoints.entry(*endpoint).or_default();
             (slots.limit, slots.is_gone) = (limit.map(NonZeroU32::get), false);
         }
-        self.endpoints.retain(|_, slots| !slots.is_gone || slots.taken > 0 || !slots.waiting.is_empty());
+        self.endpoints.retain(|_, slots| !slots.is_gone || !slots.are_idle());
         let limited = || limits.iter().filter_map(|(_, limit)| *limit);
         self.slots = limited().fold(0, |sum, limit| sum.saturating_add(limit.get()));
         self.limited = limited().count();
@@ -171,21 +137,38 @@ impl Order {
         }
         self.latest[0].1 = Some(now);
         self.next += 1;
-        let key = now.saturating_add(cost.saturating_mul(AGEING));
-        Ticket { key, sequence: self.next, cost, user, fingerprint, since: now, stop_keys: [0; 2] }
+        let is_beyond = self.is_next_beyond(user);
+        Ticket {
+            key: key(now, cost),
+            sequence: self.next,
+            cost,
+            user,
+            fingerprint,
+            is_beyond,
+            since: now,
+            stop_keys: [0; 2],
+        }
     }
 
     /// Lets a request into the queue of an endpoint. Returns its token, with which it has to [leave](Self::leave) in any case.
     pub(super) fn enter(&mut self, endpoint: u64, ticket: Ticket, now: Micros) -> (u64, Turn) {
         self.next += 1;
-        let token = self.next;
-        self.requests.insert(token, Request { endpoint, ticket, phase: Phase::Waiting(None) });
+        let (token, key) = (self.next, (ticket.key, ticket.sequence));
+        let is_beyond = self.is_next_beyond(ticket.user);
+        self.requests.insert(token, Request { endpoint, ticket, is_beyond, phase: Phase::Waiting(None) });
         // A pick from a view before the last change can choose an endpoint that has left. The request waits until it sees that.
-        let slots = self.endpoints.entry(endpoint).or_insert_with(|| Slots { is_gone: true, ..Slots::default() });
-        slots.waiting.insert((ticket.key, ticket.sequence), token);
+        let slots = self.endpoints.entry(endpoint).or_insert_with(Slots::gone);
+        slots.put(ticket.user, is_beyond, key, token);
         self.by_cost.insert((ticket.cost, token));
-        self.count_waiting(ticket.user, true);
+        self.change_waiting(ticket.user, |user| {
+            if is_beyond {
+                user.beyond.insert(key, token);
+            } else {
+                user.within += 1;
+            }
+        });
         self.hand_on(endpoint, now);
+        self.hand_on_after_interval(now);
         if self.by_cost.len() > self.places() {
             self.refuse_costliest();
         }
@@ -204,16 +187,17 @@ impl Order {
 
     /// Ends a request: it waits no longer, or its slot is free. `succeeded`: the time since it got its slot is learned.
     pub(super) fn leave(&mut self, token: u64, succeeded: bool, now: Micros) {
-        let Some(Request { endpoint, ticket, phase }) = self.requests.remove(&token) else { return };
+        let Some(Request { endpoint, ticket, is_beyond, phase }) = self.requests.remove(&token) else { return };
         match phase {
             Phase::Waiting(waker) => {
                 self.woken.extend(waker);
-                self.remove_waiting(endpoint, ticket, token);
+                self.remove_waiting(endpoint, ticket, is_beyond, token);
             }
             Phase::Running { since } => {
                 if let Some(slots) = self.endpoints.get_mut(&endpoint) {
                     slots.taken -= 1;
                     slots.taken_by_slow -= u32::from(ticket.cost > SLOW);
+                    slots.taken_beyond -= u32::from(is_beyond);
                 }
                 self.change_user(ticket.user, |user| user.taken -= 1);
                 if succeeded {
@@ -222,8 +206,10 @@ impl Order {
             }
             Phase::Refused | Phase::Stopped => {}
         }
+        self.fill_share(ticket.user, now);
         self.hand_on(endpoint, now);
-        let is_over = |slots: &Slots| slots.is_gone && slots.taken == 0 && slots.waiting.is_empty();
+        self.hand_on_after_interval(now);
+        let is_over = |slots: &Slots| slots.is_gone && slots.are_idle();
         if self.endpoints.get(&endpoint).is_some_and(is_over) {
             self.endpoints.remove(&endpoint);
         }
@@ -238,43 +224,84 @@ impl Order {
         }
     }
 
+    /// Moves requests of a user into its share as far as there is room. Each is as if it arrived now.
+    fn fill_share(&mut self, name: u64, now: Micros) {
+        while let Some(user) = self.users.get_mut(&name).filter(|user| !user.has_share(self.slots, user.all()))
+            && let Some((before, token)) = user.beyond.pop_first()
+        {
+            user.within += 1;
+            let Some(Request { endpoint, ticket, is_beyond, .. }) = self.requests.get_mut(&token) else { return };
+            *is_beyond = false;
+            ticket.key = ticket.key.max(key(now, ticket.cost));
+            let (endpoint, after) = (*endpoint, (ticket.key, ticket.sequence));
+            if let Some(slots) = self.endpoints.get_mut(&endpoint) {
+                slots.remove(name, true, before);
+                slots.put(name, false, after, token);
+            }
+            self.hand_on(endpoint, now);
+        }
+    }
+
+    /// Returns whether the next request of a user is beyond its share.
+    fn is_next_beyond(&self, user: u64) -> bool {
+        self.users.get(&user).is_some_and(|user| user.has_share(self.slots, user.all().saturating_add(1)))
+    }
+
     /// Gives the free slots of an endpoint to the first that may go.
     fn hand_on(&mut self, endpoint: u64, now: Micros) {
+        if let Some(slots) = self.endpoints.get_mut(&endpoint) {
+            slots.note_need(now);
+        }
         while let Some(token) = self.first(endpoint, now) {
             let Some(request) = self.requests.get_mut(&token) else { return };
-            let ticket = request.ticket;
+            let (ticket, is_beyond) = (request.ticket, request.is_beyond);
             if let Phase::Waiting(waker) = std::mem::replace(&mut request.phase, Phase::Running { since: now }) {
                 self.woken.extend(waker);
             }
-            self.remove_waiting(endpoint, ticket, token);
             if let Some(slots) = self.endpoints.get_mut(&endpoint) {
                 slots.taken += 1;
                 slots.taken_by_slow += u32::from(ticket.cost > SLOW);
+                slots.taken_beyond += u32::from(is_beyond);
             }
-            self.change_user(ticket.user, |user| user.taken += 1);
+            // Before it is removed from those that wait, or the user would be removed with it.
+            self.users.entry(ticket.user).or_default().taken += 1;
+            self.remove_waiting(endpoint, ticket, is_beyond, token);
+        }
+    }
+
+    /// Once in each interval, gives slots that were left free for others to requests that wait for them.
+    fn hand_on_after_interval(&mut self, now: Micros) {
+        if std::mem::replace(&mut self.interval, interval(now)) == interval(now) {
+            return;
+        }
+        let waited_for: Vec<_> = self
+            .endpoints
+            .iter()
+            .filter(|(_, slots)| !slots.beyond.is_empty())
+            .map(|(endpoint, _)| *endpoint)
+            .collect();
+        for endpoint in waited_for {
+            self.hand_on(endpoint, now);
         }
     }
 
     /// Returns the first request that may have a slot of the endpoint, if one is free. Slow ones are passed over while they have all
-    /// that they may have; those of a user with a large share are, unless nothing else waits that may go. While other users are
-    /// active, such a user leaves them the slots that are kept.
+    /// that they may have. Those beyond the share of their user have what others leave; the user with the fewest requests goes first.
     fn first(&self, endpoint: u64, now: Micros) -> Option<u64> {
         let slots = self.endpoints.get(&endpoint).filter(|slots| slots.are_free())?;
-        let share = (self.slots / 8).max(MIN_SLOTS_OF_USER);
-        let mut of_large_user = None;
-        for token in slots.waiting.values() {
-            let ticket = &self.requests.get(token)?.ticket;
-            if ticket.cost > SLOW && slots.are_full_of_slow() {
-                continue;
-            }
-            if self.users.get(&ticket.user).is_none_or(|user| user.taken < share) {
-                return Some(*token);
-            }
-            if !slots.are_down_to_kept() || !self.is_other_active(ticket.user, now) {
-                of_large_user = of_large_user.or(Some(*token));
-            }
+        let may_go = |token: &&u64| {
+            self.requests.get(token).is_some_and(|of| of.ticket.cost <= SLOW || !slots.are_full_of_slow())
+        };
+        if let Some(within) = slots.waiting.values().find(may_go) {
+            return Some(*within);
         }
-        of_large_user
+        let beyond = slots.beyond.iter().filter_map(|(name, queue)| {
+            let user = self.users.get(name)?;
+            let is_kept = slots.are_down_to_kept() || user.floods(self.slots) && slots.are_needed();
+            let token = queue.values().find(may_go).filter(|_| !is_kept || !self.is_other_active(*name, now))?;
+            Some((user.all(), self.requests.get(token)?.ticket.sequence, *token))
+        });
+        beyond.min().map(|(.., token)| token)
     }
 
     /// Returns whether another user has sent a query lately.
@@ -288,7 +315,7 @@ impl Order {
     fn refuse_costliest(&mut self) {
         let crowds = |token: &u64| {
             let user = self.requests.get(token).and_then(|request| self.users.get(&request.ticket.user));
-            user.is_some_and(|user| user.waiting > self.share_of_places())
+            user.is_some_and(|user| user.waiting() > self.share_of_places())
         };
         let mut costliest = self.by_cost.iter().rev().map(|(_, token)| *token);
         let token = if self.crowding > 0 { costliest.find(crowds) } else { costliest.next() };
@@ -309,33 +336,36 @@ impl Order {
 
     /// Ends the wait of a request without a slot.
     fn end_wait(&mut self, token: u64, end: Phase) {
-        let Some(Request { endpoint, ticket, phase }) = self.requests.get_mut(&token) else { return };
-        let (endpoint, ticket) = (*endpoint, *ticket);
+        let Some(Request { endpoint, ticket, is_beyond, phase }) = self.requests.get_mut(&token) else { return };
+        let (endpoint, ticket, is_beyond) = (*endpoint, *ticket, *is_beyond);
         if let Phase::Waiting(waker) = std::mem::replace(phase, end) {
             self.woken.extend(waker);
         }
-        self.remove_waiting(endpoint, ticket, token);
+        self.remove_waiting(endpoint, ticket, is_beyond, token);
     }
 
-    fn remove_waiting(&mut self, endpoint: u64, ticket: Ticket, token: u64) {
+    fn remove_waiting(&mut self, endpoint: u64, ticket: Ticket, is_beyond: bool, token: u64) {
+        let key = (ticket.key, ticket.sequence);
         if let Some(slots) = self.endpoints.get_mut(&endpoint) {
-            slots.waiting.remove(&(ticket.key, ticket.sequence));
+            slots.remove(ticket.user, is_beyond, key);
         }
         self.by_cost.remove(&(ticket.cost, token));
-        self.count_waiting(ticket.user, false);
+        self.change_waiting(ticket.user, |user| {
+            if is_beyond {
+                user.beyond.remove(&key);
+            } else {
+                user.within -= 1;
+            }
+        });
     }
 
-    fn count_waiting(&mut self, user: u64, is_added: bool) {
+    fn change_waiting(&mut self, name: u64, change: impl FnOnce(&mut User)) {
         let share = self.share_of_places();
         let (mut was_over, mut is_over) = (false, false);
-        self.change_user(user, |user| {
-            was_over = user.waiting > share;
-            if is_added {
-                user.waiting += 1
-            } else {
-                user.waiting -= 1
-            }
-            is_over = user.waiting > share;
+        self.change_user(name, |user| {
+            was_over = user.waiting() > share;
+            change(user);
+            is_over = user.waiting() > share;
         });
         self.crowding = self.crowding + usize::from(is_over) - usize::from(was_over);
     }
@@ -353,14 +383,20 @@ impl Order {
     fn change_user(&mut self, name: u64, change: impl FnOnce(&mut User)) {
         let user = self.users.entry(name).or_default();
         change(user);
-        if user.taken == 0 && user.waiting == 0 {
+        if user.all() == 0 {
             self.users.remove(&name);
         }
     }
 }
 
+/// The key of a request that arrives, or comes within the share of its user.
+fn key(now: Micros, cost: Micros) -> Micros {
+    now.saturating_add(cost.saturating_mul(AGEING))
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::num::NonZeroU32;
 
     use proptest::prelude::*;
@@ -432,8 +468,8 @@ mod tests {
         assert_eq!(turn, Turn::Wait);
         order.leave(flood[0].0, true, SECOND);
         assert_eq!(order.turn(other), Turn::Go);
-        // While another user is active, an eighth of the slots is left to others.
-        (1..6).for_each(|index| order.leave(flood[index].0, true, SECOND));
+        // While another user is active, as many slots are left to others as were needed, 5 for the share of this user and one.
+        (1..7).for_each(|index| order.leave(flood[index].0, true, SECOND));
         assert_eq!((order.turn(flood[32].0), order.turn(flood[33].0)), (Turn::Go, Turn::Wait));
         order.leave(other, true, 11 * SECOND);
         assert_eq!((order.turn(flood[36].0), order.turn(flood[37].0)), (Turn::Go, Turn::Go), "no user but this one");
@@ -484,7 +520,7 @@ mod tests {
     }
 
     fn is_empty(order: &Order) -> bool {
-        let is_idle = |slots: &Slots| slots.taken == 0 && slots.taken_by_slow == 0 && slots.waiting.is_empty();
+        let is_idle = |slots: &Slots| slots.are_idle() && slots.taken_by_slow == 0 && slots.taken_beyond == 0;
         let Order { endpoints, requests, by_cost, users, crowding, .. } = order;
         endpoints.values().all(is_idle)
             && requests.is_empty()
@@ -493,61 +529,143 @@ mod tests {
             && *crowding == 0
     }
 
+    struct Modelled {
+        token: u64,
+        endpoint: u64,
+        ticket: Ticket,
+        is_beyond: bool,
+        turn: Turn,
+    }
+
     /// Applies the rules to a list.
     struct Model {
         limits: [u32; 2],
         /// When each user sent its last query.
         sent: BTreeMap<u64, Micros>,
         now: Micros,
-        requests: Vec<(u64, u64, Ticket, Turn)>,
+        /// The interval of the last action.
+        interval: u64,
+        /// When how many slots of an endpoint were needed by requests within the shares of their users.
+        needs: Vec<(Micros, u64, u32)>,
+        requests: Vec<Modelled>,
     }
 
     impl Model {
-        fn taken(&self, of: impl Fn(u64, &Ticket) -> bool) -> u32 {
-            let taken =
-                self.requests.iter().filter(|(_, endpoint, ticket, turn)| *turn == Turn::Go && of(*endpoint, ticket));
-            taken.count() as u32
+        fn count(&self, of: impl Fn(&&Modelled) -> bool) -> u32 {
+            self.requests.iter().filter(of).count() as u32
+        }
+
+        /// Returns how many requests of the user run or wait, and how many of them run or wait within its share.
+        fn of_user(&self, user: u64) -> (u32, u32) {
+            let all = self.count(|of| of.ticket.user == user && of.turn != Turn::Refused);
+            let beyond = self.count(|of| of.ticket.user == user && of.turn == Turn::Wait && of.is_beyond);
+            (all, all - beyond)
+        }
+
+        fn whole_share(&self) -> u32 {
+            (self.limits.iter().sum::<u32>() / 8).max(4)
+        }
+
+        fn share(&self, all: u32) -> u32 {
+            let share = self.whole_share();
+            if all <= 4 * share { share } else { (4 * share * share / all).max(1) }
+        }
+
+        fn enter(&mut self, token: u64, endpoint: u64, ticket: Ticket) {
+            let (all, within) = self.of_user(ticket.user);
+            let is_beyond = within >= self.share(all + 1);
+            self.requests.push(Modelled { token, endpoint, ticket, is_beyond, turn: Turn::Wait });
+            self.hand_on(endpoint);
+            self.pass_interval();
+        }
+
+        fn leave(&mut self, index: usize) -> u64 {
+            let Modelled { token, endpoint, ticket, .. } = self.requests.remove(index);
+            loop {
+                let (all, within) = self.of_user(ticket.user);
+                let of = |of: &&mut Modelled| of.ticket.user == ticket.user && of.is_beyond && of.turn == Turn::Wait;
+                if within >= self.share(all) {
+                    break;
+                }
+                let Some(next) =
+                    self.requests.iter_mut().filter(of).min_by_key(|of| (of.ticket.key, of.ticket.sequence))
+                else {
+                    break;
+                };
+                next.is_beyond = false;
+                next.ticket.key = next.ticket.key.max(self.now + AGEING * next.ticket.cost);
+                let endpoint = next.endpoint;
+                self.hand_on(endpoint);
+            }
+            self.hand_on(endpoint);
+            self.pass_interval();
+            token
+        }
+
+        fn pass_interval(&mut self) {
+            let interval = self.now / 5_000_000;
+            if std::mem::replace(&mut self.interval, interval) != interval {
+                for endpoint in [0, 1] {
+                    if self.requests.iter().any(|of| of.endpoint == endpoint && of.is_beyond && of.turn == Turn::Wait) {
+                        self.hand_on(endpoint);
+                    }
+                }
+            }
         }
 
         fn hand_on(&mut self, endpoint: u64) {
+            let at = |of: &Modelled| of.endpoint == endpoint;
+            let need = self.count(|of| {
+                at(of)
+                    && !(of.is_beyond && of.turn == Turn::Go)
+                    && !(of.is_beyond && of.turn == Turn::Wait)
+                    && of.turn != Turn::Refused
+            });
+            self.needs.push((self.now, endpoint, need));
             let limit = self.limits[endpoint as usize];
-            while self.taken(|of, _| of == endpoint) < limit {
-                let slow = self.taken(|of, ticket| of == endpoint && ticket.cost > SLOW);
-                let is_full_of_slow = limit >= 4 && slow >= limit - (limit / 8).max(1);
-                let share = (self.limits.iter().sum::<u32>() / 8).max(4);
+            while self.count(|of| at(of) && of.turn == Turn::Go) < limit {
+                let taken = self.count(|of| at(of) && of.turn == Turn::Go);
+                let slow = self.count(|of| at(of) && of.turn == Turn::Go && of.ticket.cost > SLOW);
                 let kept = if limit < 4 { 0 } else { (limit / 8).max(1) };
-                let is_down = limit - self.taken(|of, _| of == endpoint) <= kept;
+                let is_full_of_slow = limit >= 4 && slow >= limit - kept;
+                let lately = |at: Micros| self.now / 5_000_000 - at / 5_000_000 <= 1;
+                let needs = self.needs.iter().filter(|(at, of, _)| lately(*at) && *of == endpoint);
+                let needed = needs.map(|(.., need)| *need).max().unwrap_or(0);
+                let beyond = self.count(|of| at(of) && of.turn == Turn::Go && of.is_beyond);
+                let is_needed = taken > 0 && beyond + 1 + needed > limit;
                 let others = |user: u64| self.sent.iter().any(|(of, at)| *of != user && self.now - at < ACTIVE);
-                let first = |with_large: bool| {
-                    let may_go = |(_, of, ticket, turn): &&(u64, u64, Ticket, Turn)| {
-                        *of == endpoint
-                            && *turn == Turn::Wait
-                            && !(is_full_of_slow && ticket.cost > SLOW)
-                            && (self.taken(|_, other| other.user == ticket.user) < share
-                                || with_large && !(is_down && others(ticket.user)))
-                    };
-                    let first = self
-                        .requests
-                        .iter()
-                        .filter(may_go)
-                        .min_by_key(|(_, _, ticket, _)| (ticket.key, ticket.sequence));
-                    first.map(|(token, ..)| *token)
-                };
-                let Some(token) = first(false).or_else(|| first(true)) else { return };
-                self.requests.iter_mut().find(|(of, ..)| *of == token).unwrap().3 = Turn::Go;
+                let floods = |user: u64| self.of_user(user).0 > 4 * self.whole_share();
+                let may_go =
+                    |of: &&Modelled| at(of) && of.turn == Turn::Wait && !(is_full_of_slow && of.ticket.cost > SLOW);
+                let within = self.requests.iter().filter(may_go).filter(|of| !of.is_beyond);
+                let first = within.min_by_key(|of| (of.ticket.key, of.ticket.sequence)).map(|of| of.token);
+                let first = first.or_else(|| {
+                    let users: std::collections::BTreeSet<u64> =
+                        self.requests.iter().map(|of| of.ticket.user).collect();
+                    let firsts = users.into_iter().filter_map(|user| {
+                        let is_kept = limit - taken <= kept || floods(user) && is_needed;
+                        let of_user = self.requests.iter().filter(may_go).filter(|of| of.ticket.user == user);
+                        of_user
+                            .min_by_key(|of| (of.ticket.key, of.ticket.sequence))
+                            .filter(|_| !(is_kept && others(user)))
+                    });
+                    firsts.min_by_key(|of| (self.of_user(of.ticket.user).0, of.ticket.sequence)).map(|of| of.token)
+                });
+                let Some(token) = first else { return };
+                self.requests.iter_mut().find(|of| of.token == token).unwrap().turn = Turn::Go;
             }
         }
 
         fn refuse(&mut self, max: usize) {
-            let waiting = || self.requests.iter().filter(|(.., turn)| *turn == Turn::Wait);
+            let waiting = || self.requests.iter().filter(|of| of.turn == Turn::Wait);
             if waiting().count() <= max {
                 return;
             }
-            let crowds = |user: u64| waiting().filter(|(_, _, ticket, _)| ticket.user == user).count() > max / 8;
-            let any = waiting().any(|(_, _, ticket, _)| crowds(ticket.user));
-            let victims = waiting().filter(|(_, _, ticket, _)| !any || crowds(ticket.user));
-            let (token, ..) = *victims.max_by_key(|(token, _, ticket, _)| (ticket.cost, *token)).unwrap();
-            self.requests.iter_mut().find(|(of, ..)| *of == token).unwrap().3 = Turn::Refused;
+            let crowds = |user: u64| waiting().filter(|of| of.ticket.user == user).count() > max / 8;
+            let any = waiting().any(|of| crowds(of.ticket.user));
+            let victims = waiting().filter(|of| !any || crowds(of.ticket.user));
+            let token = victims.max_by_key(|of| (of.ticket.cost, of.token)).unwrap().token;
+            self.requests.iter_mut().find(|of| of.token == token).unwrap().turn = Turn::Refused;
         }
     }
 
@@ -555,35 +673,67 @@ mod tests {
         #[test]
         fn every_request_gets_the_turn_that_the_rules_say(
             limits in (1..12_u32, 1..12_u32),
-            actions in prop::collection::vec((0..4_u8, 0..2_u64, 0..4_u64, 0..8_u64, 0..5_u64, any::<prop::sample::Index>()), 0..160),
+            actions in prop::collection::vec((0..4_u8, 0..2_u64, 0..6_u64, 0..8_u64, 0..5_u64, any::<prop::sample::Index>()), 0..200),
         ) {
-            const MAX: usize = 16;
+            const MAX: usize = 32;
             let mut order = order(&[limits.0, limits.1], Some(MAX));
-            let mut model = Model { limits: [limits.0, limits.1], sent: BTreeMap::new(), now: 0, requests: Vec::new() };
+            let limits = [limits.0, limits.1];
+            let mut model = Model { limits, sent: BTreeMap::new(), now: 0, interval: 0, needs: Vec::new(), requests: Vec::new() };
             let mut now = 0;
             for (action, endpoint, user, seconds, later, which) in actions {
-                now += later * SECOND;
+                now += later * SECOND / 2;
                 model.now = now;
                 if action < 3 || model.requests.is_empty() {
-                    let ticket = ticket(&mut order, user, seconds * SECOND, now);
+                    // The first user sends the most.
+                    let ticket = ticket(&mut order, user.saturating_sub(2), seconds * SECOND, now);
                     let (token, _) = order.enter(endpoint, ticket, now);
-                    model.sent.insert(user, now);
-                    model.requests.push((token, endpoint, ticket, Turn::Wait));
-                    model.hand_on(endpoint);
+                    model.sent.insert(ticket.user, now);
+                    model.enter(token, endpoint, ticket);
                     model.refuse(MAX);
                 } else {
-                    let (token, endpoint, ..) = model.requests.remove(which.index(model.requests.len()));
+                    let token = model.leave(which.index(model.requests.len()));
                     order.leave(token, false, now);
-                    model.hand_on(endpoint);
                 }
-                for (token, .., turn) in &model.requests {
-                    prop_assert_eq!(order.turn(*token), *turn);
+                for of in &model.requests {
+                    prop_assert_eq!(order.turn(of.token), of.turn);
                 }
             }
-            for (token, ..) in model.requests {
-                order.leave(token, true, now);
+            for of in model.requests {
+                order.leave(of.token, true, now);
             }
             prop_assert!(is_empty(&order));
+        }
+    }
+
+    /// A user who sends again and again as much as may wait never has a query of another user wait for more than the next end.
+    #[test]
+    fn no_query_of_another_user_waits_for_more_than_one_end_of_a_flood() {
+        for slots in [4, 8, 32] {
+            let mut order = order(&[slots], None);
+            let mut random = fastrand::Rng::with_seed(slots.into());
+            let mut flood: Vec<u64> = (0..1_000).map(|_| enter(&mut order, 1, SECOND, 0).0).collect();
+            for round in 0..500_u64 {
+                let now = round * SECOND / 10;
+                flood.retain(|token| {
+                    order.turn(*token) != Turn::Refused || {
+                        order.leave(*token, false, now);
+                        false
+                    }
+                });
+                let running = |order: &Order| flood.iter().filter(|token| order.turn(**token) == Turn::Go).count();
+                assert!(running(&order) > 0, "the flood is served too");
+                let (other, turn) = enter(&mut order, 2 + round % 3, random.u64(0..3) * SECOND, now);
+                if turn == Turn::Wait {
+                    let running: Vec<_> =
+                        flood.iter().copied().filter(|token| order.turn(*token) == Turn::Go).collect();
+                    let ended = running[random.usize(..running.len())];
+                    order.leave(ended, true, now);
+                    flood.retain(|token| *token != ended);
+                    assert_eq!(order.turn(other), Turn::Go, "{slots} slots, round {round}");
+                }
+                order.leave(other, true, now);
+                flood.extend((0..2).map(|_| enter(&mut order, 1, SECOND, now).0));
+            }
         }
     }
 }

@@ -1,0 +1,131 @@
+use std::collections::BTreeMap;
+
+use ahash::AHashMap;
+
+use super::costs::Micros;
+
+/// From so many slots on some are kept for quick queries.
+const MIN_SLOTS_TO_KEEP: u32 = 4;
+/// For how long what others needed is left to them: the present interval and the one before.
+const INTERVAL: Micros = 5_000_000;
+
+/// Requests by their keys.
+pub(super) type ByKey = BTreeMap<(Micros, u64), u64>;
+
+/// The slots of one endpoint, and the requests that wait for them by their keys.
+#[derive(Debug, Default)]
+pub(super) struct Slots {
+    /// `None` is no limit.
+    pub(super) limit: Option<u32>,
+    pub(super) taken: u32,
+    pub(super) taken_by_slow: u32,
+    /// By requests that were beyond the shares of their users when they got their slot.
+    pub(super) taken_beyond: u32,
+    /// Those within the shares of their users.
+    pub(super) waiting: ByKey,
+    /// The others, by user. A user without one has no entry.
+    pub(super) beyond: AHashMap<u64, ByKey>,
+    needed: Peak,
+    pub(super) is_gone: bool,
+}
+
+impl Slots {
+    /// Returns the slots of an endpoint that is no member.
+    pub(super) fn gone() -> Self {
+        Slots { is_gone: true, ..Slots::default() }
+    }
+
+    pub(super) fn are_free(&self) -> bool {
+        !self.is_gone && self.limit.is_none_or(|limit| self.taken < limit)
+    }
+
+    pub(super) fn are_idle(&self) -> bool {
+        self.taken == 0 && self.waiting.is_empty() && self.beyond.is_empty()
+    }
+
+    /// Returns the slots that are kept for quick queries of users with few slots.
+    fn kept(&self) -> u32 {
+        self.limit.map_or(0, |limit| if limit < MIN_SLOTS_TO_KEEP { 0 } else { (limit / 8).max(1) })
+    }
+
+    /// Returns whether slow requests have all the slots that they may have.
+    pub(super) fn are_full_of_slow(&self) -> bool {
+        self.kept() > 0 && self.limit.is_some_and(|limit| self.taken_by_slow >= limit - self.kept())
+    }
+
+    /// Returns whether no more slots are free than are kept.
+    pub(super) fn are_down_to_kept(&self) -> bool {
+        self.limit.is_some_and(|limit| limit.saturating_sub(self.taken) <= self.kept())
+    }
+
+    /// Returns whether one more request beyond the share of its user would leave less than was needed lately by requests that were
+    /// within the shares. One may go where all slots are free.
+    pub(super) fn are_needed(&self) -> bool {
+        self.taken > 0 && self.limit.is_some_and(|limit| self.taken_beyond + 1 + self.needed.max() > limit)
+    }
+
+    /// Notes how many slots are needed by requests within the shares of their users.
+    pub(super) fn note_need(&mut self, now: Micros) {
+        let waiting = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
+        self.needed.note((self.taken - self.taken_beyond).saturating_add(waiting), now);
+    }
+
+    pub(super) fn put(&mut self, user: u64, is_beyond: bool, key: (Micros, u64), token: u64) {
+        let queue = if is_beyond { self.beyond.entry(user).or_default() } else { &mut self.waiting };
+        queue.insert(key, token);
+    }
+
+    pub(super) fn remove(&mut self, user: u64, is_beyond: bool, key: (Micros, u64)) {
+        if !is_beyond {
+            self.waiting.remove(&key);
+        } else if let Some(queue) = self.beyond.get_mut(&user) {
+            queue.remove(&key);
+            if queue.is_empty() {
+                self.beyond.remove(&user);
+            }
+        }
+    }
+}
+
+/// The highest of the numbers that were noted in the present interval and in the one before.
+#[derive(Debug, Default)]
+struct Peak {
+    interval: u64,
+    present: u32,
+    before: u32,
+}
+
+/// Returns the interval that a moment is in.
+pub(super) fn interval(now: Micros) -> u64 {
+    now / INTERVAL
+}
+
+impl Peak {
+    fn note(&mut self, number: u32, now: Micros) {
+        let passed = interval(now) - self.interval;
+        if passed > 0 {
+            (self.interval, self.before, self.present) = (interval(now), if passed == 1 { self.present } else { 0 }, 0);
+        }
+        self.present = self.present.max(number);
+    }
+
+    fn max(&self) -> u32 {
+        self.present.max(self.before)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peak_is_forgotten_after_one_to_two_intervals() {
+        let mut peak = Peak::default();
+        let mut max = |number, now| {
+            peak.note(number, now);
+            peak.max()
+        };
+        assert_eq!([max(3, 0), max(5, INTERVAL - 1), max(1, INTERVAL), max(2, 2 * INTERVAL - 1)], [3, 5, 5, 5]);
+        assert_eq!([max(1, 2 * INTERVAL), max(0, 3 * INTERVAL), max(0, 9 * INTERVAL)], [2, 1, 0]);
+    }
+}
