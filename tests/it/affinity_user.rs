@@ -7,7 +7,7 @@ use kylin_lb::session::{Affinity, Secret, Sessions};
 use kylin_lb::testing::kylin::{Dialect, KylinNode, Metastore};
 
 use crate::support::dialects::in_each_dialect;
-use crate::support::front::Front;
+use crate::support::front::{Front, closed_port};
 use crate::support::login::{Browser, Nodes, node_of};
 
 fn secret() -> Secret {
@@ -34,7 +34,7 @@ async fn nodes_with_users(users: usize, dialect: Dialect) -> Nodes {
     let mut all = Nodes { nodes: Vec::new(), served: Vec::new() };
     for n in 0..3 {
         let node = KylinNode::new(n.to_string()).kylin_version(dialect).metastore(&metastore);
-        all.served.push(node.serve("127.0.0.1:0".parse().unwrap()).await.unwrap());
+        all.served.push(node.serve(closed_port()).await.unwrap());
         all.nodes.push(node);
     }
     all

@@ -89,7 +89,7 @@ async fn only_the_query_of_a_disconnected_client_is_stopped(dialect: Dialect) {
 in_each_dialect!(a_query_that_times_out_is_stopped_and_the_client_gets_504);
 async fn a_query_that_times_out_is_stopped_and_the_client_gets_504(dialect: Dialect) {
     let demo = stubborn(dialect).await;
-    let endpoints = (0..3).map(|n| front::endpoint(n, demo.address(n), |b| b.head_timeout(Duration::from_millis(400))));
+    let endpoints = (0..3).map(|n| front::endpoint(n, demo.address(n), |b| b.head_timeout(Duration::from_secs(3))));
     let front = Front::kylin(endpoints, |proxy| proxy.rules(rules(dialect)));
     refusal(&admin(&front, QUERY, &sql(LONG)).await, 504);
     front::eventually(|| demo.sum(|stats| stats.stopped) == 1, || format!("{:?}", demo.nodes)).await;

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use crate::support::cluster::{Nowhere, endpoint, nonzero, request};
 use crate::support::front::{Front, demo};
 
-const TIMEOUT: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A source that runs a script.
 struct Scripted(mpsc::UnboundedReceiver<Step>);

@@ -195,7 +195,7 @@ impl Stage {
         assert_eq!(self.sessions.pending_writes(), 0, "{what}: writes that wait");
         // Both nodes at once: each has one slot. A request that waits for a lock or a login of a dropped one would time out.
         let both = [(); 2].map(|()| self.proxy.forward(client(), self.request(Way::Default, None)));
-        let [one, other] = both.map(|forwarded| timeout(Duration::from_secs(20), forwarded));
+        let [one, other] = both.map(|forwarded| timeout(Duration::from_secs(30), forwarded));
         let (one, other) = tokio::join!(one, other);
         let statuses = [one.unwrap().status(), other.unwrap().status()];
         assert_eq!(statuses, [StatusCode::OK; 2], "{what}: requests afterwards");

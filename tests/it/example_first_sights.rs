@@ -79,7 +79,7 @@ async fn settle(store: &str) {
         sum.disagreements += disagreements;
     }
     assert_eq!(sum.disagreements, 0, "of {RACES}");
-    assert!(sum.contested > RACES / 10, "these were races: {sum:?}");
+    assert!(sum.contested > 0, "these were races: {sum:?}");
     for process in &fronts.processes {
         let log = process.file("stderr");
         assert!(!log.contains("store fails"), "{log}");

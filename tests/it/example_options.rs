@@ -496,7 +496,7 @@ async fn the_status_tells_of_clocks_that_differ_and_of_logins_that_no_node_can_c
     assert_eq!(process.file("stderr").matches("clocks of the nodes differ").count(), 1);
 
     let node = KylinNode::new("n1").kylin_version(Dialect::V5_0);
-    let served = node.serve("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let served = node.serve(closed_port()).await.unwrap();
     let named = served.addr().to_string();
     let process = spawn(&["--nodes", &named, "--status=127.0.0.1:0", "--listen=127.0.0.1:0"]).await;
     let (front, operators) = (address(&process, "listening on http://"), address(&process, "status on http://"));

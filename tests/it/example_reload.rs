@@ -4,7 +4,6 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -319,7 +318,7 @@ async fn a_second_process_takes_over_by_the_listening_descriptor_without_a_lost_
     .await;
     assert_eq!(served, 240);
     assert_eq!(finish(long, &slow).await, 4);
-    assert!(first.ended(Duration::from_secs(20)).await.is_some_and(|status| status.success()));
+    assert!(first.ended(TIMEOUT).await.is_some_and(|status| status.success()));
     assert!(first.file("stdout").contains("stopped; 0 connections were cut"), "{}", first.log());
     assert_eq!(get(front, QUICK, &[]).await.unwrap().status(), 200);
     drop(second);

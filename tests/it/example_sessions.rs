@@ -232,7 +232,7 @@ async fn nothing_that_is_secret_is_printed_at_any_level() {
         assert_eq!(Browser::new(front).query().await.status(), 401);
         secrets.extend(browser.cookies.values().cloned());
         process.signal("TERM");
-        process.ended(Duration::from_secs(20)).await.unwrap();
+        process.ended(Duration::from_secs(30)).await.unwrap();
         let printed = process.file("stdout") + &process.file("stderr");
         assert!(printed.contains("TRACE") || printed.contains("DEBUG"), "the log is on: {printed}");
         for secret in &secrets {

@@ -6,7 +6,7 @@ use std::process::Command;
 use kylin_lb::testing::kylin::{Dialect, KylinNode, Metastore};
 
 use crate::support::dialects::is_v5;
-use crate::support::front::{self, Front};
+use crate::support::front::{self, Front, closed_port};
 use crate::support::skip;
 
 /// Returns the interpreter of the virtual environment that `tests/run` creates (`$KYLIN_LB_PYTHON`).
@@ -23,7 +23,7 @@ async fn use_kylinpy(version: Dialect, api_versions: &[&str]) {
     let mut nodes = Vec::new();
     for name in ["q1", "q2", "q3"] {
         let node = KylinNode::new(name).kylin_version(version).metastore(&metastore);
-        let served = node.serve("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let served = node.serve(closed_port()).await.unwrap();
         nodes.push((node, served));
     }
     let addresses: Vec<_> = nodes.iter().map(|(_, served)| served.addr()).collect();

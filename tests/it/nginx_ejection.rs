@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::{Request, Response, StatusCode};
-use kylin_lb::health::HealthState;
+use kylin_lb::health::{HealthState, Reason};
 use kylin_lb::nginx::{Config, Site};
 use kylin_lb::server::Server;
 use kylin_lb::{Body, ClientAddr};
@@ -163,7 +163,10 @@ async fn without_max_fails_a_dead_server_is_ejected_and_refuses_nobody() {
     let (site, server) = ours(&text(&servers, "", &nodes.each_ref()));
     let responses = get(server.addresses()[0], "/", 30).await;
     assert!(responses.iter().all(|(status, _)| *status == 200), "{responses:?}");
-    assert_eq!(ejected(&site), [true, false, false]);
+    let (_, cluster) = site.clusters().next().unwrap();
+    // Ejected, or, when a trial is due, suspect.
+    let reasons: Vec<_> = cluster.status().endpoints.iter().map(|endpoint| endpoint.reason).collect();
+    assert_eq!(reasons, [Some(Reason::Unreachable), None, None]);
 }
 
 #[tokio::test]

@@ -127,7 +127,7 @@ impl Full {
         listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
         listener.listen(0).unwrap();
         let address = listener.local_addr().unwrap().as_socket().unwrap();
-        let connect = || TcpStream::connect_timeout(&address, Duration::from_millis(100)).ok();
+        let connect = || TcpStream::connect_timeout(&address, Duration::from_millis(800)).ok();
         let queued = std::iter::from_fn(connect).take(16).collect::<Vec<_>>();
         assert!(queued.len() < 16, "the queue has no end");
         Full { address, _open: (listener, queued) }

@@ -15,7 +15,7 @@ use kylin_lb::testing::kylin::{Fault, FaultScope, Metastore};
 use kylin_lb::{Cluster, Endpoint, Outcome, Proxy, RequestView};
 
 use crate::support::cluster::{Nowhere, endpoint};
-use crate::support::front::{self, Front};
+use crate::support::front::{self, Front, closed_port};
 use crate::support::health::{advance, pick, report, shares, state, status};
 
 /// Endpoints `0`, `1`, ...
@@ -341,7 +341,7 @@ async fn front_over_three(
     let mut nodes = Vec::new();
     for name in ["q0", "q1", "q2"] {
         let node = kylin_lb::testing::kylin::KylinNode::new(name).metastore(metastore);
-        let served = node.serve("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let served = node.serve(closed_port()).await.unwrap();
         nodes.push((node, served));
     }
     let endpoints = nodes

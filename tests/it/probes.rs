@@ -511,8 +511,7 @@ async fn a_killed_node_is_unhealthy_before_a_request_reaches_it_and_healthy_when
     node.wait_until(|stats| stats.requests > 3).await.unwrap();
     served.kill().await;
     let what = || format!("{:?}", cluster.status());
-    eventually(|| state(&cluster, "0").0 == HealthState::Unhealthy, what).await;
-    assert_eq!(state(&cluster, "0"), unhealthy(ProbeFailure::Unreachable));
+    eventually(|| state(&cluster, "0") == unhealthy(ProbeFailure::Unreachable), what).await;
     for _ in 0..10 {
         assert_eq!(front.get("/kylin/api/admin/version").await.unwrap().status(), 200);
     }
@@ -530,6 +529,6 @@ async fn a_killed_node_is_unhealthy_before_a_request_reaches_it_and_healthy_when
             }
         }
     };
-    timeout(Duration::from_secs(20), quiet).await.expect("the probing ends with its handle");
+    timeout(Duration::from_secs(30), quiet).await.expect("the probing ends with its handle");
     drop(served);
 }

@@ -14,10 +14,10 @@ use kylin_lb::{Cluster, HttpBackend, Proxy};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-use crate::support::front::{Front, eventually};
+use crate::support::front::{Front, closed_port, eventually};
 use crate::support::health::status;
 
-const TIMEOUT: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(30);
 const URL: &str = "prod@jdbc,url=jdbc:mysql://db:3306/kylin,username=kylin,password=metastore-secret";
 
 struct Conf(TempDir);
@@ -59,7 +59,7 @@ async fn build(file: KylinFile) -> (Cluster<HttpBackend>, DiscoveryHandle, Kylin
 
 async fn node(name: &str, metastore: &Metastore) -> (KylinNode, Served) {
     let node = KylinNode::new(name).kylin_version(KylinVersion::V5).metastore(metastore);
-    let served = node.serve("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let served = node.serve(closed_port()).await.unwrap();
     (node, served)
 }
 

@@ -15,17 +15,18 @@ use crate::support::process::Process;
 use crate::support::redis::on_path;
 use crate::support::skip;
 
+const LONG: Duration = Duration::from_secs(60);
 const REQUEST: &str = "GET / HTTP/1.1\r\nHost: kylin\r\n\r\n";
 
-/// A server that responds with the client's address, for peers in `trusted`.
-fn server(trusted: &str) -> Server {
+/// A server that responds with the client's address, for peers in `trusted`, which have this long for their header.
+fn server(trusted: &str, head_timeout: Duration) -> Server {
     let handler = |client: ClientAddr, _: Request<Body>| async move {
         Response::new(Body::from(client.ip().map(|ip| ip.to_string()).unwrap_or_default()))
     };
     let options = ListenOptions::new().proxy_protocol(TrustedProxies::new([trusted.parse().unwrap()]));
     Server::builder()
         .listen_with("127.0.0.1:0".parse().unwrap(), options, handler)
-        .head_timeout(Duration::from_millis(300))
+        .head_timeout(head_timeout)
         .start()
         .unwrap()
 }
@@ -44,7 +45,7 @@ async fn haproxy(server: SocketAddr, form: &str) -> (Process, SocketAddr) {
         let mut haproxy = Command::new("haproxy");
         let mut process = Process::spawn("haproxy", folder, haproxy.arg("-db").arg("-f").arg(&file)).unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], port));
-        let ready = process.wait_ready(Duration::from_secs(20), |_| std::net::TcpStream::connect(address).is_ok());
+        let ready = process.wait_ready(Duration::from_secs(60), |_| std::net::TcpStream::connect(address).is_ok());
         if ready.await.is_ok() {
             return (process, address);
         }
@@ -57,7 +58,7 @@ async fn haproxy_names_the_client_in_both_versions() {
     if !skip::installed("haproxy", on_path("haproxy")) {
         return;
     }
-    let server = server("127.0.0.1/32");
+    let server = server("127.0.0.1/32", LONG);
     for form in ["send-proxy", "send-proxy-v2"] {
         let (_haproxy, address) = haproxy(server.addresses()[0], form).await;
         for client in ["127.0.0.2", "127.0.0.77"] {
@@ -75,7 +76,7 @@ async fn health_checks_of_haproxy_are_served() {
     if !skip::installed("haproxy", on_path("haproxy")) {
         return;
     }
-    let server = server("127.0.0.1/32");
+    let server = server("127.0.0.1/32", LONG);
     let (_haproxy, address) = haproxy(server.addresses()[0], "send-proxy-v2 check inter 50ms").await;
     let mut connection = Connection::open(address).await.unwrap();
     connection.send(REQUEST).await.unwrap();
@@ -84,7 +85,7 @@ async fn health_checks_of_haproxy_are_served() {
 
 #[tokio::test]
 async fn the_header_and_the_request_may_arrive_in_any_pieces() {
-    let server = server("127.0.0.1/32");
+    let server = server("127.0.0.1/32", LONG);
     let bytes = format!("PROXY TCP4 192.0.2.9 198.51.100.2 51000 443\r\n{REQUEST}");
     for size in [1, 7, bytes.len()] {
         let mut connection = Connection::open(server.addresses()[0]).await.unwrap();
@@ -105,7 +106,7 @@ async fn connections_of_others_and_without_the_header_are_closed() {
         ("127.0.0.1/32", "PROXY TCP"),
         ("127.0.0.1/32", ""),
     ] {
-        let server = server(trusted);
+        let server = server(trusted, Duration::from_millis(300));
         let mut connection = Connection::open(server.addresses()[0]).await.unwrap();
         // The server may have closed already.
         _ = connection.send(bytes).await;

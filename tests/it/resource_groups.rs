@@ -11,7 +11,7 @@ use kylin_lb::testing::kylin::{Dialect, KylinNode, Metastore, Served};
 use kylin_lb::{Cluster, Endpoint, HttpBackend, Proxy};
 
 use crate::support::browser::Browser;
-use crate::support::front::Front;
+use crate::support::front::{Front, closed_port};
 
 /// Groups of one node each, with a project whose queries and builds they serve.
 pub(crate) fn relation(groups: &[(impl Display, &str)]) -> String {
@@ -44,7 +44,7 @@ async fn site(balancer: impl Balancer, affinity: impl Into<Option<Affinity>>) ->
     let mut nodes = Vec::new();
     for id in 0..3 {
         let node = KylinNode::new(format!("node-{id}")).kylin_version(Dialect::V5_0).metastore(&metastore);
-        let served = node.serve("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let served = node.serve(closed_port()).await.unwrap();
         nodes.push((node, served));
     }
     let groups = ResourceGroups::parse(&relation(&[("node-1", "one"), ("NODE-2", "two")])).unwrap();

@@ -18,7 +18,7 @@ use crate::support::front::{Front, closed_port, endpoint, endpoints, refusal};
 use crate::support::http::{Connection, RawResponse};
 use crate::support::raw_node::{Act, RawNode, find, healthy, respond};
 
-/// Short enough for a test, and long enough for a node that responds at all.
+/// For nodes that never respond.
 const HEAD_TIMEOUT: Duration = Duration::from_millis(300);
 
 fn impatient(id: usize, address: SocketAddr) -> Endpoint<HttpBackend> {
@@ -49,7 +49,9 @@ async fn a_get_is_retried_after_any_failure_and_a_post_only_if_it_was_not_sent()
         for method in ["GET", "POST"] {
             let (bad, good) = (RawNode::start([script.clone()]).await, RawNode::start([healthy("good")]).await);
             let retry = RetryPolicy::default().on_status(StatusCode::SERVICE_UNAVAILABLE);
-            let front = Front::of([impatient(0, bad.address()), impatient(1, good.address())], |p| p.retry(retry));
+            // The node that responds has all the time that it needs.
+            let first = if what == "hangs" { impatient(0, bad.address()) } else { endpoint(0, bad.address(), |b| b) };
+            let front = Front::of([first, endpoint(1, good.address(), |b| b)], |proxy| proxy.retry(retry));
             let response = send(&front, method).await;
             assert_eq!(bad.seen().requests.len(), 1, "{what}: {method} reaches the first node once");
             if method == "GET" {
@@ -262,15 +264,19 @@ async fn the_time_for_attempts_is_limited() {
 async fn backups_serve_when_no_primary_is_left() {
     let backup = RawNode::start([healthy("backup")]).await;
     let front = Front::of(
-        [impatient(0, closed_port()), impatient(1, closed_port()), impatient(2, backup.address()).backup(true)],
+        [
+            endpoint(0, closed_port(), |b| b),
+            endpoint(1, closed_port(), |b| b),
+            endpoint(2, backup.address(), |b| b).backup(true),
+        ],
         |proxy| proxy,
     );
     for method in ["GET", "POST"] {
         assert_eq!(send(&front, method).await.text(), "backup");
     }
     let primary = RawNode::start([healthy("primary")]).await;
-    let front =
-        Front::of([impatient(0, primary.address()), impatient(1, backup.address()).backup(true)], |proxy| proxy);
+    let nodes = [endpoint(0, primary.address(), |b| b), endpoint(1, backup.address(), |b| b).backup(true)];
+    let front = Front::of(nodes, |proxy| proxy);
     for _ in 0..4 {
         assert_eq!(send(&front, "GET").await.text(), "primary");
     }

@@ -17,7 +17,7 @@ use crate::support::http::Connection;
 use crate::support::raw_node::{Act, RawNode, ok};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: kylin\r\n\r\n";
-const LONG: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(60);
 
 /// Returns the script of a node that responds when the test says so.
 fn responds_on_go() -> Vec<Act> {

@@ -122,8 +122,12 @@ async fn slow_clients_of_both_protocols_leave_normal_ones_served_and_nodes_free(
     let nodes = [demo("n1").await, demo("n2").await, demo("n3").await];
     let addresses: Vec<_> = nodes.iter().map(|(_, served)| served.addr()).collect();
     let buffers = BufferBudget::new(NonZero::new(256 << 20));
-    let proxy = Front::of(endpoints(&addresses), |proxy| proxy.buffers(buffers.clone())).proxy;
-    let front = Front::serving(proxy, |server| server.buffers(buffers.clone()));
+    // No slow client is cut: a request that waits for one never gets its response.
+    let hour = Duration::from_secs(3600);
+    let proxy =
+        Front::of(endpoints(&addresses), |proxy| proxy.buffers(buffers.clone()).body_timeout(hour).body_min_rate(None));
+    let front =
+        Front::serving(proxy.proxy, |server| server.buffers(buffers.clone()).head_timeout(hour).send_timeout(hour));
     let alone = normal(front.address()).await;
     assert_eq!(alone.0, NORMAL * REQUESTS);
     let mut held = Vec::new();
@@ -139,8 +143,6 @@ async fn slow_clients_of_both_protocols_leave_normal_ones_served_and_nodes_free(
     let beside = normal(front.address()).await;
     println!("p99 {:?} alone, {:?} beside {slow} slow clients; {:?}", alone.1, beside.1, buffers.status());
     assert_eq!(beside.0, NORMAL * REQUESTS);
-    // A request that waits for a slow client takes far longer: the timeouts of these are 10 s and more.
-    assert!(beside.1 < alone.1 * 10 + Duration::from_secs(2), "{:?}, and {:?} alone", beside.1, alone.1);
     eventually(|| front.in_flight() == 0, || format!("slow clients hold nodes: {}", front.in_flight())).await;
     drop(held);
     eventually(|| buffers.status().clients == 0, || format!("{buffers:?}")).await;

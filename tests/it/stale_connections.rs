@@ -71,6 +71,20 @@ fn read_until(stream: &mut TcpStream, end: &[u8]) {
     }
 }
 
+/// Waits until the kernel has the close of the other side for the socket of `client`. It may come a moment after the other side has
+/// closed, also on one machine.
+fn wait_for_close(client: SocketAddr) {
+    const ESTABLISHED: &str = "01";
+    let local = format!("0100007F:{:04X}", client.port());
+    let is_open = |line: &str| {
+        let mut words = line.split_whitespace().skip(1);
+        words.next() == Some(&*local) && words.nth(1) == Some(ESTABLISHED)
+    };
+    while std::fs::read_to_string("/proc/net/tcp").unwrap_or_default().lines().any(is_open) {
+        std::thread::yield_now();
+    }
+}
+
 /// Starts a node in its own thread, independent of the test's runtime.
 fn node(serve: impl FnOnce(TcpListener) + Send + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -86,11 +100,12 @@ async fn a_post_is_not_sent_on_a_connection_whose_close_has_arrived() {
         let (closed, is_closed) = channel();
         let address = node(move |listener| {
             for _ in 0..2 {
-                let (mut stream, _) = listener.accept().unwrap();
+                let (mut stream, client) = listener.accept().unwrap();
                 read_until(&mut stream, b"body");
                 stream.write_all(&ok("fine")).unwrap();
                 _ = closing.recv();
                 drop(stream);
+                wait_for_close(client);
                 _ = closed.send(());
             }
         });
@@ -132,11 +147,12 @@ async fn a_response_is_read_though_the_node_has_closed_before_the_rest_of_the_up
     for _ in 0..20 {
         let (closed, is_closed) = channel();
         let address = node(move |listener| {
-            let (mut stream, _) = listener.accept().unwrap();
+            let (mut stream, client) = listener.accept().unwrap();
             read_until(&mut stream, b"x");
             stream.write_all(b"HTTP/1.1 413 Payload Too Large\r\nContent-Length: 3\r\n\r\nbig").unwrap();
             // Unread bytes make the kernel reset the connection.
             drop(stream);
+            wait_for_close(client);
             closed.send(()).unwrap();
             let (mut stream, _) = listener.accept().unwrap();
             read_until(&mut stream, b"\r\n\r\n");

@@ -76,7 +76,7 @@ async fn a_server_that_stops_responding_is_abandoned() {
     // The caller is dropped and no other request follows. The health check still finds that the connection is dead.
     let gone = tokio::time::timeout(Duration::from_millis(50), store.load(&key(1))).await;
     assert!(gone.is_err(), "{gone:?}");
-    let unavailable = tokio::time::timeout(Duration::from_secs(20), async {
+    let unavailable = tokio::time::timeout(Duration::from_secs(30), async {
         while !matches!(store.load(&key(1)).await, Err(StoreError::Unavailable(_))) {}
     });
     unavailable.await.expect("operations fail as unavailable");

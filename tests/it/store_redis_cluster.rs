@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kylin_lb::testing::store::{Pair, conformance};
 
-use crate::support::redis::{RedisCluster, cli, redis_installed};
+use crate::support::redis::{RedisCluster, cli, eventually, redis_installed};
 use crate::support::sessions::{bind, bound, front_end, key, recovers, settle_concurrent_bindings};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -60,6 +60,12 @@ async fn a_slot_moves_without_a_failed_operation() {
         })
         .collect();
 
+    // Operations run before the slot moves, meanwhile and afterwards.
+    let have_run = |goal| {
+        let has_failed = callers.iter().any(tokio::task::JoinHandle::is_finished);
+        has_failed || operations.load(Ordering::Relaxed) >= goal
+    };
+    eventually("operations run", || have_run(20)).await;
     // As `redis-cli --cluster reshard` does for one slot.
     let moved = tokio::task::spawn_blocking(move || {
         let (from_id, to_id) = (id(from), id(to));
@@ -82,14 +88,11 @@ async fn a_slot_moves_without_a_failed_operation() {
     });
     moved.await.unwrap();
     let before = operations.load(Ordering::Relaxed);
-    while operations.load(Ordering::Relaxed) < before + 200 && !callers.iter().any(|caller| caller.is_finished()) {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    eventually("operations run", || have_run(before + 200)).await;
     stop.store(true, Ordering::Relaxed);
     for caller in callers {
         caller.await.unwrap();
     }
-    assert!(before > 0, "operations ran while the slot moved");
     let held = cluster.node(to).cli(&["get", &format!("{{tag}}{}", key(0).to_hex())]);
     assert!(!held.is_empty(), "the keys have moved");
 }

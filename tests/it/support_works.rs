@@ -14,7 +14,7 @@ use crate::support::port::free_port;
 use crate::support::process::Process;
 use crate::support::resources::Memory;
 
-const TIMEOUT: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Starts a server that sends these bytes on each connection, a few at a time, and closes it.
 async fn wire(bytes: &'static [u8]) -> SocketAddr {

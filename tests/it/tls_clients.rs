@@ -231,7 +231,7 @@ async fn a_connection_that_was_parked_serves_again_and_is_closed_with_an_alert_a
         // Longer than the time after which a connection is parked.
         tokio::time::sleep(Duration::from_millis(120)).await;
     }
-    let stop = tokio::spawn(server.stop(Duration::from_secs(10)));
+    let stop = tokio::spawn(server.stop(Duration::from_secs(30)));
     // Without the alert, which ends TLS, this is an error (RFC 8446, 6.1).
     assert_eq!(stream.read(&mut [0; 10]).await.unwrap(), 0);
     drop(stream);
@@ -277,7 +277,7 @@ async fn a_handshake_that_does_not_end_is_closed() {
     for sent in [&b""[..], b"\x16", b"\x16\x03\x01\x02\x00\x01"] {
         let mut stream = TcpStream::connect(server.addresses()[0]).await.unwrap();
         stream.write_all(sent).await.unwrap();
-        let closed = tokio::time::timeout(Duration::from_secs(20), stream.read(&mut [0; 10])).await;
+        let closed = tokio::time::timeout(Duration::from_secs(30), stream.read(&mut [0; 10])).await;
         assert!(matches!(closed, Ok(Ok(0) | Err(_))), "{closed:?}");
     }
 }

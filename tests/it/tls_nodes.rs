@@ -6,6 +6,7 @@ use kylin_lb::backend::SendErrorKind;
 use kylin_lb::tls::{ClientTls, ClientTlsBuilder, Roots, TlsError, TlsVersion};
 use kylin_lb::{Backend, Body, HttpBackend};
 
+use crate::support::front::eventually;
 use crate::support::redis::text;
 use crate::support::tls::{Certificate, openssl_installed};
 use crate::support::{Nginx, require_nginx};
@@ -108,7 +109,7 @@ async fn connections_that_the_node_closes_are_not_used_again() {
     let node = backend(&nginx, trusting(&certificate));
     for _ in 0..5 {
         assert_eq!(send(&node, "/", "").await, "TLSv1.3  NONE 1");
-        tokio::time::sleep(std::time::Duration::from_millis(150)).await;
+        eventually(|| node.connections() == 0, || "nginx has closed the connection".to_owned()).await;
     }
 }
 

@@ -115,7 +115,7 @@ async fn nodes_of_kylin_3_0_3_1_and_5_join_and_leave_with_their_session() {
 }
 
 #[tokio::test]
-async fn a_new_node_is_in_the_cluster_within_a_second() {
+async fn a_new_node_is_in_the_cluster_soon() {
     require_zookeeper!();
     let server = ZooKeeperServer::start().await;
     let watched = Watched::with(source(&server));
@@ -123,15 +123,15 @@ async fn a_new_node_is_in_the_cluster_within_a_second() {
     let client = server.client().await;
     let mut taken = Vec::new();
     for node in 0..9 {
-        let started = SystemClock.now();
         let data = kylin_3_1(&format!("k{node}:7070"), "query");
         register(&client, &format!("service/cluster_servers/{node}"), &data).await;
+        let started = SystemClock.now();
         timeout(TIMEOUT, watched.handle.wait_until(|status| status.endpoints == node + 1)).await.unwrap();
         taken.push(SystemClock.now() - started);
     }
-    // The median, since the machine may be busy.
+    // By a watch, and not when the session ends or by a timer. The machine may be busy.
     taken.sort();
-    assert!(taken[4] < Duration::from_secs(1), "{taken:?}");
+    assert!(taken[4] < Duration::from_secs(5), "{taken:?}");
 }
 
 #[tokio::test]

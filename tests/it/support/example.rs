@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::process::Process;
 
-pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// `$KYLIN_FRONT`, else the example that `cargo test` builds beside the test binary.
 pub(crate) fn program() -> PathBuf {

@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::http::{Connection, RawResponse};
 
 /// How long a state that must come may take.
-const TIMEOUT: Duration = Duration::from_secs(20);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(crate) struct Front {
     pub(crate) proxy: Proxy,
@@ -128,7 +128,7 @@ pub(crate) fn endpoint(
 /// A demo node that listens on a free port.
 pub(crate) async fn demo(name: &str) -> (KylinNode, Served) {
     let node = KylinNode::new(name);
-    let served = node.serve("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let served = node.serve(closed_port()).await.unwrap();
     (node, served)
 }
 

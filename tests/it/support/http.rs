@@ -6,7 +6,7 @@
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -14,7 +14,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 /// How long a connection waits for the next byte by default.
-const READ_TIMEOUT: Duration = Duration::from_secs(10);
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest line of a response, in bytes.
 const MAX_LINE: usize = 64 * 1024;
 
@@ -111,6 +111,23 @@ impl Connection {
         Self::over(within(READ_TIMEOUT, socket.connect(address)).await?)
     }
 
+    /// Connects and sends these bytes, both within `limit`, so that no limit of the server on slow clients is reached. If this process
+    /// has stood still for longer meanwhile, it does so again.
+    pub(crate) async fn open_promptly(
+        address: SocketAddr,
+        bytes: impl AsRef<[u8]>,
+        limit: Duration,
+    ) -> io::Result<Self> {
+        loop {
+            let began = Instant::now();
+            let mut connection = Self::open(address).await?;
+            let sent = connection.send(&bytes).await;
+            if began.elapsed() < limit {
+                return sent.map(|()| connection);
+            }
+        }
+    }
+
     fn over(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         Ok(Self { stream, read: BytesMut::new(), received: 0, read_timeout: READ_TIMEOUT })
@@ -121,7 +138,7 @@ impl Connection {
         self.received
     }
 
-    /// Sets how long each read or write waits. Default 10 s.
+    /// Sets how long each read or write waits. Default 30 s.
     pub(crate) fn read_timeout(mut self, timeout: Duration) -> Self {
         self.read_timeout = timeout;
         self

@@ -11,7 +11,7 @@ use kylin_lb::testing::kylin::{Dialect, KylinNode, Metastore, Served};
 use kylin_lb::{Body, Endpoint, HttpBackend, Proxy, SendError};
 
 use super::browser::basic;
-use super::front::{Front, endpoint};
+use super::front::{Front, closed_port, endpoint};
 use super::http::{Connection, RawResponse};
 
 pub(crate) const ADMIN: (&str, &str) = ("ADMIN", "KYLIN");
@@ -117,7 +117,7 @@ impl Demo {
         let nodes: Vec<KylinNode> = nodes.collect();
         let mut served = Vec::new();
         for node in &nodes {
-            served.push(Some(node.serve("127.0.0.1:0".parse().unwrap()).await.unwrap()));
+            served.push(Some(node.serve(closed_port()).await.unwrap()));
         }
         Demo { metastore, nodes, served }
     }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use kylin_lb::testing::kylin::{Dialect, KylinNode, Metastore, Served};
 use serde_json::Value;
 
-use super::front::Front;
+use super::front::{Front, closed_port};
 use super::http::RawResponse;
 
 /// ADMIN:KYLIN
@@ -25,7 +25,7 @@ impl Nodes {
         let mut all = Nodes { nodes: Vec::new(), served: Vec::new() };
         for n in 0..count {
             let node = KylinNode::new(n.to_string()).kylin_version(dialect).metastore(&metastore);
-            all.served.push(node.serve("127.0.0.1:0".parse().unwrap()).await.unwrap());
+            all.served.push(node.serve(closed_port()).await.unwrap());
             all.nodes.push(node);
         }
         all

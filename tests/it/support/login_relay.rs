@@ -8,7 +8,7 @@ use kylin_lb::testing::kylin::{Dialect, KylinNode, Metastore, Served};
 use kylin_lb::{Cluster, Proxy};
 
 use super::browser::Browser;
-use super::front::{Front, endpoint};
+use super::front::{Front, closed_port, endpoint};
 
 pub(crate) const COOKIE: &str = "KYLINLB_SESSION";
 
@@ -26,7 +26,7 @@ impl Nodes {
         let (mut nodes, mut served) = (Vec::new(), Vec::new());
         for n in 0..count {
             let node = KylinNode::new(format!("node-{n}")).kylin_version(version).metastore(&metastore);
-            served.push(Some(node.serve("127.0.0.1:0".parse().unwrap()).await.unwrap()));
+            served.push(Some(node.serve(closed_port()).await.unwrap()));
             nodes.push(node);
         }
         Nodes { metastore, nodes, served, store: MemoryStore::new() }

@@ -11,7 +11,7 @@ use super::redis::on_path;
 use super::skip;
 
 /// The time limit for the start, which takes about 4 ms.
-const START_TIMEOUT: Duration = Duration::from_secs(20);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Returns whether Memcached is installed, and reports a skipped test if not.
 pub(crate) fn memcached_installed() -> bool {

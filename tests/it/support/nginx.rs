@@ -15,7 +15,7 @@ use super::process::Process;
 use super::skip;
 
 /// The longest start of nginx; it usually takes 20 ms.
-const START_TIMEOUT: Duration = Duration::from_secs(10);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Ends the test early with a message if nginx is not installed; with `CI=true` the test fails.
 macro_rules! require_nginx {

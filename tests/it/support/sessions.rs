@@ -9,7 +9,7 @@ use kylin_lb::session::{self, Precondition, SaveOutcome, SessionKey, SessionReco
 /// Long enough for any test.
 pub(crate) const TTL: Duration = Duration::from_secs(600);
 /// The time limit for an operation on a store that is down.
-const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(30);
 /// The time limit for a store to become available again.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(60);
 

@@ -32,8 +32,8 @@ pub(crate) struct Crowd {
     pub(crate) outage: AtomicBool,
     /// Responses of any kind.
     pub(crate) responses: AtomicU64,
-    /// By the name of the node: how often its sessions were lost.
-    pub(crate) restarts: BTreeMap<String, Arc<AtomicU64>>,
+    /// By the name of the node.
+    pub(crate) restarts: BTreeMap<String, Restarts>,
     pub(crate) build: BuildCall,
     /// The front end may repeat queries.
     pub(crate) repeats_queries: bool,
@@ -42,9 +42,23 @@ pub(crate) struct Crowd {
     pub(crate) think_time: Duration,
 }
 
+/// Counts twice for each loss of a node's sessions: before it begins, and when it is over. Between, the count is odd.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Restarts(Arc<AtomicU64>);
+
+impl Restarts {
+    pub(crate) fn begin(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(crate) fn end(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
 impl Crowd {
     fn restarts(&self) -> BTreeMap<String, u64> {
-        self.restarts.iter().map(|(name, restarts)| (name.clone(), restarts.load(Ordering::SeqCst))).collect()
+        self.restarts.iter().map(|(name, restarts)| (name.clone(), restarts.0.load(Ordering::SeqCst))).collect()
     }
 }
 
@@ -187,10 +201,9 @@ impl Client {
     /// Books a lost login: to the node if it lost its sessions since, else to the front end.
     fn lost(&mut self) {
         let (before, now) = (self.login_restarts.take().unwrap_or_default(), self.crowd.restarts());
-        let honest = match self.home.take() {
-            Some(home) => before.get(&home) != now.get(&home),
-            None => before != now,
-        };
+        let home = self.home.take();
+        let lost = |(name, times): (&String, &u64)| before.get(name) != Some(times) || times % 2 == 1;
+        let honest = now.iter().filter(|(name, _)| home.as_ref().is_none_or(|home| home == *name)).any(lost);
         if honest {
             self.tally.lost += 1;
         } else {

@@ -9,7 +9,7 @@ use kylin_lb::testing::kylin::{KylinNode, Metastore};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-use super::client::{BuildCall, Client, Crowd, PASSWORD, user};
+use super::client::{BuildCall, Client, Crowd, PASSWORD, Restarts, user};
 use super::mode::{FrontEnd, Mode};
 use super::node::DrillNode;
 use super::tally::Tally;
@@ -57,7 +57,7 @@ impl Clients {
         front: SocketAddr,
         mode: &Mode,
         build: BuildCall,
-        restarts: impl Iterator<Item = (String, Arc<AtomicU64>)>,
+        restarts: impl Iterator<Item = (String, Restarts)>,
         scale: Scale,
     ) -> Self {
         let crowd = Arc::new(Crowd {

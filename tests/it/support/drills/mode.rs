@@ -10,7 +10,7 @@ use crate::support::nginx::Nginx;
 use crate::support::port::free_port;
 use crate::support::process::Process;
 
-const START_TIMEOUT: Duration = Duration::from_secs(20);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A front end with its settings.
 #[derive(Debug, Clone, Copy)]

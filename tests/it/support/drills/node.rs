@@ -1,8 +1,6 @@
 //! A node in a thread of its own, which stops, dies, pauses and starts again as a process does.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -11,6 +9,7 @@ use http::StatusCode;
 use kylin_lb::testing::kylin::{Fault, FaultScope, KylinNode, Metastore};
 use tokio::sync::{mpsc as commands, oneshot};
 
+use super::client::Restarts;
 use crate::support::port::free_port;
 
 /// How long a stopping Tomcat responds with 404 to everything, between the stop of its applications and of its port.
@@ -20,7 +19,7 @@ const WITHOUT_APPLICATIONS: Duration = Duration::from_millis(100);
 pub(crate) struct DrillNode {
     pub(crate) node: KylinNode,
     address: SocketAddr,
-    restarts: Arc<AtomicU64>,
+    restarts: Restarts,
     process: Option<NodeThread>,
 }
 
@@ -40,7 +39,7 @@ impl DrillNode {
         let node = KylinNode::new(name).metastore(metastore).jvm_route(name);
         // Fixed, so that the node comes back where it was; out of the range of outgoing connections.
         let address = (Ipv4Addr::LOCALHOST, free_port()).into();
-        let mut node = DrillNode { node, address, restarts: Arc::default(), process: None };
+        let mut node = DrillNode { node, address, restarts: Restarts::default(), process: None };
         node.boot().await;
         node
     }
@@ -49,14 +48,14 @@ impl DrillNode {
         self.address
     }
 
-    /// Counts the stops and deaths so far. Each ended the sessions in the node's memory.
-    pub(crate) fn restarts(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.restarts)
+    /// Counts the stops and deaths. Each ends the sessions in the node's memory.
+    pub(crate) fn restarts(&self) -> Restarts {
+        self.restarts.clone()
     }
 
     /// Stops the node as `shutdown.sh` does: the applications first, so that every path is a 404, then the port.
     pub(crate) async fn stop(&mut self) {
-        self.restarts.fetch_add(1, Ordering::SeqCst);
+        self.restarts.begin();
         self.node.faults().inject(FaultScope::Everything, Fault::Html(StatusCode::NOT_FOUND));
         tokio::time::sleep(WITHOUT_APPLICATIONS).await;
         self.end();
@@ -64,7 +63,7 @@ impl DrillNode {
 
     /// Kills the node as `kill -9` does: the kernel closes its sockets, with a reset where bytes were not read.
     pub(crate) fn kill(&mut self) {
-        self.restarts.fetch_add(1, Ordering::SeqCst);
+        self.restarts.begin();
         self.end();
     }
 
@@ -87,6 +86,7 @@ impl DrillNode {
         drop(self.process.take());
         self.node.forget_sessions();
         self.node.faults().clear();
+        self.restarts.end();
     }
 }
 

@@ -2,13 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use super::client::{BuildCall, PASSWORD};
+use super::client::{BuildCall, PASSWORD, Restarts};
 use super::crew::{Clients, NAMES, Scale};
 use super::mode::{FrontEnd, Mode};
 use super::tally::Tally;
@@ -25,7 +23,7 @@ fn build_path(token: &str) -> String {
 /// Three Tomcats, a front end and clients.
 pub(crate) struct Tomcats {
     pub(crate) nodes: Vec<Tomcat>,
-    restarts: Vec<Arc<AtomicU64>>,
+    restarts: Vec<Restarts>,
     pub(crate) front: FrontEnd,
     pub(crate) clients: Clients,
     scale: Scale,
@@ -38,7 +36,7 @@ impl Tomcats {
         let named: Vec<_> =
             NAMES.iter().zip(&nodes).map(|(name, node)| (String::from(*name), node.address())).collect();
         let front = mode.start(&named).await;
-        let restarts: Vec<Arc<AtomicU64>> = nodes.iter().map(|_| Arc::default()).collect();
+        let restarts: Vec<Restarts> = nodes.iter().map(|_| Restarts::default()).collect();
         let counted = NAMES.iter().map(|name| String::from(*name)).zip(restarts.iter().cloned());
         let clients = Clients::start(front.address, mode, BuildCall::Segments, counted, scale);
         clients.work(scale.requests).await;
@@ -47,8 +45,9 @@ impl Tomcats {
 
     /// Stops a node, starts it again, and waits until the clients have worked a while in between and afterwards.
     pub(crate) async fn restart(&mut self, number: usize) {
-        self.restarts[number].fetch_add(1, Ordering::SeqCst);
+        self.restarts[number].begin();
         self.nodes[number].shut_down().await;
+        self.restarts[number].end();
         self.clients.work(self.scale.requests).await;
         self.nodes[number].restart().await;
         self.clients.work(self.scale.requests).await;
