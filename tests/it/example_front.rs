@@ -68,7 +68,7 @@ server {{
     let (mut process, front) = start(&["--config", config.to_str().unwrap()]).await;
 
     let mut slow = Connection::open(front).await.unwrap();
-    slow.send(post("/kylin/api/query", &QUERY.replace("select 1", "select sleep_ms(700)"))).await.unwrap();
+    slow.send(post("/kylin/api/query", &QUERY.replace("select 1", "select sleep_ms(3000)"))).await.unwrap();
     node.wait_until(|stats| stats.in_flight == 1).await.unwrap();
     process.signal("TERM");
     let response = slow.response().await.unwrap();

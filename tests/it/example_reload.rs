@@ -11,7 +11,7 @@ use crate::example_options::nodes;
 use crate::support::browser::Browser;
 use crate::support::example::{TIMEOUT, address, program, run, spawn, start};
 use crate::support::front::{closed_port, demo};
-use crate::support::http::{Connection, get};
+use crate::support::http::{Connection, FIRST_REQUEST, get};
 use crate::support::load::load;
 use crate::support::process::Process;
 use crate::support::raw_node::{Act, RawNode, ok};
@@ -88,7 +88,11 @@ async fn load_with(address: SocketAddr, mut event: impl AsyncFnMut(usize)) -> us
             event(number / 80).await;
         }
     };
-    let send = move || async move { get(address, QUICK, &[]).await.is_ok_and(|response| response.status() == 200) };
+    let send = move || async move {
+        let request = format!("GET {QUICK} HTTP/1.1\r\nHost: kylin\r\n\r\n");
+        let mut client = Connection::open_promptly(address, request, FIRST_REQUEST).await.unwrap();
+        client.response().await.is_ok_and(|response| response.status() == 200)
+    };
     load(240, before, send).await.into_iter().filter(|served| *served).count()
 }
 

@@ -77,7 +77,7 @@ in_each_dialect!(nodes_that_are_dead_or_slow_or_serve_no_queries_are_left_out, V
 async fn nodes_that_are_dead_or_slow_or_serve_no_queries_are_left_out(dialect: Dialect) {
     let mut demo = Demo::start(dialect, 5).await;
     let mut endpoints = demo.endpoints();
-    endpoints[1] = front::endpoint(1, demo.address(1), |b| b.head_timeout(Duration::from_millis(300)));
+    endpoints[1] = front::endpoint(1, demo.address(1), |b| b.head_timeout(Duration::from_secs(3)));
     demo.nodes[3].set_mode(Mode::Job);
     endpoints[3] = demo.endpoints().remove(3).roles(kylin_lb::endpoint::Role::Job);
     endpoints[4] = demo.endpoints().remove(4).admin_state(AdminState::Maintenance);

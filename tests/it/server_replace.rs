@@ -11,7 +11,7 @@ use kylin_lb::{Body, ClientAddr};
 use tokio::sync::Semaphore;
 
 use crate::support::front::{closed_port, until};
-use crate::support::http::Connection;
+use crate::support::http::{Connection, FIRST_REQUEST};
 use crate::support::load::load;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: kylin\r\n\r\n";
@@ -81,9 +81,9 @@ async fn get(client: &mut Connection) -> String {
     client.response().await.unwrap().text().to_owned()
 }
 
-/// Sends a request on a connection of its own. A server that stops takes a client that sends nothing within a second for an idle one.
+/// Sends a request on a connection of its own.
 async fn get_once(address: SocketAddr) -> String {
-    let mut client = Connection::open_promptly(address, GET, Duration::from_millis(900)).await.unwrap();
+    let mut client = Connection::open_promptly(address, GET, FIRST_REQUEST).await.unwrap();
     client.response().await.unwrap().text().to_owned()
 }
 

@@ -209,7 +209,7 @@ async fn a_user_source_that_does_not_respond_ejects_no_node_and_delays_one_reque
     });
     let cluster = Cluster::builder().endpoints(endpoints).balancer(RoundRobin::new()).build().unwrap();
     let relay = LoginRelay::new(Sessions::remote(nodes.store.clone(), secret()), secret());
-    let relay = relay.clock(ManualClock::new()).login_timeout(Duration::from_millis(200)).unwrap();
+    let relay = relay.clock(ManualClock::new()).login_timeout(Duration::from_secs(3)).unwrap();
     // With the rules of Kylin. Each query is counted at the nodes.
     let proxy = Proxy::builder(cluster).affinity(Affinity::login_relay(relay)).single_flight(false).build().unwrap();
     let front = Front::serving(proxy, |server| server.threads(NonZero::new(2).unwrap()));

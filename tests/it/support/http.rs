@@ -18,6 +18,9 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest line of a response, in bytes.
 const MAX_LINE: usize = 64 * 1024;
 
+/// A server that stops waits a second for the first request of a client that has connected.
+pub(crate) const FIRST_REQUEST: Duration = Duration::from_millis(900);
+
 /// Sends a GET of `path` on a connection of its own and returns the whole response.
 pub(crate) async fn get(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> io::Result<RawResponse> {
     let mut connection = Connection::open(address).await?;
