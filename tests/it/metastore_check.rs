@@ -17,6 +17,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use crate::support::dialects::{in_each_dialect, is_v5};
 use crate::support::front::{demo, endpoint, eventually};
 use crate::support::health::{pick, report, shares, state};
+use crate::support::subscriber::ask_every_subscriber;
 
 const HEALTHY: (HealthState, Option<Reason>) = (HealthState::Healthy, None);
 const UNVERIFIED: (HealthState, Option<Reason>) = (HealthState::Unhealthy, Some(Reason::Unverified));
@@ -384,6 +385,7 @@ struct Log(Arc<Mutex<Vec<u8>>>);
 impl Log {
     /// Writes all events of this thread to the log.
     fn record(&self) -> tracing::subscriber::DefaultGuard {
+        ask_every_subscriber();
         let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(self.clone());
         tracing::subscriber::set_default(subscriber.finish())
     }

@@ -16,6 +16,7 @@ use crate::support::clock::PausedClock;
 use crate::support::dialects::in_each_dialect;
 use crate::support::front::Front;
 use crate::support::login::{Browser, Nodes};
+use crate::support::subscriber::ask_every_subscriber;
 
 const DEADLINE: Duration = Duration::from_millis(50);
 
@@ -288,6 +289,7 @@ in_each_dialect!(no_log_or_debug_output_contains_a_session_id_or_a_credential);
 async fn no_log_or_debug_output_contains_a_session_id_or_a_credential(dialect: Dialect) {
     let captured = CapturedLog::default();
     let writer = captured.clone();
+    ask_every_subscriber();
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(tracing::Level::TRACE)
         .with_writer(move || writer.clone())

@@ -15,6 +15,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 
 use crate::support::front::{closed_port, endpoints};
 use crate::support::raw_node::{RawNode, healthy};
+use crate::support::subscriber::ask_every_subscriber;
 
 #[derive(Clone, Default)]
 struct Output(Arc<Mutex<Vec<u8>>>);
@@ -57,6 +58,7 @@ async fn a_request_and_each_attempt_have_a_span_without_secrets() {
     let layer =
         tracing_subscriber::fmt::layer().json().with_span_events(FmtSpan::CLOSE).with_writer(move || writer.clone());
     let targets = Targets::new().with_target("kylin_lb::request", tracing::Level::DEBUG);
+    ask_every_subscriber();
     let subscriber = tracing_subscriber::registry().with(targets).with(layer);
     let guard = tracing::subscriber::set_default(subscriber);
     let response = proxy.forward(CLIENT, request()).await;

@@ -29,6 +29,7 @@ pub(crate) mod redis;
 pub(crate) mod resources;
 pub(crate) mod sessions;
 pub(crate) mod skip;
+pub(crate) mod subscriber;
 pub(crate) mod tls;
 pub(crate) mod tomcat;
 pub(crate) mod zookeeper;
