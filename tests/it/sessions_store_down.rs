@@ -333,7 +333,8 @@ async fn secrets_seen(dialect: Dialect) -> Vec<String> {
                 let response = front.proxy.forward(ClientAddr::Unix, request).await;
                 for line in response.headers().get_all("set-cookie") {
                     let (name, value) = line.to_str().unwrap().split(';').next().unwrap().split_once('=').unwrap();
-                    secrets.push(value.to_owned());
+                    // A cookie that is deleted has none.
+                    secrets.extend((!value.is_empty()).then(|| value.to_owned()));
                     user.cookies.insert(name.to_owned(), value.to_owned());
                 }
             }

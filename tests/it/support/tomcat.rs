@@ -16,7 +16,7 @@ use super::skip;
 
 const HOME: &str = "/usr/share/tomcat10";
 /// The time limit for the start of Tomcat. On an idle machine it takes about two seconds.
-const START_TIMEOUT: Duration = Duration::from_secs(90);
+const START_TIMEOUT: Duration = Duration::from_secs(240);
 
 /// Login, query and logout. A login ends the old session, as the fixation protection of Spring Security does. Basic
 /// credentials without a session start one. A query takes at least two milliseconds, so that the nodes are about equally
