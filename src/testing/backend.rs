@@ -28,7 +28,7 @@ use crate::backend::{Backend, SendErrorKind};
 use crate::body::{Body, BoxError};
 
 /// How long the suite waits for a single event.
-const TIMEOUT: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Checks the promises of [`Backend`]. `open` makes a backend for the node at an address. The nodes speak HTTP/1.1 without TLS.
 ///
