@@ -29,7 +29,8 @@ use crate::support::kylin::{Demo, sql};
 const CLIENTS: u64 = 24;
 /// Those of them that build.
 const BUILDERS: u64 = 4;
-/// No healthy node takes that long, even on a busy machine.
+/// No healthy node takes that long, even on a busy machine. Two probes that time out take less, so that it is known of a node that
+/// hangs that it does nothing when requests to it time out.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(90);
 
@@ -68,7 +69,7 @@ impl Drill {
             Cluster::builder().endpoints(endpoints).balancer(LeastConn::new()).outlier(outlier).panic_mode(true);
         let cluster = cluster.build().unwrap();
         let checks =
-            HealthCheck::default().fall(NonZeroU32::new(2).unwrap()).rise(NonZeroU32::MIN).timeout(HEAD_TIMEOUT / 2);
+            HealthCheck::default().fall(NonZeroU32::new(2).unwrap()).rise(NonZeroU32::MIN).timeout(HEAD_TIMEOUT / 5);
         let checker = checks
             .interval(Duration::from_millis(200))
             .fast_interval(Duration::from_millis(50))
