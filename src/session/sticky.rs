@@ -263,6 +263,16 @@ mod tests {
         assert_eq!(cookie.read(value.as_bytes()), None);
     }
 
+    /// Clients keep cookies over an upgrade. The value is made with `hmac` of Python.
+    #[test]
+    fn a_cookie_of_format_1_is_read_and_written_as_it_was_released() {
+        let secret = Secret::new(std::array::from_fn(|index| index as u8));
+        let cookie = StickyCookie::new(secret).clock(ManualClock::new());
+        let released = "ASCjlaBV2856WLKvXPbQ3xj4OmhhcLrsajAVIPI";
+        assert_eq!(cookie.read(released.as_bytes()), Some((7, 1_767_225_600 + 12 * 3600)));
+        assert_eq!(cookie.value(7), released);
+    }
+
     #[test]
     fn a_previous_secret_still_reads_and_no_longer_writes() {
         let old = cookie(1);

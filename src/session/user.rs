@@ -55,6 +55,14 @@ mod tests {
         format!("Basic {}", STANDARD.encode(credentials))
     }
 
+    /// Front ends of several versions pick the same node for a user. The key is made with `hmac` of Python.
+    #[test]
+    fn the_hint_is_that_of_other_versions() {
+        let user = User::new(&Secret::new(std::array::from_fn(|index| index as u8)));
+        let Some(EndpointHint::Key(key)) = user.hint(&basic("ADMIN:KYLIN").parse().unwrap()) else { panic!("no key") };
+        assert_eq!(crate::session::SessionKey::from_bytes(key).to_hex(), "e12d07be438a3835e4c361eda986f7d4");
+    }
+
     #[test]
     fn only_the_user_counts_in_any_case() {
         let admin = hint(1, &basic("ADMIN:KYLIN"));

@@ -36,6 +36,14 @@ fn keys_differ_by_secret_and_by_id() {
     assert_ne!(one.key(b"A"), one.key(b"B"));
 }
 
+/// Front ends of several versions share a store. The key is made with `hmac` of Python.
+#[test]
+fn a_key_is_that_of_other_versions() {
+    let secret = Secret::new(std::array::from_fn(|index| index as u8));
+    let key = Sessions::remote(MemoryStore::new(), secret).key(b"A1B2C3");
+    assert_eq!(key.to_hex(), "9547c79fb757c43b541ce9aaecd9bd40");
+}
+
 #[test]
 fn a_store_in_this_process_responds_at_once() {
     let sessions = Sessions::local(MemoryStore::new(), secret(1));

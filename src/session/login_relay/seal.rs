@@ -185,6 +185,29 @@ mod tests {
         assert!(Sealer::new(&Secret::new([8; 32])).open(&id, &key, &sealed).is_none(), "with another secret");
     }
 
+    /// Stores keep sessions over an upgrade. Made in Python, by `hmac` and `ChaCha20Poly1305` under a key of HChaCha20
+    /// (draft-irtf-cfrg-xchacha).
+    #[test]
+    fn a_seal_of_format_1_is_found_and_opened() {
+        let sealer = Sealer::new(&Secret::new(std::array::from_fn(|index| index as u8)));
+        let id = SessionId::parse(b"pQABAgMEBQYHCAkKCwwNDg8QERITFBUWFw").unwrap();
+        let key = sealer.keys(&id).next().unwrap();
+        assert_eq!(key.to_hex(), "8bb2f02ce08bf48b0deddcf50a326c1f");
+        let sealed =
+            b"\x01\xa5\x64\x65\x66\x67\x68\x69\x6a\x6b\x6c\x6d\x6e\x6f\x70\x71\x72\x73\x74\x75\x76\x77\x78\x79\x7a\x7b\
+            \xe3\x47\x3d\x21\x57\x5e\x91\x0b\x9c\x29\x0b\x86\xf8\x68\xc2\x7d\xa8\x86\xb0\x98\xd1\x4e\x72\x24\x5d\xe0\
+            \xac\x5e\x35\x27\xc5\x01\x7f\xaa\xa3\xd4\x09\x47\x93\xf3\xb6\xa3\xda\x0c\x6a\x6e\x41\xa0\xf0\x9c\x43\xa2\
+            \x92\x61\x78\x43\x8a\xf0\x1c\xd2\xdb\x77\xab\x9c\x4b\x34\x78\xfc\x05\xe9\x6f\x3a\x83\x01\x38\x5f\x05\xa5\
+            \x21\xd8";
+        let content = content(sealer.open(&id, &key, sealed)).unwrap();
+        let session = super::super::record::RelayedSession::decode(&content).unwrap();
+        assert_eq!(session.credentials().as_bytes(), b"Basic QURNSU46S1lMSU4=");
+        let cookies = session.nodes().iter().map(|(id, cookie)| (id.as_str(), cookie.pair()));
+        let expected = [("q1", &b"JSESSIONID=A1"[..]), ("q2", b"JSESSIONID=B2")];
+        assert_eq!(cookies.collect::<Vec<_>>(), expected);
+        assert_eq!(session.encode()[..], content[..], "it is written as it was");
+    }
+
     #[test]
     fn a_seal_shows_neither_equal_contents_nor_their_length() {
         let sealer = sealer();

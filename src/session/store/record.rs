@@ -127,6 +127,19 @@ mod tests {
         assert_eq!(bound().encode().len(), 8);
     }
 
+    /// Other versions read what this one writes. The CRC is that of `zlib`.
+    #[test]
+    fn format_1_is_read_and_written_as_it_was_released() {
+        let sealed = |record: SessionRecord| record.with_sealed(&b"sealed"[..]);
+        for (bytes, record) in [
+            (&b"\x01\x02q1\xfd\x86\x24\x9a"[..], bound()),
+            (b"\x01\x00sealed\xe5\xee\xc0\x24", sealed(SessionRecord::default())),
+            (b"\x01\x02q1sealed\x00\x36\x0b\xf5", sealed(bound())),
+        ] {
+            assert_eq!((SessionRecord::decode(bytes), &record.encode()[..]), (Ok(record.clone()), bytes));
+        }
+    }
+
     #[test]
     fn every_truncation_and_every_flipped_bit_is_detected() {
         let bytes = bound().with_sealed(vec![7_u8; 20]).encode();
