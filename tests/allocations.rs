@@ -227,3 +227,37 @@ fn the_removal_of_a_cookie_allocates_within_bounds() {
     let (without, with) = (count(others), count(&format!("{others}; {sticky}")));
     assert!(without <= 16 && with <= 10, "{without} {with}");
 }
+
+/// A request of an nginx configuration pays for a log only where one is written.
+#[cfg(feature = "nginx")]
+#[test]
+fn a_log_that_is_off_or_that_nothing_writes_allocates_nothing() {
+    use kylin_lb::nginx::{Config, Site, SiteBuilder};
+
+    let count = |log: &str, build: fn(SiteBuilder) -> SiteBuilder| {
+        let text = format!(
+            "{log} upstream kylin {{ server 127.0.0.1:1; }}\n\
+             server {{ listen 80; location / {{ return 204; }} location /kylin {{ proxy_pass http://kylin; }} }}"
+        );
+        let site = build(Site::builder(Config::parse("kylin.conf", &text).unwrap())).build().unwrap();
+        let listener = site.listeners().next().unwrap();
+        let client: std::net::SocketAddr = "192.0.2.7:51000".parse().unwrap();
+        let forward = |request| {
+            let mut response = pin!(listener.forward(client, request));
+            assert!(
+                response.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready(),
+                "nothing is waited for"
+            );
+        };
+        let request = || Request::get("/?a=1").header("host", "kylin.example").body(Body::empty()).unwrap();
+        forward(request());
+        let request = request();
+        measure(|| forward(request)).count_total
+    };
+    let without = count("", |site| site);
+    assert_eq!(count("access_log off;", |site| site), without);
+    assert_eq!(count("access_log a.log;", |site| site), without, "nothing writes it");
+    assert!(count("access_log a.log;", |site| site.access_log("a.log", |line| drop(black_box(line)))) > without);
+    // The host in lower case, and what the response is made of.
+    assert!(without <= 6, "{without}");
+}
