@@ -52,7 +52,7 @@ async fn a_request_has_a_line_with_its_nodes_times_and_end_and_no_secret() {
         "\"POST /kylin/api/query?token=*** HTTP/1.1\" 200 ",
         "\"http://kylin/kylin/query?sql=***\" \"a\\x22b\\x5Cc\"",
         " end=complete class=query id=",
-        " node=gone,n1 why=policy us=\"connect, 200\" ut=\"0.0",
+        " node=gone,n1 why=policy us=\"connect, 200\" ut=\"",
     ] {
         assert!(line.contains(part), "{part} in {line}");
     }
@@ -174,7 +174,7 @@ async fn the_logs_of_a_configuration_are_written_and_opened_again() {
     let written = lines(&file, 2).await;
     let first = &written[0];
     assert!(first.starts_with("127.0.0.1 \"GET /kylin/api/admin/version HTTP/1.1\" 200 127.0.0.1:"), "{first}");
-    assert!(first.contains(&format!(", {node} 502, 200 0.0")), "{first}");
+    assert!(first.contains(&format!(", {node} 502, 200 ")), "{first}");
     assert!(written[1].contains("?sql=*** "), "{}", written[1]);
     assert_eq!(lines(&folder.path().join("errors.log"), 1).await, written[1..], "the one that is an error");
 
@@ -217,8 +217,12 @@ async fn lines_that_a_log_cannot_take_are_counted_in_the_status_and_the_metrics(
     let folder = TempDir::new().unwrap();
     let (config, pipe) = (folder.path().join("kylin.conf"), folder.path().join("access.log"));
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    let text = "server { listen 127.0.0.1:1; access_log access.log; location / { return 204; } \
-                location /kylin { proxy_pass http://127.0.0.1:1; } }";
+    // Long lines, so that few requests fill what may wait.
+    let text = format!(
+        "log_format long '{}'; server {{ listen 127.0.0.1:1; access_log access.log long; location / {{ return 204; }} \
+         location /kylin {{ proxy_pass http://127.0.0.1:1; }} }}",
+        "$request_uri".repeat(16)
+    );
     std::fs::write(&config, text).unwrap();
     // The front end opens its end once there is a reader, and the reader its own once there is a writer.
     let opening = pipe.clone();
@@ -234,15 +238,16 @@ async fn lines_that_a_log_cannot_take_are_counted_in_the_status_and_the_metrics(
     };
     assert_eq!(lost().await, 0);
     let mut connection = Connection::open(front).await.unwrap();
+    let request = format!("GET /{} HTTP/1.1\r\nHost: kylin\r\n\r\n", "x".repeat(6_000));
     let mut sent = 0_u64;
     // Its buffers are bounded, so at some time it takes no more.
     while lost().await == 0 {
-        for _ in 0..500 {
-            connection.send("GET / HTTP/1.1\r\nHost: kylin\r\n\r\n").await.unwrap();
+        for _ in 0..20 {
+            connection.send(request.as_str()).await.unwrap();
             assert_eq!(connection.response().await.unwrap().status(), 204);
         }
-        sent += 500;
-        assert!(sent < 100_000, "no line is lost");
+        sent += 20;
+        assert!(sent < 2_000, "no line is lost");
     }
     let lost = lost().await;
     let metrics = http::get(operators, "/metrics", &[]).await.unwrap();
