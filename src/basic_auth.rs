@@ -1,8 +1,10 @@
 //! HTTP Basic credentials (RFC 7617).
 
+use std::fmt;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue, header};
 
 /// Longer tokens, in base64, are not decoded.
 pub(crate) const MAX_TOKEN: usize = 4096;
@@ -28,6 +30,48 @@ pub(crate) fn user_in<'d>(authorization: &HeaderValue, decoded: &'d mut [u8]) ->
     let length = STANDARD.decode_slice(token(authorization.as_bytes())?, decoded).ok()?;
     let colon = decoded[..length].iter().position(|byte| *byte == b':').filter(|colon| *colon > 0)?;
     Some(&mut decoded[..colon])
+}
+
+/// User and password of a request, for an application that checks them before it forwards the request.
+///
+/// ```
+/// use http::HeaderMap;
+/// use kylin_lb::proxy::BasicCredentials;
+///
+/// let mut headers = HeaderMap::new();
+/// headers.insert("authorization", "Basic QURNSU46S1lMSU4=".parse()?);
+/// let credentials = BasicCredentials::of(&headers).unwrap();
+/// assert_eq!((&*credentials.user, &*credentials.password), ("ADMIN", &b"KYLIN"[..]));
+/// # Ok::<(), http::header::InvalidHeaderValue>(())
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BasicCredentials {
+    /// The user, which is not empty and has no colon.
+    pub user: String,
+    /// The password, in the encoding of the client.
+    pub password: Vec<u8>,
+}
+
+impl BasicCredentials {
+    /// Returns the Basic credentials in the headers of a request (RFC 7617), which no one has checked yet. None without them, if they
+    /// cannot be decoded, or if the user is empty or not UTF-8.
+    pub fn of(headers: &HeaderMap) -> Option<Self> {
+        let value = headers.get(header::AUTHORIZATION)?;
+        let token = token(value.as_bytes()).filter(|token| token.len() <= MAX_TOKEN)?;
+        let mut decoded = STANDARD.decode(token).ok()?;
+        let colon = decoded.iter().position(|byte| *byte == b':').filter(|colon| *colon > 0)?;
+        let password = decoded.split_off(colon + 1);
+        decoded.pop();
+        Some(BasicCredentials { user: String::from_utf8(decoded).ok()?, password })
+    }
+}
+
+/// Shows no password.
+impl fmt::Debug for BasicCredentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BasicCredentials").field("user", &self.user).finish_non_exhaustive()
+    }
 }
 
 /// Returns the `Authorization` value of these credentials, marked as sensitive. None where the user has a colon.

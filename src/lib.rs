@@ -65,7 +65,7 @@
 //! | [`kylin`] | knowledge of Kylin: the guard of internal calls, versions, configuration files | |
 //! | [`server`] | an HTTP server for applications without one | `server` |
 //! | [`tls`] | TLS with clients and with nodes | `tls` |
-//! | [`nginx`] | a reader of nginx configurations | `nginx` |
+//! | [`nginx`] | a reader of nginx configurations | `nginx`, `htpasswd` |
 //! | [`testing`] | an in-process Kylin node, scripted backends, conformance suites | `test-util` |
 //!
 //! # What it does not do

@@ -42,6 +42,7 @@ Nodes, from one of:
                       ZooKeeper, followed as they change; nodes of another metastore are quarantined
   --config FILE       an nginx configuration: upstreams, servers, locations; the options of \"Balancing\" are for upstreams about
                       which it says nothing, and a comment \"# kylin_lb: sessions redis://...;\" in an upstream or server sets one
+  --prefix DIR        the folder of relative names of files in the nginx configuration, as of nginx -p (default: that of FILE)
 
   --httpd FILE        a configuration of Apache httpd: balancers, members, ProxyPass, virtual hosts; the options of \"Balancing\" are
                       for balancers about which it says nothing
@@ -145,6 +146,8 @@ needs their sockets too.
 
 pub struct Args {
     pub source: Source,
+    /// The folder of relative names in an nginx configuration.
+    pub prefix: Option<PathBuf>,
     pub policy: Option<PolicyName>,
     pub kylin: bool,
     pub reload: ReloadAccess,
@@ -252,6 +255,7 @@ impl Args {
     pub fn parse(mut words: impl Iterator<Item = String>) -> Result<Command, String> {
         let mut args = Args {
             source: Source::Demo(3, Dialect::default()),
+            prefix: None,
             policy: None,
             kylin: true,
             reload: ReloadAccess::Administrators,
@@ -323,6 +327,7 @@ impl Args {
                 "--properties" => args.source = Source::Properties(value()?.into()),
                 "--config" => args.source = Source::Config(value()?.into()),
                 "--httpd" => args.source = Source::Httpd(value()?.into()),
+                "--prefix" => args.prefix = Some(value()?.into()),
                 "--policy" => args.policy = Some(parse(&name, &value()?)?),
                 "--kylin" => args.kylin = switch(&name, &value()?)?,
                 "--reload" => {
@@ -413,6 +418,7 @@ impl Args {
         for (option, of, is_given) in [
             ("--access-log-format", "--access-log", has("--access-log")),
             ("--log-sql", "--query-log", has("--query-log")),
+            ("--prefix", "--config", has("--config")),
         ] {
             if has(option) && !is_given {
                 return Err(format!("{option} is for {of}, which is not given"));

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use kylin_lb::Cluster;
 use kylin_lb::health::InvalidSetting;
-use kylin_lb::nginx::{Config, NameLookups, Site, SiteBuilder, SiteListener, SiteSuccessor};
+use kylin_lb::nginx::{Config, ConfigError, NameLookups, Site, SiteBuilder, SiteListener, SiteSuccessor};
 use kylin_lb::observe::{Observer, Watch};
 use kylin_lb::probe::HealthChecker;
 use kylin_lb::server::{Handler, Listen, Server, ServerBuilder};
@@ -77,7 +77,7 @@ impl FileSite for Site {
     const GROUP: &'static str = "upstream";
 
     fn load(source: &FileSource<'_>, secret: Secret) -> Result<Loaded<Self>, Box<dyn Error>> {
-        let config = Config::read(source.path)?;
+        let config = read(source.path, source.args)?;
         let unopened: AccessLogs = config.access_logs().map(|path| (path.to_owned(), None)).collect();
         let access_logs = open_logs(&config, &unopened)?;
         let open_files = config.open_files();
@@ -91,7 +91,7 @@ impl FileSite for Site {
         secret: Secret,
         open: &AccessLogs,
     ) -> Result<Loaded<SiteSuccessor>, Box<dyn Error>> {
-        let config = Config::read(source.path)?;
+        let config = read(source.path, source.args)?;
         let access_logs = open_logs(&config, open)?;
         let open_files = config.open_files();
         let builder = builder(config, source.args, secret, &source.logs.observers, &access_logs);
@@ -280,6 +280,14 @@ pub fn builder(
         site = site.resource_groups(file.groups.clone());
     }
     site
+}
+
+/// Reads an nginx configuration.
+pub fn read(path: &Path, args: &Args) -> Result<Config, ConfigError> {
+    match &args.prefix {
+        Some(prefix) => Config::read_with_prefix(path, prefix),
+        None => Config::read(path),
+    }
 }
 
 impl<S: FileSite> Configured<S> {

@@ -47,7 +47,7 @@ use std::time::Duration;
 
 use kylin_lb::Cluster;
 use kylin_lb::admin::Admin;
-use kylin_lb::nginx::{Config, ProbeMode, SessionMode, Site};
+use kylin_lb::nginx::{ProbeMode, SessionMode, Site};
 use kylin_lb::observe::{Observer, Watch};
 use kylin_lb::server::{Listen, Server};
 use kylin_lb::session::{Secret, Sessions};
@@ -171,7 +171,7 @@ fn check_httpd(path: &Path, args: &Args, secret: &Secret) -> Result<(), Box<dyn 
 
 /// Prints what a configuration means, and whether it can be served.
 fn check(path: &Path, args: &Args, secret: Secret) -> Result<(), Box<dyn Error>> {
-    let site = configured::builder(Config::read(path)?, args, secret, &[], &HashMap::new());
+    let site = configured::builder(configured::read(path, args)?, args, secret, &[], &HashMap::new());
     say(format_args!("{}", site.report()));
     site.build()?;
     say(format_args!("{}: the configuration is valid\n", path.display()));

@@ -50,6 +50,8 @@ pub struct Body {
     /// Of a response: the session is in use, and the request counts for its client. Of a request: it counts as one of those that
     /// stream to the node.
     guards: [Option<DropGuard>; 2],
+    /// Of [`hold_until_end`](Self::hold_until_end).
+    held: Option<Box<dyn Any + Send + Sync>>,
     tap: Option<Box<dyn BodyTap>>,
     /// Of a response: whether it is read ahead of its client.
     ahead_limit: Option<ReadAhead>,
@@ -125,6 +127,7 @@ impl Body {
             on_end: None,
             lease: None,
             guards: [const { None }; 2],
+            held: None,
             tap: None,
             ahead_limit: None,
             stall: Stall::NEVER,
@@ -259,6 +262,17 @@ impl Body {
         self.guards[0] = Some(guard);
     }
 
+    /// Holds a value, such as a permit, until the last byte of the body was read, or the body fails or is dropped.
+    pub fn hold_until_end(&mut self, value: impl Send + Sync + 'static) {
+        if !self.is_end_stream() {
+            let value: Box<dyn Any + Send + Sync> = Box::new(value);
+            self.held = Some(match self.held.take() {
+                Some(held) => Box::new((held, value)),
+                None => value,
+            });
+        }
+    }
+
     /// Drops the guard of this request body.
     pub(crate) fn release_guard(&mut self) {
         self.guards[0] = None;
@@ -387,6 +401,23 @@ mod tests {
         assert_eq!((body.is_end_stream(), body.size_hint().exact()), (false, Some(3)));
         assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "abc");
         assert_eq!((body.is_end_stream(), body.size_hint().exact()), (true, Some(0)));
+    }
+
+    #[tokio::test]
+    async fn values_are_held_until_the_end_however_a_body_ends() {
+        let value = Arc::new(());
+        let held = |mut body: Body| {
+            body.hold_until_end(Arc::clone(&value));
+            body.hold_until_end(Arc::clone(&value));
+            (body, Arc::strong_count(&value) - 1)
+        };
+        let (mut body, count) = held(Body::from("abc"));
+        assert_eq!(count, 2);
+        body.frame().await.unwrap().unwrap();
+        assert_eq!(Arc::strong_count(&value), 1, "the last byte was read");
+        drop(held(Body::from("abc")));
+        assert_eq!(Arc::strong_count(&value), 1, "the body was dropped");
+        assert_eq!(held(Body::empty()).1, 0, "no byte is to come");
     }
 
     #[tokio::test]

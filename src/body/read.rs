@@ -172,6 +172,7 @@ impl Body {
             && self.lease.is_none()
             && self.tap.is_none()
             && self.guards.iter().all(Option::is_none)
+            && self.held.is_none()
         {
             return;
         }
@@ -180,6 +181,7 @@ impl Body {
         }
         self.lease = None;
         self.guards = [const { None }; 2];
+        self.held = None;
         // Last, so that an observer sees the request as no longer in flight.
         if let Some(mut tap) = self.tap.take() {
             tap.end(end);

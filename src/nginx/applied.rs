@@ -199,7 +199,7 @@ fn of_kylin(config: &Config) -> Vec<Choice<bool>> {
             if let Ok(normal) = NormalizedPath::parse(path)
                 && let Some(LocationMatch::Location { location, .. }) = server.locate(&normal)
             {
-                for pass in passes(location) {
+                for pass in passes(location).into_iter().chain(passes_after_errors(location, server)) {
                     let is_of_kylin = names_kylin(location.matcher.text()) || names_kylin(&pass.written);
                     match sign(&config.upstreams[pass.upstream], server) {
                         _ if is_of_kylin => note(pass, &location.matcher, path, server, "", &mut found),
@@ -217,8 +217,7 @@ fn of_kylin(config: &Config) -> Vec<Choice<bool>> {
         note_locations(config, &server.locations, server, &mut found, &mut general);
     }
     // A path that nginx and Tomcat read differently must not reach a node as one that is not of Kylin.
-    while let Some((index, other)) = sharing(config, &found) {
-        let why = format!("it has a server of upstream {}", config.upstreams[other].name);
+    while let Some((index, why)) = sharing(config, &found).or_else(|| after_errors(config, &found)) {
         found[index] = Some(Choice { value: true, why });
     }
     let is_elsewhere = found.iter().flatten().any(|choice| choice.value);
@@ -280,7 +279,7 @@ fn note_locations(
     general: &mut [Option<String>],
 ) {
     for location in locations.iter() {
-        for pass in passes(location) {
+        for pass in passes(location).into_iter().chain(passes_after_errors(location, server)) {
             // The node gets the path of the client, and the location was found by another.
             let is_of_client = matches!(pass.uri, PassUri::Original) && !rewrites(server).is_empty();
             let of_client = if is_of_client { None } else { Some(false) };
@@ -317,7 +316,8 @@ fn note_locations(
 
 /// Returns the rewrites of a server and of its locations that give a request another path.
 fn rewrites(server: &Server) -> Vec<&Rewrite> {
-    server.script.iter().chain(server.locations.steps()).flat_map(Step::rewrites).collect()
+    let of_locations = server.locations.deep().into_iter().flat_map(|location| &location.script);
+    server.script.iter().chain(of_locations).flat_map(Step::rewrites).collect()
 }
 
 /// Returns where a location may pass requests.
@@ -329,6 +329,13 @@ fn passes(location: &Location) -> Vec<&ProxyPass> {
             Action::Return(_) | Action::LeftOut(_) => None,
         })
         .collect()
+}
+
+/// Returns where the named locations of a location's error pages may pass requests.
+fn passes_after_errors<'s>(location: &Location, server: &'s Server) -> Vec<&'s ProxyPass> {
+    let forms = location.forms().into_iter();
+    let names = forms.flat_map(|form| form.settings.error_pages.iter()).filter_map(|page| page.named.as_ref());
+    names.filter_map(|name| server.locations.named(name)).flat_map(passes).collect()
 }
 
 /// Notes the group of a location if the node gets `path` below `/kylin`.
@@ -347,13 +354,33 @@ fn place(at: &Matcher, server: &Server) -> String {
     format!("location {at} of server {listen}")
 }
 
-/// Returns a group of which nothing is known, and a group of Kylin nodes that has one of its servers.
-fn sharing(config: &Config, found: &[Option<Choice<bool>>]) -> Option<(usize, usize)> {
+/// Returns a group of which nothing is known and that has a server of a group of Kylin nodes, and why it is one too.
+fn sharing(config: &Config, found: &[Option<Choice<bool>>]) -> Option<(usize, String)> {
     let servers = |index: usize| config.upstreams[index].servers.iter().map(|server| &server.address);
     let unknown = found.iter().enumerate().filter(|(_, choice)| choice.is_none()).map(|(index, _)| index);
-    let kylin = || found.iter().enumerate().filter(|(_, choice)| choice.as_ref().is_some_and(|choice| choice.value));
+    let kylin = || (0..found.len()).filter(|index| is_kylin(&found[*index]));
     let shares = |one: usize, other: usize| servers(one).any(|server| servers(other).any(|known| known == server));
-    unknown
-        .into_iter()
-        .find_map(|index| Some((index, kylin().map(|(other, _)| other).find(|other| shares(index, *other))?)))
+    unknown.into_iter().find_map(|index| {
+        let other = kylin().find(|other| shares(index, *other))?;
+        Some((index, format!("it has a server of upstream {}", config.upstreams[other].name)))
+    })
+}
+
+/// Returns a group of which nothing is known and that gets the requests of a group of Kylin nodes after errors, and why it is one too.
+fn after_errors(config: &Config, found: &[Option<Choice<bool>>]) -> Option<(usize, String)> {
+    config.servers.iter().find_map(|server| {
+        let locations = server.locations.deep();
+        locations
+            .into_iter()
+            .filter(|location| passes(location).iter().any(|pass| is_kylin(&found[pass.upstream])))
+            .find_map(|location| {
+                let pass =
+                    passes_after_errors(location, server).into_iter().find(|pass| found[pass.upstream].is_none())?;
+                Some((pass.upstream, format!("it gets the requests of location {} after errors", location.matcher)))
+            })
+    })
+}
+
+fn is_kylin(choice: &Option<Choice<bool>>) -> bool {
+    choice.as_ref().is_some_and(|choice| choice.value)
 }

@@ -82,7 +82,18 @@ impl Config {
     /// [`ConfigError`] for the first mistake that is found.
     pub fn read(path: impl AsRef<Path>) -> Result<Config, ConfigError> {
         let path = path.as_ref();
-        Config::build(&path.to_string_lossy(), |parser| parser.file(path))
+        Config::build(&path.to_string_lossy(), |parser| parser.file(path, None))
+    }
+
+    /// Reads a file as [`read`](Self::read) does, and takes relative names of files in it (`include`, `ssl_certificate`,
+    /// `auth_basic_user_file`) for names in the folder `prefix`, as nginx does with `-p`. By default they are names in the folder of the
+    /// file.
+    ///
+    /// # Errors
+    /// As of [`read`](Self::read).
+    pub fn read_with_prefix(path: impl AsRef<Path>, prefix: impl AsRef<Path>) -> Result<Config, ConfigError> {
+        let path = path.as_ref();
+        Config::build(&path.to_string_lossy(), |parser| parser.file(path, Some(prefix.as_ref())))
     }
 
     /// Parses a text, which errors call `name`. It must not contain `include`, except of `mime.types`.

@@ -14,7 +14,7 @@
 //! - it is **left out**: a location or server of something else than the nodes (static files, PHP, nginx's status) responds with 404,
 //!   so that nothing of it reaches a node, and the report says why. An address with such servers only is not opened;
 //! - it is **an error** with file, line, column, the reason and what to write instead: an unknown name,
-//!   or a directive that would change behaviour and is not supported (`sub_filter`, `auth_basic`).
+//!   or a directive that would change behaviour and is not supported (`sub_filter`, `auth_request`).
 //!
 //! Words of other modules are translated where this crate has the same, and the report notes each: `sticky` of nginx-sticky-module-ng,
 //! Tengine's `session_sticky` and `check`, `jvm_route` with `srun_id`, `fair`. A file of another program (HAProxy, Apache httpd, Traefik,
@@ -27,9 +27,9 @@
 //! | top | `http`, `include` (also in every block) |
 //! | `http` | `upstream`, `server`, `map`, `limit_req_zone`, `limit_conn_zone`, `log_format` |
 //! | `upstream` | `server` (`weight`, `max_conns`, `max_fails`, `fail_timeout`, `backup`, `down`, `drain`, `route`, `slow_start`), round robin, `ip_hash`, `least_conn`, `hash` \[`consistent`\], `random` \[`two`\], `keepalive`, `keepalive_requests`, `keepalive_time`, `keepalive_timeout`, `sticky cookie`, `sticky route`, `sticky learn`, `queue`, `zone` |
-//! | `server` | `listen`, `server_name`, `location`, `return`, `http2`, `large_client_header_buffers`, `client_header_timeout`, `merge_slashes`, `underscores_in_headers`, `rewrite`, `if`, `set`, `break` |
-//! | `location` | prefix, `=`, `^~`, `~`, `~*`, nested; `proxy_pass` (with variables of `map`, `set` and expressions), `return`, `rewrite`, `if`, `set`, `break`, `limit_except`, `internal`; `@NAME` for `error_page` |
-//! | `http`, `server`, `location` | `proxy_set_header`, `proxy_hide_header`, `proxy_pass_header`, `add_header`, `access_log`, `expires`, `error_page`, `allow`, `deny`, `limit_req`, `limit_conn`, `proxy_redirect`, `proxy_cookie_path`, `proxy_cookie_domain`, `proxy_cookie_flags`, `proxy_next_upstream`, `proxy_next_upstream_tries`, `proxy_next_upstream_timeout`, `proxy_connect_timeout`, `proxy_read_timeout`, `proxy_buffering`, `proxy_request_buffering`, `client_max_body_size`, `client_body_timeout`, `send_timeout`, `keepalive_timeout`, `default_type`, `set_real_ip_from`, `real_ip_header`, `real_ip_recursive` |
+//! | `server` | `listen`, `server_name`, `location`, `return`, `http2`, `large_client_header_buffers`, `client_header_timeout`, `max_headers`, `merge_slashes`, `underscores_in_headers`, `rewrite`, `if`, `set`, `break` |
+//! | `location` | prefix, `=`, `^~`, `~`, `~*`, nested; `proxy_pass` (with variables of `map`, `set` and expressions), `return`, `rewrite`, `if`, `set`, `break`, `limit_except`, `internal`; `@NAME` for `error_page`, which returns a response or passes requests to another upstream |
+//! | `http`, `server`, `location` | `proxy_set_header`, `proxy_hide_header`, `proxy_pass_header`, `add_header`, `access_log`, `expires`, `error_page`, `allow`, `deny`, `auth_basic`, `auth_basic_user_file`, `satisfy`, `limit_req`, `limit_req_status`, `limit_conn`, `limit_conn_status`, `proxy_redirect`, `proxy_cookie_path`, `proxy_cookie_domain`, `proxy_cookie_flags`, `proxy_next_upstream`, `proxy_next_upstream_tries`, `proxy_next_upstream_timeout`, `proxy_connect_timeout`, `proxy_read_timeout`, `proxy_buffering`, `proxy_request_buffering`, `client_max_body_size`, `client_body_timeout`, `send_timeout`, `keepalive_timeout`, `default_type`, `set_real_ip_from`, `real_ip_header`, `real_ip_recursive` |
 //! | values | `$status`, `$request_time`, `$body_bytes_sent`, `$upstream_addr`, `$upstream_status`, `$upstream_response_time`, `$request_id`, `$remote_user`, `$time_local`, `$host`, `$uri`, `$request_uri`, `$args`, `$remote_addr`, `$proxy_add_x_forwarded_for`, `$scheme`, `$https`, `$ssl_protocol`, `$server_name`, `$http_NAME`, `$cookie_NAME`, `$arg_NAME`, `$1`…`$9` and more |
 //!
 //! # What Kylin nodes get besides
@@ -98,9 +98,10 @@
 //! | `proxy_pass` with `$uri` | the decoded path | the path escaped again |
 //! | `Location` and cookies under a mapped prefix (`location /bi/ { proxy_pass http://k/kylin/; }`) | changed if they name the upstream, and only by `proxy_cookie_path` | those that name the client's host or only a path below `/kylin/` lead below `/bi/` too |
 //! | `rewrite` to a path with `..` | sent | 400 |
+//! | `auth_basic` | any form of `crypt`; hashes are computed again for each request, in the way of others | MD5, bcrypt and SHA-1 as `htpasswd` writes them, with the feature `htpasswd`; a right password is remembered for five minutes as a keyed hash, until the file changes |
 //! | `return 444` | closes without a response, and many clients send the request again | 403, and closes |
 //! | `error_page` with a page | the page | the front end's own error, in Kylin's form |
-//! | `limit_conn` | 503, counts connections in use | 429, counts requests in flight |
+//! | `error_page` to a location that passes requests on | sends any request again | sends one again that no node can have executed, or with a safe method; with a body of at most 64 KiB |
 //! | `sticky cookie` | the MD5 of an address or `route=`, set on each response | a [signed cookie](crate::session::StickyCookie) that reveals no address, with `Path=/` by default, set when it is missing, old or names another server; see [`SiteBuilder::secret`] |
 //! | `sticky learn` | binds a session to the server that sets its cookie | also binds one whose cookie a server accepts as a login; also reads `;jsessionid=` in paths; forgets a session that its server ends; `zone=` is the size of the memory, `sync` needs [`SiteBuilder::sessions`] |
 //! | `sticky`, the server is full | binds the session to the server that serves it instead | the session stays bound, and returns |
@@ -120,6 +121,7 @@
 mod applied;
 mod config;
 mod directives;
+mod htpasswd;
 mod options;
 mod report;
 mod serve;

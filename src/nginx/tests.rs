@@ -376,3 +376,17 @@ fn queries_wait_for_full_servers_as_queue_says_and_by_default() {
         assert!(Config::parse("kylin.conf", &text(wrong)).is_err(), "{wrong}");
     }
 }
+
+#[cfg(feature = "htpasswd")]
+#[test]
+fn a_password_reaches_the_nodes_unless_its_header_is_taken_out() {
+    for (lines, is_noted) in [("", true), ("proxy_set_header Authorization \"\";", false), ("auth_basic off;", false)] {
+        let text = format!(
+            "auth_basic k; auth_basic_user_file /nowhere/users;
+             server {{ location / {{ {lines} proxy_pass http://k:7070; }} }}"
+        );
+        let report = parse(&text).report().to_string();
+        assert_eq!(report.contains("Kylin reads it as a login"), is_noted, "{report}");
+        assert!(report.contains("auth_basic_user_file /nowhere/users: No such file"), "{report}");
+    }
+}

@@ -213,6 +213,8 @@ impl ErrorResponse {
         );
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = self.status;
+        // Says whether a node may have executed the request.
+        response.extensions_mut().insert(self.termination());
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json;charset=UTF-8"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use http::{Request, Response};
 
+pub use crate::basic_auth::BasicCredentials;
 pub use builder::{KylinAware, Plain, ProxyBuildError, ProxyBuilder};
 pub use error_response::ErrorResponse;
 #[cfg(feature = "server")]

@@ -670,6 +670,25 @@ async fn replicated_sessions_are_read_from_the_file_of_a_node() {
 }
 
 #[tokio::test]
+async fn relative_names_in_a_configuration_are_in_its_folder_or_in_that_of_prefix() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    for (name, port) in [("own", 7070), ("other", 7071)] {
+        std::fs::create_dir_all(path(&format!("{name}/conf.d"))).unwrap();
+        let text = format!(
+            "upstream {name} {{ server 127.0.0.1:{port}; }} server {{ listen 80; location / {{ proxy_pass http://{name}; }} }}"
+        );
+        std::fs::write(path(&format!("{name}/conf.d/kylin.conf")), text).unwrap();
+    }
+    let file = path("own/nginx.conf");
+    std::fs::write(&file, "http { include conf.d/*.conf; }").unwrap();
+    assert!(check(&["--config", &file]).contains("upstream own"));
+    assert!(check(&["--config", &file, "--prefix", &path("other")]).contains("upstream other"));
+    let error = refused(&["--nodes", "127.0.0.1:7070", "--prefix", &path("other")]);
+    assert!(error.contains("--prefix is for --config, which is not given"), "{error}");
+}
+
+#[tokio::test]
 async fn the_memory_for_bodies_has_a_limit_that_the_status_shows() {
     let (_nodes, named) = nodes(1).await;
     for (option, limit, share) in [

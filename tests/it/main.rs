@@ -66,6 +66,7 @@ mod messages;
 mod metastore_check;
 mod nginx_choice;
 mod nginx_ejection;
+mod nginx_errors;
 mod nginx_files;
 mod nginx_kylin;
 mod nginx_limits;

@@ -71,6 +71,30 @@ async fn limit_conn_refuses_the_second_request_of_an_address_while_the_first_is_
 }
 
 #[tokio::test]
+async fn limit_conn_counts_the_requests_of_all_locations_and_a_location_has_lines_of_its_own() {
+    require_nginx!();
+    for by_nginx in [true, false] {
+        let node = RawNode::start([vec![Act::Read, Act::WaitForGo, Act::Write(ok("first"))], healthy("other")]).await;
+        let pass = format!("proxy_pass http://{};", node.address());
+        let text = format!(
+            "limit_conn_zone $server_name zone=all:1m;
+             server {{ listen 127.0.0.1:@front@; server_name kylin; limit_conn all 1;
+                 location / {{ {pass} }} location /other {{ {pass} }} location /two {{ limit_conn all 2; {pass} }} }}"
+        );
+        let (nginx, ours) = if by_nginx { (Some(Nginx::start(&text).await), None) } else { (None, Some(serve(&text))) };
+        let front = nginx.as_ref().map_or_else(|| ours.as_ref().unwrap().1, |nginx| nginx.address("front"));
+        let mut first = Connection::open(front).await.unwrap();
+        first.send(GET).await.unwrap();
+        node.wait_until(|seen| seen.requests.len() == 1).await;
+        for (path, expected) in [("/other", 503), ("/two", 200)] {
+            assert_eq!(get(front, path, &[]).await.unwrap().status(), expected, "{path}, nginx: {by_nginx}");
+        }
+        node.go();
+        assert_eq!(first.response().await.unwrap().text(), "first");
+    }
+}
+
+#[tokio::test]
 async fn limit_req_delays_a_burst_to_the_rate() {
     require_nginx!();
     let node = RawNode::start([healthy("served")]).await;

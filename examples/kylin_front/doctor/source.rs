@@ -11,7 +11,7 @@ use kylin_lb::balance::Attempted;
 use kylin_lb::discovery::{DiscoveredNode, Discovery, FileList};
 use kylin_lb::endpoint::AdminState;
 use kylin_lb::kylin::tomcat::Warning;
-use kylin_lb::nginx::{Config, SessionMode, SiteListener};
+use kylin_lb::nginx::{SessionMode, SiteListener};
 use kylin_lb::server::Handler as _;
 use kylin_lb::session::Secret;
 use kylin_lb::{Backend as _, Body, Cluster, Proxy, RequestView};
@@ -117,7 +117,7 @@ fn of_config(
     report: &mut Report,
 ) -> Result<Checked, Box<dyn Error>> {
     let (secret, _) = sessions::secret(args.secret_file.as_deref())?;
-    let site = configured::builder(Config::read(path)?, args, secret, &[], &HashMap::new());
+    let site = configured::builder(configured::read(path, args)?, args, secret, &[], &HashMap::new());
     report.understood = site.report().to_string();
     let warnings = report.understood.lines().filter_map(|line| line.trim_start().strip_prefix("warning: "));
     for warning in warnings.map(str::to_owned).collect::<Vec<_>>() {

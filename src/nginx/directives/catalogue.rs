@@ -47,6 +47,8 @@ static MODELLED: &[(&str, u8, &str)] = &[
     ),
     ("add_header", HSL, "add_header NAME VALUE [always];"),
     ("allow", HSL, "allow ADDRESS|CIDR|unix:|all;"),
+    ("auth_basic", HSL, "auth_basic REALM|off;"),
+    ("auth_basic_user_file", HSL, "auth_basic_user_file FILE;"),
     ("break", S | L, "break;"),
     ("client_body_timeout", HSL, "client_body_timeout TIME;"),
     ("client_header_buffer_size", H | S, "client_header_buffer_size SIZE;"),
@@ -69,6 +71,7 @@ static MODELLED: &[(&str, u8, &str)] = &[
     ("large_client_header_buffers", H | S, "large_client_header_buffers NUMBER SIZE;"),
     ("least_conn", U, "least_conn;"),
     ("limit_conn", HSL, "limit_conn ZONE NUMBER;"),
+    ("limit_conn_status", HSL, "limit_conn_status CODE;"),
     ("limit_conn_zone", H, "limit_conn_zone KEY zone=NAME:SIZE;"),
     ("limit_except", L, "limit_except METHOD... { deny all; }"),
     ("limit_req", HSL, "limit_req zone=NAME [burst=N] [nodelay|delay=N];"),
@@ -78,6 +81,7 @@ static MODELLED: &[(&str, u8, &str)] = &[
     ("location", S | L, "location [= | ^~ | ~ | ~*] PATH { ... }"),
     ("log_format", H, "log_format NAME [escape=default|json|none] STRING...;"),
     ("map", H, "map SOURCE $NAME { VALUE RESULT; ... }"),
+    ("max_headers", H | S, "max_headers NUMBER;"),
     ("merge_slashes", H | S, "merge_slashes on|off;"),
     ("proxy_buffering", HSL, "proxy_buffering on|off;"),
     ("proxy_connect_timeout", HSL, "proxy_connect_timeout TIME;"),
@@ -110,6 +114,7 @@ static MODELLED: &[(&str, u8, &str)] = &[
     ("real_ip_recursive", HSL, "real_ip_recursive on|off;"),
     ("return", S | L, "return CODE [TEXT|URL];"),
     ("rewrite", S | L, "rewrite EXPRESSION REPLACEMENT [last|break|redirect|permanent];"),
+    ("satisfy", HSL, "satisfy all|any;"),
     ("send_timeout", HSL, "send_timeout TIME;"),
     ("server", H | U, "server { ... } in http, server ADDRESS [parameters]; in upstream"),
     ("server_name", S, "server_name NAME...;"),
@@ -135,7 +140,7 @@ const IGNORED: &str = "
     client_body_in_single_buffer client_body_temp_path connection_pool_size daemon
     debug_connection debug_points directio env error_log etag events fastcgi_*
     google_perftools_profiles gunzip gunzip_* gzip gzip_* http2_* http3_* if_modified_since index
-    ignore_invalid_headers geo geoip_* keepalive_disable keepalive_min_timeout limit_conn_log_level limit_conn_status limit_rate_after limit_req_log_level lingering_* load_module
+    ignore_invalid_headers geo geoip_* keepalive_disable keepalive_min_timeout limit_conn_log_level limit_rate_after limit_req_log_level lingering_* load_module
     lua_* modsecurity_transaction_id opentracing opentracing_* otel_* session_sticky_* sticky_hide_cookie vhost_traffic_status*
     lock_file log_not_found log_subrequest map_hash_* master_process max_ranges
     msie_padding msie_refresh multi_accept open_file_cache open_file_cache_* open_log_file_cache
@@ -156,7 +161,6 @@ fn ignored() -> impl Iterator<Item = &'static str> {
 /// Name, the one value with which it has no effect here, and what to write instead of another
 /// value.
 static IGNORED_WITH: &[(&str, &str, &str)] = &[
-    ("auth_basic", "off", "auth_basic off; Kylin asks for a password itself"),
     ("auth_request", "off", "auth_request off; Kylin asks for a password itself"),
     ("proxy_cache", "off", "proxy_cache off; Kylin's responses depend on the user"),
     ("proxy_force_ranges", "off", "proxy_force_ranges off; ranges stay unchanged"),
@@ -164,7 +168,6 @@ static IGNORED_WITH: &[(&str, &str, &str)] = &[
     ("proxy_pass_request_body", "on", "proxy_pass_request_body on;"),
     ("proxy_pass_request_headers", "on", "proxy_pass_request_headers on;"),
     ("proxy_store", "off", "proxy_store off; responses are not stored"),
-    ("satisfy", "all", "satisfy all;"),
 ];
 
 /// Directives whose effect differs from nginx, and how.
@@ -195,12 +198,12 @@ pub(super) const OF_OTHER_MODULES: [&str; 10] = [
 ];
 
 const NO_FILES: &str = "proxy_pass or return: static files are not served";
-const NO_ACCESS: &str = "a firewall, or an application that checks before it forwards: passwords are not checked here, and Kylin checks its own";
+const NO_ACCESS: &str = "auth_basic, or an application that checks before it forwards: tokens are not checked here, and Kylin checks its own";
 
 /// Names that nginx knows and this crate refuses, separated by spaces, and what to write instead.
 static REFUSED: &[(&str, &str)] = &[
     ("try_files", NO_FILES),
-    ("auth_basic_user_file auth_jwt", NO_ACCESS),
+    ("auth_jwt", NO_ACCESS),
     ("perl", "an application that embeds the crate: Perl does not run here"),
     (
         "least_time",

@@ -73,6 +73,8 @@ pub(super) struct PendingRequest {
 
 #[derive(Default)]
 struct Ended {
+    /// Another request has the line.
+    is_discarded: bool,
     /// The site replaced the response of the proxy.
     is_replaced: bool,
     status: Option<u16>,
@@ -146,6 +148,11 @@ impl PendingRequest {
         ended.sent = Some(response.headers().clone());
     }
 
+    /// Has no line written: another location serves the request and has one.
+    pub(super) fn discard(&self) {
+        self.ended.lock().is_discarded = true;
+    }
+
     /// Calls `read` with what is known of the request.
     pub(super) fn with<R>(&self, read: impl FnOnce(&Scope<'_>) -> R) -> R {
         let ended = self.ended.lock();
@@ -200,6 +207,9 @@ impl Observer for PendingRequest {
 
 impl Drop for PendingRequest {
     fn drop(&mut self) {
+        if self.ended.lock().is_discarded {
+            return;
+        }
         self.with(|scope| {
             for log in self.logs.iter().filter(|log| log.applies_to(scope)) {
                 (log.write)(log.format.line(scope));

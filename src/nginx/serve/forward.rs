@@ -1,18 +1,21 @@
 //! One request: which server and location it belongs to, and what is sent to the node.
 
+mod admit;
 mod pages;
+mod pass;
 mod prepare;
 mod script;
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::header::{self, HeaderMap};
 use http::{Extensions, Request, Response, StatusCode, Uri, request};
 
-use self::prepare::prepare;
+use self::admit::{Passed, Pause};
+use self::pages::{Finished, Kept, Named};
+use self::pass::{Admitted, Current, pass};
 use self::script::{Found, Rewritten};
 use super::SiteParts;
 use super::access_log::{PendingRequest, WrittenLog};
@@ -20,15 +23,13 @@ use super::response::{self, BAD_PATH, NOT_FOUND, ResponseEdits};
 use super::routes::Route;
 use crate::kylin::NormalizedPath;
 use crate::nginx::config::Listener;
-use crate::nginx::directives::location::{Action, Location, LocationMatch, PassUri};
+use crate::nginx::directives::location::{Action, Location, LocationMatch};
 use crate::nginx::directives::reply::Reply;
 use crate::nginx::directives::server::{ListenAddress, Server};
-use crate::nginx::directives::settings::LimitReq;
 use crate::nginx::uri::normalise;
 #[cfg(feature = "tls")]
 use crate::nginx::variables::ScopeTls;
 use crate::nginx::variables::{RequestId, Scope};
-use crate::observe;
 use crate::proxy::{ErrorResponse, Proxy, check_head};
 use crate::{Body, ClientAddr};
 
@@ -39,16 +40,57 @@ pub(super) async fn forward(
     mut request: Request<Body>,
 ) -> Response<Body> {
     let checked = check_head(&mut request);
-    let (mut head, body) = request.into_parts();
-    match route(site, listener, peer, &mut head, checked) {
-        Routed::Respond(response) => *response,
-        Routed::Forward { proxy, edits, wait, pending } => {
-            if !wait.is_zero() {
-                tokio::time::sleep(wait).await;
-            }
-            let response = proxy.forward(peer, Request::from_parts(head, body)).await;
-            edits.apply(response, pending.as_deref())
+    let (mut head, mut body) = request.into_parts();
+    let (mut passed, mut named) = (Passed::default(), None);
+    loop {
+        let (proxy, edits, kept, pending) =
+            match route(site, listener, peer, &mut head, checked, &mut passed, named.as_ref()) {
+                Routed::Respond(response) => return *response,
+                Routed::Pause(pause) => {
+                    pause.wait(&mut passed).await;
+                    continue;
+                }
+                Routed::Named(next) => {
+                    named = Some(*next);
+                    continue;
+                }
+                Routed::Forward { proxy, edits, kept, pending } => (proxy, edits, kept, pending),
+            };
+        let mut copy = None;
+        if let Some(kept) = &kept {
+            (body, copy) = match kept.body(body).await {
+                Ok(bodies) => bodies,
+                Err(error) => return error.response_to(&head),
+            };
         }
+        let mut response = proxy.forward(peer, Request::from_parts(head, body)).await;
+        if let Some(pending) = &pending {
+            pending.received(&response);
+        }
+        if let (None, Some(page)) = (&named, edits.page(&response)) {
+            let status = response.status().as_u16();
+            match kept.map(|kept| kept.go_on(page, copy, &mut response)) {
+                Some(Some((mut next, next_head, next_body))) => {
+                    next.pending = pending;
+                    named = Some(next);
+                    (head, body) = (next_head, next_body);
+                    continue;
+                }
+                Some(None) => {}
+                None => pages::set_status(&mut response, page, status),
+            }
+            if let Some(pending) = &pending {
+                pending.responded(&response);
+            }
+        }
+        if let Some(named) = &named {
+            named.mark(&mut response);
+        }
+        response = edits.apply(response, pending.as_deref());
+        if let Some(in_flight) = passed.in_flight {
+            response.body_mut().hold_until_end(in_flight);
+        }
+        return response;
     }
 }
 
@@ -66,12 +108,16 @@ fn scope_tls(connection: &crate::tls::TlsConnection) -> ScopeTls<'_> {
 /// What is to be done with a request.
 enum Routed<'s> {
     Respond(Box<Response<Body>>),
+    /// The request is to be routed again after it.
+    Pause(Pause),
+    /// The location of an error page is to respond.
+    Named(Box<Named<'s>>),
     /// The head is ready for the proxy.
     Forward {
         proxy: &'s Proxy,
         edits: ResponseEdits<'s>,
-        /// How long `limit_req` delays the request.
-        wait: Duration,
+        /// The request, if an error may lead it to another location.
+        kept: Option<Box<Kept<'s>>>,
         pending: Option<Arc<PendingRequest>>,
     },
 }
@@ -79,23 +125,24 @@ enum Routed<'s> {
 const NO_UPSTREAM: ErrorResponse =
     ErrorResponse::new(StatusCode::BAD_GATEWAY, "the variables of proxy_pass name no upstream");
 
-const DENIED: ErrorResponse = ErrorResponse::new(StatusCode::FORBIDDEN, "the configuration denies the client the path");
-
-const LEFT_OUT: ErrorResponse = ErrorResponse::new(
-    StatusCode::NOT_FOUND,
-    "what the configuration serves at this path is not served by this front end",
-);
+const TOO_MANY_HEADERS: ErrorResponse =
+    ErrorResponse::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the request has more headers than max_headers");
 
 fn route<'s>(
     site: &'s SiteParts,
     listener: &Listener,
     peer: ClientAddr,
     head: &mut request::Parts,
-    checked: Result<(), ErrorResponse>,
+    mut checked: Result<(), ErrorResponse>,
+    passed: &mut Passed,
+    named: Option<&Named<'s>>,
 ) -> Routed<'s> {
     let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).map(str::to_ascii_lowercase);
     let (number, captures) = listener.server_for(host.as_deref());
     let server = &site.config.servers[number];
+    if checked.is_ok() && server.settings.max_headers.is_some_and(|max| head.headers.len() > max) {
+        checked = Err(TOO_MANY_HEADERS);
+    }
     if server.settings.underscores_in_headers != Some(true) {
         drop_underscored(&mut head.headers);
     }
@@ -136,29 +183,37 @@ fn route<'s>(
             &head.headers,
         )
     };
-    let mut rewritten = Rewritten::new(if server.is_scripted { site.config.set_slots } else { 0 });
+    let mut rewritten = match named {
+        Some(named) => named.rewritten.clone(),
+        None => Rewritten::new(if server.is_scripted { site.config.set_slots } else { 0 }),
+    };
     let mut logs = &site.server_logs[number];
     let found = match (checked, &path, &decoded) {
         (Err(error), ..) => Err(error),
         (Ok(()), Some(path), Some(decoded)) => {
-            let arrived = Arrived { site, server, peer, head, path, decoded };
-            arrived.locate(&mut scope, &mut rewritten, &mut logs, &mut extensions)
+            let arrived = Arrived { site, server, peer, head, path, decoded, named };
+            arrived.locate(&mut scope, &mut rewritten, &mut logs, &mut extensions, passed)
         }
         _ => Err(BAD_PATH),
     };
     let response = match found {
         Ok((Routed::Respond(response), _)) => response,
-        Ok((forward, uri)) => {
+        Ok((routed, uri)) => {
             if let Some(uri) = uri {
                 head.uri = uri;
             }
             head.extensions = extensions;
-            return forward;
+            return routed;
         }
         Err(error) => Box::new(error.response_to(head)),
     };
-    if let Some(pending) = PendingRequest::begin(logs, &scope, &None, Duration::ZERO, false) {
-        pending.responded(&response);
+    match named.and_then(|named| named.pending.as_ref()) {
+        Some(pending) => pending.responded(&response),
+        None => {
+            if let Some(pending) = PendingRequest::begin(logs, &scope, &None, passed.waited, false) {
+                pending.responded(&response);
+            }
+        }
     }
     Routed::Respond(response)
 }
@@ -173,6 +228,8 @@ struct Arrived<'s, 'r> {
     path: &'r NormalizedPath<'r>,
     /// The path as nginx reads it, with its `;parameters`.
     decoded: &'r [u8],
+    /// The location that an error has led it to.
+    named: Option<&'r Named<'s>>,
 }
 
 impl<'s: 'r, 'r> Arrived<'s, 'r> {
@@ -184,19 +241,21 @@ impl<'s: 'r, 'r> Arrived<'s, 'r> {
         rewritten: &'r mut Rewritten,
         logs: &mut &'s Arc<[WrittenLog]>,
         extensions: &mut Extensions,
+        passed: &mut Passed,
     ) -> Result<(Routed<'s>, Option<Uri>), ErrorResponse> {
-        let Arrived { site, server, peer, head, path, decoded } = *self;
-        let found = match server.is_scripted {
+        let Arrived { site, server, peer, head, path, decoded, named } = *self;
+        let is_scripted = server.is_scripted || named.is_some();
+        let found = match is_scripted {
             true => {
                 scope.remote = inet(server.settings.real_ip.trusted_proxies().client(peer, scope.headers));
-                rewritten.find(server, scope, path)
+                rewritten.find(server, scope, path, named.map(|named| named.location))
             }
             false => find(server, path, scope),
         };
         let rewritten = &*rewritten;
         let new_uri = rewritten.uri(scope);
         let new_path = new_uri.as_deref().map(NormalizedPath::parse).transpose().map_err(|_| BAD_PATH)?;
-        if server.is_scripted {
+        if is_scripted {
             *scope = rewritten.scope(scope);
         }
         let mut remote = |location: Option<&Location>| {
@@ -209,14 +268,17 @@ impl<'s: 'r, 'r> Arrived<'s, 'r> {
                 None => server.settings.real_ip.trusted_proxies().client(peer, &head.headers),
             })
         };
-        let own = |response, location: Option<&Location>, scope: &Scope<'_>| {
-            let settings = location.map_or(&server.settings, |location| &location.settings);
-            pages::finish(response, server, settings, scope, true).map(Routed::respond)
+        let settings_of =
+            |location: Option<&'s Location>| location.map_or(&server.settings, |location| &location.settings);
+        let own = |response, location, scope: &Scope<'_>| {
+            let finished = pages::finish(response, server, settings_of(location), scope, rewritten, true, named)?;
+            Ok((Routed::from(finished), None))
         };
-        let returned = |reply: &Reply, location: Option<&Location>, scope: &Scope<'_>| {
-            let settings = location.map_or(&server.settings, |location| &location.settings);
+        let returned = |reply: &Reply, location, scope: &Scope<'_>| {
+            let (settings, may_have_page) = (settings_of(location), reply.may_have_page());
             let response = response::reply(reply, settings, scope)?;
-            pages::finish(response, server, settings, scope, reply.may_have_page()).map(Routed::respond)
+            let finished = pages::finish(response, server, settings, scope, rewritten, may_have_page, named)?;
+            Ok((Routed::from(finished), None))
         };
         let location = match found {
             Ok(Found::Return(reply, location)) => {
@@ -242,8 +304,8 @@ impl<'s: 'r, 'r> Arrived<'s, 'r> {
             None => location,
             Some(by_host) => {
                 let host = by_host.host.value(scope);
-                let named = by_host.locations.iter().find(|(value, _)| value.as_bytes().eq_ignore_ascii_case(&host));
-                match named {
+                let found = by_host.locations.iter().find(|(value, _)| value.as_bytes().eq_ignore_ascii_case(&host));
+                match found {
                     Some((_, location)) => location,
                     None => return own(NO_UPSTREAM.response_to(head), Some(location), scope),
                 }
@@ -258,73 +320,22 @@ impl<'s: 'r, 'r> Arrived<'s, 'r> {
             path: new_path.as_ref().unwrap_or(path),
             ignores_pass_uri: rewritten.ignores_pass_uri,
         };
-        pass(site, server, location, &current, scope, extensions)
-            .or_else(|error| own(error.response_to(head), Some(location), scope))
-    }
-}
-
-/// The target of a request after the steps of its server and location.
-struct Current<'r> {
-    uri: &'r str,
-    /// The path as nginx reads it, with its `;parameters`.
-    decoded: &'r [u8],
-    /// The path as the node reads it.
-    path: &'r NormalizedPath<'r>,
-    ignores_pass_uri: bool,
-}
-
-/// Admits a request to a location, in the order of nginx's phases, and prepares it for the proxy. Also returns the URI for the node if
-/// it is not that of the request.
-fn pass<'s>(
-    site: &'s SiteParts,
-    server: &'s Server,
-    location: &'s Location,
-    current: &Current<'_>,
-    scope: &Scope<'_>,
-    extensions: &mut Extensions,
-) -> Result<(Routed<'s>, Option<Uri>), ErrorResponse> {
-    let settings = &location.settings;
-    let wait = LimitReq::admit(&settings.limit_reqs, scope).ok_or_else(|| {
-        let status = settings.limit_req_status.and_then(|status| StatusCode::from_u16(status).ok());
-        ErrorResponse::new(status.unwrap_or(StatusCode::SERVICE_UNAVAILABLE), "the client sends too many requests")
-    })?;
-    if !settings.admits(scope.remote, scope.method) {
-        return Err(DENIED);
-    }
-    let Route { proxy, timeouts, logs, addresses, shows_outcome, .. } = &site.routes[location.number];
-    let Action::Proxy(pass) = &location.action else { return Err(LEFT_OUT) };
-    let Some(proxy) = proxy else { return Err(NOT_FOUND) };
-    let scope = Scope { proxy_host: &pass.host, ..*scope };
-    let upstream = &site.config.upstreams[pass.upstream];
-    let sent = match &pass.uri {
-        PassUri::Original => Cow::Borrowed(scope.request_uri),
-        PassUri::Variables => Cow::Owned(pass.uri_of_variables(&scope).ok_or(BAD_PATH)?),
-        PassUri::Replace { .. } if current.ignores_pass_uri => Cow::Borrowed(current.uri),
-        PassUri::Unchanged | PassUri::Replace { .. } | PassUri::Normalised { .. } => {
-            pass.upstream_uri(current.uri, current.decoded, current.path).ok_or(BAD_PATH)?
+        let kept = match named {
+            None => Kept::of(server, &location.settings, head, extensions, rewritten).map(Box::new),
+            Some(_) => None,
+        };
+        match pass(site, location, &current, scope, extensions, passed) {
+            Ok(Admitted::Pause(pause)) => Ok((Routed::Pause(pause), None)),
+            Ok(Admitted::Forward { proxy, edits, pending, uri }) => {
+                // The other location has a line of its own.
+                if let Some(pending) = named.and_then(|named| named.pending.as_ref()) {
+                    pending.discard();
+                }
+                Ok((Routed::Forward { proxy, edits, kept, pending }, uri))
+            }
+            Err(refused) => own(refused.response_to(head), Some(location), scope),
         }
-    };
-    let uri: Option<Uri> = match sent {
-        Cow::Borrowed(same) if same == scope.request_uri => None,
-        sent => Some(sent.parse().map_err(|_| BAD_PATH)?),
-    };
-    prepare(settings, pass, upstream, &scope, extensions)?;
-    let pages = pages::of_proxy(server, settings, &scope)?;
-    let edits = ResponseEdits::new(settings, pass, pages, &scope)?;
-    if let Some(timeouts) = timeouts {
-        extensions.insert(*timeouts);
     }
-    // Of a header that shows the id, so that logs show it too.
-    let is_shown = scope.id.is_some_and(|id| id.made().is_some());
-    let pending = PendingRequest::begin(logs, &scope, addresses, wait, *shows_outcome);
-    let made = scope.id.and_then(|id| observe::RequestId::new(id.made()?));
-    if let Some(id) = made.filter(|_| is_shown || !scope.headers.contains_key("x-request-id")) {
-        extensions.insert(id);
-    }
-    if let Some(pending) = &pending {
-        pending.observe(extensions);
-    }
-    Ok((Routed::Forward { proxy, edits, wait, pending }, uri))
 }
 
 /// Finds what serves a path where nothing rewrites it.
@@ -346,9 +357,12 @@ fn find<'s, 'r>(
     }
 }
 
-impl Routed<'_> {
-    fn respond(response: Response<Body>) -> (Self, Option<Uri>) {
-        (Routed::Respond(Box::new(response)), None)
+impl<'s> From<Finished<'s>> for Routed<'s> {
+    fn from(finished: Finished<'s>) -> Self {
+        match finished {
+            Finished::Response(response) => Routed::Respond(Box::new(response)),
+            Finished::Named(named) => Routed::Named(Box::new(named)),
+        }
     }
 }
 

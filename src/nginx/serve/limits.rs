@@ -32,5 +32,8 @@ pub(super) fn apply<H: Handler>(
     if let Some(bytes) = settings().filter_map(|settings| settings.max_head_bytes).max() {
         builder = builder.max_head_bytes(usize::try_from(bytes).unwrap_or(usize::MAX));
     }
+    if let Some(headers) = settings().filter_map(|settings| settings.max_headers).max() {
+        builder = builder.max_headers(headers);
+    }
     builder
 }

@@ -28,11 +28,7 @@ pub(super) struct ResponseEdits<'s> {
     late: bool,
     redirects: Redirects<'s>,
     cookies: CookieEdits<'s>,
-    pages: Pages<'s>,
 }
-
-/// `error_page` lines and the responses of their locations.
-pub(super) type Pages<'s> = Vec<(&'s ErrorPage, Option<Response<Body>>)>;
 
 /// `add_header` lines and their values for a request.
 type AddedHeaders<'s> = Vec<(&'s AddHeader, HeaderValue)>;
@@ -41,7 +37,6 @@ impl<'s> ResponseEdits<'s> {
     pub(super) fn new(
         settings: &'s BlockSettings,
         pass: &'s ProxyPass,
-        pages: Pages<'s>,
         scope: &Scope<'_>,
     ) -> Result<Self, ErrorResponse> {
         Ok(ResponseEdits {
@@ -50,26 +45,17 @@ impl<'s> ResponseEdits<'s> {
             late: settings.add_headers.iter().any(|header| header.value.needs_outcome()),
             redirects: pass.redirects(scope),
             cookies: pass.cookies(settings, scope),
-            pages,
         })
     }
 
-    pub(super) fn apply(mut self, mut response: Response<Body>, pending: Option<&PendingRequest>) -> Response<Body> {
-        if let Some(pending) = pending {
-            pending.received(&response);
-        }
-        let status = response.status().as_u16();
-        // Those of nodes reach the client.
+    /// Returns the `error_page` line for a response of the proxy itself. Errors of nodes reach the client.
+    pub(super) fn page(&self, response: &Response<Body>) -> Option<&'s ErrorPage> {
         let is_own = response.extensions().get::<ServedBy>().is_none();
-        if let Some((page, reply)) = self.pages.iter_mut().find(|(page, _)| is_own && page.is_for(status)) {
-            let mut of_page = reply.take().unwrap_or(response);
-            let status = page.status(status, of_page.status().as_u16());
-            *of_page.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            if let Some(pending) = pending {
-                pending.responded(&of_page);
-            }
-            return of_page;
-        }
+        let mut pages = self.settings.error_pages.iter().filter(|_| is_own);
+        pages.find(|page| page.has_effect() && page.is_for(response.status().as_u16()))
+    }
+
+    pub(super) fn apply(self, mut response: Response<Body>, pending: Option<&PendingRequest>) -> Response<Body> {
         let headers = response.headers_mut();
         let hidden: Vec<_> = headers.keys().filter(|name| self.settings.hides(name)).cloned().collect();
         for name in hidden {

@@ -138,7 +138,7 @@ fn with_settings<K>(
     let builder = group.observers.iter().fold(builder, |builder, observer| builder.observer(Arc::clone(observer)));
     let mut builder = builder
         .buffers(group.buffers.clone())
-        .max_requests_per_client(settings.limit_conn.or(group.max_requests_per_client))
+        .max_requests_per_client(group.max_requests_per_client)
         .served_by(settings.error_pages.iter().any(ErrorPage::has_effect))
         .trusted_proxies(settings.real_ip.trusted_proxies())
         .retry(retry)

@@ -55,9 +55,9 @@ pub(crate) struct Parser {
 }
 
 impl Parser {
-    /// Reads a file and what it includes.
-    pub(crate) fn file(&mut self, path: &Path) -> Result<Vec<Directive>, Fault> {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    /// Reads a file and what it includes. Relative names are of files in `folder`, by default that of the file.
+    pub(crate) fn file(&mut self, path: &Path, folder: Option<&Path>) -> Result<Vec<Directive>, Fault> {
+        let folder = folder.or(path.parent()).filter(|folder| !folder.as_os_str().is_empty());
         self.folder = Some(folder.unwrap_or(Path::new(".")).to_owned());
         self.include_file(path, None)
     }
@@ -172,6 +172,9 @@ impl Parser {
             let expected = "the included text itself, or a configuration read from a file";
             return Err(name.span.unsupported("include in a text that is not a file", expected));
         };
+        if pattern.shell_variable().is_some() {
+            return Err(pattern.invalid("file", "the name of a file, or a pattern like conf.d/*.conf"));
+        }
         let path = folder.join(&pattern.text);
         let paths = if include::is_pattern(&pattern.text) { include::expand(&path, MAX_FILES) } else { vec![path] };
         let mut directives = Vec::new();
@@ -224,7 +227,7 @@ mod tests {
         fs::write(folder.path().join("d/x.conf"), "x 1;").unwrap();
         // Relative to the main file's folder, not to the including file's.
         fs::write(folder.path().join("d/w.conf"), "w { include d/x.conf; }").unwrap();
-        let directives = Parser::default().file(&main).unwrap();
+        let directives = Parser::default().file(&main, None).unwrap();
         assert_eq!(shape(&directives), "a{w{x 1},x 1},x 1,z");
     }
 
@@ -235,7 +238,7 @@ mod tests {
         fs::write(&main, "include b.conf;").unwrap();
         fs::write(folder.path().join("b.conf"), "\n  include main.conf;").unwrap();
         let mut parser = Parser::default();
-        let error = parser.file(&main).unwrap_err().locate("main.conf", &parser.sources);
+        let error = parser.file(&main, None).unwrap_err().locate("main.conf", &parser.sources);
         assert_eq!((error.kind(), error.line(), error.column()), (ErrorKind::Limit, 2, 11));
         assert!(error.message().ends_with("main.conf includes itself"), "{error}");
     }
@@ -247,11 +250,11 @@ mod tests {
         for (text, expected) in [("include gone.conf;", "cannot be read"), ("include .;", "is not a file")] {
             fs::write(&main, text).unwrap();
             let mut parser = Parser::default();
-            let error = parser.file(&main).unwrap_err().locate("main.conf", &parser.sources);
+            let error = parser.file(&main, None).unwrap_err().locate("main.conf", &parser.sources);
             assert!(error.to_string().contains(expected) && error.column() == 9, "{error}");
         }
         fs::write(&main, b"a;\nb\xff;").unwrap();
-        let error = Parser::default().file(&main).unwrap_err().locate("main.conf", &Sources::default());
+        let error = Parser::default().file(&main, None).unwrap_err().locate("main.conf", &Sources::default());
         assert_eq!(error.to_string(), "main.conf: not UTF-8: byte 0xff at line 2, column 2");
     }
 

@@ -137,6 +137,8 @@ fn an_upstream_is_of_kylin_if_it_gets_paths_below_kylin() {
             "rewrite ^/start$ /kylin/start.do last; location / { proxy_pass http://k; } location ~ do$ { proxy_pass http://o; }",
             [true, true],
         ),
+        ("location / { error_page 502 = @o; proxy_pass http://k; } location @o { proxy_pass http://o; }", [true, true]),
+        ("location / { return 404; } location @o { proxy_pass http://o; }", [false, false]),
         (
             "location /o/ { rewrite ^/o/(.*)$ /o/api/$1 break; proxy_pass http://o; } location / { return 404; }",
             [false, false],

@@ -112,19 +112,17 @@ impl Locations {
         self.all.is_empty()
     }
 
-    /// Returns a named location; `None` if there is none that responds by itself.
-    pub(crate) fn named_reply(&self, name: &str) -> Option<&Location> {
-        let named = |location: &&Location| matches!(&location.matcher, Matcher::Named(known) if known == name);
-        let returns = |location: &&Location| {
-            matches!((&location.action, location.script.last()), (Action::Return(_), _) | (_, Some(Step::Return(_))))
-                && location.script.iter().all(Step::stays)
-        };
-        self.all.iter().find(named).filter(returns)
+    /// Returns a named location; `None` if there is none, or if it is left out.
+    pub(crate) fn named(&self, name: &str) -> Option<&Location> {
+        let is_named = |location: &&Location| matches!(&location.matcher, Matcher::Named(known) if known == name);
+        let is_left_out =
+            |location: &Location| matches!(location.action, Action::LeftOut(_)) && location.script.is_empty();
+        self.all.iter().find(is_named).filter(|location| !is_left_out(location))
     }
 
-    /// Returns the steps of all locations.
-    pub(crate) fn steps(&self) -> Vec<&Step> {
-        self.all.iter().flat_map(|location| location.script.iter().chain(location.nested.steps())).collect()
+    /// Returns all locations, and those inside them.
+    pub(crate) fn deep(&self) -> Vec<&Location> {
+        self.all.iter().flat_map(|location| [vec![location], location.nested.deep()].concat()).collect()
     }
 
     /// Returns whether a location has a script.

@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use http::header;
+
 use super::{Action, ByHost, Location, Locations, Matcher, ProxyPass};
 use crate::nginx::directives::catalogue::{self, Block, arg};
 use crate::nginx::directives::context::ReadContext;
@@ -80,8 +82,24 @@ fn read(
         let message = "location with neither proxy_pass nor return: static files are not served";
         return Err(directive.span().missing(message, "proxy_pass http://UPSTREAM; or return CODE;"));
     }
+    note_auth(&location, directive, context);
     location.nested = read_all(block, Some(&location.matcher), &location.settings, captures, context)?;
     Ok(location)
+}
+
+/// Notes what `auth_basic` means for the nodes of a location.
+fn note_auth(location: &Location, directive: &Directive, context: &mut ReadContext<'_>) {
+    let settings = &location.settings;
+    if settings.auth.lacks_file() {
+        let text = "auth_basic without auth_basic_user_file: no password is asked for, as in nginx";
+        context.remarks.note(directive.span(), text);
+    }
+    let is_sent = !settings.set_headers.iter().any(|header| header.name == header::AUTHORIZATION);
+    if settings.auth.question().is_some() && is_sent && matches!(location.action, Action::Proxy(_)) {
+        let text = "auth_basic: the nodes get the header Authorization too, and Kylin reads it as a login; \
+            proxy_set_header Authorization \"\"; keeps it from them";
+        context.remarks.note(directive.span(), text);
+    }
 }
 
 /// Reads the directives of a location, or of an `if` in one, whose action is `outer` unless it has its own.

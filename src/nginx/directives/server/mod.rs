@@ -112,9 +112,9 @@ impl Server {
         let mut settings = vec![&server.settings];
         collect_settings(&server.locations, &mut settings);
         for page in settings.iter().flat_map(|settings| settings.error_pages.iter()) {
-            if let Some(name) = page.named.as_ref().filter(|name| server.locations.named_reply(name).is_none()) {
-                let message = format!("error_page to {name}, which is no location with return");
-                let expected = "location @NAME { return CODE TEXT; }, or backup servers in the upstream";
+            if let Some(name) = page.named.as_ref().filter(|name| server.locations.named(name).is_none()) {
+                let message = format!("error_page to {name}, which is no location of the server, or left out");
+                let expected = "location @NAME { return CODE TEXT; } or location @NAME { proxy_pass http://UPSTREAM; }";
                 return Err(page.span.unsupported(message, expected));
             }
         }

@@ -1,12 +1,18 @@
-//! `allow`, `deny` and `limit_except`: which clients a location serves (`ngx_http_access_module`).
+//! `allow`, `deny`, `limit_except` and `satisfy`: which clients a location serves (`ngx_http_access_module`).
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
-use http::Method;
+use http::{HeaderValue, Method};
 use ipnet::IpNet;
 
+use super::{AuthBasic, BlockSettings};
 use crate::nginx::directives::catalogue::arg;
+use crate::nginx::directives::context::ReadContext;
+use crate::nginx::htpasswd::{PasswordCheck, PasswordFile};
 use crate::nginx::syntax::{Directive, Fault};
+use crate::nginx::variables::Scope;
+use crate::proxy::BasicCredentials;
 
 /// One `allow` or `deny` line.
 #[derive(Debug, Clone)]
@@ -28,6 +34,20 @@ enum Clients {
 pub(crate) struct LimitExcept {
     methods: Vec<Method>,
     rules: Vec<AccessRule>,
+    auth: AuthBasic,
+}
+
+/// Whether a location serves a request.
+pub(crate) enum Access {
+    Granted,
+    /// The address or the lack of a file of passwords.
+    Denied,
+    /// The file of passwords cannot be read.
+    Unreadable,
+    /// The client is to send credentials, with this challenge.
+    Unauthorized(HeaderValue),
+    /// The credentials are to be verified.
+    Verify(Arc<PasswordFile>, BasicCredentials),
 }
 
 impl AccessRule {
@@ -56,13 +76,46 @@ impl AccessRule {
     }
 }
 
-/// Returns whether the first rule for a client allows it; without one it is allowed. `None` is a client of a unix socket.
-pub(super) fn allow(rules: &[AccessRule], client: Option<SocketAddr>) -> bool {
-    rules.iter().find(|rule| rule.is_for(client)).is_none_or(|rule| rule.allows)
+impl BlockSettings {
+    /// Returns whether the location serves a request. `check` is what a file says of the credentials, once
+    /// they were verified.
+    pub(crate) fn access(&self, scope: &Scope<'_>, check: Option<&(Arc<PasswordFile>, PasswordCheck)>) -> Access {
+        let limited = self.limit_except.as_ref().filter(|limit| !limit.exempts(scope.method));
+        let rules: &[AccessRule] = limited.and_then(|limit| limit.rules()).unwrap_or(&self.access);
+        let by_address = allows(rules, scope.remote);
+        let auth = limited.map(|limit| limit.auth.or(&self.auth));
+        let auth = auth.as_ref().unwrap_or(&self.auth);
+        let Some((realm, file)) = auth.question() else {
+            return if by_address == Some(false) { Access::Denied } else { Access::Granted };
+        };
+        match by_address {
+            Some(true) if self.satisfies_any => return Access::Granted,
+            Some(false) if !self.satisfies_any => return Access::Denied,
+            _ => {}
+        }
+        let check = check.filter(|(checked, _)| Arc::ptr_eq(checked, file)).map(|(_, check)| *check);
+        match (check, BasicCredentials::of(scope.headers)) {
+            (Some(PasswordCheck::Right), _) => Access::Granted,
+            (Some(PasswordCheck::NoFile), _) => Access::Denied,
+            (Some(PasswordCheck::Unreadable), _) => Access::Unreadable,
+            (None, Some(credentials)) => Access::Verify(Arc::clone(file), credentials),
+            (Some(PasswordCheck::Wrong), _) | (None, None) => {
+                let realm = String::from_utf8_lossy(&realm.value(scope)).replace(['\\', '"'], "'");
+                // A line break in a variable leaves the realm out, and the client is asked all the same.
+                let challenge = HeaderValue::try_from(format!("Basic realm=\"{realm}\""));
+                Access::Unauthorized(challenge.unwrap_or(HeaderValue::from_static("Basic realm=\"\"")))
+            }
+        }
+    }
+}
+
+/// Returns whether the first rule for a client allows it; `None` without one. `client` is `None` for one of a unix socket.
+fn allows(rules: &[AccessRule], client: Option<SocketAddr>) -> Option<bool> {
+    rules.iter().find(|rule| rule.is_for(client)).map(|rule| rule.allows)
 }
 
 impl LimitExcept {
-    pub(super) fn read(directive: &Directive) -> Result<LimitExcept, Fault> {
+    pub(super) fn read(directive: &Directive, context: &mut ReadContext<'_>) -> Result<LimitExcept, Fault> {
         let mut methods = Vec::new();
         for word in &directive.args {
             let method = Method::from_bytes(word.text.to_ascii_uppercase().as_bytes())
@@ -76,19 +129,32 @@ impl LimitExcept {
                 .span()
                 .value("limit_except takes methods and a block", "limit_except METHOD... { deny all; }"));
         };
-        let mut rules = Vec::new();
+        let (mut rules, mut auth) = (Vec::new(), AuthBasic::default());
         for inner in block {
-            if !matches!(inner.name.text.as_str(), "allow" | "deny") {
-                let message = format!("\"{}\" in limit_except is not supported", inner.name.text);
-                return Err(inner.span().unsupported(message, "allow ADDRESS|all; or deny ADDRESS|all;"));
+            match inner.name.text.as_str() {
+                "allow" | "deny" => rules.push(AccessRule::read(inner)?),
+                "auth_basic" => auth.read_realm(inner, &context.maps)?,
+                "auth_basic_user_file" => {
+                    auth.read_file(inner, context.folder.as_deref(), &mut context.remarks)?;
+                }
+                name => {
+                    let message = format!("\"{name}\" in limit_except is not supported");
+                    return Err(inner
+                        .span()
+                        .unsupported(message, "allow ADDRESS|all; deny ADDRESS|all; or auth_basic"));
+                }
             }
-            rules.push(AccessRule::read(inner)?);
         }
-        Ok(LimitExcept { methods, rules })
+        Ok(LimitExcept { methods, rules, auth })
     }
 
-    /// Returns the rules for a method in place of the location's; `None` if the location's apply.
-    pub(super) fn rules(&self, method: &Method) -> Option<&[AccessRule]> {
-        if self.methods.contains(method) || self.rules.is_empty() { None } else { Some(&self.rules) }
+    /// Returns whether the rules are not for requests with a method.
+    fn exempts(&self, method: &Method) -> bool {
+        self.methods.contains(method)
+    }
+
+    /// Returns the rules in place of the location's; `None` if the location's apply.
+    fn rules(&self) -> Option<&[AccessRule]> {
+        Some(&self.rules[..]).filter(|rules| !rules.is_empty())
     }
 }

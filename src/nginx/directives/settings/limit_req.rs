@@ -1,4 +1,4 @@
-//! `limit_req` and `limit_conn`: limits on the requests of a client.
+//! `limit_req`, and the zones that it and `limit_conn` count in (`ngx_http_limit_req_module`).
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::limit_conn::{ConnZone, LimitConn};
 use crate::clock::{Clock, SystemClock};
-use crate::nginx::directives::catalogue::{usage, wrong_number};
+use crate::nginx::directives::catalogue::{args, usage, wrong_number};
 use crate::nginx::syntax::{Directive, Fault, Word, values};
 use crate::nginx::variables::{Maps, Scope, Template};
 
@@ -15,8 +16,7 @@ use crate::nginx::variables::{Maps, Scope, Template};
 #[derive(Debug, Default)]
 pub(crate) struct LimitZones {
     requests: HashMap<String, Arc<RequestZone>>,
-    /// The keys of `limit_conn_zone`.
-    connections: HashMap<String, Template>,
+    connections: HashMap<String, Arc<ConnZone>>,
 }
 
 /// `limit_req_zone`: how many requests there were for each key lately (`ngx_http_limit_req_module`).
@@ -94,7 +94,7 @@ impl LimitZones {
                     let zone = RequestZone { key, rate, max_bytes: bytes, keys: Mutex::default() };
                     zones.requests.insert(name.clone(), Arc::new(zone)).is_some()
                 }
-                false => zones.connections.insert(name.clone(), key).is_some(),
+                false => zones.connections.insert(name.clone(), Arc::new(ConnZone::new(key))).is_some(),
             };
             if is_known {
                 return Err(directive.span().duplicate(format!("duplicate zone \"{name}\""), "another name"));
@@ -123,19 +123,13 @@ impl LimitZones {
         Ok(LimitReq { zone, burst, undelayed })
     }
 
-    /// Reads `limit_conn ZONE N`, whose zone has the client's address as key.
-    pub(super) fn limit_conn(&self, directive: &Directive) -> Result<u32, Fault> {
-        let [name, number] = &directive.args[..] else { return Err(wrong_number(directive)) };
-        let Some(key) = self.connections.get(&name.text) else {
+    /// Reads `limit_conn ZONE N`.
+    pub(super) fn limit_conn(&self, directive: &Directive) -> Result<LimitConn, Fault> {
+        let [name, number] = args(directive)?;
+        let Some(zone) = self.connections.get(&name.text) else {
             return Err(name.span.unknown(format!("unknown zone \"{}\"", name.text), CONN_ZONE));
         };
-        if !matches!(key.to_string().as_str(), "$binary_remote_addr" | "$remote_addr") {
-            let message = format!("limit_conn with the key {key} is not supported");
-            return Err(name
-                .span
-                .unsupported(message, "$binary_remote_addr as key; or max_conns=N on the servers of an upstream"));
-        }
-        values::number(number, 1..=65535)
+        Ok(LimitConn::new(Arc::clone(zone), values::number(number, 1..=65535)?))
     }
 }
 

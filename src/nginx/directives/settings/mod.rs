@@ -4,8 +4,10 @@
 //! queries run for minutes, so the code that builds the site chooses them.
 
 mod access;
+mod auth_basic;
 mod error_page;
 mod expires;
+mod limit_conn;
 mod limit_req;
 mod next_upstream;
 mod read;
@@ -13,16 +15,16 @@ mod real_ip;
 mod redirect;
 mod tls;
 
-use std::net::SocketAddr;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, Method};
+use http::HeaderName;
 
-pub(crate) use access::{AccessRule, LimitExcept};
+pub(crate) use access::{Access, AccessRule, LimitExcept};
+pub(crate) use auth_basic::AuthBasic;
 pub(crate) use error_page::ErrorPage;
 pub(crate) use expires::Expires;
+pub(crate) use limit_conn::{InFlight, LimitConn, TooMany};
 pub(crate) use limit_req::{LimitReq, LimitZones};
 pub(crate) use next_upstream::NextUpstream;
 pub(crate) use read::SettingsReader;
@@ -49,8 +51,10 @@ pub(crate) struct BlockSettings {
     pub(crate) limit_reqs: Arc<Vec<LimitReq>>,
     /// `limit_req_status`; nginx: 503.
     pub(crate) limit_req_status: Option<u16>,
-    /// `limit_conn` by the client's address.
-    pub(crate) limit_conn: Option<NonZeroU32>,
+    /// `limit_conn`.
+    pub(crate) limit_conns: Arc<Vec<LimitConn>>,
+    /// `limit_conn_status`; nginx: 503.
+    pub(crate) limit_conn_status: Option<u16>,
     /// `expires`.
     pub(crate) expires: Option<Expires>,
     /// `access_log`.
@@ -67,6 +71,10 @@ pub(crate) struct BlockSettings {
     pub(crate) node_tls: Arc<NodeSide>,
     /// `allow` and `deny`.
     pub(crate) access: Arc<Vec<AccessRule>>,
+    /// `auth_basic` and `auth_basic_user_file`.
+    pub(crate) auth: AuthBasic,
+    /// `satisfy any`: an address that is allowed needs no password, and a password no address.
+    pub(crate) satisfies_any: bool,
     /// `internal`: only requests that `rewrite` changed get there.
     pub(crate) internal: bool,
     /// `limit_except`.
@@ -95,6 +103,8 @@ pub(crate) struct BlockSettings {
     pub(crate) header_timeout: Option<Duration>,
     /// `large_client_header_buffers`, the bytes of all; nginx: 4 of 8 KiB.
     pub(crate) max_head_bytes: Option<u64>,
+    /// `max_headers`; nginx: 1000.
+    pub(crate) max_headers: Option<usize>,
     /// `keepalive_timeout` of client connections, 0 closes them; nginx: 75 s.
     pub(crate) keepalive_timeout: Option<Duration>,
     /// `proxy_buffering`; nginx: on. Off: a node waits for a client that reads slowly.
@@ -139,12 +149,6 @@ pub(crate) fn adds_to(status: u16) -> bool {
 }
 
 impl BlockSettings {
-    /// Returns whether a client may send a request with this method; `None` is a client of a unix socket.
-    pub(crate) fn admits(&self, client: Option<SocketAddr>, method: &Method) -> bool {
-        let by_method = self.limit_except.as_ref().and_then(|limit| limit.rules(method));
-        access::allow(by_method.unwrap_or(&self.access), client)
-    }
-
     /// Returns whether a header of a node's response is kept from the client.
     pub(crate) fn hides(&self, name: &HeaderName) -> bool {
         // nginx drops these unless `proxy_pass_header` names them.

@@ -1,7 +1,6 @@
 //! Reads the directives of [`BlockSettings`] in one block: `http`, `server` or `location`.
 
 use std::collections::HashSet;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, header};
@@ -19,6 +18,8 @@ use crate::proxy::HeaderEdits;
 /// The largest request head, whatever the file says: each client that sends one holds that much
 /// memory.
 const MAX_HEAD_BYTES: u64 = 1 << 20;
+
+const SAME_ZONE: &str = "two limits in one zone";
 
 /// The settings of a block while it is read: what it inherits, changed by its own directives.
 #[derive(Debug, Default)]
@@ -73,18 +74,16 @@ impl SettingsReader {
             "limit_req" => {
                 let (limits, limit) = (list(is_first, &mut settings.limit_reqs), context.zones.limit_req(directive)?);
                 if limits.iter().any(|other| other.shares_zone(&limit)) {
-                    return Err(directive
-                        .span()
-                        .duplicate("limit_req of one zone is duplicate", "each zone once in a block"));
+                    return Err(directive.span().duplicate(SAME_ZONE, "each zone once in a block"));
                 }
                 limits.push(limit);
             }
             "limit_conn" => {
-                let limit = context.zones.limit_conn(directive)?;
-                let limit = NonZeroU32::new(settings.limit_conn.map_or(limit, |other| limit.min(other.get())));
-                settings.limit_conn = limit;
-                let text = "limit_conn: counts requests in flight; the response over the limit is 429";
-                context.remarks.note(directive.span(), text);
+                let (limits, limit) = (list(is_first, &mut settings.limit_conns), context.zones.limit_conn(directive)?);
+                if limits.iter().any(|other| other.shares_zone(&limit)) {
+                    return Err(directive.span().duplicate(SAME_ZONE, "each zone once in a block"));
+                }
+                limits.push(limit);
             }
             "access_log" => {
                 if is_first {
@@ -111,6 +110,17 @@ impl SettingsReader {
 
     fn read_value(&mut self, directive: &Directive, context: &mut ReadContext<'_>) -> Result<(), Fault> {
         let settings = &mut self.settings;
+        match directive.name.text.as_str() {
+            "limit_except" => {
+                settings.limit_except = Some(Arc::new(LimitExcept::read(directive, context)?));
+                return Ok(());
+            }
+            "auth_basic" => return settings.auth.read_realm(directive, &context.maps),
+            "auth_basic_user_file" => {
+                return settings.auth.read_file(directive, context.folder.as_deref(), &mut context.remarks);
+            }
+            _ => {}
+        }
         if super::tls::read(settings, directive, context.folder.as_deref(), &mut context.remarks)? {
             return Ok(());
         }
@@ -151,11 +161,23 @@ impl SettingsReader {
             "proxy_request_buffering" => settings.request_buffering = Some(flag()?),
             "merge_slashes" => settings.merge_slashes = Some(flag()?),
             "underscores_in_headers" => settings.underscores_in_headers = Some(flag()?),
-            "limit_except" => settings.limit_except = Some(Arc::new(LimitExcept::read(directive)?)),
             "internal" => settings.internal = args::<0>(directive).map(|_| true)?,
-            "limit_req_status" => {
-                let status = values::number(arg(directive)?, 400..=599)?;
-                settings.limit_req_status = u16::try_from(status).ok();
+            "max_headers" => {
+                settings.max_headers = usize::try_from(values::number(arg(directive)?, 1..=u32::MAX)?).ok();
+            }
+            "limit_conn_status" | "limit_req_status" => {
+                let status = u16::try_from(values::number(arg(directive)?, 400..=599)?).ok();
+                match directive.is("limit_conn_status") {
+                    true => settings.limit_conn_status = status,
+                    false => settings.limit_req_status = status,
+                }
+            }
+            "satisfy" => {
+                settings.satisfies_any = match arg(directive)?.text.as_str() {
+                    "any" => true,
+                    "all" => false,
+                    _ => return Err(arg(directive)?.invalid("value", "satisfy all|any;")),
+                };
             }
             "expires" => settings.expires = Some(Expires::read(directive)?),
             "http2" => {

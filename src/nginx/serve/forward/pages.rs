@@ -1,67 +1,181 @@
 //! The front end's own responses: `error_page` and `add_header`.
 
-use http::{Response, StatusCode};
+use std::sync::Arc;
 
-use super::script::{Found, Rewritten};
+use http::{Extensions, HeaderValue, Method, Response, StatusCode, header, request};
+use http_body_util::BodyExt as _;
+
+use super::script::Rewritten;
 use crate::Body;
+use crate::nginx::directives::location::{Action, Location};
+use crate::nginx::directives::rewrite::Step;
 use crate::nginx::directives::server::Server;
 use crate::nginx::directives::settings::{BlockSettings, ErrorPage};
-use crate::nginx::serve::response::{self, NOT_FOUND, Pages};
+use crate::nginx::serve::access_log::PendingRequest;
+use crate::nginx::serve::response;
 use crate::nginx::variables::Scope;
+use crate::observe::Termination;
 use crate::proxy::ErrorResponse;
 
-/// Returns what the client gets for a response without a node: the page for its status if there is one, else the response itself with
-/// the headers of `settings`.
-pub(super) fn finish(
-    mut response: Response<Body>,
-    server: &Server,
-    settings: &BlockSettings,
-    scope: &Scope<'_>,
-    may_have_page: bool,
-) -> Result<Response<Body>, ErrorResponse> {
-    let status = response.status().as_u16();
-    if let Some(page) = settings.error_pages.iter().find(|page| may_have_page && page.is_of(status)) {
-        if let Some(mut of_page) = of_location(page, server, scope)? {
-            set_status(&mut of_page, page, status);
-            return Ok(of_page);
-        }
-        set_status(&mut response, page, status);
-    }
-    response::add_headers(settings, scope, &mut response)?;
-    Ok(response)
+/// A longer body of a request is not kept for the node of an error page.
+const MAX_KEPT_BYTES: u64 = 64 << 10;
+
+/// The named location of an `error_page` line, which a request goes to after an error.
+pub(super) struct Named<'s> {
+    page: &'s ErrorPage,
+    pub(super) location: &'s Location,
+    /// The status of the error.
+    status: u16,
+    challenge: Option<HeaderValue>,
+    /// What the steps have made of the request before.
+    pub(super) rewritten: Rewritten,
+    /// What logs need of the request, if a proxy had it before.
+    pub(super) pending: Option<Arc<PendingRequest>>,
 }
 
-/// Returns the `error_page` lines that change a response of the proxy, and the responses of their locations.
-pub(super) fn of_proxy<'s>(
-    server: &Server,
+/// What becomes of a response without a node.
+pub(super) enum Finished<'s> {
+    Response(Response<Body>),
+    /// A named location responds in its place.
+    Named(Named<'s>),
+}
+
+/// The request, kept for the location of an error page.
+pub(super) struct Kept<'s> {
+    server: &'s Server,
+    head: Box<request::Parts>,
+    rewritten: Rewritten,
+    /// The location passes the request to a node, which needs its body too.
+    passes: bool,
+}
+
+impl<'s> Named<'s> {
+    pub(super) fn new(
+        page: &'s ErrorPage,
+        location: &'s Location,
+        response: &mut Response<Body>,
+        rewritten: Rewritten,
+    ) -> Self {
+        let challenge = response.headers_mut().remove(header::WWW_AUTHENTICATE);
+        Named { page, location, status: response.status().as_u16(), challenge, rewritten, pending: None }
+    }
+
+    /// Gives a response the status that the line asks for, and the challenge of the error.
+    pub(super) fn mark(&self, response: &mut Response<Body>) {
+        set_status(response, self.page, self.status);
+        if let Some(challenge) = &self.challenge {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge.clone());
+        }
+    }
+}
+
+impl<'s> Kept<'s> {
+    /// Keeps a request if an error of the proxy may lead it to another location.
+    pub(super) fn of(
+        server: &'s Server,
+        settings: &BlockSettings,
+        head: &request::Parts,
+        extensions: &Extensions,
+        rewritten: &Rewritten,
+    ) -> Option<Self> {
+        let mut locations = settings.error_pages.iter().filter_map(|page| location(page, server)).peekable();
+        locations.peek()?;
+        let passes = locations.any(passes);
+        let mut head = Box::new(head.clone());
+        head.extensions = extensions.clone();
+        Some(Kept { server, head, rewritten: rewritten.clone(), passes })
+    }
+
+    /// Returns the body of the request, and a copy for another node unless it is long.
+    ///
+    /// # Errors
+    /// If the body ends early.
+    pub(super) async fn body(&self, body: Body) -> Result<(Body, Option<Body>), ErrorResponse> {
+        if !self.passes {
+            return Ok((body, None));
+        }
+        match http_body::Body::size_hint(&body).exact() {
+            Some(0) => Ok((body, Some(Body::empty()))),
+            Some(1..=MAX_KEPT_BYTES) => {
+                let bytes = body.collect().await.map_err(|_| INCOMPLETE_BODY)?.to_bytes();
+                Ok((Body::from(bytes.clone()), Some(Body::from(bytes))))
+            }
+            Some(_) | None => Ok((body, None)),
+        }
+    }
+
+    /// Returns the location of a page with head and body of its request. None if the line has no location, or the request cannot be sent
+    /// to another node; then the client gets `response`.
+    pub(super) fn go_on(
+        self,
+        page: &'s ErrorPage,
+        copy: Option<Body>,
+        response: &mut Response<Body>,
+    ) -> Option<(Named<'s>, request::Parts, Body)> {
+        let Some(location) = location(page, self.server) else {
+            let status = response.status().as_u16();
+            set_status(response, page, status);
+            return None;
+        };
+        let body = match passes(location) {
+            false => Body::empty(),
+            true => copy.filter(|_| may_go_on(&self.head.method, response))?,
+        };
+        Some((Named::new(page, location, response, self.rewritten), *self.head, body))
+    }
+}
+
+const INCOMPLETE_BODY: ErrorResponse =
+    ErrorResponse::new(StatusCode::BAD_REQUEST, "the body of the request ended early");
+
+/// Decides what the client gets for a response without a node: that of the page for its status if there is one, else the response
+/// itself with the headers of `settings`. `named` is the location that an error has led to.
+pub(super) fn finish<'s>(
+    mut response: Response<Body>,
+    server: &'s Server,
     settings: &'s BlockSettings,
     scope: &Scope<'_>,
-) -> Result<Pages<'s>, ErrorResponse> {
-    let pages = settings.error_pages.iter().filter(|page| page.has_effect());
-    pages.map(|page| Ok((page, of_location(page, server, scope)?))).collect()
-}
-
-/// Returns the response of the named location of a page; `None` for a page without one.
-fn of_location(page: &ErrorPage, server: &Server, scope: &Scope<'_>) -> Result<Option<Response<Body>>, ErrorResponse> {
-    let Some(location) = page.named.as_ref().and_then(|name| server.locations.named_reply(name)) else {
-        return Ok(None);
-    };
-    let mut rewritten = Rewritten::of(scope);
-    let found = rewritten.run_named(location, scope)?;
-    let scope = rewritten.scope(scope);
-    let (mut response, at) = match found {
-        Found::Return(reply, at) => {
-            let at = at.unwrap_or(location);
-            (response::reply(reply, &at.settings, &scope)?, at)
+    rewritten: &Rewritten,
+    may_have_page: bool,
+    named: Option<&Named<'_>>,
+) -> Result<Finished<'s>, ErrorResponse> {
+    let status = response.status().as_u16();
+    match named {
+        // As in nginx, an error on the way to a page has no page.
+        Some(named) => named.mark(&mut response),
+        None => {
+            if let Some(page) = settings.error_pages.iter().find(|page| may_have_page && page.is_of(status)) {
+                if let Some(location) = location(page, server) {
+                    return Ok(Finished::Named(Named::new(page, location, &mut response, rewritten.clone())));
+                }
+                set_status(&mut response, page, status);
+            }
         }
-        Found::Redirect(status, to, at) => (response::redirect_to(status, to, &scope)?, at.unwrap_or(location)),
-        Found::Location(_) | Found::AddSlash(_) => return Err(NOT_FOUND),
-    };
-    response::add_headers(&at.settings, &scope, &mut response)?;
-    Ok(Some(response))
+    }
+    response::add_headers(settings, scope, &mut response)?;
+    Ok(Finished::Response(response))
 }
 
-fn set_status(response: &mut Response<Body>, page: &ErrorPage, of_error: u16) {
+/// Returns the named location of a page.
+fn location<'s>(page: &ErrorPage, server: &'s Server) -> Option<&'s Location> {
+    server.locations.named(page.named.as_ref()?)
+}
+
+/// Returns whether a location may pass requests to a node.
+fn passes(location: &Location) -> bool {
+    location.forms().iter().any(|form| matches!(form.action, Action::Proxy(_)))
+        || !location.script.iter().all(Step::stays)
+}
+
+/// Returns whether a request may go to another node after an error of the proxy: no node can have executed it, or it changes nothing.
+fn may_go_on(method: &Method, response: &Response<Body>) -> bool {
+    use Termination as T;
+
+    let termination = response.extensions().get::<Termination>();
+    method.is_safe() || matches!(termination, Some(T::NoEndpoint | T::Overflow | T::ConnectFailed | T::ConnectTimeout))
+}
+
+pub(super) fn set_status(response: &mut Response<Body>, page: &ErrorPage, of_error: u16) {
     let status = page.status(of_error, response.status().as_u16());
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
 }

@@ -3,7 +3,7 @@
 use http::StatusCode;
 
 use crate::kylin::NormalizedPath;
-use crate::nginx::directives::location::{Action, Location, LocationMatch};
+use crate::nginx::directives::location::{Location, LocationMatch};
 use crate::nginx::directives::reply::Reply;
 use crate::nginx::directives::rewrite::{AfterRewrite, Condition, Rewrite, Step};
 use crate::nginx::directives::server::Server;
@@ -20,7 +20,7 @@ const CYCLE: ErrorResponse =
     ErrorResponse::new(StatusCode::INTERNAL_SERVER_ERROR, "the configuration rewrites the path in a circle");
 
 /// What the steps have made of a request.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Rewritten {
     /// The variables of `set`, by their slot.
     sets: Vec<Vec<u8>>,
@@ -67,11 +67,6 @@ impl Rewritten {
         Rewritten { sets: vec![Vec::new(); slots], ..Rewritten::default() }
     }
 
-    /// Continues with the variables of a request whose steps were run.
-    pub(super) fn of(scope: &Scope<'_>) -> Self {
-        Rewritten { sets: scope.sets.to_vec(), ..Rewritten::default() }
-    }
-
     /// Returns the new path, decoded, if there is one.
     pub(super) fn path(&self) -> Option<&[u8]> {
         self.path.as_deref()
@@ -105,20 +100,28 @@ impl Rewritten {
         if args.is_empty() { Some(path) } else { Some(format!("{path}?{}", String::from_utf8_lossy(args))) }
     }
 
-    /// Runs the scripts of a server and its locations, and finds the location for the path that they leave.
+    /// Runs the scripts of a server and its locations, and finds the location for the path that they leave. A request that an error has
+    /// led to a location begins there.
     pub(super) fn find<'s>(
         &mut self,
         server: &'s Server,
         scope: &Scope<'_>,
         path: &NormalizedPath<'_>,
+        named: Option<&'s Location>,
     ) -> Result<Found<'s>, ErrorResponse> {
-        if let Some(reply) = &server.reply {
-            return Ok(Found::Return(reply, None));
-        }
-        match self.run(&server.script, scope, &mut None)? {
-            Outcome::Serve | Outcome::Locate => {}
-            Outcome::Return(reply) => return Ok(Found::Return(reply, None)),
-            Outcome::Redirect(status, to) => return Ok(Found::Redirect(status, to, None)),
+        if let Some(named) = named {
+            if let Some(found) = self.run_location(named, scope)? {
+                return Ok(found);
+            }
+        } else {
+            if let Some(reply) = &server.reply {
+                return Ok(Found::Return(reply, None));
+            }
+            match self.run(&server.script, scope, &mut None)? {
+                Outcome::Serve | Outcome::Locate => {}
+                Outcome::Return(reply) => return Ok(Found::Return(reply, None)),
+                Outcome::Redirect(status, to) => return Ok(Found::Redirect(status, to, None)),
+            }
         }
         for _ in 0..=MAX_CYCLES {
             let escaped = self.path.as_ref().map(|path| escape(path));
@@ -144,21 +147,6 @@ impl Rewritten {
             }
         }
         Err(CYCLE)
-    }
-
-    /// Runs the steps of a named location, which responds by itself.
-    pub(super) fn run_named<'s>(
-        &mut self,
-        location: &'s Location,
-        scope: &Scope<'_>,
-    ) -> Result<Found<'s>, ErrorResponse> {
-        match self.run_location(location, scope)? {
-            Some(Found::Location(location)) => match &location.action {
-                Action::Return(reply) => Ok(Found::Return(reply, Some(location))),
-                Action::Proxy(_) | Action::LeftOut(_) => Err(NOT_FOUND),
-            },
-            found => found.ok_or(NOT_FOUND),
-        }
     }
 
     /// Returns what serves the request after the steps of a location; `None` if their path has another location.

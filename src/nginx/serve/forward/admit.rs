@@ -1,0 +1,116 @@
+//! Whether a location admits a request, in the order of nginx's phases: `limit_req`, `limit_conn`, then `allow`, `deny` and
+//! `auth_basic`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderValue, Response, StatusCode, header, request};
+
+use crate::Body;
+use crate::nginx::directives::settings::{Access, BlockSettings, InFlight, LimitConn, LimitReq, TooMany};
+use crate::nginx::htpasswd::{PasswordCheck, PasswordFile};
+use crate::nginx::variables::Scope;
+use crate::proxy::{BasicCredentials, ErrorResponse};
+
+const DENIED: ErrorResponse = ErrorResponse::new(StatusCode::FORBIDDEN, "the configuration denies the client the path");
+
+const UNAUTHORIZED: ErrorResponse =
+    ErrorResponse::new(StatusCode::UNAUTHORIZED, "the front end asks for a user name and a password");
+
+const NO_PASSWORDS: ErrorResponse =
+    ErrorResponse::new(StatusCode::INTERNAL_SERVER_ERROR, "the file of passwords cannot be read");
+
+/// What a request has passed. After a pause it is routed again, and does not count twice.
+#[derive(Default)]
+pub(super) struct Passed {
+    /// `limit_req` has counted it.
+    limit_req: bool,
+    /// How long it has waited for `limit_req`.
+    pub(super) waited: Duration,
+    /// `limit_conn` has counted it.
+    limit_conn: bool,
+    /// It counts until this is dropped.
+    pub(super) in_flight: Option<InFlight>,
+    /// What a file of passwords says of its credentials. Another location may have another file.
+    password: Option<(Arc<PasswordFile>, PasswordCheck)>,
+}
+
+/// What a request waits for before it is routed again.
+pub(super) enum Pause {
+    /// `limit_req` delays it.
+    Wait(Duration),
+    /// `auth_basic` needs its credentials verified.
+    Verify(Arc<PasswordFile>, BasicCredentials),
+}
+
+/// Why a location does not serve a request.
+pub(super) enum Refused {
+    Error(ErrorResponse),
+    /// The client is to send credentials, with this challenge.
+    Unauthorized(HeaderValue),
+}
+
+/// Counts a request against the limits of a location, and checks its access. Returns what the request waits for, if anything.
+pub(super) fn admit(
+    settings: &BlockSettings,
+    scope: &Scope<'_>,
+    passed: &mut Passed,
+) -> Result<Option<Pause>, Refused> {
+    let too_many = |status: Option<u16>| {
+        let status = status.and_then(|status| StatusCode::from_u16(status).ok());
+        ErrorResponse::new(status.unwrap_or(StatusCode::SERVICE_UNAVAILABLE), "the client sends too many requests")
+    };
+    if !passed.limit_req {
+        let wait = LimitReq::admit(&settings.limit_reqs, scope).ok_or_else(|| too_many(settings.limit_req_status))?;
+        passed.limit_req = true;
+        if !wait.is_zero() {
+            return Ok(Some(Pause::Wait(wait)));
+        }
+    }
+    if !passed.limit_conn {
+        let counted = LimitConn::admit(&settings.limit_conns, scope);
+        passed.in_flight = counted.map_err(|TooMany| too_many(settings.limit_conn_status))?;
+        passed.limit_conn = true;
+    }
+    match settings.access(scope, passed.password.as_ref()) {
+        Access::Granted => Ok(None),
+        Access::Denied => Err(DENIED.into()),
+        Access::Unreadable => Err(NO_PASSWORDS.into()),
+        Access::Unauthorized(challenge) => Err(Refused::Unauthorized(challenge)),
+        Access::Verify(file, credentials) => Ok(Some(Pause::Verify(file, credentials))),
+    }
+}
+
+impl Pause {
+    pub(super) async fn wait(self, passed: &mut Passed) {
+        match self {
+            Pause::Wait(time) => {
+                tokio::time::sleep(time).await;
+                passed.waited = time;
+            }
+            Pause::Verify(file, credentials) => {
+                let check = Arc::clone(&file).verify(credentials).await;
+                passed.password = Some((file, check));
+            }
+        }
+    }
+}
+
+impl From<ErrorResponse> for Refused {
+    fn from(error: ErrorResponse) -> Self {
+        Refused::Error(error)
+    }
+}
+
+impl Refused {
+    pub(super) fn response_to(self, head: &request::Parts) -> Response<Body> {
+        match self {
+            Refused::Error(error) => error.response_to(head),
+            Refused::Unauthorized(challenge) => {
+                let mut response = UNAUTHORIZED.response_to(head);
+                response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+                response
+            }
+        }
+    }
+}

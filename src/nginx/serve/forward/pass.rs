@@ -1,0 +1,93 @@
+//! What a location does with a request: it refuses it, or prepares it for the proxy.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use http::{Extensions, StatusCode, Uri};
+
+use super::admit::{Passed, Pause, Refused, admit};
+use super::prepare::prepare;
+use crate::kylin::NormalizedPath;
+use crate::nginx::directives::location::{Action, Location, PassUri};
+use crate::nginx::serve::SiteParts;
+use crate::nginx::serve::access_log::PendingRequest;
+use crate::nginx::serve::response::{BAD_PATH, NOT_FOUND, ResponseEdits};
+use crate::nginx::serve::routes::Route;
+use crate::nginx::variables::Scope;
+use crate::observe;
+use crate::proxy::{ErrorResponse, Proxy};
+
+const LEFT_OUT: ErrorResponse = ErrorResponse::new(
+    StatusCode::NOT_FOUND,
+    "what the configuration serves at this path is not served by this front end",
+);
+
+/// What a location does with a request that it does not refuse.
+pub(super) enum Admitted<'s> {
+    Pause(Pause),
+    Forward {
+        proxy: &'s Proxy,
+        edits: ResponseEdits<'s>,
+        pending: Option<Arc<PendingRequest>>,
+        /// The URI for the node if it is not that of the request.
+        uri: Option<Uri>,
+    },
+}
+
+/// The target of a request after the steps of its server and location.
+pub(super) struct Current<'r> {
+    pub(super) uri: &'r str,
+    /// The path as nginx reads it, with its `;parameters`.
+    pub(super) decoded: &'r [u8],
+    /// The path as the node reads it.
+    pub(super) path: &'r NormalizedPath<'r>,
+    pub(super) ignores_pass_uri: bool,
+}
+
+/// Admits a request to a location, in the order of nginx's phases, and prepares it for the proxy.
+pub(super) fn pass<'s>(
+    site: &'s SiteParts,
+    location: &'s Location,
+    current: &Current<'_>,
+    scope: &Scope<'_>,
+    extensions: &mut Extensions,
+    passed: &mut Passed,
+) -> Result<Admitted<'s>, Refused> {
+    let settings = &location.settings;
+    if let Some(pause) = admit(settings, scope, passed)? {
+        return Ok(Admitted::Pause(pause));
+    }
+    let Route { proxy, timeouts, logs, addresses, shows_outcome, .. } = &site.routes[location.number];
+    let Action::Proxy(pass) = &location.action else { return Err(LEFT_OUT.into()) };
+    let Some(proxy) = proxy else { return Err(NOT_FOUND.into()) };
+    let scope = Scope { proxy_host: &pass.host, ..*scope };
+    let upstream = &site.config.upstreams[pass.upstream];
+    let sent = match &pass.uri {
+        PassUri::Original => Cow::Borrowed(scope.request_uri),
+        PassUri::Variables => Cow::Owned(pass.uri_of_variables(&scope).ok_or(BAD_PATH)?),
+        PassUri::Replace { .. } if current.ignores_pass_uri => Cow::Borrowed(current.uri),
+        PassUri::Unchanged | PassUri::Replace { .. } | PassUri::Normalised { .. } => {
+            pass.upstream_uri(current.uri, current.decoded, current.path).ok_or(BAD_PATH)?
+        }
+    };
+    let uri: Option<Uri> = match sent {
+        Cow::Borrowed(same) if same == scope.request_uri => None,
+        sent => Some(sent.parse().map_err(|_| BAD_PATH)?),
+    };
+    prepare(settings, pass, upstream, &scope, extensions)?;
+    let edits = ResponseEdits::new(settings, pass, &scope)?;
+    if let Some(timeouts) = timeouts {
+        extensions.insert(*timeouts);
+    }
+    // Of a header that shows the id, so that logs show it too.
+    let is_shown = scope.id.is_some_and(|id| id.made().is_some());
+    let pending = PendingRequest::begin(logs, &scope, addresses, passed.waited, *shows_outcome);
+    let made = scope.id.and_then(|id| observe::RequestId::new(id.made()?));
+    if let Some(id) = made.filter(|_| is_shown || !scope.headers.contains_key("x-request-id")) {
+        extensions.insert(id);
+    }
+    if let Some(pending) = &pending {
+        pending.observe(extensions);
+    }
+    Ok(Admitted::Forward { proxy, edits, pending, uri })
+}
