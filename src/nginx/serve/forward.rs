@@ -6,7 +6,6 @@ mod pass;
 mod prepare;
 mod script;
 
-use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
