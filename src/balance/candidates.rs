@@ -22,8 +22,8 @@ pub struct Candidates<'c> {
     needed: EligibilityFlags,
     /// Limits of requests in flight do not apply: the request waits for a slot, or needs none.
     past_limits: bool,
-    /// The request gets a slot before those that wait beyond the shares of their users.
-    passes_beyond: bool,
+    /// The request gets a slot before those of users who flood.
+    passes_flood: bool,
     table: Option<&'c (dyn Any + Send + Sync)>,
 }
 
@@ -36,7 +36,7 @@ impl<'c> Candidates<'c> {
             attempted,
             needed,
             past_limits: false,
-            passes_beyond: false,
+            passes_flood: false,
             table: layout.table.as_deref(),
         }
     }
@@ -48,10 +48,10 @@ impl<'c> Candidates<'c> {
         self
     }
 
-    /// Sets whether loads are without the requests that wait beyond the shares of their users.
+    /// Sets whether loads are without the requests of users who flood that wait.
     #[inline]
-    pub(crate) fn passing_beyond(mut self, passes_beyond: bool) -> Self {
-        self.passes_beyond = passes_beyond;
+    pub(crate) fn passing_flood(mut self, passes_flood: bool) -> Self {
+        self.passes_flood = passes_flood;
         self
     }
 
@@ -70,14 +70,14 @@ impl<'c> Candidates<'c> {
     /// # Panics
     /// If `index` is not below [`len`](Self::len).
     pub fn at(&self, index: usize) -> Candidate<'c> {
-        Candidate::new(index, &self.layout.slots[index], self.all_healthy(), self.passes_beyond)
+        Candidate::new(index, &self.layout.slots[index], self.all_healthy(), self.passes_flood)
     }
 
     /// Returns every endpoint, eligible or not.
     pub fn all(&self) -> impl ExactSizeIterator<Item = Candidate<'c>> + use<'c> {
-        let (layout, all_healthy, passes_beyond) = (self.layout, self.all_healthy(), self.passes_beyond);
+        let (layout, all_healthy, passes_flood) = (self.layout, self.all_healthy(), self.passes_flood);
         let slots = layout.slots.iter().enumerate();
-        slots.map(move |(index, slot)| Candidate::new(index, slot, all_healthy, passes_beyond))
+        slots.map(move |(index, slot)| Candidate::new(index, slot, all_healthy, passes_flood))
     }
 
     /// Returns the eligible endpoints.
@@ -294,15 +294,15 @@ pub struct Candidate<'c> {
     index: u32,
     /// No endpoint of the cluster is impaired, so that the share is whole but for a slow start.
     all_healthy: bool,
-    passes_beyond: bool,
+    passes_flood: bool,
     slot: &'c EndpointSlot,
 }
 
 impl<'c> Candidate<'c> {
     #[inline]
-    fn new(index: usize, slot: &'c EndpointSlot, all_healthy: bool, passes_beyond: bool) -> Self {
+    fn new(index: usize, slot: &'c EndpointSlot, all_healthy: bool, passes_flood: bool) -> Self {
         // A view has fewer endpoints than 2^32, as rotation requires.
-        Candidate { index: index as u32, all_healthy, passes_beyond, slot }
+        Candidate { index: index as u32, all_healthy, passes_flood, slot }
     }
 
     #[inline]
@@ -334,12 +334,12 @@ impl<'c> Candidate<'c> {
         u64::from(self.weight()) * u64::from(self.slot.share(self.all_healthy))
     }
 
-    /// Returns how many requests are in flight or [wait](crate::admission::QueueRules) for the endpoint. Those do not count that wait
-    /// beyond the share of their user, unless this request is beyond that of its own: it passes them.
+    /// Returns how many requests are in flight or [wait](crate::admission::QueueRules) for the endpoint. Those of a user who
+    /// [floods](crate::docs::waiting) do not count while they wait, except for the queries of such a user: others pass them.
     #[inline]
     pub fn in_flight(&self) -> u32 {
         let all = self.slot.load().in_flight();
-        if self.passes_beyond { all.saturating_sub(self.slot.member.live.waiting_beyond()) } else { all }
+        if self.passes_flood { all.saturating_sub(self.slot.member.live.waiting_of_floods()) } else { all }
     }
 
     /// Returns the [limit](crate::Endpoint::max_in_flight) of requests in flight; `None` if there is none. More may be

@@ -250,7 +250,7 @@ fn acquire_by_policy<B>(
 #[inline]
 fn candidates<'v, B>(group: &'v Group<B>, request: &RequestView<'_>, attempted: &'v Attempted) -> Candidates<'v> {
     let candidates = Candidates::new(&group.layout, attempted, request.role());
-    candidates.past_limits(request.past_limits()).passing_beyond(request.passes_beyond())
+    candidates.past_limits(request.past_limits()).passing_flood(request.passes_flood())
 }
 
 /// Counts the request in flight on the endpoint at `index`, to which its session is bound. Returns false if that is not eligible.

@@ -19,16 +19,16 @@ pub(crate) struct SlotClaim {
     owner: Arc<dyn SlotOwner>,
     token: u64,
     pub(super) is_waiting: bool,
-    /// It waited beyond the share of its user from the beginning.
-    pub(super) is_beyond: bool,
+    /// It is one of a flood.
+    pub(super) is_of_flood: bool,
     /// The response is one of a successful request.
     pub(super) may_succeed: bool,
     pub(super) succeeded: bool,
 }
 
 impl SlotClaim {
-    pub(super) fn new(owner: Arc<dyn SlotOwner>, token: u64, is_beyond: bool) -> Box<Self> {
-        Box::new(SlotClaim { owner, token, is_waiting: true, is_beyond, may_succeed: false, succeeded: false })
+    pub(super) fn new(owner: Arc<dyn SlotOwner>, token: u64, is_of_flood: bool) -> Box<Self> {
+        Box::new(SlotClaim { owner, token, is_waiting: true, is_of_flood, may_succeed: false, succeeded: false })
     }
 
     pub(super) fn token(&self) -> u64 {

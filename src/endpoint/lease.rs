@@ -129,11 +129,11 @@ impl Lease {
     }
 
     /// Has the request wait for a slot of the endpoint, under the claim `token` of `owner`. A request that ends while it waits was
-    /// never in flight. `is_beyond`: its user has its share of the slots without it.
-    pub(crate) fn wait_for_slot(&mut self, owner: Arc<dyn SlotOwner>, token: u64, is_beyond: bool) {
+    /// never in flight. `is_of_flood`: others do not count it as load.
+    pub(crate) fn wait_for_slot(&mut self, owner: Arc<dyn SlotOwner>, token: u64, is_of_flood: bool) {
         self.member.live.waiting.fetch_add(1, Ordering::Relaxed);
-        self.member.live.waiting_beyond.fetch_add(is_beyond.into(), Ordering::Relaxed);
-        self.claim = Some(SlotClaim::new(owner, token, is_beyond));
+        self.member.live.waiting_of_floods.fetch_add(is_of_flood.into(), Ordering::Relaxed);
+        self.claim = Some(SlotClaim::new(owner, token, is_of_flood));
     }
 
     /// Ends the wait: the owner of the slots has given the request its slot.
@@ -146,7 +146,7 @@ impl Lease {
         let Some(claim) = self.claim.as_mut().filter(|claim| claim.is_waiting) else { return false };
         claim.is_waiting = false;
         self.member.live.waiting.fetch_sub(1, Ordering::Relaxed);
-        self.member.live.waiting_beyond.fetch_sub(claim.is_beyond.into(), Ordering::Relaxed);
+        self.member.live.waiting_of_floods.fetch_sub(claim.is_of_flood.into(), Ordering::Relaxed);
         true
     }
 

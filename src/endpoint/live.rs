@@ -24,8 +24,8 @@ pub(crate) struct Live {
     pub(crate) load: LoadRef,
     /// The requests of the load that wait for a slot.
     pub(super) waiting: AtomicU32,
-    /// Of these, those beyond the shares of their users.
-    pub(super) waiting_beyond: AtomicU32,
+    /// Of these, those of users who flood.
+    pub(super) waiting_of_floods: AtomicU32,
     pub(crate) failed: AtomicU64,
     /// The failed requests that count against no endpoint.
     pub(crate) acquitted: AtomicU64,
@@ -51,7 +51,7 @@ impl Live {
         Live {
             load,
             waiting: AtomicU32::new(0),
-            waiting_beyond: AtomicU32::new(0),
+            waiting_of_floods: AtomicU32::new(0),
             passive: Passive::new(impaired.clone()),
             health: EndpointHealth::new(listener, impaired),
             failed: AtomicU64::new(0),
@@ -80,9 +80,9 @@ impl Live {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Returns how many requests wait for a slot that they get only if no others need it.
-    pub(crate) fn waiting_beyond(&self) -> u32 {
-        self.waiting_beyond.load(Ordering::Relaxed)
+    /// Returns how many requests of users who flood wait for a slot.
+    pub(crate) fn waiting_of_floods(&self) -> u32 {
+        self.waiting_of_floods.load(Ordering::Relaxed)
     }
 
     /// Returns how many requests have succeeded.

@@ -17,7 +17,7 @@ pub struct RequestView<'r> {
     role: Option<Role>,
     query: Option<QueryKeys>,
     past_limits: bool,
-    passes_beyond: bool,
+    passes_flood: bool,
 }
 
 impl<'r> RequestView<'r> {
@@ -47,7 +47,7 @@ impl<'r> RequestView<'r> {
             role: None,
             query: None,
             past_limits: false,
-            passes_beyond: false,
+            passes_flood: false,
         }
     }
 
@@ -71,15 +71,15 @@ impl<'r> RequestView<'r> {
         self
     }
 
-    /// Returns the view of a request that gets a slot before those that wait beyond the shares of their users.
-    pub(crate) fn with_passes_beyond(mut self, passes: bool) -> Self {
-        self.passes_beyond = passes;
+    /// Returns the view of a request that gets a slot before those of users who flood.
+    pub(crate) fn with_passes_flood(mut self, passes: bool) -> Self {
+        self.passes_flood = passes;
         self
     }
 
-    /// Returns whether loads are compared without requests that wait beyond the shares of their users.
-    pub(crate) fn passes_beyond(&self) -> bool {
-        self.passes_beyond
+    /// Returns whether loads are compared without requests of users who flood that wait.
+    pub(crate) fn passes_flood(&self) -> bool {
+        self.passes_flood
     }
 
     /// Returns whether full endpoints are eligible.

@@ -441,7 +441,7 @@ async fn a_flood_leaves_others_as_many_slots_as_they_need() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn queries_that_wait_beyond_the_share_of_a_user_are_no_load_for_others() {
+async fn waiting_queries_of_a_flood_are_no_load_for_others() {
     let stage = Stage::new(2, 4, LeastConn::new());
     let set = |state| stage.proxy.cluster().set_admin_state(&"1".parse().unwrap(), state).unwrap();
     set(AdminState::Maintenance);
@@ -449,12 +449,13 @@ async fn queries_that_wait_beyond_the_share_of_a_user_are_no_load_for_others() {
     tick().await;
     set(AdminState::Ready);
     assert_eq!(stage.waiting(), [26, 0]);
-    let others: Vec<_> = (0..8).map(|user| stage.query(&user.to_string(), 1_000)).collect();
+    // The user floods with more than four shares of four queries.
+    let others: Vec<_> = (0..20).map(|user| stage.query(&user.to_string(), 1_000)).collect();
     tick().await;
-    assert_eq!(stage.waiting(), [28, 2], "as if the first node had only those that run");
+    assert_eq!(stage.waiting(), [28, 14], "as if the first node had 16");
     let more = stage.query("flood", 1_000);
     tick().await;
-    assert_eq!(stage.waiting(), [28, 3], "for the flood itself they count");
+    assert_eq!(stage.waiting(), [28, 15], "for the flood itself they count");
     for query in flood.into_iter().chain(others).chain([more]) {
         assert_eq!(query.await.unwrap().status(), 200);
     }

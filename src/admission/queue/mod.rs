@@ -145,7 +145,7 @@ impl Queues {
             return Turn::Go;
         }
         let (token, turn) = self.with(|order, now| order.enter(lease.uid(), ticket, now));
-        lease.wait_for_slot(Arc::clone(self) as Arc<dyn SlotOwner>, token, ticket.is_beyond);
+        lease.wait_for_slot(Arc::clone(self) as Arc<dyn SlotOwner>, token, ticket.is_of_flood);
         if turn == Turn::Go {
             lease.take_slot();
         }

@@ -32,8 +32,8 @@ pub(crate) struct Ticket {
     /// A hash of who asks.
     user: u64,
     fingerprint: Option<u64>,
-    /// The user has its share without it.
-    pub(crate) is_beyond: bool,
+    /// It is beyond the share of a user who floods.
+    pub(crate) is_of_flood: bool,
     /// From when on the bound of the wait counts: the arrival, or the end of the attempt before.
     pub(super) since: Micros,
     /// Hashes by which the client may stop the query; 0 where there is none.
@@ -137,14 +137,15 @@ impl Order {
         }
         self.latest[0].1 = Some(now);
         self.next += 1;
-        let is_beyond = self.is_next_beyond(user);
+        let floods = self.users.get(&user).is_some_and(|user| user.floods(self.slots));
+        let is_of_flood = floods && self.is_next_beyond(user);
         Ticket {
             key: key(now, cost),
             sequence: self.next,
             cost,
             user,
             fingerprint,
-            is_beyond,
+            is_of_flood,
             since: now,
             stop_keys: [0; 2],
         }
@@ -224,15 +225,18 @@ impl Order {
         }
     }
 
-    /// Moves requests of a user into its share as far as there is room. Each is as if it arrived now.
+    /// Moves requests of a user into its share as far as there is room. Each of a user who floods is as if it arrived now.
     fn fill_share(&mut self, name: u64, now: Micros) {
         while let Some(user) = self.users.get_mut(&name).filter(|user| !user.has_share(self.slots, user.all()))
             && let Some((before, token)) = user.beyond.pop_first()
         {
             user.within += 1;
+            let floods = user.floods(self.slots);
             let Some(Request { endpoint, ticket, is_beyond, .. }) = self.requests.get_mut(&token) else { return };
             *is_beyond = false;
-            ticket.key = ticket.key.max(key(now, ticket.cost));
+            if floods {
+                ticket.key = ticket.key.max(key(now, ticket.cost));
+            }
             let (endpoint, after) = (*endpoint, (ticket.key, ticket.sequence));
             if let Some(slots) = self.endpoints.get_mut(&endpoint) {
                 slots.remove(name, true, before);
@@ -581,6 +585,7 @@ mod tests {
 
         fn leave(&mut self, index: usize) -> u64 {
             let Modelled { token, endpoint, ticket, .. } = self.requests.remove(index);
+            let flood = 4 * self.whole_share();
             loop {
                 let (all, within) = self.of_user(ticket.user);
                 let of = |of: &&mut Modelled| of.ticket.user == ticket.user && of.is_beyond && of.turn == Turn::Wait;
@@ -593,7 +598,9 @@ mod tests {
                     break;
                 };
                 next.is_beyond = false;
-                next.ticket.key = next.ticket.key.max(self.now + AGEING * next.ticket.cost);
+                if all > flood {
+                    next.ticket.key = next.ticket.key.max(self.now + AGEING * next.ticket.cost);
+                }
                 let endpoint = next.endpoint;
                 self.hand_on(endpoint);
             }

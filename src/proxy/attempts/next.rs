@@ -25,9 +25,9 @@ impl<B: Backend> Attempts<'_, B> {
         let Some((rules, class)) = self.kylin() else { return self.session.pick(cluster, &view, &self.attempted).ok() };
         let (role, is_strict) = rules.role(class);
         let has_keys = self.context.query().is_some() && cluster.reads_query();
-        let is_beyond = self.ticket.as_deref().is_some_and(|ticket| ticket.is_beyond);
+        let is_of_flood = self.ticket.as_deref().is_some_and(|ticket| ticket.is_of_flood);
         let has_queues = self.queues().is_some();
-        let view = view.with_past_limits(has_queues).with_passes_beyond(has_queues && !is_beyond);
+        let view = view.with_past_limits(has_queues).with_passes_flood(has_queues && !is_of_flood);
         let view = match self.context.query() {
             Some(keys) => view.with_query(keys),
             None => view,
