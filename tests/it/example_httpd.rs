@@ -182,7 +182,7 @@ async fn a_thousand_requests_of_each_balancer_go_to_the_nodes_that_httpd_chooses
         }
         nodes.sort();
         nodes.dedup();
-        assert!(nodes.len() > 1 || parameters[0] == "", "{text}: {nodes:?}");
+        assert!(nodes.len() > 1 || parameters[0].is_empty(), "{text}: {nodes:?}");
     }
 }
 

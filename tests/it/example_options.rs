@@ -279,10 +279,10 @@ async fn options_work_beside_a_configuration_of_httpd() {
     let file = file.to_str().unwrap();
     for (options, kept, guarded) in [
         (&[][..], true, true),
-        (&["--sessions=none"], false, true),
-        (&["--kylin=off"], false, false),
-        (&["--kylin=off", "--sessions=cookie"], true, false),
-        (&["--policy=ip-hash", "--sessions=none"], true, true),
+        (&["--kylin=off"], true, false),
+        (&["--sessions=none", "--kylin=off"], false, false),
+        (&["--sessions=cookie", "--kylin=off"], true, false),
+        (&["--policy=ip-hash", "--sessions=none", "--kylin=off"], true, false),
     ] {
         let (_process, front) = start(&[&["--httpd", file][..], options].concat()).await;
         assert_eq!(lost(front).await == 0, kept, "{options:?}");

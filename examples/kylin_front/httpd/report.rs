@@ -61,7 +61,7 @@ fn print_balancer(balancer: &Balancer, is_of_kylin: bool, why: &str, args: &Args
             let failover = if balancer.no_failover { ", no failover" } else { "" };
             writeln!(f, "  sessions   stickysession {}|{}{failover}", sticky.cookie, sticky.parameter)?;
         }
-        None if is_of_kylin && (args.kylin || args.sessions.is_some()) => {
+        None if is_of_kylin => {
             writeln!(f, "  sessions   {mode}")?;
             mode.warnings().iter().try_for_each(|warning| writeln!(f, "             warning: {warning}"))?;
         }

@@ -310,7 +310,7 @@ fn proxy(
 ) -> Result<Proxy, BuildError> {
     let affinity = match &balancer.sticky {
         Some(_) => Some(Affinity::given_route()),
-        None if is_of_kylin && (args.kylin || args.sessions.is_some()) => logins.affinity.clone(),
+        None if is_of_kylin => logins.affinity.clone(),
         None => None,
     };
     let is_of_kylin = is_of_kylin && args.kylin;

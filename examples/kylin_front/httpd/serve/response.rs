@@ -116,6 +116,9 @@ impl<'s> ResponseEdits<'s> {
                         rules.push((Cow::Owned(format!("{scheme}://{}{path}", self.scope.host)), to));
                     }
                     rules.push((Cow::Borrowed(path), to));
+                    // The path itself, without a slash at its end.
+                    let bare = Some(path.trim_end_matches('/')).filter(|bare| !bare.is_empty());
+                    rules.extend(bare.map(|bare| (Cow::Borrowed(bare), to)));
                 }
             }
             if let Some(changed) = reversed(value, rules)
