@@ -399,8 +399,8 @@ async fn the_ways_to_keep_logins_are_tried(dialect: Dialect) {
     let found = cluster.report(&[]).await;
     assert_found(&found, &[]);
     assert!(ways(&found, "ip_hash") && !ways(&found, "round robin") && !ways(&found, "replicated"), "{found:#}");
-    // The proxy would ask another node after a 401, within its budget.
-    let lost = ["sessions: : a login through the front end is not kept with its node: "];
+    // The proxy asks another node after a 401, as long as its budget lasts.
+    let lost = ["sessions: : a login through the front end is "];
     assert_found(&cluster.report(&round_robin).await, &[&lost]);
     let expected = ["sessions: q0 q1 q2: do not share their sessions"];
     assert_found(&cluster.report(&["--policy=round-robin", "--sessions=replicated"]).await, &[&expected]);
@@ -547,7 +547,7 @@ async fn a_configuration_is_read_and_its_front_end_tried(dialect: Dialect) {
     assert_eq!(found["nodes"][2]["address"], cluster.demo.address(2).to_string());
 
     let found = check(&nginx(&cluster, "    # kylin_lb: sessions none;\n", "        proxy_read_timeout 60s;\n")).await;
-    assert_found(&found, &[&["sessions: : a login through the front end is not kept"], &["timeouts: ", "60 s"]]);
+    assert_found(&found, &[&["sessions: : a login through the front end is "], &["timeouts: ", "60 s"]]);
     let found = check(&nginx(&cluster, "    ip_hash;\n    # kylin_lb: sessions none;\n", "")).await;
     assert_found(&found, &[]);
 
@@ -574,6 +574,48 @@ async fn a_configuration_is_read_and_its_front_end_tried(dialect: Dialect) {
     assert_found(&check("/nowhere/kylin.conf").await, &[&["source: : ", "/nowhere/kylin.conf"]]);
 }
 in_each_dialect!(a_configuration_is_read_and_its_front_end_tried);
+
+async fn a_configuration_of_httpd_is_read_and_its_front_end_tried(dialect: Dialect) {
+    let cluster = Cluster::start(dialect, 3).await;
+    let login = cluster.folder.path().join("admin").to_str().unwrap().to_owned();
+    let check =
+        async |file: &str, more: &[&str]| report(&[&["--httpd", file, "--login-file", &login], more].concat()).await;
+    let write = |settings: &str, routes: bool| {
+        let member = |at: usize| {
+            let route = if routes { format!(" route=q{at}") } else { String::new() };
+            format!("    BalancerMember http://{}{route}\n", cluster.demo.address(at))
+        };
+        let members: String = (0..3).map(member).collect();
+        let sticky = if routes { "    ProxySet stickysession=JSESSIONID|jsessionid\n" } else { "" };
+        let text = format!(
+            "Listen 8080\n{settings}<Proxy balancer://kylin>\n{members}{sticky}</Proxy>\nProxyPass / balancer://kylin/\n\
+             ProxyPassReverse / balancer://kylin/\n"
+        );
+        cluster.file("httpd.conf", &text)
+    };
+    let found = check(&write("ProxyTimeout 320\n", false), &[]).await;
+    assert_found(&found, &[]);
+    assert!(found["understood"].as_str().unwrap().contains("balancer://kylin"), "{found:#}");
+    assert_eq!(found["nodes"][2]["address"], cluster.demo.address(2).to_string());
+    let found = check(&write("ProxyTimeout 60\n", false), &[]).await;
+    assert_found(&found, &[&["timeouts: ", "300 s", "60 s"]]);
+    let found = check(&write("ProxyTimeout 320\n", false), &["--sessions=replicated"]).await;
+    assert!(findings(&found)[0].contains("do not share their sessions"), "{found:#}");
+
+    // A route that no session id has keeps no login.
+    if !is_v5(dialect) {
+        let found = check(&write("ProxyTimeout 320\n", true), &["--sessions=replicated"]).await;
+        assert_found(&found, &[&["sessions: : a login through the front end is "]]);
+        for node in &cluster.demo.nodes {
+            _ = node.clone().jvm_route(node.name());
+        }
+        let found = check(&write("ProxyTimeout 320\n", true), &["--sessions=replicated"]).await;
+        assert_found(&found, &[]);
+    }
+    let broken = write("ProxyPas / http://x/\n", false);
+    assert_found(&check(&broken, &[]).await, &[&["source: : ", "httpd.conf:2:", "ProxyPas"]]);
+}
+in_each_dialect!(a_configuration_of_httpd_is_read_and_its_front_end_tried);
 
 #[tokio::test]
 async fn nodes_of_every_source_are_checked() {

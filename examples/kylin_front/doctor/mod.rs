@@ -30,7 +30,7 @@ Checks a cluster of Kylin or KAP nodes, and the front end for it, by what the ma
 Usage: kylin_front doctor [OPTIONS]
 
 Takes the options with which the front end is started, of which one names the nodes: --nodes, --nodes-file, --zookeeper,
---properties, --config or --demo. It does not listen, and changes nothing at the nodes: it sends requests to each, and some through
+--properties, --config, --httpd or --demo. It does not listen, and changes nothing at the nodes: it sends requests to each, and some through
 the front end that the options describe, in its own process.
 
   --login-file FILE  USER:PASSWORD in the first line: with any user's it tries whether logins are kept, with an administrator's it

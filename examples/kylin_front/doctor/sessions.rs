@@ -183,6 +183,7 @@ pub async fn through_front_end(front: &Front, nodes: &[Seen], login: &Login, rep
             };
             let text = format!("a login through the front end is lost at request {number} of {count}: {problem}");
             report.fault(Check::Sessions, &[], text);
+            elsewhere = 0;
             break;
         }
         if elsewhere > 0 {

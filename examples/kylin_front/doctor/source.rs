@@ -154,27 +154,26 @@ fn of_httpd(
         session_manager(&warning, report);
     }
     let site = httpd::Site::load(path, args, &secret, &[])?;
-    let clusters = || site.clusters().map(|(name, cluster)| (name.to_owned(), cluster));
-    let replicated = clusters().map(|(name, _)| name).filter(|_| mode.to_string().starts_with(REPLICATED)).collect();
-    let nodes = clusters().flat_map(|(name, cluster)| nodes_of(&name, cluster, timeout)).collect();
+    // A balancer with `stickysession` does not take the option.
+    let replicated = replicated(&report.understood);
+    let nodes = site.clusters().flat_map(|(name, cluster)| nodes_of(name, cluster, timeout)).collect();
     let head_timeout = site.longest_timeout();
     let front = Front::Httpd(site.listeners().collect());
     Ok(Checked { nodes, head_timeout, follows_kylin: false, replicated, front, _demo: None })
 }
 
-/// Returns the upstreams of a report whose nodes are expected to share their sessions.
+/// Returns the upstreams or balancers of a report whose nodes are expected to share their sessions.
 fn replicated(report: &str) -> Vec<String> {
-    let mut upstream = "";
+    let mut cluster = "";
     let mut found = Vec::new();
     for line in report.lines() {
+        let sessions = line.trim_start().strip_prefix("sessions ");
         if !line.starts_with(' ') {
-            upstream = line.split([' ', ':']).nth(1).unwrap_or_default();
-        } else if line
-            .trim_start()
-            .strip_prefix("sessions ")
-            .is_some_and(|mode| mode.trim_start().starts_with(REPLICATED))
-        {
-            found.push(upstream.to_owned());
+            let title = line.rsplit_once(": ").map_or(line, |(title, _)| title);
+            let mut kinds = ["upstream ", "host ", "balancer://"].into_iter();
+            cluster = kinds.find_map(|kind| title.strip_prefix(kind)).unwrap_or(title);
+        } else if sessions.is_some_and(|mode| mode.trim_start().starts_with(REPLICATED)) {
+            found.push(cluster.to_owned());
         }
     }
     found
