@@ -451,6 +451,10 @@ impl Args {
             return Err("--admin-read token needs --admin-token-file".into());
         }
         self.tls.check()?;
+        let is_https = matches!(&self.source, Source::Nodes(nodes) if nodes.iter().any(Node::is_https));
+        if let Some(name) = tls::OF_NODES.into_iter().find(|name| has(name) && !is_https) {
+            return Err(format!("{name} is for nodes at https://, and --nodes names none"));
+        }
         if let Some(restore) = self.restore {
             let mode = self.sessions.take().unwrap_or(SessionMode::MEMORY).restore_after_loss(restore);
             self.sessions = Some(mode.map_err(|error| format!("--restore-sessions: {error}"))?);

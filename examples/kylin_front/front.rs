@@ -92,7 +92,8 @@ fn redirect(port: u16, request: &Request<Body>) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     // Without a change of the method, as a query is a POST.
     *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
-    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    let path = request.uri().path_and_query().map(|path| path.as_str()).filter(|path| path.starts_with('/'));
+    let path = path.unwrap_or("/");
     let location = authority.map(|authority| match port {
         443 => format!("https://{}{path}", authority.host()),
         port => format!("https://{}:{port}{path}", authority.host()),
@@ -101,6 +102,8 @@ fn redirect(port: u16, request: &Request<Body>) -> Response<Body> {
         Some(location) => _ = response.headers_mut().insert(header::LOCATION, location),
         None => *response.status_mut() = StatusCode::BAD_REQUEST,
     }
+    // Clients keep a permanent redirect, also after the options have changed.
+    response.headers_mut().insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
     response
 }
 

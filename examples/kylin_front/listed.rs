@@ -209,8 +209,9 @@ fn listens(args: &Args, inherited: &[OwnedFd]) -> Result<Vec<Listen>, Box<dyn Er
         None => {
             let mut listens = inherited.iter().map(Listen::of_socket).collect::<Result<Vec<_>, _>>()?;
             listens.dedup();
-            // That of `--redirect` may be among them.
-            listens.retain(|listen| args.tls.redirect.as_ref() != Some(listen));
+            // That of `--redirect` may be among them; a socket of `[::]` may take IPv4 too, which the option does not say.
+            let redirect = args.tls.redirect.as_ref().map(Listen::to_string);
+            listens.retain(|listen| redirect != Some(listen.to_string()));
             listens
         }
     })

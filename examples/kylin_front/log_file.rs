@@ -1,11 +1,12 @@
 //! Writes lines to a file or to standard output, in a thread of its own, so that no request waits for a disk.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,8 @@ const MAX_LINES: usize = 8192;
 const MAX_BYTES: usize = 16 << 20;
 /// How long a line may stay in the buffer of the thread.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(200);
+/// How long [`LogFile::flush`] waits for a disk, or for the reader of a pipe.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often lost lines are logged.
 const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -30,31 +33,32 @@ struct Counts {
     /// Bytes of the lines that wait.
     waiting: AtomicUsize,
     dropped: AtomicU64,
+    /// The thread opens the file again.
+    reopen: AtomicBool,
 }
 
 enum Message {
     Line(Vec<u8>),
-    Reopen,
     Flush(SyncSender<()>),
 }
 
 impl LogFile {
-    /// Opens a file to append to; `-` is standard output.
-    pub fn open(path: &str) -> io::Result<Self> {
-        Self::start((path != "-").then(|| PathBuf::from(path)))
+    /// Opens a file to append to, and makes one with this mode if there is none; `-` is standard output.
+    pub fn open(path: &str, mode: u32) -> io::Result<Self> {
+        Self::start((path != "-").then(|| PathBuf::from(path)), mode)
     }
 
-    /// Opens the file at `path` to append to, whatever its name.
+    /// Opens the file at `path` to append to, whatever its name. Everyone may read it, as those of nginx.
     pub fn open_path(path: &Path) -> io::Result<Self> {
-        Self::start(Some(path.to_owned()))
+        Self::start(Some(path.to_owned()), 0o644)
     }
 
-    fn start(path: Option<PathBuf>) -> io::Result<Self> {
-        let output = open(path.as_ref())?;
+    fn start(path: Option<PathBuf>, mode: u32) -> io::Result<Self> {
+        let output = open(path.as_ref(), mode)?;
         let name = path.as_ref().map_or("-".into(), |path| path.to_string_lossy().into());
         let (sender, receiver) = mpsc::sync_channel(MAX_LINES);
         let counts = Arc::new(Counts::default());
-        let writer = Writer { path, output, counts: Arc::clone(&counts), warned: None, reported: 0 };
+        let writer = Writer { path, mode, output, counts: Arc::clone(&counts), warned: None, reported: 0 };
         thread::Builder::new().name("log".into()).spawn(move || writer.run(&receiver))?;
         Ok(LogFile { name, sender, counts })
     }
@@ -80,35 +84,49 @@ impl LogFile {
         self.counts.dropped.load(Ordering::Relaxed)
     }
 
-    /// Opens the file again, after it was renamed.
+    /// Has the file opened again, after it was renamed. Does not wait.
     pub fn reopen(&self) {
-        _ = self.sender.send(Message::Reopen);
+        self.counts.reopen.store(true, Ordering::Relaxed);
     }
 
-    /// Waits until all lines are written.
-    pub fn flush(&self) {
+    /// Waits until all lines are written to these files, but not longer than [`FLUSH_TIMEOUT`].
+    pub fn flush(files: &[LogFile]) {
+        let deadline = Instant::now() + FLUSH_TIMEOUT;
+        thread::scope(|scope| files.iter().for_each(|file| _ = scope.spawn(move || file.flush_until(deadline))));
+    }
+
+    fn flush_until(&self, deadline: Instant) {
         let (done, is_done) = mpsc::sync_channel(1);
-        if self.sender.send(Message::Flush(done)).is_ok() {
-            _ = is_done.recv_timeout(Duration::from_secs(5));
+        let mut message = Message::Flush(done);
+        while let Err(TrySendError::Full(unsent)) = self.sender.try_send(message) {
+            if Instant::now() >= deadline {
+                return;
+            }
+            message = unsent;
+            thread::sleep(Duration::from_millis(10));
         }
+        _ = is_done.recv_timeout(deadline.saturating_duration_since(Instant::now()));
     }
 }
 
-fn open(path: Option<&PathBuf>) -> io::Result<BufWriter<Box<dyn Write + Send>>> {
+fn open(path: Option<&PathBuf>, mode: u32) -> io::Result<BufWriter<Box<dyn Write + Send>>> {
     let output: Box<dyn Write + Send> = match path {
-        Some(path) => Box::new(append(path)?),
+        Some(path) => Box::new(append(path, mode)?),
         None => Box::new(io::stdout()),
     };
     Ok(BufWriter::new(output))
 }
 
-fn append(path: &PathBuf) -> io::Result<File> {
-    let file = OpenOptions::new().append(true).create(true).open(path);
+fn append(path: &PathBuf, mode: u32) -> io::Result<File> {
+    // To open a pipe for writing alone waits for its reader.
+    let is_pipe = fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo());
+    let file = OpenOptions::new().append(true).read(is_pipe).create(true).mode(mode).open(path);
     file.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
 }
 
 struct Writer {
     path: Option<PathBuf>,
+    mode: u32,
     output: BufWriter<Box<dyn Write + Send>>,
     counts: Arc<Counts>,
     /// When a warning was logged last.
@@ -119,32 +137,53 @@ struct Writer {
 impl Writer {
     /// Ends when the last clone of the log is dropped.
     fn run(mut self, messages: &Receiver<Message>) {
+        let mut flushed = Instant::now();
         loop {
-            let result = match messages.recv_timeout(FLUSH_INTERVAL) {
-                Ok(Message::Line(line)) => {
-                    let written = self.output.write_all(&line).and_then(|()| self.output.write_all(b"\n"));
-                    self.counts.waiting.fetch_sub(line.len(), Ordering::Relaxed);
-                    written
-                }
-                Ok(Message::Reopen) => self.reopen(),
-                Ok(Message::Flush(done)) => {
-                    let flushed = self.output.flush();
-                    _ = done.send(());
-                    flushed
-                }
-                Err(RecvTimeoutError::Timeout) => self.output.flush(),
+            let message = messages.recv_timeout(FLUSH_INTERVAL);
+            if self.counts.reopen.swap(false, Ordering::Relaxed) {
+                let reopened = self.reopen();
+                self.warn(reopened.err());
+            }
+            let mut result = Ok(());
+            let mut done = None;
+            match message {
+                Ok(Message::Line(line)) => result = self.write(line),
+                Ok(Message::Flush(asked)) => done = Some(asked),
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
-            };
+            }
+            if done.is_some() || flushed.elapsed() >= FLUSH_INTERVAL {
+                result = result.and(self.output.flush());
+                flushed = Instant::now();
+            }
+            if let Some(done) = done {
+                _ = done.send(());
+            }
             self.warn(result.err());
         }
     }
 
-    fn reopen(&mut self) -> io::Result<()> {
-        let flushed = self.output.flush();
-        if self.path.is_some() {
-            self.output = open(self.path.as_ref())?;
+    fn write(&mut self, mut line: Vec<u8>) -> io::Result<()> {
+        let bytes = line.len();
+        line.push(b'\n');
+        // In one piece, so that another process that appends to the file breaks no line.
+        let written = self.output.write_all(&line);
+        self.counts.waiting.fetch_sub(bytes, Ordering::Relaxed);
+        if written.is_err() {
+            self.counts.dropped.fetch_add(1, Ordering::Relaxed);
         }
-        flushed
+        written
+    }
+
+    fn reopen(&mut self) -> io::Result<()> {
+        if self.path.is_none() {
+            return self.output.flush();
+        }
+        let new = open(self.path.as_ref(), self.mode)?;
+        _ = self.output.flush();
+        // What the old file did not take goes to the new one.
+        let (_, unwritten) = std::mem::replace(&mut self.output, new).into_parts();
+        unwritten.map_or(Ok(()), |unwritten| self.output.write_all(&unwritten))
     }
 
     /// Logs an error and lost lines, now and then.

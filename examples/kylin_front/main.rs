@@ -214,12 +214,13 @@ impl Logs {
             return Ok(logs);
         }
         if let Some(path) = &args.access_log {
-            let file = LogFile::open(path).map_err(|error| format!("--access-log: {error}"))?;
+            let file = LogFile::open(path, 0o644).map_err(|error| format!("--access-log: {error}"))?;
             logs.files.push(file.clone());
             logs.observers.push(Arc::new(RequestLog { file, format: args.access_log_format }));
         }
         if let Some(path) = &args.query_log {
-            let file = LogFile::open(path).map_err(|error| format!("--query-log: {error}"))?;
+            // It says what each user asks for.
+            let file = LogFile::open(path, 0o640).map_err(|error| format!("--query-log: {error}"))?;
             logs.files.push(file.clone());
             logs.observers.push(Arc::new(QueryLog { file, with_sql: args.log_sql }));
         }

@@ -78,6 +78,10 @@ impl Node {
         Ok(Node { node, route: name.map(str::to_owned), settings })
     }
 
+    pub fn is_https(&self) -> bool {
+        self.settings.https
+    }
+
     /// Returns a node of a source that has no settings of its own.
     pub fn discovered(node: DiscoveredNode) -> Self {
         Node { node, route: None, settings: NodeSettings::default() }

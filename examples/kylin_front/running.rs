@@ -54,7 +54,9 @@ pub async fn until_signal(mut server: Server, mut signals: Signals, front: &mut 
         say(format_args!("stopping: serving for {} s, while the health path says so\n", lame_duck.as_secs()));
         if tokio::time::timeout(lame_duck, signals.stop()).await.is_ok() {
             say(format_args!("stopped at once\n"));
-            front.log_files().iter().for_each(LogFile::flush);
+            // Its requests end here, and are in the log.
+            drop(server);
+            LogFile::flush(&front.log_files());
             return;
         }
     }
@@ -63,7 +65,7 @@ pub async fn until_signal(mut server: Server, mut signals: Signals, front: &mut 
         stopped = server.stop(grace) => say(format_args!("stopped; {} connections were cut\n", stopped.cut)),
         () = signals.stop() => say(format_args!("stopped at once\n")),
     }
-    front.log_files().iter().for_each(LogFile::flush);
+    LogFile::flush(&front.log_files());
 }
 
 /// Returns an error and its causes in one line.

@@ -35,6 +35,9 @@ pub struct TlsOptions {
 pub const NAMES: [&str; 6] =
     ["--tls-certificate", "--tls-key", "--tls-client-ca", "--redirect", "--node-ca", "--node-verify"];
 
+/// Those about nodes at `https://`.
+pub const OF_NODES: [&str; 2] = ["--node-ca", "--node-verify"];
+
 impl TlsOptions {
     /// Sets one of [`NAMES`].
     pub fn set(&mut self, name: &str, value: &str) -> Result<(), String> {

@@ -91,7 +91,7 @@ pub(crate) use self::recorder::RequestRecorder;
 pub use self::request::{ObservedRequest, RequestId, basic_user};
 pub use self::served_by::ServedBy;
 pub(crate) use self::span::in_span;
-pub use self::target::masked_target;
+pub use self::target::{is_secret_name, masked_target};
 pub use self::termination::Termination;
 pub use self::timestamp::Timestamp;
 pub use self::watch::Watch;

@@ -7,12 +7,13 @@ use percent_encoding::percent_decode_str;
 /// What stands in place of a value that is not shown.
 const MASK: &str = "***";
 
-/// Returns a target of a request, a path with or without a query, as logs may show it: without the values of path parameters, and
-/// with `***` in place of values of the query that may be secret, such as `sql`, passwords, tokens and session ids.
+/// Returns a target of a request or another URL as logs may show it: without the values of path parameters, and with `***` in place of
+/// a user with a password, and of values of the query and the fragment that may be secret, such as `sql`, passwords, tokens and session ids.
 ///
 /// ```
 /// let masked = kylin_lb::observe::masked_target("/kylin/query;jsessionid=AB?sql=select+1&limit=10");
 /// assert_eq!(masked, "/kylin/query;***?sql=***&limit=10");
+/// assert_eq!(kylin_lb::observe::masked_target("http://ADMIN:KYLIN@kylin:7070/#token=AB"), "http://***@kylin:7070/#token=***");
 /// ```
 pub fn masked_target(target: &str) -> Cow<'_, str> {
     masked(target, false)
@@ -20,13 +21,40 @@ pub fn masked_target(target: &str) -> Cow<'_, str> {
 
 /// [`masked_target`]; `shows_sql`: SQL is not secret.
 pub(super) fn masked(target: &str, shows_sql: bool) -> Cow<'_, str> {
-    match target.split_once('?') {
+    if let Some((rest, fragment)) = target.split_once('#') {
+        // Pages put a path and a query of their own there.
+        let fragment = fragment.split('?').map(|part| mask_query(part, shows_sql)).collect::<Vec<_>>().join("?");
+        return Cow::Owned(format!("{}#{fragment}", masked(rest, shows_sql)));
+    }
+    let masked = match target.split_once('?') {
         None => mask_path(target),
         Some((path, query)) => match (mask_path(path), mask_query(query, shows_sql)) {
             (Cow::Borrowed(_), Cow::Borrowed(_)) => Cow::Borrowed(target),
             (path, query) => Cow::Owned(format!("{path}?{query}")),
         },
+    };
+    match mask_users(&masked) {
+        Some(masked) => Cow::Owned(masked),
+        None => masked,
     }
+}
+
+/// Returns the URL with `***` in place of user and password, which stand between `//` and the last `@` of an authority; `None` without any.
+fn mask_users(url: &str) -> Option<String> {
+    url.find("//").filter(|start| url[*start..].contains('@'))?;
+    let (mut masked, mut rest) = (String::with_capacity(url.len()), url);
+    while let Some((before, after)) = rest.split_once("//") {
+        masked.extend([before, "//"]);
+        let end = after.find(['/', '?', '#']).unwrap_or(after.len());
+        rest = match after[..end].rfind('@') {
+            Some(at) => {
+                masked.push_str(MASK);
+                &after[at..]
+            }
+            None => after,
+        };
+    }
+    Some(masked + rest)
 }
 
 /// Returns `path` without the values of path parameters: servers write session ids there (`;jsessionid=`).
@@ -70,23 +98,29 @@ pub(super) fn mask_query(query: &str, shows_sql: bool) -> Cow<'_, str> {
     Cow::Owned(pairs.collect::<Vec<_>>().join("&"))
 }
 
-/// Parts of the names of parameters that are secret: passwords, sessions and what single sign-on sends (SAML 2.0, OAuth 2.0).
-const SECRET_PARTS: [&str; 13] = [
+/// Parts of the names of parameters and headers that are secret, without signs between words: passwords, keys, sessions and what single
+/// sign-on sends (SAML 2.0, OAuth 2.0).
+const SECRET_PARTS: [&str; 18] = [
+    "session",
+    "cookie",
     "passw",
+    "passphrase",
     "pwd",
     "token",
+    "jwt",
     "secret",
-    "session",
     "credential",
     "authorization",
     "apikey",
-    "api_key",
+    "authkey",
+    "accesskey",
+    "privatekey",
     "samlresponse",
     "samlrequest",
     "samlart",
     "assertion",
 ];
-/// Whole names: `code` of OAuth 2.0 and `ticket` of CAS.
+/// Whole names of parameters: `code` of OAuth 2.0 and `ticket` of CAS.
 const SECRET_NAMES: [&str; 2] = ["code", "ticket"];
 
 /// Returns the name of a parameter, as it is written, if its value is not shown.
@@ -101,7 +135,20 @@ fn masked_name(pair: &str, shows_sql: bool) -> Option<&str> {
 fn is_hidden(name: &str, shows_sql: bool) -> bool {
     let decoded = percent_decode_str(name).decode_utf8_lossy().to_ascii_lowercase();
     let name = decoded.trim();
-    SECRET_NAMES.contains(&name) || SECRET_PARTS.iter().any(|part| name.contains(part)) || !shows_sql && name == "sql"
+    SECRET_NAMES.contains(&name) || is_secret_name(name) || !shows_sql && name == "sql"
+}
+
+/// Returns whether the parameter or the header with this name, in lower case, may hold a secret: its name tells of passwords, keys, tokens,
+/// cookies or sessions, whether or not `-` and `_` stand between its words.
+///
+/// ```
+/// use kylin_lb::observe::is_secret_name;
+///
+/// assert!(is_secret_name("x-api-key") && is_secret_name("x_apikey") && !is_secret_name("x-request-id"));
+/// ```
+pub fn is_secret_name(name: &str) -> bool {
+    let name = name.replace(['-', '_'], "");
+    SECRET_PARTS.iter().any(|part| name.contains(part))
 }
 
 #[cfg(test)]
@@ -119,6 +166,45 @@ mod tests {
             ("", ""),
         ] {
             assert_eq!(mask_path(path), masked);
+        }
+    }
+
+    #[test]
+    fn users_and_fragments_of_urls_are_masked() {
+        for (url, shown) in [
+            ("http://ADMIN:KYLIN@host/", "http://***@host/"),
+            ("http://ADMIN:KY@LIN@host:7070?a=b@c", "http://***@host:7070?a=b@c"),
+            ("//token@host", "//***@host"),
+            ("5; url=http://a:b@h/;x", "5;***//***@h/;***"),
+            ("/login?next=http://a:b@h/&to=http://h/@", "/login?next=http://***@h/&to=http://h/@"),
+            ("http://host/a@b", "http://host/a@b"),
+            ("///a@b//c:d@e", "///a@b//***@e"),
+            ("/x#access_token=t&a=1", "/x#access_token=***&a=1"),
+            ("/x;a=1?pwd=2#/q?sql=1", "/x;***?pwd=***#/q?sql=***"),
+            ("/x#top", "/x#top"),
+        ] {
+            assert_eq!(masked_target(url), shown);
+        }
+    }
+
+    #[test]
+    fn names_of_secrets_are_known_with_any_sign_between_their_words() {
+        for name in [
+            "apikey",
+            "x-api-key",
+            "x_apikey",
+            "passwd",
+            "pwd",
+            "auth-key",
+            "access_key",
+            "access-key",
+            "x-jwt",
+            "set-cookie",
+        ] {
+            assert!(is_secret_name(name), "{name}");
+        }
+        for name in ["key", "x-request-id", "author", "access", "cube"] {
+            assert!(!is_secret_name(name), "{name}");
         }
     }
 

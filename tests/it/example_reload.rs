@@ -15,6 +15,7 @@ use crate::support::http::{Connection, FIRST_REQUEST, get};
 use crate::support::load::load;
 use crate::support::process::Process;
 use crate::support::raw_node::{Act, RawNode, ok};
+use crate::support::tls::{Certificate, openssl_installed};
 
 const QUICK: &str = "/demo/bytes?n=5";
 const LONG: &str = "GET /long HTTP/1.1\r\nHost: kylin\r\n\r\n";
@@ -374,6 +375,22 @@ async fn a_second_process_with_a_page_for_operators_takes_over_without_a_lost_re
         assert!(!stdout.contains("listening on"), "{stdout}");
         assert_eq!(get(front, QUICK, &[]).await.unwrap().status(), 200);
     }
+}
+
+/// The socket of `[::]` takes IPv4 too, which the option does not say.
+#[tokio::test]
+async fn the_socket_that_redirects_is_taken_over_also_if_it_is_dual_stack() {
+    let Ok(redirect) = TcpListener::bind("[::]:0") else { return };
+    if !openssl_installed() {
+        return;
+    }
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (port, certificate) = (redirect.local_addr().unwrap().port(), Certificate::make());
+    let [file, key] = [certificate.file(), certificate.key()].map(|path| path.to_str().unwrap().to_owned());
+    let args = ["--demo=1", "--tls-certificate", &file, "--tls-key", &key, "--redirect", &format!("[::]:{port}")];
+    let process = with_sockets(&[&socket, &redirect], &args).await;
+    assert_eq!(address(&process, "listening on https://"), socket.local_addr().unwrap());
+    assert_eq!(get(([127, 0, 0, 1], port).into(), QUICK, &[]).await.unwrap().status(), 308);
 }
 
 #[tokio::test]

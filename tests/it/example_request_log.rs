@@ -120,6 +120,8 @@ async fn a_query_is_logged_by_its_fingerprint_unless_sql_is_asked_for() {
         let written: Vec<Value> =
             lines(&file, 2).await.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(written.len(), 2, "only queries: {written:?}");
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
+        assert_eq!(mode & 0o007, 0, "{mode:o}");
         let first = &written[0];
         assert_eq!(first["fingerprint"], written[1]["fingerprint"], "literals do not matter");
         for (name, value) in [
@@ -211,7 +213,7 @@ async fn the_logs_of_a_configuration_are_written_and_opened_again() {
     eventually(|| failed.exists(), || "the new file is not opened again".to_owned()).await;
 }
 
-/// A disk that takes nothing costs lines and no request, and operators see how many.
+/// A pipe that takes nothing costs lines and no request, operators see how many, and it holds up neither the start nor the stop.
 #[tokio::test]
 async fn lines_that_a_log_cannot_take_are_counted_in_the_status_and_the_metrics() {
     let folder = TempDir::new().unwrap();
@@ -224,12 +226,9 @@ async fn lines_that_a_log_cannot_take_are_counted_in_the_status_and_the_metrics(
         "$request_uri".repeat(16)
     );
     std::fs::write(&config, text).unwrap();
-    // The front end opens its end once there is a reader, and the reader its own once there is a writer.
-    let opening = pipe.clone();
-    let reader = std::thread::spawn(move || std::fs::File::open(opening).unwrap());
     let args = ["--config", config.to_str().unwrap(), "--listen=127.0.0.1:0", "--status=127.0.0.1:0", "--probe=none"];
-    let process = spawn(&args).await;
-    let mut reader = reader.join().unwrap();
+    let mut process = spawn(&args).await;
+    let mut reader = std::fs::File::open(&pipe).unwrap();
     let (front, operators) = (address(&process, "listening on http://"), address(&process, "metrics on http://"));
     let lost = async || {
         let status = http::get(operators, "/front/status", &[]).await.unwrap();
@@ -238,18 +237,22 @@ async fn lines_that_a_log_cannot_take_are_counted_in_the_status_and_the_metrics(
     };
     assert_eq!(lost().await, 0);
     let mut connection = Connection::open(front).await.unwrap();
-    let request = format!("GET /{} HTTP/1.1\r\nHost: kylin\r\n\r\n", "x".repeat(6_000));
-    let mut sent = 0_u64;
     // Its buffers are bounded, so at some time it takes no more.
-    while lost().await == 0 {
-        for _ in 0..20 {
+    let mut fill = async |path: &str, at_once: usize| {
+        let request = format!("GET /{path} HTTP/1.1\r\nHost: kylin\r\n\r\n").repeat(at_once);
+        let (before, mut sent) = (lost().await, 0_u64);
+        while lost().await == before {
             connection.send(request.as_str()).await.unwrap();
-            assert_eq!(connection.response().await.unwrap().status(), 204);
+            for _ in 0..at_once {
+                assert_eq!(connection.response().await.unwrap().status(), 204);
+            }
+            sent += at_once as u64;
+            assert!(sent < 20_000, "no line is lost");
         }
-        sent += 20;
-        assert!(sent < 2_000, "no line is lost");
-    }
-    let lost = lost().await;
+        (sent, lost().await)
+    };
+    let long = "x".repeat(6_000);
+    let (sent, lost) = fill(&long, 1).await;
     let metrics = http::get(operators, "/metrics", &[]).await.unwrap();
     let metrics = metrics.text();
     let counted = format!("kylin_lb_log_lines_lost_total{{log=\"{}\"}} {lost}", pipe.to_str().unwrap());
@@ -263,10 +266,38 @@ async fn lines_that_a_log_cannot_take_are_counted_in_the_status_and_the_metrics(
             assert!(length > 0, "{lines} lines of {sent}, and {lost} lost");
             lines += text[..length].iter().filter(|&&byte| byte == b'\n').count() as u64;
         }
-        lines
+        (lines, reader)
     });
     eventually(|| read.is_finished(), || "lines are missing".to_owned()).await;
-    assert_eq!(read.join().unwrap(), sent - lost);
+    let (lines, _reader) = read.join().unwrap();
+    assert_eq!(lines, sent - lost);
+
+    // Short lines are too many before they have too many bytes.
+    fill("", 100).await;
+    process.signal("USR1");
+    process.signal("TERM");
+    assert!(process.ended(TIMEOUT).await.is_some_and(|status| status.success()), "{}", process.log());
+}
+
+/// Errors of the disk cost lines too.
+#[tokio::test]
+async fn lines_that_a_full_disk_refuses_are_counted_in_the_status() {
+    let args = ["--demo=1", "--query-log=/dev/full", "--status=127.0.0.1:0"];
+    let (process, front) = start(&args).await;
+    let operators = address(&process, "status on http://");
+    let lost = async || {
+        let status = http::get(operators, "/front/status", &[]).await.unwrap();
+        let status: Value = serde_json::from_str(status.text()).unwrap();
+        status["logs"]["/dev/full"]["lost_lines"].as_u64().unwrap()
+    };
+    let mut connection = Connection::open(front).await.unwrap();
+    let mut sent = 0;
+    while lost().await == 0 {
+        connection.send(query("select 1")).await.unwrap();
+        assert_eq!(connection.response().await.unwrap().status(), 200);
+        sent += 1;
+        assert!(sent < 10_000, "no line is lost");
+    }
 }
 
 #[tokio::test]

@@ -63,6 +63,12 @@ async fn it_speaks_https_redirects_http_and_reads_certificates_again() {
     let response = get(redirect, "/kylin/api?x=1", &[]).await.unwrap();
     let to = format!("https://127.0.0.1:{}/kylin/api?x=1", front.port());
     assert_eq!((response.status(), response.header("location")), (308, Some(to.as_str())));
+    assert_eq!(response.header("cache-control"), Some("no-store"));
+    let mut plain = Connection::open(redirect).await.unwrap();
+    plain.send(format!("OPTIONS * HTTP/1.1\r\nHost: {redirect}\r\n\r\n")).await.unwrap();
+    let response = plain.response().await.unwrap();
+    let to = format!("https://127.0.0.1:{}/", front.port());
+    assert_eq!((response.status(), response.header("location")), (308, Some(to.as_str())));
 
     std::fs::write(&file, "no certificate").unwrap();
     process.signal("HUP");
@@ -161,6 +167,10 @@ fn options_of_tls_are_checked() {
         (&["--config=x", "--proxy-protocol=10.0.0.1"], "--config and --proxy-protocol exclude each other"),
         (&["--proxy-protocol=10.0.0.x"], "--proxy-protocol 10.0.0.x: expected addresses"),
         (&["--config=x", "--node-ca=y"], "--config and --node-ca exclude each other"),
+        (&["--nodes=q1:7070", "--node-ca=y"], "--node-ca is for nodes at https://, and --nodes names none"),
+        (&["--zookeeper=q1:2181", "--node-ca=y"], "--node-ca is for nodes at https://"),
+        (&["--nodes-file=x", "--node-verify=off"], "--node-verify is for nodes at https://"),
+        (&["--node-verify=off"], "--node-verify is for nodes at https://"),
     ] {
         let output = run(args);
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();

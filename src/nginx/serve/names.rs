@@ -20,6 +20,9 @@ use crate::nginx::directives::upstream::{Upstream, UpstreamServer};
 /// A good interval for [`Site::start_name_lookups`]: names of services that move usually live for so long in DNS.
 pub const NAME_LOOKUP_INTERVAL: Duration = Duration::from_secs(30);
 
+/// How long a lookup may take. The system asks several DNS servers for 5 s each.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(15);
+
 /// The endpoints of an upstream, by server.
 #[derive(Clone)]
 pub(super) struct UpstreamEndpoints {
@@ -195,8 +198,8 @@ impl Site {
     ///
     /// The endpoints of an upstream follow the addresses: one that stays keeps its id, its live state, its sessions and its
     /// connections, a new one has a slow start if the file sets one, and requests in flight to one that left continue. A weight
-    /// that was set in the cluster is that of the file again when addresses change. A name that cannot be looked up keeps its last
-    /// addresses, with one warning.
+    /// that was set in the cluster is that of the file again when addresses change. A name that cannot be looked up, or not within 15 s,
+    /// keeps its last addresses, with one warning, and is looked up again within 30 s.
     ///
     /// nginx does this for `server ... resolve` only (1.27.3). The lookups are those of the system (`getaddrinfo`), as at the start.
     ///
@@ -228,6 +231,7 @@ impl Site {
         task.spawn(async move {
             let mut failing = Vec::new();
             loop {
+                let interval = if failing.is_empty() { interval } else { interval.min(NAME_LOOKUP_INTERVAL) };
                 tokio::time::sleep(interval.max(Duration::from_millis(10))).await;
                 for (endpoints, cluster) in site.parts.endpoints.iter().zip(&site.parts.clusters) {
                     refresh(endpoints, cluster, &lookup, &mut failing).await;
@@ -252,7 +256,9 @@ async fn refresh<L, F>(
     let mut changed = false;
     for (index, server) in upstream.servers.iter().enumerate() {
         let Address::Name(host, port) = &server.address else { continue };
-        let found = lookup(host.clone(), *port).await.and_then(|found| some(found.into_iter()));
+        let found = tokio::time::timeout(LOOKUP_TIMEOUT, lookup(host.clone(), *port)).await;
+        let found =
+            found.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).and_then(|found| some(found.into_iter()));
         let place = (upstream.name.clone(), server.written.clone());
         let updated = match found {
             Ok(addresses) => {
@@ -293,6 +299,35 @@ mod tests {
     use super::*;
     use crate::nginx::applied::applied;
     use crate::nginx::{Config, options::KylinOptions};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lookup_that_fails_or_hangs_is_repeated_soon() {
+        let text = "upstream kylin { server localhost:7070; }
+            server { listen 1; location / { proxy_pass http://kylin; } }";
+        let site = Site::builder(Config::parse("kylin.conf", text).unwrap()).build().unwrap();
+        let (times, mut seen) = tokio::sync::mpsc::unbounded_channel();
+        let hour = Duration::from_secs(3600);
+        let start = tokio::time::Instant::now();
+        let _lookups = site.start_name_lookups_with(hour, move |_, port| {
+            let times = times.clone();
+            async move {
+                let at = start.elapsed();
+                _ = times.send(at);
+                match at {
+                    at if at <= hour => Err(io::Error::other("no server responds")),
+                    at if at <= hour + NAME_LOOKUP_INTERVAL + Duration::from_secs(1) => std::future::pending().await,
+                    _ => Ok(vec![([127, 0, 0, 1], port).into()]),
+                }
+            }
+        });
+        let mut expected = hour;
+        let (hanging, good) = (LOOKUP_TIMEOUT + NAME_LOOKUP_INTERVAL, hour);
+        for until_next in [NAME_LOOKUP_INTERVAL, hanging, good, good] {
+            let at = seen.recv().await.unwrap();
+            assert!(at >= expected && at < expected + Duration::from_secs(1), "{at:?}, not {expected:?}");
+            expected = at + until_next;
+        }
+    }
 
     #[test]
     fn a_name_that_cannot_be_looked_up_at_a_reload_keeps_its_addresses() {

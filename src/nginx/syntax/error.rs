@@ -4,6 +4,7 @@ use std::fmt::{self, Write as _};
 use std::io;
 
 use super::source::{Sources, Span};
+use crate::observe::is_secret_name;
 
 /// The kind of mistake that a [`ConfigError`] is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -205,23 +206,32 @@ fn without_userinfo(line: &str) -> String {
     shown + rest
 }
 
-/// Behind these words a line may have a credential.
-const BEFORE_CREDENTIALS: [&str; 8] =
-    ["authorization", "basic", "bearer", "proxy_set_header cookie", "password", "passwd", "secret", "token"];
+/// Names that sound secret in front of what is not. Those of variables follow `$`.
+const NOT_SECRET: [&str; 3] = ["server_tokens", "ssl_password_file", "proxy_ssl_password_file"];
+const VARIABLES: [&str; 5] = ["$http_", "$cookie_", "$arg_", "$sent_", "$upstream_"];
 
-/// Returns the line with what follows a word before credentials hidden, such as the value of `proxy_set_header Authorization`; every
+/// Returns the line with what follows the first name of a secret hidden, such as the value of `proxy_set_header Authorization`; every
 /// character stays at its column.
 fn without_credentials(line: &str) -> String {
     let lower = line.to_ascii_lowercase();
-    // Not parts of other words, such as auth_basic, server_tokens or $http_authorization.
-    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let is_whole =
-        |(at, word): &(usize, &str)| !lower[..*at].ends_with(is_part) && !lower[at + word.len()..].starts_with(is_part);
-    let words = BEFORE_CREDENTIALS.iter().flat_map(|word| lower.match_indices(word)).filter(is_whole);
-    let ends = words.map(|(at, word)| at + word.len());
-    let Some((shown, rest)) = ends.min().map(|end| line.split_at(end)) else { return line.to_owned() };
+    let is_of_name = |c: char| c.is_ascii_alphanumeric() || "_-$".contains(c);
+    let mut names =
+        lower.split(|c| !is_of_name(c)).map(|name| (name.as_ptr() as usize - lower.as_ptr() as usize, name));
+    let ends = names.find(|(at, name)| is_secret(&lower[..*at], name)).map(|(at, name)| at + name.len());
+    let Some((shown, rest)) = ends.map(|end| line.split_at(end)) else { return line.to_owned() };
     let hide = |c: char| if c.is_whitespace() || "\"';{}".contains(c) { c } else { '*' };
     shown.chars().chain(rest.chars().map(hide)).collect()
+}
+
+/// Returns whether a credential may follow a name, in lower case. Sessions and cookies are the subject of many directives, and only
+/// headers have the ids themselves.
+fn is_secret(before: &str, name: &str) -> bool {
+    if NOT_SECRET.contains(&name) || VARIABLES.iter().any(|start| name.starts_with(start)) {
+        return false;
+    }
+    let is_header = before.trim_end().ends_with("_header");
+    let without_ids = |name: &str| name.replace("session", "").replace("cookie", "");
+    matches!(name, "basic" | "bearer") || is_secret_name(name) && (is_header || is_secret_name(&without_ids(name)))
 }
 
 /// The most characters of a line that an error shows.
@@ -290,7 +300,19 @@ mod tests {
             ),
             ("  \"Bearer abc\" x;", "  \"Bearer ***\" *;"),
             ("proxy_set_header X-Api-Token ABC;", "proxy_set_header X-Api-Token ***;"),
+            ("proxy_set_header X-Api-Key ABC;", "proxy_set_header X-Api-Key ***;"),
+            ("proxy_set_header Cookie JSESSIONID=1;", "proxy_set_header Cookie ************;"),
+            ("set $api_token \"s3cr3t\";", "set $api_token \"******\";"),
+            ("proxy_pass http://h/?access_token=AB;", "proxy_pass http://h/?access_token***;"),
+            ("return 302 /?apikey=AB&pwd=CD;", "return 302 /?apikey**********;"),
+            ("secure_link_secret AB;", "secure_link_secret **;"),
             ("server_tokens off; auth_basic x;", "server_tokens off; auth_basic x;"),
+            (
+                "auth_basic_user_file a; proxy_ssl_password_file b;",
+                "auth_basic_user_file a; proxy_ssl_password_file b;",
+            ),
+            ("map $http_authorization $a { \"\" 0; }", "map $http_authorization $a { \"\" 0; }"),
+            ("ssl_session_cache shared:a:1m; sticky cookie srv;", "ssl_session_cache shared:a:1m; sticky cookie srv;"),
         ] {
             let error = error(line, 2);
             assert_eq!(error.line_text(), shown);

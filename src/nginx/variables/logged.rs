@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use http::HeaderName;
 
 use super::{Piece, Scope, Template, Variable};
-use crate::observe::masked_target;
+use crate::observe::{is_secret_name, masked_target};
 
 /// How values are escaped in a log (`escape=`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,17 +14,15 @@ pub(crate) enum Escape {
     Default,
     /// As in a JSON string; a value that there is not is empty.
     Json,
-    /// Not at all.
+    /// Control characters as `\xXX`: with them, a client could write a line of its own. nginx writes these as well.
     None,
 }
 
 /// What stands in place of a value that is not shown, as in [`masked_target`].
 const MASK: &str = "***";
 
-/// Headers that hold credentials or session ids, in lower case; and parts of the names of others.
-const SECRET_HEADERS: [&str; 8] =
-    ["api-key", "authorization", "cookie", "credential", "password", "secret", "session", "token"];
-const SECRET_NAMES: [&str; 3] = ["authentication-info", "www-authenticate", "proxy-authenticate"];
+/// Headers with credentials whose names do not tell it.
+const SECRET_HEADERS: [&str; 3] = ["authentication-info", "www-authenticate", "proxy-authenticate"];
 
 /// Headers whose value is the target of a request, which logs show masked.
 const TARGETS: [&str; 8] = [
@@ -74,8 +72,7 @@ pub(super) fn secret(name: &str) -> Option<&'static str> {
         "ssl_session_id" => return Some("it lets others resume the connection"),
         _ => {}
     }
-    let is_secret =
-        |header: &str| SECRET_HEADERS.iter().any(|part| header.contains(part)) || SECRET_NAMES.contains(&header);
+    let is_secret = |header: &str| is_secret_name(header) || SECRET_HEADERS.contains(&header);
     header.filter(|header| is_secret(header)).map(|_| "the header holds credentials or session ids")
 }
 
@@ -93,7 +90,7 @@ impl Template {
                         Escape::Default if !found => line.push(b'-'),
                         Escape::Default => escape_default(&value, line),
                         Escape::Json => escape_json(&value, line),
-                        Escape::None => line.extend_from_slice(&value),
+                        Escape::None => escape_controls(&value, line),
                     }
                 }
             }
@@ -228,10 +225,18 @@ fn is_target(name: &HeaderName) -> bool {
 
 /// `ngx_http_log_escape`.
 fn escape_default(value: &[u8], line: &mut Vec<u8>) {
-    for byte in value {
-        match byte {
-            0..=0x1f | b'"' | b'\\' | 0x7f..=0xff => line.extend_from_slice(format!("\\x{byte:02X}").as_bytes()),
-            _ => line.push(*byte),
+    escape_if(|byte| matches!(byte, 0..=0x1f | b'"' | b'\\' | 0x7f..=0xff), value, line);
+}
+
+fn escape_controls(value: &[u8], line: &mut Vec<u8>) {
+    escape_if(|byte| byte.is_ascii_control(), value, line);
+}
+
+fn escape_if(is_escaped: impl Fn(u8) -> bool, value: &[u8], line: &mut Vec<u8>) {
+    for &byte in value {
+        match is_escaped(byte) {
+            true => line.extend_from_slice(format!("\\x{byte:02X}").as_bytes()),
+            false => line.push(byte),
         }
     }
 }

@@ -122,16 +122,19 @@ impl SetValue {
     fn read(value: &Word, block: &Directive, maps: &Maps) -> Option<Self> {
         // The groups of a `rewrite` in the block come after those of its condition.
         let has_rewrite = block.block.iter().flatten().any(|inner| inner.is("rewrite"));
-        let subject = subject(block).filter(|_| !has_rewrite).and_then(|word| Template::new(&word, maps).ok());
+        // In the block of `!~` there are no groups of its own expression.
+        let has_groups = |word: &Word| !word.text.starts_with('!') && !has_rewrite;
+        let subject = subject(block).filter(|(_, operator)| has_groups(operator));
+        let subject = subject.and_then(|(word, _)| Template::new(&word, maps).ok());
         Some(SetValue { value: Template::new(value, maps).ok()?, subject })
     }
 }
 
-/// Returns what an `if` matches with an expression.
-pub(super) fn subject(block: &Directive) -> Option<Word> {
-    let operator = block.args.iter().position(|word| matches!(word.text.as_str(), "~" | "~*" | "!~" | "!~*"))?;
-    let word = block.args.get(operator.checked_sub(1)?).filter(|_| block.is("if"))?;
-    Some(Word { text: word.text.trim_start_matches('(').to_owned(), span: word.span })
+/// Returns what an `if` matches with an expression, and the operator.
+pub(super) fn subject(block: &Directive) -> Option<(Word, &Word)> {
+    let position = block.args.iter().position(|word| matches!(word.text.as_str(), "~" | "~*" | "!~" | "!~*"))?;
+    let word = block.args.get(position.checked_sub(1)?).filter(|_| block.is("if"))?;
+    Some((Word { text: word.text.trim_start_matches('(').to_owned(), span: word.span }, block.args.get(position)?))
 }
 
 impl Map {

@@ -45,7 +45,7 @@ impl ValueSources {
         let template = |word: &Word| Template::new(word, maps).ok();
         for (directive, _) in directives {
             match (directive.name.text.as_str(), &directive.args[..]) {
-                ("if", _) => sources.subjects.extend(subject(directive).as_ref().and_then(template)),
+                ("if", _) => sources.subjects.extend(subject(directive).and_then(|(word, _)| template(&word))),
                 ("rewrite", [_, to, ..]) => {
                     sources.rewrites.extend(template(to));
                     sources.redirects.extend(template(to));

@@ -24,7 +24,7 @@ const CYCLE: ErrorResponse =
 pub(super) struct Rewritten {
     /// The variables of `set`, by their slot.
     sets: Vec<Vec<u8>>,
-    /// The groups of the last regular expression that matched, if the steps had one.
+    /// The groups of the last regular expression, none if it did not match; `None` if the steps had no expression.
     captures: Option<[Option<Vec<u8>>; 10]>,
     /// The new path, decoded; `None` as long as it is that of the request.
     path: Option<Vec<u8>>,
@@ -128,7 +128,7 @@ impl Rewritten {
             let new = escaped.as_deref().map(NormalizedPath::parse).transpose().map_err(|_| BAD_PATH)?;
             let location = match server.locate(new.as_ref().unwrap_or(path)) {
                 Some(LocationMatch::Location { location, captures }) => {
-                    if let Some(captures) = captures {
+                    if captures.is_some() {
                         self.capture(captures);
                     }
                     location
@@ -245,7 +245,9 @@ impl Rewritten {
     /// Returns the new path and arguments, if the expression matches: decoded, or escaped for a redirect.
     fn rewritten(&mut self, rewrite: &Rewrite, scope: &Scope<'_>) -> Option<(Vec<u8>, Vec<u8>)> {
         let subject = self.path.clone().unwrap_or_else(|| scope.path.to_vec());
-        self.capture(rewrite.pattern.captures(&subject)?);
+        if !self.capture(rewrite.pattern.captures(&subject)) {
+            return None;
+        }
         let scope = self.scope(scope);
         let path = match rewrite.then {
             AfterRewrite::Redirect(_) => rewrite.path.to_uri(&scope),
@@ -260,8 +262,11 @@ impl Rewritten {
         Some((path, args))
     }
 
-    fn capture(&mut self, captures: Captures<'_>) {
-        self.captures = Some(captures.0.map(|group| group.map(<[u8]>::to_vec)));
+    /// Takes the groups of an expression, and returns whether it matched. If not there are none, as in nginx, not even those of an earlier one.
+    fn capture(&mut self, captures: Option<Captures<'_>>) -> bool {
+        let matched = captures.is_some();
+        self.captures = Some(captures.unwrap_or_default().0.map(|group| group.map(<[u8]>::to_vec)));
+        matched
     }
 
     fn holds(&mut self, condition: &Condition, scope: &Scope<'_>) -> bool {
@@ -273,13 +278,7 @@ impl Rewritten {
             }
             Condition::Matches(value, pattern, is_negated) => {
                 let value = value.to_bytes(&self.scope(scope));
-                match pattern.captures(&value) {
-                    Some(captures) => {
-                        self.capture(captures);
-                        !is_negated
-                    }
-                    None => *is_negated,
-                }
+                self.capture(pattern.captures(&value)) != *is_negated
             }
         }
     }
