@@ -449,13 +449,13 @@ async fn waiting_queries_of_a_flood_are_no_load_for_others() {
     tick().await;
     set(AdminState::Ready);
     assert_eq!(stage.waiting(), [26, 0]);
-    // The user floods with more than four shares of four queries.
-    let others: Vec<_> = (0..20).map(|user| stage.query(&user.to_string(), 1_000)).collect();
+    // The user floods from the 18th query on, with more than four shares of four before it.
+    let others: Vec<_> = (0..21).map(|user| stage.query(&user.to_string(), 1_000)).collect();
     tick().await;
-    assert_eq!(stage.waiting(), [28, 14], "as if the first node had 16");
+    assert_eq!(stage.waiting(), [28, 15], "as if the first node had 17");
     let more = stage.query("flood", 1_000);
     tick().await;
-    assert_eq!(stage.waiting(), [28, 15], "for the flood itself they count");
+    assert_eq!(stage.waiting(), [28, 16], "for the flood itself they count");
     for query in flood.into_iter().chain(others).chain([more]) {
         assert_eq!(query.await.unwrap().status(), 200);
     }
