@@ -52,7 +52,11 @@ impl Backend for Node {
         self.served.lock().unwrap().push(head.headers["x-name"].to_str().unwrap().to_owned());
         sleep(Duration::from_millis(millis)).await;
         drop(running);
-        Ok(Response::new(r#"{"results":[]}"#.into()))
+        let mut response = Response::new(r#"{"results":[]}"#.into());
+        if sql.contains("own_cookie") {
+            response.headers_mut().insert("set-cookie", "a=b".parse().unwrap());
+        }
+        Ok(response)
     }
 }
 
@@ -707,6 +711,28 @@ async fn followers_wait_for_a_slot_no_longer_than_other_queries() {
     assert_eq!(follower.await.unwrap().status(), 503);
     assert_eq!(began.elapsed().as_secs(), 70, "the time counts from the arrival of the follower");
     running.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn followers_that_get_no_copy_wait_for_a_slot_as_long_as_others() {
+    let stage = Stage::new(1, 1, LeastConn::new());
+    let query = || {
+        let mut request = equal_query("one");
+        *request.body_mut() = r#"{"sql":"select own_cookie from took_70000 where n = 0","project":"p"}"#.into();
+        stage.send(request)
+    };
+    let began = Instant::now();
+    let mut all = tokio::task::JoinSet::new();
+    for query in [query(), query(), query()] {
+        all.spawn(async move {
+            let status = query.await.unwrap().status().as_u16();
+            (began.elapsed().as_secs(), status)
+        });
+    }
+    let mut ends = all.join_all().await;
+    ends.sort_unstable();
+    assert_eq!(ends, [(70, 200), (130, 503), (140, 200)], "the first took 70 s, another has the slot after it");
+    stage.check_at_rest().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -188,17 +188,17 @@ impl<'p, B: Backend> Attempts<'p, B> {
     /// Waits for the leader.
     async fn follow(&mut self, follower: Follower<'p, Execution<B>, Shared>) -> Result<AfterEntry, ErrorResponse> {
         match follower.wait().await {
-            Waited::Leads(leader, before) => {
+            Waited::Leads(leader, Some(before)) => {
                 self.leader = Some(leader);
-                if let Some((queues, ticket)) = self.queues().zip(self.ticket.as_deref_mut()) {
-                    match before {
-                        Some(before) => *ticket = ticket.in_place_of(before),
-                        // Another attempt.
-                        None => queues.restart(ticket),
-                    }
+                if let Some(ticket) = self.ticket.as_deref_mut() {
+                    *ticket = ticket.in_place_of(before);
                 }
             }
-            Waited::Released => {}
+            Waited::Leads(leader, None) => {
+                self.leader = Some(leader);
+                self.restart_wait();
+            }
+            Waited::Released => self.restart_wait(),
             Waited::Shared(Shared::Error(error)) => return Err(error),
             Waited::Shared(Shared::Response(shared)) => {
                 self.respond_with(&shared);

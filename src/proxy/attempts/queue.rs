@@ -47,6 +47,13 @@ impl<'p, B: Backend> Attempts<'p, B> {
         bytes(self.context.authorization()).or_else(session).or_else(|| bytes(self.context.cookie_header()))
     }
 
+    /// Has the bound of the wait count from now on: the query has followed an execution, which is no wait for a slot.
+    pub(super) fn restart_wait(&mut self) {
+        if let Some((queues, ticket)) = self.queues().zip(self.ticket.as_deref_mut()) {
+            queues.restart(ticket);
+        }
+    }
+
     /// Asks for a slot of the endpoint. `None`: the request can be sent at once.
     pub(super) fn enter_queue(&mut self, picked: &mut Picked<B>) -> Option<MustWait<'p>> {
         let queues = self.queues()?;

@@ -165,8 +165,12 @@ impl<B: Backend> Attempts<'_, B> {
         if retry.covers_status(status)
             && self.kept_request.as_ref().is_some_and(|kept| retry.is_repeatable(kept.get().method()))
             && let Some(kept) = self.take_kept()
-            && let Some(next) = self.pick_again(&kept, false, true)
         {
+            let Some(next) = self.pick_again(&kept, false, true) else {
+                // The session may ask for it.
+                self.kept_request = Some(KeptRequest::Own(kept));
+                return AfterAttempt::Return(picked);
+            };
             // Only a response that is dropped counts against its endpoint, as in nginx (ngx_http_upstream_test_next). One that
             // the client gets does not: Kylin responds with 500 to every SQL error.
             if retry.is_failure(status) {
