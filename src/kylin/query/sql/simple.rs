@@ -10,6 +10,8 @@ use super::keyword::Keyword;
 pub(super) fn is_simple_query(sql: &str) -> bool {
     let bytes = sql.as_bytes();
     let (mut at, mut depth, mut has_select) = (0, 0_usize, false);
+    // Where the number ends that was read last.
+    let mut number_end = None;
     while let Some(&byte) = bytes.get(at) {
         let class = CLASSES[usize::from(byte)];
         let begin = at;
@@ -19,8 +21,11 @@ pub(super) fn is_simple_query(sql: &str) -> bool {
                 at += 1;
             }
             // A number with letters is rare, and not read alike by all databases.
-            if byte.is_ascii_digit() && !bytes[begin..at].iter().all(u8::is_ascii_digit) {
-                return false;
+            if byte.is_ascii_digit() {
+                if !bytes[begin..at].iter().all(u8::is_ascii_digit) {
+                    return false;
+                }
+                number_end = Some(at);
             }
             if has_select && !Keyword::is_possible(byte, at - begin) {
                 continue;
@@ -36,6 +41,13 @@ pub(super) fn is_simple_query(sql: &str) -> bool {
             BLANK => continue,
             // The first token is SELECT.
             _ if !has_select => return false,
+            // `2.a` is such a number too, and `2..a`.
+            SYMBOL if byte == b'.' && number_end == Some(begin) => {
+                if bytes.get(at).is_some_and(|next| CLASSES[usize::from(*next)] == WORD && !next.is_ascii_digit()) {
+                    return false;
+                }
+                number_end = Some(at);
+            }
             SYMBOL => {}
             QUOTE => {
                 let Some(end) = bytes[at..].iter().position(|end| *end == byte || *end == b'\\') else { return false };
@@ -101,6 +113,7 @@ mod tests {
             "select part_dt, sum(price) as total from kylin_sales where part_dt > 1 group by part_dt order by part_dt limit 100",
             "SELECT \"A\".\"B\", 'it''s', -1.5 / 2 FROM t a JOIN `u` b ON a.x = b.y WHERE c <> ? AND d LIKE '%--%' ",
             "select * from (select a from b where c in (1, 2)) t",
+            "select t1.a, t2.b, 1.5, 2., .5 from t1, t2",
         ] {
             assert!(is_simple_query(sql), "{sql}");
         }
@@ -128,6 +141,9 @@ mod tests {
             "insert select",
             "select 5into t2 from t",
             "select 1e5 from t",
+            "select a, : e1.2.a, : e1.2.3.",
+            "select 1.into from t",
+            "select 1..into from t",
         ] {
             assert!(!is_simple_query(sql), "{sql}");
         }
@@ -139,7 +155,7 @@ mod tests {
         #[test]
         fn a_simple_query_only_reads_by_its_tokens(
             pieces in prop::collection::vec(
-                "select|SELECT|insert|into|update|for|using|truncate|value|next|with|explain|as|plan|type|x|1e|0x1|5insert|e|1e-|\
+                "select|SELECT|insert|into|update|for|using|truncate|value|next|with|explain|as|plan|type|x|2|\\.2|1e|0x1|5insert|e|1e-|\
                  ,|\\.|=|\\*|\\+|-|--|/|/\\*|\\*/|\\(|\\)|;|'|''|\"|`|\\\\|\\[|\\]|\\$|#|!|:|\\?|\n| |  |\u{a0}|é",
                 0..14,
             ),
