@@ -8,23 +8,31 @@ use tokio::task::JoinSet;
 
 /// How long a name may take to be looked up.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How many names are looked up at once. Each takes a thread.
+const MAX_LOOKUPS: usize = 32;
 
 /// What addresses stand for.
 #[derive(Default)]
 pub struct Addresses(BTreeMap<String, Vec<SocketAddr>>);
 
 impl Addresses {
-    /// Looks up each address, `host:port`. One that cannot be looked up equals only itself.
-    pub async fn look_up(texts: BTreeSet<String>) -> Self {
+    /// Looks up each address, `host:port`, in this order. One that cannot be looked up equals only itself.
+    pub async fn look_up(texts: impl Iterator<Item = String>) -> Self {
+        let mut begun = BTreeSet::new();
+        let mut found = BTreeMap::new();
         let mut lookups = JoinSet::new();
-        for text in texts {
+        for text in texts.filter(|text| begun.insert(text.clone())) {
+            if lookups.len() == MAX_LOOKUPS {
+                found.extend(lookups.join_next().await.and_then(Result::ok));
+            }
             lookups.spawn(async move {
                 let found = tokio::time::timeout(LOOKUP_TIMEOUT, tokio::net::lookup_host(text.clone())).await;
                 let found = found.ok().and_then(Result::ok).map(Iterator::collect).unwrap_or_default();
                 (text, found)
             });
         }
-        Addresses(lookups.join_all().await.into_iter().collect())
+        found.extend(lookups.join_all().await);
+        Addresses(found)
     }
 
     /// Returns whether both are one address.

@@ -7,7 +7,6 @@ mod report;
 mod sessions;
 mod source;
 
-use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -141,18 +140,21 @@ async fn check(options: Options) -> Report {
         return report;
     };
     let mut nodes = ask(std::mem::take(nodes)).await;
+    let mut is_refused = false;
     if let Some(login) = &login {
-        log_in(&mut nodes, login, &mut report).await;
+        is_refused = log_in(&mut nodes, login, &mut report).await;
     } else {
         report.unchecked(Check::Sessions, &[], "needs a login: --login-file");
     }
+    checks::limit_discovered(&mut nodes, &mut report);
     checks::reachable(&nodes, &mut report);
     checks::probe(&nodes, probe, &mut report);
     checks::clock(&nodes, &mut report);
     checks::metastore(&nodes, &mut report);
     checks::timeouts(&nodes, *head_timeout, *follows_kylin, &mut report);
-    let texts: BTreeSet<String> = nodes.iter().flat_map(known_addresses).collect();
-    let addresses = Addresses::look_up(texts).await;
+    // A node may list names that no name server responds to: those of the nodes come first.
+    let own = nodes.iter().map(|(node, _)| node.address.to_string());
+    let addresses = Addresses::look_up(own.chain(nodes.iter().flat_map(|(_, facts)| checks::known(facts)))).await;
     let given: Vec<&Node> = nodes.iter().map(|(node, _)| node).collect();
     for cluster in checks::clusters(&nodes) {
         checks::version(&cluster, &mut report);
@@ -164,7 +166,12 @@ async fn check(options: Options) -> Report {
     }
     if let Some(login) = &login {
         sessions::between_nodes(&nodes, replicated, &mut report).await;
-        sessions::through_front_end(front, &nodes, login, &mut report).await;
+        if is_refused {
+            let text = "a login through the front end was not tried: a node refuses the login";
+            report.unchecked(Check::Sessions, &[], text);
+        } else {
+            sessions::through_front_end(front, &nodes, login, &mut report).await;
+        }
         sessions::log_out(&nodes).await;
     }
     report.nodes = nodes.iter().map(|seen| row(seen, &addresses)).collect();
@@ -185,9 +192,10 @@ async fn ask(nodes: Vec<Node>) -> Vec<Seen> {
     seen.into_iter().map(|(_, seen)| seen).collect()
 }
 
-/// Logs in at one node after the other, until one refuses the login: Kylin 5 locks a user after three wrong passwords.
-async fn log_in(nodes: &mut [Seen], login: &Login, report: &mut Report) {
-    for (node, facts) in nodes.iter_mut().filter(|(_, facts)| facts.level > Some(kylin_lb::health::ProbeLevel::Tcp)) {
+/// Logs in at one node after the other, until one refuses the login: Kylin 5 locks a user after three wrong passwords. Returns whether
+/// one did.
+async fn log_in(nodes: &mut [Seen], login: &Login, report: &mut Report) -> bool {
+    for (node, facts) in nodes.iter_mut().filter(|(_, facts)| facts.is_kylin()) {
         match facts.log_in(node, login).await {
             Ok(false) => facts.learn_more(node).await,
             Ok(true) => {
@@ -196,18 +204,12 @@ async fn log_in(nodes: &mut [Seen], login: &Login, report: &mut Report) {
                     &[&node.id],
                     "refuses the login of --login-file, which was not sent to further nodes",
                 );
-                return;
+                return true;
             }
             Err(error) => report.fault(Check::Users, &[&node.id], format!("cannot check a login: {error}")),
         }
     }
-}
-
-/// Returns the addresses of a node and of those that it knows.
-fn known_addresses((node, facts): &Seen) -> Vec<String> {
-    let listed = facts.config.as_ref().and_then(|config| checks::listed(config).ok()).unwrap_or_default();
-    let discovered = facts.discovered.iter().flatten().map(|(address, _)| address.clone());
-    listed.into_iter().chain(discovered).chain([node.address.to_string()]).collect()
+    false
 }
 
 /// Returns what the report says of a node.

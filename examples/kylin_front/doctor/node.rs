@@ -231,6 +231,11 @@ impl Facts {
         facts
     }
 
+    /// Returns whether the node responds as Kylin.
+    pub fn is_kylin(&self) -> bool {
+        self.level > Some(ProbeLevel::Tcp)
+    }
+
     /// Logs in. Returns whether the node refused the login.
     pub async fn log_in(&mut self, node: &Node, login: &Login) -> Result<bool, String> {
         let reply = node.send(request(Method::POST, "/kylin/api/user/authentication", None, Some(login))).await?;

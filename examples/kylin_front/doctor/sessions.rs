@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 use kylin_lb::EndpointId;
-use kylin_lb::observe::{AttemptEnded, Observer, RequestObserver};
+use kylin_lb::observe::{AttemptBegan, AttemptEnded, Observer, RequestObserver};
 use parking_lot::Mutex;
 use serde_json::json;
 
@@ -115,7 +115,7 @@ fn judge(members: &[&Seen], known: &[(&Seen, Known)], replicated: &[String], rep
         "route": routes,
     });
     let upstream = members.first().map(|(node, _)| node.cluster.clone()).unwrap_or_default();
-    if shares == 0 && replicated.contains(&upstream) {
+    if shares == 0 && !known.is_empty() && replicated.contains(&upstream) {
         let text = "do not share their sessions, as the chosen --sessions replicated expects";
         report.fault(Check::Sessions, &nodes_of(members), text);
     }
@@ -125,11 +125,15 @@ fn judge(members: &[&Seen], known: &[(&Seen, Known)], replicated: &[String], rep
 /// An attempt: the endpoint, and the status of its response.
 type Attempt = (EndpointId, Option<StatusCode>);
 
-/// The attempts of one request.
+/// The attempts of one request: the endpoints of those that began, and those that ended.
 #[derive(Default, Clone)]
-struct Attempts(Arc<Mutex<Vec<Attempt>>>);
+struct Attempts(Arc<Mutex<Vec<Attempt>>>, Arc<Mutex<Vec<EndpointId>>>);
 
 impl Observer for Attempts {
+    fn attempt_began(&self, event: &AttemptBegan<'_>) {
+        self.1.lock().push(event.endpoint.clone());
+    }
+
     fn attempt_ended(&self, event: &AttemptEnded<'_>) {
         self.0.lock().push((event.attempt.endpoint.clone(), event.attempt.status));
     }
@@ -145,29 +149,78 @@ impl Attempts {
         };
         attempts.windows(2).any(is_elsewhere)
     }
+
+    /// Returns whether the request was sent, and only to clusters in which every node that may be picked is a Kylin.
+    fn were_at_kylins(&self, nodes: &[Seen]) -> bool {
+        let begun = self.1.lock();
+        let is_kylin = |id: &EndpointId| {
+            let of_id = |(node, _): &&Seen| node.id == id.as_str();
+            let mut clusters = nodes.iter().filter(of_id).map(|(node, _)| &node.cluster).peekable();
+            clusters.peek().is_some()
+                && clusters.all(|cluster| are_kylins(nodes.iter().filter(|(node, _)| node.cluster == *cluster)))
+        };
+        !begun.is_empty() && begun.iter().all(is_kylin)
+    }
+
+    /// Returns what is known of the node of the last attempt.
+    fn last<'n>(&self, nodes: &'n [Seen]) -> Option<&'n Facts> {
+        let last = self.1.lock().last()?.clone();
+        let is_last = |(node, facts): &&Seen| node.id == last.as_str() && facts.is_kylin();
+        nodes.iter().find(is_last).map(|(_, facts)| facts)
+    }
 }
 
-/// Logs in through the front end, and asks it often enough that each node could get requests.
+/// Returns whether each node that may be picked is a Kylin, as far as it has shown.
+fn are_kylins<'n>(mut nodes: impl Iterator<Item = &'n Seen>) -> bool {
+    nodes.all(|(node, facts)| node.is_down || facts.is_kylin())
+}
+
+/// Logs in through the front end, and asks it often enough that each node could get requests. Sends the login only where a request
+/// without one has shown that it reaches nothing but Kylins.
 pub async fn through_front_end(front: &Front, nodes: &[Seen], login: &Login, report: &mut Report) {
-    let Some((_, facts)) = nodes.iter().find(|(_, facts)| facts.session.is_some()) else { return };
+    let Some((Node { timeout, .. }, _)) = nodes.iter().find(|(_, facts)| facts.session.is_some()) else { return };
     for way in 0..front.count() {
         let send = async |method, path, cookies: &Cookies, login, attempts: Attempts| {
             let mut request = request(method, path, Some(cookies), login);
             request.headers_mut().insert(http::header::HOST, http::HeaderValue::from_static("localhost"));
             request.extensions_mut().insert(RequestObserver::new(attempts));
-            Reply::read(front.send(way, request).await).await
+            let exchange = async { Reply::read(front.send(way, request).await).await };
+            let timed_out = |_| format!("no complete response within {} s", timeout.as_secs_f64());
+            tokio::time::timeout(*timeout, exchange).await.map_err(timed_out)?
         };
         let mut cookies = Cookies::default();
         let path = "/kylin/api/user/authentication";
-        match send(Method::POST, path, &cookies, Some(login), Attempts::default()).await {
-            Ok(reply) if reply.status == StatusCode::OK => cookies.store(&reply.headers),
-            other => {
-                let reason = other.map_or_else(|error| error, |reply| format!("status {}", reply.status));
-                let text = format!("a login through the front end was not tried: {reason} to {path} of localhost");
+        if !are_kylins(nodes.iter()) {
+            let attempts = Attempts::default();
+            _ = send(Method::POST, path, &cookies, None, attempts.clone()).await;
+            if !attempts.were_at_kylins(nodes) {
+                let text = format!(
+                    "a login through the front end was not tried: {path} of localhost may reach a server that is no Kylin"
+                );
                 report.unchecked(Check::Sessions, &[], text);
                 continue;
             }
         }
+        let attempts = Attempts::default();
+        match send(Method::POST, path, &cookies, Some(login), attempts.clone()).await {
+            Ok(reply) if reply.status == StatusCode::OK => cookies.store(&reply.headers),
+            other => {
+                let is_refused = matches!(&other, Ok(reply) if reply.status == StatusCode::UNAUTHORIZED);
+                let reason = other.map_or_else(|error| error, |reply| format!("status {}", reply.status));
+                let text = format!("a login through the front end was not tried: {reason} to {path} of localhost");
+                report.unchecked(Check::Sessions, &[], text);
+                // Kylin 5 locks a user after three wrong passwords.
+                if is_refused {
+                    return;
+                }
+                continue;
+            }
+        }
+        let Some(facts) = attempts.last(nodes) else {
+            let text = "a login through the front end was not followed: no node of the source has responded to it";
+            report.unchecked(Check::Sessions, &[], text);
+            continue;
+        };
         let count = 3 * nodes.len() + 2;
         let mut elsewhere = 0;
         for number in 1..=count {
@@ -178,12 +231,21 @@ pub async fn through_front_end(front: &Front, nodes: &[Seen], login: &Login, rep
                     elsewhere += usize::from(attempts.were_elsewhere());
                     continue;
                 }
+                Ok(reply) if reply.status == StatusCode::UNAUTHORIZED => {
+                    let status = reply.status;
+                    let text = format!(
+                        "a login through the front end is lost at request {number} of {count}: status {status}"
+                    );
+                    report.fault(Check::Sessions, &[], text);
+                    elsewhere = 0;
+                    break;
+                }
                 Ok(reply) => format!("status {}", reply.status),
                 Err(error) => error,
             };
-            let text = format!("a login through the front end is lost at request {number} of {count}: {problem}");
-            report.fault(Check::Sessions, &[], text);
-            elsewhere = 0;
+            let text =
+                format!("whether a login through the front end is kept: {problem} to request {number} of {count}");
+            report.unchecked(Check::Sessions, &[], text);
             break;
         }
         if elsewhere > 0 {

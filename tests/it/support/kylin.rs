@@ -9,6 +9,7 @@ use kylin_lb::proxy::ProxyBuilder;
 use kylin_lb::testing::Scripted;
 use kylin_lb::testing::kylin::{Dialect, KylinNode, Metastore, Served};
 use kylin_lb::{Body, Endpoint, HttpBackend, Proxy, SendError};
+use tokio::net::TcpSocket;
 
 use super::browser::basic;
 use super::front::{Front, closed_port, endpoint};
@@ -107,6 +108,8 @@ pub(crate) struct Demo {
     pub(crate) metastore: Metastore,
     pub(crate) nodes: Vec<KylinNode>,
     pub(crate) served: Vec<Option<Served>>,
+    /// Bound to the addresses of the nodes. They keep the port of one that is killed from other servers until it is served again.
+    pub(crate) _held: Vec<TcpSocket>,
 }
 
 impl Demo {
@@ -115,11 +118,15 @@ impl Demo {
         let metastore = Metastore::new();
         let nodes = (0..count).map(|n| KylinNode::new(format!("q{n}")).kylin_version(version).metastore(&metastore));
         let nodes: Vec<KylinNode> = nodes.collect();
-        let mut served = Vec::new();
+        let (mut served, mut held) = (Vec::new(), Vec::new());
         for node in &nodes {
-            served.push(Some(node.serve(closed_port()).await.unwrap()));
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.set_reuseaddr(true).unwrap();
+            socket.bind(closed_port()).unwrap();
+            served.push(Some(node.serve(socket.local_addr().unwrap()).await.unwrap()));
+            held.push(socket);
         }
-        Demo { metastore, nodes, served }
+        Demo { metastore, nodes, served, _held: held }
     }
 
     pub(crate) fn address(&self, node: usize) -> SocketAddr {

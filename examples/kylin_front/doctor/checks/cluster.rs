@@ -3,8 +3,7 @@
 use std::collections::BTreeSet;
 
 use kylin_lb::endpoint::{Role, Roles};
-use kylin_lb::health::ProbeLevel;
-use kylin_lb::kylin::properties::Properties;
+use kylin_lb::kylin::properties::{Properties, ServerAddr};
 
 use super::{Seen, ids, nodes_of};
 use crate::doctor::addresses::Addresses;
@@ -15,9 +14,24 @@ use crate::doctor::report::{Check, Report};
 const STORAGE: [(&str, &str, &str); 4] = [
     ("working directory", "kylin.env.hdfs-working-dir", "/kylin"),
     ("HBase", "kylin.storage.hbase.cluster-fs", ""),
-    ("ZooKeeper", "kylin.env.zookeeper-connect-string", ""),
+    ("ZooKeeper", ZOOKEEPER, ""),
     ("path in ZooKeeper", "kylin.env.zookeeper-base-path", "/kylin"),
 ];
+
+const ZOOKEEPER: &str = "kylin.env.zookeeper-connect-string";
+const ZOOKEEPER_PORT: u16 = 2181;
+
+/// The properties that list nodes.
+const LISTS: [&str; 6] = [
+    "kylin.server.cluster-servers-with-mode",
+    "kylin.server.cluster-mode-all",
+    "kylin.server.cluster-mode-query",
+    "kylin.server.cluster-mode-job",
+    "kylin.server.cluster-servers",
+    "kylin.rest.servers",
+];
+/// How many nodes a node may list.
+const MAX_LISTED: usize = 1000;
 
 const NO_CONFIG: &str = "needs what an administrator sees: --login-file";
 
@@ -27,7 +41,7 @@ pub fn version(cluster: &[&Seen], report: &mut Report) {
         Some((version, commit)) => format!("{version} ({})", commit.get(..8).unwrap_or(commit)),
         None => "before 3.1, because it does not report one".to_owned(),
     };
-    let kylins = cluster.iter().copied().filter(|(_, facts)| facts.level > Some(ProbeLevel::Tcp));
+    let kylins = cluster.iter().copied().filter(|(_, facts)| facts.is_kylin());
     differences(Check::Version, "version", kylins, shown, report);
 }
 
@@ -43,12 +57,11 @@ pub fn storage(cluster: &[&Seen], report: &mut Report) {
         for (what, key, default) in STORAGE {
             let value = |(_, facts): &Seen| {
                 let value = facts.config.as_ref().and_then(|config| config.get(key)).unwrap_or(default);
-                // A user in front of the host is not shown.
-                let value = value.rsplit('@').next().unwrap_or_default().trim_end_matches('/');
-                if value.is_empty() { "not set".to_owned() } else { value.to_owned() }
+                let value = if key == ZOOKEEPER { zookeeper(value) } else { value.trim_end_matches('/').to_owned() };
+                if value.is_empty() { "not set".to_owned() } else { value }
             };
             // A node of both roles is compared twice.
-            let differing = differing(&format!("{what} ({key})"), &of_role, value);
+            let differing = differing(&format!("{what} ({key})"), &of_role, value, masked);
             for (ids, text) in differing.into_iter().filter(|one| reported.insert(one.clone())) {
                 report.fault(Check::Storage, &ids, text);
             }
@@ -57,13 +70,32 @@ pub fn storage(cluster: &[&Seen], report: &mut Report) {
     without_config(Check::Storage, cluster, report);
 }
 
+/// Returns a connect string with its servers in one order, each with its port, and without spaces.
+fn zookeeper(text: &str) -> String {
+    let (servers, chroot) = text.split_once('/').unwrap_or((text, ""));
+    let server = |server: &str| {
+        let server = server.trim().to_ascii_lowercase();
+        let has_port = server.rsplit(']').next().is_some_and(|rest| rest.contains(':'));
+        if has_port { server } else { format!("{server}:{ZOOKEEPER_PORT}") }
+    };
+    let servers = servers.split(',').filter(|server| !server.trim().is_empty()).map(server);
+    let servers = servers.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(",");
+    match chroot.trim().trim_matches('/') {
+        "" => servers,
+        chroot => format!("{servers}/{chroot}"),
+    }
+}
+
+/// Returns a value without what is in front of `@`: a container of a storage account, or a user with a password.
+fn masked(value: &str) -> String {
+    let Some((before, after)) = value.rsplit_once('@') else { return value.to_owned() };
+    let scheme = before.split_once("://").map(|(scheme, _)| format!("{scheme}://")).unwrap_or_default();
+    format!("{scheme}***@{after}")
+}
+
 /// Checks that each node lists all of them.
 pub fn cluster_servers(cluster: &[&Seen], addresses: &Addresses, report: &mut Report) {
-    if cluster.len() < 2 {
-        return;
-    }
     for (node, config) in configs(cluster) {
-        report.ran(Check::ClusterServers);
         let listed = match listed(config) {
             Ok(listed) => listed,
             Err(error) => {
@@ -71,6 +103,11 @@ pub fn cluster_servers(cluster: &[&Seen], addresses: &Addresses, report: &mut Re
                 continue;
             }
         };
+        if cluster.len() < 2 {
+            continue;
+        }
+        report.ran(Check::ClusterServers);
+        let listed: Vec<String> = listed.iter().map(ToString::to_string).collect();
         let missing = alive(cluster).filter(|(other, _)| !addresses.contains(&listed, &other.address.to_string()));
         let missing: Vec<&str> = missing.map(|(other, _)| &*other.id).collect();
         if !missing.is_empty() {
@@ -82,9 +119,42 @@ pub fn cluster_servers(cluster: &[&Seen], addresses: &Addresses, report: &mut Re
 }
 
 /// Returns the nodes that a node's properties list.
-pub fn listed(config: &Properties) -> Result<Vec<String>, String> {
-    let servers = config.cluster_servers().map_err(|error| error.to_string())?;
-    Ok(servers.iter().map(ToString::to_string).collect())
+fn listed(config: &Properties) -> Result<Vec<ServerAddr>, String> {
+    let count: usize = LISTS.iter().filter_map(|key| config.get(key)).map(|list| list.split(',').count()).sum();
+    match count {
+        0..=MAX_LISTED => config.cluster_servers().map_err(|error| error.to_string()),
+        _ => Err(format!("lists too many nodes: {count}")),
+    }
+}
+
+/// Drops what nodes have discovered if it is too much.
+pub fn limit_discovered(nodes: &mut [Seen], report: &mut Report) {
+    for (node, facts) in nodes {
+        if let Some(found) = facts.discovered.take_if(|found| found.len() > MAX_LISTED) {
+            report.fault(Check::Discovery, &[&node.id], format!("lists too many nodes: {}", found.len()));
+        }
+    }
+}
+
+/// Returns the addresses that a node knows.
+pub fn known(facts: &Facts) -> impl Iterator<Item = String> {
+    with_roles(facts).map(|(address, _)| address)
+}
+
+/// Returns the nodes that a node knows by its properties and by discovery, with their roles where it knows them.
+fn with_roles(facts: &Facts) -> impl Iterator<Item = (String, Option<Roles>)> {
+    let listed = facts.config.as_ref().and_then(|config| listed(config).ok()).unwrap_or_default();
+    let found = facts.discovered.iter().flatten().map(|(address, roles)| (address.clone(), Some(*roles)));
+    listed.into_iter().map(|server| (server.to_string(), server.roles())).chain(found)
+}
+
+/// Returns the nodes outside a cluster that its nodes know as nodes that run jobs, with their roles.
+fn engines_elsewhere(cluster: &[&Seen], addresses: &Addresses) -> Vec<(String, Roles)> {
+    let runs_jobs =
+        |(address, roles): (String, Option<Roles>)| Some((address, roles?)).filter(|(_, r)| r.has(Role::Job));
+    let known = cluster.iter().flat_map(|(_, facts)| with_roles(facts)).filter_map(runs_jobs);
+    let is_member = |known: &str| cluster.iter().any(|(node, _)| addresses.are_same(known, &node.address.to_string()));
+    known.filter(|(address, _)| !is_member(address)).collect()
 }
 
 /// Checks that as many nodes run jobs as the scheduler wants.
@@ -98,7 +168,7 @@ pub fn job_engine(cluster: &[&Seen], addresses: &Addresses, report: &mut Report)
     }
     report.ran(Check::JobEngine);
     if engines.is_empty() {
-        if knows_all {
+        if knows_all && engines_elsewhere(cluster, addresses).is_empty() {
             report.fault(Check::JobEngine, &[], "no node runs jobs: kylin.server.mode of one must be all or job");
         }
         return;
@@ -142,6 +212,8 @@ pub fn job_engine(cluster: &[&Seen], addresses: &Addresses, report: &mut Report)
 
 /// Checks that the nodes know each other with the roles that the front end was told.
 pub fn discovery(cluster: &[&Seen], given: &[&Node], addresses: &Addresses, report: &mut Report) {
+    let mut engines = engines_elsewhere(cluster, addresses);
+    engines.retain(|(_, roles)| !roles.has(Role::Query));
     for seen in cluster {
         let (node, facts) = seen;
         if let Some(own) = own_roles(seen, addresses)
@@ -167,10 +239,16 @@ pub fn discovery(cluster: &[&Seen], given: &[&Node], addresses: &Addresses, repo
         let is_given = |known: &&String| given.iter().any(|node| addresses.are_same(known, &node.address.to_string()));
         let not_given: BTreeSet<&str> =
             found.iter().chain(&listed).filter(|known| !is_given(known)).map(String::as_str).collect();
-        if !not_given.is_empty() {
-            let not_given: Vec<&str> = not_given.into_iter().collect();
-            let text = format!("knows nodes that the front end does not have: {}", not_given.join(", "));
+        // Clients may reach those that only run jobs by another way.
+        let only_runs_jobs = |known: &&str| engines.iter().any(|(engine, _)| addresses.are_same(known, engine));
+        let (engines, others): (Vec<&str>, Vec<&str>) = not_given.into_iter().partition(only_runs_jobs);
+        if !others.is_empty() {
+            let text = format!("knows nodes that the front end does not have: {}", others.join(", "));
             report.fault(Check::Discovery, &[&node.id], text);
+        }
+        if !engines.is_empty() {
+            let text = format!("knows job nodes that the front end does not have: {}", engines.join(", "));
+            report.note(Check::Discovery, &[&node.id], text);
         }
     }
 }
@@ -179,7 +257,7 @@ pub fn discovery(cluster: &[&Seen], given: &[&Node], addresses: &Addresses, repo
 fn known_to(facts: &Facts) -> (Vec<String>, Vec<String>) {
     let found = facts.discovered.iter().flatten().map(|(address, _)| address.clone()).collect();
     let listed = facts.config.as_ref().and_then(|config| listed(config).ok()).filter(|list| list.len() > 1);
-    (found, listed.unwrap_or_default())
+    (found, listed.iter().flatten().map(ToString::to_string).collect())
 }
 
 /// Returns the roles that a node names itself, or that it has in the list of Kylin 5.
@@ -215,13 +293,18 @@ fn differences<'n>(
     if nodes.len() > 1 {
         report.ran(check);
     }
-    for (ids, text) in differing(what, &nodes, value) {
+    for (ids, text) in differing(what, &nodes, value, str::to_owned) {
         report.fault(check, &ids, text);
     }
 }
 
-/// Returns the nodes whose value is not that of most, and what differs.
-fn differing<'n>(what: &str, nodes: &[&'n Seen], value: impl Fn(&Seen) -> String) -> Vec<(Vec<&'n str>, String)> {
+/// Returns the nodes whose value is not that of most, and what differs. The text has the values as `shown` makes them.
+fn differing<'n>(
+    what: &str,
+    nodes: &[&'n Seen],
+    value: impl Fn(&Seen) -> String,
+    shown: fn(&str) -> String,
+) -> Vec<(Vec<&'n str>, String)> {
     let mut groups: Vec<(String, Vec<&Seen>)> = Vec::new();
     for &seen in nodes {
         let value = value(seen);
@@ -234,7 +317,9 @@ fn differing<'n>(what: &str, nodes: &[&'n Seen], value: impl Fn(&Seen) -> String
     groups.sort_by_key(|(_, group)| std::cmp::Reverse(group.len()));
     let Some(((usual, reference), others)) = groups.split_first() else { return Vec::new() };
     let differs = |(value, group): &(String, Vec<&'n Seen>)| {
-        (nodes_of(group), format!("{what} is {value}, and that of {} is {usual}", ids(reference)))
+        let (value, usual) = (shown(value), shown(usual));
+        let hidden = if value == usual { ", with another text before the @" } else { "" };
+        (nodes_of(group), format!("{what} is {value}, and that of {} is {usual}{hidden}", ids(reference)))
     };
     others.iter().map(differs).collect()
 }

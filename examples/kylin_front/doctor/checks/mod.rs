@@ -6,7 +6,9 @@ mod metastore;
 
 use super::node::{Facts, Node};
 
-pub use self::cluster::{cluster_servers, discovery, job_engine, listed, own_roles, storage, users, version};
+pub use self::cluster::{
+    cluster_servers, discovery, job_engine, known, limit_discovered, own_roles, storage, users, version,
+};
 pub use self::each::{clock, probe, reachable, timeouts};
 pub use self::metastore::{clusters, metastore};
 
