@@ -668,7 +668,7 @@ async fn kylin_nodes_behind_a_file_of_httpd_keep_their_logins_and_are_guarded() 
     let text =
         format!("Listen 127.0.0.1:1\n<Proxy balancer://kylin>\n{members}</Proxy>\nProxyPass / balancer://kylin/\n");
     let file = write(&folder, &text);
-    let (process, front) = start(&["--httpd", file.to_str().unwrap()]).await;
+    let (process, front) = start(&["--httpd", file.to_str().unwrap(), "--probe", "none"]).await;
     let mut browsers = Vec::new();
     for _ in 0..6 {
         let mut browser = Browser::new(front);

@@ -60,15 +60,16 @@ impl Sources {
     pub fn position(&self, place: Place) -> (usize, usize, &str) {
         let (start, line) = self.line(place);
         let before = &self.text(place.file)[..start as usize];
-        let column = line[..place.at.saturating_sub(start).min(line.len() as u32) as usize].chars().count();
+        let at = place.at.saturating_sub(start) as usize;
+        let column = line.char_indices().take_while(|(index, _)| *index < at).count();
         (before.matches('\n').count() + 1, column + 1, line)
     }
 
     /// Returns where the line of a place begins, and the line.
     pub(super) fn line(&self, place: Place) -> (u32, &str) {
         let text = self.text(place.file);
-        let at = (place.at as usize).min(text.len());
-        let start = text[..at].rfind('\n').map_or(0, |end| end + 1);
+        let before = &text.as_bytes()[..(place.at as usize).min(text.len())];
+        let start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
         let line = text[start..].split('\n').next().unwrap_or_default();
         (u32::try_from(start).unwrap_or(u32::MAX), line.trim_end_matches('\r'))
     }
@@ -317,6 +318,17 @@ mod tests {
         assert_eq!(words("ProxyPass \\\n  / \\\r\n\tbalancer://k/ \n# no"), ["ProxyPass", "/", "balancer://k/"]);
         assert_eq!(words("<Proxy \"balancer://k\">"), ["<Proxy", "balancer://k"]);
         assert_eq!(words("<Location ~ \"^/a>b\">"), ["<Location", "~", "^/a>b"]);
+    }
+
+    #[test]
+    fn a_place_within_a_letter_is_behind_it() {
+        let mut sources = Sources::default();
+        let file = sources.add("a.conf", "a\n\u{540d}b\n".as_bytes()).unwrap();
+        let position = |at| sources.position(Place { file, at });
+        assert_eq!(position(2), (2, 1, "\u{540d}b"));
+        assert_eq!(position(3), (2, 2, "\u{540d}b"));
+        assert_eq!(position(5), (2, 2, "\u{540d}b"));
+        assert_eq!(position(99), (3, 1, ""));
     }
 
     #[test]
