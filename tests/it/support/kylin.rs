@@ -120,9 +120,14 @@ impl Demo {
         let nodes: Vec<KylinNode> = nodes.collect();
         let (mut served, mut held) = (Vec::new(), Vec::new());
         for node in &nodes {
-            let socket = TcpSocket::new_v4().unwrap();
-            socket.set_reuseaddr(true).unwrap();
-            socket.bind(closed_port()).unwrap();
+            // Another process may have taken the port meanwhile.
+            let socket = loop {
+                let socket = TcpSocket::new_v4().unwrap();
+                socket.set_reuseaddr(true).unwrap();
+                if socket.bind(closed_port()).is_ok() {
+                    break socket;
+                }
+            };
             served.push(Some(node.serve(socket.local_addr().unwrap()).await.unwrap()));
             held.push(socket);
         }
