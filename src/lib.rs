@@ -119,6 +119,7 @@ pub mod server;
 pub mod session;
 mod shard;
 mod shortage;
+mod sync;
 #[cfg(feature = "test-util")]
 pub mod testing;
 #[cfg(feature = "tls")]

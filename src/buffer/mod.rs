@@ -17,15 +17,13 @@ mod waiting;
 use std::collections::HashMap;
 use std::fmt;
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
-
-use parking_lot::Mutex;
 
 pub(crate) use self::growing::GrowingBuffer;
 pub(crate) use self::reservation::Reservation;
 use self::waiting::Waiting;
 use crate::client_key::ClientKey;
+use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering};
 
 /// The default limit: 256 MiB.
 pub const DEFAULT_LIMIT: NonZeroUsize = NonZeroUsize::new(256 << 20).unwrap();

@@ -1,12 +1,12 @@
 use std::collections::hash_map::Entry;
 use std::mem::replace;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 
 use bytes::Bytes;
 
 use super::Account;
 use crate::client_key::ClientKey;
+use crate::sync::AtomicUsize;
 
 /// Bytes that are reserved in a budget, until it is dropped.
 pub(crate) struct Reservation {

@@ -2,15 +2,13 @@
 
 use std::mem::take;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering, fence};
 use std::time::Duration;
 
-use parking_lot::Mutex;
-use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::{Account, Reservation};
 use crate::client_key::ClientKey;
+use crate::sync::{AtomicUsize, Mutex, Ordering, fence, oneshot};
 
 /// How long a body waits for bytes to become free. A client notices little of it, and most queries take longer.
 const MAX_WAIT: Duration = Duration::from_secs(1);

@@ -3,7 +3,8 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::sync::{AtomicU64, Ordering};
 
 /// How many requests are in flight on an endpoint or wait for a slot of it, and how many have ended, in one word. A request costs two atomic additions,
 /// and one read yields the requests in flight.

@@ -1,8 +1,9 @@
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
+
+use crate::sync::{AtomicBool, AtomicUsize, Ordering};
 
 /// The number of impairments on the endpoints of a cluster: facts that may keep an endpoint from serving, or lower its share.
 ///

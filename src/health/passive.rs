@@ -12,13 +12,11 @@
 //! end of an ejection at once, exactly one gets to try the endpoint. A request that its client gave up has no outcome (nginx
 //! counts it as a success). A probe that succeeds readmits an endpoint that could not be reached.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
-
-use parking_lot::Mutex;
 
 use super::impaired::ImpairedCount;
 use crate::clock::as_millis;
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering};
 
 /// The settings of nginx's rule for one endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

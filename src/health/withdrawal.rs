@@ -1,8 +1,7 @@
 //! Why and until when an endpoint gets no new requests on account of what requests showed, and what ends that.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use super::Reason;
+use crate::sync::{AtomicU64, Ordering};
 
 /// Keeps new requests from an endpoint.
 #[derive(Debug, Clone, Copy)]

@@ -1,4 +1,4 @@
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering};
 
 /// Projects are told apart by a hash. Two with the same hash only share less.
 const SLOTS: usize = 64;
@@ -32,7 +32,7 @@ impl ProjectSlot {
 
 impl Epochs {
     pub(super) fn new() -> Self {
-        Epochs { all: AtomicU64::new(0), projects: [const { AtomicU64::new(0) }; SLOTS] }
+        Epochs { all: AtomicU64::new(0), projects: std::array::from_fn(|_| AtomicU64::new(0)) }
     }
 
     /// Returns the epoch of a project. It differs from an earlier one if a write has begun or ended since.

@@ -1,10 +1,9 @@
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
-
 use super::super::{FlightKey, QueryIds};
 use super::{FlightTable, Leader, Outcome};
 use crate::admission::queue::Ticket;
+use crate::sync::oneshot;
 
 /// A query that waits for the response to an equal one. It can be dropped at any time.
 pub(crate) struct Follower<'t, T, S> {

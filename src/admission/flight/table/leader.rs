@@ -2,12 +2,12 @@ use std::collections::BTreeMap;
 use std::mem::replace;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use super::super::{FlightKey, QueryIds};
 use super::{FlightTable, Outcome, Waiting};
 use crate::admission::queue::Ticket;
+use crate::sync::Ordering;
 
 /// The query of a flight that is executed. If it is dropped, the oldest follower takes its execution over; without followers the
 /// execution is dropped.

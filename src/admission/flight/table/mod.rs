@@ -7,12 +7,9 @@ use std::collections::BTreeMap;
 use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
 
 use ahash::{AHashMap, RandomState};
-use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::oneshot;
 
 pub(crate) use self::follower::{Follower, Waited};
 pub(crate) use self::leader::Leader;
@@ -20,6 +17,7 @@ use super::unshareable::Unshareable;
 use super::{Epochs, FlightKey, QueryIds};
 use crate::admission::queue::Ticket;
 use crate::clock::Clock;
+use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, oneshot};
 
 const SHARDS: usize = 16;
 
