@@ -1,6 +1,6 @@
 //! What allocates, counted. A test binary of its own, because counting replaces the allocator of the process.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test, also in its helper functions")]
 
 use std::hint::black_box;
 use std::net::IpAddr;

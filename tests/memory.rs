@@ -3,7 +3,7 @@
 //! In a binary of its own, because the kernel counts memory by process: this one holds the front end, the node and the
 //! client, and all of them stream.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout)]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test, also in its helper functions")]
 
 use std::net::SocketAddr;
 use std::num::NonZero;
@@ -15,10 +15,10 @@ use kylin_lb::server::Server;
 use kylin_lb::testing::kylin::{KylinNode, demo_bytes_at};
 use kylin_lb::{Body, ClientAddr, Cluster, Endpoint, Proxy};
 
-#[allow(dead_code)]
+#[allow(dead_code, reason = "the tests of `it` use the rest")]
 #[path = "it/support/http.rs"]
 mod client;
-#[allow(dead_code)]
+#[allow(dead_code, reason = "the tests of `it` use the rest")]
 #[path = "it/support/resources.rs"]
 mod resources;
 

@@ -18,7 +18,7 @@
 mod report;
 mod scenario;
 #[path = "../../tests/it/support/mod.rs"]
-#[allow(unused_imports, unused_macros, reason = "it serves the tests too")]
+#[allow(dead_code, unused_imports, unused_macros, reason = "it serves the tests too")]
 mod support;
 
 use self::report::Report;

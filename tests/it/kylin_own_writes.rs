@@ -190,7 +190,7 @@ async fn only_successful_writes_pin() {
         ask(&proxy, request(READ, &headers, "")).await;
     }
     assert_eq!((first.calls(), second.calls()), (4, 3));
-    // Nobody in particular is not everybody.
+    // A write without session and credentials has no requests of its own to direct.
     let (first, second) = (well("first"), well("second"));
     let proxy = self::proxy(Some(WINDOW), &[&first, &second]);
     ask(&proxy, request("PUT /kylin/api/projects/p", &[], "{}")).await;

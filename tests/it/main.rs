@@ -3,8 +3,12 @@
 //! A test that needs a real server starts its own and ends it; `support` knows how. Where the server is not installed
 //! the test says so loudly and counts as passed, unless the environment says `CI=true`.
 
-// What clippy.toml grants to test functions, for the functions that they share.
-#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "clippy.toml allows these in test functions; here also in the functions that they share"
+)]
 
 mod admin;
 mod affinity_cookie;

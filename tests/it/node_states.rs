@@ -27,7 +27,7 @@ use crate::support::clock::PausedClock;
 /// What a node does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Behaviour {
-    Answers,
+    Responds,
     /// Accepts no connection.
     Refuses,
     /// Accepts the connections of probes only.
@@ -35,20 +35,20 @@ enum Behaviour {
     Breaks,
     TimesOut,
     RetryAfter,
-    /// Answers, and closes the connection.
+    /// Responds, and closes the connection.
     Closes,
 }
 
-use Behaviour::{Answers, Breaks, Closes, Refuses, RefusesRequests, RetryAfter, TimesOut};
+use Behaviour::{Breaks, Closes, Refuses, RefusesRequests, Responds, RetryAfter, TimesOut};
 
-const ALL: [Behaviour; 7] = [Answers, Refuses, RefusesRequests, Breaks, TimesOut, RetryAfter, Closes];
+const ALL: [Behaviour; 7] = [Responds, Refuses, RefusesRequests, Breaks, TimesOut, RetryAfter, Closes];
 
 fn respond(behaviour: Behaviour, request: Request<Body>) -> Result<Response<Body>, SendError> {
     let is_probe = request.uri().path() == "/probe";
     let response = Response::builder();
     let response = match behaviour {
         RefusesRequests if is_probe => response,
-        Answers => response,
+        Responds => response,
         Closes => response.header("connection", "close"),
         RetryAfter => response.status(503).header("retry-after", "5"),
         Refuses | RefusesRequests => {
@@ -115,7 +115,7 @@ const SOON: Duration = Duration::from_millis(5_010);
 
 impl World {
     fn new(policy: usize) -> Self {
-        let behaviours: [_; NODES] = std::array::from_fn(|_| Arc::new(Mutex::new(Answers)));
+        let behaviours: [_; NODES] = std::array::from_fn(|_| Arc::new(Mutex::new(Responds)));
         let members: Vec<_> = (0..NODES).collect();
         let builder = Cluster::builder().endpoints(endpoints(&behaviours, &members)).clock(PausedClock);
         let builder = match policy {
@@ -170,7 +170,7 @@ impl World {
                 if let Some(mut picked) = self.pick_bound(*node) {
                     let at = picked.lease.endpoint().as_str().parse().unwrap();
                     picked.lease.set_outcome(match self.behaviour(at) {
-                        Answers | Closes => Outcome::Success,
+                        Responds | Closes => Outcome::Success,
                         Refuses | RefusesRequests => Outcome::Unreachable,
                         Breaks | RetryAfter => Outcome::Failure,
                         TimesOut => Outcome::Slow,
@@ -181,7 +181,7 @@ impl World {
             Event::Hold(node) => self.held.extend(self.pick_bound(*node)),
             Event::Release => drop(self.held.pop()),
             Event::Turn(node, behaviour) => {
-                self.spoiled[*node] |= self.behaviour(*node) != Answers;
+                self.spoiled[*node] |= self.behaviour(*node) != Responds;
                 *self.behaviours[*node].lock() = *behaviour;
             }
             Event::Wait(millis) => sleep(Duration::from_millis(*millis)).await,
@@ -206,7 +206,7 @@ impl World {
         let before = self.status();
         let status = self.ask(client).await;
         let ready = || self.members.iter().copied().filter(|node| self.operator[*node] == AdminState::Ready);
-        let answer = ready().any(|node| matches!(self.behaviour(node), Answers | Closes));
+        let answer = ready().any(|node| matches!(self.behaviour(node), Responds | Closes));
         let respond = ready().any(|node| matches!(self.behaviour(node), TimesOut | RetryAfter));
         assert!(!answer || respond || status == StatusCode::OK, "{status}: {}", self.shown());
         self.check_last(&before);
@@ -317,7 +317,7 @@ proptest! {
             world.apply(&Event::Discover((0..NODES).collect())).await;
             let spoiled = world.spoiled;
             for node in 0..NODES {
-                world.apply(&Event::Turn(node, Answers)).await;
+                world.apply(&Event::Turn(node, Responds)).await;
                 world.apply(&Event::Operator(node, AdminState::Ready)).await;
             }
             sleep(SOON).await;

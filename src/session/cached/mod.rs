@@ -5,7 +5,6 @@
 //! unavailable. Its callers never receive an error, at worst [`Lookup::Unknown`].
 
 mod breaker;
-mod builder;
 #[cfg_attr(not(feature = "login-relay"), allow(dead_code, reason = "only the login relay ends sessions"))]
 mod ended;
 mod generation;
@@ -25,16 +24,14 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use self::breaker::{CircuitBreaker, OPEN_TIME};
-pub use self::builder::SessionsBuilder;
 use self::ended::EndedSessions;
 use self::generation::{Generation, LossEpoch};
 use self::in_use::InUseRegistry;
 pub use self::loss::RestoreAfterLoss;
 use self::near::{NearCache, NearEntry};
 use self::pending::{PendingWrites, Write};
-use self::recent_keys::RecentKeys;
-pub use self::sessions::Sessions;
-use self::sessions::derive_key;
+use self::recent_keys::{RecentKeys, derive_key};
+pub use self::sessions::{Sessions, SessionsBuilder};
 use crate::background::{self, BackgroundTask};
 use crate::clock::Epoch;
 use crate::request::ClientAddr;

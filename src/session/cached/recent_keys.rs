@@ -4,10 +4,18 @@ use std::hash::{BuildHasher, RandomState};
 use ahash::RandomState as FastState;
 use parking_lot::Mutex;
 
+use crate::session::secret::Tagger;
 use crate::session::store::SessionKey;
 
 /// The ids whose keys are kept. More sessions than this may be busy: the key of any other is derived again.
 const SLOTS: usize = 4096;
+
+/// Returns the key of the session `id` under the secret of `tagger`.
+pub(super) fn derive_key(tagger: &Tagger, id: &[u8]) -> SessionKey {
+    let tag = tagger.tag(&[id]);
+    let (key, _) = tag.split_first_chunk().expect("a tag has 32 bytes");
+    SessionKey::from_bytes(*key)
+}
 
 /// The keys of recent session ids, because to derive a key is the dearest part of a lookup.
 ///

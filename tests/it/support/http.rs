@@ -147,19 +147,9 @@ impl Connection {
         self
     }
 
-    /// Returns the socket.
-    pub(crate) fn stream(&mut self) -> &mut TcpStream {
-        &mut self.stream
-    }
-
     /// Sends these bytes.
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         within(self.read_timeout, self.stream.write_all(bytes.as_ref())).await
-    }
-
-    /// Closes the write side. Reads still work.
-    pub(crate) async fn finish_sending(&mut self) -> io::Result<()> {
-        within(self.read_timeout, self.stream.shutdown()).await
     }
 
     /// Reads the next whole response to any method but HEAD. Drops interim responses (1xx).

@@ -68,6 +68,7 @@ impl MariaDb {
         format!("mysql://front:hunter2@127.0.0.1:{}/kylin", self.port)
     }
 
+    #[allow(dead_code, reason = "for benches/sessions")]
     pub(crate) fn process(&mut self) -> &mut Process {
         &mut self.process
     }

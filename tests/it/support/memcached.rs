@@ -50,6 +50,7 @@ impl Memcached {
         self.process = process.expect("the port of a killed server is free");
     }
 
+    #[allow(dead_code, reason = "for benches/sessions")]
     pub(crate) fn process(&mut self) -> &mut Process {
         &mut self.process
     }

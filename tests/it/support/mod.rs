@@ -1,8 +1,5 @@
 //! What the tests stand on: child processes, ports, a real nginx, an HTTP client that controls every byte.
 
-// A tool that no test happens to need today is not a fault of the tests.
-#![allow(dead_code)]
-
 pub(crate) mod browser;
 pub(crate) mod chromium;
 pub(crate) mod clock;

@@ -87,11 +87,6 @@ impl Nginx {
         self.process.folder()
     }
 
-    /// Returns the process, to signal it, to measure it or to read its log.
-    pub(crate) fn process(&mut self) -> &mut Process {
-        &mut self.process
-    }
-
     async fn attempt(http: &str) -> Result<Self, String> {
         let program = Self::program().expect("nginx is installed: the test asks with require_nginx!()");
         let folder = tempfile::tempdir().expect("a temporary folder");

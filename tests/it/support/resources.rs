@@ -29,6 +29,7 @@ impl Memory {
     }
 
     /// The memory of this process.
+    #[allow(dead_code, reason = "for tests/memory.rs")]
     pub(crate) fn of_this_process() -> Self {
         Self::of(std::process::id())
     }

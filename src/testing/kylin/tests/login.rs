@@ -60,7 +60,7 @@ async fn without_credentials_the_login_path_responds_and_others_refuse() {
 
 #[tokio::test]
 async fn wrong_credentials_are_refused_even_where_none_are_needed() {
-    for wrong in [&basic("ADMIN", "no"), &basic("NOBODY", "KYLIN"), "Basic %%%", "Bearer x"] {
+    for wrong in [&basic("ADMIN", "no"), &basic("UNKNOWN", "KYLIN"), "Basic %%%", "Bearer x"] {
         let node = KylinNode::new("q1");
         let request = at("GET", "/kylin/api/user/authentication").header(header::AUTHORIZATION, wrong);
         assert_eq!(send(&node, request, "").await.status(), StatusCode::UNAUTHORIZED, "{wrong}");

@@ -106,7 +106,7 @@ impl Clients {
 /// Three nodes, a front end and clients.
 pub(crate) struct Drill {
     pub(crate) nodes: Vec<DrillNode>,
-    pub(crate) front: FrontEnd,
+    _front: FrontEnd,
     pub(crate) clients: Clients,
     pub(crate) scale: Scale,
     metastore: Metastore,
@@ -141,7 +141,7 @@ impl Drill {
         let restarts = nodes.iter().map(|node| (node.node.name().to_owned(), node.restarts()));
         let clients = Clients::start(front.address, mode, BuildCall::Cube, restarts, scale);
         clients.work(scale.requests).await;
-        Drill { nodes, front, clients, scale, metastore }
+        Drill { nodes, _front: front, clients, scale, metastore }
     }
 
     /// Waits until the clients have worked a while.

@@ -32,8 +32,10 @@ pub(crate) enum Server {
     Example(&'static [&'static str]),
     /// The example with an nginx configuration that has these lines in its upstream.
     Config(&'static str),
+    #[allow(dead_code, reason = "for benches/drills")]
     /// HAProxy with this balance, these lines in its backend, and a cookie for each server.
     HaProxy(&'static str),
+    #[allow(dead_code, reason = "for benches/drills")]
     Nginx(&'static str),
 }
 
@@ -72,6 +74,7 @@ pub(crate) const MODES: [Mode; 11] = [
 ];
 
 /// The peers to compare with.
+#[allow(dead_code, reason = "for benches/drills")]
 pub(crate) const PEERS: [Mode; 3] = [
     Mode {
         server: Server::HaProxy("cookie KYLIN_NODE insert indirect nocache"),

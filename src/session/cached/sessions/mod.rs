@@ -1,12 +1,15 @@
+mod builder;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{CachedStore, Lookup, LossEpoch, NearCache, NearEntry, SessionsBuilder, Unavailable, Write, in_use};
+pub use self::builder::SessionsBuilder;
+use super::recent_keys::derive_key;
+use super::{CachedStore, Lookup, LossEpoch, NearCache, NearEntry, Unavailable, Write, in_use};
 use crate::drop_guard::DropGuard;
 use crate::maybe_ready::MaybeReady;
 use crate::request::ClientAddr;
-use crate::session::secret::Tagger;
 use crate::session::{
     InvalidSecret, MemoryStore, Precondition, SaveOutcome, Secret, SessionKey, SessionRecord, SessionStore, StoreError,
     Stored,
@@ -377,12 +380,6 @@ impl Sessions {
     pub(crate) fn note_relay(&self, secret: &Secret) {
         self.store.secrets.lock().push(secret.used_by(self.store.number));
     }
-}
-
-pub(super) fn derive_key(tagger: &Tagger, id: &[u8]) -> SessionKey {
-    let tag = tagger.tag(&[id]);
-    let (key, _) = tag.split_first_chunk().expect("a tag has 32 bytes");
-    SessionKey::from_bytes(*key)
 }
 
 impl fmt::Debug for Sessions {

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::ended::EndedSessions;
-use super::generation::Generation;
-use super::sessions::derive_key;
-use super::{CachedStore, NearCache, RecentKeys, RestoreAfterLoss, Sessions};
+use super::Sessions;
 use crate::clock::{Clock, Epoch, SystemClock};
+use crate::session::cached::ended::EndedSessions;
+use crate::session::cached::generation::Generation;
+use crate::session::cached::recent_keys::derive_key;
+use crate::session::cached::{CachedStore, NearCache, RecentKeys, RestoreAfterLoss};
 use crate::session::store::cache::CacheLimits;
 use crate::session::{InvalidStore, MemoryStore, Secret, SessionRecord, SessionStore};
 
