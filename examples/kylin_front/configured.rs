@@ -21,21 +21,21 @@ use crate::front::{Front, Health};
 use crate::log_file::LogFile;
 use crate::running::Reload;
 use crate::status::Monitored;
-use crate::{Logs, greet, httpd, raise_open_files_limit, say, sessions, table};
+use crate::{Logs, greet, raise_open_files_limit, say, sessions, table};
 
 /// Where a site comes from.
 pub struct FileSource<'s> {
-    path: &'s Path,
-    args: &'s Args,
-    logs: &'s Logs,
+    pub path: &'s Path,
+    pub args: &'s Args,
+    pub logs: &'s Logs,
 }
 
 /// A site, or what is to take the place of one, and what its file says besides.
 pub struct Loaded<S> {
-    site: S,
+    pub site: S,
     /// The limit of open files.
-    open_files: Option<NonZeroU64>,
-    access_logs: AccessLogs,
+    pub open_files: Option<NonZeroU64>,
+    pub access_logs: AccessLogs,
 }
 
 /// A site that a file describes.
@@ -136,64 +136,6 @@ impl FileSite for Site {
 
     fn start_name_lookups(&self) -> Option<NameLookups> {
         Some(self.start_name_lookups(self.name_lookup_interval()))
-    }
-}
-
-impl FileSite for httpd::Site {
-    type Listener = httpd::SiteListener;
-    type Successor = httpd::SiteSuccessor;
-    const GROUP: &'static str = "balancer";
-
-    fn load(source: &FileSource<'_>, secret: Secret) -> Result<Loaded<Self>, Box<dyn Error>> {
-        let site = httpd::Site::load(source.path, source.args, &secret, &source.logs.observers)?;
-        Ok(Loaded { site, open_files: None, access_logs: AccessLogs::new() })
-    }
-
-    fn successor(
-        &self,
-        source: &FileSource<'_>,
-        secret: Secret,
-        _: &AccessLogs,
-    ) -> Result<Loaded<httpd::SiteSuccessor>, Box<dyn Error>> {
-        let site = self.successor(source.path, source.args, &secret, &source.logs.observers)?;
-        Ok(Loaded { site, open_files: None, access_logs: AccessLogs::new() })
-    }
-
-    fn of(successor: &httpd::SiteSuccessor) -> &Self {
-        &successor.site
-    }
-
-    fn activate(successor: httpd::SiteSuccessor) -> (Self, String, bool) {
-        successor.activate()
-    }
-
-    fn clusters(&self) -> Vec<(String, Cluster)> {
-        self.clusters().map(|(name, cluster)| (name.to_owned(), cluster.clone())).collect()
-    }
-
-    fn sessions(&self) -> Option<&Sessions> {
-        self.sessions()
-    }
-
-    fn longest_timeout(&self) -> Duration {
-        self.longest_timeout()
-    }
-
-    fn listens(&self) -> Vec<Listen> {
-        self.listens()
-    }
-
-    fn server(&self, listen: Option<Listen>) -> ServerBuilder<httpd::SiteListener> {
-        self.server(listen)
-    }
-
-    fn start_probes(&self) -> Result<Vec<HealthChecker>, InvalidSetting> {
-        self.start_probes()
-    }
-
-    /// Members are looked up for each connection.
-    fn start_name_lookups(&self) -> Option<NameLookups> {
-        None
     }
 }
 

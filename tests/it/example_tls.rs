@@ -8,6 +8,7 @@ use crate::example_options::nodes;
 use crate::support::example::{TIMEOUT, address, check, run, spawn};
 use crate::support::front::{closed_port, eventually, until};
 use crate::support::http::{Connection, get};
+use crate::support::process::Process;
 use crate::support::redis::on_path;
 use crate::support::skip;
 use crate::support::tls::{Certificate, openssl_installed};
@@ -23,6 +24,12 @@ async fn curl(trusted: &Certificate, address: SocketAddr, more: &[&str]) -> Stri
     curl.args(["--output", "/dev/null", "--write-out", "%{http_code}"]).args(more);
     let output = curl.arg(format!("https://{address}/demo/bytes?n=5")).output().await.unwrap();
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// Starts a front end with a certificate, at an address that the system chooses.
+async fn spawn_with_tls(nodes: &str, certificate: &str, key: &str, more: &[&str]) -> Process {
+    let tls = ["--nodes", nodes, "--listen", "127.0.0.1:0", "--tls-certificate", certificate, "--tls-key", key];
+    spawn(&[&tls[..], more].concat()).await
 }
 
 fn text(path: std::path::PathBuf) -> String {
@@ -44,19 +51,7 @@ async fn it_speaks_https_redirects_http_and_reads_certificates_again() {
     install(&one);
     let (_nodes, named) = nodes(1).await;
     let redirect = closed_port();
-    let mut process = spawn(&[
-        "--nodes",
-        &named,
-        "--listen",
-        "127.0.0.1:0",
-        "--tls-certificate",
-        &file,
-        "--tls-key",
-        &key,
-        "--redirect",
-        &redirect.to_string(),
-    ])
-    .await;
+    let mut process = spawn_with_tls(&named, &file, &key, &["--redirect", &redirect.to_string()]).await;
     let front = address(&process, "listening on https://");
     assert_eq!(curl(&one, front, &[]).await, "200");
     assert_eq!(curl(&two, front, &[]).await, "000", "another certificate is not trusted");
@@ -72,7 +67,7 @@ async fn it_speaks_https_redirects_http_and_reads_certificates_again() {
 
     std::fs::write(&file, "no certificate").unwrap();
     process.signal("HUP");
-    let log = |process: &crate::support::process::Process| process.file("stderr");
+    let log = |process: &Process| process.file("stderr");
     process.wait_ready(TIMEOUT, |process| log(process).contains("not reloaded")).await.unwrap();
     assert!(log(&process).contains(&format!("--tls-certificate {file}")), "{}", log(&process));
     assert_eq!(curl(&one, front, &[]).await, "200");
@@ -90,27 +85,14 @@ async fn clients_show_certificates_and_nodes_are_verified_unless_an_option_says_
     let (front_certificate, client, other) = (Certificate::make(), Certificate::make(), Certificate::make());
     let (_nodes, named) = nodes(1).await;
     let [file, key, ca] = [front_certificate.file(), front_certificate.key(), client.file()].map(text);
-    let node = spawn(&[
-        "--nodes",
-        &named,
-        "--listen",
-        "127.0.0.1:0",
-        "--tls-certificate",
-        &file,
-        "--tls-key",
-        &key,
-        "--tls-client-ca",
-        &ca,
-    ])
-    .await;
+    let node = spawn_with_tls(&named, &file, &key, &["--tls-client-ca", &ca]).await;
     let node = address(&node, "listening on https://");
     assert_eq!(curl(&front_certificate, node, &[]).await, "000", "no certificate");
     let [shown, shown_key] = [client.file(), client.key()].map(text);
     assert_eq!(curl(&front_certificate, node, &["--cert", &shown, "--key", &shown_key]).await, "200");
 
     // A front end over TLS is the node of another one.
-    let inner =
-        spawn(&["--nodes", &named, "--listen", "127.0.0.1:0", "--tls-certificate", &file, "--tls-key", &key]).await;
+    let inner = spawn_with_tls(&named, &file, &key, &[]).await;
     let https = format!("n1@https://{}", address(&inner, "listening on https://"));
     let [ca, wrong] = [front_certificate.file(), other.file()].map(text);
     for (options, status) in

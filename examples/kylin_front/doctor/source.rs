@@ -19,6 +19,7 @@ use kylin_lb::{Backend as _, Body, Cluster, Proxy, RequestView};
 use super::node::Node;
 use super::report::{Check, Report};
 use crate::args::{Args, Source};
+use crate::configured::FileSite as _;
 use crate::demo::Demo;
 use crate::members::properties_file;
 use crate::{configured, httpd, listed, nodes, sessions, summary, table};
@@ -156,7 +157,7 @@ fn of_httpd(
     let site = httpd::Site::load(path, args, &secret, &[])?;
     // A balancer with `stickysession` does not take the option.
     let replicated = replicated(&report.understood);
-    let nodes = site.clusters().flat_map(|(name, cluster)| nodes_of(name, cluster, timeout)).collect();
+    let nodes = site.clusters().iter().flat_map(|(name, cluster)| nodes_of(name, cluster, timeout)).collect();
     let head_timeout = site.longest_timeout();
     let front = Front::Httpd(site.listeners().collect());
     Ok(Checked { nodes, head_timeout, follows_kylin: false, replicated, front, _demo: None })

@@ -32,4 +32,4 @@ mod serve;
 mod syntax;
 
 pub use self::report::report;
-pub use self::serve::{Site, SiteListener, SiteSuccessor};
+pub use self::serve::{Site, SiteListener};

@@ -1,8 +1,9 @@
 //! Errors of a configuration: where the mistake is, what is wrong, and what to write instead.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::io;
 
+use super::excerpt::{excerpt, printable};
 use super::source::{Sources, Span};
 use crate::observe::is_secret_name;
 
@@ -96,7 +97,7 @@ impl fmt::Display for ConfigError {
         if *line == 0 {
             write!(f, "{file}: {message}")?;
         } else {
-            let (shown, caret) = excerpt(text, *column);
+            let (shown, caret) = excerpt(text, *column as usize);
             write!(f, "{file}:{line}:{column}: {message}\n{shown}\n{:caret$}^", "")?;
         }
         if expected.is_empty() { Ok(()) } else { write!(f, "\nexpected {expected}") }
@@ -232,48 +233,6 @@ fn is_secret(before: &str, name: &str) -> bool {
     let is_header = before.trim_end().ends_with("_header");
     let without_ids = |name: &str| name.replace("session", "").replace("cookie", "");
     matches!(name, "basic" | "bearer") || is_secret_name(name) && (is_header || is_secret_name(&without_ids(name)))
-}
-
-/// The most characters of a line that an error shows.
-const MAX_SHOWN_CHARS: usize = 100;
-
-/// Returns the part of a line around a column, safe to print, and the position of the column in it.
-fn excerpt(text: &str, column: u32) -> (String, usize) {
-    let column = (column as usize).saturating_sub(1);
-    let is_long = text.chars().nth(MAX_SHOWN_CHARS).is_some();
-    let from = if is_long { column.saturating_sub(MAX_SHOWN_CHARS * 2 / 3) } else { 0 };
-    let mut shown = String::from(if from > 0 { "..." } else { "" });
-    let mut caret = None;
-    let mut rest = text.chars().skip(from);
-    for (index, c) in rest.by_ref().take(MAX_SHOWN_CHARS).enumerate() {
-        if from + index == column {
-            caret = Some(shown.chars().count());
-        }
-        print(c, &mut shown);
-    }
-    let caret = caret.unwrap_or_else(|| shown.chars().count());
-    if rest.next().is_some() {
-        shown.push_str("...");
-    }
-    (shown, caret)
-}
-
-/// Returns text that cannot move the terminal's cursor or change the reading direction.
-pub(crate) fn printable(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    text.chars().for_each(|c| print(c, &mut shown));
-    shown
-}
-
-fn print(c: char, to: &mut String) {
-    match c {
-        '\t' => to.push(' '),
-        c if c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}') => {
-            // Writing to a String cannot fail.
-            let _ = write!(to, "{}", c.escape_unicode());
-        }
-        c => to.push(c),
-    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 
 pub(crate) mod address;
 mod error;
+mod excerpt;
 mod foreign;
 mod include;
 mod lexer;
@@ -13,8 +14,9 @@ mod source;
 mod suggest;
 pub(crate) mod values;
 
+pub(crate) use error::Fault;
 pub use error::{ConfigError, ErrorKind};
-pub(crate) use error::{Fault, printable};
+pub(crate) use excerpt::printable;
 pub(crate) use foreign::explain;
 pub(crate) use lexer::Word;
 pub(crate) use parser::{Directive, Parser};

@@ -26,6 +26,7 @@ pub(crate) mod redis;
 pub(crate) mod resources;
 pub(crate) mod sessions;
 pub(crate) mod skip;
+pub(crate) mod store;
 pub(crate) mod subscriber;
 pub(crate) mod tls;
 pub(crate) mod tomcat;

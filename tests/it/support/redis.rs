@@ -7,9 +7,7 @@ use std::time::Duration;
 use super::port::free_port;
 use super::process::Process;
 use super::skip;
-
-/// The time limit for the start of servers. A single one needs about 10 ms, a cluster 5 s.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
+use super::store::{Program, START_TIMEOUT, Store};
 
 /// Returns whether Redis is installed, and reports a skipped test if not.
 pub(crate) fn redis_installed() -> bool {
@@ -27,67 +25,32 @@ pub(crate) fn on_path(program: &str) -> bool {
     std::env::split_paths(&path).chain(["/usr/sbin".into()]).any(|folder| folder.join(program).is_file())
 }
 
-/// A running server. Killed on drop.
+pub(crate) type Redis = Store<RedisProgram>;
+
 #[derive(Debug)]
-pub(crate) struct Redis {
-    process: Process,
-    port: u16,
-    arguments: Vec<String>,
-}
+pub(crate) struct RedisProgram;
 
-impl Redis {
-    /// Starts a server with additional arguments, and waits until it is ready.
-    pub(crate) async fn start(arguments: &[&str]) -> Self {
-        let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
-        for _ in 0..5 {
-            let port = free_port();
-            if let Some(process) = Self::attempt(port, &arguments).await {
-                return Redis { process, port, arguments };
-            }
-        }
-        panic!("redis-server does not start");
-    }
+impl Program for RedisProgram {
+    const NAME: &'static str = "redis-server";
 
-    /// Kills the server as a crash would.
-    pub(crate) fn kill(&mut self) {
-        self.process.kill();
-    }
-
-    /// Starts a killed server again on the same port, without data.
-    pub(crate) async fn restart(&mut self) {
-        let process = Self::attempt(self.port, &self.arguments).await;
-        self.process = process.expect("the port of a killed server is free");
-    }
-
-    pub(crate) fn process(&mut self) -> &mut Process {
-        &mut self.process
-    }
-
-    pub(crate) fn port(&self) -> u16 {
-        self.port
-    }
-
-    /// Host and port.
-    pub(crate) fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
-    }
-
-    /// Runs `redis-cli` and returns its output.
-    pub(crate) fn cli(&self, arguments: &[&str]) -> String {
-        cli(self.port, arguments)
-    }
-
-    async fn attempt(port: u16, arguments: &[String]) -> Option<Process> {
-        let folder = tempfile::tempdir().expect("a temporary folder");
+    fn command(port: u16, folder: &Path, arguments: &[String]) -> Command {
         let mut command = Command::new("redis-server");
         let tls = arguments.iter().any(|argument| argument == "--tls-cert-file");
         let port = port.to_string();
         let ports = if tls { ["--port", "0", "--tls-port", &port] } else { ["--port", &port, "--tls-port", "0"] };
-        command.args(ports).args(["--bind", "127.0.0.1", "--save", "", "--dir"]).arg(folder.path()).args(arguments);
-        let mut process = Process::spawn("redis-server", folder, &mut command).expect("redis-server can be run");
-        let ready =
-            process.wait_ready(START_TIMEOUT, |redis| redis.file("stdout").contains("Ready to accept connections"));
-        ready.await.ok().map(|()| process)
+        command.args(ports).args(["--bind", "127.0.0.1", "--save", "", "--dir"]).arg(folder).args(arguments);
+        command
+    }
+
+    fn is_ready(process: &Process, _: u16) -> bool {
+        process.file("stdout").contains("Ready to accept connections")
+    }
+}
+
+impl Redis {
+    /// Runs `redis-cli` and returns its output.
+    pub(crate) fn cli(&self, arguments: &[&str]) -> String {
+        cli(self.port(), arguments)
     }
 }
 
@@ -116,7 +79,7 @@ impl RedisCluster {
         let addresses: Vec<String> = nodes.iter().map(Redis::address).collect();
         let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
         let create = [&["--cluster", "create"], &addresses[..], &["--cluster-replicas", "1", "--cluster-yes"]].concat();
-        let output = cli(nodes[0].port, &create);
+        let output = cli(nodes[0].port(), &create);
         assert!(output.contains("All 16384 slots covered"), "{output}");
         let cluster = RedisCluster { nodes };
         eventually("the cluster is whole", || {
@@ -154,7 +117,7 @@ impl RedisCluster {
 
     /// Returns the node at a port.
     pub(crate) fn node(&mut self, port: u16) -> &mut Redis {
-        self.nodes.iter_mut().find(|node| node.port == port).expect("a node of the cluster")
+        self.nodes.iter_mut().find(|node| node.port() == port).expect("a node of the cluster")
     }
 }
 
@@ -171,13 +134,13 @@ impl SentinelGroup {
     pub(crate) async fn start() -> Self {
         let delay = ["--repl-diskless-sync-delay", "0"];
         let master = Redis::start(&delay).await;
-        let of = ["--replicaof", "127.0.0.1", &master.port.to_string()].map(str::to_owned);
+        let of = ["--replicaof", "127.0.0.1", &master.port().to_string()].map(str::to_owned);
         let replica = Redis::start(&[&delay[..], &[&of[0], &of[1], &of[2]]].concat()).await;
         eventually("the replica follows", || replica.cli(&["info", "replication"]).contains("master_link_status:up"))
             .await;
         let mut sentinels = Vec::new();
         for _ in 0..3 {
-            sentinels.push(Self::sentinel(master.port).await);
+            sentinels.push(Self::sentinel(master.port()).await);
         }
         eventually("the Sentinels know each other", || {
             sentinels.iter().all(|(_, port)| {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use http::StatusCode;
 use kylin_lb::kylin::NormalizedPath;
-use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use regex::bytes::{Regex, RegexBuilder};
 
 use crate::httpd::syntax::{Fault, Place, Word};
@@ -53,24 +53,15 @@ pub struct Redirect {
 /// The most memory that a compiled expression may take.
 const MAX_COMPILED_BYTES: usize = 1 << 20;
 
-/// What a path is escaped by, as in httpd's `ap_os_escape_path`.
-const ESCAPED: &AsciiSet = &CONTROLS
-    .add(b' ')
-    .add(b'"')
-    .add(b'#')
-    .add(b'%')
-    .add(b'<')
-    .add(b'>')
-    .add(b'?')
-    .add(b'\\')
-    .add(b'^')
-    .add(b'`')
-    .add(b'{')
-    .add(b'|')
-    .add(b'}')
-    .add(b';')
-    .add(b'[')
-    .add(b']');
+/// What a path is escaped by: all but what httpd's `ap_os_escape_path` lets stand.
+const ESCAPED: &AsciiSet = &{
+    let (mut set, kept, mut index) = (NON_ALPHANUMERIC.remove(b'/'), b"$-_.+!*'(),:@&=~", 0);
+    while index < kept.len() {
+        set = set.remove(kept[index]);
+        index += 1;
+    }
+    set
+};
 
 /// Compiles an expression.
 pub fn pattern(word: &Word) -> Result<Regex, Fault> {

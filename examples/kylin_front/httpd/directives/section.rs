@@ -90,7 +90,7 @@ impl Settings {
         for line in section.section.iter().flatten() {
             if !settings.read(line, Some(&matcher), balancers)? {
                 let why = catalogue::no_effect(line)?;
-                super::server::ignored(line, why, balancers.remarks());
+                super::reader::ignored(line, why, balancers.remarks());
             }
         }
         Ok(Section { matcher, settings })
@@ -183,7 +183,7 @@ impl Settings {
                     }
                     _ => "",
                 };
-                super::server::ignored(line, why, balancers.remarks());
+                super::reader::ignored(line, why, balancers.remarks());
             }
             _ => return Ok(false),
         }

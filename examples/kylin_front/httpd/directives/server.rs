@@ -8,14 +8,9 @@ use http::HeaderName;
 use ipnet::IpNet;
 use kylin_lb::proxy::TrustedProxies;
 
-use super::access::network;
-use super::address::{Listen, host_address, rewrite_fault, server_name};
-use super::balancer::Balancer;
-use super::catalogue;
 use super::pass::{Pass, Target};
-use super::remarks::Remarks;
-use super::section::{Balancers, Matcher, Section, Settings, read_server_pass};
-use crate::httpd::syntax::{Directive, Fault, Place, Word};
+use super::section::{Section, Settings};
+use crate::httpd::syntax::{Fault, Place};
 
 /// The server or a `<VirtualHost>`.
 #[derive(Debug, Clone)]
@@ -26,7 +21,7 @@ pub struct Server {
     /// `ServerName` first.
     pub names: Vec<String>,
     /// What stands outside of sections, while it is read.
-    settings: Settings,
+    pub(super) settings: Settings,
     /// Later ones count more.
     pub sections: Vec<Section>,
     pub passes: Vec<Pass>,
@@ -38,9 +33,9 @@ pub struct Server {
     pub max_body: Option<u64>,
     pub tls: Tls,
     pub node_tls: NodeTls,
-    remote_header: Option<HeaderName>,
-    trusted: Vec<IpNet>,
-    rewrites: bool,
+    pub(super) remote_header: Option<HeaderName>,
+    pub(super) trusted: Vec<IpNet>,
+    pub(super) rewrites: bool,
 }
 
 /// The files of `SSLEngine On`.
@@ -59,69 +54,8 @@ pub struct NodeTls {
     pub unverified: bool,
 }
 
-/// Reads servers.
-pub struct Reader {
-    pub remarks: Remarks,
-    pub balancers: Vec<Balancer>,
-    pub listens: Vec<Listen>,
-    /// The folder that relative paths start from.
-    root: PathBuf,
-    /// The balancers of the server that is read begin here; those before are of the server around it, or of another one.
-    own: usize,
-    /// The number of those of the server around `<VirtualHost>`.
-    shared: usize,
-}
-
-/// Notes a directive without effect.
-pub fn ignored(line: &Directive, why: &str, remarks: &mut Remarks) {
-    let text = if why.is_empty() { line.line() } else { format!("{}: {why}", line.line()) };
-    remarks.ignored(line.name.place, text);
-}
-
-impl Balancers for Reader {
-    fn find(&mut self, url: &Word, parameters: &[Word]) -> Result<(usize, String), Fault> {
-        let lower = url.text.to_ascii_lowercase();
-        if let Some(rest) = lower.strip_prefix("balancer://") {
-            let rest = &url.text[url.text.len() - rest.len()..];
-            let (name, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-            let index = self.named(name, url)?;
-            for parameter in parameters {
-                self.balancers[index].set(parameter, &mut self.remarks)?;
-            }
-            return Ok((index, path.to_owned()));
-        }
-        // A server of its own, which is a member of no balancer.
-        let (scheme, rest) = url.text.split_once("://").unwrap_or(("", &url.text));
-        let end = url.text.len() - rest.len() + rest.find(['/', '$', '?']).unwrap_or(rest.len());
-        if scheme.is_empty() || end == scheme.len() + 3 {
-            return Err(url
-                .fault(format!("not a target: \"{}\"", url.text), "balancer://NAME/PATH, http://HOST:PORT/PATH or !"));
-        }
-        let bare = Word { text: url.text[..end].to_owned(), ..url.clone() };
-        let path = url.text[end..].to_owned();
-        let known = self.balancers.iter().position(|balancer| !balancer.declared && balancer.name == bare.text);
-        let index = match known {
-            Some(index) => index,
-            None => {
-                let mut balancer = Balancer::new(&bare.text, url.place);
-                balancer.add(&bare, &[], &mut self.remarks)?;
-                self.balancers.push(balancer);
-                self.balancers.len() - 1
-            }
-        };
-        for parameter in parameters {
-            self.balancers[index].members[0].set(parameter, &mut self.remarks)?;
-        }
-        Ok((index, path))
-    }
-
-    fn remarks(&mut self) -> &mut Remarks {
-        &mut self.remarks
-    }
-}
-
 impl Server {
-    fn new(place: Place) -> Self {
+    pub(super) fn new(place: Place) -> Self {
         Server {
             place,
             addresses: Vec::new(),
@@ -189,293 +123,4 @@ impl Server {
             self.trusted.clone_from(&outer.trusted);
         }
     }
-}
-
-impl Reader {
-    pub fn new(remarks: Remarks, root: PathBuf) -> Self {
-        Reader { remarks, balancers: Vec::new(), listens: Vec::new(), root, own: 0, shared: 0 }
-    }
-
-    /// Reads a whole configuration: the server around the `<VirtualHost>` sections first. Each has what it inherits.
-    pub fn servers(&mut self, lines: &[Directive], start: Place) -> Result<Vec<Server>, Fault> {
-        let is_host = |line: &&Directive| line.is("<VirtualHost");
-        let mut server = Server::new(start);
-        let outer: Vec<&Directive> = lines.iter().filter(|line| !is_host(line)).collect();
-        self.server(&mut server, &outer)?;
-        self.shared = self.balancers.len();
-        let mut servers = vec![server];
-        for section in lines.iter().filter(is_host) {
-            self.own = self.balancers.len();
-            let mut host = Server::new(section.name.place);
-            if section.args.is_empty() {
-                return Err(section.fault("a virtual host without an address", "<VirtualHost *:PORT>"));
-            }
-            for address in &section.args {
-                host.addresses.push(host_address(address)?);
-            }
-            let inner: Vec<&Directive> = section.section.iter().flatten().collect();
-            self.server(&mut host, &inner)?;
-            host.inherit(&servers[0]);
-            servers.push(host);
-        }
-        for server in &mut servers {
-            // What is more special counts more: a location more than a balancer.
-            server.sections.sort_by_key(|section| match section.matcher {
-                Matcher::All => 0,
-                Matcher::Proxied(_) => 1,
-                Matcher::Below(_) | Matcher::Pattern(_) => 2,
-            });
-        }
-        Ok(servers)
-    }
-
-    fn server(&mut self, server: &mut Server, lines: &[&Directive]) -> Result<(), Fault> {
-        // `ProxyPass` may name a balancer that stands further down.
-        for line in lines {
-            if line.is("<Proxy") && is_balancer(line.args.first()) {
-                self.balancer(server, line)?;
-            } else if line.is("BalancerMember") {
-                let [balancer, url, parameters @ ..] = &line.args[..] else {
-                    return Err(line.fault(
-                        "BalancerMember needs a balancer and a URL",
-                        "BalancerMember balancer://NAME http://HOST:PORT",
-                    ));
-                };
-                let index = self.declare(balancer)?;
-                self.balancers[index].add(url, parameters, &mut self.remarks)?;
-            }
-        }
-        server.rewrites = lines.iter().filter(|line| line.is("RewriteEngine")).any(|line| line.flag().unwrap_or(false));
-        for line in lines {
-            self.line(server, line)?;
-        }
-        let settings = std::mem::take(&mut server.settings);
-        server.sections.insert(0, Section { matcher: Matcher::All, settings });
-        Ok(())
-    }
-
-    fn line(&mut self, server: &mut Server, line: &Directive) -> Result<(), Fault> {
-        if let Some(lines) = &line.section {
-            return self.section(server, line, lines);
-        }
-        match line.name.text.to_ascii_lowercase().as_str() {
-            "balancermember" => {}
-            "proxypass" | "proxypassmatch" => {
-                let pass = read_server_pass(line, self)?;
-                server.passes.push(pass);
-            }
-            "proxyset" => {
-                let Some((url, parameters)) = line.args.split_first() else {
-                    return Err(line.fault("ProxySet needs a balancer", "ProxySet balancer://NAME NAME=VALUE"));
-                };
-                self.find(url.defined()?, parameters)?;
-            }
-            "servername" => server.names.insert(0, server_name(line.one("a host name")?)?),
-            "serveralias" => server.names.extend(line.args.iter().map(server_name).collect::<Result<Vec<_>, _>>()?),
-            "listen" if server.addresses.is_empty() => self.listens.push(Listen::read(line)?),
-            "timeout" => server.timeout = Some(line.one("a time")?.time()?),
-            "proxytimeout" => server.proxy_timeout = Some(line.one("a time")?.time()?),
-            "limitrequestbody" => {
-                let word = line.one("a number of bytes")?;
-                let bytes = word
-                    .text
-                    .parse::<u64>()
-                    .map_err(|_| word.fault("not a number of bytes", "a number; 0 is no limit"))?;
-                server.max_body = Some(bytes);
-            }
-            "proxyrequests" => {
-                if line.flag()? {
-                    return Err(line.args[0]
-                        .fault("this is no forward proxy, which lets clients reach any host", "ProxyRequests Off"));
-                }
-            }
-            "remoteipheader" => {
-                let word = line.one("X-Forwarded-For")?;
-                let name = HeaderName::from_bytes(word.text.as_bytes());
-                server.remote_header =
-                    Some(name.map_err(|_| word.fault("not the name of a header", "X-Forwarded-For"))?);
-            }
-            "remoteipinternalproxy" | "remoteiptrustedproxy" => {
-                server.trusted.extend(line.args.iter().map(network).collect::<Result<Vec<_>, _>>()?);
-            }
-            "rewriteengine" => {
-                line.flag()?;
-            }
-            "rewriterule" | "rewritecond" => {
-                if server.rewrites {
-                    return Err(rewrite_fault(line));
-                }
-                ignored(line, "RewriteEngine is not On", &mut self.remarks);
-            }
-            "sslengine" => {
-                server.tls.on = line.one("On or Off")?.text.eq_ignore_ascii_case("optional") || line.flag()?
-            }
-            "sslcertificatefile" => server.tls.certificate = Some(self.file(line)?),
-            "sslcertificatekeyfile" => server.tls.key = Some(self.file(line)?),
-            "sslcertificatechainfile" => server.tls.chain = Some(self.file(line)?),
-            "sslproxycacertificatefile" => server.node_tls.roots = Some(self.file(line)?),
-            "sslproxyengine" => _ = line.flag()?,
-            "sslproxyverify" => {
-                let how = line.one("require or none")?;
-                match how.text.to_ascii_lowercase().as_str() {
-                    "none" => server.node_tls.unverified = true,
-                    "require" => server.node_tls.unverified = false,
-                    _ => {
-                        return Err(
-                            how.fault(format!("SSLProxyVerify {} is not supported", how.text), "require or none")
-                        );
-                    }
-                }
-            }
-            "sslproxycheckpeername" | "sslproxycheckpeercn" | "sslproxycheckpeerexpire" => {
-                if !line.flag()? {
-                    self.remarks
-                        .note(line.name.place, format!("{}: checked unless SSLProxyVerify is none", line.line()));
-                }
-            }
-            _ => {
-                if !server.settings.read(line, None, self)? {
-                    let why = catalogue::no_effect(line)?;
-                    ignored(line, why, &mut self.remarks);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn section(&mut self, server: &mut Server, line: &Directive, lines: &[Directive]) -> Result<(), Fault> {
-        match line.name.text.to_ascii_lowercase().as_str() {
-            "<location" | "<locationmatch" => server.sections.push(Settings::section(line, self)?),
-            "<proxy" | "<proxymatch" => {
-                if is_balancer(line.args.first()) {
-                    return Ok(());
-                }
-                let [url] = &line.args[..] else {
-                    return Err(line.fault("<Proxy> needs a URL", "<Proxy balancer://NAME> or <Proxy *>"));
-                };
-                if line.is("<ProxyMatch") {
-                    return Err(line.fault("<ProxyMatch> is not supported", "<Proxy *> or <Proxy balancer://NAME>"));
-                }
-                self.proxied(server, url, lines.iter())?;
-            }
-            "<directory" | "<directorymatch" | "<files" | "<filesmatch" => {
-                if line.args.iter().any(|word| word.text.to_ascii_lowercase().contains("proxy:")) {
-                    return Err(line.fault("a section of httpd 2.0 for proxied requests", "<Proxy *> or <Location>"));
-                }
-                ignored(line, "files are not served", &mut self.remarks);
-            }
-            "<limit" | "<limitexcept" => {
-                return Err(line.fault(
-                    format!("{}> is not supported", line.name.text),
-                    "<Location> without it: Kylin decides by method itself",
-                ));
-            }
-            "<virtualhost" => {
-                return Err(line.fault("<VirtualHost> may not stand here", "<VirtualHost> outside of sections"));
-            }
-            "<requireall" | "<requireany" | "<requirenone" => _ = server.settings.access.read(line)?,
-            _ => {
-                catalogue::no_effect(line)?;
-                return Err(
-                    line.fault(format!("{}> is not supported", line.name.text), "<Location>, <Proxy> or <VirtualHost>")
-                );
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads `<Proxy balancer://NAME>`.
-    fn balancer(&mut self, server: &mut Server, section: &Directive) -> Result<(), Fault> {
-        let url = &section.args[0];
-        let index = self.declare(url)?;
-        let mut rest = Vec::new();
-        for line in section.section.iter().flatten() {
-            if line.is("BalancerMember") {
-                let Some((member, parameters)) = line.args.split_first() else {
-                    return Err(
-                        line.fault("BalancerMember needs a URL", "BalancerMember http://HOST:PORT [NAME=VALUE]...")
-                    );
-                };
-                if member.text.starts_with("balancer://") {
-                    return Err(member.fault("the name of a balancer inside of it", "BalancerMember http://HOST:PORT"));
-                }
-                self.balancers[index].add(member, parameters, &mut self.remarks)?;
-            } else if line.is("ProxySet") {
-                for parameter in &line.args {
-                    self.balancers[index].set(parameter, &mut self.remarks)?;
-                }
-            } else {
-                rest.push(line);
-            }
-        }
-        self.proxied(server, url, rest.into_iter())
-    }
-
-    /// Reads what applies to requests to a balancer or host.
-    fn proxied<'d>(
-        &mut self,
-        server: &mut Server,
-        url: &Word,
-        lines: impl Iterator<Item = &'d Directive>,
-    ) -> Result<(), Fault> {
-        let mut settings = Settings::default();
-        for line in lines {
-            if !settings.read(line, None, self)? {
-                let why = catalogue::no_effect(line)?;
-                ignored(line, why, &mut self.remarks);
-            }
-        }
-        let url = url.defined()?.text.to_ascii_lowercase();
-        server.sections.push(Section { matcher: Matcher::Proxied(url), settings });
-        Ok(())
-    }
-
-    /// Returns the balancer of `balancer://NAME` of the server that is read, and makes it if it is new.
-    fn declare(&mut self, url: &Word) -> Result<usize, Fault> {
-        let text = url.defined()?.text.as_str();
-        let name = text.get(.."balancer://".len()).filter(|scheme| scheme.eq_ignore_ascii_case("balancer://"));
-        let name = name.map(|scheme| text[scheme.len()..].trim_end_matches('/')).unwrap_or_default();
-        if name.is_empty() || name.contains('/') {
-            return Err(url.fault(format!("not the name of a balancer: \"{text}\""), "balancer://NAME"));
-        }
-        let mut own = self.balancers.iter().enumerate().skip(self.own);
-        if let Some((index, _)) = own.find(|(_, known)| known.declared && known.name.eq_ignore_ascii_case(name)) {
-            return Ok(index);
-        }
-        let is_same = |known: &&Balancer| known.declared && known.name.eq_ignore_ascii_case(name);
-        if let (true, Some(_)) =
-            (self.own >= self.shared && self.shared > 0, self.balancers.iter().take(self.shared).find(is_same))
-        {
-            let text =
-                format!("{text}: has no effect, because httpd takes the one of this name outside of <VirtualHost>");
-            self.remarks.note(url.place, text);
-        }
-        self.balancers.push(Balancer { declared: true, ..Balancer::new(name, url.place) });
-        Ok(self.balancers.len() - 1)
-    }
-
-    /// Finds a balancer of the server around the one that is read, else of this.
-    fn named(&self, name: &str, url: &Word) -> Result<usize, Fault> {
-        let all = || self.balancers.iter().enumerate();
-        let is_named = |known: &Balancer| known.declared && known.name.eq_ignore_ascii_case(name);
-        // httpd looks in the server around a virtual host first.
-        let mut visible = all().take(self.shared).chain(all().skip(self.own));
-        if let Some((index, _)) = visible.find(|(_, known)| is_named(known)) {
-            return Ok(index);
-        }
-        let names = all().map(|(_, known)| known.name.as_str());
-        let meant = crate::httpd::syntax::did_you_mean(name, names);
-        Err(url.fault(
-            format!("no balancer is called \"{name}\" here{meant}"),
-            format!("<Proxy balancer://{name}> with BalancerMember lines"),
-        ))
-    }
-
-    fn file(&self, line: &Directive) -> Result<PathBuf, Fault> {
-        Ok(self.root.join(&line.one("a file")?.defined()?.text))
-    }
-}
-
-fn is_balancer(url: Option<&Word>) -> bool {
-    url.is_some_and(|url| url.text.to_ascii_lowercase().starts_with("balancer://"))
 }

@@ -1,34 +1,28 @@
 //! Builds sites, and those that take the place of a running one.
 
 use std::collections::BTreeSet;
-use std::error::Error;
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use kylin_lb::admission::QueueRules;
-use kylin_lb::backend::Timeouts;
-use kylin_lb::endpoint::AdminState;
-use kylin_lb::health::Outlier;
 use kylin_lb::nginx::{ProbeMode, SessionMode};
 use kylin_lb::observe::Observer;
 use kylin_lb::proxy::{KylinRules, ProxyBuilder, RetryPolicy};
-use kylin_lb::server::ListenOptions;
 use kylin_lb::session::{Affinity, Secret};
-use kylin_lb::{Cluster, Endpoint, HttpBackend, Proxy};
+use kylin_lb::{Cluster, HttpBackend, Proxy};
 
-use super::{Group, Logins, Parts, Site};
+use super::running::{Policy, Running};
+use super::tls::options;
+use super::{BuildError, Group, Logins, Parts, Site};
 use crate::args::Args;
-use crate::httpd::config::{Config, Listener};
-use crate::httpd::directives::{Balancer, Member, Method, Server};
+use crate::httpd::config::Config;
+use crate::httpd::directives::{Balancer, Server};
 use crate::httpd::kylin::of_kylin;
 use crate::httpd::policy::{BoundPicks, LbMethod};
 
 /// httpd's default of `LimitRequestBody`.
 const MAX_BODY_BYTES: u64 = 1 << 30;
-/// httpd's default of `retry`.
-const RETRY: Duration = Duration::from_secs(60);
 
 /// A site that is ready to take the place of a running one. Nothing has changed yet.
 pub struct SiteSuccessor {
@@ -36,21 +30,6 @@ pub struct SiteSuccessor {
     before: Site,
     changes: Vec<(Cluster, Running)>,
 }
-
-/// What a cluster has, before or after a change.
-struct Running {
-    endpoints: Vec<Endpoint<HttpBackend>>,
-    policy: Policy,
-    panic: bool,
-}
-
-/// The policy of a balancer.
-enum Policy {
-    Httpd(Arc<LbMethod>),
-    Named(kylin_lb::nginx::PolicyName),
-}
-
-type BuildError = Box<dyn Error>;
 
 impl Site {
     /// Builds what a file describes.
@@ -194,109 +173,6 @@ impl Logins {
     }
 }
 
-impl Running {
-    /// Returns what the cluster of a balancer has, and the longest times of its members.
-    fn of(balancer: &Balancer, servers: &[&Server], args: &Args) -> Result<(Self, Timeouts), BuildError> {
-        let first_class = balancer.members.iter().map(class).min();
-        let mut longest = Timeouts::default();
-        (longest.head, longest.connect) = (Duration::ZERO, Duration::ZERO);
-        let mut endpoints = Vec::new();
-        for member in &balancer.members {
-            let timeouts = timeouts(member, servers);
-            longest.head = longest.head.max(timeouts.head);
-            longest.connect = longest.connect.max(timeouts.connect);
-            let is_backup = Some(class(member)) != first_class;
-            let place = |error: &dyn Error| format!("member {}: {error}", member.address);
-            let backend = backend(member, timeouts, servers).map_err(|error| place(&*error))?;
-            let endpoint = Endpoint::new(&member.address, backend).map_err(|error| place(&error))?;
-            endpoints.push(with_settings(endpoint, member, balancer, args).backup(is_backup));
-        }
-        let policy = match (balancer.method, args.policy) {
-            (None, Some(named)) => Policy::Named(named),
-            (method, _) => Policy::Httpd(Arc::new(LbMethod::new(balancer, method.unwrap_or(Method::ByRequests)))),
-        };
-        Ok((Running { endpoints, policy, panic: args.panic && balancer.recovers }, longest))
-    }
-
-    fn cluster(self, args: &Args) -> Result<Cluster, kylin_lb::cluster::ClusterError> {
-        let builder = Cluster::builder()
-            .endpoints(self.endpoints)
-            .outlier(Outlier::new().drain(args.drain))
-            .panic_mode(self.panic);
-        match self.policy {
-            Policy::Httpd(policy) => builder.balancer(policy as Arc<dyn kylin_lb::balance::Balancer>).build(),
-            Policy::Named(policy) => builder.balancer(policy.balancer()).build(),
-        }
-    }
-}
-
-/// Members of the lowest class are primary endpoints, with the spares that take their places. The others are backups, among which the
-/// policy has the order.
-fn class(member: &Member) -> (u32, bool) {
-    (member.set, member.status.standby)
-}
-
-/// As `timeout=` says, else `ProxyTimeout`, else a `Timeout` that is longer than the front end's own.
-fn timeouts(member: &Member, servers: &[&Server]) -> Timeouts {
-    let mut timeouts = Timeouts::default();
-    let of_server =
-        |server: &&Server| server.proxy_timeout.or(server.timeout.filter(|time| *time > Timeouts::default().head));
-    if let Some(time) = member.timeout.or(servers.iter().filter_map(of_server).max()).filter(|time| !time.is_zero()) {
-        (timeouts.head, timeouts.body) = (time, time);
-    }
-    timeouts.connect = member.connect_timeout.unwrap_or(timeouts.connect);
-    timeouts
-}
-
-#[cfg_attr(not(feature = "tls"), allow(unused_variables, reason = "only TLS needs the servers"))]
-fn backend(member: &Member, timeouts: Timeouts, servers: &[&Server]) -> Result<HttpBackend, BuildError> {
-    let mut backend = HttpBackend::builder(&member.address)?.timeouts(timeouts);
-    if let Some(ttl) = member.ttl {
-        backend = backend.idle_timeout(ttl);
-    }
-    if !member.reuse {
-        backend = backend.max_idle(0);
-    }
-    #[cfg(feature = "tls")]
-    if member.tls {
-        use kylin_lb::tls::{ClientTls, Roots};
-        let mut tls = ClientTls::builder();
-        if let Some(roots) = servers.iter().find_map(|server| server.node_tls.roots.as_ref()) {
-            let roots = Roots::from_file(roots)
-                .map_err(|error| format!("SSLProxyCACertificateFile {}: {error}", roots.display()))?;
-            tls = tls.roots(roots);
-        }
-        let is_unverified = servers.iter().any(|server| server.node_tls.unverified);
-        backend = backend.tls(&tls.verify(!is_unverified).build()?)?;
-    }
-    Ok(backend.build())
-}
-
-fn with_settings(
-    endpoint: Endpoint<HttpBackend>,
-    member: &Member,
-    balancer: &Balancer,
-    args: &Args,
-) -> Endpoint<HttpBackend> {
-    let mut endpoint = endpoint.weight(balancer.weight(member)).max_in_flight(member.max);
-    if let Some(route) = &member.route {
-        endpoint = endpoint.route(route);
-    }
-    endpoint = match (member.status.disabled, member.status.drain) {
-        (true, _) => endpoint.admin_state(AdminState::Maintenance),
-        (false, true) => endpoint.admin_state(AdminState::Drain),
-        (false, false) => endpoint,
-    };
-    // httpd takes a member out after one failure.
-    let retry = member.retry.or((!args.outlier).then_some(RETRY));
-    match retry {
-        _ if member.status.ignores_errors => endpoint.max_fails(None).outlier(false),
-        None => endpoint,
-        Some(Duration::ZERO) => endpoint.max_fails(None).outlier(false),
-        Some(retry) => endpoint.max_fails(NonZeroU32::new(1)).fail_timeout(retry).outlier(false),
-    }
-}
-
 #[expect(clippy::too_many_arguments, reason = "each is read once")]
 fn proxy(
     cluster: &Cluster,
@@ -372,45 +248,4 @@ fn configure<K>(
         None => builder,
     };
     observers.iter().fold(builder, |builder, observer| builder.observer(Arc::clone(observer)))
-}
-
-#[cfg(not(feature = "tls"))]
-#[expect(clippy::unnecessary_wraps, reason = "TLS can fail")]
-fn options(_: &Config, _: &Listener) -> Result<ListenOptions, BuildError> {
-    Ok(ListenOptions::new())
-}
-
-/// Returns how connections begin at an address: with TLS, if its virtual hosts have `SSLEngine On`.
-#[cfg(feature = "tls")]
-fn options(config: &Config, listener: &Listener) -> Result<ListenOptions, BuildError> {
-    use kylin_lb::tls::{Identity, ServerTls};
-
-    let options = ListenOptions::new();
-    if !listener.is_tls {
-        return Ok(options);
-    }
-    let mut builder = None;
-    for server in listener.servers.iter().map(|number| &config.servers[*number]) {
-        let Some(certificate) = &server.tls.certificate else { continue };
-        let read = |path: &Path| std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
-        let mut certificates = read(certificate)?;
-        if let Some(chain) = &server.tls.chain {
-            certificates.push(b'\n');
-            certificates.extend(read(chain)?);
-        }
-        let key = read(server.tls.key.as_ref().unwrap_or(certificate))?;
-        let identity =
-            Identity::from_pem(&certificates, &key).map_err(|error| format!("{}: {error}", certificate.display()))?;
-        let mut tls = builder.take().unwrap_or_else(|| ServerTls::builder(identity.clone()));
-        for name in
-            server.names.iter().filter(|name| !name.contains(['?', '[']) && name.rfind('*').is_none_or(|at| at == 0))
-        {
-            tls = tls.identity_for(name, identity.clone());
-        }
-        builder = Some(tls);
-    }
-    Ok(match builder {
-        Some(tls) => options.tls(&tls.build()?),
-        None => options,
-    })
 }

@@ -3,15 +3,18 @@
 mod build;
 mod forward;
 mod response;
+mod running;
 mod session;
+mod tls;
 
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
 use kylin_lb::backend::Timeouts;
 use kylin_lb::health::InvalidSetting;
-use kylin_lb::nginx::ProbeMode;
+use kylin_lb::nginx::{NameLookups, ProbeMode};
 use kylin_lb::probe::HealthChecker;
 use kylin_lb::proxy::TrustedProxies;
 use kylin_lb::server::{Handler, Listen, ListenOptions, Server, ServerBuilder};
@@ -21,6 +24,9 @@ use kylin_lb::{Body, BufferBudget, ClientAddr, Cluster, Proxy};
 pub use self::build::SiteSuccessor;
 use super::config::Config;
 use super::directives::Balancer;
+use crate::configured::{AccessLogs, FileSite, FileSource, Loaded};
+
+type BuildError = Box<dyn Error>;
 
 /// A front end that serves a configuration of httpd. Clones share one site.
 #[derive(Clone)]
@@ -62,38 +68,50 @@ pub struct SiteListener {
     number: usize,
 }
 
-impl Site {
-    /// Returns the clusters and the names of their balancers, in the order of the file.
-    pub fn clusters(&self) -> impl Iterator<Item = (&str, &Cluster)> {
-        self.0.groups.iter().map(|group| (group.name.as_str(), &group.cluster))
+impl FileSite for Site {
+    type Listener = SiteListener;
+    type Successor = SiteSuccessor;
+    const GROUP: &'static str = "balancer";
+
+    fn load(source: &FileSource<'_>, secret: Secret) -> Result<Loaded<Self>, Box<dyn Error>> {
+        Site::load(source.path, source.args, &secret, &source.logs.observers).map(without_logs)
     }
 
-    pub fn sessions(&self) -> Option<&Sessions> {
+    fn successor(
+        &self,
+        source: &FileSource<'_>,
+        secret: Secret,
+        _: &AccessLogs,
+    ) -> Result<Loaded<SiteSuccessor>, Box<dyn Error>> {
+        self.successor(source.path, source.args, &secret, &source.logs.observers).map(without_logs)
+    }
+
+    fn of(successor: &SiteSuccessor) -> &Self {
+        &successor.site
+    }
+
+    fn activate(successor: SiteSuccessor) -> (Self, String, bool) {
+        successor.activate()
+    }
+
+    /// In the order of the file.
+    fn clusters(&self) -> Vec<(String, Cluster)> {
+        self.0.groups.iter().map(|group| (group.name.clone(), group.cluster.clone())).collect()
+    }
+
+    fn sessions(&self) -> Option<&Sessions> {
         self.0.logins.sessions.as_ref()
     }
 
-    /// Starts to probe the members of each balancer that is to be probed, until the returned checkers are dropped.
-    pub fn start_probes(&self) -> Result<Vec<HealthChecker>, InvalidSetting> {
-        self.0.groups.iter().filter_map(|group| group.probe.start(&group.cluster).transpose()).collect()
-    }
-
-    /// Returns the longest time until a node must respond.
-    pub fn longest_timeout(&self) -> Duration {
+    fn longest_timeout(&self) -> Duration {
         self.0.groups.iter().map(|group| group.timeouts.head).max().unwrap_or(Timeouts::default().head)
     }
 
-    /// Returns the addresses of the configuration, as handlers of their requests.
-    pub fn listeners(&self) -> impl Iterator<Item = SiteListener> {
-        (0..self.0.config.listeners.len()).map(|number| SiteListener { site: self.clone(), number })
-    }
-
-    /// Returns the addresses of the configuration.
-    pub fn listens(&self) -> Vec<Listen> {
+    fn listens(&self) -> Vec<Listen> {
         self.0.config.listeners.iter().map(|listener| listener.listen.clone()).collect()
     }
 
-    /// Returns a builder of a server that listens at the addresses of the configuration, or at `listen` in place of the first of them.
-    pub fn server(&self, listen: Option<Listen>) -> ServerBuilder<SiteListener> {
+    fn server(&self, listen: Option<Listen>) -> ServerBuilder<SiteListener> {
         let mut builder = Server::builder().buffers(self.0.buffers.clone());
         for (handler, listener) in self.listeners().zip(&self.0.config.listeners) {
             let options = self.0.options[handler.number].clone();
@@ -103,6 +121,27 @@ impl Site {
             }
         }
         builder
+    }
+
+    fn start_probes(&self) -> Result<Vec<HealthChecker>, InvalidSetting> {
+        self.0.groups.iter().filter_map(|group| group.probe.start(&group.cluster).transpose()).collect()
+    }
+
+    /// Members are looked up for each connection.
+    fn start_name_lookups(&self) -> Option<NameLookups> {
+        None
+    }
+}
+
+/// The logs of a configuration of httpd are not written, and it sets no limit of open files.
+fn without_logs<S>(site: S) -> Loaded<S> {
+    Loaded { site, open_files: None, access_logs: AccessLogs::new() }
+}
+
+impl Site {
+    /// Returns the addresses of the configuration, as handlers of their requests.
+    pub fn listeners(&self) -> impl Iterator<Item = SiteListener> {
+        (0..self.0.config.listeners.len()).map(|number| SiteListener { site: self.clone(), number })
     }
 }
 

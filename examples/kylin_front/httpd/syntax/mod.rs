@@ -1,14 +1,21 @@
 //! The syntax of httpd's configuration files: lines, words, sections, variables, included files.
 
 mod error;
+// The errors of both readers look alike. These files are private in the library, which promises nothing of them to applications.
+#[path = "../../../../src/nginx/syntax/excerpt.rs"]
+mod excerpt;
 mod include;
 mod lines;
 mod parser;
+#[path = "../../../../src/nginx/syntax/suggest.rs"]
+mod suggest;
 
-pub use self::error::{ConfigError, Fault, did_you_mean, printable};
+pub use self::error::{ConfigError, Fault};
+pub(crate) use self::excerpt::printable;
 pub use self::include::matches;
 pub use self::lines::{Place, Sources, Word};
 pub use self::parser::{Notice, Parsed, parse};
+pub(crate) use self::suggest::did_you_mean;
 
 /// A directive with its words; a section has the directives inside.
 #[derive(Debug, Clone)]

@@ -5,7 +5,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::error::{ConfigError, Fault, printable};
+use super::error::{ConfigError, Fault};
+use super::excerpt::printable;
 use super::lines::{Line, Place, Sources, Word};
 use super::{Directive, include};
 

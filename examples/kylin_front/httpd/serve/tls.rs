@@ -1,0 +1,80 @@
+//! TLS with clients and members.
+
+#[cfg(feature = "tls")]
+use std::path::Path;
+
+use kylin_lb::backend::http1::HttpBackendBuilder;
+use kylin_lb::server::ListenOptions;
+
+use super::BuildError;
+use crate::httpd::config::{Config, Listener};
+use crate::httpd::directives::{Member, Server};
+
+#[cfg(not(feature = "tls"))]
+#[expect(clippy::unnecessary_wraps, reason = "TLS can fail")]
+pub fn to_member(backend: HttpBackendBuilder, _: &Member, _: &[&Server]) -> Result<HttpBackendBuilder, BuildError> {
+    Ok(backend)
+}
+
+/// Has a member at `https://` verified as `SSLProxy...` of its servers say.
+#[cfg(feature = "tls")]
+pub fn to_member(
+    backend: HttpBackendBuilder,
+    member: &Member,
+    servers: &[&Server],
+) -> Result<HttpBackendBuilder, BuildError> {
+    use kylin_lb::tls::{ClientTls, Roots};
+
+    if !member.tls {
+        return Ok(backend);
+    }
+    let mut tls = ClientTls::builder();
+    if let Some(roots) = servers.iter().find_map(|server| server.node_tls.roots.as_ref()) {
+        let roots = Roots::from_file(roots)
+            .map_err(|error| format!("SSLProxyCACertificateFile {}: {error}", roots.display()))?;
+        tls = tls.roots(roots);
+    }
+    let is_unverified = servers.iter().any(|server| server.node_tls.unverified);
+    Ok(backend.tls(&tls.verify(!is_unverified).build()?)?)
+}
+
+#[cfg(not(feature = "tls"))]
+#[expect(clippy::unnecessary_wraps, reason = "TLS can fail")]
+pub fn options(_: &Config, _: &Listener) -> Result<ListenOptions, BuildError> {
+    Ok(ListenOptions::new())
+}
+
+/// Returns how connections begin at an address: with TLS, if its virtual hosts have `SSLEngine On`.
+#[cfg(feature = "tls")]
+pub fn options(config: &Config, listener: &Listener) -> Result<ListenOptions, BuildError> {
+    use kylin_lb::tls::{Identity, ServerTls};
+
+    let options = ListenOptions::new();
+    if !listener.is_tls {
+        return Ok(options);
+    }
+    let mut builder = None;
+    for server in listener.servers.iter().map(|number| &config.servers[*number]) {
+        let Some(certificate) = &server.tls.certificate else { continue };
+        let read = |path: &Path| std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
+        let mut certificates = read(certificate)?;
+        if let Some(chain) = &server.tls.chain {
+            certificates.push(b'\n');
+            certificates.extend(read(chain)?);
+        }
+        let key = read(server.tls.key.as_ref().unwrap_or(certificate))?;
+        let identity =
+            Identity::from_pem(&certificates, &key).map_err(|error| format!("{}: {error}", certificate.display()))?;
+        let mut tls = builder.take().unwrap_or_else(|| ServerTls::builder(identity.clone()));
+        for name in
+            server.names.iter().filter(|name| !name.contains(['?', '[']) && name.rfind('*').is_none_or(|at| at == 0))
+        {
+            tls = tls.identity_for(name, identity.clone());
+        }
+        builder = Some(tls);
+    }
+    Ok(match builder {
+        Some(tls) => options.tls(&tls.build()?),
+        None => options,
+    })
+}
