@@ -39,6 +39,7 @@ mod support {
     pub(crate) mod process;
     pub(crate) mod redis;
     pub(crate) mod skip;
+    pub(crate) mod store;
 }
 
 fn main() {
