@@ -21,7 +21,7 @@ pub(super) fn derive_key(tagger: &Tagger, id: &[u8]) -> SessionKey {
 ///
 /// It keeps no ids: an id is recognised by two hashes of 64 bits with seeds of this process, one of them SipHash, which no client
 /// can aim at.
-pub(super) struct RecentKeys {
+pub(in crate::session) struct RecentKeys {
     slots: Box<[Mutex<Option<Slot>>]>,
     seed: RandomState,
     fast_seed: FastState,
@@ -34,7 +34,7 @@ struct Slot {
 }
 
 impl RecentKeys {
-    pub(super) fn new() -> Self {
+    pub(in crate::session) fn new() -> Self {
         RecentKeys {
             slots: (0..SLOTS).map(|_| Mutex::new(None)).collect(),
             seed: RandomState::new(),
@@ -43,7 +43,7 @@ impl RecentKeys {
     }
 
     /// Returns the key of `id`, which `derive` computes if it is not kept. It never waits for another thread.
-    pub(super) fn get(&self, id: &[u8], derive: impl FnOnce() -> SessionKey) -> SessionKey {
+    pub(in crate::session) fn get(&self, id: &[u8], derive: impl FnOnce() -> SessionKey) -> SessionKey {
         let hash = [self.seed.hash_one(id), self.fast_seed.hash_one(id)];
         let Some(mut slot) = self.slots[hash[0] as usize % SLOTS].try_lock() else { return derive() };
         match *slot {

@@ -22,7 +22,7 @@ use crate::session::{Secret, Sessions};
 /// | the store and the secret | no credentials either: the key of each seal depends on the secret and on the client's cookie, which is not stored |
 /// | a client's cookie | this session until it is logged out or expires, but not the password |
 /// | a client's cookie, the store and the secret | this client's password |
-/// | the memory of a running front end | the credentials of the sessions that it serves at that moment |
+/// | the memory of a running front end | the credentials that it sends at that moment, and the nodes' cookies of recent sessions |
 ///
 /// For each session the store holds, under a keyed hash of the cookie, the client's credentials and
 /// the session cookie of each node. They are sealed with XChaCha20-Poly1305, padded, and bound to
@@ -84,7 +84,7 @@ impl LoginRelay {
     pub fn new(sessions: Sessions, secret: Secret) -> Self {
         sessions.note_relay(&secret);
         LoginRelay {
-            sessions: SealedSessions { sessions, sealer: Sealer::new(&secret), ttl: Duration::from_secs(8 * 3600) },
+            sessions: SealedSessions::new(sessions, Sealer::new(&secret)),
             cookie: Attributes::new("KYLINLB_SESSION", "/kylin"),
             node_cookies: Vec::new(),
             cookie_issue: CookieIssue::AtLogin,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{self, HeaderValue};
+use http::header;
 use http::{Response, StatusCode};
 use parking_lot::Mutex;
 
@@ -11,8 +11,8 @@ use super::Relay;
 use super::cookies::NodeCookieChange;
 use super::credentials::Credentials;
 use super::logins::LoginOutcome;
-use super::record::{NodeCookie, RelayedSession};
-use super::request::RelayRequest;
+use super::record::{NodeCookie, NodeCookies, RelayedSession};
+use super::request::{ClientCredentials, RelayRequest};
 use crate::body::Body;
 use crate::clock::Clock;
 use crate::endpoint::EndpointId;
@@ -45,10 +45,10 @@ impl Relay {
         change: NodeCookieChange,
         response: &mut Response<Body>,
     ) {
-        let Some(credentials) = relayed.client_credentials.take() else { return };
-        let fingerprint = self.sessions.fingerprint(&credentials);
+        let Some(client) = relayed.client_credentials.take() else { return };
+        let ClientCredentials { credentials, fingerprint } = client;
         let keeps_no_cookies = relayed.keeps_no_cookies();
-        let known = relayed.session.as_mut().filter(|known| *known.session.credentials() == credentials);
+        let known = relayed.session.as_mut().filter(|known| known.fingerprint() == fingerprint);
         if response.status() == StatusCode::UNAUTHORIZED {
             if let Some(cache) = &self.node_sessions {
                 cache.remove(fingerprint, served.endpoint);
@@ -63,7 +63,7 @@ impl Relay {
             }
             return;
         }
-        if !is_accepted(relayed.call, &change, response) {
+        if !change.is_login(relayed.call, response) {
             return;
         }
         let was_refused = self.backoff.accepted(&fingerprint) | self.logins.mark_accepted(&fingerprint);
@@ -78,8 +78,8 @@ impl Relay {
         }
         // A login with the credentials of the session renews it.
         if let Some(known) = known {
-            let renewal = self.sessions.change(known, |session| {
-                session.set_cookie(served.endpoint, change.set.clone());
+            let renewal = self.sessions.change(known, |cookies| {
+                cookies.set(served.endpoint, change.set.clone());
                 true
             });
             if renewal.await {
@@ -98,8 +98,9 @@ impl Relay {
         cookie: Option<NodeCookie>,
         response: &mut Response<Body>,
     ) {
-        let mut session = RelayedSession::new(credentials);
-        session.set_cookie(served.endpoint, cookie);
+        let mut cookies = NodeCookies::default();
+        cookies.set(served.endpoint, cookie);
+        let session = RelayedSession { credentials, cookies };
         let created = self.sessions.create(served.request.client(), session).await;
         let Some(set_cookie) = created.and_then(|created| self.cookies.set(&created.id)) else {
             tracing::warn!("a login could not be stored; the client will have to log in again");
@@ -110,23 +111,6 @@ impl Relay {
         if let Some(old) = relayed.session.take() {
             self.sessions.end(&old.key).await;
             self.log_out(&old, None, served.nodes, &relayed.client_headers, None).await;
-        }
-    }
-}
-
-/// Returns whether the node has checked the credentials and accepted them.
-fn is_accepted(call: SessionCall, change: &NodeCookieChange, response: &Response<Body>) -> bool {
-    let status = response.status();
-    match call {
-        SessionCall::Login => status.is_success(),
-        // A failed login form redirects as well (Spring's SimpleUrlAuthenticationFailureHandler).
-        SessionCall::LoginForm => {
-            let location = response.headers().get(header::LOCATION).map_or(&b""[..], HeaderValue::as_bytes);
-            let failed = location.windows(5).any(|part| part == b"error");
-            change.set.is_some() && (status.is_success() || status.is_redirection()) && !failed
-        }
-        SessionCall::WhoAmI | SessionCall::Logout | SessionCall::Other => {
-            change.set.is_some() && !status.is_server_error() && status != StatusCode::BAD_REQUEST
         }
     }
 }

@@ -5,12 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{self, HeaderMap, HeaderValue};
+use http::{Response, StatusCode};
 use zeroize::Zeroizing;
 
 use super::record::NodeCookie;
 use super::session_id::SessionId;
+use crate::body::Body;
 use crate::clock::Clock;
 use crate::cookie::{self, Attributes, SetCookie};
+use crate::kylin::class::SessionCall;
 
 /// The names of the cookies that the relay handles.
 #[derive(Debug, Clone)]
@@ -42,6 +45,23 @@ pub(super) struct NodeCookieChange {
 impl NodeCookieChange {
     pub(super) fn is_none(&self) -> bool {
         self.set.is_none() && !self.deleted
+    }
+
+    /// Returns whether the node has checked the credentials and accepted them, in a response with this change.
+    pub(super) fn is_login(&self, call: SessionCall, response: &Response<Body>) -> bool {
+        let status = response.status();
+        match call {
+            SessionCall::Login => status.is_success(),
+            // A failed login form redirects as well (Spring's SimpleUrlAuthenticationFailureHandler).
+            SessionCall::LoginForm => {
+                let location = response.headers().get(header::LOCATION).map_or(&b""[..], HeaderValue::as_bytes);
+                let failed = location.windows(5).any(|part| part == b"error");
+                self.set.is_some() && (status.is_success() || status.is_redirection()) && !failed
+            }
+            SessionCall::WhoAmI | SessionCall::Logout | SessionCall::Other => {
+                self.set.is_some() && !status.is_server_error() && status != StatusCode::BAD_REQUEST
+            }
+        }
     }
 }
 

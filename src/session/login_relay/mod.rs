@@ -8,7 +8,7 @@
 //!
 //! | modules | content |
 //! |---|---|
-//! | [`session_id`], [`credentials`], [`record`], [`seal`], [`sealed_sessions`] | what a session is, and how it is stored |
+//! | [`session_id`], [`credentials`], [`record`], [`seal`], [`sealed_sessions`], [`opened`] | what a session is, and how it is stored |
 //! | [`cookies`] | the cookies of requests and responses |
 //! | [`logins`] | logging in at a node, once, and rarely while logins fail |
 //! | [`request`], [`client_login`], [`unauthorized`] | the steps of one request |
@@ -18,6 +18,7 @@ mod client_login;
 mod cookies;
 mod credentials;
 mod logins;
+mod opened;
 mod record;
 mod request;
 mod seal;

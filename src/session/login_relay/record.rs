@@ -10,6 +10,7 @@
 //! | 2, n | its value |
 
 use std::fmt;
+use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
@@ -23,16 +24,19 @@ const MAX_VALUE: usize = 1024;
 const MAX_NODES: usize = u8::MAX as usize;
 
 /// A session: its credentials, and its session cookie at each node.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct RelayedSession {
-    credentials: Credentials,
-    /// The latest last.
-    nodes: Vec<(EndpointId, NodeCookie)>,
+    pub(super) credentials: Credentials,
+    pub(super) cookies: NodeCookies,
 }
+
+/// The session cookies of one session, by the endpoint of the node; the latest last.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub(crate) struct NodeCookies(Vec<(EndpointId, NodeCookie)>);
 
 /// A node's session cookie, as `name=value`.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct NodeCookie(Zeroizing<Vec<u8>>);
+pub(crate) struct NodeCookie(Arc<Zeroizing<Vec<u8>>>);
 
 impl NodeCookie {
     /// Makes a cookie. Returns `None` if it is too long, or has bytes that are invalid in a cookie.
@@ -40,7 +44,7 @@ impl NodeCookie {
         let is_valid = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b';' | b',');
         let fits = (1..=MAX_NAME).contains(&name.len()) && value.len() <= MAX_VALUE && !name.contains(&b'=');
         (fits && name.iter().chain(value).all(is_valid))
-            .then(|| NodeCookie(Zeroizing::new([name, b"=", value].concat())))
+            .then(|| NodeCookie(Arc::new(Zeroizing::new([name, b"=", value].concat()))))
     }
 
     pub(super) fn is_jsessionid(&self) -> bool {
@@ -59,41 +63,35 @@ impl fmt::Debug for NodeCookie {
     }
 }
 
-impl RelayedSession {
-    pub(super) fn new(credentials: Credentials) -> Self {
-        RelayedSession { credentials, nodes: Vec::new() }
-    }
-
-    pub(super) fn credentials(&self) -> &Credentials {
-        &self.credentials
-    }
-
+impl NodeCookies {
     /// Returns the session's cookie at a node.
-    pub(super) fn cookie(&self, id: &EndpointId) -> Option<&NodeCookie> {
-        self.nodes.iter().find(|(known, _)| known == id).map(|(_, cookie)| cookie)
+    pub(super) fn get(&self, id: &EndpointId) -> Option<&NodeCookie> {
+        self.0.iter().find(|(known, _)| known == id).map(|(_, cookie)| cookie)
     }
 
     /// Returns the nodes where the session is logged in.
-    pub(super) fn nodes(&self) -> &[(EndpointId, NodeCookie)] {
-        &self.nodes
+    pub(super) fn all(&self) -> &[(EndpointId, NodeCookie)] {
+        &self.0
     }
 
     /// Returns whether the session is logged in at another node.
     pub(super) fn is_known_elsewhere(&self, id: &EndpointId) -> bool {
-        self.nodes.iter().any(|(known, _)| known != id)
+        self.0.iter().any(|(known, _)| known != id)
     }
 
     /// Sets or removes the session's cookie at a node.
-    pub(super) fn set_cookie(&mut self, id: &EndpointId, cookie: Option<NodeCookie>) {
-        self.nodes.retain(|(known, _)| known != id);
+    pub(super) fn set(&mut self, id: &EndpointId, cookie: Option<NodeCookie>) {
+        self.0.retain(|(known, _)| known != id);
         if let Some(cookie) = cookie {
-            if self.nodes.len() == MAX_NODES {
-                self.nodes.remove(0);
+            if self.0.len() == MAX_NODES {
+                self.0.remove(0);
             }
-            self.nodes.push((id.clone(), cookie));
+            self.0.push((id.clone(), cookie));
         }
     }
+}
 
+impl RelayedSession {
     /// Encodes the content to seal. Leaves out the oldest cookies if all together are too long.
     pub(super) fn encode(&self) -> Zeroizing<Vec<u8>> {
         let mut capacity = MAX_CONTENT - 8 - self.credentials.as_bytes().len();
@@ -102,7 +100,8 @@ impl RelayedSession {
             capacity = rest.unwrap_or(capacity);
             rest.is_some()
         };
-        let kept = &self.nodes[self.nodes.len() - self.nodes.iter().rev().take_while(fits).count()..];
+        let nodes = self.cookies.all();
+        let kept = &nodes[nodes.len() - nodes.iter().rev().take_while(fits).count()..];
 
         let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_CONTENT.min(512)));
         bytes.push(FORMAT);
@@ -134,15 +133,14 @@ impl RelayedSession {
             let (name, value) = (take_short(&mut rest)?, take_long(&mut rest)?);
             nodes.push((id, NodeCookie::new(name, value)?));
         }
-        rest.is_empty().then_some(RelayedSession { credentials, nodes })
+        rest.is_empty().then_some(RelayedSession { credentials, cookies: NodeCookies(nodes) })
     }
 }
 
-impl fmt::Debug for RelayedSession {
-    /// Shows where the session is logged in, but neither credentials nor cookies.
+impl fmt::Debug for NodeCookies {
+    /// Shows where the session is logged in, but no cookies.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let nodes: Vec<&EndpointId> = self.nodes.iter().map(|(id, _)| id).collect();
-        f.debug_struct("RelayedSession").field("nodes", &nodes).finish_non_exhaustive()
+        f.debug_list().entries(self.0.iter().map(|(id, _)| id)).finish()
     }
 }
 
@@ -187,39 +185,43 @@ mod tests {
         Credentials::from_authorization(text.as_bytes()).unwrap()
     }
 
+    fn session_of(authorization: &str) -> RelayedSession {
+        RelayedSession { credentials: credentials(authorization), cookies: NodeCookies::default() }
+    }
+
     fn session() -> RelayedSession {
-        let mut session = RelayedSession::new(credentials("Basic QURNSU46S1lMSU4="));
-        session.set_cookie(&id("q1"), NodeCookie::new(b"JSESSIONID", b"A1"));
-        session.set_cookie(&id("q2"), NodeCookie::new("ab".repeat(32).as_bytes(), b"bm9kZQ=="));
+        let mut session = session_of("Basic QURNSU46S1lMSU4=");
+        session.cookies.set(&id("q1"), NodeCookie::new(b"JSESSIONID", b"A1"));
+        session.cookies.set(&id("q2"), NodeCookie::new("ab".repeat(32).as_bytes(), b"bm9kZQ=="));
         session
     }
 
     #[test]
     fn a_session_decodes_to_what_was_encoded() {
-        for session in [session(), RelayedSession::new(credentials("basic  eA=="))] {
+        for session in [session(), session_of("basic  eA==")] {
             assert_eq!(RelayedSession::decode(&session.encode()), Some(session));
         }
     }
 
     #[test]
     fn the_latest_cookie_of_a_node_counts() {
-        let mut session = session();
-        session.set_cookie(&id("q1"), NodeCookie::new(b"JSESSIONID", b"A2"));
-        assert_eq!(session.cookie(&id("q1")).unwrap().pair(), b"JSESSIONID=A2");
-        session.set_cookie(&id("q1"), None);
-        assert!(session.cookie(&id("q1")).is_none() && session.cookie(&id("q2")).is_some());
+        let mut cookies = session().cookies;
+        cookies.set(&id("q1"), NodeCookie::new(b"JSESSIONID", b"A2"));
+        assert_eq!(cookies.get(&id("q1")).unwrap().pair(), b"JSESSIONID=A2");
+        cookies.set(&id("q1"), None);
+        assert!(cookies.get(&id("q1")).is_none() && cookies.get(&id("q2")).is_some());
     }
 
     #[test]
     fn the_oldest_cookies_are_left_out_beyond_the_maximum_length() {
-        let mut session = RelayedSession::new(credentials(&format!("Basic {}", "x".repeat(4000))));
+        let mut session = session_of(&format!("Basic {}", "x".repeat(4000)));
         for n in 0..300 {
-            session.set_cookie(&id(&format!("{n}")), NodeCookie::new(b"JSESSIONID", "v".repeat(200).as_bytes()));
+            session.cookies.set(&id(&format!("{n}")), NodeCookie::new(b"JSESSIONID", "v".repeat(200).as_bytes()));
         }
         let bytes = session.encode();
         assert!(bytes.len() <= MAX_CONTENT);
-        let read = RelayedSession::decode(&bytes).unwrap();
-        assert!(read.nodes().len() > 30 && read.cookie(&id("299")).is_some() && read.cookie(&id("45")).is_none());
+        let read = RelayedSession::decode(&bytes).unwrap().cookies;
+        assert!(read.all().len() > 30 && read.get(&id("299")).is_some() && read.get(&id("45")).is_none());
     }
 
     #[test]
@@ -231,7 +233,7 @@ mod tests {
 
     #[test]
     fn debug_shows_no_secret() {
-        let shown = format!("{:?} {:?} {:?}", session(), credentials("Basic eA=="), session().cookie(&id("q1")));
+        let shown = format!("{:?} {:?} {:?}", session(), credentials("Basic eA=="), session().cookies.get(&id("q1")));
         assert!(!shown.contains("A1") && !shown.contains("eA==") && !shown.contains("QURN"), "{shown}");
     }
 

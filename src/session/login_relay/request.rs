@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderValue};
 use http::{Request, Response, StatusCode};
 
 use super::Relay;
 use super::cookies::{NodeCookieChange, OwnCookie, remove_id_from_location, set_cookie_header};
 use super::credentials::Credentials;
-use super::logins::{LoginOutcome, client_headers};
+use super::logins::{ClientHeaders, LoginOutcome};
 use super::record::NodeCookie;
 use super::sealed_sessions::{OpenSession, Opened};
 use crate::backend::{SendError, SendErrorKind};
@@ -17,6 +17,7 @@ use crate::drop_guard::DropGuard;
 use crate::endpoint::EndpointId;
 use crate::kylin::class::SessionCall;
 use crate::request::RequestContext;
+use crate::session::SessionKey;
 use crate::session::hook::{
     AfterResponse, BoxFuture, EndpointHint, LoginUnavailable, MaybeReady, Nodes, Prepared, ResponseContext,
 };
@@ -30,8 +31,8 @@ pub(crate) struct RelayRequest {
     authorization: Option<HeaderValue>,
     /// Credentials of the client other than those of its session: a login, or a client that sends
     /// them with every request.
-    pub(super) client_credentials: Option<Credentials>,
-    pub(super) client_headers: HeaderMap,
+    pub(super) client_credentials: Option<ClientCredentials>,
+    pub(super) client_headers: ClientHeaders,
     /// The client has sent the front end's cookie, so it keeps cookies.
     has_cookie: bool,
     pub(super) session: Option<Box<OpenSession>>,
@@ -46,6 +47,12 @@ pub(crate) struct RelayRequest {
     pub(super) not_ready: Option<(EndpointId, SendErrorKind)>,
     /// The nodes where the session cannot be logged in now.
     pub(super) postponed_at: Vec<EndpointId>,
+}
+
+/// Credentials in a request, and what identifies them.
+pub(super) struct ClientCredentials {
+    pub(super) credentials: Credentials,
+    pub(super) fingerprint: SessionKey,
 }
 
 /// What identifies the session in the request that was sent to the node.
@@ -84,8 +91,11 @@ impl Relay {
             call,
             cookies: headers.get(header::COOKIE).filter(|_| has_cookies).cloned(),
             authorization,
-            client_credentials,
-            client_headers: client_headers(headers),
+            client_credentials: client_credentials.map(|credentials| ClientCredentials {
+                fingerprint: self.sessions.fingerprint(&credentials),
+                credentials,
+            }),
+            client_headers: ClientHeaders::of(headers),
             has_cookie: own_cookie.is_present,
             session: None,
             is_ended: own_cookie.is_present && own_cookie.id.is_none(),
@@ -123,7 +133,7 @@ impl Relay {
     }
 
     fn is_waiting(&self, known: &OpenSession) -> bool {
-        self.backoff.is_waiting(|| self.sessions.fingerprint(known.session.credentials()))
+        self.backoff.is_waiting(|| known.fingerprint())
     }
 
     /// Prepares the request for the node at `endpoint`. If the session cannot be logged in there now, `hint` names a node that
@@ -136,22 +146,23 @@ impl Relay {
         nodes: &'a dyn Nodes,
         request: &'a mut Request<Body>,
     ) -> Option<BoxFuture<'a, Prepared>> {
-        if let Some(credentials) = &relayed.client_credentials {
+        if let Some(client) = &relayed.client_credentials {
             let cache = self.node_sessions.as_ref().filter(|_| relayed.keeps_no_cookies());
-            let cookie = cache.and_then(|cache| cache.get(self.sessions.fingerprint(credentials), endpoint));
-            relayed.present(request, cookie, false);
+            let cookie = cache.and_then(|cache| cache.get(client.fingerprint, endpoint));
+            relayed.present(request, cookie, None);
             return None;
         }
         let Some(known) = &relayed.session else {
-            relayed.present(request, None, false);
+            relayed.present(request, None, None);
             return None;
         };
         if relayed.call == SessionCall::Logout {
             return Some(Box::pin(self.prepare_logout(relayed, endpoint, nodes, request)));
         }
-        if let Some(cookie) = known.session.cookie(endpoint).cloned() {
+        if let Some(cookie) = known.cookies().get(endpoint).cloned() {
             let with_credentials = relayed.needs_credentials(request) && !self.is_waiting(known);
-            relayed.present(request, Some(cookie), with_credentials);
+            let credentials = if with_credentials { self.sessions.credentials(known) } else { None };
+            relayed.present(request, Some(cookie), credentials);
             return None;
         }
         Some(Box::pin(async move {
@@ -164,12 +175,17 @@ impl Relay {
             }
             match self.ensure_logged_in(relayed, endpoint, nodes, None).await {
                 LoginOutcome::LoggedIn(cookie) => {
-                    relayed.present(request, Some(cookie), relayed.needs_credentials(request));
+                    let known = relayed.session.as_ref().filter(|_| relayed.needs_credentials(request));
+                    let credentials = known.and_then(|known| self.sessions.credentials(known));
+                    relayed.present(request, Some(cookie), credentials);
                 }
-                LoginOutcome::NoCookie => relayed.present(request, None, true),
+                LoginOutcome::NoCookie => {
+                    let credentials = relayed.session.as_ref().and_then(|known| self.sessions.credentials(known));
+                    relayed.present(request, None, credentials);
+                }
                 LoginOutcome::Refused | LoginOutcome::SessionGone => {
                     relayed.end_session();
-                    relayed.present(request, None, false);
+                    relayed.present(request, None, None);
                 }
                 LoginOutcome::Postponed => {
                     relayed.postponed_at.push(endpoint.clone());
@@ -198,9 +214,9 @@ impl Relay {
                 let like = Some((request.method(), request.uri()));
                 self.log_out(known, Some(endpoint), nodes, &relayed.client_headers, like).await;
             }
-            cookie = known.session.cookie(endpoint).cloned();
+            cookie = known.cookies().get(endpoint).cloned();
         }
-        relayed.present(request, cookie, false);
+        relayed.present(request, cookie, None);
         Prepared::Send
     }
 
@@ -214,8 +230,11 @@ impl Relay {
         let change = self.cookies.take_from_response(response.headers_mut());
         remove_id_from_location(response.headers_mut());
         let unauthorized = response.status() == StatusCode::UNAUTHORIZED;
-        let is_current = relayed.session.as_ref().is_none_or(|known| known.is_current);
-        let is_ordinary = relayed.client_credentials.is_none() && relayed.call != SessionCall::Logout;
+        let is_current = relayed.session.as_ref().is_none_or(|known| known.is_current());
+        let is_ordinary = match &relayed.client_credentials {
+            Some(_) => !change.is_login(relayed.call, response),
+            None => relayed.call != SessionCall::Logout,
+        };
         let is_ordinary = is_ordinary && !relayed.may_be_unchecked(response);
         if change.is_none() && !unauthorized && is_current && is_ordinary {
             self.delete_ended_cookie(relayed, response);
@@ -239,11 +258,11 @@ impl Relay {
     /// Stores a cookie that the node has changed, and seals with the current secret.
     async fn update_session(&self, relayed: &mut RelayRequest, served: &ResponseContext<'_>, change: NodeCookieChange) {
         let Some(known) = &mut relayed.session else { return };
-        let is_outdated = !known.is_current;
-        let update = self.sessions.change(known, |session| {
-            let changes = !change.is_none() && session.cookie(served.endpoint) != change.set.as_ref();
+        let is_outdated = !known.is_current();
+        let update = self.sessions.change(known, |cookies| {
+            let changes = !change.is_none() && cookies.get(served.endpoint) != change.set.as_ref();
             if changes {
-                session.set_cookie(served.endpoint, change.set.clone());
+                cookies.set(served.endpoint, change.set.clone());
             }
             changes || is_outdated
         });
@@ -251,7 +270,9 @@ impl Relay {
     }
 
     fn delete_ended_cookie(&self, relayed: &RelayRequest, response: &mut Response<Body>) {
-        if let Some(line) = self.cookies.delete().filter(|_| relayed.is_ended) {
+        if relayed.is_ended
+            && let Some(line) = self.cookies.delete()
+        {
             response.headers_mut().append(header::SET_COOKIE, line);
         }
     }
@@ -269,7 +290,8 @@ impl RelayRequest {
 
     fn set_session(&mut self, session: Box<OpenSession>) {
         let is_login = matches!(self.call, SessionCall::Login | SessionCall::LoginForm);
-        let same_credentials = self.client_credentials.as_ref() == Some(session.session.credentials());
+        let same_credentials =
+            self.client_credentials.as_ref().is_some_and(|client| client.fingerprint == session.fingerprint());
         if self.call == SessionCall::Logout || (!is_login && same_credentials) {
             // Some clients, such as JDBC, send the session's credentials with each request.
             self.client_credentials = None;
@@ -293,7 +315,7 @@ impl RelayRequest {
 
     /// Returns a node that knows the session, unless this request has found that it does not. Requests are spread over such nodes.
     fn known_node(&self) -> EndpointHint {
-        let nodes = self.session.as_ref().map_or(&[][..], |known| known.session.nodes());
+        let nodes = self.session.as_ref().map_or(&[][..], |known| known.cookies().all());
         let is_left = |index: &usize| !self.postponed_at.contains(&nodes[*index].0);
         let left = (0..nodes.len()).filter(is_left).count();
         let chosen = (left > 0).then(|| fastrand::usize(..left));
@@ -308,12 +330,11 @@ impl RelayRequest {
     }
 
     /// Puts what identifies the session at this node into the request, in place of that for another
-    /// node.
-    fn present(&mut self, request: &mut Request<Body>, cookie: Option<NodeCookie>, with_credentials: bool) {
+    /// node: its cookie there, or its credentials.
+    fn present(&mut self, request: &mut Request<Body>, cookie: Option<NodeCookie>, credentials: Option<Credentials>) {
         let headers = request.headers_mut();
         set_cookie_header(headers, self.cookies.as_ref(), cookie.as_ref());
-        let known = self.session.as_ref().filter(|_| with_credentials);
-        let own = known.and_then(|known| known.session.credentials().authorization());
+        let own = credentials.as_ref().and_then(Credentials::authorization);
         self.presented = match cookie {
             cookie if own.is_some() => Presented::Credentials(cookie),
             Some(cookie) => Presented::Cookie(cookie),

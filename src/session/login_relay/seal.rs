@@ -14,6 +14,7 @@
 //! | 16 | tag |
 
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use chacha20poly1305::aead::{AeadInOut, KeyInit};
@@ -22,6 +23,7 @@ use zeroize::Zeroizing;
 
 use super::session_id::SessionId;
 use crate::session::SessionKey;
+use crate::session::cached::RecentKeys;
 use crate::session::secret::{Secret, Tagger};
 
 const FORMAT: u8 = 1;
@@ -36,7 +38,13 @@ pub(super) const MAX_CONTENT: usize = 12 * 1024;
 
 /// Seals with the current secret, and opens with the current and the previous ones.
 #[derive(Clone)]
-pub(super) struct Sealer(Vec<SealingSecret>);
+pub(super) struct Sealer {
+    /// The current one first.
+    secrets: Vec<SealingSecret>,
+    /// The keys of recent sessions.
+    keys: Arc<RecentKeys>,
+    fingerprints: Arc<RecentKeys>,
+}
 
 #[derive(Clone)]
 struct SealingSecret {
@@ -55,30 +63,36 @@ pub(super) struct Unsealed {
 impl Sealer {
     pub(super) fn new(secret: &Secret) -> Self {
         let sealing = |tagger: &Tagger| SealingSecret { number: tagger.tag(&[b"number"])[0], tagger: tagger.clone() };
-        Sealer(secret.taggers("login-relay").iter().map(sealing).collect())
+        let secrets = secret.taggers("login-relay").iter().map(sealing).collect();
+        Sealer { secrets, keys: Arc::new(RecentKeys::new()), fingerprints: Arc::new(RecentKeys::new()) }
     }
 
     /// Returns the keys under which a session may be stored: keyed hashes of its id, with the secret
     /// that was current when the id was made.
     pub(super) fn keys(&self, id: &SessionId) -> impl Iterator<Item = SessionKey> {
-        let secrets = self.0.iter().filter(move |secret| secret.number == id.secret_number());
-        secrets.map(|secret| session_key(&secret.tagger.tag(&[b"key\0", id.as_bytes()])))
+        let secrets = self.secrets.iter().filter(move |secret| secret.number == id.secret_number());
+        secrets.enumerate().map(|(index, secret)| {
+            let derive = || session_key(&secret.tagger.tag(&[b"key\0", id.as_bytes()]));
+            // More than one is rare.
+            if index == 0 { self.keys.get(id.as_bytes(), derive) } else { derive() }
+        })
     }
 
     /// Returns a keyed hash of credentials, which identifies them without storing them.
     pub(super) fn fingerprint(&self, credentials: &[u8]) -> SessionKey {
-        session_key(&self.0[0].tagger.tag(&[b"credentials\0", credentials]))
+        let derive = || session_key(&self.secrets[0].tagger.tag(&[b"credentials\0", credentials]));
+        self.fingerprints.get(credentials, derive)
     }
 
     /// Returns the number of the current secret.
     pub(super) fn number(&self) -> u8 {
-        self.0[0].number
+        self.secrets[0].number
     }
 
     /// Seals `content` for the session `id`, which is stored under `key`. Returns `None` if the
     /// content is too long, or the operating system has no random bytes.
     pub(super) fn seal(&self, id: &SessionId, key: &SessionKey, content: &[u8]) -> Option<Bytes> {
-        let secret = &self.0[0];
+        let secret = &self.secrets[0];
         if content.len() > MAX_CONTENT {
             return None;
         }
@@ -109,7 +123,7 @@ impl Sealer {
         }
         let nonce = XNonce::try_from(nonce).ok()?;
         let associated = associated_data(number, key);
-        for (age, secret) in self.0.iter().enumerate().filter(|(_, secret)| secret.number == number) {
+        for (age, secret) in self.secrets.iter().enumerate().filter(|(_, secret)| secret.number == number) {
             let mut content = Zeroizing::new(encrypted.to_vec());
             let buffer = content.as_mut_slice().into();
             if secret.cipher(id).decrypt_inout_detached(&nonce, &associated, buffer, &(*tag).into()).is_ok() {
@@ -135,7 +149,7 @@ impl SealingSecret {
 
 impl fmt::Debug for Sealer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sealer").field("secrets", &self.0.len()).finish()
+        f.debug_struct("Sealer").field("secrets", &self.secrets.len()).finish_non_exhaustive()
     }
 }
 
@@ -201,8 +215,8 @@ mod tests {
             \x21\xd8";
         let content = content(sealer.open(&id, &key, sealed)).unwrap();
         let session = super::super::record::RelayedSession::decode(&content).unwrap();
-        assert_eq!(session.credentials().as_bytes(), b"Basic QURNSU46S1lMSU4=");
-        let cookies = session.nodes().iter().map(|(id, cookie)| (id.as_str(), cookie.pair()));
+        assert_eq!(session.credentials.as_bytes(), b"Basic QURNSU46S1lMSU4=");
+        let cookies = session.cookies.all().iter().map(|(id, cookie)| (id.as_str(), cookie.pair()));
         let expected = [("q1", &b"JSESSIONID=A1"[..]), ("q2", b"JSESSIONID=B2")];
         assert_eq!(cookies.collect::<Vec<_>>(), expected);
         assert_eq!(session.encode()[..], content[..], "it is written as it was");

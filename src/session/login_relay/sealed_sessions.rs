@@ -1,7 +1,11 @@
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::credentials::Credentials;
-use super::record::RelayedSession;
+use super::opened::{Content, RecentlyOpened};
+use super::record::{NodeCookie, NodeCookies, RelayedSession};
 use super::seal::Sealer;
 use super::session_id::SessionId;
 use crate::drop_guard::DropGuard;
@@ -17,8 +21,9 @@ const MAX_CONFLICTS: usize = 16;
 /// The sealed sessions of a store.
 #[derive(Debug, Clone)]
 pub(super) struct SealedSessions {
-    pub(super) sessions: Sessions,
-    pub(super) sealer: Sealer,
+    sessions: Sessions,
+    sealer: Sealer,
+    opened: Arc<RecentlyOpened>,
     /// For how long an unused session is kept.
     pub(super) ttl: Duration,
 }
@@ -30,11 +35,34 @@ pub(super) struct OpenSession {
     client: ClientAddr,
     pub(super) id: SessionId,
     pub(super) key: SessionKey,
-    pub(super) session: RelayedSession,
+    /// As it was found in the store; its credentials are opened from it.
+    sealed: Bytes,
+    /// As it is for this request, which may have found out more.
+    content: Content,
     /// `None` while the store does not have the session yet.
     version: Option<u64>,
-    /// Whether it is sealed with the current secret.
-    pub(super) is_current: bool,
+}
+
+impl OpenSession {
+    /// Returns the session's cookies at the nodes.
+    pub(super) fn cookies(&self) -> &NodeCookies {
+        &self.content.cookies
+    }
+
+    /// Sets or removes the session's cookie at a node, for this request only.
+    pub(super) fn set_cookie(&mut self, endpoint: &EndpointId, cookie: Option<NodeCookie>) {
+        Arc::make_mut(&mut self.content.cookies).set(endpoint, cookie);
+    }
+
+    /// Returns the [fingerprint](SealedSessions::fingerprint) of the session's credentials.
+    pub(super) fn fingerprint(&self) -> SessionKey {
+        self.content.fingerprint
+    }
+
+    /// Returns whether the session is sealed with the current secret.
+    pub(super) fn is_current(&self) -> bool {
+        self.content.is_current
+    }
 }
 
 /// What the store tells of credentials.
@@ -54,6 +82,11 @@ pub(super) enum Opened {
 }
 
 impl SealedSessions {
+    pub(super) fn new(sessions: Sessions, sealer: Sealer) -> Self {
+        let ttl = Duration::from_secs(8 * 3600);
+        SealedSessions { sessions, sealer, opened: Arc::new(RecentlyOpened::new()), ttl }
+    }
+
     /// Finds the session of a client, in the near cache or in the store.
     pub(super) fn find(&self, client: ClientAddr, id: SessionId) -> MaybeReady<'_, Opened> {
         let mut keys = self.sealer.keys(&id);
@@ -62,20 +95,16 @@ impl SealedSessions {
         let others: Vec<SessionKey> = keys.collect();
         let lookup = match self.sessions.find(client, first, id.as_bytes(), Some(self.ttl)) {
             MaybeReady::Ready(lookup) if others.is_empty() => {
-                return MaybeReady::Ready(self.open(client, &id, first, lookup));
+                return MaybeReady::Ready(self.open(client, id, first, lookup));
             }
             lookup => lookup,
         };
         MaybeReady::boxed(async move {
-            let mut opened = self.open(client, &id, first, lookup.await);
+            let mut opened = self.open(client, id.clone(), first, lookup.await);
             for key in others {
                 if let Opened::Absent = opened {
-                    opened = self.open(
-                        client,
-                        &id,
-                        key,
-                        self.sessions.find(client, key, id.as_bytes(), Some(self.ttl)).await,
-                    );
+                    let lookup = self.sessions.find(client, key, id.as_bytes(), Some(self.ttl)).await;
+                    opened = self.open(client, id.clone(), key, lookup);
                 }
             }
             opened
@@ -84,12 +113,8 @@ impl SealedSessions {
 
     /// Reads the session again from the store.
     pub(super) async fn refresh(&self, known: &OpenSession) -> Opened {
-        self.open(
-            known.client,
-            &known.id,
-            known.key,
-            self.sessions.find_fresh(known.client, known.key, Some(self.ttl)).await,
-        )
+        let lookup = self.sessions.find_fresh(known.client, known.key, Some(self.ttl)).await;
+        self.open(known.client, known.id.clone(), known.key, lookup)
     }
 
     /// Stores a new session. Returns `None` if it cannot be stored.
@@ -99,34 +124,39 @@ impl SealedSessions {
         let record = self.seal(&id, &key, &session)?;
         match self.sessions.save(client, key, record.clone(), Precondition::Absent, self.ttl).await {
             Lookup::Found(stored, version) if stored == record => {
-                Some(OpenSession { client, id, key, session, version, is_current: true })
+                let (sealed, content) = (record.sealed().clone(), self.content(session, true));
+                Some(OpenSession { client, id, key, sealed, content, version })
             }
             _ => None,
         }
     }
 
-    /// Applies `change` to the stored session, and updates `known` to what is stored then.
+    /// Applies `change` to the cookies of the stored session, and updates `known` to what is stored then.
     ///
     /// `change` returns whether there is anything to write, and is called again after a conflict.
     /// Returns false if the session has been removed meanwhile.
     pub(super) async fn change(
         &self,
         known: &mut OpenSession,
-        mut change: impl FnMut(&mut RelayedSession) -> bool,
+        mut change: impl FnMut(&mut NodeCookies) -> bool,
     ) -> bool {
         for _ in 0..MAX_CONFLICTS {
-            let mut session = known.session.clone();
-            if !change(&mut session) {
+            let mut cookies = known.cookies().clone();
+            if !change(&mut cookies) {
                 return true;
             }
+            let Some(credentials) = self.credentials(known) else { return true };
+            let session = RelayedSession { credentials, cookies };
             let Some(record) = self.seal(&known.id, &known.key, &session) else { return true };
             let expected = known.version.map_or(Precondition::Absent, Precondition::Version);
             match self.sessions.save(known.client, known.key, record.clone(), expected, self.ttl).await {
                 Lookup::Found(stored, version) if stored == record => {
-                    *known = OpenSession { session, version, is_current: true, ..known.clone() };
+                    known.sealed = record.sealed().clone();
+                    known.content = self.content(session, true);
+                    known.version = version;
                     return true;
                 }
-                conflict => match self.open(known.client, &known.id, known.key, conflict) {
+                conflict => match self.open(known.client, known.id.clone(), known.key, conflict) {
                     Opened::Session(winner) => *known = *winner,
                     Opened::Absent => return false,
                     Opened::Unknown => return true,
@@ -143,7 +173,14 @@ impl SealedSessions {
 
     /// Ends a session at all front ends.
     pub(super) async fn end(&self, key: &SessionKey) {
+        self.opened.forget(key);
         self.sessions.end_now(*key, self.ttl).await;
+    }
+
+    /// Opens the credentials of a session. Returns `Some`: the session was opened before.
+    pub(super) fn credentials(&self, known: &OpenSession) -> Option<Credentials> {
+        let unsealed = self.sealer.open(&known.id, &known.key, &known.sealed)?;
+        Some(RelayedSession::decode(&unsealed.content)?.credentials)
     }
 
     /// Returns a keyed hash that identifies credentials.
@@ -182,18 +219,29 @@ impl SealedSessions {
     }
 
     /// Opens a record. One that is damaged, or sealed with a secret that is gone, counts as absent.
-    fn open(&self, client: ClientAddr, id: &SessionId, key: SessionKey, lookup: Lookup) -> Opened {
+    fn open(&self, client: ClientAddr, id: SessionId, key: SessionKey, lookup: Lookup) -> Opened {
         let (record, version) = match lookup {
             Lookup::Found(record, version) => (record, version),
             Lookup::UnderOldKey(_) | Lookup::Absent => return Opened::Absent,
             Lookup::Unknown => return Opened::Unknown,
         };
         let open = || {
-            let unsealed = self.sealer.open(id, &key, record.sealed())?;
-            let session = RelayedSession::decode(&unsealed.content)?;
-            Some(OpenSession { client, id: id.clone(), key, session, version, is_current: unsealed.is_current })
+            let unsealed = self.sealer.open(&id, &key, record.sealed())?;
+            Some(self.content(RelayedSession::decode(&unsealed.content)?, unsealed.is_current))
         };
-        open().map_or(Opened::Absent, |session| Opened::Session(Box::new(session)))
+        let sealed = record.sealed();
+        match self.opened.get(&key, sealed, open) {
+            Some(content) => {
+                let sealed = sealed.clone();
+                Opened::Session(Box::new(OpenSession { client, id, key, sealed, content, version }))
+            }
+            None => Opened::Absent,
+        }
+    }
+
+    fn content(&self, session: RelayedSession, is_current: bool) -> Content {
+        let fingerprint = self.fingerprint(&session.credentials);
+        Content { cookies: Arc::new(session.cookies), fingerprint, is_current }
     }
 
     fn seal(&self, id: &SessionId, key: &SessionKey, session: &RelayedSession) -> Option<SessionRecord> {

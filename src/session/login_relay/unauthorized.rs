@@ -59,7 +59,7 @@ impl Relay {
             }
         }
         if let Some(known) = &mut relayed.session {
-            known.session.set_cookie(endpoint, None);
+            known.set_cookie(endpoint, None);
         }
         true
     }
@@ -72,7 +72,7 @@ impl Relay {
         nodes: &dyn Nodes,
         verdict: LoginVerdict,
     ) -> LoginOutcome {
-        let fingerprint = self.sessions.fingerprint(known.session.credentials());
+        let fingerprint = known.fingerprint();
         match verdict {
             LoginVerdict::Refused => {
                 self.end_refused(known).await;
@@ -90,10 +90,10 @@ impl Relay {
     /// Removes a cookie that a node has rejected, so that the node no longer counts as one that knows the session.
     async fn remove_cookie(&self, relayed: &mut RelayRequest, endpoint: &EndpointId, rejected: Option<NodeCookie>) {
         let (Some(known), Some(rejected)) = (&mut relayed.session, rejected) else { return };
-        let removal = self.sessions.change(known, |session| {
-            let is_rejected = session.cookie(endpoint) == Some(&rejected);
+        let removal = self.sessions.change(known, |cookies| {
+            let is_rejected = cookies.get(endpoint) == Some(&rejected);
             if is_rejected {
-                session.set_cookie(endpoint, None);
+                cookies.set(endpoint, None);
             }
             is_rejected
         });

@@ -57,15 +57,17 @@ const CLIENT_HEADERS: [HeaderName; 5] = [
     HeaderName::from_static("x-forwarded-host"),
 ];
 
-/// Returns the headers of a client's request that the relay repeats in its own requests.
-pub(in super::super) fn client_headers(request: &HeaderMap) -> HeaderMap {
-    let mut headers = HeaderMap::with_capacity(CLIENT_HEADERS.len());
-    for name in CLIENT_HEADERS {
-        if let Some(value) = request.get(&name) {
-            headers.insert(name, value.clone());
-        }
+/// The headers of a client's request that the relay repeats in its own requests. Most requests need none.
+pub(in super::super) struct ClientHeaders([Option<HeaderValue>; 5]);
+
+impl ClientHeaders {
+    pub(in super::super) fn of(request: &HeaderMap) -> Self {
+        ClientHeaders(CLIENT_HEADERS.each_ref().map(|name| request.get(name).cloned()))
     }
-    headers
+
+    pub(super) fn to_map(&self) -> HeaderMap {
+        CLIENT_HEADERS.into_iter().zip(&self.0).filter_map(|(name, value)| Some((name, value.clone()?))).collect()
+    }
 }
 
 /// Logs in at `node`, once.

@@ -5,7 +5,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::LoginOutcome;
-use super::attempt::{Attempt, log_in, logout};
+use super::attempt::{Attempt, ClientHeaders, log_in, logout};
 use super::backoff::{DELAY, Permit};
 use crate::backend::SendErrorKind;
 use crate::backend::node_client::NodeClient;
@@ -14,7 +14,7 @@ use crate::kylin::response::LoginVerdict;
 use crate::session::SessionKey;
 use crate::session::hook::Nodes;
 use crate::session::login_relay::Relay;
-use crate::session::login_relay::record::{NodeCookie, RelayedSession};
+use crate::session::login_relay::record::{NodeCookie, NodeCookies};
 use crate::session::login_relay::request::RelayRequest;
 use crate::session::login_relay::sealed_sessions::{Mark, OpenSession, Opened};
 
@@ -41,14 +41,14 @@ impl Relay {
     ) -> LoginOutcome {
         let Some(known) = &mut relayed.session else { return LoginOutcome::SessionGone };
         let Some(node) = nodes.find(endpoint) else { return LoginOutcome::UNREACHABLE };
-        let fingerprint = self.sessions.fingerprint(known.session.credentials());
-        let is_known_elsewhere = known.session.is_known_elsewhere(endpoint);
+        let fingerprint = known.fingerprint();
+        let is_known_elsewhere = known.cookies().is_known_elsewhere(endpoint);
         let outcome = match is_known_elsewhere && self.backoff.is_waiting(|| fingerprint) {
             true => LoginOutcome::Postponed,
             false => {
                 let login = || {
                     let (relay, session) = (Arc::clone(self), (**known).clone());
-                    let (endpoint, headers) = (endpoint.clone(), relayed.client_headers.clone());
+                    let (endpoint, headers) = (endpoint.clone(), relayed.client_headers.to_map());
                     let request = LoginRequest { endpoint, node, headers, rejected, fingerprint };
                     async move { relay.log_in_once(session, request).await }
                 };
@@ -57,7 +57,7 @@ impl Relay {
         };
         match outcome {
             LoginOutcome::LoggedIn(cookie) => {
-                known.session.set_cookie(endpoint, Some(cookie.clone()));
+                known.set_cookie(endpoint, Some(cookie.clone()));
                 LoginOutcome::LoggedIn(cookie)
             }
             LoginOutcome::Refused => self.leave_refused(known, endpoint, nodes).await,
@@ -71,7 +71,7 @@ impl Relay {
     /// Logs in for all requests that wait for it.
     async fn log_in_once(&self, mut known: OpenSession, request: LoginRequest) -> LoginOutcome {
         let LoginRequest { endpoint, fingerprint, .. } = &request;
-        let is_known_elsewhere = known.session.is_known_elsewhere(endpoint);
+        let is_known_elsewhere = known.cookies().is_known_elsewhere(endpoint);
         let lock = self.logins.lock(*fingerprint);
         let guard = match is_known_elsewhere && self.backoff.has_failed(fingerprint) {
             // The login that holds the lock may last, and another node can serve the request now.
@@ -85,7 +85,7 @@ impl Relay {
             Opened::Absent => return LoginOutcome::SessionGone,
             Opened::Unknown => {}
         }
-        if let Some(cookie) = request.current_cookie(&known.session) {
+        if let Some(cookie) = request.current_cookie(known.cookies()) {
             return LoginOutcome::LoggedIn(cookie.clone());
         }
         if self.logins.is_refused(fingerprint) {
@@ -108,7 +108,8 @@ impl Relay {
             Some(Mark::RefusedBy(_)) | None => {}
         }
         let (node, headers) = (request.node.clone().timeout(self.login_timeout), request.headers.clone());
-        match log_in(node, known.session.credentials(), headers, &self.cookies).await {
+        let Some(credentials) = self.sessions.credentials(&known) else { return LoginOutcome::SessionGone };
+        match log_in(node, &credentials, headers, &self.cookies).await {
             Attempt::Responded(LoginVerdict::Accepted, cookie) => {
                 if self.backoff.accepted(fingerprint) {
                     self.sessions.remove_mark(fingerprint).await;
@@ -157,7 +158,7 @@ impl Relay {
             Opened::Absent => return LoginOutcome::SessionGone,
             Opened::Unknown => {}
         }
-        if known.session.nodes().iter().any(|(id, _)| id != endpoint && nodes.find(id).is_some()) {
+        if known.cookies().all().iter().any(|(id, _)| id != endpoint && nodes.find(id).is_some()) {
             return LoginOutcome::Postponed;
         }
         self.end_refused(known).await;
@@ -167,9 +168,9 @@ impl Relay {
     /// Stores the cookie of a new login. If another front end was faster, its cookie counts.
     async fn publish(&self, mut known: OpenSession, request: LoginRequest, own: NodeCookie) -> LoginOutcome {
         let mut first = None;
-        let change = self.sessions.change(&mut known, |session| {
-            first = request.current_cookie(session).cloned();
-            session.set_cookie(&request.endpoint, Some(own.clone()));
+        let change = self.sessions.change(&mut known, |cookies| {
+            first = request.current_cookie(cookies).cloned();
+            cookies.set(&request.endpoint, Some(own.clone()));
             first.is_none()
         });
         let exists = change.await;
@@ -184,7 +185,7 @@ impl Relay {
 
     /// Ends a session whose login was refused. Its credentials are not used again.
     pub(in super::super) async fn end_refused(&self, known: &OpenSession) {
-        let fingerprint = self.sessions.fingerprint(known.session.credentials());
+        let fingerprint = known.fingerprint();
         self.logins.mark_refused(fingerprint);
         self.sessions.mark_refused(&fingerprint).await;
         self.sessions.end(&known.key).await;
@@ -197,13 +198,14 @@ impl Relay {
         known: &OpenSession,
         except: Option<&EndpointId>,
         nodes: &dyn Nodes,
-        headers: &HeaderMap,
+        headers: &ClientHeaders,
         like: Option<(&Method, &Uri)>,
     ) {
+        let headers = headers.to_map();
         let mut logouts = JoinSet::new();
-        for (endpoint, cookie) in known.session.nodes().iter().filter(|(endpoint, _)| Some(endpoint) != except) {
+        for (endpoint, cookie) in known.cookies().all().iter().filter(|(endpoint, _)| Some(endpoint) != except) {
             if let Some(node) = nodes.find(endpoint) {
-                let (node, request) = (node.timeout(self.logout_timeout), logout(like, headers, cookie));
+                let (node, request) = (node.timeout(self.logout_timeout), logout(like, &headers, cookie));
                 logouts.spawn(async move { node.send(request).await.is_ok() });
             }
         }
@@ -217,7 +219,7 @@ impl Relay {
 
 impl LoginRequest {
     /// Returns the session's cookie at the node, unless the node has rejected it.
-    fn current_cookie<'s>(&self, session: &'s RelayedSession) -> Option<&'s NodeCookie> {
-        session.cookie(&self.endpoint).filter(|cookie| self.rejected.as_ref() != Some(*cookie))
+    fn current_cookie<'c>(&self, cookies: &'c NodeCookies) -> Option<&'c NodeCookie> {
+        cookies.get(&self.endpoint).filter(|cookie| self.rejected.as_ref() != Some(*cookie))
     }
 }

@@ -5,6 +5,6 @@ mod backoff;
 mod ensure;
 mod single_flight;
 
-pub(super) use attempt::{LoginOutcome, client_headers};
+pub(super) use attempt::{ClientHeaders, LoginOutcome};
 pub(super) use backoff::LoginBackoff;
 pub(super) use single_flight::SingleFlight;
