@@ -27,19 +27,40 @@ pub(crate) fn key64(bytes: &[u8]) -> u64 {
 }
 
 /// [`key64`] over pieces. It equals the hash of their concatenation.
-pub(crate) struct Key64(Xxh3);
+pub(crate) struct Key64 {
+    /// The pieces, while they fit: most keys are short, and a state of the hash has more than 500 bytes.
+    short: [u8; Self::MAX_SHORT],
+    len: usize,
+    /// The state after longer pieces, `short` included.
+    long: Option<Box<Xxh3>>,
+}
 
 impl Key64 {
+    const MAX_SHORT: usize = 384;
+
     pub(crate) fn new() -> Self {
-        Key64(Xxh3::with_seed(0))
+        Key64 { short: [0; Self::MAX_SHORT], len: 0, long: None }
     }
 
     pub(crate) fn update(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
+        if let Some(long) = &mut self.long {
+            long.update(bytes);
+        } else if let Some(free) = self.short.get_mut(self.len..self.len + bytes.len()) {
+            free.copy_from_slice(bytes);
+            self.len += bytes.len();
+        } else {
+            let mut long = Box::new(Xxh3::with_seed(0));
+            long.update(&self.short[..self.len]);
+            long.update(bytes);
+            self.long = Some(long);
+        }
     }
 
     pub(crate) fn finish(self) -> u64 {
-        self.0.digest()
+        match self.long {
+            Some(long) => long.digest(),
+            None => key64(&self.short[..self.len]),
+        }
     }
 }
 

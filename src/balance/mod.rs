@@ -77,6 +77,12 @@ pub trait Balancer: Debug + Send + Sync + 'static {
         true
     }
 
+    /// Returns whether `pick` reads the [fingerprint](crate::QueryKeys::fingerprint) of a query, which the proxy computes only then:
+    /// it takes longer than the other key. Default: the same as [`reads_query`](Self::reads_query), which is always correct.
+    fn reads_fingerprint(&self) -> bool {
+        self.reads_query()
+    }
+
     /// Derives a table for `pick` (a hash ring, for instance) from the members of a new view. The cluster calls it once per change
     /// of membership, not during requests. `pick` finds the result in [`Candidates::table`], so table and members always
     /// agree.
@@ -92,6 +98,10 @@ impl Balancer for Arc<dyn Balancer> {
 
     fn reads_query(&self) -> bool {
         (**self).reads_query()
+    }
+
+    fn reads_fingerprint(&self) -> bool {
+        (**self).reads_fingerprint()
     }
 
     fn prepare(&self, members: &Candidates<'_>) -> Table {
@@ -124,6 +134,8 @@ mod tests {
         // The key of a hash policy may be a closure that reads the query.
         assert!(QueryAffinity::new().reads_query() && by_path().reads_query());
         assert!(LeastConn::new().or(QueryAffinity::new()).reads_query());
+        assert!(!QueryAffinity::new().or(LeastConn::new()).reads_fingerprint() && by_path().reads_fingerprint());
+        assert!(QueryAffinity::new().or(by_path()).reads_fingerprint());
         assert!(!LeastConn::new().or(RoundRobin::new()).reads_query());
         let shared: Arc<dyn Balancer> = Arc::new(LeastConn::new());
         assert!(!shared.reads_query());

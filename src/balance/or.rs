@@ -32,6 +32,10 @@ impl<A: Balancer, B: Balancer> Balancer for Or<A, B> {
         self.first.reads_query() || self.second.reads_query()
     }
 
+    fn reads_fingerprint(&self) -> bool {
+        self.first.reads_fingerprint() || self.second.reads_fingerprint()
+    }
+
     fn prepare(&self, members: &Candidates<'_>) -> Table {
         Table::new(Tables { first: self.first.prepare(members), second: self.second.prepare(members) })
     }

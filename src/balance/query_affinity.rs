@@ -62,6 +62,10 @@ impl Default for QueryAffinity {
 }
 
 impl Balancer for QueryAffinity {
+    fn reads_fingerprint(&self) -> bool {
+        false
+    }
+
     fn pick<'c>(&self, request: &RequestView<'_>, from: &Candidates<'c>) -> Option<Candidate<'c>> {
         let key = request.query()?.affinity;
         let (in_flight, weights) = from.iter().fold((1, 0), |(in_flight, weights), candidate| {

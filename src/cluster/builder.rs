@@ -117,6 +117,7 @@ impl<B> ClusterBuilder<B> {
         let shared = Shared {
             published: ArcSwap::from_pointee(members.publish()),
             reads_query: AtomicBool::new(members.balancer.reads_query()),
+            reads_fingerprint: AtomicBool::new(members.balancer.reads_fingerprint()),
             members: Mutex::new(members),
             panic: Default::default(),
             user_source,

@@ -82,6 +82,7 @@ struct Shared<B> {
     published: ArcSwap<Published<B>>,
     /// Whether the policy reads the keys of queries.
     reads_query: AtomicBool,
+    reads_fingerprint: AtomicBool,
     /// Locked by changes only, never by picks.
     members: Mutex<Members<B>>,
     panic: PanicMode,
@@ -165,6 +166,11 @@ impl<B> Cluster<B> {
         self.shared.reads_query.load(Ordering::Relaxed)
     }
 
+    /// Returns whether the policy reads the fingerprint of a query.
+    pub(crate) fn reads_fingerprint(&self) -> bool {
+        self.shared.reads_fingerprint.load(Ordering::Relaxed)
+    }
+
     /// Returns whether the cluster has no endpoint.
     pub(crate) fn is_empty(&self) -> bool {
         let published = self.shared.published.load();
@@ -222,6 +228,7 @@ impl<B> Cluster<B> {
         members.share_limits();
         self.shared.published.store(Arc::new(members.publish()));
         self.shared.reads_query.store(members.balancer.reads_query(), Ordering::Relaxed);
+        self.shared.reads_fingerprint.store(members.balancer.reads_fingerprint(), Ordering::Relaxed);
         self.shared.changes.send_replace(());
         // Has queries that wait see whether their endpoint still serves them.
         members.impaired().notify();

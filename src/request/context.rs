@@ -8,7 +8,7 @@ use crate::kylin::KylinVersion;
 use crate::kylin::class::SessionCall;
 use crate::kylin::class::{RequestClass, Sql, SqlLocation, classify, needs_login};
 use crate::kylin::path::{NormalizedPath, RequestTarget};
-use crate::kylin::query::QueryRequest;
+use crate::kylin::query::{QueryRequest, WantedKeys};
 use crate::kylin::response::Credentials;
 use crate::{basic_auth, cookie};
 
@@ -88,9 +88,8 @@ impl RequestContext {
     }
 
     /// Parses the SQL in `body`, which was read as a whole. The class then tells whether it writes, unless the SQL
-    /// cannot be parsed or is too long. The keys of the query are computed if the policy reads them (`with_keys`). `observe` gets the
-    /// query and its effect.
-    pub(crate) fn read_sql(&mut self, body: &Body, with_keys: bool, observe: impl FnOnce(&QueryRequest<'_>, Sql)) {
+    /// cannot be parsed or is too long. Computes the keys of the query that are `wanted`. `observe` gets the query and its effect.
+    pub(crate) fn read_sql(&mut self, body: &Body, wanted: WantedKeys, observe: impl FnOnce(&QueryRequest<'_>, Sql)) {
         let Some((class, body)) = self.class.zip(body.whole()) else { return };
         let query = match class.sql_location() {
             SqlLocation::None => return,
@@ -101,7 +100,12 @@ impl RequestContext {
             let effect = query.effect();
             observe(&query, effect);
             self.class = Some(class.with_sql(effect));
-            self.query = with_keys.then(|| query.keys(&self.basic_user().unwrap_or_default()));
+            self.query = match wanted {
+                WantedKeys::None => None,
+                WantedKeys::Affinity | WantedKeys::All => {
+                    Some(query.keys(&self.basic_user().unwrap_or_default(), wanted == WantedKeys::All))
+                }
+            };
         }
     }
 

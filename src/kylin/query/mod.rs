@@ -25,8 +25,18 @@ const END: &[u8] = &[0xff];
 pub struct QueryKeys {
     /// A hash of user, project, SQL, offset, limit and parameters: equal for queries that share an entry of a node's query cache.
     pub affinity: u64,
-    /// A hash of the project and of the SQL without its literals: equal for queries of about the same cost.
+    /// A hash of the project and of the SQL without its literals: equal for queries of about the same cost. 0 where neither the
+    /// [policy](crate::balance::Balancer::reads_fingerprint) nor queues read it.
     pub fingerprint: u64,
+}
+
+/// The keys that something reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WantedKeys {
+    None,
+    /// [`QueryKeys::affinity`] only.
+    Affinity,
+    All,
 }
 
 impl QueryKeys {
@@ -165,12 +175,13 @@ impl<'b> QueryRequest<'b> {
         }
     }
 
-    /// Returns the keys of this query when `user` sends it. The fingerprint of SQL over 64 KiB keeps its literals.
+    /// Returns the keys of this query when `user` sends it, with the fingerprint where that is wanted. The fingerprint of SQL over
+    /// 64 KiB keeps its literals.
     ///
     /// The affinity key has the components of the key of Kylin's query cache (apache/kylin 3.1.3 SQLRequest.java, `getCacheKey`):
     /// the SQL with no-break spaces made plain but otherwise unchanged, the project in upper case, offset, limit, acceptPartial,
     /// toggles, the user, and the parameters of a prepared statement.
-    pub(crate) fn keys(&self, user: &str) -> QueryKeys {
+    pub(crate) fn keys(&self, user: &str, with_fingerprint: bool) -> QueryKeys {
         let mut affinity = Key64::new();
         for name in [user, self.execute_as.as_deref().unwrap_or_default()] {
             affinity.update(name.as_bytes());
@@ -192,7 +203,7 @@ impl<'b> QueryRequest<'b> {
             affinity.update(if json == "null" { b"" } else { json.as_bytes() });
             affinity.update(END);
         }
-        QueryKeys::new(affinity.finish(), self.fingerprint())
+        QueryKeys::new(affinity.finish(), if with_fingerprint { self.fingerprint() } else { 0 })
     }
 
     /// Returns the fingerprint, as in [`keys`](Self::keys).
@@ -242,7 +253,7 @@ mod tests {
     use super::*;
 
     fn keys(body: &str) -> QueryKeys {
-        QueryRequest::from_json(body.as_bytes()).unwrap().keys("ADMIN")
+        QueryRequest::from_json(body.as_bytes()).unwrap().keys("ADMIN", true)
     }
 
     #[test]
@@ -332,7 +343,7 @@ mod tests {
             assert_ne!(keys(other).affinity, base, "{other}");
         }
         let query = QueryRequest::from_json(br#"{"sql":"select 1","project":"learn","limit":10}"#).unwrap();
-        assert_ne!(query.keys("MODELER").affinity, base);
+        assert_ne!(query.keys("MODELER", true).affinity, base);
     }
 
     #[test]
@@ -348,7 +359,7 @@ mod tests {
         let of_length = |length: usize| {
             let body = json!({"sql": format!("select {}", "1".repeat(length - 7))}).to_string();
             let query = QueryRequest::from_json(body.as_bytes()).unwrap();
-            (query.effect(), query.keys("ADMIN").fingerprint == keys(r#"{"sql":"select 2"}"#).fingerprint)
+            (query.effect(), query.keys("ADMIN", true).fingerprint == keys(r#"{"sql":"select 2"}"#).fingerprint)
         };
         assert_eq!(of_length(sql::MAX_ANALYSED), (Sql::ReadOnly, true));
         assert_eq!(of_length(sql::MAX_ANALYSED + 1), (Sql::Unknown, false));
@@ -366,9 +377,9 @@ mod tests {
         // These are in tests/it/kylin_policies.rs too.
         let json = json!({"sql": "select a from t where b = 1", "project": "learn_kylin", "offset": 0, "limit": 50000})
             .to_string();
-        let of_body = QueryRequest::from_json(json.as_bytes()).unwrap().keys("MARY");
+        let of_body = QueryRequest::from_json(json.as_bytes()).unwrap().keys("MARY", true);
         assert_eq!(of_body, QueryKeys::new(3_595_239_346_745_456_820, 4_044_632_451_923_595_588));
-        let of_form = QueryRequest::from_form(None, b"sql=select+a+from+t&project=P").unwrap().keys("MARY");
+        let of_form = QueryRequest::from_form(None, b"sql=select+a+from+t&project=P").unwrap().keys("MARY", true);
         assert_eq!(of_form, QueryKeys::new(2_287_366_462_893_482_114, 14_206_268_185_962_480_174));
     }
 

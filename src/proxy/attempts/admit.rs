@@ -23,7 +23,7 @@ impl<B: Backend> Attempts<'_, B> {
         let queues = self.queues().filter(|_| self.context.class().is_some_and(RequestClass::is_query));
         let user = queues.and_then(|queues| Some((queues, self.stopping_user(queues)?)));
         let (mut query, mut project, mut stop_keys) = (None, None, [0; 2]);
-        self.context.read_sql(request.body(), self.wants_keys(), |read, effect| {
+        self.context.read_sql(request.body(), self.wanted_keys(), |read, effect| {
             project = groups.map(|_| read.project().to_owned());
             if let Some(recorder) = &mut self.recorder {
                 recorder.query(read);

@@ -11,6 +11,7 @@ use crate::backend::{Backend, SendError, SendErrorKind};
 use crate::body::Body;
 use crate::cluster::{PickReason, Picked};
 use crate::endpoint::{BodyKey, EndpointHint, EndpointId, Outcome, RequestKey};
+use crate::kylin::query::WantedKeys;
 use crate::kylin::response::ResponseClass;
 use crate::observe::RetryReason;
 use crate::proxy::error_response::ErrorResponse;
@@ -61,9 +62,14 @@ impl<B: Backend> Attempts<'_, B> {
         picked
     }
 
-    /// Returns whether the policy or the queues recognise queries by their keys.
-    pub(super) fn wants_keys(&self) -> bool {
-        self.proxy.cluster.reads_query() || self.queues().is_some()
+    /// Returns the keys by which the policy or the queues recognise queries.
+    pub(super) fn wanted_keys(&self) -> WantedKeys {
+        let cluster = &self.proxy.cluster;
+        match (cluster.reads_query(), cluster.reads_fingerprint() || self.queues().is_some()) {
+            (_, true) => WantedKeys::All,
+            (true, false) => WantedKeys::Affinity,
+            (false, false) => WantedKeys::None,
+        }
     }
 
     /// Picks another endpoint for `request`, unless the limits of retries are reached. `is_unsent`: no node got the request in the
