@@ -84,9 +84,13 @@ impl<'b> QueryRequest<'b> {
     pub(crate) fn from_json(body: &'b [u8]) -> Result<Self, QueryError> {
         let members =
             Members::read(body).map_err(|error| QueryError::Json { line: error.line(), column: error.column() })?;
-        let number = |name, member: &str| match member.trim_matches('"').trim() {
-            "null" => Ok(0),
-            digits => parse_number(name, digits),
+        let number = |name, member: &str| match member.strip_prefix('"') {
+            None if matches!(member, "null") => Ok(0),
+            None => parse_number(name, member),
+            Some(quoted) => match quoted.trim_matches('"').trim() {
+                "null" => Ok(0),
+                digits => parse_number(name, digits),
+            },
         };
         QueryRequest {
             sql: members.sql.unwrap_or_default(),
