@@ -51,19 +51,35 @@ impl Case {
     }
 }
 
-/// The clients have 200 sessions, so that sticky peers must tell them apart.
+/// The clients have as many sessions, so that sticky peers must tell them apart.
+pub const SESSIONS: usize = 200;
+
+const CREDENTIALS: &str = "Basic QURNSU46S1lMSU4=";
+pub const LOGIN: &str = "/kylin/api/user/authentication";
+
+/// What identifies the clients of a peer.
+#[derive(Default)]
+pub enum Clients {
+    /// A cookie of a node that the front end has not seen, and credentials, with each request.
+    #[default]
+    WithCredentials,
+    /// The cookies that the front end has set at their logins.
+    LoggedIn(Vec<String>),
+}
+
 const SCRIPT: &str = r#"
 local sql = '{"sql":"select part_dt, sum(price) as total from kylin_sales where part_dt > 1 group by part_dt order by part_dt limit 100","project":"learn_kylin","offset":0}'
 local count = 0
+local cookies = { COOKIES }
 function request()
   if wrk.path ~= "/kylin/api/query" then return wrk.format("GET") end
-  count = count % 200 + 1
+  count = count % #cookies + 1
   return wrk.format("POST", nil, {
     ["Content-Type"] = "application/json",
-    ["Authorization"] = "Basic QURNSU46S1lMSU4=",
+    ["Authorization"] = AUTHORIZATION,
     ["User-Agent"] = "KylinJDBCDriver",
     ["Accept"] = "application/json, text/plain, */*",
-    ["Cookie"] = string.format("JSESSIONID=%032X", count * 7919),
+    ["Cookie"] = cookies[count],
   }, sql)
 end
 function done(summary, latency)
@@ -74,9 +90,16 @@ function done(summary, latency)
 end
 "#;
 
-pub fn wrk(front: SocketAddr, case: Case, connections: usize, time: Duration) -> Done {
+pub fn wrk(origin: &str, clients: &Clients, case: Case, connections: usize, time: Duration) -> Done {
     let script = std::env::temp_dir().join(format!("kylin-lb-bench-{}.lua", std::process::id()));
-    std::fs::write(&script, SCRIPT).unwrap();
+    let of_nodes: Vec<String> = (1..=SESSIONS).map(|number| format!("JSESSIONID={:032X}", number * 7919)).collect();
+    let (cookies, authorization) = match clients {
+        Clients::WithCredentials => (&of_nodes, format!("\"{CREDENTIALS}\"")),
+        Clients::LoggedIn(cookies) => (cookies, "nil".to_owned()),
+    };
+    let cookies: Vec<String> = cookies.iter().map(|cookie| format!("\"{cookie}\"")).collect();
+    let text = SCRIPT.replace("COOKIES", &cookies.join(",")).replace("AUTHORIZATION", &authorization);
+    std::fs::write(&script, text).unwrap();
     let (path, connections) = match case {
         Case::Post => ("/kylin/api/query", connections),
         Case::Get => ("/kylin/api/admin/version", connections),
@@ -89,7 +112,7 @@ pub fn wrk(front: SocketAddr, case: Case, connections: usize, time: Duration) ->
     let output = Command::new("taskset")
         .args(["-c", OTHER_CORE, "wrk", "-t1", "-c", &connections, "-d", &seconds, "-s"])
         .arg(&script)
-        .arg(format!("http://{front}{path}"))
+        .arg(format!("{origin}{path}"))
         .output()
         .expect("wrk runs (Debian: wrk)");
     _ = std::fs::remove_file(&script);
@@ -105,6 +128,24 @@ pub fn wrk(front: SocketAddr, case: Case, connections: usize, time: Duration) ->
         p50: figures[4],
         p99: figures[5],
     }
+}
+
+/// Logs in [`SESSIONS`] times. Returns the cookies that the front end has set.
+pub fn log_in(front: SocketAddr) -> Vec<String> {
+    let mut stream = TcpStream::connect(front).unwrap();
+    let mut log_in = || {
+        write!(
+            stream,
+            "POST {LOGIN} HTTP/1.1\r\nHost: kylin\r\nAuthorization: {CREDENTIALS}\r\nContent-Length: 0\r\n\r\n"
+        )
+        .unwrap();
+        let mut response = [0; 4096];
+        let read = stream.read(&mut response).unwrap();
+        let head = String::from_utf8_lossy(&response[..read]).to_lowercase().find("set-cookie: ").map(|at| at + 12);
+        let line = String::from_utf8_lossy(&response[head.expect("a cookie")..read]).into_owned();
+        line.split(';').next().unwrap().to_owned()
+    };
+    (0..SESSIONS).map(|_| log_in()).collect()
 }
 
 /// Reads one response as fast as it arrives.

@@ -3,11 +3,12 @@
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use tempfile::TempDir;
 
 use super::child::{OTHER_CORE, Process, Usage, free_port, front_cores};
-use super::load::Case;
+use super::load::{self, Case, Clients, LOGIN};
 
 /// An nginx with fixed responses, at two addresses that stand for two nodes.
 pub struct Node {
@@ -21,6 +22,8 @@ pub struct Peer {
     pub address: SocketAddr,
     /// The peer is compared in the query case only.
     sticky: bool,
+    scheme: &'static str,
+    pub clients: Clients,
     process: Process,
     _folder: TempDir,
 }
@@ -28,6 +31,10 @@ pub struct Peer {
 impl Peer {
     pub fn usage(&self) -> Usage {
         self.process.usage()
+    }
+
+    pub fn origin(&self) -> String {
+        format!("{}://{}", self.scheme, self.address)
     }
 
     pub fn takes(&self, case: Case) -> bool {
@@ -52,6 +59,9 @@ impl Peer {
         }
     }
 }
+
+/// Names the folder with the certificate of a front end that serves over TLS.
+pub const TLS_FOLDER: &str = "KYLIN_LB_BENCH_TLS";
 
 fn local(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
@@ -104,6 +114,7 @@ impl Node {
         fs::File::create(folder.path().join("1g")).unwrap().set_len(1 << 30).unwrap();
         let http = format!(
             "server {{ listen {}; listen {}; root {}; default_type application/json;
+                location = {LOGIN} {{ add_header Set-Cookie JSESSIONID=$request_id; return 200 '{{}}'; }}
                 location = /kylin/api/query {{ return 200 '{json}'; }}
                 location = /kylin/api/admin/version {{ return 200 '{{\"kylin.version\":\"3.1.3\"}}'; }} }}",
             addresses[0],
@@ -125,15 +136,16 @@ impl Node {
 /// Starts the peers that are wanted and installed.
 pub fn start(node: &Node, threads: usize, wanted: impl Fn(&str) -> bool) -> Vec<Peer> {
     let [one, two] = node.addresses;
-    let nginx_front = |method: &str, port: u16| {
+    let nginx_front_at = |method: &str, listen: &str| {
         format!(
             "upstream kylin {{ {method} server {one}; server {two}; keepalive 64; keepalive_requests 1000000000; }}
-             server {{ listen 127.0.0.1:{port}; location / {{
+             server {{ listen 127.0.0.1:{listen}; location / {{
                 proxy_pass http://kylin; proxy_http_version 1.1; proxy_set_header Connection \"\"; proxy_set_header Host $http_host;
                 proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; proxy_set_header X-Forwarded-Proto $scheme;
                 proxy_set_header X-Forwarded-Host $http_host; proxy_max_temp_file_size 0; }} }}"
         )
     };
+    let nginx_front = |method: &str, port: u16| nginx_front_at(method, &port.to_string());
     let haproxy_front = |sticky: &str, port: u16| {
         format!(
             "global\n nbthread {threads}\n maxconn 9000\ndefaults\n mode http\n timeout connect 5s\n timeout client 600s\n timeout server 310s
@@ -153,18 +165,26 @@ backend b\n balance leastconn\n {sticky}\n server n1 {one}\n server n2 {two}\n"
         match start(port, folder.path()) {
             Some(mut process) => {
                 process.ready(local(port), folder.path());
-                peers.push(Peer { name, address: local(port), sticky, process, _folder: folder });
+                let scheme = if name.ends_with(" tls") { "https" } else { "http" };
+                let clients = match name.ends_with(" logins") {
+                    true => Clients::LoggedIn(load::log_in(local(port))),
+                    false => Clients::WithCredentials,
+                };
+                peers.push(Peer { name, address: local(port), sticky, scheme, clients, process, _folder: folder });
             }
             None => eprintln!("{name}: not installed, left out"),
         }
     };
-    let own = |kind: &str, preload: Option<PathBuf>, port: u16, folder: &Path| {
+    let own_with = |kind: &str, env: &[(&str, &str)], port: u16, folder: &Path| {
         let this = std::env::current_exe().unwrap();
         let (listen, one, two) = (local(port).to_string(), one.to_string(), two.to_string());
+        let args = ["--serve", kind, &listen, &threads.to_string(), &one, &two];
+        Process::start(front_cores(threads), this.to_str().unwrap(), &args, env, folder)
+    };
+    let own = |kind: &str, preload: Option<PathBuf>, port: u16, folder: &Path| {
         let preload = preload.map(|library| library.display().to_string());
         let env: Vec<_> = preload.iter().map(|library| ("LD_PRELOAD", library.as_str())).collect();
-        let args = ["--serve", kind, &listen, &threads.to_string(), &one, &two];
-        Process::start(front_cores(threads), this.to_str().unwrap(), &args, &env, folder)
+        own_with(kind, &env, port, folder)
     };
     let haproxy = |sticky: &str, port: u16, folder: &Path| {
         installed("haproxy").then(|| {
@@ -201,10 +221,33 @@ backend b\n balance leastconn\n {sticky}\n server n1 {one}\n server n2 {two}\n"
     add("kylin-lb affinity", true, &|port, folder| Some(own("query-affinity", None, port, folder)));
     if cfg!(feature = "login-relay") {
         add("kylin-lb relay", true, &|port, folder| Some(own("login-relay", None, port, folder)));
+        add("kylin-lb relay logins", true, &|port, folder| Some(own("login-relay", None, port, folder)));
+    }
+    if cfg!(feature = "tls") {
+        add("nginx tls", true, &|port, folder| {
+            make_certificate(folder);
+            let file = |name| folder.join(name).display().to_string();
+            let (certificate, key) = (file("certificate.pem"), file("key.pem"));
+            let listen =
+                format!("{port} ssl; ssl_protocols TLSv1.3; ssl_certificate {certificate}; ssl_certificate_key {key}");
+            Some(nginx(threads, folder, &nginx_front_at(sticky, &listen)))
+        });
+        add("kylin-lb tls", true, &|port, folder| {
+            make_certificate(folder);
+            Some(own_with("default", &[(TLS_FOLDER, folder.to_str().unwrap())], port, folder))
+        });
     }
     add("kylin-lb learned", true, &|port, folder| Some(own("learned", None, port, folder)));
     add("kylin-lb sticky", true, &|port, folder| Some(own("sticky", None, port, folder)));
     peers
+}
+
+/// Makes `certificate.pem` and `key.pem` in `folder`.
+fn make_certificate(folder: &Path) {
+    let args = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=bench -keyout key.pem -out certificate.pem";
+    let output = Command::new("openssl").args(args.split(' ')).current_dir(folder).output();
+    let output = output.expect("openssl can be run");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 fn installed(program: &str) -> bool {

@@ -6,7 +6,7 @@ use std::num::NonZero;
 use kylin_lb::balance::{HashKeyed, LeastConn, QueryAffinity, RequestKey, RoundRobin};
 use kylin_lb::nginx::{Config, Site};
 use kylin_lb::proxy::RetryPolicy;
-use kylin_lb::server::Server;
+use kylin_lb::server::{ListenOptions, Server};
 use kylin_lb::session::{Affinity, Sessions};
 #[cfg(feature = "login-relay")]
 use kylin_lb::session::{LoginRelay, Secret};
@@ -21,7 +21,7 @@ pub fn serve(words: &[String]) {
     let listen: SocketAddr = listen.parse().unwrap();
     let start = |proxy: Proxy| {
         Server::builder()
-            .listen(listen.into(), proxy)
+            .listen_with(listen.into(), listen_options(), proxy)
             .threads(threads)
             .max_connections(NonZero::new(18_000))
             .max_connections_per_client(None)
@@ -50,6 +50,18 @@ pub fn serve(words: &[String]) {
         }
     };
     runtime.block_on(std::future::pending())
+}
+
+/// With TLS where [`TLS_FOLDER`] is set.
+fn listen_options() -> ListenOptions {
+    let options = ListenOptions::new();
+    #[cfg(feature = "tls")]
+    if let Some(folder) = std::env::var_os(super::peers::TLS_FOLDER) {
+        let file = |name| std::path::Path::new(&folder).join(name);
+        let identity = kylin_lb::tls::Identity::from_files(file("certificate.pem"), file("key.pem")).unwrap();
+        return options.tls(&kylin_lb::tls::ServerTls::builder(identity).http2(false).build().unwrap());
+    }
+    options
 }
 
 /// Returns the proxy of a row.
