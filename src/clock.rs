@@ -94,7 +94,7 @@ pub(crate) fn at_least(min: Duration, value: Duration, setting: &'static str) ->
     if value < min { Err(InvalidDuration { setting, value, min }) } else { Ok(value) }
 }
 
-/// A clock that stands still until it is advanced. Clones share one time.
+/// A clock that shows a fixed time until it is advanced. Clones share one time.
 ///
 /// ```
 /// use kylin_lb::clock::{Clock, ManualClock};
@@ -106,6 +106,7 @@ pub(crate) fn at_least(min: Duration, value: Duration, setting: &'static str) ->
 /// assert_eq!(clock.now() - before, Duration::from_secs(10));
 /// ```
 #[cfg(any(test, feature = "test-util"))]
+#[cfg_attr(docsrs, doc(cfg(feature = "test-util")))]
 #[derive(Debug, Clone)]
 pub struct ManualClock {
     start: Instant,

@@ -7,10 +7,10 @@
 //! A *node* is a Kylin server, an *endpoint* is its entry in a cluster, and a *front end* is a process that embeds this crate. The
 //! guide [`docs::architecture`] describes the steps of a request.
 //!
-//! An application can implement six traits: a [`Backend`] sends a request to a node, a [`Balancer`](balance::Balancer) picks an
+//! An application can implement these traits: a [`Backend`] sends a request to a node, a [`Balancer`](balance::Balancer) picks an
 //! endpoint, a [`SessionStore`](session::SessionStore) stores sessions that front ends share, a [`Discovery`](discovery::Discovery)
-//! lists the nodes, an [`Observer`](observe::Observer) learns what happens, and a [`Handler`](server::Handler) responds to requests of
-//! the crate's own server.
+//! lists the nodes, an [`Observer`](observe::Observer) learns what happens, a [`HashKey`](balance::HashKey) is the key of a hash
+//! policy, a [`Clock`](clock::Clock) tells the time, and a [`Handler`](server::Handler) responds to requests of the crate's own server.
 //!
 //! ```
 //! use http::{Request, Response};
@@ -48,6 +48,7 @@
 //! | module | contents | feature |
 //! |---|---|---|
 //! | [`docs`] | guides: choosing a policy, keeping logins, retries, health, operations | |
+//! | [`admission`] | equal queries executed once, and queues of queries for endpoints with a limit | |
 //! | [`proxy`] | the proxy, its retries, error responses, and the rules of Kylin | `tower` |
 //! | [`cluster`] | endpoints and their policy: membership, picks, status | |
 //! | [`endpoint`] | identity and settings of an endpoint, admin states, roles | |
@@ -67,6 +68,17 @@
 //! | [`tls`] | TLS with clients and with nodes | `tls` |
 //! | [`nginx`] | a reader of nginx configurations | `nginx`, `htpasswd` |
 //! | [`testing`] | an in-process Kylin node, scripted backends, conformance suites | `test-util` |
+//!
+//! # Settings
+//!
+//! - `None` is no limit, or turns a feature off. A number for which zero would be nonsense is [`NonZero`](std::num::NonZero); where a
+//!   plain number may be zero, zero is none of it.
+//! - A setter of a whole feature, such as [`ProxyBuilder::affinity`](proxy::ProxyBuilder::affinity), takes the feature itself or `None`.
+//! - A setter that reads a text, such as a name or an address, returns its error. A time or a number out of its range is an error of
+//!   `build` or `start`. A type that has neither, such as [`RetryBudget`](proxy::RetryBudget), returns it from the setter, so that each
+//!   value of that type is valid.
+//! - No setter replaces a value by another. Errors have the invalid value, or the name of the setting, as a field or a method, unless
+//!   it may be secret.
 //!
 //! # What it does not do
 //!

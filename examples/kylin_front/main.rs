@@ -72,7 +72,13 @@ const START_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     // The server has threads of its own. This runtime serves signals, probes, stores and the demo nodes.
-    let runtime = tokio::runtime::Runtime::new().expect("threads can be started");
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("kylin_front: threads cannot be started: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let _entered = runtime.enter();
     let mut words = std::env::args().skip(1).peekable();
     if words.next_if_eq("ctl").is_some() {

@@ -141,7 +141,7 @@ impl NodeSettings {
         if self.https {
             backend = backend.tls(&args.tls.nodes()?)?;
         }
-        let mut endpoint = node.endpoint(backend.build())?;
+        let mut endpoint = node.endpoint(backend.build()?)?;
         // nginx's `max_fails=1` where the outlier rule, which is the default, shall not eject.
         let max_fails = self.max_fails.or(self.fail_timeout.map(|_| 1)).or((!args.outlier).then_some(1));
         if let Some(fails) = max_fails {

@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use crate::clock::{InvalidDuration, at_least};
+
 /// How long a backend waits for its node. `Timeouts` in a request's extensions override those of the
 /// backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +16,18 @@ pub struct Timeouts {
     /// The time between two pieces of the response's body. Default 60 s: a node starts to respond
     /// when the result is complete.
     pub body: Duration,
+}
+
+impl Timeouts {
+    /// Returns an error if one of them is below 1 ms.
+    pub(super) fn check(&self) -> Result<(), InvalidDuration> {
+        for (timeout, setting) in
+            [(self.connect, "connect timeout"), (self.head, "head timeout"), (self.body, "body timeout")]
+        {
+            at_least(Duration::from_millis(1), timeout, setting)?;
+        }
+        Ok(())
+    }
 }
 
 impl Default for Timeouts {

@@ -12,6 +12,7 @@ use tower_service::Service;
 
 use super::{Backend, SendError, SendErrorKind, Timeouts};
 use crate::body::{Body, BodyError, BoxError};
+use crate::clock::InvalidDuration;
 
 /// Sends requests with a clone of a `tower::Service`, such as a client of hyper-util or reqwest.
 ///
@@ -78,9 +79,13 @@ impl<S: Service<Request<Body>>> TowerBackend<S> {
     }
 
     /// Sets how long the backend waits for the service.
-    pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
+    ///
+    /// # Errors
+    /// [`InvalidDuration`] if one of the timeouts is below 1 ms.
+    pub fn timeouts(mut self, timeouts: Timeouts) -> Result<Self, InvalidDuration> {
+        timeouts.check()?;
         self.timeouts = timeouts;
-        self
+        Ok(self)
     }
 
     /// Sets the function that maps an error of the service to a kind. It may return a kind that
@@ -147,3 +152,10 @@ impl<S: Service<Request<Body>>> fmt::Debug for TowerBackend<S> {
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?} is not an origin: expected a scheme and an authority, such as http://10.0.0.1:7070")]
 pub struct InvalidOrigin(String, #[source] Option<InvalidUri>);
+
+impl InvalidOrigin {
+    /// Returns the text that was given.
+    pub fn value(&self) -> &str {
+        &self.0
+    }
+}

@@ -5,11 +5,11 @@ use crate::request::RequestView;
 /// loads (Mirrokni, Thorup, Zadimoghaddam 2016) over [`QueryKeys::affinity`](crate::QueryKeys::affinity).
 ///
 /// Rendezvous hashing of ids and weights gives every key an order of preference over the endpoints. Every front end finds the
-/// same order, and an endpoint that leaves moves only its own keys. The first endpoint in that order serves that has room:
+/// same order, and an endpoint that leaves moves only its own keys. The first endpoint in that order serves that is below its limit:
 ///
-/// - An endpoint with [`max_in_flight`](crate::Endpoint::max_in_flight) has room while it has a free slot. If none has, the policy
+/// - An endpoint with [`max_in_flight`](crate::Endpoint::max_in_flight) is below its limit while it has a free slot. If none has one, the policy
 ///   abstains.
-/// - An endpoint without a limit has room while it is not above its share: the load factor times the mean in flight for its weight,
+/// - The limit of an endpoint without one is its share: the load factor times the mean in flight for its weight,
 ///   including this request. (In its slow start an endpoint has a smaller share and the same keys.)
 ///
 /// So one popular query cannot overload a node. The next in its order serves the excess, and only those two or three nodes compute it.
@@ -87,3 +87,10 @@ impl Balancer for QueryAffinity {
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 #[error("{0} is not a load factor: expected 1 to 1000")]
 pub struct InvalidLoadFactor(f64);
+
+impl InvalidLoadFactor {
+    /// Returns the number that was given.
+    pub fn value(&self) -> f64 {
+        self.0
+    }
+}

@@ -150,6 +150,13 @@ impl DiscoveredNode {
 #[error("{0:?} is not the address of a node: expected host:port, 1.2.3.4:port or [v6]:port")]
 pub struct InvalidNode(String);
 
+impl InvalidNode {
+    /// Returns the text that was given.
+    pub fn value(&self) -> &str {
+        &self.0
+    }
+}
+
 /// Returns the normal form of an address: host names in lower case, IP addresses as the standard
 /// library formats them.
 fn normalise(address: &str) -> Option<String> {

@@ -59,3 +59,10 @@ impl std::str::FromStr for EndpointId {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not an endpoint id: expected 1 to 255 visible ASCII characters")]
 pub struct InvalidId(String);
+
+impl InvalidId {
+    /// Returns the text that was given.
+    pub fn value(&self) -> &str {
+        &self.0
+    }
+}

@@ -90,8 +90,8 @@ impl Outlier {
     }
 
     /// Sets how many failures in a row eject. `None` never does. Default 5, as in Envoy.
-    pub fn consecutive(mut self, failures: impl Into<Option<NonZeroU32>>) -> Self {
-        self.consecutive = failures.into();
+    pub fn consecutive(mut self, failures: Option<NonZeroU32>) -> Self {
+        self.consecutive = failures;
         self
     }
 

@@ -115,8 +115,8 @@
 //! | `resolver` | asks these DNS servers for names in variables and with `resolve` | the system looks all names up, at the start and then every `valid=`, or every 30 s ([`Site::name_lookup_interval`]), and within 30 s after a failure; the addresses that were found last stay |
 //! | `$time_local`, `$time_iso8601` | local time | UTC |
 //! | `$bytes_sent`, `$request_length`, `$upstream_bytes_received` | bytes on the wire | without framing and what the server adds; without the head of the node's response |
-//! | `$upstream_addr` and its kin where no server was eligible | the upstream's name, 502 | the upstream's name, 503 |
-//! | `$upstream_addr` and its kin of a query that got the response to an equal one (`single_flight`) | | `-` |
+//! | `$upstream_*` where no server was eligible | the upstream's name, 502 | the upstream's name, 503 |
+//! | `$upstream_*` of a query that got the response to an equal one (`single_flight`) | | `-` |
 //! | `map` | `hostnames`; named groups are variables everywhere | no `hostnames`; named groups only in the map's own results |
 
 mod applied;

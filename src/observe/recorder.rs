@@ -63,7 +63,7 @@ impl RequestRecorder {
         let connect_timer = ConnectTimer::default();
         request.extensions_mut().insert(connect_timer.clone());
         let client = client(request);
-        let request = ObservedRequest::new(client, request, clock.now(), detail);
+        let request = ObservedRequest::new(client, request, clock.now());
         let recorder = RequestRecorder {
             spans: RequestSpans::begin(&request),
             request,

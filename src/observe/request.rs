@@ -7,8 +7,9 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Version};
 
+#[cfg(doc)]
 use super::Detail;
-use super::target::{mask_path, mask_query, masked};
+use super::target::{mask_path, mask_query, masked_target};
 use crate::basic_auth;
 use crate::request::{ClientAddr, ObservedQuery};
 
@@ -32,12 +33,11 @@ pub struct ObservedRequest {
     user_agent: Option<HeaderValue>,
     pub(super) class: Option<&'static str>,
     pub(super) query: Option<ObservedQuery>,
-    detail: Detail,
 }
 
 impl ObservedRequest {
     /// Gives the request an id, if it has none that may be passed on.
-    pub(super) fn new<B>(client: ClientAddr, request: &mut Request<B>, now: Instant, detail: Detail) -> Self {
+    pub(super) fn new<B>(client: ClientAddr, request: &mut Request<B>, now: Instant) -> Self {
         static NUMBERS: AtomicU64 = AtomicU64::new(1);
         let id = RequestId::of(request);
         let headers = request.headers();
@@ -57,7 +57,6 @@ impl ObservedRequest {
             user_agent: headers.get(header::USER_AGENT).cloned(),
             class: None,
             query: None,
-            detail,
         }
     }
 
@@ -87,10 +86,10 @@ impl ObservedRequest {
     }
 
     /// Returns the query, if there is one. The values of parameters that may be secret are replaced by `***`: those called `sql`,
-    /// unless an observer asks for [`Detail::Sql`], and those whose names tell of passwords, tokens or sessions.
+    /// which only [`sql`](Self::sql) shows, and those whose names tell of passwords, tokens or sessions.
     pub fn query(&self) -> Option<Cow<'_, str>> {
         let query = self.target.as_ref()?.query()?;
-        Some(mask_query(query, self.detail == Detail::Sql))
+        Some(mask_query(query))
     }
 
     /// Returns path and query, both masked.
@@ -129,7 +128,7 @@ impl ObservedRequest {
     /// Returns the `Referer`, masked as the [target](Self::target) is.
     pub fn referer(&self) -> Option<Cow<'_, str>> {
         let referer = String::from_utf8_lossy(self.referer.as_ref()?.as_bytes());
-        Some(Cow::Owned(masked(&referer, self.detail == Detail::Sql).into_owned()))
+        Some(Cow::Owned(masked_target(&referer).into_owned()))
     }
 
     /// Returns the `User-Agent`, which may hold any bytes but control characters.

@@ -16,19 +16,14 @@ const MASK: &str = "***";
 /// assert_eq!(kylin_lb::observe::masked_target("http://ADMIN:KYLIN@kylin:7070/#token=AB"), "http://***@kylin:7070/#token=***");
 /// ```
 pub fn masked_target(target: &str) -> Cow<'_, str> {
-    masked(target, false)
-}
-
-/// [`masked_target`]; `shows_sql`: SQL is not secret.
-pub(super) fn masked(target: &str, shows_sql: bool) -> Cow<'_, str> {
     if let Some((rest, fragment)) = target.split_once('#') {
         // Pages put a path and a query of their own there.
-        let fragment = fragment.split('?').map(|part| mask_query(part, shows_sql)).collect::<Vec<_>>().join("?");
-        return Cow::Owned(format!("{}#{fragment}", masked(rest, shows_sql)));
+        let fragment = fragment.split('?').map(mask_query).collect::<Vec<_>>().join("?");
+        return Cow::Owned(format!("{}#{fragment}", masked_target(rest)));
     }
     let masked = match target.split_once('?') {
         None => mask_path(target),
-        Some((path, query)) => match (mask_path(path), mask_query(query, shows_sql)) {
+        Some((path, query)) => match (mask_path(path), mask_query(query)) {
             (Cow::Borrowed(_), Cow::Borrowed(_)) => Cow::Borrowed(target),
             (path, query) => Cow::Owned(format!("{path}?{query}")),
         },
@@ -86,12 +81,12 @@ fn parameters(segment: &str) -> Option<usize> {
     plain.into_iter().chain(escaped).min()
 }
 
-/// Returns `query` without the values of parameters that may be secret. `shows_sql`: SQL is not secret.
-pub(super) fn mask_query(query: &str, shows_sql: bool) -> Cow<'_, str> {
-    if !query.split('&').any(|pair| masked_name(pair, shows_sql).is_some()) {
+/// Returns `query` without the values of parameters that may be secret.
+pub(super) fn mask_query(query: &str) -> Cow<'_, str> {
+    if !query.split('&').any(|pair| masked_name(pair).is_some()) {
         return Cow::Borrowed(query);
     }
-    let pairs = query.split('&').map(|pair| match masked_name(pair, shows_sql) {
+    let pairs = query.split('&').map(|pair| match masked_name(pair) {
         Some(name) => Cow::Owned(format!("{name}={MASK}")),
         None => Cow::Borrowed(pair),
     });
@@ -124,18 +119,18 @@ const SECRET_PARTS: [&str; 18] = [
 const SECRET_NAMES: [&str; 2] = ["code", "ticket"];
 
 /// Returns the name of a parameter, as it is written, if its value is not shown.
-fn masked_name(pair: &str, shows_sql: bool) -> Option<&str> {
+fn masked_name(pair: &str) -> Option<&str> {
     // Some servers read a semicolon as a separator too. A pair with one is hidden from its first `=` if any name in it is secret.
     let (name, value) = pair.split_once('=')?;
     let of_semicolons = value.split(';').skip(1).filter_map(|part| Some(part.split_once('=')?.0));
     let mut names = name.split(';').chain(of_semicolons);
-    names.any(|name| is_hidden(name, shows_sql)).then_some(name)
+    names.any(is_hidden).then_some(name)
 }
 
-fn is_hidden(name: &str, shows_sql: bool) -> bool {
+fn is_hidden(name: &str) -> bool {
     let decoded = percent_decode_str(name).decode_utf8_lossy().to_ascii_lowercase();
     let name = decoded.trim();
-    SECRET_NAMES.contains(&name) || is_secret_name(name) || !shows_sql && name == "sql"
+    SECRET_NAMES.contains(&name) || is_secret_name(name) || name == "sql"
 }
 
 /// Returns whether the parameter or the header with this name, in lower case, may hold a secret: its name tells of passwords, keys, tokens,
@@ -228,8 +223,7 @@ mod tests {
             ("a=1&b", "a=1&b"),
             ("", ""),
         ] {
-            assert_eq!(mask_query(query, false), masked);
+            assert_eq!(mask_query(query), masked);
         }
-        assert_eq!(mask_query("sql=select%201&token=x", true), "sql=select%201&token=***");
     }
 }

@@ -271,15 +271,15 @@ impl<B, K> ProxyBuilder<B, K> {
     }
 
     /// Sets how many bytes of a response the crate's [server](crate::server) takes from its node ahead of a client that reads
-    /// slowly (nginx: `proxy_buffers`); `None` is none (nginx: `proxy_buffering off`). Default: 1 MiB.
+    /// slowly (nginx: `proxy_buffers`). With 0, the node waits for the client (nginx: `proxy_buffering off`). Default: 1 MiB.
     ///
     /// Such a client then occupies no connection and no thread of the node: the request is no longer in flight when the node has
     /// sent the end of the response, whenever the client reads it, so that policies see the load of the node. The bytes belong to
     /// the [budget of the server](crate::server::ServerBuilder::buffers); where that has none, the node waits for the client. The
     /// client still gets at once what it accepts, and a response that is read as fast as it comes is not copied. A node turns this
     /// off for one response with the header `X-Accel-Buffering: no`, as with nginx.
-    pub fn response_buffer(mut self, bytes: Option<NonZeroUsize>) -> Self {
-        self.settings.response_buffer = bytes;
+    pub fn response_buffer(mut self, bytes: usize) -> Self {
+        self.settings.response_buffer = NonZeroUsize::new(bytes);
         self
     }
 

@@ -51,7 +51,7 @@ async fn a_query_walks_its_headers_once_to_read_and_once_to_write_them() {
     let address = listener.local_addr().unwrap();
     let node = tokio::spawn(one_response(listener));
     let counts = Arc::new(parking_lot::Mutex::default());
-    let inner = HttpBackend::builder(&address.to_string()).unwrap().build();
+    let inner = HttpBackend::new(&address.to_string()).unwrap();
     let endpoint = Endpoint::new("q1", Counting { inner, counts: Arc::clone(&counts) }).unwrap();
     let proxy = Proxy::builder(Cluster::builder().endpoint(endpoint).build().unwrap()).build().unwrap();
     let client: SocketAddr = "192.0.2.7:51000".parse().unwrap();

@@ -15,6 +15,7 @@ use super::listen::{Listen, Listener};
 use super::stop::IdleList;
 use super::{AcceptLoop, Handler, ListenOptions, Server};
 use crate::buffer::BufferBudget;
+use crate::clock::at_least;
 
 /// The default of [`ServerBuilder::backlog`]: enough for a burst of new clients, and no more than a
 /// core accepts within a second.
@@ -150,15 +151,15 @@ impl<H: Handler> ServerBuilder<H> {
 
     /// Sets how many headers a request may have. The server responds to more with status 431.
     /// Default 100.
-    pub fn max_headers(mut self, headers: usize) -> Self {
-        self.limits.head.headers = headers;
+    pub fn max_headers(mut self, headers: NonZeroUsize) -> Self {
+        self.limits.head.headers = headers.get();
         self
     }
 
     /// Sets how many bytes the head of a request may have. The server responds with status 414 if the
     /// target alone has more, else with 431. Default 64 KiB: Kylin takes SQL in the query of a GET.
-    pub fn max_head_bytes(mut self, bytes: usize) -> Self {
-        self.limits.head.bytes = bytes;
+    pub fn max_head_bytes(mut self, bytes: NonZeroUsize) -> Self {
+        self.limits.head.bytes = bytes.get();
         self
     }
 
@@ -203,14 +204,15 @@ impl<H: Handler> ServerBuilder<H> {
     ///
     /// # Errors
     /// An error if an address cannot be bound, a thread cannot be started, or an [inherited](Self::inherit) socket has the address
-    /// of no listener; then nothing runs.
+    /// of no listener; then nothing runs. If a timeout is below 1 ms, the error is an [`InvalidDuration`](crate::clock::InvalidDuration)
+    /// in an [`io::Error`] of the kind `InvalidInput`.
     pub fn start(mut self) -> io::Result<Server> {
         let settings = self.settings.clone();
         let threads = settings.threads.get();
         #[cfg(unix)]
         let mut inherited = Inherited::new(std::mem::take(&mut self.inherited))?;
         let mut bound = Vec::new();
-        for (listen, serving) in self.into_serving() {
+        for (listen, serving) in self.into_serving()? {
             #[cfg(unix)]
             let adopted = inherited.adopt(&listen, threads)?;
             #[cfg(not(unix))]
@@ -259,10 +261,15 @@ impl<H: Handler> ServerBuilder<H> {
         Ok(server)
     }
 
-    pub(super) fn into_serving(self) -> Vec<(Listen, Serving<H>)> {
+    /// Returns what serves each listener, or an error if a timeout is not valid.
+    pub(super) fn into_serving(self) -> io::Result<Vec<(Listen, Serving<H>)>> {
         let limits = self.limits;
+        for (timeout, setting) in [(limits.head_timeout, "head timeout"), (limits.send_timeout, "send timeout")] {
+            at_least(Duration::from_millis(1), timeout, setting)
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        }
         let serving = |(listen, options, handler)| (listen, Serving { handler, options, limits: limits.clone() });
-        self.listeners.into_iter().map(serving).collect()
+        Ok(self.listeners.into_iter().map(serving).collect())
     }
 }
 

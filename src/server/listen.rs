@@ -28,6 +28,13 @@ pub enum Listen {
 #[error("{0:?} is not an address to listen on: expected 1.2.3.4:port, [v6]:port or unix:/path")]
 pub struct InvalidListen(String);
 
+impl InvalidListen {
+    /// Returns the text that was given, or its first 255 characters.
+    pub fn value(&self) -> &str {
+        &self.0
+    }
+}
+
 impl FromStr for Listen {
     type Err = InvalidListen;
 

@@ -19,7 +19,7 @@ use super::{Identity, Roots, TlsError, TlsVersion, provider};
 /// use kylin_lb::tls::{ClientTls, Roots};
 ///
 /// let tls = ClientTls::builder().roots(Roots::from_file("/etc/kylin/ca.crt")?).build()?;
-/// let backend = HttpBackend::builder("kylin-1.example:7443")?.tls(&tls)?.build();
+/// let backend = HttpBackend::builder("kylin-1.example:7443")?.tls(&tls)?.build()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]

@@ -170,6 +170,10 @@ async fn an_error_of_a_service_before_the_call_returns_the_request() {
     let mut error = backend.send(Request::post("/a").body(Body::empty()).unwrap()).await.unwrap_err();
     assert_eq!(error.kind(), SendErrorKind::Connect);
     assert_eq!(error.take_request().unwrap().uri(), "/a");
-    assert!(TowerBackend::new(NeverReady).origin("10.0.0.1:7070").is_err());
+    let without_scheme = TowerBackend::new(NeverReady).origin("10.0.0.1:7070");
+    assert_eq!(without_scheme.err().unwrap().value(), "10.0.0.1:7070");
+    let mut timeouts = kylin_lb::backend::Timeouts::default();
+    timeouts.body = std::time::Duration::ZERO;
+    assert_eq!(TowerBackend::new(NeverReady).timeouts(timeouts).err().unwrap().setting, "body timeout");
     assert!(TowerBackend::new(NeverReady).origin("http://10.0.0.1:7070/kylin").is_err());
 }

@@ -99,7 +99,7 @@ async fn limits_of_the_front_end_are_not_failures_of_the_node() {
     for head in [long, many, interim] {
         let nodes = [RawNode::start([respond(head.clone())]).await, RawNode::start([respond(head.clone())]).await];
         let endpoints = nodes.iter().enumerate().map(|(id, node)| {
-            let backend = HttpBackend::builder(&node.address().to_string()).unwrap().build();
+            let backend = HttpBackend::new(&node.address().to_string()).unwrap();
             Endpoint::new(id.to_string(), backend).unwrap()
         });
         let front = Front::of(endpoints, |proxy| proxy);
@@ -115,7 +115,10 @@ async fn limits_of_the_front_end_are_not_failures_of_the_node() {
     let node =
         RawNode::start([respond(format!("HTTP/1.1 200 OK\r\n{}Content-Length: 0\r\n\r\n", "X: y\r\n".repeat(150)))])
             .await;
-    let front = Front::of([endpoint(0, node.address(), |backend| backend.max_headers(200))], |proxy| proxy);
+    let front =
+        Front::of([endpoint(0, node.address(), |backend| backend.max_headers(NonZero::new(200).unwrap()))], |proxy| {
+            proxy
+        });
     assert_eq!(front.get("/x").await.unwrap().status(), 200, "the limit can be set");
 }
 

@@ -257,9 +257,8 @@ async fn connections_that_have_carried_their_number_of_requests_are_closed_witho
     let mut script: Vec<Act> = (0..9).flat_map(|_| [Act::Read, Act::Write(ok("a"))]).collect();
     script.extend([Act::Read, Act::Write(closing)]);
     let (limited, other) = (RawNode::start([script]).await, RawNode::start([healthy("b")]).await);
-    let endpoint = |id: &str, node: &RawNode| {
-        Endpoint::new(id, HttpBackend::builder(&node.address().to_string()).unwrap().build()).unwrap()
-    };
+    let endpoint =
+        |id: &str, node: &RawNode| Endpoint::new(id, HttpBackend::new(&node.address().to_string()).unwrap()).unwrap();
     let cluster = Cluster::builder().endpoints([endpoint("0", &limited), endpoint("1", &other)]).build().unwrap();
     let proxy = Proxy::plain(cluster.clone()).build().unwrap();
     let front = Front::serving(proxy, |server| server.threads(std::num::NonZero::new(1).unwrap()));

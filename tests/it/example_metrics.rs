@@ -108,8 +108,6 @@ async fn metrics_tell_of_requests_and_nodes_and_have_what_the_dashboard_shows() 
     while began.elapsed() < std::time::Duration::from_secs(1) {
         metrics_with(operators, &["kylin_lb_retry_budget_left "]).await;
     }
-    let text = http::get(operators, "/metrics", &[]).await.unwrap();
-    assert!(text.text().contains("kylin_lb_retry_budget_left "), "{}", text.text());
 }
 
 #[tokio::test]

@@ -707,7 +707,7 @@ async fn the_memory_for_bodies_has_a_limit_that_the_status_shows() {
 async fn responses_are_read_ahead_unless_the_option_or_the_configuration_says_otherwise() {
     use crate::support::raw_node::{Act, RawNode};
     let lots = [&b"HTTP/1.1 200 OK\r\nContent-Length: 3000000\r\n\r\n"[..], &[b'x'; 3_000_000]].concat();
-    for (option, in_flight) in [("--response-buffer=4000000", 0), ("--response-buffer=none", 1)] {
+    for (option, in_flight) in [("--response-buffer=4000000", 0), ("--response-buffer=0", 1)] {
         let node = RawNode::start([vec![Act::Read, Act::Write(lots.clone()), Act::UntilClosed]]).await;
         let folder = tempfile::TempDir::new().unwrap();
         let socket = folder.path().join("front");

@@ -108,7 +108,8 @@ async fn a_query_is_logged_by_its_fingerprint_unless_sql_is_asked_for() {
     for with_sql in [false, true] {
         let file = folder.path().join(format!("queries.{with_sql}"));
         let args = ["--nodes", &named, "--query-log", file.to_str().unwrap()];
-        let more: &[&str] = if with_sql { &["--log-sql"] } else { &[] };
+        let access = folder.path().join(format!("access.{with_sql}"));
+        let more: &[&str] = if with_sql { &["--log-sql", "--access-log", access.to_str().unwrap()] } else { &[] };
         let (_process, front) = start(&[&args[..], more].concat()).await;
         let mut connection = Connection::open(front).await.unwrap();
         for sql in ["select 'hunter2'", "select 'hunter3'"] {
@@ -137,6 +138,10 @@ async fn a_query_is_logged_by_its_fingerprint_unless_sql_is_asked_for() {
         assert!(first["executed"].as_f64().unwrap() > 0.0 && first["bytes"].as_u64().unwrap() > 0, "{first}");
         assert_eq!(first["sql"].as_str(), Some("select 'hunter2'").filter(|_| with_sql));
         assert_eq!(first.to_string().contains("hunter2"), with_sql);
+        if with_sql {
+            let line = &lines(&access, 3).await[0];
+            assert!(line.contains("sql=***") && !line.contains("select"), "only the query log shows SQL: {line}");
+        }
         let long = format!("select '{}'", "é".repeat(50_000));
         connection.send(query(&long)).await.unwrap();
         assert_eq!(connection.response().await.unwrap().status(), 200);

@@ -359,10 +359,10 @@ async fn a_node_on_which_a_query_timed_out_is_probed_at_once_and_not_ejected() {
     let node = RawNode::start([probed(), vec![Act::Read, Act::UntilClosed], probed()]).await;
     let backend = HttpBackend::builder(&node.address().to_string()).unwrap().head_timeout(Duration::from_secs(3));
     let other = Endpoint::http("1", &front::closed_port().to_string()).unwrap().admin_state(AdminState::Maintenance);
-    let front =
-        Front::kylin([Endpoint::new("0", backend.build()).unwrap().max_fails(NonZeroU32::new(1)), other], |proxy| {
-            proxy
-        });
+    let front = Front::kylin(
+        [Endpoint::new("0", backend.build().unwrap()).unwrap().max_fails(NonZeroU32::new(1)), other],
+        |proxy| proxy,
+    );
     let hour = Duration::from_secs(3600);
     let checks =
         HealthCheck::new(Probe::kylin_version()).interval(hour).fast_interval(Duration::from_millis(20)).jitter(0.0);

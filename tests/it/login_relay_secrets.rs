@@ -108,7 +108,7 @@ async fn keeps_secrets(log: Log) {
             break;
         }
     }
-    let _ = ask("GET", "/kylin/j_spring_security_logout", cookie, None).await;
+    assert_eq!(ask("GET", "/kylin/j_spring_security_logout", cookie, None).await.status(), 302);
 
     let log = String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned();
     assert!(log.contains("session logged in at node"), "the log lacks the login: {log}");

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::num::{NonZero, NonZeroUsize};
 use std::pin::Pin;
 use std::sync::mpsc::channel;
 use std::task::{Context, Poll};
@@ -106,9 +107,9 @@ async fn chunks_that_are_mostly_extension_are_an_error() {
 async fn more_headers_than_a_map_can_hold_are_an_error() {
     let headers: String = (0..40_000).map(|number| format!("x{number}: \r\n")).collect();
     let node = RawNode::start([respond(format!("HTTP/1.1 200 OK\r\n{headers}\r\n"))]).await;
-    for limit in [50_000, usize::MAX] {
+    for limit in [NonZeroUsize::new(50_000).unwrap(), NonZeroUsize::MAX] {
         let backend = HttpBackend::builder(&node.address().to_string()).unwrap();
-        let backend = backend.max_headers(limit).max_head_bytes(1 << 20).build();
+        let backend = backend.max_headers(limit).max_head_bytes(NonZero::new(1 << 20).unwrap()).build().unwrap();
         assert_eq!(backend.send(get()).await.unwrap_err().kind(), SendErrorKind::Invalid);
     }
 }
@@ -192,7 +193,7 @@ const LIMIT: Duration = Duration::from_secs(100);
 /// Returns how a request to a node that follows `script` fails, and after how long.
 async fn time_of_failure(script: Vec<Act>, body: impl FnOnce() -> Body) -> (SendErrorKind, Duration) {
     let node = RawNode::start([[vec![Act::Read, Act::Write(ok("warm"))], script].concat()]).await;
-    let backend = HttpBackend::builder(&node.address().to_string()).unwrap().head_timeout(LIMIT).build();
+    let backend = HttpBackend::builder(&node.address().to_string()).unwrap().head_timeout(LIMIT).build().unwrap();
     assert_eq!(whole(backend.send(get()).await.unwrap()).await.unwrap(), "warm");
     // A paused clock moves to the next timer when all tasks wait, also for what the kernel has on its way. So the connection is made
     // before, which has a timeout too.
@@ -323,7 +324,8 @@ fn a_connection_of_another_runtime_times_out_by_the_timer_of_this_one() {
         });
         ((thread, end), address.recv().unwrap())
     };
-    let backend = HttpBackend::builder(&address.to_string()).unwrap().head_timeout(Duration::from_secs(3)).build();
+    let backend =
+        HttpBackend::builder(&address.to_string()).unwrap().head_timeout(Duration::from_secs(3)).build().unwrap();
     assert_eq!(made.block_on(async { whole(backend.send(get()).await.unwrap()).await.unwrap() }), "fine");
     // The runtime of the connection is not driven; the request must end nevertheless.
     let error = used.block_on(backend.send(get())).unwrap_err();

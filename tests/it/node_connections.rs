@@ -33,7 +33,7 @@ async fn exchange(backend: &HttpBackend) {
 /// Starts a node and a backend for it.
 async fn node(change: impl FnOnce(HttpBackendBuilder) -> HttpBackendBuilder) -> (RawNode, HttpBackend) {
     let node = RawNode::start([healthy("fine")]).await;
-    let backend = change(HttpBackend::builder(&node.address().to_string()).unwrap()).build();
+    let backend = change(HttpBackend::builder(&node.address().to_string()).unwrap()).build().unwrap();
     (node, backend)
 }
 
@@ -101,7 +101,8 @@ async fn a_request_beyond_the_limit_of_connections_goes_to_another_node() {
 #[tokio::test]
 async fn a_request_beyond_the_limit_of_connections_is_returned_unsent() {
     let node = RawNode::start([vec![Act::Read, Act::WaitForGo, Act::Write(ok("late"))]]).await;
-    let backend = HttpBackend::builder(&node.address().to_string()).unwrap().max_connections(NonZero::new(1)).build();
+    let backend =
+        HttpBackend::builder(&node.address().to_string()).unwrap().max_connections(NonZero::new(1)).build().unwrap();
     let others = async {
         node.wait_until(|seen| seen.requests.len() == 1).await;
         let mut error = backend.send(post("second")).await.unwrap_err();
@@ -113,6 +114,20 @@ async fn a_request_beyond_the_limit_of_connections_is_returned_unsent() {
     let (first, ()) = tokio::join!(backend.send(post("first")), others);
     assert_eq!(first.unwrap().into_body().collect().await.unwrap().to_bytes(), "late");
     assert_eq!(node.seen().requests.len(), 1);
+}
+
+#[test]
+fn a_timeout_of_zero_is_an_error_that_names_it() {
+    for setting in ["connect timeout", "head timeout", "body timeout"] {
+        let builder = HttpBackend::builder("10.0.0.1:7070").unwrap();
+        let builder = match setting {
+            "connect timeout" => builder.connect_timeout(Duration::ZERO),
+            "head timeout" => builder.head_timeout(Duration::ZERO),
+            _ => builder.body_timeout(Duration::ZERO),
+        };
+        let error = builder.build().unwrap_err();
+        assert_eq!((error.setting, error.value, error.min), (setting, Duration::ZERO, Duration::from_millis(1)));
+    }
 }
 
 /// A listener whose accept queue is full, so that the kernel accepts no more clients.
@@ -138,7 +153,7 @@ impl Full {
 async fn a_node_that_does_not_accept_in_time_is_skipped_with_the_request_unsent() {
     let full = Full::new();
     let timeout = Duration::from_millis(100);
-    let backend = HttpBackend::builder(&full.address.to_string()).unwrap().connect_timeout(timeout).build();
+    let backend = HttpBackend::builder(&full.address.to_string()).unwrap().connect_timeout(timeout).build().unwrap();
     let mut error = backend.send(post("body")).await.unwrap_err();
     assert_eq!(error.kind(), SendErrorKind::ConnectTimeout);
     assert!(error.take_request().is_some());

@@ -157,7 +157,7 @@ async fn an_idle_connection_that_its_node_closes_is_freed_without_a_request() {
 async fn an_idle_connection_times_out_without_a_request() {
     let node = RawNode::start([vec![Act::Serve(ok("fine"))]]).await;
     let idle = Duration::from_millis(100);
-    let backend = HttpBackend::builder(&node.address().to_string()).unwrap().idle_timeout(idle).build();
+    let backend = HttpBackend::builder(&node.address().to_string()).unwrap().idle_timeout(idle).build().unwrap();
     assert_eq!(text(backend.send(get()).await.unwrap()).await, "fine");
     eventually(|| backend.connections() == 0, || "the socket closed".to_owned()).await;
 }

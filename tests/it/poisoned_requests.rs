@@ -84,7 +84,7 @@ async fn node() -> SocketAddr {
 async fn cluster() -> Cluster {
     let mut endpoints = Vec::new();
     for id in 0..NODES {
-        let backend = HttpBackend::builder(&node().await.to_string()).unwrap().build();
+        let backend = HttpBackend::new(&node().await.to_string()).unwrap();
         endpoints.push(Endpoint::new(id.to_string(), backend).unwrap());
     }
     Cluster::builder().endpoints(endpoints).build().unwrap()

@@ -1,6 +1,7 @@
 //! Rules of RFC 9110 and 9112 about methods, targets, expectations and sizes: one table, over HTTP/1.1 and HTTP/2.
 
 use std::net::SocketAddr;
+use std::num::NonZero;
 
 use bytes::Bytes;
 use http::uri::{PathAndQuery, Uri};
@@ -148,7 +149,7 @@ async fn over_http2(front: SocketAddr, case: &Case, uri: &Uri) -> u16 {
 async fn requests_follow_the_rules_of_http_in_both_protocols() {
     let node = RawNode::start([healthy("node")]).await;
     let proxy = Front::over(&[node.address()]).proxy;
-    let front = Front::serving(proxy, |server| server.max_head_bytes(16 * 1024));
+    let front = Front::serving(proxy, |server| server.max_head_bytes(NonZero::new(16 * 1024).unwrap()));
     let mut wrong = Vec::new();
     for case in table() {
         for is_http2 in [false, true] {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
+use kylin_lb::clock::InvalidDuration;
 use kylin_lb::server::{Server, ServerBuilder};
 use kylin_lb::{Body, ClientAddr};
 use tokio::time::timeout;
@@ -77,8 +78,28 @@ async fn an_idle_client_is_closed_without_a_reset() {
 }
 
 #[tokio::test]
+async fn a_timeout_of_zero_is_an_error_at_the_start_and_changes_no_running_server() {
+    let handler = |_: ClientAddr, _: Request<Body>| async { Response::new(Body::from("new")) };
+    let builder = || Server::builder().listen("127.0.0.1:0".parse().unwrap(), handler);
+    let mut running = builder().start().unwrap();
+    for (name, builder) in [
+        ("head timeout", builder().head_timeout(Duration::ZERO)),
+        ("send timeout", builder().send_timeout(Duration::ZERO)),
+    ] {
+        let error = running.replace(builder).unwrap_err();
+        let invalid = error.get_ref().and_then(|error| error.downcast_ref::<InvalidDuration>());
+        assert_eq!((error.kind(), invalid.unwrap().setting), (std::io::ErrorKind::InvalidInput, name));
+    }
+    assert!(builder().head_timeout(Duration::ZERO).start().is_err());
+    let mut client = connect(&running).await;
+    client.send(GET).await.unwrap();
+    assert_eq!(client.response().await.unwrap().text(), "new");
+}
+
+#[tokio::test]
 async fn a_head_is_bounded_in_headers_and_bytes() {
-    let server = server(|server| server.max_headers(20).max_head_bytes(8192));
+    let server =
+        server(|server| server.max_headers(NonZero::new(20).unwrap()).max_head_bytes(NonZero::new(8192).unwrap()));
     for (headers, status) in [
         ("X: 1\r\n".repeat(19), 200),
         ("X: 1\r\n".repeat(20), 431),

@@ -3,7 +3,7 @@
 //! They connect to unix sockets, because the kernel takes some megabytes of a TCP connection for a client that reads nothing.
 
 use std::io::ErrorKind;
-use std::num::{NonZero, NonZeroUsize};
+use std::num::NonZero;
 use std::path::PathBuf;
 
 use bytes::Bytes;
@@ -34,7 +34,7 @@ struct Front {
 }
 
 impl Front {
-    fn over(endpoints: Vec<Endpoint<HttpBackend>>, ahead: Option<NonZeroUsize>, budget: &BufferBudget) -> Self {
+    fn over(endpoints: Vec<Endpoint<HttpBackend>>, ahead: usize, budget: &BufferBudget) -> Self {
         let cluster = Cluster::builder().endpoints(endpoints).build().unwrap();
         let proxy = Proxy::plain(cluster).buffers(budget.clone()).response_buffer(ahead).build().unwrap();
         let folder = TempDir::new().unwrap();
@@ -84,7 +84,7 @@ impl Client {
 }
 
 /// A front end over three nodes with 20 threads each.
-async fn front(ahead: Option<NonZeroUsize>, budget: &BufferBudget) -> (Front, Vec<impl Drop>) {
+async fn front(ahead: usize, budget: &BufferBudget) -> (Front, Vec<impl Drop>) {
     let (mut endpoints, mut nodes) = (Vec::new(), Vec::new());
     for id in 0..3 {
         let (_, served) = demo("n").await;
@@ -118,7 +118,7 @@ fn are_demo_bytes(offset: usize, bytes: &[u8]) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_readers_hold_no_node_and_others_are_served() {
     let budget = BufferBudget::new(NonZero::new(256 * MIB));
-    let (front, _nodes) = front(NonZero::new(MIB), &budget).await;
+    let (front, _nodes) = front(MIB, &budget).await;
     let clients = slow_readers(&front).await;
     front.idle().await;
     for _ in 0..SLOW {
@@ -138,7 +138,7 @@ async fn slow_readers_hold_no_node_and_others_are_served() {
 async fn slow_streams_of_http2_hold_no_node_and_get_all_bytes_in_order() {
     const LENGTH: usize = 1_000_000;
     let budget = BufferBudget::new(NonZero::new(256 * MIB));
-    for (ahead, held) in [(NonZero::new(MIB), 0), (None, THREADS as usize)] {
+    for (ahead, held) in [(MIB, 0), (0, THREADS as usize)] {
         let (front, _nodes) = front(ahead, &budget).await;
         let stream = TokioIo::new(UnixStream::connect(&front.socket).await.unwrap());
         let mut client = http2::Builder::new(TokioExecutor::new());
@@ -167,7 +167,7 @@ async fn slow_streams_of_http2_hold_no_node_and_get_all_bytes_in_order() {
 async fn a_response_that_breaks_while_it_is_read_ahead_of_an_http2_client_resets_its_stream_after_what_came() {
     let response = [&b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"[..], &[b'x'; 900_000]].concat();
     let node = RawNode::start([vec![Act::Read, Act::Write(response)]]).await;
-    let front = Front::over(endpoints(&[node.address()]), NonZero::new(MIB), &BufferBudget::process());
+    let front = Front::over(endpoints(&[node.address()]), MIB, &BufferBudget::process());
     let stream = TokioIo::new(UnixStream::connect(&front.socket).await.unwrap());
     let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.unwrap();
     tokio::spawn(connection);
@@ -188,12 +188,12 @@ async fn a_response_that_breaks_while_it_is_read_ahead_of_an_http2_client_resets
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_buffer_or_without_memory_the_node_waits_for_its_client() {
-    for (ahead, memory) in [(None, 256 * MIB), (NonZero::new(MIB), MIB), (NonZero::new(40_000), 256 * MIB)] {
+    for (ahead, memory) in [(0, 256 * MIB), (MIB, MIB), (40_000, 256 * MIB)] {
         let budget = BufferBudget::with_client_share(NonZero::new(memory), NonZero::new(memory)).unwrap();
         let (front, _nodes) = front(ahead, &budget).await;
         let clients = slow_readers(&front).await;
         let held = front.in_flight();
-        println!("{ahead:?} a response, {memory} in all: {held} requests in flight, {budget:?}");
+        println!("{ahead} a response, {memory} in all: {held} requests in flight, {budget:?}");
         assert!(held > 10, "{held}");
         assert!(budget.status().used <= memory.min(SLOW * 60_000) + SLOW * 4096, "{budget:?}");
         all_arrives(clients).await;
@@ -207,7 +207,7 @@ async fn a_node_can_forbid_that_its_response_is_read_ahead() {
         let head = format!("HTTP/1.1 200 OK\r\n{header}Content-Length: 1000000\r\n\r\n");
         let response = [head.as_bytes(), &[b'x'; 1_000_000]].concat();
         let node = RawNode::start([vec![Act::Read, Act::Write(response), Act::UntilClosed]]).await;
-        let front = Front::over(endpoints(&[node.address()]), NonZero::new(MIB), &BufferBudget::process());
+        let front = Front::over(endpoints(&[node.address()]), MIB, &BufferBudget::process());
         let client = front.get("/").await;
         if in_flight == 0 {
             front.idle().await;
@@ -222,7 +222,7 @@ async fn a_node_can_forbid_that_its_response_is_read_ahead() {
 async fn a_response_that_breaks_while_it_is_read_ahead_is_truncated_at_its_client_after_what_came() {
     let response = [&b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"[..], &[b'x'; 900_000]].concat();
     let node = RawNode::start([vec![Act::Read, Act::Write(response)]]).await;
-    let front = Front::over(endpoints(&[node.address()]), NonZero::new(MIB), &BufferBudget::process());
+    let front = Front::over(endpoints(&[node.address()]), MIB, &BufferBudget::process());
     let mut client = front.get("/").await;
     front.idle().await;
     let mut body = Vec::new();

@@ -43,7 +43,7 @@ fn trusting(certificate: &Certificate) -> ClientTlsBuilder {
 
 fn backend(nginx: &Nginx, tls: ClientTlsBuilder) -> HttpBackend {
     let address = nginx.address("tls").to_string();
-    HttpBackend::builder(&address).unwrap().tls(&tls.build().unwrap()).unwrap().build()
+    HttpBackend::builder(&address).unwrap().tls(&tls.build().unwrap()).unwrap().build().unwrap()
 }
 
 async fn send(backend: &HttpBackend, path: &str, body: impl Into<Body>) -> String {
@@ -156,7 +156,7 @@ async fn a_node_without_tls_cannot_be_connected_to() {
     let nginx = nginx(&certificate, "").await;
     let plain = nginx.address("length").to_string();
     let tls = trusting(&certificate).build().unwrap();
-    let node = HttpBackend::builder(&plain).unwrap().tls(&tls).unwrap().build();
+    let node = HttpBackend::builder(&plain).unwrap().tls(&tls).unwrap().build().unwrap();
     let error = failure(&node).await;
     assert!(error.contains("InvalidContentType"), "{error}");
 }

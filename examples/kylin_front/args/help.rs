@@ -5,7 +5,7 @@ A load-balancing front end for Apache Kylin.
 
 Usage: kylin_front [OPTIONS]          each option also as --name=value
        kylin_front ctl VERB [OPTIONS]  changes a front end that runs with --admin; ctl --help has the verbs
-       kylin_front doctor [OPTIONS]    checks the nodes and the front end by what the manuals require; doctor --help has more
+       kylin_front doctor [OPTIONS]    checks nodes and front end against the manuals of Kylin and KAP; doctor --help has more
 
 Nodes, from one of:
   --demo N            N demo Kylin nodes in this process (default, with N = 3)
@@ -55,7 +55,7 @@ Balancing:
   --probe WHAT        auto (default: what each node offers), version (Kylin 3.1 and later), health (Kylin 5), tcp or none
   --buffer-bytes N    how many bytes may wait in memory for all clients together, of which one client may have a quarter:
                       bodies of requests, and responses that clients do not read; or none (default: 268435456)
-  --response-buffer N how many bytes of a response are taken from its node ahead of a client that reads slowly; or none
+  --response-buffer N how many bytes of a response are taken from its node ahead of a client that reads slowly; 0: none
                       (default: 1048576); not with --config, which has proxy_buffering
   --outlier on|off    eject nodes that fail more than the others; off: by nginx's max_fails, 1 in 10s (default: on)
   --drain on|off      no new sessions for a node that shows that it stops, where --outlier is on: it refuses connections, closes
@@ -67,12 +67,14 @@ Balancing:
                       node gets no requests (default: on)
   --connect-timeout T the time for a connection to a node (default: 5s)
   --read-timeout T    the time until a node responds, and between two pieces of a response (default: 310s, then 60s);
-                      --max-conns and these two not with --config, which has max_conns, proxy_connect_timeout and proxy_read_timeout
+                      --max-conns and these two not with --config, which has max_conns, proxy_connect_timeout and
+                      proxy_read_timeout, and not with --httpd, which has max, connectiontimeout and timeout
   --panic on|off      use a node that failed where health bars all of them, instead of a 503 (default: on)
 
 Clients:
   --trust NET,...     proxies in front, as addresses or networks: their X-Forwarded-For names the client, read from right to
-                      left; they have no limits themselves (default: none)
+                      left; they have no limits themselves (default: none); not with --config or --httpd, which have
+                      set_real_ip_from and RemoteIPTrustedProxy
   --client-connections N|none  connections of one client: an IPv4 address or an IPv6 /64 (default: 1024)
   --client-requests N|none     its requests in flight; more get 429 (default: 256)
 
@@ -84,17 +86,19 @@ This program:
   --redirect ADDR     redirects http at this address to https
   --node-ca FILE      the authorities of nodes at https:// (default: those of the system)
   --node-verify on|off  off trusts any certificate of a node, so that another host at its address reads logins (default: on)
-                      (these build with --features tls, and not with --config, which has ssl_* and proxy_ssl_*)
+                      (these build with --features tls, and not with --config, which has ssl_* and proxy_ssl_*, or
+                      --httpd, which has SSL* and SSLProxy*)
   --proxy-protocol NET,...  balancers of TCP connections in front, which name the client in the PROXY protocol, version 1 or 2;
-                      others are refused (default: none, and no such protocol; not with --config, which has listen ... proxy_protocol)
+                      others are refused (default: none, and no such protocol; not with --config, which has listen ... proxy_protocol,
+                      or --httpd)
   --status ADDR       serves GET /front/status for operators, and /metrics for Prometheus (build with --features prometheus); it
                       has no login, and refuses pages of other origins and foreign names of this host (default: off)
   --admin ADDR        serves a page for operators at /, the same as JSON at /status, verbs at /action, and /metrics; readable without
                       a token on this machine only (default: off)
   --admin-token-file FILE  the token that verbs need, and readers on other machines: 16 characters or more in one line, such as from
                       openssl rand -hex 32; read again at SIGHUP (default: none, and no verbs)
-  --admin-read local|token  who may read that page: users of this machine and who has the token (default), or only who has the
-                      token, also on this machine, as behind a proxy that does not show that it forwards
+  --admin-read local|token  who may read that page: clients on this machine, and clients that send the token (default); or clients
+                      that send the token alone, as behind a proxy on this machine that does not show that it forwards
   --admin-host NAME,...  names of this host in URLs of --admin and --status, apart from localhost and IP addresses
   --log LEVEL         off, error, warn, info (default), debug or trace: what it logs to standard error, one line for each change
                       of state; without this option, RUST_LOG may set levels such as kylin_lb=debug
@@ -103,7 +107,7 @@ This program:
                       standard output; SIGUSR1 opens the file again (default: off)
   --access-log-format F  combined (default) or json, one object a line
   --query-log FILE    a JSON object for each query: user, project, fingerprint, node and why there, times, outcome
-  --log-sql           these logs show SQL; without it, they have its fingerprint, and sql= in a URL is masked
+  --log-sql           the query log shows SQL; without it, it has its fingerprint alone. sql= in a URL is masked in both logs
   --grace SECONDS     how long requests in flight may take after a signal to stop (default: as long as the longest query)
   --lame-duck SECONDS how long it serves on after that signal, while the health path says 503, so that a balancer in front
                       sends no more (default: 0)

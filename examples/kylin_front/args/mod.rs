@@ -41,7 +41,7 @@ pub struct Args {
     pub secret_file: Option<PathBuf>,
     pub probe: Option<ProbeMode>,
     pub buffers: BufferBudget,
-    pub response_buffer: Option<NonZeroUsize>,
+    pub response_buffer: usize,
     pub outlier: bool,
     pub drain: bool,
     pub single_flight: bool,
@@ -74,12 +74,12 @@ pub struct Args {
     pub check: bool,
 }
 
-/// Who reads the page of operators.
+/// The clients that may read the page of operators.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum AdminRead {
-    /// Who has the token, and users of this machine.
+    /// Clients on this machine, and clients that send the token.
     Local,
-    /// Who has the token.
+    /// Clients that send the token.
     Token,
 }
 
@@ -148,7 +148,7 @@ impl Args {
             secret_file: None,
             probe: None,
             buffers: BufferBudget::process(),
-            response_buffer: NonZeroUsize::new(1 << 20),
+            response_buffer: 1 << 20,
             outlier: true,
             drain: true,
             single_flight: true,
@@ -232,7 +232,13 @@ impl Args {
                 "--secret-file" => args.secret_file = Some(value()?.into()),
                 "--probe" => args.probe = Some(parse(&name, &value()?)?),
                 "--buffer-bytes" => args.buffers = BufferBudget::new(limit(&name, &value()?, usize::MAX - 1)?),
-                "--response-buffer" => args.response_buffer = limit(&name, &value()?, usize::MAX)?,
+                "--response-buffer" => {
+                    let value = value()?;
+                    let bytes = value
+                        .parse()
+                        .map_err(|_| format!("--response-buffer {value}: expected a number of bytes, or 0"))?;
+                    args.response_buffer = bytes;
+                }
                 "--outlier" => args.outlier = switch(&name, &value()?)?,
                 "--drain" => args.drain = switch(&name, &value()?)?,
                 "--single-flight" => args.single_flight = switch(&name, &value()?)?,

@@ -1,4 +1,4 @@
-//! `kylin_front doctor`: checks a cluster by what the manuals of Kylin and KAP require of one behind a load balancer.
+//! `kylin_front doctor`: checks a cluster against the requirements that the manuals of Kylin and KAP have for one behind a load balancer.
 
 mod addresses;
 mod checks;
@@ -24,7 +24,7 @@ use crate::sessions::secret;
 use crate::{logging, nodes, say};
 
 const HELP: &str = "\
-Checks a cluster of Kylin or KAP nodes, and the front end for it, by what the manuals require.
+Checks nodes and front end against the requirements in the manuals of Kylin and KAP.
 
 Usage: kylin_front doctor [OPTIONS]
 

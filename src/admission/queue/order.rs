@@ -60,7 +60,7 @@ pub(crate) enum Turn {
     Stopped,
 }
 
-/// All queues of a cluster, and who has their slots.
+/// All queues of a cluster, and the requests that have their slots.
 #[derive(Debug, Default)]
 pub(super) struct Order {
     endpoints: AHashMap<u64, Slots>,

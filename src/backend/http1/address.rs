@@ -20,6 +20,13 @@ pub enum Address {
 #[error("{0:?} is not the address of a node: expected name:port, 1.2.3.4:port, [v6]:port or unix:/path")]
 pub struct InvalidAddress(String);
 
+impl InvalidAddress {
+    /// Returns the text that was given, or its first 255 characters.
+    pub fn value(&self) -> &str {
+        &self.0
+    }
+}
+
 impl FromStr for Address {
     type Err = InvalidAddress;
 

@@ -7,7 +7,7 @@ use super::{Address, HttpBackend, Shared};
 #[cfg(doc)]
 use crate::backend::SendErrorKind;
 use crate::backend::Timeouts;
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{Clock, InvalidDuration, SystemClock};
 #[cfg(doc)]
 use crate::endpoint::Endpoint;
 use crate::http1::head::HeadLimits;
@@ -115,14 +115,14 @@ impl HttpBackendBuilder {
     }
 
     /// Sets how many headers a response may have. Default 100.
-    pub fn max_headers(mut self, headers: usize) -> Self {
-        self.head_limits.headers = headers;
+    pub fn max_headers(mut self, headers: NonZeroUsize) -> Self {
+        self.head_limits.headers = headers.get();
         self
     }
 
     /// Sets how many bytes the head of a response may have. Default 64 KiB.
-    pub fn max_head_bytes(mut self, bytes: usize) -> Self {
-        self.head_limits.bytes = bytes;
+    pub fn max_head_bytes(mut self, bytes: NonZeroUsize) -> Self {
+        self.head_limits.bytes = bytes.get();
         self
     }
 
@@ -133,7 +133,16 @@ impl HttpBackendBuilder {
     }
 
     /// Builds the backend. It makes no connection yet.
-    pub fn build(self) -> HttpBackend {
+    ///
+    /// # Errors
+    /// [`InvalidDuration`] if one of the three timeouts is below 1 ms.
+    pub fn build(self) -> Result<HttpBackend, InvalidDuration> {
+        self.timeouts.check()?;
+        Ok(self.build_unchecked())
+    }
+
+    /// Builds the backend with timeouts that are valid, such as the defaults.
+    pub(super) fn build_unchecked(self) -> HttpBackend {
         let HttpBackendBuilder { address, timeouts, pool, head_limits, clock, .. } = self;
         let pool = Arc::new(Pool::new(pool, Arc::clone(&clock)));
         #[cfg(feature = "tls")]

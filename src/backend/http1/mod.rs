@@ -73,7 +73,7 @@ impl HttpBackend {
     /// # Errors
     /// [`InvalidAddress`] if `address` has none of the forms that [`builder`](Self::builder) takes.
     pub fn new(address: &str) -> Result<Self, InvalidAddress> {
-        Ok(Self::builder(address)?.build())
+        Ok(Self::builder(address)?.build_unchecked())
     }
 
     /// Returns a builder for the node at `address`: `name:port`, `1.2.3.4:port`, `[v6]:port` or
@@ -253,7 +253,7 @@ impl Endpoint<HttpBackend> {
     }
 }
 
-/// Why [`Endpoint::http`] failed.
+/// Why an endpoint of an [`HttpBackend`] cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidEndpoint {
@@ -263,4 +263,7 @@ pub enum InvalidEndpoint {
     /// The address is not valid.
     #[error(transparent)]
     Address(#[from] InvalidAddress),
+    /// A timeout is not valid.
+    #[error(transparent)]
+    Timeout(#[from] crate::clock::InvalidDuration),
 }

@@ -53,6 +53,13 @@ enum DnsQuery {
 #[error("{0:?} is not a domain name: expected labels of 1 to 63 characters with dots between them")]
 pub struct InvalidDns(String);
 
+impl InvalidDns {
+    /// Returns the text that was given.
+    pub fn value(&self) -> &str {
+        &self.0
+    }
+}
+
 impl Dns {
     /// Creates a source of the A and AAAA records of `name`, with this port. The search domains of
     /// the system apply unless the name ends in a dot.

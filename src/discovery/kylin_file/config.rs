@@ -111,7 +111,7 @@ impl KylinConfig {
             Some(timeout) => backend.head_timeout(timeout),
             None => backend,
         };
-        Ok(node.endpoint(backend.build())?)
+        Ok(node.endpoint(backend.build()?)?)
     }
 
     /// Returns the ZooKeeper where the nodes register, if the file implies that they do.

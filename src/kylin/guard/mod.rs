@@ -109,6 +109,13 @@ struct Rule {
 #[error("{0:?} is not a pattern below /kylin: expected a path such as /api/admin/**")]
 pub struct InvalidPattern(String);
 
+impl InvalidPattern {
+    /// Returns the text that was given.
+    pub fn value(&self) -> &str {
+        &self.0
+    }
+}
+
 /// The reason why a request is denied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Denied {

@@ -119,6 +119,13 @@ impl fmt::Debug for Roles {
 #[error("{0:?} is not a server mode: expected all, query or job, or a list of modes")]
 pub struct InvalidRoles(String);
 
+impl InvalidRoles {
+    /// Returns the text that was given.
+    pub fn value(&self) -> &str {
+        &self.0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -22,5 +22,5 @@ pub(super) fn read(path: &Path) -> Result<String, InvalidOption> {
         file.take(MAX_FILE).read_to_end(&mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     };
-    text(path).map_err(|error| InvalidOption(format!("{}: {error}", path.display())))
+    text(path).map_err(|error| InvalidOption::file(path, format!("{}: {error}", path.display())))
 }

@@ -7,7 +7,7 @@ mod probe;
 mod replicated;
 mod sessions;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
@@ -51,8 +51,37 @@ pub(crate) const OPTIONS: [(&str, &str); 10] = [
 
 /// A value that an option does not take. Never shows the given text, since it may contain a password.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{0}")]
-pub struct InvalidOption(String);
+#[non_exhaustive]
+pub enum InvalidOption {
+    /// The option takes other values.
+    #[error("expected {expected}")]
+    Value {
+        /// The values that it takes.
+        expected: String,
+    },
+    /// The address is not that of a session store.
+    #[error("{reason}")]
+    Store {
+        /// What [`InvalidStore`](crate::session::InvalidStore) says, with its causes.
+        reason: String,
+    },
+    /// A file that the option names cannot be read, or does not contain what the option needs.
+    #[error("{reason}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and its name.
+        reason: String,
+    },
+    /// This build is without a feature that the option needs.
+    #[error("this build has no {option}: build it with --features {feature}")]
+    Feature {
+        /// What the option turns on.
+        option: &'static str,
+        /// The feature of the crate.
+        feature: &'static str,
+    },
+}
 
 impl KylinOptions {
     /// Sets the option `name`, one of [`OPTIONS`]. Relative names of files are below `folder`.
@@ -70,7 +99,8 @@ impl KylinOptions {
             "resource_groups" => {
                 let path = folder.join(value);
                 let groups = ResourceGroups::parse(&files::read(&path)?);
-                let groups = groups.map_err(|error| InvalidOption(format!("{}: {error}", path.display())))?;
+                let groups =
+                    groups.map_err(|error| InvalidOption::file(&path, format!("{}: {error}", path.display())))?;
                 self.resource_groups = Some(groups);
             }
             _ => return Err(InvalidOption::expected(OPTIONS.map(|(known, _)| known))),
@@ -81,7 +111,11 @@ impl KylinOptions {
 
 impl InvalidOption {
     fn expected(known: impl IntoIterator<Item = &'static str>) -> Self {
-        InvalidOption(format!("expected {}", known.into_iter().collect::<Vec<_>>().join(", ")))
+        InvalidOption::Value { expected: known.into_iter().collect::<Vec<_>>().join(", ") }
+    }
+
+    fn file(path: &Path, reason: String) -> Self {
+        InvalidOption::File { path: path.to_owned(), reason }
     }
 }
 

@@ -19,7 +19,7 @@ impl ReplicatedBy {
     pub(super) fn read(path: &Path) -> Result<Self, InvalidOption> {
         let file = path.display().to_string();
         let text = files::read(path)?;
-        let invalid = |error: &dyn std::error::Error| InvalidOption(error.to_string());
+        let invalid = |error: &dyn std::error::Error| InvalidOption::file(path, error.to_string());
         let is_properties = path.extension().is_some_and(|extension| extension == "properties");
         let manager = if is_properties {
             let properties = Properties::parse(&file, &text).map_err(|error| invalid(&error))?;
@@ -38,9 +38,10 @@ impl ReplicatedBy {
                 ),
                 false => ("session manager", ""),
             };
-            return Err(InvalidOption(format!(
+            let reason = format!(
                 "{file} names no {place}: each node keeps its sessions to itself{unless}, so replicated would lose logins"
-            )));
+            );
+            return Err(InvalidOption::file(path, reason));
         };
         if let Some(beside) = manager.settings_file().and_then(|name| find(path, name)) {
             let file = beside.display().to_string();

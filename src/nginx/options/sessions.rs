@@ -55,7 +55,7 @@ struct Store {
     restore: Option<RestoreAfterLoss>,
 }
 
-const KNOWN: &str = "expected memory, redis://, redis+sentinel://, redis+cluster://, mysql://, memcached://, cookie, route, \
+const KNOWN: &str = "memory, redis://, redis+sentinel://, redis+cluster://, mysql://, memcached://, cookie, route, \
                      login-relay, login-relay:STORE, replicated, replicated=FILE, user or none";
 
 /// In front of the FILE.
@@ -81,7 +81,7 @@ impl SessionMode {
             store.restore = Some(restore);
             return Ok(self);
         }
-        Err(InvalidOption("expected relayed logins in a store, --sessions login-relay:STORE".into()))
+        Err(InvalidOption::expected(["relayed logins in a store, --sessions login-relay:STORE"]))
     }
 
     /// Returns the sessions that the affinity needs, in memory or in the store; `None` where it needs none. `deadline` is the time
@@ -167,7 +167,7 @@ impl FromStr for SessionMode {
             _ => match text.strip_prefix("login-relay:") {
                 Some(address) => login_relay(Some(address))?,
                 None if text.contains("://") => Mode::Learn(Store::open(text)?),
-                None => return Err(InvalidOption(KNOWN.into())),
+                None => return Err(InvalidOption::expected([KNOWN])),
             },
         }))
     }
@@ -180,7 +180,7 @@ fn login_relay(address: Option<&str>) -> Result<Mode, InvalidOption> {
 
 #[cfg(not(feature = "login-relay"))]
 fn login_relay(_: Option<&str>) -> Result<Mode, InvalidOption> {
-    Err(InvalidOption("this build has no login relay: build it with --features login-relay".into()))
+    Err(InvalidOption::Feature { option: "login relay", feature: "login-relay" })
 }
 
 impl Store {
@@ -192,7 +192,7 @@ impl Store {
                 text += &format!(": {error}");
                 cause = error.source();
             }
-            InvalidOption(text)
+            InvalidOption::Store { reason: text }
         })?;
         Ok(Store { store, address: address.to_owned(), restore: None })
     }

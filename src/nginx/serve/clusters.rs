@@ -114,7 +114,7 @@ fn backend(upstream: &Upstream, server: &UpstreamServer, address: Address) -> Re
         let tls = super::tls::of_nodes(tls, host.as_deref()).and_then(|tls| builder.tls(&tls));
         builder = tls.map_err(|source| SiteError::Tls { place: format!("upstream {}", upstream.name), source })?;
     }
-    Ok(builder.build())
+    Ok(builder.build().expect("the default timeouts are valid"))
 }
 
 fn balancer(method: &Method) -> Arc<dyn Balancer> {

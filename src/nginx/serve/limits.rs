@@ -1,4 +1,4 @@
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use crate::nginx::config::{Config, Listener};
@@ -29,10 +29,11 @@ pub(super) fn apply<H: Handler>(
     if let Some(timeout) = longest(|settings| settings.client_send_timeout) {
         builder = builder.send_timeout(timeout);
     }
-    if let Some(bytes) = settings().filter_map(|settings| settings.max_head_bytes).max() {
-        builder = builder.max_head_bytes(usize::try_from(bytes).unwrap_or(usize::MAX));
+    let bytes = settings().filter_map(|settings| settings.max_head_bytes).max();
+    if let Some(bytes) = bytes.and_then(|bytes| NonZeroUsize::new(usize::try_from(bytes).unwrap_or(usize::MAX))) {
+        builder = builder.max_head_bytes(bytes);
     }
-    if let Some(headers) = settings().filter_map(|settings| settings.max_headers).max() {
+    if let Some(headers) = settings().filter_map(|settings| settings.max_headers).max().and_then(NonZeroUsize::new) {
         builder = builder.max_headers(headers);
     }
     builder

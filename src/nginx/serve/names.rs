@@ -194,7 +194,8 @@ pub struct NameLookups {
 }
 
 impl Site {
-    /// Looks the names of servers up again, every `interval`, until the returned value is dropped. Call it within a tokio runtime.
+    /// Looks the names of servers up again, every `interval` and at most every 10 ms, until the returned value is dropped. Call it
+    /// within a tokio runtime.
     ///
     /// The endpoints of an upstream follow the addresses: one that stays keeps its id, its live state, its sessions and its
     /// connections, a new one has a slow start if the file sets one, and requests in flight to one that left continue. A weight

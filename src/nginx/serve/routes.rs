@@ -148,7 +148,7 @@ fn with_settings<K>(
         builder = builder.body_timeout(timeout);
     }
     if settings.buffering == Some(false) {
-        builder = builder.response_buffer(None);
+        builder = builder.response_buffer(0);
     }
     if settings.request_buffering == Some(false) {
         // The file asks for bodies that stream, and nginx does not limit them.

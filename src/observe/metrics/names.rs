@@ -49,7 +49,7 @@ const COUNTERS: [(&str, &str); 11] = [
     (SESSIONS, "Sessions of requests, by what became of them."),
     (ENDPOINT_CHANGES, "Changes of the state of an endpoint, by what showed them."),
     (SHORTAGES, "How often this process was short of descriptors, ports or memory for a connection."),
-    (BUFFER_REFUSED, "Bodies for which there was no room in memory."),
+    (BUFFER_REFUSED, "Bodies for which the memory budget had no bytes left."),
     (LOG_LINES_LOST, "Lines that a log of requests could not take."),
 ];
 
@@ -83,7 +83,7 @@ const GAUGES: [(&str, &str); 21] = [
     (DISCOVERY_REJECTED, "Nodes of a source that became no endpoint."),
     (BUFFER_BYTES, "Bytes of bodies that wait in memory."),
     (BUFFER_LIMIT, "Most bytes of bodies that may wait in memory."),
-    (BUFFER_WAITING, "Request bodies that wait for room in memory."),
+    (BUFFER_WAITING, "Request bodies that wait for bytes of the memory budget."),
     (CONNECTIONS, "Open connections of clients."),
 ];
 

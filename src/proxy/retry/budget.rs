@@ -33,6 +33,13 @@ pub struct RetryBudget {
 #[error("retry ratio {0} is not a number from 0 to 1")]
 pub struct InvalidRatio(f64);
 
+impl InvalidRatio {
+    /// Returns the number that was given.
+    pub fn value(&self) -> f64 {
+        self.0
+    }
+}
+
 impl Default for RetryBudget {
     /// Returns a budget of a fifth of the traffic and at least three retries a second.
     fn default() -> Self {

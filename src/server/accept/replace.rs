@@ -48,13 +48,14 @@ impl Server {
     /// stay, and [`Replaced`] names those that differ.
     ///
     /// # Errors
-    /// An error if an address cannot be bound, or a listener that stays has a handler of another type. Then nothing has changed.
+    /// An error if an address cannot be bound, a timeout is below 1 ms, or a listener that stays has a handler of another type. Then
+    /// nothing has changed.
     pub fn replace<H: Handler>(&mut self, builder: ServerBuilder<H>) -> io::Result<Replaced> {
         let mut replaced =
             Replaced { kept_settings: builder.settings.differing(&self.settings), ..Replaced::default() };
         let (mut stays, mut added) = (Vec::new(), Vec::new());
         // Before anything changes: each step here may fail.
-        let listeners = builder.into_serving();
+        let listeners = builder.into_serving()?;
         for (listen, serving) in listeners {
             match self.listeners.iter().find(|running| running.listen == listen) {
                 Some(running) => {

@@ -121,7 +121,7 @@ pub(crate) fn endpoint(
     address: SocketAddr,
     change: impl FnOnce(HttpBackendBuilder) -> HttpBackendBuilder,
 ) -> Endpoint<HttpBackend> {
-    let backend = change(HttpBackend::builder(&address.to_string()).unwrap()).build();
+    let backend = change(HttpBackend::builder(&address.to_string()).unwrap()).build().unwrap();
     Endpoint::new(id.to_string(), backend).unwrap().outlier(false)
 }
 

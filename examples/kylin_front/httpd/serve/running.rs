@@ -93,7 +93,7 @@ fn backend(member: &Member, timeouts: Timeouts, servers: &[&Server]) -> Result<H
     if !member.reuse {
         backend = backend.max_idle(0);
     }
-    Ok(tls::to_member(backend, member, servers)?.build())
+    Ok(tls::to_member(backend, member, servers)?.build()?)
 }
 
 fn with_settings(

@@ -138,7 +138,13 @@ impl SettingsReader {
             "proxy_read_timeout" => settings.read_timeout = Some(milliseconds()?),
             "client_body_timeout" => settings.body_timeout = Some(milliseconds()?),
             "client_header_timeout" => settings.header_timeout = Some(milliseconds()?),
-            "send_timeout" => settings.client_send_timeout = Some(milliseconds()?),
+            "send_timeout" => {
+                let time = milliseconds()?;
+                if time.is_zero() {
+                    return Err(arg(directive)?.invalid("time", "1ms or more"));
+                }
+                settings.client_send_timeout = Some(time);
+            }
             "keepalive_time" => {
                 milliseconds()?;
                 remarks.note(span, "keepalive_time: the age of a client connection has no limit");
