@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use crate::clock::{Clock, SystemClock};
 
-/// How often the log tells of shortages.
+/// The interval at which the log tells of shortages.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 static COUNT: AtomicU64 = AtomicU64::new(0);

@@ -92,7 +92,7 @@ pub struct Admin {
 }
 
 struct Shared {
-    /// Where the handler is mounted, without a slash at the end.
+    /// The path at which the handler is mounted, without a slash at the end.
     path: Box<str>,
     /// The names of this host.
     hosts: Vec<String>,

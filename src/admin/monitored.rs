@@ -20,7 +20,7 @@ const COUNT_REUSE: u32 = 20;
 
 pub(super) type BoundSessions = AHashMap<EndpointId, usize>;
 
-/// What the status covers and the verbs apply to: see [`Admin::monitor`](super::Admin::monitor).
+/// The parts that the status covers and the verbs apply to: see [`Admin::monitor`](super::Admin::monitor).
 #[derive(Default)]
 #[must_use]
 pub struct Monitored {

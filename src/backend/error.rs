@@ -5,7 +5,7 @@ use http::Request;
 use crate::body::{Body, BoxError};
 use crate::endpoint::Outcome;
 
-/// How far a request got before it failed.
+/// The phase in which a request failed.
 ///
 /// The proxy decides by the kind whether it sends the request again, so a backend promises what the
 /// kind says. If it cannot tell whether the node has seen the request, the kind is
@@ -96,7 +96,7 @@ impl SendErrorKind {
     }
 }
 
-/// Why a backend has no response to a request.
+/// The error of a backend that has no response to a request.
 #[derive(thiserror::Error)]
 #[error("{kind}")]
 pub struct SendError {

@@ -145,7 +145,7 @@ pub(crate) struct NodeResponse {
     pub(crate) body: Result<Bytes, NodeError>,
 }
 
-/// Why a node's response, or its body, was not read.
+/// The reason why a node's response, or its body, was not read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NodeError {
     /// The message of the [`SendError`], which itself may hold the request with its credentials.

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use crate::clock::{InvalidDuration, at_least};
 
-/// How long a backend waits for its node. `Timeouts` in a request's extensions override those of the
+/// The times for which a backend waits for its node. `Timeouts` in a request's extensions override those of the
 /// backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]

@@ -8,7 +8,7 @@ use crate::hash;
 use crate::health::slow_start::WHOLE;
 use crate::view::{Layout, RotationCursor};
 
-/// How many picks rotation offers in search of an eligible endpoint before all are searched.
+/// The number of picks that rotation offers in search of an eligible endpoint before all are searched.
 const MAX_ROTATIONS: usize = 64;
 /// How many endpoints in their slow start may let a pick pass in a row.
 const MAX_PASSED: usize = 16;

@@ -5,9 +5,9 @@ use crate::request::RequestView;
 
 /// The maximum number of endpoints of which all are compared.
 const MAX_COMPARED: usize = 64;
-/// How many endpoints are compared if there are more.
+/// The number of endpoints that are compared if there are more.
 const WINDOW: usize = 32;
-/// How many picks rotation offers among equally loaded endpoints before the first of them is chosen.
+/// The number of picks that rotation offers among equally loaded endpoints before the first of them is chosen.
 const MAX_ROTATIONS: usize = 32;
 
 /// Picks the endpoint with the fewest requests in flight for its weight (nginx: `least_conn`), and among equals the next in

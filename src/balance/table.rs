@@ -1,7 +1,7 @@
 use std::any::Any;
 use std::fmt;
 
-/// What a policy derived from the members of a view: see [`Balancer::prepare`](super::Balancer::prepare).
+/// The values that a policy derived from the members of a view: see [`Balancer::prepare`](super::Balancer::prepare).
 #[derive(Default)]
 pub struct Table(Option<Box<dyn Any + Send + Sync>>);
 

@@ -56,7 +56,7 @@ pub struct Body {
     /// Of a response: whether it is read ahead of its client.
     ahead_limit: Option<ReadAhead>,
     stall: Stall,
-    /// How many bytes may still come; more is an error.
+    /// The number of bytes that may still come; more is an error.
     allowance: u64,
     /// Fewer bytes than the allowance are an error too.
     is_exact: bool,
@@ -105,7 +105,7 @@ pub(crate) trait BodyTap: Send + Sync {
     fn end(&mut self, end: BodyEnd<'_>);
 }
 
-/// How a body ended.
+/// The end of a body.
 pub(crate) enum BodyEnd<'a> {
     /// The reader took the last byte.
     Complete,

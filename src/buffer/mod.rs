@@ -51,7 +51,7 @@ pub struct BufferBudget {
     account: Arc<Account>,
 }
 
-/// What is used of a [`BufferBudget`], in bytes.
+/// The used part of a [`BufferBudget`], in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BufferStatus {
@@ -61,11 +61,11 @@ pub struct BufferStatus {
     pub client_share: Option<usize>,
     /// The bytes that are reserved now.
     pub used: usize,
-    /// How many clients have a part of them.
+    /// The number of clients that have a part of them.
     pub clients: usize,
-    /// How many request bodies wait for bytes to become free.
+    /// The number of request bodies that wait for bytes to become free.
     pub waiting: usize,
-    /// How often bytes were refused since the start, after the wait where there is one.
+    /// The number of times that bytes were refused since the start, after the wait where there is one.
     pub refused: u64,
 }
 

@@ -10,7 +10,7 @@ use super::{Account, Reservation};
 use crate::client_key::ClientKey;
 use crate::sync::{AtomicUsize, Mutex, Ordering, fence, oneshot};
 
-/// How long a body waits for bytes to become free. A client notices little of it, and most queries take longer.
+/// The time for which a body waits for bytes to become free. A client notices little of it, and most queries take longer.
 const MAX_WAIT: Duration = Duration::from_secs(1);
 
 /// How many may wait. Each release of bytes looks at all of them, and each may hold one read from its client.

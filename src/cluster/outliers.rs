@@ -23,7 +23,7 @@ use crate::health::{Outlier, Reason};
 pub(super) struct Outliers {
     settings: Outlier,
     epoch: Epoch,
-    /// When the present interval ends, in milliseconds of the epoch.
+    /// The time at which the present interval ends, in milliseconds of the epoch.
     interval_ends: AtomicU64,
     endpoints: Mutex<Vec<Endpoint>>,
     impaired: ImpairedCount,

@@ -7,8 +7,8 @@ use crate::health::HealthState;
 use crate::request::RequestView;
 use crate::view::{EndpointRef, Group, View};
 
-/// How often a pick goes through all steps. An endpoint that is readmitted between two steps, by a probe for instance, is not
-/// eligible in the first and not barred in the second, so neither takes it. The next round does.
+/// The number of times that a pick goes through all steps. An endpoint that is readmitted between two steps, by a probe for
+/// instance, is not eligible in the first and not barred in the second, so neither takes it. The next round does.
 const ROUNDS: usize = 2;
 
 /// The result of a pick: the backend to send the request with, and the lease that counts it in flight.
@@ -17,7 +17,7 @@ const ROUNDS: usize = 2;
 pub struct Picked<B> {
     /// Counts the request in flight until it is dropped.
     pub lease: Lease,
-    /// Why this endpoint was picked.
+    /// The reason why this endpoint was picked.
     pub reason: PickReason,
     #[expect(
         clippy::redundant_allocation,

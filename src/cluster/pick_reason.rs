@@ -1,6 +1,6 @@
 use std::fmt;
 
-/// Why an endpoint was picked.
+/// The reason why an endpoint was picked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PickReason {

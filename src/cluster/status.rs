@@ -19,8 +19,8 @@ pub struct ClusterStatus {
     /// Whether [panic mode](super::ClusterBuilder::panic_mode) applies: health keeps requests, or those that need some role,
     /// from every ready endpoint. Always false if that mode is off.
     pub panicking: bool,
-    /// How often this process was short of descriptors, ports or memory for a connection since it started. The number is that of the
-    /// process, whichever cluster it was: nodes, stores and clients share the descriptors.
+    /// The number of times that this process was short of descriptors, ports or memory for a connection since it started. The number
+    /// is that of the process, whichever cluster it was: nodes, stores and clients share the descriptors.
     pub shortages: u64,
     /// Since when the user source (LDAP) of Kylin 5 is unreachable, on the cluster's clock, so that no node can check a login. It
     /// begins with a response that says so (KE-010021006), which is no failure of its node, and ends with a login that a node has
@@ -49,7 +49,7 @@ pub struct EndpointStatus {
     pub health: HealthState,
     /// The reason if the endpoint is not healthy.
     pub reason: Option<Reason>,
-    /// When the endpoint entered its state of health, on the cluster's clock.
+    /// The time at which the endpoint entered its state of health, on the cluster's clock.
     pub since: Instant,
     /// The request by which [`Probe::kylin`](crate::probe::Probe::kylin) found the endpoint healthy; `None` before its first
     /// success, and with other probes.
@@ -72,8 +72,8 @@ pub struct EndpointStatus {
     pub failed: u64,
     /// The requests that timed out.
     pub timed_out: u64,
-    /// How many seconds the node's clock is ahead of the front end's, by the `Date` of the last response to a probe; negative if it is
-    /// behind.
+    /// The seconds by which the node's clock is ahead of the front end's, by the `Date` of the last response to a probe; negative if
+    /// it is behind.
     pub clock_ahead: Option<i64>,
 }
 

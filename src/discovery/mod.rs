@@ -131,7 +131,7 @@ pub trait Discovery: Send + 'static {
     fn next(&mut self) -> impl Future<Output = Result<Vec<DiscoveredNode>, DiscoveryError>> + Send;
 }
 
-/// Why a source cannot list its nodes. Holds no credentials.
+/// The error of a source that cannot list its nodes. It holds no credentials.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DiscoveryError {
@@ -150,7 +150,7 @@ pub enum DiscoveryError {
     /// The source denies access: wrong credentials or a missing permission.
     #[error("{location} denies access")]
     Denied {
-        /// What denies access.
+        /// The resource that denied access.
         location: String,
         /// The cause.
         #[source]
@@ -159,9 +159,9 @@ pub enum DiscoveryError {
     /// The source responded with invalid data.
     #[error("{location} is invalid")]
     Invalid {
-        /// Where the invalid data was found.
+        /// The place of the invalid data.
         location: String,
-        /// What is wrong with it.
+        /// The fault in it.
         #[source]
         source: BoxError,
     },

@@ -6,15 +6,15 @@ use std::sync::Arc;
 
 use crate::sync::{AtomicU64, Ordering};
 
-/// How many requests are in flight on an endpoint or wait for a slot of it, and how many have ended, in one word. A request costs two atomic additions,
-/// and one read yields the requests in flight.
+/// The requests that are in flight on an endpoint or wait for a slot of it, and the number of those that have ended, in one word. A
+/// request costs two atomic additions, and one read yields the requests in flight.
 ///
 /// The lower half counts those in flight (2^32 at once would not fit into memory). The upper half counts those that have ended,
 /// modulo 2^32.
 #[derive(Debug, Default)]
 pub(crate) struct Load(AtomicU64);
 
-/// How often the upper half of a [`Load`] has wrapped around.
+/// The number of times that the upper half of a [`Load`] has wrapped around.
 #[derive(Debug, Default)]
 pub(super) struct Wraps(AtomicU64);
 

@@ -73,7 +73,7 @@ pub(crate) struct Suspect {
     failed: FailedAt,
 }
 
-/// When a request failed that counts later: perhaps after minutes, when a query that was sent again has its response.
+/// The time at which a request failed that counts later: perhaps after minutes, when a query that was sent again has its response.
 #[derive(Clone, Copy)]
 struct FailedAt {
     ms: u64,

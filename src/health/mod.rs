@@ -124,7 +124,7 @@ impl HealthState {
     }
 }
 
-/// Why an endpoint is not healthy.
+/// The reason why an endpoint is not healthy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum Reason {
@@ -181,7 +181,7 @@ pub enum Mismatch {
     Project,
 }
 
-/// Why a probe failed.
+/// The reason why a probe failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProbeFailure {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 #[derive(Debug, Default)]
 pub(crate) struct OutcomeCounts {
     row: AtomicRow,
-    /// When the first failure of the row was counted.
+    /// The time at which the first failure of the row was counted.
     row_began: AtomicU64,
     /// Failures since they were last taken.
     failures: AtomicU32,

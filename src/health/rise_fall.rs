@@ -20,9 +20,9 @@ pub(crate) struct RiseFall {
     /// Results in a row that contradict the status.
     streak: u32,
     failure: Option<ProbeFailure>,
-    /// When the status, or its first contradiction, began: milliseconds since the endpoint's origin.
+    /// The time at which the status, or its first contradiction, began: milliseconds since the endpoint's origin.
     since: u64,
-    /// When a probe last found that the node accepts no connection, if one has since the endpoint was last healthy.
+    /// The time at which a probe last found that the node accepts no connection, if one has since the endpoint was last healthy.
     refused: Option<u64>,
 }
 

@@ -7,13 +7,13 @@ use crate::sync::{AtomicU64, Ordering};
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Withdrawal {
     pub(crate) at: u64,
-    /// When it ends, or when the first request may try the endpoint.
+    /// The time at which it ends, or when the first request may try the endpoint.
     pub(crate) until: u64,
     pub(crate) reason: Reason,
     pub(crate) kind: WithdrawalKind,
 }
 
-/// What ends a withdrawal.
+/// The event that ends a withdrawal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WithdrawalKind {
     /// The endpoint is ejected for what it responded: the ejection lasts its time.

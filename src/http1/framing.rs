@@ -6,7 +6,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use super::body_decoder::BodyDecoder;
 use super::chunked::MAX_LENGTH;
 
-/// Why the end of a body is unclear.
+/// The reason why the end of a body is unclear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum FramingError {
     #[error("transfer-encoding is not exactly \"chunked\"")]

@@ -24,7 +24,7 @@ impl Default for HeadLimits {
     }
 }
 
-/// Why the bytes are not a head.
+/// The reason why the bytes are not a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum HeadError {
     #[error("the head is too long")]

@@ -24,11 +24,11 @@ const MAX_SPARE_MAPS: usize = 8;
 /// The largest capacity of a map that is kept, in headers.
 const MAX_SPARE_CAPACITY: usize = 64;
 
-/// How many headers can be added to a parsed head before its map grows: the forwarding headers and
+/// The number of headers that can be added to a parsed head before its map grows: the forwarding headers and
 /// `Host`.
 const EXTRA_CAPACITY: usize = 4;
 
-/// Why the headers of a head are not valid.
+/// The reason why the headers of a head are not valid.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InvalidHeaders {
     #[error("a line of the head has no colon")]

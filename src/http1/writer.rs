@@ -23,7 +23,7 @@ thread_local! {
     static SPARE_BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// How the end of a body that is sent is marked.
+/// The way in which the end of a sent body is marked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BodyFraming {
     /// By its length, of which this many bytes are still to be sent.
@@ -33,7 +33,7 @@ pub(crate) enum BodyFraming {
     UntilClose,
 }
 
-/// Why a message was not sent.
+/// The reason why a message was not sent.
 #[derive(Debug)]
 pub(crate) enum WriteError {
     Body(BodyError),

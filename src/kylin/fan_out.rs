@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use super::class::RequestClass;
 
-/// How the responses of several nodes are merged.
+/// The way in which the responses of several nodes are merged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Merge {
     /// The client gets one of the best responses. A node that does not know the id responds with success too.

@@ -21,7 +21,7 @@ pub(crate) enum AttemptOutcome {
     Responded(ResponseClass),
 }
 
-/// What to do after an attempt.
+/// The decision after an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum RetryDecision {
     /// Returns the response or the error to the client.

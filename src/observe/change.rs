@@ -15,15 +15,15 @@ use crate::health::{HealthState, ProbeFailure, Reason};
 pub struct EndpointChanged<'a> {
     /// The name of the cluster, as it was given to the [`Watch`](super::Watch).
     pub cluster: &'a str,
-    /// What has changed.
+    /// The change.
     pub change: EndpointChange,
     /// The endpoint as it is now; as it was last, if it was removed.
     pub endpoint: &'a EndpointStatus,
-    /// Why the endpoint is not healthy, or was not until now.
+    /// The reason why the endpoint is not healthy, or was not until now.
     pub reason: Option<Reason>,
-    /// What showed it.
+    /// The source of the change.
     pub found_by: FoundBy,
-    /// How long the state before lasted, for a state of health.
+    /// The time for which the state before lasted, for a state of health.
     pub lasted: Option<Duration>,
 }
 
@@ -46,7 +46,7 @@ impl EndpointChanged<'_> {
     }
 }
 
-/// What has changed at an endpoint.
+/// A change at an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum EndpointChange {
@@ -121,7 +121,7 @@ impl fmt::Display for EndpointChange {
     }
 }
 
-/// What showed that the state of an endpoint has changed.
+/// The source of a change of an endpoint's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FoundBy {
@@ -162,15 +162,15 @@ impl FoundBy {
 pub struct ClusterChanged<'a> {
     /// The name of the cluster, as it was given to the [`Watch`](super::Watch).
     pub cluster: &'a str,
-    /// What has changed.
+    /// The change.
     pub change: ClusterChange,
     /// The cluster with all its endpoints.
     pub status: &'a ClusterStatus,
-    /// How long no endpoint could serve, when one can again.
+    /// The time for which no endpoint could serve, when one can again.
     pub lasted: Option<Duration>,
 }
 
-/// What has changed at a cluster.
+/// A change at a cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ClusterChange {
@@ -189,7 +189,7 @@ pub struct StoreChanged<'a> {
     pub store: &'a str,
     /// Whether the store is available now.
     pub available: bool,
-    /// How many writes wait for the store.
+    /// The number of writes that wait for the store.
     pub pending_writes: usize,
 }
 

@@ -26,19 +26,19 @@ pub struct Classified<'a> {
     pub request: &'a ObservedRequest,
 }
 
-/// What became of the session of a request.
+/// The outcome of the session of a request.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct SessionEvent<'a> {
     /// The request.
     pub request: &'a ObservedRequest,
-    /// What became of it.
+    /// The outcome.
     pub outcome: SessionOutcome,
     /// The endpoint that the session is bound to now; `None` after a lookup.
     pub endpoint: Option<&'a EndpointId>,
 }
 
-/// What became of the session of a request.
+/// The outcome of the session of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SessionOutcome {
@@ -70,7 +70,7 @@ pub struct Dispatched<'a> {
     pub request: &'a ObservedRequest,
     /// The endpoint.
     pub endpoint: &'a EndpointId,
-    /// How long it has waited for this attempt, at other endpoints too.
+    /// The time for which it has waited for this attempt, at other endpoints too.
     pub waited: Duration,
 }
 
@@ -94,7 +94,7 @@ pub struct EndpointPicked<'a> {
     pub request: &'a ObservedRequest,
     /// The endpoint.
     pub endpoint: &'a EndpointId,
-    /// Why this one.
+    /// The reason why the endpoint was picked.
     pub reason: PickReason,
 }
 
@@ -130,11 +130,11 @@ pub struct Attempt {
     pub endpoint: EndpointId,
     /// The placement name of the endpoint, which is the address of its node as the operator wrote it.
     pub address: Box<str>,
-    /// Why the endpoint was picked.
+    /// The reason why the endpoint was picked.
     pub reason: PickReason,
     /// From the arrival of the request to the begin of the attempt.
     pub after: Duration,
-    /// How long the connection took to make; `None` on a connection that was open, and with a backend other than
+    /// The time that the connection took to make; `None` on a connection that was open, and with a backend other than
     /// [`HttpBackend`](crate::HttpBackend).
     pub connecting: Option<Duration>,
     /// From the begin of the attempt to the head of the response.
@@ -145,7 +145,7 @@ pub struct Attempt {
     pub status: Option<StatusCode>,
     /// The bytes of the body that came from the node and were passed on.
     pub bytes: u64,
-    /// How the attempt ended; `None` while it runs.
+    /// The end of the attempt; `None` while it runs.
     pub end: Option<AttemptEnd>,
 }
 
@@ -161,7 +161,7 @@ impl Attempt {
     }
 }
 
-/// How an attempt ended.
+/// The end of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum AttemptEnd {
@@ -242,13 +242,13 @@ pub struct Retried<'a> {
     pub from: &'a EndpointId,
     /// The endpoint of the attempt to come.
     pub to: &'a EndpointId,
-    /// Why it is sent again.
+    /// The reason why it is sent again.
     pub reason: RetryReason,
-    /// How many retries the [budget](crate::proxy::RetryBudget) still allows; `None` without a budget.
+    /// The number of retries that the [budget](crate::proxy::RetryBudget) still allows; `None` without a budget.
     pub budget_left: Option<u32>,
 }
 
-/// Why a request is sent again.
+/// The reason why a request is sent again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RetryReason {
@@ -327,13 +327,13 @@ pub struct Finished<'a> {
     pub attempts: &'a [Attempt],
     /// The endpoint whose response to an equal query the client got a copy of; `None` if the request has a response of its own.
     pub shared: Option<&'a EndpointId>,
-    /// How long the parts took.
+    /// The times that the parts took.
     pub times: Times,
-    /// How the request ended.
+    /// The end of the request.
     pub termination: Termination,
 }
 
-/// How long the parts of a request took.
+/// The times that the parts of a request took.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Times {

@@ -159,7 +159,7 @@ pub trait Observer: Send + Sync + 'static {
     fn discovery_changed(&self, _event: &DiscoveryChanged<'_>) {}
 }
 
-/// What the events of a request have to hold.
+/// The facts that the events of a request have to hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 #[non_exhaustive]
 pub enum Detail {

@@ -30,7 +30,7 @@ pub(crate) struct RequestRecorder {
     clock: Arc<dyn Clock>,
     request: ObservedRequest,
     detail: Detail,
-    /// When the query that waits for a slot began to wait.
+    /// The time at which the query that waits for a slot began to wait.
     queued_since: Option<Duration>,
     queued: Duration,
     attempts: Vec<Attempt>,

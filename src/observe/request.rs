@@ -16,7 +16,7 @@ use crate::request::{ClientAddr, ObservedQuery};
 static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// What events tell of a request. It holds no credentials, cookies or session ids, and values that may be secret are masked.
+/// The facts of a request in events. It holds no credentials, cookies or session ids, and values that may be secret are masked.
 pub struct ObservedRequest {
     number: u64,
     pub(super) began: Instant,

@@ -1,7 +1,7 @@
 use crate::cluster::PickReason;
 use crate::endpoint::EndpointId;
 
-/// Which endpoint served a request, and why it was picked.
+/// The endpoint that served a request, and the reason why it was picked.
 ///
 /// It is in the extensions of a response if [`ProxyBuilder::served_by`](crate::proxy::ProxyBuilder::served_by) is on or the proxy
 /// has an observer. A response of the proxy itself has none, and neither has one that was merged from the responses of all nodes.
@@ -10,9 +10,9 @@ use crate::endpoint::EndpointId;
 pub struct ServedBy {
     /// The endpoint of the last attempt.
     pub endpoint: EndpointId,
-    /// How many attempts there were, the last one included.
+    /// The number of attempts, the last one included.
     pub attempts: u32,
-    /// Why the endpoint was picked.
+    /// The reason why the endpoint was picked.
     pub reason: PickReason,
     /// The response is a copy of the response to an equal query, for which the endpoint was picked (see
     /// [`ProxyBuilder::single_flight`](crate::proxy::ProxyBuilder::single_flight)).

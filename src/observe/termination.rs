@@ -1,6 +1,6 @@
 use std::fmt;
 
-/// How a request ended.
+/// The end of a request.
 ///
 /// | variant | [name](Self::as_str) | Envoy's response flag | HAProxy's termination state |
 /// |---|---|---|---|

@@ -18,10 +18,10 @@ use crate::endpoint::AdminState;
 use crate::health::Reason;
 use crate::session::Sessions;
 
-/// How often a state is read that changes by the passage of time alone, such as the end of an ejection.
+/// The interval at which a state is read that changes by the passage of time alone, such as the end of an ejection.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a source of nodes may take before it is reported, and a cluster may have no endpoint at its start.
+/// The time that a source of nodes may take before it is reported, and a cluster may have no endpoint at its start.
 const START_TIME: Duration = Duration::from_secs(1);
 
 /// Tells an observer of changes of state, until it is dropped.

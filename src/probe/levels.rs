@@ -32,7 +32,7 @@ pub(super) struct NodeMemory {
 pub(super) struct NodeLevel {
     settled: Option<ProbeLevel>,
     may_be_another_process: bool,
-    /// When a node that settled on the authentication is asked for the version again; at once where there is none.
+    /// The time at which a node that settled on the authentication is asked for the version again; at once where there is none.
     recheck: Option<Instant>,
 }
 

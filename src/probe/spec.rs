@@ -167,7 +167,7 @@ fn target(path: &str) -> Result<PathAndQuery, InvalidProbe> {
     target.ok_or_else(|| InvalidProbe::Path(path.to_owned()))
 }
 
-/// Why a probe was not made.
+/// The error for a probe that cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidProbe {

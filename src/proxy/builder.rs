@@ -85,7 +85,7 @@ pub struct ProxyBuilder<B, K = KylinAware> {
     kind: PhantomData<fn() -> K>,
 }
 
-/// Why a proxy could not be built.
+/// The error for a proxy that cannot be built.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProxyBuildError {

@@ -10,10 +10,10 @@ use super::{ClientAddr, ClientKey};
 use crate::clock::{Clock, SystemClock};
 use crate::drop_guard::{DropGuard, Release};
 
-/// How often the log names one client that is at its limit.
+/// The interval at which the log names one client that is at its limit.
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How many clients the log names within [`WARNING_INTERVAL`].
+/// The number of clients that the log names within [`WARNING_INTERVAL`].
 const MAX_WARNINGS: usize = 32;
 
 /// The number of locks that the clients are spread over.

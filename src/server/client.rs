@@ -20,6 +20,6 @@ pub(super) struct Client<H> {
 pub(super) struct IdleConnection<S> {
     pub(super) stream: S,
     pub(super) read: BytesMut,
-    /// When the head of the next request must be complete.
+    /// The time at which the head of the next request must be complete.
     pub(super) deadline: Instant,
 }

@@ -46,7 +46,7 @@ use crate::body::Body;
 use crate::proxy::{ErrorResponse, Proxy};
 use crate::request::ClientAddr;
 
-/// How long the bytes of a client that keeps sending are read and dropped after the last response.
+/// The time for which the bytes of a client that keeps sending are read and dropped after the last response.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The time of requests in flight is over, and the handler has not responded.
@@ -129,7 +129,7 @@ struct AcceptLoop {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stopped {
-    /// How many connections still had a request in flight when the grace was over.
+    /// The number of connections that still had a request in flight when the grace was over.
     pub cut: usize,
 }
 

@@ -95,7 +95,7 @@ struct Closer {
     close: oneshot::Sender<()>,
 }
 
-/// How long a connection stays at least: the first request of a client that has just connected is on its way.
+/// The time for which a connection stays at least: the first request of a client that has just connected is on its way.
 const MIN_IDLE_TIME: Duration = Duration::from_secs(1);
 
 /// An idle connection.

@@ -24,8 +24,8 @@ use crate::drop_guard::DropGuard;
 use crate::endpoint::EndpointId;
 use crate::request::RequestContext;
 
-/// How sessions are bound to endpoints: see [`ProxyBuilder::affinity`](crate::proxy::ProxyBuilder::affinity). Clones share the
-/// same sessions.
+/// The rule by which sessions are bound to endpoints: see [`ProxyBuilder::affinity`](crate::proxy::ProxyBuilder::affinity). Clones
+/// share the same sessions.
 ///
 /// | strategy | binds by | memory |
 /// |---|---|---|

@@ -31,11 +31,11 @@ use crate::request::RequestContext;
 /// What a strategy knows of one request's session. `begin` makes it; every later hook of the request gets its `state`.
 #[derive(Default)]
 pub(crate) struct SessionContext<S> {
-    /// Where the request should go, at every attempt.
+    /// The endpoint to which the request should go, at every attempt.
     pub(crate) hint: EndpointHint,
     /// No other endpoint may serve the request, if there is the one that the hint names.
     pub(crate) is_required: bool,
-    /// What the strategy remembers between its hooks.
+    /// The state that the strategy keeps between its hooks.
     pub(crate) state: S,
     /// Lives until the body of the response has ended.
     pub(crate) in_use: Option<DropGuard>,
@@ -52,7 +52,7 @@ impl<S> SessionContext<S> {
     }
 }
 
-/// What to do with a request that was prepared for an endpoint.
+/// The outcome of preparing a request for an endpoint.
 #[cfg_attr(not(feature = "login-relay"), allow(dead_code, reason = "only the login relay talks to nodes"))]
 pub(crate) enum Prepared {
     /// Send it.
@@ -62,13 +62,13 @@ pub(crate) enum Prepared {
     Failed(SendError),
 }
 
-/// Why a request was not sent: its session is to log in at the node, and logins fail at present.
+/// The reason why a request was not sent: its session is to log in at the node, and logins fail at present.
 #[cfg_attr(not(feature = "login-relay"), allow(dead_code, reason = "only the login relay logs in at nodes"))]
 #[derive(Debug, thiserror::Error)]
 #[error("logins of the session fail at present")]
 pub(crate) struct LoginUnavailable;
 
-/// What to do with a response.
+/// The action after a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AfterResponse {
     /// Return it to the client.
@@ -80,7 +80,7 @@ pub(crate) enum AfterResponse {
     SendAgain,
 }
 
-/// Who responded to which request, and under which circumstances.
+/// The facts about a response: the endpoint that sent it, and its request.
 pub(crate) struct ResponseContext<'a> {
     pub(crate) request: &'a RequestContext,
     pub(crate) endpoint: &'a EndpointId,

@@ -22,7 +22,7 @@ pub(crate) struct Learn {
     pub(super) cookies: Vec<SessionCookie>,
 }
 
-/// What the strategy remembers of a request.
+/// The state that the strategy keeps for a request.
 #[derive(Default)]
 pub(crate) struct Learned {
     /// The session that the client named.

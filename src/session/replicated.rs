@@ -132,16 +132,16 @@ pub(crate) struct Replicated {
     clock: Arc<dyn Clock>,
 }
 
-/// How many sessions are remembered.
+/// The number of sessions that are remembered.
 const RECENT_CAPACITY: usize = 50_000;
 /// The longest error that is read, in bytes.
 const MAX_ERROR: u64 = 64 * 1024;
-/// How long reading an error may take.
+/// The time that reading an error may take.
 const ERROR_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a request waits before it is sent again: the session should be written by then.
+/// The time for which a request waits before it is sent again: the session should be written by then.
 const HEAL_DELAY: Duration = Duration::from_millis(100);
 
-/// What the strategy remembers of a request.
+/// The state that the strategy keeps for a request.
 #[derive(Default)]
 pub(crate) struct ReplicatedSession {
     /// The name of the session cookie that the request carries.

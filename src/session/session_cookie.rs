@@ -18,7 +18,7 @@ enum CookieName {
     MetastoreDigest,
 }
 
-/// How long a session of Kylin may be idle, by its `web.xml`.
+/// The time for which a session of Kylin may be idle, by its `web.xml`.
 pub(super) const KYLIN_TTL: Duration = Duration::from_secs(480 * 60);
 
 impl SessionCookie {

@@ -44,7 +44,7 @@ pub struct StickyCookie {
     clock: Arc<dyn Clock>,
 }
 
-/// What the strategy remembers of a request.
+/// The state that the strategy keeps for a request.
 #[derive(Clone, Copy)]
 pub(crate) struct Renewal {
     /// The response sets the cookie, unless the request went to another endpoint only for now.

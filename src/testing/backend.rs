@@ -27,7 +27,7 @@ use tokio::time::timeout;
 use crate::backend::{Backend, SendErrorKind};
 use crate::body::{Body, BoxError};
 
-/// How long the suite waits for a single event.
+/// The time for which the suite waits for a single event.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Checks the promises of [`Backend`]. `open` makes a backend for the node at an address. The nodes speak HTTP/1.1 without TLS.

@@ -40,7 +40,7 @@ struct Shared {
     saved: Mutex<HashSet<SessionKey>>,
 }
 
-/// What each operation of a [`FailingStore`] does.
+/// The behaviour of each operation of a [`FailingStore`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StoreFault {

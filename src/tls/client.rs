@@ -12,7 +12,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 
 use super::{Identity, Roots, TlsError, TlsVersion, provider};
 
-/// How connections to a node are encrypted, and how the node proves its name. Clones share sessions for resumption.
+/// The encryption of connections to a node, and the way in which the node proves its name. Clones share sessions for resumption.
 ///
 /// ```no_run
 /// use kylin_lb::HttpBackend;

@@ -1,7 +1,7 @@
 use std::io;
 use std::path::PathBuf;
 
-/// Why certificates, a key or a setting of TLS cannot be used.
+/// The error for certificates, a key or a setting of TLS that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TlsError {

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// How long a window lasts, in milliseconds.
+/// The time that a window lasts, in milliseconds.
 const WINDOW_MS: u64 = 5000;
 /// The windows that are kept: those of a minute, and the present one.
 const WINDOWS: u64 = 13;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::clock::{Clock, Epoch};
 
-/// How long no query waits for an equal one after a response that could not be copied.
+/// The time for which no query waits for an equal one after a response that could not be copied.
 const WINDOW: Duration = Duration::from_secs(60);
 
 const SLOTS: usize = 256;

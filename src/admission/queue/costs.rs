@@ -3,7 +3,7 @@
 /// Microseconds.
 pub(super) type Micros = u64;
 
-/// How many fingerprints are remembered: [`BUCKETS`] of [`WAYS`].
+/// The number of fingerprints that are remembered: [`BUCKETS`] of [`WAYS`].
 const BUCKETS: usize = 512;
 const WAYS: usize = 8;
 

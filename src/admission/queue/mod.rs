@@ -22,7 +22,7 @@ use crate::clock::{Clock, InvalidDuration, at_least};
 use crate::cluster::Cluster;
 use crate::endpoint::{Lease, SlotOwner};
 
-/// How queries wait for endpoints with a [limit](crate::Endpoint::max_in_flight). See the guide on
+/// The rules by which queries wait for endpoints with a [limit](crate::Endpoint::max_in_flight). See the guide on
 /// [waiting](crate::docs::waiting).
 ///
 /// | setting | default |

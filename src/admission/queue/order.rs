@@ -15,9 +15,9 @@ use super::users::User;
 pub(super) const AGEING: u64 = 30;
 /// From here on a query is slow.
 const SLOW: Micros = 5_000_000;
-/// How long a user counts as active after its last query.
+/// The time for which a user counts as active after its last query.
 const ACTIVE: Micros = 10_000_000;
-/// How many requests wait for an endpoint on average, at most.
+/// The number of requests that wait for an endpoint on average, at most.
 const WAITING_PER_ENDPOINT: usize = 64;
 
 /// What decides when a request is served. It keeps its ticket when it is picked again.
@@ -48,7 +48,7 @@ impl Ticket {
     }
 }
 
-/// What became of a request.
+/// The outcome of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Turn {
     /// It has its slot.
@@ -544,7 +544,7 @@ mod tests {
     /// Applies the rules to a list.
     struct Model {
         limits: [u32; 2],
-        /// When each user sent its last query.
+        /// The time at which each user sent its last query.
         sent: BTreeMap<u64, Micros>,
         now: Micros,
         /// The interval of the last action.

@@ -47,7 +47,7 @@ pub(super) struct Connection {
     /// Of the request that it carries.
     method: Method,
     timeouts: Timeouts,
-    /// How many requests it has carried.
+    /// The number of requests that it has carried.
     pub(super) uses: u32,
     pub(super) opened: Instant,
     _permit: OpenPermit,

@@ -253,7 +253,7 @@ impl Endpoint<HttpBackend> {
     }
 }
 
-/// Why an endpoint of an [`HttpBackend`] cannot be made.
+/// The error for an endpoint of an [`HttpBackend`] that cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidEndpoint {

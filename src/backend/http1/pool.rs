@@ -12,7 +12,7 @@ use crate::background::{self, BackgroundTask};
 use crate::clock::Clock;
 use crate::shard;
 
-/// How often idle connections are searched for those that their node has closed or that are idle
+/// The interval at which idle connections are searched for those that their node has closed or that are idle
 /// for too long. A request checks its connection itself; the sweep only frees sockets.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -29,9 +29,9 @@ pub(super) struct Pool {
 /// Limits on connections and their reuse; `None` is no limit.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PoolSettings {
-    /// How many connections may be open, idle or not.
+    /// The number of connections that may be open, idle or not.
     pub(super) max_open: Option<NonZeroUsize>,
-    /// How many idle connections a shard keeps.
+    /// The number of idle connections that a shard keeps.
     pub(super) max_idle: usize,
     pub(super) idle_timeout: Duration,
     pub(super) max_uses: Option<NonZeroU32>,

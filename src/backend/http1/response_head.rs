@@ -14,7 +14,7 @@ use crate::http1::framing::FramingHeaders;
 use crate::http1::head::{HeadError, HeadLimits, HeadLines, HeadScanner};
 use crate::http1::headers::{self, Sender};
 
-/// How many interim responses may come before the final one.
+/// The number of interim responses that may come before the final one.
 const MAX_INTERIM: usize = 16;
 
 /// The head of a final response, and what it says about the body and the connection.

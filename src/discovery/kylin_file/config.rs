@@ -11,7 +11,7 @@ use crate::kylin::properties::{Properties, PropertyError, ServerAddr};
 const MIN_QUERY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How much longer than Kylin's query timeout the proxy waits for a response.
 const HEAD_TIMEOUT_MARGIN: Duration = Duration::from_secs(10);
-/// How long the proxy waits for a response if Kylin's queries have no timeout.
+/// The time for which the proxy waits for a response if Kylin's queries have no timeout.
 const UNLIMITED_HEAD_TIMEOUT: Duration = Duration::from_secs(86_400);
 
 /// A Kylin cluster as its `kylin.properties` describes it.
@@ -152,7 +152,7 @@ fn nodes(properties: &Properties) -> Result<Vec<DiscoveredNode>, InvalidKylinCon
     Ok(nodes)
 }
 
-/// Where nodes register in ZooKeeper.
+/// The place where nodes register in ZooKeeper.
 #[cfg(feature = "zookeeper")]
 #[derive(Debug, Clone)]
 struct Registrations {

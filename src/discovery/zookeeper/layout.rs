@@ -1,7 +1,7 @@
 use super::connect_string::ConnectString;
 use crate::endpoint::{Role, Roles};
 
-/// How a generation of Kylin registers its nodes: see the [module](super).
+/// The znodes in which a generation of Kylin registers its nodes: see the [module](super).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Layout {

@@ -16,11 +16,11 @@ pub(super) struct Registration {
     pub(super) node: DiscoveredNode,
     /// The registration states the roles. Otherwise the node is assumed to have every role.
     pub(super) states_roles: bool,
-    /// When it was made, in milliseconds since 1970, or 0 if it does not state that.
+    /// The time at which it was made, in milliseconds since 1970, or 0 if it does not state that.
     pub(super) registered_at: i64,
 }
 
-/// Why a znode is skipped. Shows no data of it except an invalid address or mode.
+/// The reason why a znode is skipped. Shows no data of it except an invalid address or mode.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum InvalidRegistration {
     #[error("{0} bytes are too many for a registration")]

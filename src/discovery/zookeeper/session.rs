@@ -32,7 +32,7 @@ pub(super) struct Session {
     tasks: JoinSet<Result<(), Error>>,
     /// The task of each child, by the index of its parent and its name.
     data_tasks: AHashMap<(usize, String), AbortHandle>,
-    /// When every znode must have been read for the first time.
+    /// The time at which every znode must have been read for the first time.
     deadline: Option<Instant>,
 }
 

@@ -50,9 +50,9 @@ pub(crate) struct EndpointHealth {
     pub(crate) outcomes: OutcomeCounts,
     /// 0 when it never failed.
     last_failure: AtomicU64,
-    /// When the endpoint was last readmitted, or will be.
+    /// The time at which the endpoint was last readmitted, or will be.
     returned: AtomicU64,
-    /// When the first request timed out after the last success; 0 when none has.
+    /// The time at which the first request timed out after the last success; 0 when none has.
     slow_since: AtomicU64,
     slow: AtomicU64,
     signs: Signs,
@@ -77,19 +77,19 @@ struct HealthRecord {
     verifier: Option<CheckerId>,
     membership: Membership,
     membership_since: u64,
-    /// How often verification was required: a verifier's decision counts only for the node that it checked.
+    /// The number of times that verification was required: a verifier's decision counts only for the node that it checked.
     generation: u64,
     withdrawal: Option<Withdrawal>,
     /// Past ejections that still lengthen the next one, and the start of the interval after which one is forgotten.
     ejections: u32,
     forgiven_until: u64,
-    /// How often in a row the endpoint could not be reached after it was readmitted.
+    /// The number of times in a row that the endpoint could not be reached after it was readmitted.
     failed_returns: u32,
     ejected_by_rule: u64,
     healthy_since: u64,
     /// The requests that had succeeded at the last probe.
     successes: u64,
-    /// When a probe last succeeded; 0 is never.
+    /// The time at which a probe last succeeded; 0 is never.
     good_probe: u64,
 }
 

@@ -6,7 +6,7 @@ use super::{EndpointHealth, Failure, HealthRecord, Sign};
 use crate::health::withdrawal::{DRAIN_MS, Withdrawal, WithdrawalKind, trial_after};
 use crate::health::{ProbePace, Reason};
 
-/// How long a failure that could not be compared waits for one of another request, in seconds.
+/// The time for which a failure that could not be compared waits for one of another request, in seconds.
 const MAX_WAIT_SECONDS: u64 = 60;
 
 impl EndpointHealth {

@@ -22,7 +22,7 @@ pub(crate) enum Sign {
 pub(super) struct Signs {
     /// The node has kept a connection open, so that closing is a change.
     keeps_alive: AtomicBool,
-    /// How often signs were wrong, one after the other.
+    /// The number of times that signs were wrong, one after the other.
     mistakes: AtomicU8,
     /// The weight of the signs in a row, each in a response to another client than the one before, in the lower half; the last
     /// client in the upper.

@@ -25,7 +25,7 @@ pub(crate) enum Sql {
     Writes,
 }
 
-/// What a request does.
+/// The class of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum RequestClass {
     /// `POST /query`.
@@ -85,7 +85,7 @@ pub(crate) enum RetrySafety {
     FanOut,
 }
 
-/// Where the SQL of a request is.
+/// The location of the SQL of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum SqlLocation {
     /// The request has no SQL, or its SQL was read already.

@@ -64,7 +64,7 @@ pub(crate) struct QueryRequest<'b> {
     toggles: &'b str,
 }
 
-/// Why a query request cannot be read. The error never holds text of the request.
+/// The reason why a query request cannot be read. The error never holds text of the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum QueryError {
     /// The body is not the JSON of a query. Line and column begin at 1.

@@ -33,7 +33,7 @@ const MAX_SUCCESS_PEEK: usize = 4 * 1024;
 /// Tomcat's page for the race that tomcat-redis-session-manager has between nodes (RedisSessionManager.java:388-389 of 1.2).
 const SESSION_RACE: &[u8] = b"Race condition encountered: attempted to load session";
 
-/// What a response means.
+/// The class of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum ResponseClass {
     /// A result, or an error that every node would return.
@@ -60,7 +60,7 @@ impl ResponseClass {
     }
 }
 
-/// Why a node did not execute a request.
+/// The reason why a node did not execute a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Rejection {
     /// The role of the node does not include the request.

@@ -35,10 +35,10 @@ mod hash {
     }
 }
 
-/// How long a right password is remembered.
+/// The time for which a right password is remembered.
 const REMEMBERED: Duration = Duration::from_secs(300);
 
-/// How long a file is taken for unchanged.
+/// The time for which a file is taken for unchanged.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How many hashes of a file are computed at a time. More would leave no core for the requests of others.
@@ -58,7 +58,7 @@ pub(crate) struct PasswordFile {
 
 #[derive(Debug, Default)]
 struct Content {
-    /// When the file was last looked at; `None`: never.
+    /// The time at which the file was last looked at; `None`: never.
     checked: Option<Instant>,
     stamp: Option<Stamp>,
     /// By name.

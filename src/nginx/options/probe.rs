@@ -6,7 +6,7 @@ use crate::Cluster;
 use crate::health::InvalidSetting;
 use crate::probe::{HealthCheck, HealthChecker, Probe};
 
-/// How nodes are probed: `auto`, `version`, `health`, `tcp` or `none`.
+/// The kind of probe: `auto`, `version`, `health`, `tcp` or `none`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ProbeMode {

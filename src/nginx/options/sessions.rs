@@ -13,7 +13,7 @@ use crate::session::{
     self, Affinity, InvalidStore, ReplicatedSessions, RestoreAfterLoss, Secret, SessionStore, Sessions,
 };
 
-/// How logins are kept, as an option names it.
+/// The way in which logins are kept, as an option names it.
 ///
 /// | text | affinity |
 /// |---|---|

@@ -64,7 +64,7 @@ pub(super) struct PendingRequest {
     /// The name of the upstream, if the request is for one.
     upstream: Option<Box<str>>,
     addresses: Addresses,
-    /// How long `limit_req` delays the request.
+    /// The time for which `limit_req` delays the request.
     delay: Duration,
     /// Headers of the response show what became of the request.
     is_shown: bool,

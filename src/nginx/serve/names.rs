@@ -20,7 +20,7 @@ use crate::nginx::directives::upstream::{Upstream, UpstreamServer};
 /// A good interval for [`Site::start_name_lookups`]: names of services that move usually live for so long in DNS.
 pub const NAME_LOOKUP_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How long a lookup may take. The system asks several DNS servers for 5 s each.
+/// The time that a lookup may take. The system asks several DNS servers for 5 s each.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The endpoints of an upstream, by server.

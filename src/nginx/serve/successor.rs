@@ -47,7 +47,7 @@ impl fmt::Debug for SiteSuccessor {
     }
 }
 
-/// What [`SiteSuccessor::activate`] has changed. `Display` prints it in one line.
+/// The changes that [`SiteSuccessor::activate`] has made. `Display` prints it in one line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SiteChanges {

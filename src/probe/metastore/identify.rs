@@ -38,7 +38,7 @@ struct Rejections {
 pub(super) struct NodeSession {
     anonymous: CookieJar,
     logged_in: CookieJar,
-    /// When the node may get the credentials again that it rejected.
+    /// The time at which the node may get the credentials again that it rejected.
     login_paused_until: Option<Instant>,
 }
 

@@ -111,7 +111,7 @@ struct Attempts<'p, B> {
     /// Who sends the request, where that matters for reading one's own writes.
     writer: Option<Writer>,
     attempted: Attempted,
-    /// When the first attempt began, if retries have a time limit.
+    /// The time at which the first attempt began, if retries have a time limit.
     began: Option<Instant>,
     /// The request's part of what its client may have in flight.
     share: Option<DropGuard>,

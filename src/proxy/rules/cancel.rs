@@ -24,16 +24,16 @@ use crate::clock::timer_in;
 use crate::kylin::query::QueryRequest;
 use crate::request::RequestContext;
 
-/// How long a node may take to respond to each request that stops a query.
+/// The time that a node may take to respond to each request that stops a query.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time until a login that a node refused is sent again.
 const LOGIN_PAUSE: Duration = Duration::from_secs(600);
-/// How many queries are stopped at once; further ones run to their end.
+/// The number of queries that are stopped at once; further ones run to their end.
 const MAX_CONCURRENT: usize = 64;
 /// The longest list of running queries that is read, in bytes.
 const MAX_LIST: u64 = 4 << 20;
 
-/// How a query is stopped when its client disconnects.
+/// The way in which a query is stopped when its client disconnects.
 #[derive(Clone)]
 #[non_exhaustive]
 pub enum CancelOnDisconnect {

@@ -23,7 +23,7 @@ use crate::proxy::{ErrorResponse, head};
 use crate::request::{RequestContext, RequestView};
 use crate::session::hook::Prepared;
 
-/// How long a node may take: it has nothing to compute.
+/// The time that a node may take: it has nothing to compute.
 const NODE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest response that is merged, in bytes: a list of running queries with their SQL.
 const MAX_RESPONSE: u64 = 4 << 20;

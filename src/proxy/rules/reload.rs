@@ -12,7 +12,7 @@ use http::{Method, StatusCode, Uri};
 
 use crate::request::RequestContext;
 
-/// Which clients may reload metadata and configuration: see [`KylinRules::reload`](super::KylinRules::reload).
+/// The clients that may reload metadata and configuration: see [`KylinRules::reload`](super::KylinRules::reload).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum ReloadAccess {

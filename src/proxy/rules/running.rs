@@ -21,7 +21,7 @@ use crate::kylin::class::AUTHENTICATION;
 /// Kylin has nothing to compute for the response.
 const TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_BODY: u64 = 64 * 1024;
-/// How long it counts that Kylin does not run: a node that stops is not asked for each of its clients.
+/// The time for which it counts that Kylin does not run: a node that stops is not asked for each of its clients.
 const REUSE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The last response of a node, and when it was asked. Locked while the node is asked, so that it is asked once at a time.

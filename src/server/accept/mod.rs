@@ -25,17 +25,17 @@ use super::stop::{IdleList, StopSignal, StopStage};
 use crate::request::{ClientAddr, LimitReached};
 use crate::shortage::{self, is_shortage};
 
-/// How many connections are taken from the kernel's backlog when the server stops.
+/// The number of connections that are taken from the kernel's backlog when the server stops.
 const MAX_DRAINED: usize = 4096;
 
-/// How long connections have to write their last responses when the time of requests in flight is over.
+/// The time that connections have to write their last responses when the time of requests in flight is over.
 const LAST_RESPONSE_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// How long the loop waits after a resource such as file descriptors ran out, at first and at most.
+/// The time for which the loop waits after a resource such as file descriptors ran out, at first and at most.
 const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(50);
 const MAX_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
-/// How long a new connection waits for the place of one that is idle, before another one is closed.
+/// The time for which a new connection waits for the place of one that is idle, before another one is closed.
 const CLOSE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Which connections the accept loops of a server admit.

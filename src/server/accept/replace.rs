@@ -22,7 +22,7 @@ pub(in crate::server) struct RunningListener {
     serving: Arc<dyn Any + Send + Sync>,
 }
 
-/// What [`Server::replace`] has changed.
+/// The changes that [`Server::replace`] has made.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Replaced {

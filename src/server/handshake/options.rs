@@ -1,7 +1,7 @@
 use crate::proxy::TrustedProxies;
 use crate::request::ClientAddr;
 
-/// What a listener expects of its connections before the first request. Default: requests at once.
+/// The protocols that a listener expects of its connections before the first request. Default: requests at once.
 #[derive(Debug, Clone, Default)]
 #[must_use]
 pub struct ListenOptions {

@@ -17,7 +17,7 @@ const FIXED: usize = 16;
 /// The longest rest of version 2 that is accepted: addresses of unix sockets have 216 bytes, and the rest is for extensions.
 const MAX_REST: usize = 4096;
 
-/// Why a connection does not begin with the PROXY protocol.
+/// The reason why a connection does not begin with the PROXY protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the connection does not begin with the PROXY protocol: {0}")]
 pub(crate) struct InvalidHeader(&'static str);

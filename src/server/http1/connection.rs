@@ -69,7 +69,7 @@ pub(super) struct Http1Connection<S> {
     cutting: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// The end of the connection ends the response. Until the response is complete, any close is a reset.
     until_close: bool,
-    /// Why the response ended early, after a part of it was written.
+    /// The reason why the response ended early, after a part of it was written.
     failure: Option<BodyError>,
     /// Whether the response is read ahead of the client.
     read_ahead: Option<ReadAhead>,

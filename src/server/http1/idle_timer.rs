@@ -6,7 +6,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::clock::timer_in;
 
-/// How long a connection is idle before it is parked.
+/// The time for which a connection is idle before it is parked.
 pub(in crate::server) const PARK_DELAY: Duration = Duration::from_millis(50);
 
 /// The delay for a connection that had several requests within [`PARK_DELAY`], and is likely to
@@ -19,17 +19,17 @@ const BUSY_PARK_DELAY: Duration = Duration::from_secs(1);
 /// fire once in many requests.
 pub(super) struct IdleTimer<'t> {
     timer: Pin<&'t mut Sleep>,
-    /// How many requests were served when the timer was set; `None` if it must be set again.
+    /// The number of requests that were served when the timer was set; `None` if it must be set again.
     set_at: Option<usize>,
     park_at: Instant,
-    /// When the head of the next request must be complete. Computed on the first use after a
+    /// The time at which the head of the next request must be complete. Computed on the first use after a
     /// request.
     deadline: Option<Instant>,
     head_timeout: Duration,
     requests: usize,
 }
 
-/// Why the wait is over.
+/// The reason why the wait is over.
 pub(super) enum Expired {
     /// No byte of a request has arrived for a while. Its head must be complete at this time.
     Idle(Instant),

@@ -123,7 +123,7 @@ where
     Ok(None)
 }
 
-/// What ends the wait for a request.
+/// The event that ends the wait for a request.
 enum Event {
     /// A request has arrived, or the client has left.
     Request,

@@ -24,7 +24,7 @@ struct Channel {
     data: Option<Result<Bytes, BodyError>>,
     /// Nothing follows the data.
     is_end: bool,
-    /// How many bytes are still to be consumed, if known.
+    /// The number of bytes that are still to be consumed, if known.
     remaining: Option<u64>,
     /// The handler waits for data.
     wanted: bool,

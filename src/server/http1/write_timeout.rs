@@ -11,7 +11,7 @@ use crate::http1::writer::MessageWriter;
 #[derive(Default)]
 pub(super) struct WriteTimeout {
     timer: Option<Pin<Box<Sleep>>>,
-    /// How many writes the client had accepted when the timer was set.
+    /// The number of writes that the client had accepted when the timer was set.
     writes: usize,
 }
 

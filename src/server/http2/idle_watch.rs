@@ -11,7 +11,7 @@ use crate::request::ClientKey;
 use crate::server::client::Client;
 use crate::server::stop::{IdleEntry, StopSignal};
 
-/// How long a connection has no request in flight before it is listed as idle.
+/// The time for which a connection has no request in flight before it is listed as idle.
 const IDLE_DELAY: Duration = Duration::from_millis(50);
 
 /// Lists a connection among the idle ones, of which the server closes some when it needs their places.

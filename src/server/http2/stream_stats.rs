@@ -127,7 +127,7 @@ impl Drop for InFlightGuard {
 struct StreamedResponse {
     /// The lock is never waited for: one task takes the body and reads it ahead.
     source: Mutex<Source>,
-    /// How often hyper has polled the body.
+    /// The number of times that hyper has polled the body.
     polls: AtomicUsize,
     /// One more than `polls` at the last check; 0 before the first.
     checked: AtomicUsize,

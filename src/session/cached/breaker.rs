@@ -3,7 +3,7 @@ use std::time::Duration;
 
 /// How many failures in a row open the breaker.
 const MAX_FAILURES: u32 = 5;
-/// How long the breaker stays open before one operation or probe may call the store.
+/// The time for which the breaker stays open before one operation or probe may call the store.
 pub(super) const OPEN_TIME: Duration = Duration::from_secs(1);
 
 /// Keeps a failing store from costing every request a deadline.

@@ -16,7 +16,7 @@ const MAX_ENDED: usize = 100_000;
 
 /// The sessions that were logged out here, for as long as any record of them could last. None of them is found or restored.
 pub(super) struct EndedSessions {
-    /// When the last record of the session expires, in milliseconds.
+    /// The time at which the last record of the session expires, in milliseconds.
     sessions: Mutex<Latest<SessionKey, u64>>,
     epoch: Epoch,
     is_reported: AtomicBool,

@@ -15,13 +15,13 @@ use crate::background::{self, BackgroundTask};
 use crate::clock::timer_in;
 use crate::session::{Precondition, SaveOutcome, SessionKey, SessionRecord};
 
-/// How often each front end checks for a loss.
+/// The interval at which each front end checks for a loss.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The time that front ends have to write their tombstones after a loss.
 const TOMBSTONE_TIME: Duration = Duration::from_secs(3);
 /// The time to live of the record, which each check extends.
 const TTL: Duration = Duration::from_secs(24 * 3600);
-/// How many tombstones are written at once.
+/// The number of tombstones that are written at once.
 const CONCURRENCY: usize = 64;
 
 /// The generation of the store, as this front end knows it.
@@ -46,11 +46,11 @@ pub(super) struct LossEpoch {
 struct Known {
     /// What the record holds; `None` before the first check.
     id: Option<Bytes>,
-    /// How often it has changed.
+    /// The number of times that it has changed.
     losses: u32,
     /// The possible losses up to which all tombstones were written.
     written: u32,
-    /// When sessions may be restored.
+    /// The time at which sessions may be restored.
     restore_from: Option<Instant>,
 }
 

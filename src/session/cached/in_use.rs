@@ -12,7 +12,7 @@ use crate::background::{self, BackgroundTask};
 use crate::drop_guard::{DropGuard, Release};
 use crate::session::SessionKey;
 
-/// How often sessions in use are considered. [`CachedStore::touch`] touches them less often.
+/// The interval at which sessions in use are considered. [`CachedStore::touch`] touches them less often.
 const TOUCH_INTERVAL: Duration = Duration::from_secs(5);
 
 const SHARDS: u64 = 16;

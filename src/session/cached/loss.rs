@@ -10,7 +10,7 @@ use super::near::NearEntry;
 use super::{CachedStore, Unavailable, is_binding};
 use crate::session::SessionKey;
 
-/// Which sessions of the login relay a front end restores in a store that has lost them: see
+/// The sessions of the login relay that a front end restores in a store that has lost them: see
 /// [`SessionsBuilder::restore_after_loss`](super::SessionsBuilder::restore_after_loss).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]

@@ -40,9 +40,9 @@ struct Cached {
     record: SessionRecord,
     version: Option<u64>,
     epoch: LossEpoch,
-    /// When the store last returned the record or failed to, in milliseconds.
+    /// The time at which the store last returned the record or failed to, in milliseconds.
     checked: u64,
-    /// When the store last received a write or a touch of this front end, in milliseconds.
+    /// The time at which the store last received a write or a touch of this front end, in milliseconds.
     touched: Option<u64>,
 }
 

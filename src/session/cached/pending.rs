@@ -23,7 +23,7 @@ struct Queue {
     /// Each with its number, by which the task recognizes a write that was replaced meanwhile.
     writes: AHashMap<SessionKey, (Write, u64)>,
     next_number: u64,
-    /// How many writes were dropped since the start.
+    /// The number of writes that were dropped since the start.
     dropped: u64,
     /// A write was dropped since the last time when none was pending.
     is_reported: bool,

@@ -22,7 +22,7 @@ use crate::session::SessionKey;
 use crate::session::hook::ResponseContext;
 use crate::session::store::latest::Latest;
 
-/// When a client gets a session.
+/// The moment at which a client gets a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum CookieIssue {

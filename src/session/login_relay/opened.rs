@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use super::record::NodeCookies;
 use crate::session::SessionKey;
 
-/// How many sessions are kept. If more are busy, some are opened anew.
+/// The number of sessions that are kept. If more are busy, some are opened anew.
 const SLOTS: usize = 4096;
 /// The maximum length of a sealed session that is kept, which has about twenty nodes.
 const MAX_SEALED: usize = 2048;

@@ -365,7 +365,7 @@ pub(super) fn unsent(kind: SendErrorKind) -> SendErrorKind {
     }
 }
 
-/// Why a request was not sent to a node.
+/// The reason why a request was not sent to a node.
 #[derive(Debug, thiserror::Error)]
 #[error("the login of the session at the node failed")]
 struct LoginFailed;

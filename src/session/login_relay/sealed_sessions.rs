@@ -15,7 +15,7 @@ use crate::request::ClientAddr;
 use crate::session::cached::{Lookup, Sessions};
 use crate::session::{Precondition, SessionKey, SessionRecord};
 
-/// How often a change is repeated after a conflict. Writers are the first logins at nodes, so few.
+/// The number of times that a change is repeated after a conflict. Writers are the first logins at nodes, so few.
 const MAX_CONFLICTS: usize = 16;
 
 /// The sealed sessions of a store.

@@ -19,7 +19,7 @@ use crate::session::hook::{Nodes, ResponseContext};
 
 /// The maximum length of an error that is read, in bytes.
 const MAX_ERROR: u64 = 64 * 1024;
-/// How long reading an error may take.
+/// The time that reading an error may take.
 const ERROR_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Relay {

@@ -178,7 +178,7 @@ pub enum SaveOutcome {
     Conflict(Option<Stored>),
 }
 
-/// Why a store operation failed. Contains no key, record or credential.
+/// The error of a store operation. It contains no key, record or credential.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {

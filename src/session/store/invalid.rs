@@ -1,6 +1,6 @@
 use crate::body::BoxError;
 
-/// Why settings do not describe a session store. Never shows the given text, since it may contain a password.
+/// The error for settings that do not describe a session store. It never shows the given text, since it may contain a password.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidStore {

@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::endpoint::EndpointId;
 
-/// What a store keeps of a session: the endpoint to which it is bound, and with the login relay a sealed part that only front
+/// The part of a session that a store keeps: the endpoint to which it is bound, and with the login relay a sealed part that only front
 /// ends with the secret can read.
 ///
 /// The encoding:

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 
 use crate::body::{Body, BoxError};
 
-/// What happens to a request instead of a normal response.
+/// A fault that a request meets instead of a normal response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
@@ -41,7 +41,7 @@ pub enum Fault {
     Unreachable,
 }
 
-/// Which requests a fault strikes.
+/// The requests that a fault strikes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FaultScope {

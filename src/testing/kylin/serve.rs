@@ -23,9 +23,9 @@ use crate::testing::kylin::KylinNode;
 use crate::testing::kylin::data::metastore::Metastore;
 use crate::testing::kylin::faults::ResetSwitch;
 
-/// How long [`KylinNode::serve`] waits for an address that is still in use by a [`Served`] that was just dropped.
+/// The time for which [`KylinNode::serve`] waits for an address that is still in use by a [`Served`] that was just dropped.
 const BIND_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection may be idle: `connectionTimeout` in Kylin's `server.xml`.
+/// The time for which a connection may be idle: `connectionTimeout` in Kylin's `server.xml`.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
 impl KylinNode {

@@ -21,7 +21,7 @@ use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, oneshot};
 
 const SHARDS: usize = 16;
 
-/// How many followers a flight has at most. Further queries go to nodes.
+/// The number of followers that a flight has at most. Further queries go to nodes.
 const MAX_FOLLOWERS: usize = 1024;
 
 /// The flights of a proxy. `T` is the execution that a leader holds, `S` what its followers get.
@@ -63,7 +63,7 @@ struct Waiting<T, S> {
     outcome: oneshot::Sender<Outcome<T, S>>,
 }
 
-/// What becomes of a follower.
+/// The outcome of a follower.
 enum Outcome<T, S> {
     /// It leads from now on, and takes over the execution if there is one, and the place in the queue.
     Lead(Option<T>, Option<Ticket>),
@@ -84,11 +84,11 @@ pub(crate) enum Entered<'t, T, S> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SingleFlightStatus {
-    /// How many queries are on their way whose response others would get too.
+    /// The number of queries in flight whose response others would get too.
     pub leaders: usize,
-    /// How many queries wait for the response to an equal one.
+    /// The number of queries that wait for the response to an equal one.
     pub followers: usize,
-    /// How many queries have got a copy of the response to an equal one since the proxy was built.
+    /// The number of queries that have got a copy of the response to an equal one since the proxy was built.
     pub shared: u64,
 }
 

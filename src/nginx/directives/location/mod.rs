@@ -45,7 +45,7 @@ pub(crate) struct ByHost {
     pub(crate) locations: Vec<(String, Location)>,
 }
 
-/// What a location does with a request.
+/// The action of a location.
 #[derive(Debug, Clone)]
 pub(crate) enum Action {
     /// It sends the request to a node.

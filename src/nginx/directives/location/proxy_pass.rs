@@ -13,7 +13,7 @@ use crate::nginx::syntax::{Fault, Word, address};
 use crate::nginx::uri::{escape, has_dots};
 use crate::nginx::variables::{Maps, Scope, Template};
 
-/// Where a location sends its requests.
+/// The target of a location's requests.
 #[derive(Debug, Clone)]
 pub(crate) struct ProxyPass {
     /// The position of the group among the upstreams.

@@ -23,7 +23,7 @@ pub(crate) struct Listen {
     pub(crate) address: ListenAddress,
     /// Whether the server is the one for hosts that no server at this address names.
     pub(crate) default_server: bool,
-    /// How many connections may wait to be accepted.
+    /// The number of connections that may wait to be accepted.
     pub(crate) backlog: Option<u32>,
     /// Whether an IPv6 socket refuses IPv4 clients; nginx's default is yes.
     pub(crate) ipv6_only: bool,

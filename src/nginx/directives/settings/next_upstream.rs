@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::nginx::directives::catalogue::wrong_number;
 use crate::nginx::syntax::{Directive, Fault, did_you_mean};
 
-/// When a request is sent to another server, and how often.
+/// The time at which a request is sent to another server, and how often.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NextUpstream {
     /// The conditions of the line, each once; empty for `off`.

@@ -35,13 +35,13 @@ pub(crate) struct Upstream {
     pub(crate) sticky: Option<Sticky>,
     /// The servers in the order of the file. At least one is not a backup.
     pub(crate) servers: Vec<UpstreamServer>,
-    /// How many idle connections are kept (nginx: per worker).
+    /// The number of idle connections that are kept (nginx: per worker).
     pub(crate) keepalive: Option<u32>,
-    /// How many requests a connection may carry; nginx: 1000.
+    /// The number of requests that a connection may carry; nginx: 1000.
     pub(crate) keepalive_requests: Option<u32>,
     /// The longest life of a connection; nginx: 1 h.
     pub(crate) keepalive_time: Option<Duration>,
-    /// How long a connection may idle; nginx: 60 s.
+    /// The time for which a connection may idle; nginx: 60 s.
     pub(crate) keepalive_timeout: Option<Duration>,
     /// How queries wait for servers with `max_conns`, if `queue` says it.
     pub(crate) queue: Option<QueueRules>,

@@ -23,7 +23,7 @@ pub(crate) enum Sticky {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct CookieAttributes {
     name: String,
-    /// How long a browser keeps the cookie; `None` until the browser closes.
+    /// The time for which a browser keeps the cookie; `None` until the browser closes.
     expires: Option<Duration>,
     domain: Option<String>,
     path: Option<String>,
@@ -37,7 +37,7 @@ pub(crate) struct CookieAttributes {
 pub(crate) struct LearnedCookies {
     /// Their names in lower case; nginx compares without case.
     pub(crate) names: Vec<String>,
-    /// How long a session is remembered after its last request.
+    /// The time for which a session is remembered after its last request.
     pub(crate) timeout: Duration,
     /// The bytes that nginx would give to the sessions.
     pub(crate) zone: u64,

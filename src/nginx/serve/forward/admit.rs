@@ -25,7 +25,7 @@ const NO_PASSWORDS: ErrorResponse =
 pub(super) struct Passed {
     /// `limit_req` has counted it.
     limit_req: bool,
-    /// How long it has waited for `limit_req`.
+    /// The time for which it has waited for `limit_req`.
     pub(super) waited: Duration,
     /// `limit_conn` has counted it.
     limit_conn: bool,
@@ -43,7 +43,7 @@ pub(super) enum Pause {
     Verify(Arc<PasswordFile>, BasicCredentials),
 }
 
-/// Why a location does not serve a request.
+/// The reason why a location does not serve a request.
 pub(super) enum Refused {
     Error(ErrorResponse),
     /// The client is to send credentials, with this challenge.

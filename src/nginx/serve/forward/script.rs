@@ -13,7 +13,7 @@ use crate::nginx::uri::{escape, has_dots};
 use crate::nginx::variables::Scope;
 use crate::proxy::ErrorResponse;
 
-/// How often a request may be rewritten before its location is found.
+/// The number of times that a request may be rewritten before its location is found.
 const MAX_CYCLES: usize = 10;
 
 const CYCLE: ErrorResponse =

@@ -15,7 +15,7 @@ use super::remote::{self, Failure, Pool, RequestError};
 use super::{InvalidStore, Precondition, SaveOutcome, SessionKey, SessionRecord, SessionStore, StoreFuture, Stored};
 use crate::hash;
 
-/// How often a save compares again after another writer was faster.
+/// The number of times that a save compares again after another writer was faster.
 const MAX_SAVE_ROUNDS: usize = 4;
 
 /// The longest time to live of Memcached, in seconds. It takes a larger number for a date.

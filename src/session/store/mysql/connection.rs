@@ -11,10 +11,10 @@ use super::table;
 use crate::session::store::remote::{Connect, Failure, RequestError};
 use crate::session::{Precondition, SaveOutcome, SessionKey, SessionRecord, Stored};
 
-/// How often a save compares again after another writer was faster.
+/// The number of times that a save compares again after another writer was faster.
 const MAX_SAVE_ROUNDS: usize = 4;
 
-/// How often a statement is executed that the server rolls back because of another transaction.
+/// The number of times that a statement is executed that the server rolls back because of another transaction.
 const MAX_ATTEMPTS: u32 = 5;
 
 /// Connects to the server, and checks its table.

@@ -6,7 +6,7 @@ use crate::session::SessionRecord;
 /// Milliseconds since 1970 by the clock of the server, independent of its time zone.
 const NOW: &str = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(3)) DIV 1000";
 
-/// How many rows one statement of a sweep removes: few, so that it holds its locks briefly.
+/// The number of rows that one statement of a sweep removes: few, so that it holds its locks briefly.
 pub(super) const SWEEP_ROWS: u64 = 500;
 
 /// The statements for one table.

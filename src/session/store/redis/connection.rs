@@ -20,9 +20,9 @@ use crate::session::store::remote::{Failure, ReconnectBackoff};
 
 /// The time limit for opening a connection, logins and Sentinels included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a connection may take to respond to a health check.
+/// The time that a connection may take to respond to a health check.
 const HEALTH_CHECK_TIMEOUT: Duration = Duration::from_secs(1);
-/// How often a request is sent, the first time included.
+/// The number of times that a request is sent, the first time included.
 const MAX_ATTEMPTS: u32 = 4;
 /// The delay before a request is sent again to a server that is busy. It doubles: 35 ms in all.
 const RETRY_DELAY: Duration = Duration::from_millis(5);
@@ -40,7 +40,7 @@ struct Slot {
     live: Option<Live>,
     /// A connection that is being opened: the first one, or the successor of the live one.
     connecting: Option<Connecting>,
-    /// How many connections were opened so far.
+    /// The number of connections that were opened so far.
     opened: u64,
     health_check: Option<AbortHandle>,
 }

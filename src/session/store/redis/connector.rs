@@ -21,7 +21,7 @@ use crate::session::store::remote::{Failure, Login, Server, Tls};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The time limit for a response. The deadline of a caller is much shorter.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long sent data may stay unacknowledged before the connection counts as broken.
+/// The time for which sent data may stay unacknowledged before the connection counts as broken.
 #[cfg(target_os = "linux")]
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(2);
 

@@ -12,7 +12,7 @@ use crate::session::store::remote::Failure;
 /// The name of the system, for messages.
 pub(super) const SYSTEM: &str = "redis";
 
-/// Why a request failed.
+/// The reason why a request failed.
 pub(super) enum RequestFailure {
     /// The connection is of no further use: it failed, perhaps after the server executed the request,
     /// or the server is not the master any more.

@@ -20,7 +20,7 @@ use super::{
     InvalidStore, Precondition, SaveOutcome, SessionKey, SessionRecord, SessionStore, StoreError, StoreFuture, Stored,
 };
 
-/// How often a save compares again with a changing value that is no record.
+/// The number of times that a save compares again with a changing value that is no record.
 const MAX_SAVE_ROUNDS: usize = 4;
 
 /// Sessions in Redis 6 or later, or Valkey.

@@ -10,7 +10,7 @@ use std::io;
 use crate::session::StoreError;
 use crate::shortage::is_shortage;
 
-/// Why a server did not do what a store asked for.
+/// The reason why a server did not do what a store asked for.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{system}: {description}")]
 pub(crate) struct Failure {

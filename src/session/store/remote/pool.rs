@@ -40,7 +40,7 @@ pub(crate) trait Connect: Send + Sync + 'static {
     fn on_connection_lost(&self, _failure: &Failure) {}
 }
 
-/// Why a request failed.
+/// The reason why a request failed.
 pub(crate) enum RequestError {
     /// The connection is of no further use. The pool repeats a request that failed so on a kept
     /// connection, on a new one; so a request must be safe to repeat.

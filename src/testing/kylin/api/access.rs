@@ -22,7 +22,7 @@ pub(crate) enum Access {
     Admin,
 }
 
-/// Why a request does not reach its handler.
+/// The reason why a request does not reach its handler.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Denied {
     /// The credentials are missing, unreadable or wrong.

@@ -85,7 +85,7 @@ struct Ran {
     markers: Markers,
 }
 
-/// Why a query has no result.
+/// The reason why a query has no result.
 #[derive(Debug)]
 enum Refusal {
     /// The node does not run queries. Not executed.
