@@ -50,15 +50,15 @@ impl Spool {
         }
     }
 
-    /// Returns what follows: bytes, the end of the body, or `None` if the body has to be asked.
-    pub(crate) fn next(&mut self) -> Option<Option<Result<Bytes, BodyError>>> {
+    /// Returns what follows: bytes, and whether they are reserved; the end of the body; or `None` if the body has to be asked.
+    pub(crate) fn next(&mut self) -> Option<Option<Result<(Bytes, bool), BodyError>>> {
         if let Some(piece) = self.pieces.pop_front() {
             self.length -= piece.len();
             let reservation = self.reservation.split(piece.capacity());
-            return Some(Some(Ok(reservation.hold(piece))));
+            return Some(Some(Ok((reservation.hold(piece), true))));
         }
         if !self.frame.is_empty() {
-            return Some(Some(Ok(std::mem::take(&mut self.frame))));
+            return Some(Some(Ok((std::mem::take(&mut self.frame), false))));
         }
         match self.end.take()? {
             Ok(()) => Some(None),

@@ -82,7 +82,8 @@ impl Reservation {
         Bytes::from_owner(Held { data, _reservation: self })
     }
 
-    pub(super) fn try_grow(&mut self, bytes: usize) -> bool {
+    /// Reserves more, as [`grow`](Self::grow), and does not count a refusal.
+    pub(crate) fn try_grow(&mut self, bytes: usize) -> bool {
         let of_client = self.client_count();
         let account = &self.account;
         let is_taken = account.take(of_client.as_deref(), bytes, || account.waiting.serve(account));

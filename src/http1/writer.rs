@@ -193,7 +193,11 @@ impl MessageWriter {
                 return Poll::Pending;
             }
             #[cfg(feature = "server")]
-            let ahead = self.spool.as_mut().and_then(|spool| spool.next());
+            let ahead = self
+                .spool
+                .as_mut()
+                .and_then(|spool| spool.next())
+                .map(|next| next.map(|next| next.map(|(data, _)| data)));
             #[cfg(not(feature = "server"))]
             let ahead = None;
             let data = match ahead {

@@ -153,7 +153,9 @@ async fn slow_streams_of_http2_hold_no_node_and_get_all_bytes_in_order() {
         }
         eventually(|| front.in_flight() == held as u64, || format!("{:?}", front.proxy.cluster().status())).await;
         let used = budget.status().used;
-        assert!(if held == 0 { used > 0 && used <= (THREADS as usize) * (MIB + 16_384) } else { used == 0 }, "{used}");
+        // Without reading ahead, what the codec takes.
+        let most = THREADS as usize * if held == 0 { MIB + 128 * 1024 } else { 128 * 1024 };
+        assert!(used > 0 && used <= most, "{used}");
         for response in responses {
             let body = response.into_body().collect().await.unwrap().to_bytes();
             assert!(body.len() == LENGTH && are_demo_bytes(0, &body));

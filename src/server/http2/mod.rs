@@ -6,6 +6,7 @@
 mod client_stream;
 mod coalesce;
 mod idle_watch;
+mod sending;
 mod stream_stats;
 
 use std::convert::Infallible;
@@ -45,7 +46,7 @@ const STREAM_WINDOW: u32 = 64 * 1024;
 /// What a client may send of all request bodies of a connection before their handlers read it, in bytes.
 const CONNECTION_WINDOW: u32 = 256 * 1024;
 
-/// What is buffered of one response for the socket, in bytes.
+/// What hyper holds of one response until the client accepts it, in bytes. It is reserved in the budget of buffered bytes.
 const SEND_BUFFER: usize = 64 * 1024;
 
 /// What is reserved for a request body whatever the budget has, in bytes.
@@ -150,7 +151,7 @@ fn service<H: Handler>(
             if !is_head {
                 check_length(&mut response);
             }
-            Ok::<_, Infallible>(in_flight.track(response, limits))
+            Ok::<_, Infallible>(in_flight.track(response, key, limits))
         }
     })
 }

@@ -6,7 +6,7 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::Response;
@@ -14,8 +14,10 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::rt::Executor;
 use parking_lot::Mutex;
 
+use super::sending::{Account, Sending};
 use crate::body::{Body, BodyError, OnEnd, Spool};
 use crate::buffer::Reservation;
+use crate::client_key::ClientKey;
 use crate::server::limits::Limits;
 
 #[derive(Default)]
@@ -27,6 +29,8 @@ pub(super) struct StreamStats {
     has_unread: AtomicBool,
     /// The responses in flight. Each has its own progress: some may stall while others advance.
     responses: Mutex<Vec<Weak<StreamedResponse>>>,
+    /// What hyper holds of all responses until the client accepts it.
+    sending: Arc<Sending>,
 }
 
 impl StreamStats {
@@ -70,10 +74,13 @@ impl StreamStats {
         stalled
     }
 
-    fn start_response(&self, body: Body, limits: &Limits) -> Arc<StreamedResponse> {
-        let spool = body.ahead_limit().map(|ahead| limits.spool(ahead));
+    fn start_response(&self, body: Body, client: Option<ClientKey>, limits: &Limits) -> Arc<StreamedResponse> {
+        let ahead = body.ahead_limit();
+        let spool = ahead.map(|ahead| limits.spool(ahead));
+        let client = ahead.map_or(client, |ahead| ahead.client);
+        let account = Account { sending: Arc::clone(&self.sending), budget: limits.buffers.clone(), client };
         let response = Arc::new(StreamedResponse {
-            source: Mutex::new(Source { body, spool }),
+            source: Mutex::new(Source { body, spool, unsent: None, account }),
             polls: AtomicUsize::new(0),
             checked: AtomicUsize::new(0),
             waits_for_node: AtomicBool::new(false),
@@ -109,9 +116,15 @@ impl InFlightGuard {
         self.window = Some(window);
     }
 
-    pub(super) fn track(self, response: Response<Body>, limits: &Limits) -> Response<ResponseBody> {
+    /// Returns the response as hyper takes it. `client` is whose share it counts for unless the response says so.
+    pub(super) fn track(
+        self,
+        response: Response<Body>,
+        client: Option<ClientKey>,
+        limits: &Limits,
+    ) -> Response<ResponseBody> {
         let (head, body) = response.into_parts();
-        let response = self.stats.start_response(body, limits);
+        let response = self.stats.start_response(body, client, limits);
         BEGUN.set(Some(Arc::downgrade(&response)));
         Response::from_parts(head, ResponseBody { response, _in_flight: self })
     }
@@ -139,6 +152,23 @@ struct Source {
     body: Body,
     /// What was read ahead. None where the body is not read ahead.
     spool: Option<Spool>,
+    /// Follows next, and waits until hyper may hold it.
+    unsent: Option<Bytes>,
+    account: Account,
+}
+
+impl Source {
+    /// Returns the next bytes, and whether they are reserved.
+    fn next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<(Frame<Bytes>, bool), BodyError>>> {
+        let Source { body, spool, unsent, .. } = self;
+        if let Some(data) = unsent.take() {
+            return Poll::Ready(Some(Ok((Frame::data(data), false))));
+        }
+        match spool.as_mut().and_then(Spool::next) {
+            Some(ahead) => Poll::Ready(ahead.map(|data| data.map(|(data, reserved)| (Frame::data(data), reserved)))),
+            None => Pin::new(body).poll_frame(cx).map_ok(|frame| (frame, false)),
+        }
+    }
 }
 
 impl StreamedResponse {
@@ -152,7 +182,7 @@ impl StreamedResponse {
         if self.waits_for_node.load(Ordering::Relaxed) {
             return;
         }
-        let Source { body, spool } = &mut *self.source.lock();
+        let Source { body, spool, .. } = &mut *self.source.lock();
         if let Some(spool) = spool {
             spool.fill(body, cx);
         }
@@ -206,25 +236,44 @@ impl HttpBody for ResponseBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let StreamedResponse { source, polls, waits_for_node, .. } = &*self.response;
-        let Source { body, spool } = &mut *source.lock();
-        let frame = match spool.as_mut().and_then(Spool::next) {
-            Some(ahead) => Poll::Ready(ahead.map(|data| data.map(Frame::data))),
-            None => Pin::new(body).poll_frame(cx),
+        let source = &mut *source.lock();
+        let next = source.next(cx);
+        waits_for_node.store(next.is_pending(), Ordering::Relaxed);
+        let (frame, is_reserved) = match ready!(next) {
+            Some(Ok(next)) => next,
+            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+            None => return Poll::Ready(None),
         };
-        polls.fetch_add(1, Ordering::Relaxed);
-        waits_for_node.store(frame.is_pending(), Ordering::Relaxed);
-        frame
+        let data = match frame.into_data() {
+            Ok(data) if !is_reserved => data,
+            Ok(data) => {
+                polls.fetch_add(1, Ordering::Relaxed);
+                return Poll::Ready(Some(Ok(Frame::data(data))));
+            }
+            Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+        };
+        match source.account.reserve(data.len(), cx) {
+            Some(sent) => {
+                polls.fetch_add(1, Ordering::Relaxed);
+                Poll::Ready(Some(Ok(Frame::data(sent.hold(data)))))
+            }
+            None => {
+                source.unsent = Some(data);
+                Poll::Pending
+            }
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        let Source { body, spool } = &*self.response.source.lock();
-        spool.as_ref().is_none_or(Spool::is_empty) && body.is_end_stream()
+        let Source { body, spool, unsent, .. } = &*self.response.source.lock();
+        unsent.is_none() && spool.as_ref().is_none_or(Spool::is_empty) && body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let Source { body, spool } = &*self.response.source.lock();
+        let Source { body, spool, unsent, .. } = &*self.response.source.lock();
         match spool {
             // Something may have been read already.
+            _ if unsent.is_some() => SizeHint::default(),
             Some(spool) if !spool.is_empty() => SizeHint::default(),
             _ => body.size_hint(),
         }

@@ -1,0 +1,84 @@
+//! The bytes of responses that hyper holds until the client accepts them.
+//!
+//! hyper takes up to [`SEND_BUFFER`](super::SEND_BUFFER) of each response, however little the client reads, and a response whose last
+//! byte it has is no longer in flight. So they are reserved in the budget of buffered bytes. While a connection has bytes that the
+//! client did not accept, it gets no more than the budget has; one that has none gets the next in any case, so that it advances.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Waker};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use crate::buffer::{BufferBudget, Reservation};
+use crate::client_key::ClientKey;
+
+/// What hyper holds of the responses of a connection.
+#[derive(Default)]
+pub(super) struct Sending {
+    bytes: AtomicUsize,
+    /// Those of the streams that wait until some of the bytes are sent.
+    waiting: Mutex<Vec<Waker>>,
+}
+
+/// Where the bytes of a response are counted.
+pub(super) struct Account {
+    pub(super) sending: Arc<Sending>,
+    pub(super) budget: BufferBudget,
+    pub(super) client: Option<ClientKey>,
+}
+
+impl Account {
+    /// Reserves bytes for hyper. `None` if the budget does not allow it; the task is woken when bytes of this connection were sent.
+    pub(super) fn reserve(&self, bytes: usize, cx: &mut Context<'_>) -> Option<Sent> {
+        let mut reservation = self.budget.reservation(self.client);
+        if !reservation.try_grow(bytes) {
+            let mut waiting = self.sending.waiting.lock();
+            if self.sending.bytes.load(Ordering::Relaxed) > 0 {
+                if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+                    waiting.push(cx.waker().clone());
+                }
+                return None;
+            }
+            reservation.grow_anyway(bytes);
+        }
+        self.sending.bytes.fetch_add(bytes, Ordering::Relaxed);
+        Some(Sent { sending: Arc::clone(&self.sending), bytes, reservation })
+    }
+}
+
+/// Bytes that hyper holds.
+pub(super) struct Sent {
+    sending: Arc<Sending>,
+    bytes: usize,
+    reservation: Reservation,
+}
+
+impl Sent {
+    /// Returns the data as bytes that count until the last slice of them is dropped.
+    pub(super) fn hold(self, data: Bytes) -> Bytes {
+        Bytes::from_owner(Held { data, _sent: self })
+    }
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        self.sending.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.reservation.shrink_to(0);
+        // Under the lock, so that one who begins to wait sees either these bytes gone or this call.
+        let waiting = std::mem::take(&mut *self.sending.waiting.lock());
+        waiting.into_iter().for_each(Waker::wake);
+    }
+}
+
+struct Held {
+    data: Bytes,
+    _sent: Sent,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
+}
