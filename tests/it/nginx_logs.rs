@@ -377,6 +377,10 @@ server {
     location /denied { deny all; proxy_pass http://node; }
     location /page { error_page 502 =503 @page; proxy_pass http://dead; }
     location @page { return 503 "later"; }
+    location /served { error_page 403 =410 @node; deny all; proxy_pass http://node; }
+    location @node { add_header X-Status $status always; proxy_pass http://node; }
+    location /moved { error_page 403 =410 @moved; deny all; proxy_pass http://node; }
+    location @moved { return 302 /served; }
     location /off { if ($arg_quiet) { access_log off; } proxy_pass http://node; }
     location /groups {
         set $first none;
@@ -407,13 +411,18 @@ async fn lines_after_rewrite_set_and_error_page_are_those_of_nginx() {
         "/if?project=q",
         "/denied",
         "/page",
+        "/served",
+        "/moved",
         "/off?quiet=1",
         "/off",
         "/groups?a=xy",
     ];
     for path in paths {
-        let groups = pair.ask(&get(path, "")).await.map(|response| response.header("x-groups").map(str::to_owned));
+        let responses = pair.ask(&get(path, "")).await;
+        let groups = responses.each_ref().map(|response| response.header("x-groups").map(str::to_owned));
         assert_eq!(groups, [(); 2].map(|()| path.starts_with("/groups").then(|| "y[][]".to_owned())), "{path}");
+        let statuses = responses.each_ref().map(|response| response.header("x-status"));
+        assert_eq!(statuses, [(); 2].map(|()| (path == "/served").then_some("410")), "{path}");
     }
     let [nginx, here] = pair.lines("l", paths.len() - 1).await;
     // The pages of errors and redirects have another length here, and a redirect stays on the host of the request.

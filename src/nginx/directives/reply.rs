@@ -16,9 +16,18 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    /// Returns whether `error_page` applies to the response.
-    pub(crate) fn may_have_page(&self) -> bool {
-        self.text.is_none() && self.status != 444
+    /// Returns whether nginx makes the response as it makes errors: `error_page` applies to it, and its status wins over that of an
+    /// `error_page` line that led to it.
+    pub(crate) fn is_error(&self) -> bool {
+        match self.status {
+            301 | 302 | 303 | 307 | 308 => true,
+            status => status >= 400 && self.text.is_none(),
+        }
+    }
+
+    /// Returns whether nginx closes the connection without a response.
+    pub(crate) fn closes(&self) -> bool {
+        self.status == 444
     }
 
     pub(crate) fn read(directive: &Directive, maps: &Maps) -> Result<Reply, Fault> {
@@ -38,7 +47,10 @@ impl Reply {
         let status = u16::try_from(values::number(first, 200..=599)?).unwrap_or(500);
         let (location, text) = match status {
             301 | 302 | 303 | 307 | 308 => (second.map(|url| Template::for_header(url, maps)).transpose()?, None),
-            _ => (None, second.map(|text| Template::new(text, maps)).transpose()?),
+            _ => {
+                let text = second.filter(|text| !text.text.is_empty());
+                (None, text.map(|text| Template::new(text, maps)).transpose()?)
+            }
         };
         Ok(Reply { status, location, text })
     }

@@ -12,7 +12,7 @@ use super::names::UpstreamEndpoints;
 use crate::Body;
 use crate::nginx::directives::access_log::{AccessLogs, LogFormat};
 use crate::nginx::variables::{Outcome, Scope, Snapshot, Template};
-use crate::observe::{Attempt, Finished, Observer, RequestObserver, ResponseHead, ServedBy, Termination};
+use crate::observe::{Attempt, Finished, Observer, RequestObserver, ResponseHead, Termination};
 
 /// Takes a line of an access log, without a line break.
 pub(super) type LineWriter = Arc<dyn Fn(Vec<u8>) + Send + Sync>;
@@ -78,6 +78,8 @@ struct Ended {
     /// The site replaced the response of the proxy.
     is_replaced: bool,
     status: Option<u16>,
+    /// The status that an `error_page` line gives the response of a node.
+    marked: Option<u16>,
     body_bytes: u64,
     elapsed: Duration,
     attempts: Vec<Attempt>,
@@ -123,7 +125,7 @@ impl PendingRequest {
     pub(super) fn received(&self, response: &Response<Body>) {
         let mut ended = self.ended.lock();
         ended.status = Some(response.status().as_u16());
-        if self.needs_headers() && response.extensions().get::<ServedBy>().is_some() {
+        if self.needs_headers() && response.extensions().get::<Termination>().is_none() {
             ended.received = Some(response.headers().clone());
         }
     }
@@ -148,6 +150,11 @@ impl PendingRequest {
         ended.sent = Some(response.headers().clone());
     }
 
+    /// Keeps the status that the client gets for a response of the proxy.
+    pub(super) fn marked(&self, status: StatusCode) {
+        self.ended.lock().marked = Some(status.as_u16());
+    }
+
     /// Has no line written: another location serves the request and has one.
     pub(super) fn discard(&self) {
         self.ended.lock().is_discarded = true;
@@ -157,7 +164,7 @@ impl PendingRequest {
     pub(super) fn with<R>(&self, read: impl FnOnce(&Scope<'_>) -> R) -> R {
         let ended = self.ended.lock();
         let outcome = Outcome {
-            status: ended.status,
+            status: ended.marked.or(ended.status),
             body_bytes: ended.body_bytes,
             elapsed: self.delay + ended.elapsed,
             attempts: &ended.attempts,

@@ -83,7 +83,11 @@ pub(super) async fn forward(
             }
         }
         if let Some(named) = &named {
-            named.mark(&mut response);
+            let is_error = response::is_own_error(&response);
+            named.mark(&mut response, is_error);
+            if let Some(pending) = &pending {
+                pending.marked(response.status());
+            }
         }
         response = edits.apply(response, pending.as_deref());
         if let Some(in_flight) = passed.in_flight {
@@ -274,9 +278,12 @@ impl<'s: 'r, 'r> Arrived<'s, 'r> {
             Ok((Routed::from(finished), None))
         };
         let returned = |reply: &Reply, location, scope: &Scope<'_>| {
-            let (settings, may_have_page) = (settings_of(location), reply.may_have_page());
+            let (settings, is_error) = (settings_of(location), reply.is_error());
             let response = response::reply(reply, settings, scope)?;
-            let finished = pages::finish(response, server, settings, scope, rewritten, may_have_page, named)?;
+            let finished = match reply.closes() {
+                true => Finished::Response(response),
+                false => pages::finish(response, server, settings, scope, rewritten, is_error, named)?,
+            };
             Ok((Routed::from(finished), None))
         };
         let location = match found {

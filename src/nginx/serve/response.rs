@@ -11,7 +11,7 @@ use crate::nginx::directives::reply::Reply;
 use crate::nginx::directives::settings::{AddHeader, BlockSettings, CookieEdits, ErrorPage, adds_to};
 use crate::nginx::uri::escape;
 use crate::nginx::variables::{Outcome, Scope, Unsendable};
-use crate::observe::ServedBy;
+use crate::observe::Termination;
 use crate::proxy::ErrorResponse;
 
 pub(super) const NOT_FOUND: ErrorResponse =
@@ -50,8 +50,7 @@ impl<'s> ResponseEdits<'s> {
 
     /// Returns the `error_page` line for a response of the proxy itself. Errors of nodes reach the client.
     pub(super) fn page(&self, response: &Response<Body>) -> Option<&'s ErrorPage> {
-        let is_own = response.extensions().get::<ServedBy>().is_none();
-        let mut pages = self.settings.error_pages.iter().filter(|_| is_own);
+        let mut pages = self.settings.error_pages.iter().filter(|_| is_own_error(response));
         pages.find(|page| page.has_effect() && page.is_for(response.status().as_u16()))
     }
 
@@ -100,6 +99,11 @@ impl<'s> ResponseEdits<'s> {
     }
 }
 
+/// Returns whether a response is an error of the proxy itself, not one of a node.
+pub(super) fn is_own_error(response: &Response<Body>) -> bool {
+    response.extensions().get::<Termination>().is_some()
+}
+
 /// Makes the response of a `return`, without added headers.
 pub(super) fn reply(
     reply: &Reply,
@@ -107,8 +111,7 @@ pub(super) fn reply(
     scope: &Scope<'_>,
 ) -> Result<Response<Body>, ErrorResponse> {
     // nginx closes the connection without a response, which browsers and JDKs take for a reason to send the request again.
-    let is_closed = reply.status == 444;
-    let status = if is_closed { Ok(StatusCode::FORBIDDEN) } else { StatusCode::from_u16(reply.status) };
+    let status = if reply.closes() { Ok(StatusCode::FORBIDDEN) } else { StatusCode::from_u16(reply.status) };
     let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let scope = &with_status(scope, status);
     let text = reply.text.as_ref().map(|text| text.to_bytes(scope)).unwrap_or_default();
@@ -119,7 +122,7 @@ pub(super) fn reply(
         response.headers_mut().insert(header::LOCATION, redirect_target(to, scope)?);
     }
     let kind = settings.default_type.as_deref().and_then(|kind| HeaderValue::from_str(kind).ok());
-    if is_closed {
+    if reply.closes() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     // Responses without a body have no type.

@@ -14,7 +14,7 @@ use crate::buffer::BufferBudget;
 use crate::kylin::ResourceGroups;
 use crate::nginx::config::Config;
 use crate::nginx::directives::location::{Action, Location, Locations};
-use crate::nginx::directives::settings::{BlockSettings, ErrorPage, NextUpstream};
+use crate::nginx::directives::settings::{BlockSettings, NextUpstream};
 use crate::observe::Observer;
 use crate::proxy::{KylinRules, Proxy, ProxyBuilder, ReloadAccess, RetryBudget, RetryPolicy, TrustedProxies};
 use crate::session::Affinity;
@@ -139,7 +139,6 @@ fn with_settings<K>(
     let mut builder = builder
         .buffers(group.buffers.clone())
         .max_requests_per_client(group.max_requests_per_client)
-        .served_by(settings.error_pages.iter().any(ErrorPage::has_effect))
         .trusted_proxies(settings.real_ip.trusted_proxies())
         .retry(retry)
         .affinity(group.affinity.clone())

@@ -60,11 +60,14 @@ impl<'s> Named<'s> {
         Named { page, location, status: response.status().as_u16(), challenge, rewritten, pending: None }
     }
 
-    /// Gives a response the status that the line asks for, and the challenge of the error.
-    pub(super) fn mark(&self, response: &mut Response<Body>) {
-        set_status(response, self.page, self.status);
+    /// Gives a response the challenge of the error, and the status that the line asks for. As in nginx, an error on the way to the
+    /// page keeps its own status.
+    pub(super) fn mark(&self, response: &mut Response<Body>, is_error: bool) {
+        if !is_error {
+            set_status(response, self.page, self.status);
+        }
         if let Some(challenge) = &self.challenge {
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge.clone());
+            response.headers_mut().entry(header::WWW_AUTHENTICATE).or_insert_with(|| challenge.clone());
         }
     }
 }
@@ -129,22 +132,23 @@ const INCOMPLETE_BODY: ErrorResponse =
     ErrorResponse::new(StatusCode::BAD_REQUEST, "the body of the request ended early");
 
 /// Decides what the client gets for a response without a node: that of the page for its status if there is one, else the response
-/// itself with the headers of `settings`. `named` is the location that an error has led to.
+/// itself with the headers of `settings`. `is_error` is as of [`Reply::is_error`](crate::nginx::directives::reply::Reply::is_error),
+/// `named` the location that an error has led to.
 pub(super) fn finish<'s>(
     mut response: Response<Body>,
     server: &'s Server,
     settings: &'s BlockSettings,
     scope: &Scope<'_>,
     rewritten: &Rewritten,
-    may_have_page: bool,
+    is_error: bool,
     named: Option<&Named<'_>>,
 ) -> Result<Finished<'s>, ErrorResponse> {
     let status = response.status().as_u16();
     match named {
         // As in nginx, an error on the way to a page has no page.
-        Some(named) => named.mark(&mut response),
+        Some(named) => named.mark(&mut response, is_error),
         None => {
-            if let Some(page) = settings.error_pages.iter().find(|page| may_have_page && page.is_of(status)) {
+            if let Some(page) = settings.error_pages.iter().find(|page| is_error && page.is_of(status)) {
                 if let Some(location) = location(page, server) {
                     return Ok(Finished::Named(Named::new(page, location, &mut response, rewritten.clone())));
                 }
