@@ -5,10 +5,12 @@
 
 #[cfg(feature = "htpasswd")]
 mod hash;
+mod hashing;
 #[cfg(feature = "htpasswd")]
 mod md5_crypt;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -20,6 +22,7 @@ use parking_lot::Mutex;
 use sha2::Sha256;
 use tokio::sync::Semaphore;
 
+use self::hashing::Hashing;
 use crate::clock::{Clock, SystemClock};
 use crate::proxy::BasicCredentials;
 
@@ -41,36 +44,35 @@ const REMEMBERED: Duration = Duration::from_secs(300);
 /// The time for which a file is taken for unchanged.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How many hashes of a file are computed at a time. More would leave no core for the requests of others.
-const MAX_HASHING: usize = 2;
-
 const MAX_FILE_BYTES: u64 = 4 << 20;
 
 /// One file of passwords, which is read again when it has changed.
-#[derive(Debug)]
 pub(crate) struct PasswordFile {
     path: PathBuf,
     /// Of [`PasswordFile::digest`]; it differs in each process.
     key: [u8; 32],
-    hashing: Semaphore,
+    hashing: Hashing,
+    /// One at a time looks whether the file has changed.
+    looking: Arc<Semaphore>,
     content: Mutex<Content>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Content {
     /// The time at which the file was last looked at; `None`: never.
     checked: Option<Instant>,
     stamp: Option<Stamp>,
     /// By name.
-    users: Arc<HashMap<String, User>>,
+    users: Users,
     /// The file could not be read.
     error: Option<io::ErrorKind>,
 }
 
+type Users = Arc<HashMap<String, Arc<User>>>;
+
 /// By what a change of a file is seen.
 type Stamp = (Option<SystemTime>, u64);
 
-#[derive(Debug)]
 struct User {
     hash: String,
     /// The digest of the last right password, and when it was verified.
@@ -87,6 +89,8 @@ pub(crate) enum PasswordCheck {
     NoFile,
     /// The file cannot be read; nginx responds with 500.
     Unreadable,
+    /// The passwords of too many requests wait to be verified.
+    Busy,
 }
 
 impl PasswordFile {
@@ -96,7 +100,13 @@ impl PasswordFile {
         if getrandom::fill(&mut key).is_err() {
             fastrand::fill(&mut key);
         }
-        PasswordFile { path, key, hashing: Semaphore::new(MAX_HASHING), content: Mutex::default() }
+        PasswordFile {
+            path,
+            key,
+            hashing: Hashing::of_process(),
+            looking: Arc::new(Semaphore::new(1)),
+            content: Mutex::default(),
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -117,70 +127,81 @@ impl PasswordFile {
 
     /// Checks credentials. It waits for the hash of a password that is not remembered.
     pub(crate) async fn verify(self: Arc<Self>, credentials: BasicCredentials) -> PasswordCheck {
-        if self.remembers(&credentials, SystemClock.now()) {
-            return PasswordCheck::Right;
-        }
-        let file = Arc::clone(&self);
-        // The semaphore is never closed, and the closure does not panic.
-        let Ok(_permit) = self.hashing.acquire().await else { return PasswordCheck::Unreadable };
-        tokio::task::spawn_blocking(move || file.verify_now(&credentials)).await.unwrap_or(PasswordCheck::Unreadable)
-    }
-
-    fn remembers(&self, credentials: &BasicCredentials, now: Instant) -> bool {
-        let users = {
-            let content = self.content.lock();
-            let is_fresh =
-                content.checked.is_some_and(|checked| now.saturating_duration_since(checked) < CHECK_INTERVAL);
-            if !is_fresh || content.error.is_some() {
-                return false;
-            }
-            Arc::clone(&content.users)
+        let users = match self.known_users() {
+            Some(known) => known,
+            None => self.look().await,
         };
-        users.get(&credentials.user).is_some_and(|user| user.remembers(&self.digest(credentials), now))
-    }
-
-    /// Reads the file if it has changed, and checks credentials by it.
-    fn verify_now(&self, credentials: &BasicCredentials) -> PasswordCheck {
-        let users = match self.users() {
+        let users = match users {
             Ok(users) => users,
             Err(io::ErrorKind::NotFound) => return PasswordCheck::NoFile,
             Err(_) => return PasswordCheck::Unreadable,
         };
         let Some(user) = users.get(&credentials.user) else { return PasswordCheck::Wrong };
-        let (digest, now) = (self.digest(credentials), SystemClock.now());
+        let (digest, now) = (self.digest(&credentials), SystemClock.now());
         if user.remembers(&digest, now) {
             return PasswordCheck::Right;
         }
-        if !hash::verify(&credentials.password, &user.hash) {
-            return PasswordCheck::Wrong;
+        let user = Arc::clone(user);
+        let hash = move || {
+            // Another request may have waited with the same password.
+            if user.remembers(&digest, now) {
+                return true;
+            }
+            let is_right = hash::verify(&credentials.password, &user.hash);
+            if is_right {
+                *user.verified.lock() = Some((digest, now));
+            }
+            is_right
+        };
+        match self.hashing.run(hash).await {
+            Some(true) => PasswordCheck::Right,
+            Some(false) => PasswordCheck::Wrong,
+            None => PasswordCheck::Busy,
         }
-        *user.verified.lock() = Some((digest, now));
-        PasswordCheck::Right
     }
 
-    fn users(&self) -> Result<Arc<HashMap<String, User>>, io::ErrorKind> {
+    /// Returns the users as of the last look at the file, unless that is long ago.
+    fn known_users(&self) -> Option<Result<Users, io::ErrorKind>> {
+        let content = self.content.lock();
+        let is_fresh = |at| SystemClock.now().saturating_duration_since(at) < CHECK_INTERVAL;
+        content.checked.is_some_and(is_fresh).then(|| content.users())
+    }
+
+    /// Looks whether the file has changed, off the threads that serve requests. Those that wait meanwhile get what it finds.
+    async fn look(self: &Arc<Self>) -> Result<Users, io::ErrorKind> {
+        // The semaphore is never closed, and the closure does not panic.
+        let Ok(looking) = Arc::clone(&self.looking).acquire_owned().await else { return Err(io::ErrorKind::Other) };
+        if let Some(users) = self.known_users() {
+            return users;
+        }
+        let file = Arc::clone(self);
+        let look = move || {
+            let _looking = looking;
+            file.look_now()
+        };
+        tokio::task::spawn_blocking(look).await.unwrap_or(Err(io::ErrorKind::Other))
+    }
+
+    fn look_now(&self) -> Result<Users, io::ErrorKind> {
+        let stamp = fs::metadata(&self.path).map(|file| (file.modified().ok(), file.len())).ok();
+        let has_changed = {
+            let content = self.content.lock();
+            stamp.is_none() || stamp != content.stamp || content.error.is_some()
+        };
+        let read = has_changed.then(|| read(&self.path));
         let mut content = self.content.lock();
-        let now = SystemClock.now();
-        if content.checked.is_none_or(|checked| now.saturating_duration_since(checked) >= CHECK_INTERVAL) {
-            let stamp = fs::metadata(&self.path).map(|file| (file.modified().ok(), file.len())).ok();
-            if stamp.is_none() || stamp != content.stamp || content.error.is_some() {
-                match read(&self.path) {
-                    Ok(users) => (content.users, content.error) = (Arc::new(users), None),
-                    Err(error) => {
-                        if content.error != Some(error.kind()) {
-                            tracing::error!(file = %self.path.display(), %error, "passwords cannot be read");
-                        }
-                        (content.users, content.error) = (Arc::default(), Some(error.kind()));
-                    }
+        match read {
+            None => {}
+            Some(Ok(users)) => (content.users, content.error) = (Arc::new(users), None),
+            Some(Err(error)) => {
+                if content.error != Some(error.kind()) {
+                    tracing::error!(file = %self.path.display(), %error, "passwords cannot be read");
                 }
-                content.stamp = stamp;
+                (content.users, content.error) = (Arc::default(), Some(error.kind()));
             }
-            content.checked = Some(now);
         }
-        match content.error {
-            None => Ok(Arc::clone(&content.users)),
-            Some(error) => Err(error),
-        }
+        (content.stamp, content.checked) = (stamp, Some(SystemClock.now()));
+        content.users()
     }
 
     fn digest(&self, credentials: &BasicCredentials) -> [u8; 32] {
@@ -189,6 +210,22 @@ impl PasswordFile {
         let mut mac = Hmac::<Sha256>::new(&block.into());
         mac.update(&credentials.password);
         mac.finalize().into_bytes().into()
+    }
+}
+
+impl fmt::Debug for PasswordFile {
+    /// Leaves the hashes out: one of `{PLAIN}` is the password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PasswordFile").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl Content {
+    fn users(&self) -> Result<Users, io::ErrorKind> {
+        match self.error {
+            None => Ok(Arc::clone(&self.users)),
+            Some(error) => Err(error),
+        }
     }
 }
 
@@ -201,7 +238,7 @@ impl User {
 }
 
 /// Reads lines of `NAME:HASH[:REMARK]`. The first line of a name counts, and `#` begins a remark.
-fn read(path: &Path) -> io::Result<HashMap<String, User>> {
+fn read(path: &Path) -> io::Result<HashMap<String, Arc<User>>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
@@ -215,7 +252,7 @@ fn read(path: &Path) -> io::Result<HashMap<String, User>> {
             && !name.starts_with('#')
         {
             let user = User { hash: hash.to_owned(), verified: Mutex::default() };
-            users.entry(name.to_owned()).or_insert(user);
+            users.entry(name.to_owned()).or_insert_with(|| Arc::new(user));
         }
     }
     Ok(users)
@@ -234,16 +271,19 @@ mod tests {
         BasicCredentials::of(&headers).unwrap()
     }
 
-    #[test]
-    fn a_right_password_is_remembered_and_a_changed_file_forgets_it() {
+    #[tokio::test]
+    async fn a_right_password_is_remembered_and_a_changed_file_forgets_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("users");
-        let file = PasswordFile::new(path.clone());
-        assert_eq!(file.verify_now(&credentials("a", "right")), PasswordCheck::NoFile);
+        let file = Arc::new(PasswordFile { hashing: Hashing::new(), ..PasswordFile::new(path.clone()) });
+        let verify = |user: &str, password: &str| {
+            // As if the last look at the file were long ago.
+            file.content.lock().checked = None;
+            Arc::clone(&file).verify(credentials(user, password))
+        };
+        assert_eq!(verify("a", "right").await, PasswordCheck::NoFile);
         fs::write(&path, "# remark:{PLAIN}x\n\n:{PLAIN}empty\na:{PLAIN}right:a remark\na:{PLAIN}second\r\nb:plain\n")
             .unwrap();
-        let again = |file: &PasswordFile| file.content.lock().checked = None;
-        again(&file);
         for (user, password, expected) in [
             ("a", "right", PasswordCheck::Right),
             ("a", "second", PasswordCheck::Wrong),
@@ -251,21 +291,23 @@ mod tests {
             ("b", "plain", PasswordCheck::Wrong),
             ("# remark", "x", PasswordCheck::Wrong),
         ] {
-            assert_eq!(file.verify_now(&credentials(user, password)), expected, "{user} {password}");
+            assert_eq!(verify(user, password).await, expected, "{user} {password}");
         }
         let now = SystemClock.now();
-        file.content.lock().checked = Some(now);
-        assert!(file.remembers(&credentials("a", "right"), now));
-        assert!(!file.remembers(&credentials("a", "second"), now) && !file.remembers(&credentials("b", "plain"), now));
-        assert!(!file.remembers(&credentials("a", "right"), now + CHECK_INTERVAL), "the file may have changed");
-        assert!(!format!("{file:?}").contains("114, 105, 103, 104, 116"), "the password is kept nowhere");
+        let users = file.content.lock().users().unwrap();
+        let remembers = |user: &str, password, now| users[user].remembers(&file.digest(&credentials(user, password)), now);
+        assert!(remembers("a", "right", now));
+        assert!(!remembers("a", "second", now) && !remembers("b", "plain", now));
+        assert!(!remembers("a", "right", now + REMEMBERED));
         assert_eq!(file.unknown_forms().unwrap(), ["b"]);
+        assert_eq!(format!("{file:?}"), format!("PasswordFile {{ path: {path:?}, .. }}"));
         fs::write(&path, "a:{PLAIN}another\n").unwrap();
-        again(&file);
-        assert_eq!(file.verify_now(&credentials("a", "right")), PasswordCheck::Wrong);
-        assert_eq!(file.verify_now(&credentials("a", "another")), PasswordCheck::Right);
+        assert_eq!(verify("a", "right").await, PasswordCheck::Wrong);
+        assert_eq!(verify("a", "another").await, PasswordCheck::Right);
+        file.hashing.close();
+        assert_eq!(verify("a", "wrong").await, PasswordCheck::Busy);
+        assert_eq!(verify("a", "another").await, PasswordCheck::Right, "it needs no hash");
         fs::remove_file(&path).unwrap();
-        again(&file);
-        assert_eq!(file.verify_now(&credentials("a", "another")), PasswordCheck::NoFile);
+        assert_eq!(verify("a", "another").await, PasswordCheck::NoFile);
     }
 }

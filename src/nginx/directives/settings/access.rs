@@ -44,6 +44,8 @@ pub(crate) enum Access {
     Denied,
     /// The file of passwords cannot be read.
     Unreadable,
+    /// Too many passwords wait to be verified.
+    Busy,
     /// The client is to send credentials, with this challenge.
     Unauthorized(HeaderValue),
     /// The credentials are to be verified.
@@ -98,6 +100,7 @@ impl BlockSettings {
             (Some(PasswordCheck::Right), _) => Access::Granted,
             (Some(PasswordCheck::NoFile), _) => Access::Denied,
             (Some(PasswordCheck::Unreadable), _) => Access::Unreadable,
+            (Some(PasswordCheck::Busy), _) => Access::Busy,
             (None, Some(credentials)) => Access::Verify(Arc::clone(file), credentials),
             (Some(PasswordCheck::Wrong), _) | (None, None) => {
                 let realm = String::from_utf8_lossy(&realm.value(scope)).replace(['\\', '"'], "'");

@@ -20,6 +20,9 @@ const UNAUTHORIZED: ErrorResponse =
 const NO_PASSWORDS: ErrorResponse =
     ErrorResponse::new(StatusCode::INTERNAL_SERVER_ERROR, "the file of passwords cannot be read");
 
+const TOO_MANY_PASSWORDS: ErrorResponse =
+    ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "the front end has too many passwords to verify");
+
 /// What a request has passed. After a pause it is routed again, and does not count twice.
 #[derive(Default)]
 pub(super) struct Passed {
@@ -76,6 +79,7 @@ pub(super) fn admit(
         Access::Granted => Ok(None),
         Access::Denied => Err(DENIED.into()),
         Access::Unreadable => Err(NO_PASSWORDS.into()),
+        Access::Busy => Err(TOO_MANY_PASSWORDS.into()),
         Access::Unauthorized(challenge) => Err(Refused::Unauthorized(challenge)),
         Access::Verify(file, credentials) => Ok(Some(Pause::Verify(file, credentials))),
     }
