@@ -55,20 +55,14 @@ pub(super) async fn forward(
                 }
                 Routed::Forward { proxy, edits, kept, pending } => (proxy, edits, kept, pending),
             };
-        let mut copy = None;
-        if let Some(kept) = &kept {
-            (body, copy) = match kept.body(body).await {
-                Ok(bodies) => bodies,
-                Err(error) => return error.response_to(&head),
-            };
-        }
+        let has_body = !http_body::Body::is_end_stream(&body);
         let mut response = proxy.forward(peer, Request::from_parts(head, body)).await;
         if let Some(pending) = &pending {
             pending.received(&response);
         }
         if let (None, Some(page)) = (&named, edits.page(&response)) {
             let status = response.status().as_u16();
-            match kept.map(|kept| kept.go_on(page, copy, &mut response)) {
+            match kept.map(|kept| kept.go_on(page, has_body, &mut response)) {
                 Some(Some((mut next, next_head, next_body))) => {
                     next.pending = pending;
                     named = Some(next);

@@ -198,11 +198,11 @@ impl<'p, B: Backend> Attempts<'p, B> {
     /// owns its arguments stores them twice.
     async fn run(&mut self, request: &mut Request<Body>) -> Result<(), ErrorResponse> {
         if request.body().whole().is_none() {
-            let body = take(request.body_mut());
-            let client = self.context.client().key();
+            let (body, client) = (take(request.body_mut()), self.context.client().key());
             // Boxed, because a body that fits into one read comes with its head.
             *request.body_mut() = Box::pin(replay::read(body, client, &self.proxy.settings)).await?;
         }
+        replay::copy_body(request);
         let query = self.read_query(request);
         if self.reload.is_some() {
             Box::pin(self.admit_reload(request)).await?;

@@ -1,5 +1,6 @@
 //! Bodies that are read before they are passed on: of requests, to send them again; of responses, to classify them.
 
+mod copy;
 mod peek;
 mod streams;
 
@@ -7,6 +8,8 @@ use http::StatusCode;
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
 
+pub use self::copy::BodyCopy;
+pub(super) use self::copy::copy_body;
 pub(super) use self::peek::peek;
 pub(super) use self::streams::{DEFAULT_STREAMS, StreamLimit, TooManyStreams};
 use super::ErrorResponse;

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use http::{Extensions, HeaderValue, Method, Response, StatusCode, header, request};
-use http_body_util::BodyExt as _;
 
 use super::script::Rewritten;
 use crate::Body;
@@ -15,10 +14,7 @@ use crate::nginx::serve::access_log::PendingRequest;
 use crate::nginx::serve::response;
 use crate::nginx::variables::Scope;
 use crate::observe::Termination;
-use crate::proxy::ErrorResponse;
-
-/// A longer body of a request is not kept for the node of an error page.
-const MAX_KEPT_BYTES: u64 = 64 << 10;
+use crate::proxy::{BodyCopy, ErrorResponse};
 
 /// The named location of an `error_page` line, which a request goes to after an error.
 pub(super) struct Named<'s> {
@@ -45,8 +41,8 @@ pub(super) struct Kept<'s> {
     server: &'s Server,
     head: Box<request::Parts>,
     rewritten: Rewritten,
-    /// The location passes the request to a node, which needs its body too.
-    passes: bool,
+    /// Filled with the body where the location may pass the request to a node, which needs it too.
+    body: BodyCopy,
 }
 
 impl<'s> Named<'s> {
@@ -78,33 +74,18 @@ impl<'s> Kept<'s> {
         server: &'s Server,
         settings: &BlockSettings,
         head: &request::Parts,
-        extensions: &Extensions,
+        extensions: &mut Extensions,
         rewritten: &Rewritten,
     ) -> Option<Self> {
         let mut locations = settings.error_pages.iter().filter_map(|page| location(page, server)).peekable();
         locations.peek()?;
-        let passes = locations.any(passes);
+        let body = BodyCopy::new();
         let mut head = Box::new(head.clone());
         head.extensions = extensions.clone();
-        Some(Kept { server, head, rewritten: rewritten.clone(), passes })
-    }
-
-    /// Returns the body of the request, and a copy for another node unless it is long.
-    ///
-    /// # Errors
-    /// If the body ends early.
-    pub(super) async fn body(&self, body: Body) -> Result<(Body, Option<Body>), ErrorResponse> {
-        if !self.passes {
-            return Ok((body, None));
+        if locations.any(passes) {
+            extensions.insert(body.clone());
         }
-        match http_body::Body::size_hint(&body).exact() {
-            Some(0) => Ok((body, Some(Body::empty()))),
-            Some(1..=MAX_KEPT_BYTES) => {
-                let bytes = body.collect().await.map_err(|_| INCOMPLETE_BODY)?.to_bytes();
-                Ok((Body::from(bytes.clone()), Some(Body::from(bytes))))
-            }
-            Some(_) | None => Ok((body, None)),
-        }
+        Some(Kept { server, head, rewritten: rewritten.clone(), body })
     }
 
     /// Returns the location of a page with head and body of its request. None if the line has no location, or the request cannot be sent
@@ -112,7 +93,7 @@ impl<'s> Kept<'s> {
     pub(super) fn go_on(
         self,
         page: &'s ErrorPage,
-        copy: Option<Body>,
+        has_body: bool,
         response: &mut Response<Body>,
     ) -> Option<(Named<'s>, request::Parts, Body)> {
         let Some(location) = location(page, self.server) else {
@@ -122,14 +103,13 @@ impl<'s> Kept<'s> {
         };
         let body = match passes(location) {
             false => Body::empty(),
-            true => copy.filter(|_| may_go_on(&self.head.method, response))?,
+            true if !may_go_on(&self.head.method, response) => return None,
+            true if has_body => self.body.body()?,
+            true => Body::empty(),
         };
         Some((Named::new(page, location, response, self.rewritten), *self.head, body))
     }
 }
-
-const INCOMPLETE_BODY: ErrorResponse =
-    ErrorResponse::new(StatusCode::BAD_REQUEST, "the body of the request ended early");
 
 /// Decides what the client gets for a response without a node: that of the page for its status if there is one, else the response
 /// itself with the headers of `settings`. `is_error` is as of [`Reply::is_error`](crate::nginx::directives::reply::Reply::is_error),
