@@ -361,6 +361,10 @@ fn check_entry(listener: &Listener, servers: &[(Server, Span)]) -> Result<(), Fa
             let message = format!("servers at {address} verify clients differently");
             return Err(
                 span.unsupported(message, "the same ssl_verify_client and ssl_client_certificate, or another address")
+        if tls.verify != VerifyClient::Off && tls.trusted.is_some() {
+            let message = "ssl_trusted_certificate beside ssl_verify_client is not supported";
+            return Err(span.unsupported(message, "one file of all authorities in ssl_client_certificate"));
+        }
             );
         }
     }

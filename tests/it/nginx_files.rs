@@ -2,8 +2,8 @@
 //!
 //! The first lines of a file say what is expected:
 //!
-//! - `#? METHOD PATH [HEADER: VALUE] => STATUS [PATH AT THE NODE] [location=...] [cookie=...] [cache=...]`: a request and its
-//!   response, from this crate and from nginx;
+//! - `#? METHOD PATH [HEADER: VALUE] => STATUS [PATH AT THE NODE] [location=...] [cookie=...] [cache=...] [type=...]`: a request and
+//!   its response, from this crate and from nginx;
 //! - `#! ours only`: nginx as Debian has it does not read the file, or differs as documented;
 //! - `#! error LINE:COLUMN MESSAGE ## EXPECTED`: the file is refused.
 
@@ -32,6 +32,15 @@ fn node() -> Server {
         if uri.contains("scoped") {
             response = response.header("set-cookie", "JSESSIONID=42; Domain=node1.internal; Path=/kylin");
         }
+        let kinds = [
+            ("json", "application/json"),
+            ("plain", "text/plain"),
+            ("utf", "text/html;charset=ISO-8859-1"),
+            ("parameter", "text/html; a=b"),
+            ("upper", "TEXT/HTML"),
+        ];
+        let kind = kinds.into_iter().find(|(name, _)| uri.ends_with(name)).map_or("text/html", |(_, kind)| kind);
+        response = response.header("content-type", kind);
         let status = match &uri {
             uri if uri.contains("absolute") => {
                 response = response.header("location", format!("http://{host}/kylin/login?a=b"));
@@ -52,7 +61,8 @@ fn node() -> Server {
         .unwrap()
 }
 
-async fn send(front: SocketAddr, request: &str) -> String {
+/// Sends a request. Returns the response in one line, with its type if that is `typed`.
+async fn send(front: SocketAddr, request: &str, typed: bool) -> String {
     let mut connection = Connection::open(front).await.unwrap();
     let mut words = request.splitn(3, ' ');
     let (method, path) = (words.next().unwrap(), words.next().unwrap());
@@ -61,6 +71,9 @@ async fn send(front: SocketAddr, request: &str) -> String {
     let length = if method == "POST" { "Content-Length: 0\r\n" } else { "" };
     connection.send(format!("{method} {path} HTTP/1.1\r\n{host}{headers}{length}\r\n")).await.unwrap();
     match connection.response().await {
+        Ok(response) if typed => {
+            format!("{} type={}", shown(&response), response.header("content-type").unwrap_or_default())
+        }
         Ok(response) => shown(&response),
         Err(error) => format!("{error}"),
     }
@@ -158,12 +171,13 @@ async fn compare(file: &Path, nodes: &[Server; 2]) -> Vec<String> {
     }
     for line in marked("#? ") {
         let (request, expected) = line.trim().split_once(" => ").unwrap();
-        let found = send(ours.addresses()[0], request).await;
+        let typed = expected.contains(" type=");
+        let found = send(ours.addresses()[0], request, typed).await;
         if found != expected {
             differences.push(format!("{request}\n  expected {expected}\n  found    {found}"));
         }
         if let Some(nginx) = &nginx {
-            let found = send(nginx.address("front"), request).await;
+            let found = send(nginx.address("front"), request, typed).await;
             if found != expected {
                 differences.push(format!("{request}\n  expected {expected}\n  nginx    {found}"));
             }

@@ -148,6 +148,7 @@ fn requests() -> Vec<String> {
             "Cookie: jsessionid=lower",
             "X-Gone: still here\r\nX-Other: stays",
             "X_Underscored: dropped",
+            "X.Dotted: dropped\r\nX!: dropped\r\nX-Other: stays\r\nx1: stays",
         ]
         .map(|headers| format!("{}\r\n{headers}", get("/headers"))),
     );
@@ -266,6 +267,30 @@ async fn a_path_is_served_by_the_location_of_the_path_that_the_node_reads() {
         assert_eq!(found, expected.map(str::to_owned), "{target}");
     }
     ours.stop(Duration::from_secs(5)).await;
+    node.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn headers_with_odd_names_pass_where_the_file_wants_them() {
+    let node = node();
+    for (lines, passed) in [
+        ("", vec!["x-plain"]),
+        ("underscores_in_headers on;", vec!["x-plain", "x_under"]),
+        ("ignore_invalid_headers off;", vec!["x-plain", "x.dotted", "x_under"]),
+    ] {
+        let text = format!(
+            "upstream nodes {{ server {}; }} server {{ listen 127.0.0.1:1; {lines} location / {{ proxy_pass http://nodes; }} }}",
+            node.addresses()[0]
+        );
+        let site = Site::new(Config::parse("front.conf", &text).unwrap()).unwrap();
+        let ours = site.server_on("127.0.0.1:0".parse().unwrap()).threads(NonZero::new(1).unwrap()).start().unwrap();
+        let request = "GET / HTTP/1.1\r\nHost: kylin\r\nX-Plain: 1\r\nX.Dotted: 1\r\nX_Under: 1";
+        let response = send(ours.addresses()[0], request).await;
+        let names = ["x-plain", "x.dotted", "x_under"].into_iter();
+        let found: Vec<_> = names.filter(|name| response.text().contains(&format!("\n{name}: 1"))).collect();
+        assert_eq!(found, passed, "{lines}");
+        ours.stop(Duration::from_secs(5)).await;
+    }
     node.stop(Duration::from_secs(5)).await;
 }
 

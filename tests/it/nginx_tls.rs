@@ -239,6 +239,19 @@ fn mistakes_say_where_and_what_to_write() {
             3,
             "two upstreams",
         ),
+        ("ssl_ocsp on;\nserver { return 200; }", 2, "ssl_ocsp off;"),
+        ("server { ssl_ocsp leaf; return 200; }", 2, "ssl_ocsp off;"),
+        ("server { listen 443 ssl; ssl_reject_handshake on; }", 2, "return 444;"),
+        ("server { ssl_certificate_by_lua_block x; return 200; }", 2, "unknown directive"),
+        ("server { ssl_conf_command MinProtocol TLSv1.3; return 200; }", 2, "ssl_protocols"),
+        ("server { location / { proxy_ssl_conf_command Protocol -TLSv1.2; proxy_pass https://kylin; } }", 2, "ssl_protocols"),
+        ("server { location / { proxy_ssl_unknown on; proxy_pass https://kylin; } }", 2, "unknown directive"),
+        (
+            "server { listen 443 ssl; ssl_certificate a; ssl_certificate_key b; ssl_verify_client on;
+            ssl_client_certificate c; ssl_trusted_certificate d; return 200; }",
+            2,
+            "one file of all authorities",
+        ),
         (
             "server { location / { proxy_ssl_name $host; proxy_pass https://kylin; } }",
             2,
@@ -249,3 +262,8 @@ fn mistakes_say_where_and_what_to_write() {
         assert!(error.contains(&format!("front.conf:{line}")) && error.contains(expected), "{error}");
     }
 }
+    let harmless = "ssl_ocsp off; ssl_reject_handshake off; ssl_stapling on; ssl_trusted_certificate a; ssl_session_cache shared:a:1m;
+        ssl_conf_command Ciphersuites TLS_AES_256_GCM_SHA384; ssl_verify_depth 2; ssl_early_data on; ssl_dhparam x;
+        proxy_ssl_session_reuse off; proxy_ssl_ciphers HIGH;";
+    let config = Config::parse("front.conf", &format!("{harmless} {upstream} server {{ return 200; }}")).unwrap();
+    assert!(config.report().to_string().contains("ssl_verify_depth: a chain"), "{}", config.report());

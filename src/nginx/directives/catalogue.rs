@@ -50,6 +50,8 @@ static MODELLED: &[(&str, u8, &str)] = &[
     ("auth_basic", HSL, "auth_basic REALM|off;"),
     ("auth_basic_user_file", HSL, "auth_basic_user_file FILE;"),
     ("break", S | L, "break;"),
+    ("charset", HSL, "charset NAME|off;"),
+    ("charset_types", HSL, "charset_types TYPE...|*;"),
     ("client_body_timeout", HSL, "client_body_timeout TIME;"),
     ("client_header_buffer_size", H | S, "client_header_buffer_size SIZE;"),
     ("client_header_timeout", H | S, "client_header_timeout TIME;"),
@@ -62,6 +64,7 @@ static MODELLED: &[(&str, u8, &str)] = &[
     ("http", M, "http { ... }"),
     ("http2", H | S, "http2 on|off;"),
     ("if", S | L, "if (CONDITION) { ... }"),
+    ("ignore_invalid_headers", H | S, "ignore_invalid_headers on|off;"),
     ("internal", L, "internal;"),
     ("ip_hash", U, "ip_hash;"),
     ("keepalive", U, "keepalive N;"),
@@ -124,6 +127,7 @@ static MODELLED: &[(&str, u8, &str)] = &[
     ("ssl_certificate_key", H | S, "ssl_certificate_key FILE;"),
     ("ssl_client_certificate", H | S, "ssl_client_certificate FILE;"),
     ("ssl_protocols", H | S, "ssl_protocols [TLSv1.2] [TLSv1.3];"),
+    ("ssl_trusted_certificate", H | S, "ssl_trusted_certificate FILE;"),
     ("ssl_verify_client", H | S, "ssl_verify_client on|off|optional;"),
     ("sticky", U, "sticky cookie|route|learn PARAMETERS;"),
     ("underscores_in_headers", H | S, "underscores_in_headers on|off;"),
@@ -135,23 +139,32 @@ static MODELLED: &[(&str, u8, &str)] = &[
 /// Directives of logs, processes, static files and TLS, separated by spaces. A trailing `*` stands
 /// for any ending.
 const IGNORED: &str = "
-    absolute_redirect alias autoindex autoindex_* accept_mutex accept_mutex_delay aio brotli brotli_* charset
-    charset_* check_shm_size chunked_transfer_encoding client_body_buffer_size client_body_in_file_only
+    absolute_redirect alias autoindex autoindex_* accept_mutex accept_mutex_delay aio brotli brotli_*
+    check_shm_size chunked_transfer_encoding client_body_buffer_size client_body_in_file_only
     client_body_in_single_buffer client_body_temp_path connection_pool_size daemon
     debug_connection debug_points directio env error_log etag events fastcgi_*
-    google_perftools_profiles gunzip gunzip_* gzip gzip_* http2_* http3_* if_modified_since index
-    ignore_invalid_headers geo geoip_* keepalive_disable keepalive_min_timeout limit_conn_log_level limit_rate_after limit_req_log_level lingering_* load_module
-    lua_* modsecurity_transaction_id opentracing opentracing_* otel_* session_sticky_* sticky_hide_cookie vhost_traffic_status*
+    google_perftools_profiles gunzip gunzip_* gzip gzip_* http2_body_preread_size http2_chunk_size
+    http2_idle_timeout http2_max_concurrent_pushes http2_max_concurrent_streams http2_max_field_size http2_max_header_size
+    http2_max_requests http2_pool_size http2_push http2_push_preload http2_recv_buffer_size http2_recv_timeout
+    http2_streams_index_size http3_hq http3_max_concurrent_streams http3_stream_buffer_size if_modified_since index geo geoip_* keepalive_disable keepalive_min_timeout limit_conn_log_level limit_rate_after limit_req_log_level lingering_* load_module
+    lua_* modsecurity_transaction_id opentracing opentracing_* otel_* session_sticky_* sticky_hide_cookie vhost_traffic_status
+    vhost_traffic_status_average_method vhost_traffic_status_bypass_* vhost_traffic_status_display vhost_traffic_status_display_*
+    vhost_traffic_status_dump vhost_traffic_status_filter vhost_traffic_status_filter_* vhost_traffic_status_histogram_buckets
+    vhost_traffic_status_set_by_filter vhost_traffic_status_stats_by_upstream vhost_traffic_status_zone
     lock_file log_not_found log_subrequest map_hash_* master_process max_ranges
     msie_padding msie_refresh multi_accept open_file_cache open_file_cache_* open_log_file_cache
     output_buffers pcre_jit pid port_in_redirect postpone_output proxy_buffer_size proxy_buffers
     proxy_busy_buffers_size proxy_cache_* proxy_headers_hash_* proxy_ignore_headers
-    proxy_max_temp_file_size proxy_send_lowat proxy_socket_keepalive proxy_ssl_* proxy_temp_*
-    quic_* read_ahead recursive_error_pages request_pool_size reset_timedout_connection root
+    proxy_max_temp_file_size proxy_send_lowat proxy_socket_keepalive proxy_ssl_certificate_cache proxy_ssl_ciphers
+    proxy_ssl_key_log proxy_ssl_session_reuse proxy_ssl_verify_depth proxy_temp_* quic_* read_ahead request_pool_size reset_timedout_connection root
     scgi_* sendfile sendfile_max_chunk send_lowat server_name_in_redirect
-    server_names_hash_* server_tokens split_clients ssl_* ssl_engine subrequest_output_buffer_size tcp_nodelay
+    server_names_hash_* server_tokens split_clients ssl_buffer_size ssl_certificate_cache ssl_ciphers ssl_dhparam
+    ssl_early_data ssl_ecdh_curve ssl_encrypted_hello_key ssl_engine ssl_key_log ssl_ocsp_cache ssl_ocsp_responder
+    ssl_prefer_server_ciphers ssl_session_cache ssl_session_ticket_key ssl_session_tickets ssl_session_timeout ssl_stapling
+    ssl_stapling_file ssl_stapling_responder ssl_stapling_verify subrequest_output_buffer_size tcp_nodelay
     tcp_nopush thread_pool timer_resolution types types_hash_* user uwsgi_* variables_hash_*
-    worker_* working_directory
+    worker_aio_requests worker_connections worker_cpu_affinity worker_priority worker_processes worker_rlimit_core
+    worker_shutdown_timeout working_directory
 ";
 
 fn ignored() -> impl Iterator<Item = &'static str> {
@@ -168,10 +181,30 @@ static IGNORED_WITH: &[(&str, &str, &str)] = &[
     ("proxy_pass_request_body", "on", "proxy_pass_request_body on;"),
     ("proxy_pass_request_headers", "on", "proxy_pass_request_headers on;"),
     ("proxy_store", "off", "proxy_store off; responses are not stored"),
+    ("recursive_error_pages", "off", "recursive_error_pages off; an error on the way to a page has no page"),
+    ("ssl_ocsp", "off", "ssl_ocsp off; certificates of short life: whether one of a client is revoked is not asked"),
+    (
+        "ssl_reject_handshake",
+        "off",
+        "ssl_certificate FILE; ssl_certificate_key FILE; return 444; for names that are not served",
+    ),
+];
+
+/// The commands of `ssl_conf_command` and `proxy_ssl_conf_command` that do not change who is served: rustls has safe ciphers only.
+const OPENSSL_COMMANDS: [&str; 8] = [
+    "CipherString",
+    "Ciphersuites",
+    "Curves",
+    "DHParameters",
+    "Groups",
+    "NumTickets",
+    "Options",
+    "SignatureAlgorithms",
 ];
 
 /// Directives whose effect differs from nginx, and how.
 static NOTED: &[(&str, &str)] = &[
+    ("ssl_verify_depth", "a chain of a client's certificate may have up to six certificates of authorities between"),
     ("limit_rate proxy_limit_rate", "bandwidth is not limited"),
     (
         "proxy_ignore_client_abort",
@@ -238,7 +271,9 @@ static REFUSED: &[(&str, &str)] = &[
     ("proxy_method", "no proxy_method: the method is passed unchanged"),
     ("proxy_protocol", "real_ip_header X-Forwarded-For: nodes are not sent the PROXY protocol"),
     ("proxy_set_body", "no proxy_set_body: the body is passed unchanged"),
+    ("source_charset charset_map override_charset", "charset NAME; the bytes of responses are passed unchanged"),
     ("ssl", "listen ADDRESS ssl;"),
+    ("vhost_traffic_status_limit vhost_traffic_status_limit_traffic vhost_traffic_status_limit_traffic_by_set_key", "limit_req or limit_conn"),
     ("ssl_crl proxy_ssl_crl", "certificates of short life: lists of revoked certificates are not read"),
     ("ssl_password_file proxy_ssl_password_file", "a key without a passphrase, readable by this process only"),
     ("state", "server ADDRESS lines"),
@@ -299,6 +334,15 @@ fn is_modelled(directive: &Directive, block: Block) -> Result<bool, Fault> {
     }
     if block == Block::Upstream {
         return Err(unknown(directive, block));
+    }
+    if name.ends_with("ssl_conf_command") {
+        return match directive.args.first() {
+            Some(command) if OPENSSL_COMMANDS.contains(&command.text.as_str()) => Ok(false),
+            _ => Err(span.unsupported(
+                format!("this \"{name}\" is not supported"),
+                "ssl_protocols or proxy_ssl_protocols; or a command about ciphers and groups",
+            )),
+        };
     }
     if let Some((_, value, instead)) = IGNORED_WITH.iter().find(|(known, ..)| *known == name) {
         return match &directive.args[..] {

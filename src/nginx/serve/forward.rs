@@ -9,7 +9,7 @@ mod script;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::header::{self, HeaderMap};
+use http::header::{self, HeaderMap, HeaderName};
 use http::{Extensions, Request, Response, StatusCode, Uri, request};
 
 use self::admit::{Passed, Pause};
@@ -140,8 +140,8 @@ fn route<'s>(
     if checked.is_ok() && server.settings.max_headers.is_some_and(|max| head.headers.len() > max) {
         checked = Err(TOO_MANY_HEADERS);
     }
-    if server.settings.underscores_in_headers != Some(true) {
-        drop_underscored(&mut head.headers);
+    if server.settings.ignore_invalid_headers != Some(false) {
+        drop_invalid(&mut head.headers, server.settings.underscores_in_headers == Some(true));
     }
 
     let request_uri = head.uri.path_and_query().cloned();
@@ -366,10 +366,13 @@ impl<'s> From<Finished<'s>> for Routed<'s> {
     }
 }
 
-fn drop_underscored(headers: &mut HeaderMap) {
+/// Drops headers whose names nginx takes for invalid: servers may read `X_Name` or `X.Name` as another header.
+fn drop_invalid(headers: &mut HeaderMap, allows_underscores: bool) {
+    let is_valid = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-') || (allows_underscores && byte == b'_');
+    let is_invalid = |name: &&HeaderName| !name.as_str().bytes().all(is_valid);
     // Nearly no request has one, and the check must not allocate.
-    if headers.keys().any(|name| name.as_str().contains('_')) {
-        let names: Vec<_> = headers.keys().filter(|name| name.as_str().contains('_')).cloned().collect();
+    if headers.keys().any(|name| is_invalid(&name)) {
+        let names: Vec<_> = headers.keys().filter(is_invalid).cloned().collect();
         for name in names {
             headers.remove(name);
         }

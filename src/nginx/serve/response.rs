@@ -197,6 +197,7 @@ fn headers<'s>(
 }
 
 fn add(settings: &BlockSettings, added: AddedHeaders<'_>, response: &mut Response<Body>) {
+    settings.charset.apply(response.headers_mut());
     let status = response.status().as_u16();
     if let Some(expires) = settings.expires
         && adds_to(status)

@@ -51,6 +51,21 @@ fn every_mistake_has_its_message() {
         (upstream("keepalive 0; server a;"), ErrorKind::Value, 24, "invalid number \"0\""),
         (format!("{MANUAL}upstream KYLIN {{ server a; }}"), ErrorKind::Duplicate, 1, "duplicate upstream \"KYLIN\""),
         (server("listen 81;"), ErrorKind::Duplicate, 21, "a duplicate listen 0.0.0.0:81"),
+        (
+            location("recursive_error_pages on; return 200;"),
+            ErrorKind::Unsupported,
+            34,
+            "\"recursive_error_pages\" is supported as \"recursive_error_pages off\" only",
+        ),
+        (
+            location("vhost_traffic_status_limit_traffic in:64G; return 200;"),
+            ErrorKind::Unsupported,
+            34,
+            "\"vhost_traffic_status_limit_traffic\" is not supported",
+        ),
+        (server("charset_map a b { 80 E282AC; }"), ErrorKind::Unsupported, 21, "\"charset_map\" is not supported"),
+        (server("charset $charset; return 200;"), ErrorKind::Value, 29, "invalid charset \"$charset\""),
+        (server("charset_types json; return 200;"), ErrorKind::Value, 35, "invalid type \"json\""),
         (server("listen 443 quic;"), ErrorKind::Unsupported, 32, "listen parameter \"quic\" is not supported"),
         (
             server("listen 1 proxy_protocol; return 403;"),

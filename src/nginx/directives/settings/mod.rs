@@ -5,6 +5,7 @@
 
 mod access;
 mod auth_basic;
+mod charset;
 mod error_page;
 mod expires;
 mod limit_conn;
@@ -22,6 +23,7 @@ use http::HeaderName;
 
 pub(crate) use access::{Access, AccessRule, LimitExcept};
 pub(crate) use auth_basic::AuthBasic;
+pub(crate) use charset::Charset;
 pub(crate) use error_page::ErrorPage;
 pub(crate) use expires::Expires;
 pub(crate) use limit_conn::{InFlight, LimitConn, TooMany};
@@ -57,6 +59,8 @@ pub(crate) struct BlockSettings {
     pub(crate) limit_conn_status: Option<u16>,
     /// `expires`.
     pub(crate) expires: Option<Expires>,
+    /// `charset` and `charset_types`.
+    pub(crate) charset: Charset,
     /// `access_log`.
     pub(crate) access_logs: Arc<AccessLogs>,
     /// `proxy_hide_header`.
@@ -116,6 +120,8 @@ pub(crate) struct BlockSettings {
     pub(crate) merge_slashes: Option<bool>,
     /// `underscores_in_headers`; nginx: off, which drops such headers of a request.
     pub(crate) underscores_in_headers: Option<bool>,
+    /// `ignore_invalid_headers`; nginx: on, which drops headers of a request with other letters than `A-Za-z0-9-`.
+    pub(crate) ignore_invalid_headers: Option<bool>,
     /// `default_type`, the type of the text of a `return`; nginx: `text/plain`.
     pub(crate) default_type: Option<String>,
 }

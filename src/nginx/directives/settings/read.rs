@@ -116,6 +116,8 @@ impl SettingsReader {
                 return Ok(());
             }
             "auth_basic" => return settings.auth.read_realm(directive, &context.maps),
+            "charset" => return settings.charset.read_name(directive),
+            "charset_types" => return settings.charset.read_types(directive),
             "auth_basic_user_file" => {
                 return settings.auth.read_file(directive, context.folder.as_deref(), &mut context.remarks);
             }
@@ -167,6 +169,7 @@ impl SettingsReader {
             "proxy_request_buffering" => settings.request_buffering = Some(flag()?),
             "merge_slashes" => settings.merge_slashes = Some(flag()?),
             "underscores_in_headers" => settings.underscores_in_headers = Some(flag()?),
+            "ignore_invalid_headers" => settings.ignore_invalid_headers = Some(flag()?),
             "internal" => settings.internal = args::<0>(directive).map(|_| true)?,
             "max_headers" => {
                 settings.max_headers = usize::try_from(values::number(arg(directive)?, 1..=u32::MAX)?).ok();

@@ -44,6 +44,8 @@ pub(crate) struct ClientSide {
     pub(crate) protocols: Protocols,
     /// `ssl_client_certificate`, the authorities of clients.
     pub(crate) authorities: Option<PathBuf>,
+    /// `ssl_trusted_certificate`, more authorities of clients, whose names nginx does not send.
+    pub(crate) trusted: Option<PathBuf>,
     pub(crate) verify: VerifyClient,
 }
 
@@ -100,6 +102,10 @@ pub(super) fn read(
         "ssl_client_certificate" => {
             let file = file()?;
             clients(settings, &|tls| tls.authorities = Some(file.clone()));
+        }
+        "ssl_trusted_certificate" => {
+            let file = file()?;
+            clients(settings, &|tls| tls.trusted = Some(file.clone()));
         }
         "ssl_protocols" => {
             let read = protocols(directive, remarks)?;
