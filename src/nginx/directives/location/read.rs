@@ -95,7 +95,7 @@ fn note_auth(location: &Location, directive: &Directive, context: &mut ReadConte
         context.remarks.note(directive.span(), text);
     }
     let is_sent = !settings.set_headers.iter().any(|header| header.name == header::AUTHORIZATION);
-    if settings.auth.question().is_some() && is_sent && matches!(location.action, Action::Proxy(_)) {
+    if settings.auth.may_ask() && is_sent && matches!(location.action, Action::Proxy(_)) {
         let text = "auth_basic: the nodes get the header Authorization too, and Kylin reads it as a login; \
             proxy_set_header Authorization \"\"; keeps it from them";
         context.remarks.note(directive.span(), text);

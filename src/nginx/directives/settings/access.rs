@@ -87,7 +87,7 @@ impl BlockSettings {
         let by_address = allows(rules, scope.remote);
         let auth = limited.map(|limit| limit.auth.or(&self.auth));
         let auth = auth.as_ref().unwrap_or(&self.auth);
-        let Some((realm, file)) = auth.question() else {
+        let Some((realm, file)) = auth.question(scope) else {
             return if by_address == Some(false) { Access::Denied } else { Access::Granted };
         };
         match by_address {
@@ -103,7 +103,7 @@ impl BlockSettings {
             (Some(PasswordCheck::Busy), _) => Access::Busy,
             (None, Some(credentials)) => Access::Verify(Arc::clone(file), credentials),
             (Some(PasswordCheck::Wrong), _) | (None, None) => {
-                let realm = String::from_utf8_lossy(&realm.value(scope)).replace(['\\', '"'], "'");
+                let realm = String::from_utf8_lossy(&realm).replace(['\\', '"'], "'");
                 // A line break in a variable leaves the realm out, and the client is asked all the same.
                 let challenge = HeaderValue::try_from(format!("Basic realm=\"{realm}\""));
                 Access::Unauthorized(challenge.unwrap_or(HeaderValue::from_static("Basic realm=\"\"")))

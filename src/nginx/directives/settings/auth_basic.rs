@@ -1,5 +1,6 @@
 //! `auth_basic` and `auth_basic_user_file`: whether a location asks for a password.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use crate::nginx::directives::catalogue::arg;
 use crate::nginx::directives::remarks::Remarks;
 use crate::nginx::htpasswd::PasswordFile;
 use crate::nginx::syntax::{Directive, Fault};
-use crate::nginx::variables::{Maps, Template};
+use crate::nginx::variables::{Maps, Scope, Template};
 
 /// `auth_basic` and `auth_basic_user_file` of a block.
 #[derive(Debug, Clone, Default)]
@@ -71,12 +72,15 @@ impl AuthBasic {
         Ok(())
     }
 
-    /// Returns realm and file if requests need a password.
-    pub(crate) fn question(&self) -> Option<(&Template, &Arc<PasswordFile>)> {
-        match (&self.realm, &self.file) {
-            (Some(Realm::Named(realm)), Some(file)) => Some((realm, file)),
-            _ => None,
-        }
+    /// Returns realm and file if a request needs a password. It needs none where the variables of the realm make it `off`.
+    pub(crate) fn question(&self, scope: &Scope<'_>) -> Option<(Cow<'_, [u8]>, &Arc<PasswordFile>)> {
+        let (Some(Realm::Named(realm)), Some(file)) = (&self.realm, &self.file) else { return None };
+        Some((realm.value(scope), file)).filter(|(realm, _)| **realm != *b"off")
+    }
+
+    /// Returns whether some requests need a password.
+    pub(crate) fn may_ask(&self) -> bool {
+        matches!((&self.realm, &self.file), (Some(Realm::Named(_)), Some(_)))
     }
 
     /// Returns whether a realm is named and no file, so that nginx asks for no password.
