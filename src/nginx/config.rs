@@ -1,6 +1,7 @@
 //! A whole configuration: its groups, its servers, and the server that a request belongs to.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::num::NonZeroU64;
 use std::path::Path;
 use std::time::Duration;
@@ -42,11 +43,12 @@ pub struct Config {
     open_files: Option<NonZeroU64>,
     /// The shortest `valid=` of `resolver`.
     pub(super) resolver_valid: Option<Duration>,
-    /// The groups: declared ones in the order of the file, then those made for a `proxy_pass` to a
-    /// host.
+    /// The groups: declared ones in the order of the file, then those made for a `proxy_pass` to a host.
     pub(super) upstreams: Vec<Upstream>,
     /// For each group the comments of the servers that pass requests to it.
     pub(super) server_comments: Vec<CommentOptions>,
+    /// A hash of all directives but the upstreams, the same in this process for the same directives.
+    pub(super) text: u64,
     /// How many variables `set` gives a value.
     pub(super) set_slots: usize,
     /// The servers in the order of the file.
@@ -153,6 +155,8 @@ fn read_tree(tree: &[Directive], parser: &Parser) -> Result<Config, Fault> {
         }
     }
     let servers = read_http(http, &mut context)?;
+    let mut text = DefaultHasher::new();
+    http.iter().filter(|directive| !directive.is("upstream")).for_each(|directive| directive.hash(&mut text));
     let mut resolver_valid = None;
     shortest_valid(http, &mut resolver_valid)?;
     if servers.is_empty() {
@@ -166,6 +170,7 @@ fn read_tree(tree: &[Directive], parser: &Parser) -> Result<Config, Fault> {
     let set_slots = context.maps.set_slots();
     let Remarks { ignored, notes, .. } = context.remarks;
     Ok(Config {
+        text: text.finish(),
         set_slots,
         open_files,
         resolver_valid,
@@ -356,15 +361,15 @@ fn check_entry(listener: &Listener, servers: &[(Server, Span)]) -> Result<(), Fa
         if tls.verify != VerifyClient::Off && tls.authorities.is_none() {
             return Err(span.missing("ssl_verify_client without authorities", "ssl_client_certificate FILE;"));
         }
+        if tls.verify != VerifyClient::Off && tls.trusted.is_some() {
+            let message = "ssl_trusted_certificate beside ssl_verify_client is not supported";
+            return Err(span.unsupported(message, "one file of all authorities in ssl_client_certificate"));
+        }
         // One handshake serves all names of an address, and a client may name one server there and another in Host.
         if clients(server) != clients(default) {
             let message = format!("servers at {address} verify clients differently");
             return Err(
                 span.unsupported(message, "the same ssl_verify_client and ssl_client_certificate, or another address")
-        if tls.verify != VerifyClient::Off && tls.trusted.is_some() {
-            let message = "ssl_trusted_certificate beside ssl_verify_client is not supported";
-            return Err(span.unsupported(message, "one file of all authorities in ssl_client_certificate"));
-        }
             );
         }
     }

@@ -16,7 +16,7 @@ use crate::support::browser::Browser;
 use crate::support::front::{closed_port, eventually};
 use crate::support::http::{Connection, get};
 use crate::support::kylin::Demo;
-use crate::support::raw_node::{Act, RawNode, ok};
+use crate::support::raw_node::{Act, RawNode, healthy, ok};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: kylin\r\n\r\n";
 
@@ -103,6 +103,54 @@ async fn locations_are_those_of_the_new_file_at_once_and_upstreams_come_and_go()
     let other = "upstream other { server 127.0.0.1:2; } server { listen 127.0.0.1:1; location / { return 200 two; } }";
     let changes = reload(&mut site, &mut server, Site::builder(Config::parse("kylin.conf", other).unwrap()));
     assert_eq!(changes, "upstreams added: other; upstreams removed: kylin");
+}
+
+#[tokio::test]
+async fn a_file_that_has_not_changed_changes_nothing_after_requests_either() {
+    let node = RawNode::start([healthy("node")]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let users = folder.path().join("users");
+    std::fs::write(&users, "KYLIN:{PLAIN}secret\n").unwrap();
+    let text = |realm: &str, upstream: &str| {
+        format!(
+            "limit_req_zone $arg_key zone=requests:1m rate=1000r/s;
+            limit_conn_zone $arg_key zone=connections:1m;
+            map $arg_key $mapped {{ a 1; b 2; c 3; d 4; e 5; f 6; }}
+            upstream kylin {{ server {}; {upstream} }}
+            server {{
+                listen 127.0.0.1:1;
+                limit_req zone=requests burst=1000;
+                limit_conn connections 100;
+                error_page 418 = @none;
+                location / {{ add_header X-Mapped $mapped; proxy_pass http://kylin; }}
+                location /password {{ auth_basic {realm}; auth_basic_user_file {}; proxy_pass http://kylin; }}
+                location = /a {{ return 204; }} location = /b {{ return 204; }} location = /c {{ return 204; }}
+                location = /d {{ return 204; }} location = /e {{ return 204; }} location = /f {{ return 204; }}
+                location @none {{ return 204; }}
+            }}",
+            node.address(),
+            users.display(),
+        )
+    };
+    let builder = |text: &str| Site::builder(Config::parse("kylin.conf", text).unwrap_or_else(|error| panic!("{error}")));
+    let original = text("one", "");
+    let mut site = builder(&original).build().unwrap();
+    let mut server = start(&site);
+    let front = server.addresses()[0];
+    let login = [("Authorization", "Basic S1lMSU46c2VjcmV0")];
+    for (path, headers) in [("/?key=b", &[][..]), ("/?key=c", &[]), ("/password?key=a", &login)] {
+        assert_eq!(get(front, path, headers).await.unwrap().status(), 200, "{path}");
+    }
+    let unchanged = "no change of servers, upstreams or endpoints";
+    for _ in 0..3 {
+        assert_eq!(reload(&mut site, &mut server, builder(&original)), unchanged);
+    }
+    let moved = format!("# A remark.\n\n{}", original.replace("; ", ";\n    "));
+    assert_eq!(reload(&mut site, &mut server, builder(&moved)), unchanged);
+    let added = "server 127.0.0.9:1 backup;";
+    let changes = reload(&mut site, &mut server, builder(&text("one", added)));
+    assert_eq!(changes, "endpoints added: kylin/127.0.0.9:1");
+    assert_eq!(reload(&mut site, &mut server, builder(&text("two", added))), "servers or locations changed");
 }
 
 #[tokio::test]

@@ -65,7 +65,8 @@ pub struct SiteChanges {
     pub policies_changed: Vec<String>,
     /// The settings that differ and stay as they were until the process is restarted.
     pub kept_settings: Vec<String>,
-    /// Whether servers, locations or their settings differ.
+    /// Whether the directives of the configuration differ outside of its upstreams: servers, locations or their settings. Files of
+    /// passwords and certificates do not count.
     pub servers: bool,
     /// Whether [`Site::start_probes`] has to start anew, because upstreams came, or are probed otherwise. If not, the checkers of the
     /// old site go on.
@@ -91,7 +92,7 @@ impl SiteChanges {
             upstreams_removed: old.keys().filter(|name| !new.contains_key(*name)).cloned().collect(),
             kept_settings: after.kept_settings.clone(),
             probes: probes(before) != probes(after),
-            servers: format!("{:?}", before.config.servers) != format!("{:?}", after.config.servers),
+            servers: before.config.text != after.config.text,
             ..SiteChanges::default()
         };
         for (name, (policy, endpoints)) in &new {

@@ -3,6 +3,7 @@
 //! The parser checks the shape of directives, not what they mean. A configuration may come from an
 //! untrusted source, so everything has a bound: text, directives, depth of blocks and of includes.
 
+use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 use super::error::{ErrorKind, Fault};
@@ -27,6 +28,16 @@ impl Directive {
 
     pub(crate) fn span(&self) -> Span {
         self.name.span
+    }
+}
+
+/// Of the words, wherever they stand.
+impl Hash for Directive {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Directive { name, args, block, in_comment } = self;
+        (&name.text, args.len()).hash(state);
+        args.iter().for_each(|word| word.text.hash(state));
+        (block, in_comment).hash(state);
     }
 }
 

@@ -1,6 +1,7 @@
 //! `limit_conn`: limits on the requests of a key that are in flight (`ngx_http_limit_conn_module`).
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -8,7 +9,6 @@ use parking_lot::Mutex;
 use crate::nginx::variables::{Scope, Template};
 
 /// `limit_conn_zone`: how many requests of each key are in flight.
-#[derive(Debug)]
 pub(crate) struct ConnZone {
     key: Template,
     in_flight: Mutex<HashMap<Arc<[u8]>, u32>>,
@@ -44,6 +44,13 @@ impl ConnZone {
         let has_room = *count < max;
         *count += u32::from(has_room);
         has_room
+    }
+}
+
+impl fmt::Debug for ConnZone {
+    /// Leaves the keys out, which may be addresses of clients.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnZone").field("key", &self.key).finish_non_exhaustive()
     }
 }
 

@@ -1,6 +1,7 @@
 //! `limit_req`, and the zones that it and `limit_conn` count in (`ngx_http_limit_req_module`).
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,6 @@ pub(crate) struct LimitZones {
 }
 
 /// `limit_req_zone`: how many requests there were for each key lately (`ngx_http_limit_req_module`).
-#[derive(Debug)]
 pub(crate) struct RequestZone {
     key: Template,
     /// Thousandths of a request in a second.
@@ -30,7 +30,7 @@ pub(crate) struct RequestZone {
 }
 
 /// The keys of a zone.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Keys {
     by_key: HashMap<Arc<[u8]>, Account>,
     /// By the number of the last request, so that the first key is the one without a request for the longest time.
@@ -40,7 +40,7 @@ struct Keys {
 }
 
 /// The requests of a key.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 struct Account {
     /// The requests over the rate, in thousandths.
     excess: u64,
@@ -130,6 +130,15 @@ impl LimitZones {
             return Err(name.span.unknown(format!("unknown zone \"{}\"", name.text), CONN_ZONE));
         };
         Ok(LimitConn::new(Arc::clone(zone), values::number(number, 1..=65535)?))
+    }
+}
+
+impl fmt::Debug for RequestZone {
+    /// Leaves the keys out, which may be addresses of clients and are many.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let RequestZone { key, rate, max_bytes, keys: _ } = self;
+        let mut zone = f.debug_struct("RequestZone");
+        zone.field("key", key).field("rate", rate).field("max_bytes", max_bytes).finish_non_exhaustive()
     }
 }
 
