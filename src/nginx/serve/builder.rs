@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use super::access_log::{self, Writers};
 use super::affinity::Affinities;
 use super::clusters::ClusterSettings;
-use super::names::{self, UpstreamEndpoints};
+use super::names::{LookedUp, UpstreamEndpoints};
 use super::routes::Group;
 use super::{Site, SiteError, SiteParts, SiteSuccessor, routes};
 use crate::buffer::BufferBudget;
@@ -258,6 +258,7 @@ impl SiteBuilder {
         affinities.secret = affinities.secret.or_else(|| before_affinities?.secret.clone());
         let (mut groups, mut probes, mut endpoints, mut pending) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut kept_settings = Vec::new();
+        let names = LookedUp::all(&config.upstreams);
         for (upstream, mut applied) in config.upstreams.iter().zip(applied(&config, &options)) {
             let name = &upstream.name;
             let place = before.and_then(|before| before.config.upstreams.iter().position(|other| other.name == *name));
@@ -269,7 +270,8 @@ impl SiteBuilder {
                 kept_settings.push(format!("drain of upstream {name}"));
                 applied.drain.value = running.drains();
             }
-            let looked_up = UpstreamEndpoints::look_up(upstream, &applied, running_endpoints.as_ref(), names::look_up)?;
+            let addresses = |address: &_| names.addresses(address);
+            let looked_up = UpstreamEndpoints::look_up(upstream, &applied, running_endpoints.as_ref(), addresses)?;
             let settings = ClusterSettings::of(upstream, &applied);
             let (cluster, change) = match running {
                 Some((cluster, _)) => (cluster.clone(), Some(settings)),

@@ -90,7 +90,7 @@ pub struct SiteListener {
 impl Site {
     /// Builds the clusters and proxies of a configuration.
     ///
-    /// The names of servers are looked up here, as in nginx, and again by [`start_name_lookups`](Self::start_name_lookups). A name
+    /// The names of servers are looked up here, for 15 s at most, and again by [`start_name_lookups`](Self::start_name_lookups). A name
     /// with several addresses becomes as many endpoints.
     ///
     /// # Errors
