@@ -34,6 +34,7 @@ impl ServerTls {
         ServerTlsBuilder {
             identity,
             by_name: HashMap::new(),
+            find: None,
             versions: TlsVersion::ALL.to_vec(),
             clients: None,
             http2: true,
@@ -74,16 +75,25 @@ pub enum ClientCertificate {
 pub struct ServerTlsBuilder {
     identity: Identity,
     by_name: HashMap<String, Identity>,
+    find: Option<FindIdentity>,
     versions: Vec<TlsVersion>,
     clients: Option<(Roots, ClientCertificate)>,
     http2: bool,
 }
 
 impl ServerTlsBuilder {
-    /// Sets the identity for clients that ask for the server `name` (SNI, RFC 6066), a host name or `*.` and a domain. The last
-    /// call for a name counts.
+    /// Sets the identity for clients that ask for the server `name` (SNI, RFC 6066), a host name, or `*.` and a domain for all names
+    /// below it. The longest name counts, and the last call for a name.
     pub fn identity_for(mut self, name: &str, identity: Identity) -> Self {
         self.by_name.insert(name.to_ascii_lowercase(), identity);
+        self
+    }
+
+    /// Sets what finds the identity for the name that a client asks for (SNI), in lower case. Where it returns `None`, those of
+    /// [`identity_for`](Self::identity_for) count. A server that chooses by the name of the host what it serves shows the identity that
+    /// belongs to that if it uses the same rules here. Default: none.
+    pub fn identity_by(mut self, find: impl Fn(&str) -> Option<Identity> + Send + Sync + 'static) -> Self {
+        self.find = Some(FindIdentity(Box::new(find)));
         self
     }
 
@@ -125,7 +135,7 @@ impl ServerTlsBuilder {
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&TlsVersion::supported(&self.versions))?
             .with_client_cert_verifier(verifier)
-            .with_cert_resolver(Arc::new(ByName { default: self.identity.key, by_name }));
+            .with_cert_resolver(Arc::new(ByName { default: self.identity.key, find: self.find, by_name }));
         // Tickets keep the state of a session at the client: memory here would be bounded, and a busy site would lose sessions.
         config.ticketer = Ticketer::new()?;
         config.alpn_protocols = if self.http2 { vec![b"h2".to_vec()] } else { Vec::new() };
@@ -134,24 +144,44 @@ impl ServerTlsBuilder {
     }
 }
 
+/// Finds the identity for a name in lower case.
+struct FindIdentity(Box<dyn Fn(&str) -> Option<Identity> + Send + Sync>);
+
+impl fmt::Debug for FindIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FindIdentity").finish_non_exhaustive()
+    }
+}
+
 /// Chooses the identity by the name of the server that the client asks for.
 #[derive(Debug)]
 struct ByName {
     default: Arc<CertifiedKey>,
+    find: Option<FindIdentity>,
     by_name: HashMap<String, Arc<CertifiedKey>>,
 }
 
 impl ByName {
-    fn find(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
+    fn find(&self, name: &str) -> Option<Arc<CertifiedKey>> {
         let name = name.to_ascii_lowercase();
-        let of_domain = || self.by_name.get(&format!("*.{}", name.split_once('.')?.1));
-        self.by_name.get(&name).or_else(of_domain)
+        if let Some(FindIdentity(find)) = &self.find
+            && let Some(found) = find(&name)
+        {
+            return Some(found.key);
+        }
+        if self.by_name.is_empty() {
+            return None;
+        }
+        // From the left, so that the longest domain comes first.
+        let mut domains = name.match_indices('.').map(|(dot, _)| format!("*{}", &name[dot..]));
+        let found = self.by_name.get(&name).or_else(|| domains.find_map(|domain| self.by_name.get(&domain)));
+        found.cloned()
     }
 }
 
 impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let named = hello.server_name().filter(|_| !self.by_name.is_empty()).and_then(|name| self.find(name));
-        Some(Arc::clone(named.unwrap_or(&self.default)))
+        let named = hello.server_name().and_then(|name| self.find(name));
+        Some(named.unwrap_or_else(|| Arc::clone(&self.default)))
     }
 }

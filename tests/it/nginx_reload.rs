@@ -132,7 +132,8 @@ async fn a_file_that_has_not_changed_changes_nothing_after_requests_either() {
             users.display(),
         )
     };
-    let builder = |text: &str| Site::builder(Config::parse("kylin.conf", text).unwrap_or_else(|error| panic!("{error}")));
+    let builder =
+        |text: &str| Site::builder(Config::parse("kylin.conf", text).unwrap_or_else(|error| panic!("{error}")));
     let original = text("one", "");
     let mut site = builder(&original).build().unwrap();
     let mut server = start(&site);

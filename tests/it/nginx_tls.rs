@@ -52,8 +52,8 @@ async fn servers_names_and_variables_are_as_in_nginx() {
     if !installed() {
         return;
     }
-    let [one, two, client] =
-        ["DNS:one.example", "DNS:*.two.example,DNS:other", "DNS:client"].map(Certificate::for_names);
+    let of_two = "DNS:*.two.example,DNS:other,DNS:a.b.two.example,DNS:www.three.example,DNS:q7.example";
+    let [one, two, client] = ["DNS:one.example,DNS:unknown", of_two, "DNS:client"].map(Certificate::for_names);
     let node = Nginx::start(
         "server { listen 127.0.0.1:@node@; return 200 \"$http_x_forwarded_proto $http_x_verify $http_x_sni\"; }",
     )
@@ -75,7 +75,8 @@ async fn servers_names_and_variables_are_as_in_nginx() {
         }}
         server {{
             listen 127.0.0.1:@front@ ssl http2;
-            server_name .two.example;
+            # The first server keeps the name that both have.
+            server_name .two.example www.three.* ~^q\\d\\.example$ one.example;
             ssl_certificate {}; ssl_certificate_key {};
             ssl_verify_client optional; ssl_client_certificate {client};
             return 200 \"two $https $ssl_protocol\";
@@ -100,6 +101,10 @@ async fn servers_names_and_variables_are_as_in_nginx() {
         (&one, "one.example", &shown, "https SUCCESS one.example 200 2"),
         (&two, "a.two.example", &[], "two on TLSv1.3 200 2"),
         (&two, "a.two.example", &["--tls-max", "1.2"], "two on TLSv1.2 200 2"),
+        (&two, "a.b.two.example", &[], "two on TLSv1.3 200 2"),
+        (&two, "www.three.example", &[], "two on TLSv1.3 200 2"),
+        (&two, "q7.example", &[], "two on TLSv1.3 200 2"),
+        (&one, "unknown", &[], "https NONE unknown 200 2"),
         (&one, "a.two.example", &[], "failed 60"),
         (&two, "one.example", &[], "failed 60"),
     ] {
@@ -234,23 +239,27 @@ fn mistakes_say_where_and_what_to_write() {
             "the name of a PEM file, without variables",
         ),
         ("server { ssl_crl x; return 200; }", 2, "certificates of short life"),
-        (
-            "server { location /a { proxy_pass http://kylin; }\nlocation / { proxy_pass https://kylin; } }",
-            3,
-            "two upstreams",
-        ),
         ("ssl_ocsp on;\nserver { return 200; }", 2, "ssl_ocsp off;"),
         ("server { ssl_ocsp leaf; return 200; }", 2, "ssl_ocsp off;"),
         ("server { listen 443 ssl; ssl_reject_handshake on; }", 2, "return 444;"),
         ("server { ssl_certificate_by_lua_block x; return 200; }", 2, "unknown directive"),
         ("server { ssl_conf_command MinProtocol TLSv1.3; return 200; }", 2, "ssl_protocols"),
-        ("server { location / { proxy_ssl_conf_command Protocol -TLSv1.2; proxy_pass https://kylin; } }", 2, "ssl_protocols"),
+        (
+            "server { location / { proxy_ssl_conf_command Protocol -TLSv1.2; proxy_pass https://kylin; } }",
+            2,
+            "ssl_protocols",
+        ),
         ("server { location / { proxy_ssl_unknown on; proxy_pass https://kylin; } }", 2, "unknown directive"),
         (
             "server { listen 443 ssl; ssl_certificate a; ssl_certificate_key b; ssl_verify_client on;
             ssl_client_certificate c; ssl_trusted_certificate d; return 200; }",
             2,
             "one file of all authorities",
+        ),
+        (
+            "server { location /a { proxy_pass http://kylin; }\nlocation / { proxy_pass https://kylin; } }",
+            3,
+            "two upstreams",
         ),
         (
             "server { location / { proxy_ssl_name $host; proxy_pass https://kylin; } }",
@@ -261,9 +270,9 @@ fn mistakes_say_where_and_what_to_write() {
         let error = Config::parse("front.conf", &format!("{upstream}{text}")).unwrap_err().to_string();
         assert!(error.contains(&format!("front.conf:{line}")) && error.contains(expected), "{error}");
     }
-}
     let harmless = "ssl_ocsp off; ssl_reject_handshake off; ssl_stapling on; ssl_trusted_certificate a; ssl_session_cache shared:a:1m;
         ssl_conf_command Ciphersuites TLS_AES_256_GCM_SHA384; ssl_verify_depth 2; ssl_early_data on; ssl_dhparam x;
         proxy_ssl_session_reuse off; proxy_ssl_ciphers HIGH;";
     let config = Config::parse("front.conf", &format!("{harmless} {upstream} server {{ return 200; }}")).unwrap();
     assert!(config.report().to_string().contains("ssl_verify_depth: a chain"), "{}", config.report());
+}

@@ -121,13 +121,13 @@ async fn the_certificate_follows_the_name_that_the_client_asks_for() {
         return;
     }
     let default = Certificate::make();
-    let [one, wild] = ["DNS:kylin.example", "DNS:*.bi.example"].map(Certificate::for_names);
+    let [one, wild] = ["DNS:kylin.example", "DNS:*.bi.example,DNS:a.b.bi.example"].map(Certificate::for_names);
     let tls = ServerTls::builder(identity(&default))
         .identity_for("Kylin.example", identity(&one))
         .identity_for("*.bi.example", identity(&wild));
     let server = describing(&tls.build().unwrap(), 0);
     let port = server.addresses()[0].port();
-    for (trusted, name) in [(&one, "kylin.example"), (&wild, "a.bi.example")] {
+    for (trusted, name) in [(&one, "kylin.example"), (&wild, "a.bi.example"), (&wild, "a.b.bi.example")] {
         let arguments = ["--resolve", &format!("{name}:{port}:127.0.0.1"), &format!("https://{name}:{port}/")];
         assert_eq!(text(trusted, &arguments).await, format!("HTTP/2.0 Tls13 {name} false\n"));
         assert!(!curl(&default, &arguments).await.status.success(), "{name}");

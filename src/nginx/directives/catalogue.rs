@@ -273,7 +273,10 @@ static REFUSED: &[(&str, &str)] = &[
     ("proxy_set_body", "no proxy_set_body: the body is passed unchanged"),
     ("source_charset charset_map override_charset", "charset NAME; the bytes of responses are passed unchanged"),
     ("ssl", "listen ADDRESS ssl;"),
-    ("vhost_traffic_status_limit vhost_traffic_status_limit_traffic vhost_traffic_status_limit_traffic_by_set_key", "limit_req or limit_conn"),
+    (
+        "vhost_traffic_status_limit vhost_traffic_status_limit_traffic vhost_traffic_status_limit_traffic_by_set_key",
+        "limit_req or limit_conn",
+    ),
     ("ssl_crl proxy_ssl_crl", "certificates of short life: lists of revoked certificates are not read"),
     ("ssl_password_file proxy_ssl_password_file", "a key without a passphrase, readable by this process only"),
     ("state", "server ADDRESS lines"),

@@ -295,7 +295,8 @@ mod tests {
         }
         let now = SystemClock.now();
         let users = file.content.lock().users().unwrap();
-        let remembers = |user: &str, password, now| users[user].remembers(&file.digest(&credentials(user, password)), now);
+        let remembers =
+            |user: &str, password, now| users[user].remembers(&file.digest(&credentials(user, password)), now);
         assert!(remembers("a", "right", now));
         assert!(!remembers("a", "second", now) && !remembers("b", "plain", now));
         assert!(!remembers("a", "right", now + REMEMBERED));

@@ -184,10 +184,11 @@ impl LookedUp {
     /// Looks up the names of all servers with the system, several at a time. It blocks until all are found, for at most 15 s: a name
     /// that takes longer has no addresses.
     pub(super) fn all(upstreams: &[Upstream]) -> Self {
-        let names = upstreams.iter().flat_map(|upstream| &upstream.servers).filter_map(|server| match &server.address {
-            Address::Name(host, port) => Some((host.clone(), *port)),
-            _ => None,
-        });
+        let names =
+            upstreams.iter().flat_map(|upstream| &upstream.servers).filter_map(|server| match &server.address {
+                Address::Name(host, port) => Some((host.clone(), *port)),
+                _ => None,
+            });
         Self::within(LOOKUP_TIMEOUT, names.collect(), |host, port| (host, port).to_socket_addrs().map(Vec::from_iter))
     }
 
@@ -385,7 +386,9 @@ mod tests {
         let (sender, found) = mpsc::channel();
         let name = |name: &str| (name.to_owned(), 1);
         sender.send((name("fails"), Err(Arc::new(io::Error::other("no such name"))))).unwrap();
-        sender.send((name("good"), some(std::iter::once(SocketAddr::from(([127, 0, 0, 1], 1)))).map_err(Arc::new))).unwrap();
+        sender
+            .send((name("good"), some(std::iter::once(SocketAddr::from(([127, 0, 0, 1], 1)))).map_err(Arc::new)))
+            .unwrap();
         let found = LookedUp::collect(&found, Duration::from_millis(10));
         assert_eq!(of(&found, "hangs").unwrap_err().kind(), io::ErrorKind::TimedOut);
         assert_eq!(of(&found, "fails").unwrap_err().to_string(), "no such name");

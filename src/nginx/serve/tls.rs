@@ -1,13 +1,13 @@
 //! TLS of a site: of its addresses with clients, and of its upstreams with nodes.
 
+#[cfg(feature = "server")]
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 #[cfg(feature = "server")]
 use super::SiteError;
 #[cfg(feature = "server")]
 use crate::nginx::config::{Config, Listener};
-#[cfg(feature = "server")]
-use crate::nginx::directives::server::ServerName;
 #[cfg(feature = "server")]
 use crate::nginx::directives::settings::VerifyClient;
 use crate::nginx::directives::settings::{CertificateFiles, Protocols};
@@ -24,12 +24,15 @@ pub(super) fn of_listener(config: &Config, listener: &Listener) -> Result<Option
     }
     let read = || {
         let default = &config.servers[listener.default].settings.client_tls;
-        let mut builder = ServerTls::builder(identity(&default.files)?).versions(&versions(default.protocols));
-        for server in listener.servers.iter().map(|number| &config.servers[*number]) {
-            for name in server.names.iter().filter_map(sni_name) {
-                builder = builder.identity_for(&name, identity(&server.settings.client_tls.files)?);
-            }
+        let mut identities = HashMap::new();
+        for number in &listener.servers {
+            identities.insert(*number, identity(&config.servers[*number].settings.client_tls.files)?);
         }
+        // The rules that find the server of a request.
+        let names = listener.clone();
+        let mut builder = ServerTls::builder(identity(&default.files)?)
+            .identity_by(move |name| identities.get(&names.server_for(Some(name)).0).cloned())
+            .versions(&versions(default.protocols));
         let verify = match default.verify {
             VerifyClient::Off => None,
             VerifyClient::On => Some(ClientCertificate::Required),
@@ -41,16 +44,6 @@ pub(super) fn of_listener(config: &Config, listener: &Listener) -> Result<Option
         builder.build()
     };
     read().map(Some).map_err(|source| SiteError::Tls { place: format!("listen {}", listener.address), source })
-}
-
-/// Returns the name by which a client asks for a server. Names with other patterns have the certificate of the default server.
-#[cfg(feature = "server")]
-fn sni_name(name: &ServerName) -> Option<String> {
-    match name {
-        ServerName::Exact(name) => Some(name.clone()).filter(|name| !name.is_empty()),
-        ServerName::Suffix(suffix) => Some(format!("*{suffix}")),
-        ServerName::Prefix(_) | ServerName::Regex(_) => None,
-    }
 }
 
 /// Reads what connections to the nodes of an upstream need. `host` is the host of one server as written.
