@@ -129,8 +129,11 @@ impl<B> ProxyBuilder<B> {
     /// - their bodies have the same members, but for `queryId` and `stopId`, in whatever order;
     /// - all other headers are the same, such as `Accept`, `Accept-Encoding` and those that the crate does not know. Those that cannot
     ///   matter may differ: `User-Agent`, `Referer`, those of proxies and of tracing;
-    /// - no write or build has begun or ended between their arrivals. One of SQL concerns its project, any other all projects. Writes
-    ///   that do not pass a Kylin-aware proxy of this cluster are not known here, such as those through [`Proxy::plain`].
+    /// - no write or build has ended between their arrivals. One of SQL concerns its project, any other all projects. One that no node
+    ///   has executed concerns none: it was not sent, was rejected, or got a redirect, 401 or 403. If the client of a write leaves before
+    ///   the response, only its own queries count as after it. Writes that do not pass a Kylin-aware proxy of this cluster are not known
+    ///   here, such as those through [`Proxy::plain`];
+    /// - the session of the client has not been logged out between them.
     ///
     /// A copy is made of a complete 200 of at most 1 MiB that holds a result and no `Set-Cookie`, in memory of the
     /// [budget](Self::buffers). Otherwise the waiting queries are sent to nodes, and the same query does not wait again for a minute. If

@@ -161,9 +161,14 @@ impl RequestContext {
         self.cookies.as_ref()
     }
 
+    /// Returns the ids in the session cookies of Kylin.
+    pub(crate) fn kylin_sessions(&self) -> impl Iterator<Item = &[u8]> {
+        self.cookies().filter(|(name, _)| cookie::is_kylin_session(name)).map(|(_, id)| id)
+    }
+
     /// Returns the id in the first session cookie of Kylin.
     pub(crate) fn kylin_session(&self) -> Option<&[u8]> {
-        self.cookies().find(|(name, _)| cookie::is_kylin_session(name)).map(|(_, id)| id)
+        self.kylin_sessions().next()
     }
 
     /// Returns whether the request carries credentials.

@@ -234,7 +234,7 @@ async fn a_query_after_a_write_does_not_wait_for_one_before_it() {
     for (method, path, body) in [
         ("PUT", "/kylin/api/cubes/c/build", "{}"),
         ("POST", "/kylin/api/models", "{}"),
-        ("GET", "/kylin/j_spring_security_logout", ""),
+        ("PUT", "/kylin/api/admin/config", "{}"),
     ] {
         eventually(|| node.begun() == begun, || format!("{begun}")).await;
         assert_eq!(proxy.forward(client(), write(method, path, body)).await.status(), 200);
@@ -243,14 +243,100 @@ async fn a_query_after_a_write_does_not_wait_for_one_before_it() {
     }
     eventually(|| node.begun() == begun, || format!("{begun}")).await;
     assert_eq!(followers(&proxy), 0);
-    // SQL that writes concerns its project, in whatever case, and unknown SQL none.
-    let writing =
-        spawn(&proxy, request(&[("authorization", &user)], r#"{"sql":"insert into t values (1)","project":"P"}"#));
-    let unknown = spawn(&proxy, request(&[("authorization", &user)], "no json"));
+    // SQL that writes concerns its project, in whatever case, once it has ended, and unknown SQL none.
+    const INSERT: &str = r#"{"sql":"insert into t values (1)","project":"P"}"#;
+    waiting.push(spawn(&proxy, request(&[("authorization", &user)], INSERT)));
+    waiting.push(spawn(&proxy, request(&[("authorization", &user)], "no json")));
     eventually(|| node.begun() == begun + 2, || format!("{begun}")).await;
-    waiting.extend([query("p"), query("other"), writing, unknown]);
+    waiting.extend([query("p"), query("other")]);
+    wait_for_followers(&proxy, 2).await;
+    // The gate is not at this path.
+    assert_eq!(proxy.forward(client(), write("POST", "/kylin/api/query/", INSERT)).await.status(), 200);
+    waiting.extend([query("p"), query("other")]);
     eventually(|| node.begun() == begun + 3, || format!("{begun}")).await;
-    wait_for_followers(&proxy, 1).await;
+    wait_for_followers(&proxy, 3).await;
+    node.open();
+    for response in waiting {
+        assert_eq!(response.await.unwrap().0, 200);
+    }
+    check_rest(&proxy).await;
+}
+
+/// A client without a login can send writes and logouts too.
+#[tokio::test]
+async fn what_no_node_has_executed_leaves_equal_queries_together() {
+    let node = Gated::new(Scripted::new(|request| async move {
+        match request.uri().path().rsplit_once('/').map_or("", |(_, last)| last) {
+            "unsent" => Err(SendError::new(SendErrorKind::Connect, "refused")),
+            "broken" => Err(SendError::new(SendErrorKind::Broken, "reset")),
+            "config" => json(401, "{}"),
+            last => json(last.parse().unwrap_or(200), "{}"),
+        }
+    }));
+    let proxy = proxy_over(node.clone(), |proxy| proxy);
+    let user = basic("ADMIN", "KYLIN");
+    let query = || spawn(&proxy, request(&[("authorization", &user)], SQL));
+    let send = async |method: &str, path: &str, headers: &[(&str, &str)]| {
+        let request = Request::builder().method(method).uri(path).header("host", "kylin");
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        proxy.forward(client(), request.body(Body::from("{}")).unwrap()).await.status().as_u16()
+    };
+    let mut waiting = vec![query()];
+    eventually(|| node.begun() == 1, || "the first leads".into()).await;
+    for (at, (method, path, status)) in [
+        ("GET", "/kylin/logout", 200),
+        ("GET", "/kylin/j_spring_security_logout", 200),
+        ("POST", "/kylin/api/models/401", 401),
+        ("PUT", "/kylin/api/cubes/c/build/403", 403),
+        ("DELETE", "/kylin/api/cubes/302", 302),
+        ("PUT", "/kylin/api/admin/config", 401),
+        ("POST", "/kylin/api/models/unsent", 502),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let guess = basic("ADMIN", "guessed");
+        for headers in [&[][..], &[("authorization", &*guess)], &[("cookie", "JSESSIONID=guessed; a=1")]] {
+            assert_eq!(send(method, path, headers).await, status, "{path}");
+        }
+        waiting.push(query());
+        wait_for_followers(&proxy, at + 1).await;
+    }
+    assert_eq!(node.begun(), 1);
+    // A node may have executed these.
+    for (at, (path, status)) in [("200", 200), ("400", 400), ("500", 500), ("broken", 502)].into_iter().enumerate() {
+        assert_eq!(send("POST", &format!("/kylin/api/models/{path}"), &[]).await, status, "{path}");
+        waiting.push(query());
+        eventually(|| node.begun() == at + 2, || format!("after {path}: {}", node.begun())).await;
+    }
+    node.open();
+    for response in waiting {
+        assert_eq!(response.await.unwrap().0, 200);
+    }
+    check_rest(&proxy).await;
+}
+
+#[tokio::test]
+async fn a_logout_and_a_write_whose_client_has_left_concern_the_queries_of_their_client() {
+    let node = Gated::new(Scripted::new(|_| async { Ok(Response::new(Body::from("{}"))) }));
+    let proxy = proxy_over(node.clone(), |proxy| proxy);
+    let user = basic("ADMIN", "KYLIN");
+    let of = [("authorization", &*user), ("cookie", "JSESSIONID=one"), ("cookie", "JSESSIONID=two; a=1")];
+    let query = |client: usize| spawn(&proxy, request(&of[client..=client], SQL));
+    let mut waiting: Vec<_> = (0..3).map(query).collect();
+    eventually(|| node.begun() == 3, || format!("{}", node.begun())).await;
+    let logout = Request::get("/kylin/logout").header("host", "kylin").header("cookie", "b=2; JSESSIONID=two");
+    assert_eq!(proxy.forward(client(), logout.body(Body::empty()).unwrap()).await.status(), 200);
+    waiting.extend((0..3).map(query));
+    eventually(|| node.begun() == 4, || format!("{}", node.begun())).await;
+    wait_for_followers(&proxy, 2).await;
+    let write = spawn(&proxy, request(&of[1..2], r#"{"sql":"insert into t values (1)","project":"learn_kylin"}"#));
+    eventually(|| node.begun() == 5, || format!("{}", node.begun())).await;
+    write.abort();
+    assert!(write.await.unwrap_err().is_cancelled());
+    waiting.extend((0..2).map(query));
+    eventually(|| node.begun() == 6, || format!("{}", node.begun())).await;
+    wait_for_followers(&proxy, 3).await;
     node.open();
     for response in waiting {
         assert_eq!(response.await.unwrap().0, 200);

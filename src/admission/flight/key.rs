@@ -5,7 +5,9 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::backend;
 use crate::body::Body;
+use crate::cookie;
 use crate::header_walk::walk;
+use crate::kylin::path::RequestTarget;
 use crate::kylin::query;
 
 /// The headers that may differ between equal queries: Kylin's results do not depend on them. Any other may be a credential of some
@@ -84,6 +86,15 @@ impl FlightKey {
         (authorization.is_some() || cookies.is_some())
             && self.request.headers().get(header::AUTHORIZATION) == authorization
             && self.cookies.as_ref() == cookies
+    }
+
+    /// Returns whether a request has a session of Kylin with one of these ids.
+    pub(crate) fn has_session(&self, ids: &[Box<[u8]>]) -> bool {
+        let is_one = |id: &[u8]| ids.iter().any(|one| **one == *id);
+        let cookies = self.cookies.iter().flat_map(cookie::pairs);
+        !ids.is_empty()
+            && (cookies.filter(|(name, _)| cookie::is_kylin_session(name)).any(|(_, id)| is_one(id))
+                || RequestTarget::of(self.request.uri()).session_id().is_some_and(|id| is_one(id.as_bytes())))
     }
 
     /// Returns the number of the flight in the table. Unequal queries may have the same.
@@ -171,6 +182,17 @@ mod tests {
         assert!(of(Some("KYLINLB_SESSION=1")) == of(Some("KYLINLB_SESSION=1")));
         assert!(of(Some("KYLINLB_SESSION=1")) != of(Some("KYLINLB_SESSION=2")));
         assert!(of(Some("KYLINLB_SESSION=1")) != of(None));
+    }
+
+    #[test]
+    fn a_session_is_known_by_its_id() {
+        let has = |cookies, id: &str| key(&[], cookies, BODY).0.has_session(&[id.as_bytes().into()]);
+        let cookies = Some("a=1; JSESSIONID=x; JSESSIONID=\"y\"");
+        assert!(has(cookies, "x") && has(cookies, "y") && !has(cookies, "1") && !has(None, "x"));
+        assert!(!key(&[], cookies, BODY).0.has_session(&[]));
+        let in_path = Request::post("/kylin/api/query;jsessionid=z").body(BODY.into()).unwrap();
+        let key = FlightKey::new(1, 1, QueryIds::default(), None, in_path);
+        assert!(key.has_session(&[b"z"[..].into()]) && !key.has_session(&[b"query"[..].into()]));
     }
 
     #[test]

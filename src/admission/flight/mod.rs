@@ -2,7 +2,7 @@
 //!
 //! The first of them leads: it is sent to a node like any other. Queries that arrive until its response is there, and are equal to
 //! it, follow: they wait, and get a copy of the response. Queries are equal ([`FlightKey`]) if they carry the same credentials and ask
-//! the same, and no write has passed between their arrivals ([`Epochs`]). That a node has accepted the credentials of the leader shows
+//! the same, and no write has ended between their arrivals ([`Epochs`]). That a node has accepted the credentials of the leader shows
 //! that it accepts those of the followers.
 //!
 //! | what happens | the followers |
@@ -23,7 +23,7 @@ mod key;
 mod table;
 mod unshareable;
 
-pub(crate) use self::epochs::{Epochs, ProjectSlot, WriteGuard};
+pub(crate) use self::epochs::{Epochs, ProjectSlot};
 pub(crate) use self::key::{FlightKey, QueryIds};
 pub use self::table::SingleFlightStatus;
 pub(crate) use self::table::{Entered, FlightTable, Follower, Leader, Waited};

@@ -1,5 +1,6 @@
 use std::borrow::Cow;
 
+use http::Uri;
 use http::uri::PathAndQuery;
 
 use super::{NormalizedPath, normalise};
@@ -23,6 +24,13 @@ enum Reading {
 impl RequestTarget {
     pub(crate) fn new(raw: Option<PathAndQuery>) -> Self {
         RequestTarget { raw, reading: Reading::Unread }
+    }
+
+    /// Reads the target of a URI, with its path.
+    pub(crate) fn of(uri: &Uri) -> Self {
+        let mut target = Self::new(uri.path_and_query().cloned());
+        target.read_path();
+        target
     }
 
     /// Normalises the path. Until then there is none.

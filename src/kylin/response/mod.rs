@@ -60,6 +60,12 @@ impl ResponseClass {
     }
 }
 
+/// Returns whether this status shows that a write was not executed: the filters before Kylin's handlers ask for a login, redirect to one,
+/// or deny the access. Kylin redirects no write.
+pub(crate) fn denies_access(status: StatusCode) -> bool {
+    status.is_redirection() || matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+}
+
 /// The reason why a node did not execute a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Rejection {

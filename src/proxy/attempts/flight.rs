@@ -70,7 +70,7 @@ pub(in crate::proxy) struct SharedResponse {
 /// What a flight has to know of a query.
 #[derive(Clone, Copy)]
 pub(super) struct QueryContents {
-    project: Option<ProjectSlot>,
+    pub(super) project: Option<ProjectSlot>,
     hash: u64,
     ids: QueryIds,
 }
@@ -109,31 +109,9 @@ pub(super) enum AfterEntry {
 }
 
 impl<'p, B: Backend> Attempts<'p, B> {
-    /// Notes a write, and has the request stop queries if that is what it is for. `query` is what it carries.
-    pub(super) fn before_flight(
-        &mut self,
-        class: RequestClass,
-        query: Option<QueryContents>,
-        request: &mut Request<Body>,
-    ) {
-        let Some(flights) = &self.proxy.flights else { return };
-        match class {
-            // A session that has ended must get nothing more.
-            class if class.is_write() || class == RequestClass::Logout => {
-                self.write = Some(flights.epochs.begin_write(query.and_then(|query| query.project)));
-            }
-            RequestClass::Stop | RequestClass::Cancel => {
-                if let Some(target) = self.stop_queries(flights, class) {
-                    *request.uri_mut() = target;
-                }
-            }
-            _ => {}
-        }
-    }
-
     /// Takes the queries that the request stops out of their flights and queues. Returns another target for the request, with an id that is
     /// unknown to the nodes, if other clients wait for the execution that it would stop: nodes respond to both alike.
-    fn stop_queries(&self, flights: &QueryFlights<B>, class: RequestClass) -> Option<Uri> {
+    pub(super) fn stop_queries(&self, flights: &QueryFlights<B>, class: RequestClass) -> Option<Uri> {
         let path = self.context.path()?;
         let rest = path.as_str().strip_prefix("/kylin/api/query/")?.trim_end_matches('/');
         let suffix = if class == RequestClass::Stop { "/stop" } else { "" };

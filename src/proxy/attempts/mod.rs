@@ -1,6 +1,7 @@
 //! One request: from its head to the response, over as many attempts as it takes.
 
 mod admit;
+mod change;
 mod finish;
 mod flight;
 mod kept;
@@ -20,6 +21,7 @@ use std::time::Instant;
 use http::header;
 use http::{Method, Request, Response};
 
+use self::change::PassingChange;
 pub(super) use self::flight::QueryFlights;
 use self::flight::{AfterEntry, Execution, Shared, execution, execution_of_flight};
 use self::kept::KeptRequest;
@@ -32,9 +34,9 @@ use super::retry::Withdrawn;
 use super::rules::{ReloadAccess, ReloadCall, RuleState, Writer, fan_out};
 use super::session::Session;
 use super::{Inner, replay};
-use crate::admission::flight::{FlightKey, Leader, WriteGuard};
+use crate::admission::flight::{FlightKey, Leader};
 use crate::admission::queue::Ticket;
-use crate::backend::{Backend, SendError};
+use crate::backend::Backend;
 use crate::balance::Attempted;
 use crate::body::Body;
 use crate::drop_guard::DropGuard;
@@ -85,6 +87,9 @@ fn forward_from<B: Backend>(
                 };
                 let result = result.unwrap_or(Err(PANICKED));
                 attempts.fail_flight(result.err());
+                if let Some(change) = attempts.change.take() {
+                    change.end(result.err() == Some(PANICKED));
+                }
                 if let Some(kept) = attempts.kept_request.take() {
                     kept.recycle();
                 }
@@ -148,8 +153,8 @@ struct Attempts<'p, B> {
     recorder: Option<Box<RequestRecorder>>,
     /// The client wants no copy of another response.
     wants_own_response: bool,
-    /// The write that passes, if the request is one.
-    write: Option<WriteGuard<'p>>,
+    /// What the request changes for queries that come after it, if it is a write or a logout.
+    change: Option<Box<PassingChange<'p, B>>>,
     /// What the request has in common with equal ones, if it is a query that may share a response.
     flight: Option<Arc<FlightKey>>,
     /// Others may wait for the response to the request.
@@ -188,7 +193,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             ticket: None,
             retry: None,
             wants_own_response: false,
-            write: None,
+            change: None,
             flight: None,
             leader: None,
         }
@@ -223,8 +228,10 @@ impl<'p, B: Backend> Attempts<'p, B> {
                 let past_limits = self.queues().is_some();
                 let (cluster, session, recorder) =
                     (&self.proxy.cluster, &mut self.session, self.recorder.as_deref_mut());
-                let response = fan_out(cluster, &self.context, session, merge, past_limits, take(request), recorder);
-                self.response = Box::pin(response).await?;
+                let sent = fan_out(cluster, &self.context, session, merge, past_limits, take(request), recorder);
+                let (response, may_be_executed) = Box::pin(sent).await;
+                self.note_outcome(may_be_executed);
+                self.response = response?;
                 return Ok(());
             }
         }
@@ -385,16 +392,5 @@ impl<'p, B: Backend> Attempts<'p, B> {
     /// Returns the rules and the class of the request, in a Kylin-aware proxy.
     fn kylin(&self) -> Option<(&'p RuleState, RequestClass)> {
         self.proxy.rules.as_ref().zip(self.context.class())
-    }
-
-    /// Keeps the response, or returns the error.
-    fn keep_response(&mut self, sent: Result<Response<Body>, SendError>) -> Option<SendError> {
-        match sent {
-            Ok(response) => {
-                self.response = response;
-                None
-            }
-            Err(error) => Some(error),
-        }
     }
 }

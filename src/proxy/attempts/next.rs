@@ -190,6 +190,7 @@ impl<B: Backend> Attempts<'_, B> {
     ) -> Result<(Picked<B>, Request<Body>), ErrorResponse> {
         let kind = error.kind();
         tracing::debug!(endpoint = %picked.lease.endpoint(), %error, source = error.source(), "attempt failed");
+        self.note_outcome(!(kind.is_unsent() || has_logged_in));
         let counts_at_once = kind.is_unsent() && !has_logged_in;
         let key = (!counts_at_once).then(|| self.request_key());
         let unsent = error.take_request().filter(|_| kind.is_unsent());

@@ -8,13 +8,13 @@ use http::{Request, Response, StatusCode, header};
 
 use super::Attempts;
 use super::kept::KeptRequest;
-use crate::backend::{Backend, ClosesConnection};
+use crate::backend::{Backend, ClosesConnection, SendError};
 use crate::body::{Body, BodyError, ReadAhead};
 use crate::cluster::Picked;
 use crate::endpoint::{Lease, Outcome};
 use crate::health::state::Sign;
 use crate::kylin::class::{RequestClass, needs_login};
-use crate::kylin::response::{ClusterFault, Credentials, NeedsBody, Rejection, ResponseClass};
+use crate::kylin::response::{ClusterFault, Credentials, NeedsBody, Rejection, ResponseClass, denies_access};
 use crate::kylin::retry::RetryDecision;
 use crate::observe::RetryReason;
 use crate::proxy::replay;
@@ -29,6 +29,17 @@ pub(super) enum AfterAttempt<B> {
 }
 
 impl<B: Backend> Attempts<'_, B> {
+    /// Keeps the response, or returns the error.
+    pub(super) fn keep_response(&mut self, sent: Result<Response<Body>, SendError>) -> Option<SendError> {
+        match sent {
+            Ok(response) => {
+                self.response = response;
+                None
+            }
+            Err(error) => Some(error),
+        }
+    }
+
     /// Classifies the response by its head; `None` in a plain proxy.
     pub(super) fn classify_head(&self) -> Option<Result<ResponseClass, NeedsBody>> {
         let (rules, class) = self.kylin()?;
@@ -98,6 +109,7 @@ impl<B: Backend> Attempts<'_, B> {
     ) -> AfterAttempt<B> {
         let Classified { outcome, decision, is_free } = rules.decide(of_request, class);
         self.note_user_source(of_request, class);
+        self.note_outcome(!(class.is_refusal() || denies_access(self.response.status())));
         picked.lease.set_outcome(outcome);
         let may_retry = match decision {
             // Once: the node after it may have no Kylin either, and it is unknown whether any has.

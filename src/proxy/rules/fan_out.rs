@@ -16,6 +16,7 @@ use crate::clock::timer_in;
 use crate::cluster::{Cluster, Picked};
 use crate::endpoint::{AdminState, BodyKey, EndpointId, Outcome, RequestKey, Role, Roles, Suspects};
 use crate::kylin::fan_out::{Merge, best, concat, worst};
+use crate::kylin::response::denies_access;
 use crate::maybe_ready::BoxFuture;
 use crate::observe::{AttemptEnd, RequestRecorder, Termination};
 use crate::proxy::session::Session;
@@ -33,7 +34,8 @@ const NO_RESPONSE: ErrorResponse =
     ErrorResponse::new(StatusCode::BAD_GATEWAY, "no node that serves queries could be reached")
         .because(Termination::ConnectFailed);
 
-/// Sends the request to all query nodes of the cluster at once. `past_limits`: full ones get it too.
+/// Sends the request to all query nodes of the cluster at once. `past_limits`: full ones get it too. Returns too whether a node may have
+/// executed it.
 pub(crate) async fn fan_out<B: Backend>(
     cluster: &Cluster<B>,
     context: &RequestContext,
@@ -42,9 +44,9 @@ pub(crate) async fn fan_out<B: Backend>(
     past_limits: bool,
     mut request: Request<Body>,
     mut recorder: Option<&mut RequestRecorder>,
-) -> Result<Response<Body>, ErrorResponse> {
+) -> (Result<Response<Body>, ErrorResponse>, bool) {
     if request.body().whole().is_none() {
-        return Err(BODY_TOO_LARGE);
+        return (Err(BODY_TOO_LARGE), false);
     }
     // Compressed responses could not be joined.
     request.headers_mut().remove(header::ACCEPT_ENCODING);
@@ -72,8 +74,14 @@ pub(crate) async fn fan_out<B: Backend>(
         }
     }
     let mut responses: Vec<Response<Bytes>> = Vec::with_capacity(ids.len());
+    let mut may_be_executed = false;
     for (index, NodeResult { response, failed, end, took }) in (0..).zip(join_all(sent).await) {
         suspects.append(failed);
+        may_be_executed |= match end {
+            AttemptEnd::Responded(status) => !denies_access(status),
+            AttemptEnd::Failed(kind) => !kind.is_unsent(),
+            _ => true,
+        };
         if let Some(recorder) = &mut recorder {
             recorder.attempt_ended(index, end, response.as_ref().map(Response::status), took);
         }
@@ -95,10 +103,10 @@ pub(crate) async fn fan_out<B: Backend>(
                 recorder.failed(Termination::ConnectFailed);
             }
             let message = format!("{missing} of {total} nodes did not respond");
-            return Ok(NO_RESPONSE.response_saying(&message, context));
+            return (Ok(NO_RESPONSE.response_saying(&message, context)), may_be_executed);
         }
     }
-    merge_all(merge, responses).ok_or(NO_RESPONSE)
+    (merge_all(merge, responses).ok_or(NO_RESPONSE), may_be_executed)
 }
 
 fn nodes<B>(cluster: &Cluster<B>, merge: Merge) -> Vec<EndpointId> {

@@ -325,9 +325,8 @@ fn no_response_is_older_than_its_query() {
     let writer = thread::spawn({
         let (table, data, is_written) = (Arc::clone(&table), Arc::clone(&data), Arc::clone(&is_written));
         move || {
-            let write = table.epochs.begin_write(Some(project));
             data.store(1, Ordering::SeqCst);
-            drop(write);
+            table.epochs.raise(Some(project));
             // Its client has the response.
             is_written.store(1, Ordering::SeqCst);
         }

@@ -54,6 +54,8 @@ struct Flight<T, S> {
     ticket: Option<Ticket>,
     /// The client of the leader has stopped its query.
     is_leader_stopped: bool,
+    /// It takes no more followers.
+    is_closed: bool,
     /// Wakes a leader that has an id.
     waker: Option<Waker>,
 }
@@ -134,6 +136,9 @@ impl<T, S> FlightTable<T, S> {
                     return Entered::Leader(Leader::new(self, Arc::clone(key), key.ids, None));
                 }
             };
+            if flight.is_closed {
+                return Entered::Alone;
+            }
             if equal.as_ref().is_some_and(|equal| Arc::ptr_eq(equal, &flight.key)) {
                 if flight.followers.len() >= MAX_FOLLOWERS {
                     return Entered::Alone;
@@ -184,6 +189,15 @@ impl<T, S> FlightTable<T, S> {
         }
         wakers.into_iter().for_each(Waker::wake);
         is_awaited
+    }
+
+    /// Has flights whose key is `of` a client take no more followers.
+    pub(crate) fn close(&self, of: impl Fn(&FlightKey) -> bool) {
+        for shard in &self.shards {
+            for flight in shard.lock().flights.values_mut().filter(|flight| of(&flight.key)) {
+                flight.is_closed = true;
+            }
+        }
     }
 
     /// Counts the flights.
@@ -239,6 +253,7 @@ impl<T, S> Flight<T, S> {
             execution: leader,
             ticket: None,
             is_leader_stopped: false,
+            is_closed: false,
             waker: None,
         }
     }

@@ -137,6 +137,20 @@ fn unequal_queries_with_one_number_are_not_compared_with_each_other() {
 }
 
 #[test]
+fn a_closed_flight_goes_on_without_more_followers() {
+    let table = table();
+    let Stage { mut leader, followers, .. } = Stage::new(&table, 1);
+    table.close(|_| false);
+    assert!(matches!(table.enter(&key(QueryIds::default())), Entered::Follower(_)));
+    table.close(|_| true);
+    assert!(matches!(table.enter(&key(QueryIds::default())), Entered::Alone));
+    assert!(!leader.end_if_alone());
+    leader.share("rows");
+    assert!(followers.into_iter().all(|follower| matches!(ended(follower), Waited::Shared("rows"))));
+    assert!(matches!(table.enter(&key(QueryIds::default())), Entered::Leader(_)));
+}
+
+#[test]
 fn the_number_of_followers_is_bounded() {
     let table = table();
     let stage = Stage::new(&table, MAX_FOLLOWERS);

@@ -1,0 +1,111 @@
+//! A write or a logout, and the queries that must not share a response from before it.
+//!
+//! A client without a login can send both, so neither may cost other clients their flights unless a node has executed it.
+
+use http::{HeaderValue, Request};
+
+use super::Attempts;
+use super::flight::{QueryContents, QueryFlights};
+use crate::admission::flight::ProjectSlot;
+use crate::backend::Backend;
+use crate::body::Body;
+use crate::kylin::class::RequestClass;
+use crate::request::RequestContext;
+
+/// How many sessions a logout ends at most. A client has one.
+const MAX_SESSIONS: usize = 8;
+
+/// What a request changes.
+#[derive(Clone, Copy)]
+pub(super) enum Change {
+    /// The data of a project, or of any.
+    Write(Option<ProjectSlot>),
+    /// A session that has ended must get nothing more.
+    Logout,
+}
+
+/// A write or a logout on its way. It takes effect when it is dropped, before its client gets the response.
+pub(super) struct PassingChange<'p, B> {
+    flights: &'p QueryFlights<B>,
+    change: Change,
+    authorization: Option<HeaderValue>,
+    cookies: Option<HeaderValue>,
+    /// The ids of the client's sessions at nodes.
+    sessions: Box<[Box<[u8]>]>,
+    /// The last attempt may have reached a node that has executed it. No write is sent again after that.
+    may_be_executed: bool,
+    /// Its client gets a response.
+    has_ended: bool,
+}
+
+impl<'p, B> PassingChange<'p, B> {
+    pub(super) fn begin(flights: &'p QueryFlights<B>, change: Change, context: &RequestContext) -> Self {
+        let sessions = context.kylin_sessions().chain(context.path_session_id());
+        PassingChange {
+            flights,
+            change,
+            authorization: context.authorization().cloned(),
+            cookies: context.cookie_header().cloned(),
+            sessions: sessions.take(MAX_SESSIONS).map(Box::from).collect(),
+            may_be_executed: false,
+            has_ended: false,
+        }
+    }
+
+    /// Ends the change before its client gets a response.
+    pub(super) fn end(mut self, has_panicked: bool) {
+        self.has_ended = true;
+        self.may_be_executed |= has_panicked;
+    }
+}
+
+impl<B> Drop for PassingChange<'_, B> {
+    fn drop(&mut self) {
+        match self.change {
+            Change::Write(project) if self.has_ended => {
+                if self.may_be_executed {
+                    self.flights.epochs.raise(project);
+                }
+            }
+            // A write whose client has left may be executed later, or never. No other client expects it.
+            Change::Write(_) | Change::Logout => {
+                let (authorization, cookies) = (self.authorization.as_ref(), self.cookies.as_ref());
+                self.flights.close(|key| key.is_of(authorization, cookies) || key.has_session(&self.sessions));
+            }
+        }
+    }
+}
+
+impl<B: Backend> Attempts<'_, B> {
+    /// Notes a write or a logout, and has the request stop queries if that is what it is for. `query` is what it carries.
+    pub(super) fn before_flight(
+        &mut self,
+        class: RequestClass,
+        query: Option<QueryContents>,
+        request: &mut Request<Body>,
+    ) {
+        let Some(flights) = &self.proxy.flights else { return };
+        match class {
+            class if class.is_write() => {
+                let change = Change::Write(query.and_then(|query| query.project));
+                self.change = Some(Box::new(PassingChange::begin(flights, change, &self.context)));
+            }
+            RequestClass::Logout => {
+                self.change = Some(Box::new(PassingChange::begin(flights, Change::Logout, &self.context)));
+            }
+            RequestClass::Stop | RequestClass::Cancel => {
+                if let Some(target) = self.stop_queries(flights, class) {
+                    *request.uri_mut() = target;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Notes after an attempt whether a node may have executed the request.
+    pub(super) fn note_outcome(&mut self, may_be_executed: bool) {
+        if let Some(change) = &mut self.change {
+            change.may_be_executed = may_be_executed;
+        }
+    }
+}
