@@ -1,7 +1,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// What the shares of one client are counted by: an IPv4 address, or the first 64 bits of an IPv6 address.
+/// The key by which the shares of one client are counted: an IPv4 address, or the first 64 bits of an IPv6 address.
 ///
 /// A subscriber has at least a /64 network, so limits by the whole address would be none (RFC 6177, 2). An IPv4 address mapped to
 /// IPv6 counts as itself.

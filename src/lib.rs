@@ -10,7 +10,8 @@
 //! An application can implement these traits: a [`Backend`] sends a request to a node, a [`Balancer`](balance::Balancer) picks an
 //! endpoint, a [`SessionStore`](session::SessionStore) stores sessions that front ends share, a [`Discovery`](discovery::Discovery)
 //! lists the nodes, an [`Observer`](observe::Observer) learns what happens, a [`HashKey`](balance::HashKey) is the key of a hash
-//! policy, a [`Clock`](clock::Clock) tells the time, and a [`Handler`](server::Handler) responds to requests of the crate's own server.
+//! policy, a [`Clock`](clock::Clock) tells the time, and a [`Handler`](server::Handler) responds to requests of the crate's own
+//! server.
 //!
 //! ```
 //! use http::{Request, Response};
@@ -73,10 +74,11 @@
 //!
 //! - `None` is no limit, or turns a feature off. A number for which zero would be nonsense is [`NonZero`](std::num::NonZero); where a
 //!   plain number may be zero, zero is none of it.
-//! - A setter of a whole feature, such as [`ProxyBuilder::affinity`](proxy::ProxyBuilder::affinity), takes the feature itself or `None`.
+//! - A setter of a whole feature, such as [`ProxyBuilder::affinity`](proxy::ProxyBuilder::affinity), takes the feature itself or
+//!   `None`.
 //! - A setter that reads a text, such as a name or an address, returns its error. A time or a number out of its range is an error of
-//!   `build` or `start`. A type that has neither, such as [`RetryBudget`](proxy::RetryBudget), returns it from the setter, so that each
-//!   value of that type is valid.
+//!   `build` or `start`. A type that has neither, such as [`RetryBudget`](proxy::RetryBudget), returns it from the setter, so that
+//!   each value of that type is valid.
 //! - No setter replaces a value by another. Errors have the invalid value, or the name of the setting, as a field or a method, unless
 //!   it may be secret.
 //!

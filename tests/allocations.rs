@@ -97,15 +97,15 @@ fn the_counter_counts() {
 /// backend's.
 #[test]
 fn a_forwarded_request_allocates_within_bounds() {
-    struct Answers;
+    struct Responds;
 
-    impl Backend for Answers {
+    impl Backend for Responds {
         async fn send(&self, _request: Request<Body>) -> Result<Response<Body>, SendError> {
             Ok(Response::new(Body::from("{}")))
         }
     }
 
-    let endpoints = (0..3).map(|n| Endpoint::new(format!("n{n}"), Answers).unwrap());
+    let endpoints = (0..3).map(|n| Endpoint::new(format!("n{n}"), Responds).unwrap());
     let cluster = Cluster::builder().endpoints(endpoints).balancer(LeastConn::new()).build().unwrap();
     let plain = kylin_lb::Proxy::plain(cluster.clone()).build().unwrap();
     let kylin = kylin_lb::Proxy::builder(cluster.clone()).affinity(None).build().unwrap();
@@ -134,9 +134,9 @@ fn a_forwarded_request_allocates_within_bounds() {
     ] {
         // Not by a runtime: tokio boxes large futures when it is built for debugging.
         let forward = |request| {
-            let mut answer = pin!(proxy.forward(client, request));
+            let mut response = pin!(proxy.forward(client, request));
             let mut cx = Context::from_waker(Waker::noop());
-            assert!(answer.as_mut().poll(&mut cx).is_ready(), "nothing has to be waited for");
+            assert!(response.as_mut().poll(&mut cx).is_ready(), "nothing has to be waited for");
         };
         forward(request(method, sql));
         let request = request(method, sql);
@@ -151,15 +151,17 @@ fn a_forwarded_request_allocates_within_bounds() {
 fn a_request_of_a_known_session_allocates_no_more_than_one_without() {
     use kylin_lb::session::{Affinity, MemoryStore, Secret, Sessions};
 
-    struct Answers;
+    struct Responds;
 
-    impl Backend for Answers {
+    impl Backend for Responds {
         async fn send(&self, request: Request<Body>) -> Result<Response<Body>, SendError> {
-            let mut answer = Response::new(Body::from("{}"));
+            let mut response = Response::new(Body::from("{}"));
             if request.uri().path() == "/login" {
-                answer.headers_mut().insert("set-cookie", "JSESSIONID=0123456789ABCDEF; Path=/kylin".parse().unwrap());
+                response
+                    .headers_mut()
+                    .insert("set-cookie", "JSESSIONID=0123456789ABCDEF; Path=/kylin".parse().unwrap());
             }
-            Ok(answer)
+            Ok(response)
         }
     }
 
@@ -171,7 +173,7 @@ fn a_request_of_a_known_session_allocates_no_more_than_one_without() {
         Affinity::user(secret()),
     ];
     for affinity in ways {
-        let endpoints = (0..3).map(|n| Endpoint::new(format!("n{n}"), Answers).unwrap());
+        let endpoints = (0..3).map(|n| Endpoint::new(format!("n{n}"), Responds).unwrap());
         let cluster = Cluster::builder().endpoints(endpoints).balancer(LeastConn::new()).build().unwrap();
         let proxy = kylin_lb::Proxy::plain(cluster).affinity(affinity.clone()).build().unwrap();
         let client: std::net::SocketAddr = "192.0.2.7:51000".parse().unwrap();
@@ -199,15 +201,15 @@ fn a_request_of_a_known_session_allocates_no_more_than_one_without() {
 fn the_removal_of_a_cookie_allocates_within_bounds() {
     use kylin_lb::session::{Affinity, Secret};
 
-    struct Answers;
+    struct Responds;
 
-    impl Backend for Answers {
+    impl Backend for Responds {
         async fn send(&self, _request: Request<Body>) -> Result<Response<Body>, SendError> {
             Ok(Response::new(Body::from("{}")))
         }
     }
 
-    let cluster = Cluster::builder().endpoint(Endpoint::new("n0", Answers).unwrap()).build().unwrap();
+    let cluster = Cluster::builder().endpoint(Endpoint::new("n0", Responds).unwrap()).build().unwrap();
     let proxy = kylin_lb::Proxy::plain(cluster).affinity(Affinity::cookie(Secret::new([7; 32]))).build().unwrap();
     let client: std::net::SocketAddr = "192.0.2.7:51000".parse().unwrap();
     let request = |cookies: &str| {

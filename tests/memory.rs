@@ -120,7 +120,7 @@ async fn upload(front: SocketAddr, length: u64) {
         client.send(&piece).await.unwrap();
         sent += piece.len() as u64;
     }
-    let answer = client.response().await.unwrap();
+    let response = client.response().await.unwrap();
     let expected = format!("{{\"bytes\":{length},\"crc32\":\"{:08x}\"}}", crc.finalize());
-    assert_eq!(answer.text(), expected);
+    assert_eq!(response.text(), expected);
 }

@@ -29,8 +29,8 @@ pub struct Stop {
     pub health: Arc<Health>,
 }
 
-/// Serves until a signal to stop, and reloads at each SIGHUP and when an operator asks for it. After the signal it waits for requests in flight; a second one ends
-/// the wait.
+/// Serves until a signal to stop, and reloads at each SIGHUP and when an operator asks for it. After the signal it waits for
+/// requests in flight; a second one ends the wait.
 pub async fn until_signal(mut server: Server, mut signals: Signals, front: &mut impl Reload, stop: Stop) {
     signals.reopen(front.log_files());
     while let Event::Reload(reply) = signals.next().await {

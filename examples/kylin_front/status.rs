@@ -1,5 +1,5 @@
-//! What operators see and change, on listeners of their own: `--admin` has the page, its JSON and its verbs, `--status` the JSON alone,
-//! and both have `/metrics`.
+//! What operators see and change, on listeners of their own: `--admin` has the page, its JSON and its verbs, `--status` the JSON
+//! alone, and both have `/metrics`.
 
 use std::error::Error;
 use std::num::NonZero;

@@ -16,7 +16,7 @@ use crate::session::BoxFuture;
 /// nginx's limit of a weight.
 const MAX_WEIGHT: u32 = 65_535;
 
-/// What the application does for verbs.
+/// The functions of the application behind verbs.
 #[derive(Default)]
 pub(super) struct Hooks {
     pub(super) reload: Option<Arc<Reload>>,
@@ -38,7 +38,7 @@ pub(super) enum Action {
     LogLevel { level: String },
 }
 
-/// What an action has done.
+/// The result of an action.
 #[derive(Debug, Serialize)]
 pub(super) struct Done {
     /// In one line.

@@ -47,8 +47,8 @@ impl AdminBuilder {
         self
     }
 
-    /// Sets whether readers of the status need the token on this machine too, for example behind a proxy on it whose requests cannot be
-    /// told from those of a local user. Default: false.
+    /// Sets whether readers of the status need the token on this machine too, for example behind a proxy on it whose requests
+    /// cannot be told from those of a local user. Default: false.
     pub fn token_for_reading(mut self, on: bool) -> Self {
         self.token_for_reading = on;
         self

@@ -1,7 +1,7 @@
 //! A status page for operators, the same as JSON, and verbs that change the state: the feature `admin`.
 //!
-//! [`Admin`] is a handler to mount under a path of its own, beside a proxy or on a listener of its own. It observes proxies for rates and
-//! latencies, and reads the state of what is in its [`Monitored`].
+//! [`Admin`] is a handler to mount under a path of its own, beside a proxy or on a listener of its own. It observes proxies for
+//! rates and latencies, and reads the state of what is in its [`Monitored`].
 //!
 //! | request | response |
 //! |---|---|
@@ -21,10 +21,10 @@
 //! # Who may do what
 //!
 //! - The page itself holds no data, and every client gets it.
-//! - The status is readable with the [token](AdminToken) as `Authorization: Bearer`. Without it, it is readable on a unix socket, and by a
-//!   loopback address unless the request shows that a proxy has forwarded it: by HTTP/1.0, `Forwarded`, `Via`, `X-Real-IP` or any
-//!   `X-Forwarded-*`. A proxy on this machine that shows none of these (nginx 1.29.7 and later with `proxy_pass` alone) lets its
-//!   clients read the status: have it add `X-Forwarded-For`, or set [`AdminBuilder::token_for_reading`].
+//! - The status is readable with the [token](AdminToken) as `Authorization: Bearer`. Without it, it is readable on a unix socket,
+//!   and by a loopback address unless the request shows that a proxy has forwarded it: by HTTP/1.0, `Forwarded`, `Via`, `X-Real-IP`
+//!   or any `X-Forwarded-*`. A proxy on this machine that shows none of these (nginx 1.29.7 and later with `proxy_pass` alone) lets
+//!   its clients read the status: have it add `X-Forwarded-For`, or set [`AdminBuilder::token_for_reading`].
 //! - An action needs the token, from everywhere. Without a token there are no actions.
 //! - A request names this host: an IP address, `localhost`, or one of [`AdminBuilder::hosts`]. Otherwise a foreign name that is
 //!   resolved to this address would make the page of an attacker one of the same origin (DNS rebinding).
@@ -84,8 +84,8 @@ use crate::request::ClientAddr;
 
 /// The status page and its verbs. Clones share their state.
 ///
-/// It is an [`Observer`] of proxies, and responds to requests by [`handle`](Self::handle), as a `server::Handler` (feature `server`) or
-/// as a `tower::Service` (feature `tower`).
+/// It is an [`Observer`] of proxies, and responds to requests by [`handle`](Self::handle), as a `server::Handler` (feature
+/// `server`) or as a `tower::Service` (feature `tower`).
 #[derive(Clone)]
 pub struct Admin {
     shared: Arc<Shared>,
@@ -139,8 +139,8 @@ impl Admin {
         respond::authorize_read(&self.shared, peer.into(), request)
     }
 
-    /// Returns whether a request names this host and comes from no page of another origin, for a listener of the application's own that
-    /// serves [`status_json`](Self::status_json) to every peer.
+    /// Returns whether a request names this host and comes from no page of another origin, for a listener of the application's own
+    /// that serves [`status_json`](Self::status_json) to every peer.
     ///
     /// # Errors
     /// The response to send if it does not.

@@ -48,8 +48,8 @@ impl Monitored {
         self
     }
 
-    /// Adds sessions, which the status calls `name`. It shows their store, and counts those in memory by the endpoint to which they are
-    /// bound.
+    /// Adds sessions, which the status calls `name`. It shows their store, and counts those in memory by the endpoint to which they
+    /// are bound.
     pub fn sessions(mut self, name: impl Into<String>, sessions: &Sessions) -> Self {
         self.sessions.push((name.into(), sessions.clone()));
         self
@@ -82,8 +82,8 @@ impl Monitored {
         self
     }
 
-    /// Returns the sessions in memory by the endpoint to which they are bound; `None` if none are monitored. A count visits each of them,
-    /// so it is used for a time: [`COUNT_REUSE`].
+    /// Returns the sessions in memory by the endpoint to which they are bound; `None` if none are monitored. A count visits each of
+    /// them, so it is used for a time: [`COUNT_REUSE`].
     pub(super) fn bound_sessions(&mut self) -> Option<Arc<BoundSessions>> {
         if self.sessions.is_empty() {
             return None;

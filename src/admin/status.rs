@@ -41,7 +41,7 @@ struct LogReport {
     lost_lines: u64,
 }
 
-/// What the operator can do here.
+/// The verbs that the operator can use.
 #[derive(Serialize)]
 struct Verbs {
     token: bool,
@@ -59,8 +59,8 @@ struct Requests {
 #[derive(Serialize)]
 struct ClusterReport {
     policy: String,
-    /// Whether an endpoint is up. If none is, panic mode tries endpoints that failed, draining ones serve their sessions, or clients are
-    /// refused.
+    /// Whether an endpoint is up. If none is, panic mode tries endpoints that failed, draining ones serve their sessions, or
+    /// clients are refused.
     serving: bool,
     /// Not known where the operator has taken an endpoint out.
     not_serving_since: Option<String>,
@@ -109,7 +109,7 @@ struct FailureReport {
     reason: String,
 }
 
-/// What remains at an endpoint that is drained or in maintenance.
+/// The work that remains at an endpoint that is drained or in maintenance.
 #[derive(Serialize)]
 struct WaitsFor {
     in_flight: u32,

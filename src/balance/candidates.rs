@@ -10,7 +10,7 @@ use crate::view::{Layout, RotationCursor};
 
 /// The number of picks that rotation offers in search of an eligible endpoint before all are searched.
 const MAX_ROTATIONS: usize = 64;
-/// How many endpoints in their slow start may let a pick pass in a row.
+/// The number of endpoints in their slow start that may let a pick pass in a row.
 const MAX_PASSED: usize = 16;
 
 /// The endpoints of a group that a policy chooses from, in configuration order. They include those that are not eligible,

@@ -84,7 +84,8 @@ fn pick_named<'c>(members: &[usize], from: &Candidates<'c>) -> Option<Candidate<
     next.or_else(|| eligible().next())
 }
 
-/// Returns the points of a name. As in nginx each point is the CRC-32 of host, NUL, port and the previous point in little-endian order.
+/// Returns the points of a name. As in nginx each point is the CRC-32 of host, NUL, port and the previous point in little-endian
+/// order.
 fn points_of(name: &str, count: u128) -> impl Iterator<Item = u32> + use<> {
     let (host, port) = split(name);
     let mut base = Crc32::default();

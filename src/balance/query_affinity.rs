@@ -7,8 +7,8 @@ use crate::request::RequestView;
 /// Rendezvous hashing of ids and weights gives every key an order of preference over the endpoints. Every front end finds the
 /// same order, and an endpoint that leaves moves only its own keys. The first endpoint in that order serves that is below its limit:
 ///
-/// - An endpoint with [`max_in_flight`](crate::Endpoint::max_in_flight) is below its limit while it has a free slot. If none has one, the policy
-///   abstains.
+/// - An endpoint with [`max_in_flight`](crate::Endpoint::max_in_flight) is below its limit while it has a free slot. If none has
+///   one, the policy abstains.
 /// - The limit of an endpoint without one is its share: the load factor times the mean in flight for its weight,
 ///   including this request. (In its slow start an endpoint has a smaller share and the same keys.)
 ///

@@ -80,7 +80,7 @@ const _: fn() = || {
     is_send_and_sync::<Body>();
 };
 
-/// How far a response may be read ahead of its client.
+/// The limit up to which a response may be read ahead of its client.
 #[derive(Debug, Clone, Copy)]
 #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only the server reads responses ahead"))]
 pub(crate) struct ReadAhead {

@@ -9,7 +9,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use super::{Body, BodyEnd, BodyError, Joined, Kind};
 
-/// How many bytes [`Body::read_ahead`] reads before it stops: about one write.
+/// The number of bytes that [`Body::read_ahead`] reads before it stops: about one write.
 const MAX_AHEAD: usize = 4096;
 
 impl Body {

@@ -12,7 +12,7 @@ use crate::sync::AtomicUsize;
 pub(crate) struct Reservation {
     account: Arc<Account>,
     client: Option<ClientKey>,
-    /// What the client has reserved in all; looked up when the first byte is reserved.
+    /// The bytes that the client has reserved in all; looked up when the first byte is reserved.
     of_client: Option<Arc<AtomicUsize>>,
     bytes: usize,
 }

@@ -13,10 +13,10 @@ use crate::sync::{AtomicUsize, Mutex, Ordering, fence, oneshot};
 /// The time for which a body waits for bytes to become free. A client notices little of it, and most queries take longer.
 const MAX_WAIT: Duration = Duration::from_secs(1);
 
-/// How many may wait. Each release of bytes looks at all of them, and each may hold one read from its client.
+/// The number of bodies that may wait. Each release of bytes looks at all of them, and each may hold one read from its client.
 const MAX_WAITING: usize = 1024;
 
-/// How many of one client may wait: the others must not be refused for them.
+/// The number of bodies of one client that may wait: the others must not be refused for them.
 const MAX_WAITING_OF_CLIENT: usize = 128;
 
 #[derive(Default)]

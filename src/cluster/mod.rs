@@ -89,11 +89,11 @@ struct Shared<B> {
     user_source: UserSource,
     /// Notified after every change of membership.
     changes: tokio::sync::watch::Sender<()>,
-    /// What the proxies of the cluster have in common.
+    /// The state that the proxies of the cluster have in common.
     common: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
-/// What picks read, replaced as a whole at every change.
+/// The values that picks read, replaced as a whole at every change.
 struct Published<B> {
     view: View<B>,
     /// The policy that made the tables of the view.

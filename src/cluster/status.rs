@@ -27,7 +27,8 @@ pub struct ClusterStatus {
     /// checked. Earlier versions respond as to a wrong password, which shows nothing.
     pub user_source_down_since: Option<Instant>,
     /// The largest difference between the clocks of two nodes, in seconds, by the `Date` of responses to probes. Kylin 5 requires that
-    /// they do not differ. Values up to [`MAX_CLOCK_SKEW`](Self::MAX_CLOCK_SKEW) may come from rounding. `None` until two nodes are known.
+    /// they do not differ. Values up to [`MAX_CLOCK_SKEW`](Self::MAX_CLOCK_SKEW) may come from rounding. `None` until two nodes are
+    /// known.
     pub clock_skew: Option<u64>,
 }
 

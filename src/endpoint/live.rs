@@ -12,7 +12,7 @@ use crate::health::passive::Passive;
 use crate::health::probe_level::FoundLevel;
 use crate::health::state::{EndpointHealth, OutcomeListener};
 
-/// What changes while an endpoint serves, on cache lines of its own.
+/// The state that changes while an endpoint serves, on cache lines of its own.
 ///
 /// The order of the members puts what picks read of an impaired endpoint into the first line. The load, which changes with each
 /// request, lies elsewhere.

@@ -106,8 +106,8 @@ impl<B> Endpoint<B> {
 
     /// Sets how many requests may be in flight at once (nginx: `max_conns`). Default: `None`, no limit.
     ///
-    /// In a Kylin-aware proxy with [queues](crate::admission::QueueRules), which it has by default, this is how many *queries* the node
-    /// runs at once: further ones wait, and other requests pass. Elsewhere the endpoint is not eligible while it is full.
+    /// In a Kylin-aware proxy with [queues](crate::admission::QueueRules), which it has by default, this is how many *queries* the
+    /// node runs at once: further ones wait, and other requests pass. Elsewhere the endpoint is not eligible while it is full.
     /// Queries that were sent while there was no limit do not count towards one that is set later.
     ///
     /// ```

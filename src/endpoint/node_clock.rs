@@ -1,6 +1,6 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 
-/// How far the clock of a node is ahead of that of the front end, by the last `Date` of a response to a probe.
+/// The time by which the clock of a node is ahead of that of the front end, by the last `Date` of a response to a probe.
 #[derive(Debug)]
 pub(crate) struct NodeClock(AtomicI64);
 

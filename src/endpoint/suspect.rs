@@ -28,7 +28,7 @@ impl BodyKey {
     /// Of an empty body.
     pub(crate) const NONE: BodyKey = BodyKey(0);
 
-    /// How many bytes of a body count.
+    /// The number of bytes of a body that count.
     const MAX: usize = 4096;
 
     /// `whole` is `None` for a body that streams.

@@ -15,8 +15,8 @@
 //! | **ejected** | probes | probes | nothing |
 //!
 //! [`AdminState::admits`](crate::endpoint::AdminState::admits) is this table as a function. *On trial* is one new request at a time
-//! at an endpoint that is ready and draining, or ejected because it could not be reached: 1 s after the drain began, or 250 ms after the
-//! ejection. Each trial that fails doubles the time until the next, up to 30 s. The health of a member changes like this:
+//! at an endpoint that is ready and draining, or ejected because it could not be reached: 1 s after the drain began, or 250 ms
+//! after the ejection. Each trial that fails doubles the time until the next, up to 30 s. The health of a member changes like this:
 //!
 //! | health | a request | a probe | time |
 //! |---|---|---|---|

@@ -17,8 +17,8 @@ use crate::clock::as_millis;
 /// Every cluster has this rule unless the application [turns it off](crate::cluster::ClusterBuilder::outlier). An endpoint with
 /// [`max_fails`](crate::Endpoint::max_fails) or [`fail_timeout`](crate::Endpoint::fail_timeout) has nginx's rule instead.
 ///
-/// An endpoint is ejected after a number of failures in a row, the last of them within the interval, or when over an interval its success rate is lower than that
-/// of all others together by a margin. [`Outcome::Failure`](crate::Outcome::Failure) and
+/// An endpoint is ejected after a number of failures in a row, the last of them within the interval, or when over an interval its
+/// success rate is lower than that of all others together by a margin. [`Outcome::Failure`](crate::Outcome::Failure) and
 /// [`Outcome::Unreachable`](crate::Outcome::Unreachable) are failures. A query that takes long is none.
 ///
 /// How long an ejection lasts depends on the failures:
@@ -96,7 +96,8 @@ impl Outlier {
     }
 
     /// Sets the interval over which success rates are compared and failures count as simultaneous. What requests showed before a
-    /// pause of an interval is not compared. One past ejection is forgotten per interval in service. Default 10 s, as in Envoy; at least 1 ms.
+    /// pause of an interval is not compared. One past ejection is forgotten per interval in service. Default 10 s, as in Envoy; at
+    /// least 1 ms.
     pub fn interval(mut self, interval: Duration) -> Self {
         self.interval_ms = as_millis(interval);
         self
@@ -269,7 +270,7 @@ pub(crate) struct Snapshot {
     pub(crate) on_probation: bool,
     /// Its last request succeeded, and that was not long ago.
     pub(crate) succeeds: bool,
-    /// How many milliseconds ago it failed last.
+    /// The milliseconds since it failed last.
     pub(crate) failed_ago: Option<u64>,
     /// A probe has succeeded since it failed last.
     pub(crate) probed_since: bool,

@@ -80,7 +80,7 @@ pub(crate) fn probes_after(failed_returns: u32) -> u64 {
     failed_returns.checked_sub(1).map_or(0, trial_after)
 }
 
-/// What bars an endpoint, in one word that picks read.
+/// The bar of an endpoint, in one word that picks read.
 #[derive(Debug, Default)]
 pub(crate) struct Bar(AtomicU64);
 
@@ -93,7 +93,7 @@ const QUARANTINED: u64 = u64::MAX;
 /// The kind of a withdrawal is in the lowest bits, and its end above them.
 const KIND_BITS: u32 = 2;
 
-/// What a [`Bar`] may be set to.
+/// The value of a [`Bar`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum BarState {
     Open,

@@ -49,7 +49,7 @@ pub(crate) struct MessageWriter {
     /// Follows the encoded bytes.
     data: Bytes,
     body: Option<(Body, BodyFraming)>,
-    /// Where the message begins in the encoded bytes, as long as no byte of it was written.
+    /// The start of the message in the encoded bytes, as long as no byte of it was written.
     unwritten_from: Option<usize>,
     /// A chunk was written whose line end is still missing.
     chunk_open: bool,
@@ -58,7 +58,7 @@ pub(crate) struct MessageWriter {
     /// TLS holds written bytes back that the socket has not taken.
     flush_pending: bool,
     body_pending: bool,
-    /// What was read of the body while the other side accepted nothing.
+    /// The part of the body that was read while the other side accepted nothing.
     #[cfg(feature = "server")]
     spool: Option<Box<Spool>>,
 }

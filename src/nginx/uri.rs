@@ -85,7 +85,7 @@ pub(crate) fn has_dots(path: &[u8]) -> bool {
     })
 }
 
-/// What nginx escapes in the path of a URI: `NGX_ESCAPE_URI`.
+/// The bytes that nginx escapes in the path of a URI: `NGX_ESCAPE_URI`.
 const ESCAPED: &AsciiSet = &CONTROLS
     .add(b' ')
     .add(b'"')

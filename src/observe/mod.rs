@@ -118,8 +118,8 @@ pub trait Observer: Send + Sync + 'static {
     /// The session of a request was looked up, or its response has bound or moved it.
     fn session(&self, _event: &SessionEvent<'_>) {}
 
-    /// A query begins to [wait](crate::admission::QueueRules) for a slot of an endpoint. Once more when it is picked again, because that
-    /// endpoint left, is drained or ejected.
+    /// A query begins to [wait](crate::admission::QueueRules) for a slot of an endpoint. Once more when it is picked again, because
+    /// that endpoint left, is drained or ejected.
     fn queued(&self, _event: &Queued<'_>) {}
 
     /// A query that waited has its slot. Not called if it is refused, waits too long, or its client leaves.

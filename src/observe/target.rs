@@ -4,11 +4,12 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 
-/// What stands in place of a value that is not shown.
+/// The text in place of a value that is not shown.
 const MASK: &str = "***";
 
 /// Returns a target of a request or another URL as logs may show it: without the values of path parameters, and with `***` in place of
-/// a user with a password, and of values of the query and the fragment that may be secret, such as `sql`, passwords, tokens and session ids.
+/// a user with a password, and of values of the query and the fragment that may be secret, such as `sql`, passwords, tokens and
+/// session ids.
 ///
 /// ```
 /// let masked = kylin_lb::observe::masked_target("/kylin/query;jsessionid=AB?sql=select+1&limit=10");
@@ -34,7 +35,8 @@ pub fn masked_target(target: &str) -> Cow<'_, str> {
     }
 }
 
-/// Returns the URL with `***` in place of user and password, which stand between `//` and the last `@` of an authority; `None` without any.
+/// Returns the URL with `***` in place of user and password, which stand between `//` and the last `@` of an authority; `None`
+/// without any.
 fn mask_users(url: &str) -> Option<String> {
     url.find("//").filter(|start| url[*start..].contains('@'))?;
     let (mut masked, mut rest) = (String::with_capacity(url.len()), url);
@@ -93,8 +95,8 @@ pub(super) fn mask_query(query: &str) -> Cow<'_, str> {
     Cow::Owned(pairs.collect::<Vec<_>>().join("&"))
 }
 
-/// Parts of the names of parameters and headers that are secret, without signs between words: passwords, keys, sessions and what single
-/// sign-on sends (SAML 2.0, OAuth 2.0).
+/// Parts of the names of parameters and headers that are secret, without signs between words: passwords, keys, sessions and what
+/// single sign-on sends (SAML 2.0, OAuth 2.0).
 const SECRET_PARTS: [&str; 18] = [
     "session",
     "cookie",
@@ -133,8 +135,8 @@ fn is_hidden(name: &str) -> bool {
     SECRET_NAMES.contains(&name) || is_secret_name(name) || name == "sql"
 }
 
-/// Returns whether the parameter or the header with this name, in lower case, may hold a secret: its name tells of passwords, keys, tokens,
-/// cookies or sessions, whether or not `-` and `_` stand between its words.
+/// Returns whether the parameter or the header with this name, in lower case, may hold a secret: its name tells of passwords, keys,
+/// tokens, cookies or sessions, whether or not `-` and `_` stand between its words.
 ///
 /// ```
 /// use kylin_lb::observe::is_secret_name;

@@ -13,7 +13,7 @@ use crate::health::{ProbeFailure, ProbeLevel};
 /// The time until a node without the version is asked for it again, because it may have been upgraded.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What is kept of a node from probe to probe.
+/// The state of a node that is kept from probe to probe.
 #[derive(Default)]
 pub(super) struct NodeMemory {
     pub(super) cookies: CookieJar,

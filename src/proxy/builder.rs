@@ -111,8 +111,8 @@ impl<B> ProxyBuilder<B> {
         self
     }
 
-    /// Sets how queries wait for endpoints with a [limit](crate::Endpoint::max_in_flight); `None` turns queues off, and a full endpoint is
-    /// not eligible. Default: [`QueueRules::default`], which has no effect where no endpoint has a limit.
+    /// Sets how queries wait for endpoints with a [limit](crate::Endpoint::max_in_flight); `None` turns queues off, and a full
+    /// endpoint is not eligible. Default: [`QueueRules::default`], which has no effect where no endpoint has a limit.
     ///
     /// The proxies of a cluster share its queues: the rules of the one that was built last count.
     pub fn queue(mut self, rules: impl Into<Option<QueueRules>>) -> Self {
@@ -136,14 +136,14 @@ impl<B> ProxyBuilder<B> {
     /// - the session of the client has not been logged out between them.
     ///
     /// A copy is made of a complete 200 of at most 1 MiB that holds a result and no `Set-Cookie`, in memory of the
-    /// [budget](Self::buffers). Otherwise the waiting queries are sent to nodes, and the same query does not wait again for a minute. If
-    /// the first query fails or gets an error, one more is sent, and if that fails too, all get its response. Kylin 2.x-4.x
-    /// sets a cookie in each response to a client that sends credentials and no cookies, so such clients wait in vain, once a minute,
-    /// unless the front end [relays logins](crate::session::LoginRelay).
+    /// [budget](Self::buffers). Otherwise the waiting queries are sent to nodes, and the same query does not wait again for a
+    /// minute. If the first query fails or gets an error, one more is sent, and if that fails too, all get its response. Kylin
+    /// 2.x-4.x sets a cookie in each response to a client that sends credentials and no cookies, so such clients wait in vain, once
+    /// a minute, unless the front end [relays logins](crate::session::LoginRelay).
     ///
-    /// Each query has its own record for observers, its own session, and the `queryId` of the first query in its response. A client that
-    /// leaves or stops its query leaves the execution to those who wait. At most 1,024 queries wait for one; others are sent to
-    /// nodes.
+    /// Each query has its own record for observers, its own session, and the `queryId` of the first query in its response. A client
+    /// that leaves or stops its query leaves the execution to those who wait. At most 1,024 queries wait for one; others are sent
+    /// to nodes.
     pub fn single_flight(mut self, on: bool) -> Self {
         self.settings.single_flight = on;
         self

@@ -13,7 +13,7 @@ use crate::drop_guard::DropGuard;
 use crate::endpoint::EndpointId;
 use crate::request::{RequestContext, RequestView};
 use crate::session::affinity::{Affinity, RequestSession};
-use crate::session::hook::{AfterResponse, Moves, Nodes, Prepared};
+use crate::session::hook::{AfterResponse, Moves, Nodes, PrepareOutcome};
 
 /// The timeout of a strategy's own requests, unless the strategy sets another.
 const NODE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -93,10 +93,10 @@ impl<'p> Session<'p> {
         cluster: &Cluster<B>,
         picked: &Picked<B>,
         request: &mut Request<Body>,
-    ) -> Prepared {
+    ) -> PrepareOutcome {
         match self.context.prepare(picked.lease.endpoint(), cluster, request) {
             Some(prepared) => prepared.await,
-            None => Prepared::Send,
+            None => PrepareOutcome::Send,
         }
     }
 

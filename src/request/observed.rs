@@ -1,6 +1,6 @@
 use crate::kylin::query::QueryRequest;
 
-/// What observers learn of a query.
+/// The facts of a query that observers learn.
 #[derive(Debug)]
 pub(crate) struct ObservedQuery {
     pub(crate) fingerprint: u64,

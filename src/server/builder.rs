@@ -204,8 +204,8 @@ impl<H: Handler> ServerBuilder<H> {
     ///
     /// # Errors
     /// An error if an address cannot be bound, a thread cannot be started, or an [inherited](Self::inherit) socket has the address
-    /// of no listener; then nothing runs. If a timeout is below 1 ms, the error is an [`InvalidDuration`](crate::clock::InvalidDuration)
-    /// in an [`io::Error`] of the kind `InvalidInput`.
+    /// of no listener; then nothing runs. If a timeout is below 1 ms, the error is an
+    /// [`InvalidDuration`](crate::clock::InvalidDuration) in an [`io::Error`] of the kind `InvalidInput`.
     pub fn start(mut self) -> io::Result<Server> {
         let settings = self.settings.clone();
         let threads = settings.threads.get();

@@ -80,8 +80,8 @@ pub(super) fn servable(wanted: Option<NonZeroUsize>) -> NonZeroUsize {
 #[derive(Clone)]
 pub(super) struct ClientShares {
     limit: Arc<ClientLimit>,
-    /// From this number of connections on, each new one of a client replaces its idlest one, young ones from halfway to the limit on. The limit is higher: it bounds
-    /// connections that are not idle.
+    /// From this number of connections on, each new one of a client replaces its idlest one, young ones from halfway to the limit
+    /// on. The limit is higher: it bounds connections that are not idle.
     crowded: u32,
     idle: Arc<IdleList>,
 }

@@ -16,7 +16,7 @@ use crate::request::ClientKey;
 /// request may be on its way.
 pub(super) const LAST_HEAD_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// How far the server is on its way to stop.
+/// The stage of a stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum StopStage {
     Running,

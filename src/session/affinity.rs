@@ -8,7 +8,7 @@ use std::sync::Arc;
 use http::{Request, Response};
 
 use super::hook::{
-    AfterResponse, BoxFuture, EndpointHint, MaybeReady, Moves, Nodes, Prepared, ResponseContext, SessionContext,
+    AfterResponse, BoxFuture, EndpointHint, MaybeReady, Moves, Nodes, PrepareOutcome, ResponseContext, SessionContext,
 };
 use super::learn::{Learn, Learned};
 #[cfg(feature = "login-relay")]
@@ -263,7 +263,7 @@ impl RequestSession<'_> {
         endpoint: &'a EndpointId,
         nodes: &'a dyn Nodes,
         request: &'a mut Request<Body>,
-    ) -> Option<BoxFuture<'a, Prepared>> {
+    ) -> Option<BoxFuture<'a, PrepareOutcome>> {
         match &mut self.state {
             BoundSession::Hinted | BoundSession::Learn(..) | BoundSession::Sticky(..) => None,
             BoundSession::Replicated(replicated, state) => {

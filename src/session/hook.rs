@@ -28,7 +28,7 @@ use crate::endpoint::EndpointId;
 pub(crate) use crate::maybe_ready::{BoxFuture, MaybeReady};
 use crate::request::RequestContext;
 
-/// What a strategy knows of one request's session. `begin` makes it; every later hook of the request gets its `state`.
+/// The session of one request, as its strategy knows it. `begin` makes it; every later hook of the request gets its `state`.
 #[derive(Default)]
 pub(crate) struct SessionContext<S> {
     /// The endpoint to which the request should go, at every attempt.
@@ -54,7 +54,7 @@ impl<S> SessionContext<S> {
 
 /// The outcome of preparing a request for an endpoint.
 #[cfg_attr(not(feature = "login-relay"), allow(dead_code, reason = "only the login relay talks to nodes"))]
-pub(crate) enum Prepared {
+pub(crate) enum PrepareOutcome {
     /// Send it.
     Send,
     /// The endpoint could not be prepared, so this attempt failed. The client's request was not sent: another endpoint is tried

@@ -241,7 +241,7 @@ impl Learn {
     }
 }
 
-/// What a response does to sessions.
+/// The effect of a response on sessions.
 #[derive(Default)]
 struct Issued {
     first: Option<NamedSession>,

@@ -54,7 +54,8 @@ impl ReplicatedSessions {
     /// Sets how long a new session stays with the node that began it. Default: 3 s. The node writes the session within
     /// milliseconds, unless it is busy. Zero lets no session stay.
     ///
-    /// A [shared store](Self::sessions) keeps times in seconds: at another front end a new session stays with its node for 1 s at least.
+    /// A [shared store](Self::sessions) keeps times in seconds: at another front end a new session stays with its node for 1 s at
+    /// least.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
         self
@@ -150,7 +151,7 @@ pub(crate) struct ReplicatedSession {
     healing: Healing,
 }
 
-/// What was done so far to heal a request.
+/// The steps that were taken to heal a request.
 #[derive(Default, Clone, Copy, PartialEq, Eq)]
 enum Healing {
     #[default]

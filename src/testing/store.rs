@@ -35,7 +35,7 @@ pub struct Pair {
 const TTL: Duration = Duration::from_secs(60);
 /// The shortest time to live that a store must support.
 const MIN_TTL: Duration = Duration::from_secs(1);
-/// How late a record may expire.
+/// The delay with which a record may expire.
 const EXPIRY_TOLERANCE: Duration = Duration::from_secs(10);
 /// The number of concurrent writers of one key.
 const WRITERS: usize = 16;

@@ -62,7 +62,7 @@ fn server_name(host: &str) -> Result<ServerName<'static>, TlsError> {
     ServerName::try_from(host.to_owned()).map_err(|_| TlsError::ServerName(host.chars().take(255).collect()))
 }
 
-/// What a connection to one node needs.
+/// The settings that a connection to one node needs.
 #[derive(Debug, Clone)]
 pub(crate) struct TlsConnector {
     pub(crate) config: Arc<ClientConfig>,

@@ -10,7 +10,7 @@ pub enum TlsError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
     /// The text is not PEM: it is neither empty of sections nor well formed.

@@ -6,7 +6,7 @@ use super::weights::Weights;
 use crate::endpoint::{AdminState, EligibilityFlags, EndpointSlot, Member};
 use crate::health::impaired::ImpairedCount;
 
-/// What a policy needs to know of a group.
+/// The facts of a group that a policy needs.
 pub(crate) struct Layout {
     /// In configuration order.
     pub(crate) slots: Vec<EndpointSlot>,
@@ -20,7 +20,7 @@ pub(crate) struct Layout {
     pub(crate) rotation: Rotation,
     /// The endpoint is the only one of the cluster and therefore never ejected.
     pub(crate) alone: bool,
-    /// What the policy derived from this view.
+    /// The values that the policy derived from this view.
     pub(crate) table: Option<Box<dyn Any + Send + Sync>>,
 }
 

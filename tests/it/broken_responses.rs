@@ -36,8 +36,8 @@ async fn a_response_truncated_at_the_node_is_truncated_at_the_client() {
     ];
     for (what, script) in breaks {
         let node = RawNode::start([script]).await;
-        let patience = Duration::from_millis(300);
-        let front = Front::of([endpoint(0, node.address(), |backend| backend.body_timeout(patience))], |proxy| proxy);
+        let timeout = Duration::from_millis(300);
+        let front = Front::of([endpoint(0, node.address(), |backend| backend.body_timeout(timeout))], |proxy| proxy);
         // An error response, if the front end has noticed before it wrote the head.
         match front.get("/").await {
             Ok(response) => _ = refusal(&response, 502),

@@ -95,7 +95,7 @@ impl http_body::Body for Pieces {
 
 /// How a request passes through the proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum Scenario {
     Plain,
     Default,
     LoginRelay,
@@ -108,8 +108,16 @@ enum Way {
     Upload,
 }
 
-const WAYS: [Way; 8] =
-    [Way::Plain, Way::Default, Way::LoginRelay, Way::FanOut, Way::Retried, Way::Asked, Way::Probed, Way::Upload];
+const SCENARIOS: [Scenario; 8] = [
+    Scenario::Plain,
+    Scenario::Default,
+    Scenario::LoginRelay,
+    Scenario::FanOut,
+    Scenario::Retried,
+    Scenario::Asked,
+    Scenario::Probed,
+    Scenario::Upload,
+];
 
 struct Stage {
     nodes: [FaultyNode; 2],
@@ -118,7 +126,7 @@ struct Stage {
 }
 
 impl Stage {
-    fn new(way: Way) -> Self {
+    fn new(scenario: Scenario) -> Self {
         let metastore = Metastore::new();
         let nodes = ["n1", "n2"].map(|name| FaultyNode::new(KylinNode::new(name).metastore(&metastore)));
         // One request at a time: a slot that leaks closes the node.
@@ -130,28 +138,28 @@ impl Stage {
         store.set_fault(Some(StoreFault::Slow(Duration::from_millis(30))));
         let secret = || Secret::new([7; 32]);
         let sessions = Sessions::builder(store, secret()).clock(PausedClock).build().unwrap();
-        let proxy = match way {
-            Way::Plain => Proxy::plain(cluster).clock(PausedClock).build(),
-            Way::LoginRelay => {
+        let proxy = match scenario {
+            Scenario::Plain => Proxy::plain(cluster).clock(PausedClock).build(),
+            Scenario::LoginRelay => {
                 let relay = LoginRelay::new(sessions.clone(), secret()).clock(PausedClock);
                 Proxy::builder(cluster).clock(PausedClock).affinity(Affinity::login_relay(relay)).build()
             }
             _ => Proxy::builder(cluster).clock(PausedClock).affinity(Affinity::learn(sessions.clone())).build(),
         };
         let first = nodes[0].node.faults();
-        match way {
-            Way::Retried => first.inject_times(1, FaultScope::Queries, Fault::Close),
-            Way::Asked => first.inject_times(2, FaultScope::Everything, Fault::Html(StatusCode::NOT_FOUND)),
+        match scenario {
+            Scenario::Retried => first.inject_times(1, FaultScope::Queries, Fault::Close),
+            Scenario::Asked => first.inject_times(2, FaultScope::Everything, Fault::Html(StatusCode::NOT_FOUND)),
             _ => {}
         }
         Stage { nodes, sessions, proxy: proxy.unwrap() }
     }
 
-    fn request(&self, way: Way, cookie: Option<&str>) -> Request<Body> {
-        let (method, path, body) = match way {
-            Way::Plain => ("GET", "/kylin/api/projects", Body::empty()),
-            Way::FanOut => ("PUT", "/kylin/api/query/some-id/stop", Body::empty()),
-            Way::Upload => {
+    fn request(&self, scenario: Scenario, cookie: Option<&str>) -> Request<Body> {
+        let (method, path, body) = match scenario {
+            Scenario::Plain => ("GET", "/kylin/api/projects", Body::empty()),
+            Scenario::FanOut => ("PUT", "/kylin/api/query/some-id/stop", Body::empty()),
+            Scenario::Upload => {
                 let body: Body =
                     format!(r#"{{"sql":"select 1","project":"learn_kylin","x":"{}"}}"#, "x".repeat(2 << 20)).into();
                 ("POST", "/kylin/api/query", Body::new(Pieces { body, pause: None, next: None }))
@@ -194,7 +202,7 @@ impl Stage {
         }
         assert_eq!(self.sessions.pending_writes(), 0, "{what}: writes that wait");
         // Both nodes at once: each has one slot. A request that waits for a lock or a login of a dropped one would time out.
-        let both = [(); 2].map(|()| self.proxy.forward(client(), self.request(Way::Default, None)));
+        let both = [(); 2].map(|()| self.proxy.forward(client(), self.request(Scenario::Default, None)));
         let [one, other] = both.map(|forwarded| timeout(Duration::from_secs(30), forwarded));
         let (one, other) = tokio::join!(one, other);
         let statuses = [one.unwrap().status(), other.unwrap().status()];
@@ -202,12 +210,13 @@ impl Stage {
     }
 }
 
-/// Runs one request of this way and drops it after `pending` polls. Returns whether it had ended before.
-async fn drop_after(way: Way, pending: usize, when_woken: bool) -> bool {
-    let stage = Stage::new(way);
-    let checker = (way == Way::Probed).then(|| HealthCheck::new(Probe::kylin()).start(stage.proxy.cluster()).unwrap());
-    let cookie = if way == Way::LoginRelay { Some(stage.log_in().await) } else { None };
-    let request = stage.request(way, cookie.as_deref());
+/// Runs one request of this scenario and drops it after `pending` polls. Returns whether it had ended before.
+async fn drop_after(scenario: Scenario, pending: usize, when_woken: bool) -> bool {
+    let stage = Stage::new(scenario);
+    let checker =
+        (scenario == Scenario::Probed).then(|| HealthCheck::new(Probe::kylin()).start(stage.proxy.cluster()).unwrap());
+    let cookie = if scenario == Scenario::LoginRelay { Some(stage.log_in().await) } else { None };
+    let request = stage.request(scenario, cookie.as_deref());
     let exchange = async {
         let response = stage.proxy.forward(client(), request).await;
         // Not the end of the body: the response holds its slot until it is dropped.
@@ -215,9 +224,9 @@ async fn drop_after(way: Way, pending: usize, when_woken: bool) -> bool {
     };
     let ended = poll_times(exchange, pending, when_woken).await;
     if let Some(length) = &ended {
-        assert!(length.is_ok() || way == Way::Plain, "{way:?}: {length:?}");
+        assert!(length.is_ok() || scenario == Scenario::Plain, "{scenario:?}: {length:?}");
     }
-    let what = format!("{way:?} dropped after {pending} polls");
+    let what = format!("{scenario:?} dropped after {pending} polls");
     stage.check(&what).await;
     drop((checker, stage));
     sleep(Duration::from_secs(120)).await;
@@ -228,21 +237,21 @@ async fn drop_after(way: Way, pending: usize, when_woken: bool) -> bool {
 
 #[test]
 fn a_request_that_is_dropped_at_any_poll_leaves_nothing_behind() {
-    for way in WAYS {
+    for scenario in SCENARIOS {
         for when_woken in [false, true] {
             let mut polls = 0;
             loop {
                 // A runtime of its own, so that its tasks can be counted.
                 let runtime =
                     tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-                if runtime.block_on(drop_after(way, polls, when_woken)) {
+                if runtime.block_on(drop_after(scenario, polls, when_woken)) {
                     break;
                 }
                 polls += 1;
             }
-            let least = if matches!(way, Way::Plain | Way::FanOut) { 3 } else { 6 };
+            let least = if matches!(scenario, Scenario::Plain | Scenario::FanOut) { 3 } else { 6 };
 
-            assert!(polls >= least, "{way:?}: only {polls} polls, so nothing was tried");
+            assert!(polls >= least, "{scenario:?}: only {polls} polls, so nothing was tried");
         }
     }
 }

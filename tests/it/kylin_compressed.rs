@@ -39,8 +39,8 @@ fn text(says: Says) -> String {
     }
 }
 
-/// What a client that accepts gzip gets when the first node sends this response, whether another node got the request, and how many failures
-/// were counted.
+/// What a client that accepts gzip gets when the first node sends this response, whether another node got the request, and how many
+/// failures were counted.
 async fn after(first: Vec<u8>) -> (RawResponse, bool, u64) {
     let first = RawNode::start([vec![Act::Serve(first)]]).await;
     let second = RawNode::start([vec![Act::Serve(ok("second"))]]).await;

@@ -149,11 +149,11 @@ async fn a_client_that_the_guard_trusts_reloads_all_nodes(dialect: Dialect) {
 }
 
 /// A node of 2.6: it gives its configuration to everyone (CVE-2020-13937), and says that every client is an analyst, or an
-/// administrator. It refuses requests without the extension `Way`.
+/// administrator. It refuses requests without the extension `OwnExtension`.
 fn node_of_2_6(authority: &'static str) -> Scripted {
     Scripted::new(move |request: http::Request<Body>| {
         let user = format!(r#"{{"userDetails":{{"username":"X","authorities":[{{"authority":"{authority}"}}]}}}}"#);
-        let (status, body) = match (request.uri().path(), request.extensions().get::<Way>()) {
+        let (status, body) = match (request.uri().path(), request.extensions().get::<OwnExtension>()) {
             (_, None) => (500, String::new()),
             ("/kylin/api/user/authentication", _) => (200, user),
             ("/kylin/api/admin/config", _) => (200, r#"{"config":"kylin.env=DEV"}"#.to_owned()),
@@ -165,7 +165,7 @@ fn node_of_2_6(authority: &'static str) -> Scripted {
 
 /// Stands for what an application tells its backend and its policy.
 #[derive(Clone)]
-struct Way;
+struct OwnExtension;
 
 #[derive(Default)]
 struct Seen {
@@ -193,7 +193,7 @@ async fn the_proxy_asks_for_authorities_and_its_question_is_no_request_of_the_cl
         let proxy = Proxy::builder(cluster).observer(Arc::clone(&seen)).max_requests_per_client(one).build().unwrap();
         for line in [METADATA, CONFIG] {
             let mut call = request(line, &[("authorization", &basic("X", "Y"))], "");
-            call.extensions_mut().insert(Way);
+            call.extensions_mut().insert(OwnExtension);
             assert_eq!(ask(&proxy, call).await.0, status, "{authority} {line}");
         }
         assert_eq!(seen.received.load(Ordering::Relaxed), 2);

@@ -223,7 +223,7 @@ async fn a_configuration_that_cannot_be_served_changes_nothing() {
     assert!(cluster(&site).status().balancer.contains("RoundRobin"));
 }
 
-type Answer = io::Result<Vec<SocketAddr>>;
+type Lookup = io::Result<Vec<SocketAddr>>;
 
 /// What a name has at present. `None` is an error.
 #[derive(Clone, Default)]
@@ -234,7 +234,7 @@ impl Names {
         self.0.lock().unwrap().0 = addresses.map(|all| all.iter().map(|one| one.parse().unwrap()).collect());
     }
 
-    fn lookup(&self) -> Answer {
+    fn lookup(&self) -> Lookup {
         let mut names = self.0.lock().unwrap();
         names.1 += 1;
         names.0.clone().ok_or_else(|| io::Error::other("no server responds"))
@@ -276,7 +276,7 @@ async fn names_are_looked_up_again_and_addresses_that_stay_keep_their_endpoints(
     assert_eq!(ids(cluster(&site)), [id_of_a.clone(), format!("{written}/{b}"), "127.0.0.9:1".into()]);
     cluster(&site).set_weight(&id_of_a.parse().unwrap(), NonZero::new(7).unwrap()).unwrap();
 
-    // The order of answers changes with each lookup, and an address may stand there twice.
+    // The order of addresses changes with each lookup, and an address may stand there twice.
     names.set(Some(&[&b, &a, &b]));
     names.wait_for_lookups().await;
     assert_eq!(cluster(&site).status().endpoints[0].weight, 7, "nothing has changed");
@@ -286,7 +286,7 @@ async fn names_are_looked_up_again_and_addresses_that_stay_keep_their_endpoints(
     assert_eq!(ids(cluster(&site)).len(), 3);
     names.set(Some(&[]));
     names.wait_for_lookups().await;
-    assert_eq!(ids(cluster(&site)).len(), 3, "an empty answer empties nothing");
+    assert_eq!(ids(cluster(&site)).len(), 3, "an empty lookup empties nothing");
 
     // A reload keeps the ids of addresses.
     drop(running);

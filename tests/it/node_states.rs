@@ -201,14 +201,15 @@ impl World {
         }
     }
 
-    /// A request succeeds while a node serves and the others neither time out nor respond with 503. No request takes out the last endpoint.
+    /// A request succeeds while a node serves and the others neither time out nor respond with 503. No request takes out the last
+    /// endpoint.
     async fn ask_and_check(&self, client: u8) {
         let before = self.status();
         let status = self.ask(client).await;
         let ready = || self.members.iter().copied().filter(|node| self.operator[*node] == AdminState::Ready);
-        let answer = ready().any(|node| matches!(self.behaviour(node), Responds | Closes));
+        let is_served = ready().any(|node| matches!(self.behaviour(node), Responds | Closes));
         let respond = ready().any(|node| matches!(self.behaviour(node), TimesOut | RetryAfter));
-        assert!(!answer || respond || status == StatusCode::OK, "{status}: {}", self.shown());
+        assert!(!is_served || respond || status == StatusCode::OK, "{status}: {}", self.shown());
         self.check_last(&before);
     }
 
@@ -322,7 +323,8 @@ proptest! {
             }
             sleep(SOON).await;
             for (node, status) in world.status() {
-                // A node that came and went before waits for up to half a minute, and one that was ejected for its responses for longer.
+                // A node that came and went before waits for up to half a minute, and one that was ejected for its responses for
+                // longer.
                 let is_exempt = spoiled[node] || matches!(status.reason, Some(Reason::Consecutive | Reason::SuccessRate));
                 assert!(is_exempt || serves(&status), "{node}: {}", world.shown());
             }

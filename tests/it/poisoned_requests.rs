@@ -90,7 +90,8 @@ async fn cluster() -> Cluster {
     Cluster::builder().endpoints(endpoints).build().unwrap()
 }
 
-/// Sends a request with a header that poisons it, as one client, between requests of others. Returns how many of the others were refused.
+/// Sends a request with a header that poisons it, as one client, between requests of others. Returns how many of the others were
+/// refused.
 async fn refused(front: &Front, request: impl Fn(&str) -> String) -> usize {
     let mut refused = 0;
     for n in 0..OTHERS {

@@ -228,8 +228,8 @@ async fn a_connection_that_was_parked_serves_again_and_is_closed_with_an_alert_a
     let (mut stream, _) = connect(server.addresses()[0], &trusted).await;
     for _ in 0..3 {
         assert!(ask(&mut stream).await.starts_with("HTTP/1.1 200"));
-        // Longer than the 50 ms after which a connection is parked. On a slow machine it may not be parked yet, and then too all of this
-        // must hold; that it is parked, with the time by hand, is a test of `src/server/connection.rs`.
+        // Longer than the 50 ms after which a connection is parked. On a slow machine it may not be parked yet, and then too all of
+        // this must hold; that it is parked, with the time by hand, is a test of `src/server/connection.rs`.
         tokio::time::sleep(Duration::from_millis(120)).await;
     }
     let stop = tokio::spawn(server.stop(Duration::from_secs(30)));

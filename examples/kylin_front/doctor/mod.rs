@@ -1,4 +1,5 @@
-//! `kylin_front doctor`: checks a cluster against the requirements that the manuals of Kylin and KAP have for one behind a load balancer.
+//! `kylin_front doctor`: checks a cluster against the requirements that the manuals of Kylin and KAP have for one behind a load
+//! balancer.
 
 mod addresses;
 mod checks;

@@ -50,7 +50,7 @@ impl QueryIds {
     }
 }
 
-/// What makes queries equal. It holds the request, which the proxy keeps anyway to send it again.
+/// The parts of a request that make queries equal. It holds the request, which the proxy keeps anyway to send it again.
 pub(crate) struct FlightKey {
     /// Hashes what the parser of the query knows of it, and its credentials. Unequal queries may have the same, so it only finds
     /// candidates, which are compared byte by byte.

@@ -20,7 +20,7 @@ const ACTIVE: Micros = 10_000_000;
 /// The number of requests that wait for an endpoint on average, at most.
 const WAITING_PER_ENDPOINT: usize = 64;
 
-/// What decides when a request is served. It keeps its ticket when it is picked again.
+/// The facts that decide when a request is served. It keeps its ticket when it is picked again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ticket {
     /// The lower one goes first: arrival + [`AGEING`] x cost.

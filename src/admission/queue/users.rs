@@ -5,7 +5,7 @@ const MIN_SLOTS_OF_USER: u32 = 4;
 /// From so many shares on, of requests that run or wait, a user floods.
 const SHARES_OF_FLOOD: u32 = 4;
 
-/// What a user has in all queues of a cluster.
+/// The requests and slots of a user in all queues of a cluster.
 #[derive(Debug, Default)]
 pub(super) struct User {
     /// The requests that run.

@@ -26,7 +26,7 @@ pub(super) struct ResponseHead {
     pub(super) keep_alive: bool,
 }
 
-/// How far the head of a response is parsed.
+/// The parsed part of a response's head.
 #[derive(Debug, Default)]
 pub(super) struct ParserState {
     scanner: HeadScanner,

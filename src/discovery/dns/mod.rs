@@ -38,7 +38,7 @@ pub struct Dns {
     last: Vec<DiscoveredNode>,
     /// The next result is an update even if the nodes are unchanged: at first, and after an error.
     is_update_due: bool,
-    /// When to resolve again. `None` means at once.
+    /// The time of the next lookup. `None` means at once.
     due: Option<Instant>,
 }
 

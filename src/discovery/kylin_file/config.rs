@@ -9,7 +9,7 @@ use crate::kylin::properties::{Properties, PropertyError, ServerAddr};
 
 /// Kylin up to 4 raises a shorter `kylin.query.timeout-seconds` to this.
 const MIN_QUERY_TIMEOUT: Duration = Duration::from_secs(60);
-/// How much longer than Kylin's query timeout the proxy waits for a response.
+/// The time that the proxy waits for a response beyond Kylin's query timeout.
 const HEAD_TIMEOUT_MARGIN: Duration = Duration::from_secs(10);
 /// The time for which the proxy waits for a response if Kylin's queries have no timeout.
 const UNLIMITED_HEAD_TIMEOUT: Duration = Duration::from_secs(86_400);

@@ -25,7 +25,7 @@ pub(super) struct Parent {
     pub(super) children: ChildKind,
 }
 
-/// What the children of a [`Parent`] are.
+/// The kind of the children of a [`Parent`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ChildKind {
     /// Nodes whose description holds the role, and before Kylin 3.1 the address.

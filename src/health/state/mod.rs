@@ -67,7 +67,7 @@ pub(crate) struct EndpointHealth {
     impaired: ImpairedCount,
 }
 
-/// What changes rarely.
+/// The state that changes rarely.
 #[derive(Debug, Default)]
 struct HealthRecord {
     /// The checker whose results count.

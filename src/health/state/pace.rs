@@ -1,4 +1,4 @@
-/// How soon the next probe of an endpoint comes.
+/// The pace at which an endpoint is probed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ProbePace {
     /// At the normal interval.

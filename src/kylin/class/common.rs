@@ -8,7 +8,8 @@ use crate::kylin::path::NormalizedPath;
 /// NProjectController, JobController, NModelController, NTableController).
 const CALLS: [&str; 7] = ["query", "query/prestate", "user/authentication", "projects", "jobs", "models", "tables"];
 
-/// Returns whether a 404 that Kylin did not write may be the response of a node where Kylin does not run, so that nothing was executed.
+/// Returns whether a 404 that Kylin did not write may be the response of a node where Kylin does not run, so that nothing was
+/// executed.
 ///
 /// Every version serves some paths: Kylin never responds there with 404 unless it says so in JSON, whatever the method, because Spring
 /// responds to a wrong one with 405. A read below `/kylin/api/` changes nothing, and the calls of jobs return the job in JSON in all

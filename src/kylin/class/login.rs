@@ -23,7 +23,7 @@ const OPEN: [&str; 11] = [
     "broadcast",
 ];
 
-/// What a request does to the session of its client.
+/// The effect of a request on the session of its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SessionCall {
     /// `POST /user/authentication`: logs in with the credentials in `Authorization`.

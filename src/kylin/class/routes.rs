@@ -61,7 +61,7 @@ fn strip_segments<'p>(path: &'p str, prefix: &str) -> Option<&'p str> {
     path.strip_prefix(prefix).filter(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// What a method alone tells.
+/// The meaning of a method alone.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Verb {
     Get,

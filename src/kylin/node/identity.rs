@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::metadata_url::MetadataUrl;
 use crate::cookie::{self, SetCookie};
 
-/// What a node has shown of its metastore so far.
+/// The facts that a node has shown of its metastore so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Evidence {
     url: Option<MetadataUrl>,
@@ -32,7 +32,7 @@ pub(crate) enum Comparison {
     Unknown,
 }
 
-/// What differs between two metastores. Holds no secrets.
+/// The difference between two metastores. It holds no secrets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Difference {
     /// `Display` masks passwords.

@@ -15,7 +15,7 @@ use memchr::memchr2;
 /// The depth of nested containers. Deeper ones end the walk.
 const MAX_DEPTH: u32 = 64;
 
-/// Where a member is.
+/// The level of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Level {
     /// In the outermost object.

@@ -11,7 +11,7 @@ use super::is_json;
 use super::{ClusterFault, ResponseClass, classify_body};
 use crate::kylin::class::RequestClass;
 
-/// What the response to a login says of its credentials.
+/// The verdict of a login's response on its credentials.
 #[cfg(any(test, feature = "login-relay"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LoginVerdict {

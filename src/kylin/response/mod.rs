@@ -1,8 +1,8 @@
 //! What a response means: a result or an error of Kylin, a rejection, or a failure of the node.
 //!
 //! The status alone does not tell. Kylin 2.x-4.x returns 500 for a typo in SQL (apache/kylin 3.1.3 QueryService.java:485-486), and
-//! Kylin 5 returns 200 for a failed query (kylin5 QueryService.java:654-666). A request that was rejected before it was executed, and may
-//! go to another node, looks like any other error. So the beginning of some bodies is read.
+//! Kylin 5 returns 200 for a failed query (kylin5 QueryService.java:654-666). A request that was rejected before it was executed,
+//! and may go to another node, looks like any other error. So the beginning of some bodies is read.
 
 mod json;
 mod login;
@@ -73,8 +73,8 @@ pub(crate) enum Rejection {
     Role,
     /// The node runs as many queries as it may.
     Busy,
-    /// Kylin does not run at the node: [`NotFound`](ResponseClass::NotFound) for a call that returns JSON in every version, and the node has
-    /// no Kylin when it is asked.
+    /// Kylin does not run at the node: [`NotFound`](ResponseClass::NotFound) for a call that returns JSON in every version, and the
+    /// node has no Kylin when it is asked.
     NotRunning,
     /// The shared store of tomcat-redis-session-manager does not have the session yet. That no handler ran is inferred.
     SessionRace,

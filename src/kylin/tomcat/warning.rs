@@ -37,7 +37,7 @@ pub enum Warning {
     LongIds,
 }
 
-/// What a configuration says that has a known defect.
+/// The settings of a configuration that have a known defect.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Facts {
     pub(super) valve: bool,

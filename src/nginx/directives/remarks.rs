@@ -27,7 +27,7 @@ pub(crate) struct Remarks<'s> {
     sources: &'s Sources,
     /// Directives that were accepted and have no effect here.
     pub(crate) ignored: Vec<Notice>,
-    /// Where this crate does something else than nginx would.
+    /// The places where this crate does something else than nginx would.
     pub(crate) notes: Vec<Notice>,
 }
 

@@ -79,7 +79,7 @@ struct User {
     verified: Mutex<Option<([u8; 32], Instant)>>,
 }
 
-/// What a file says of credentials.
+/// The result of a check of credentials with a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PasswordCheck {
     Right,

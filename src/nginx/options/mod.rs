@@ -62,7 +62,7 @@ pub enum InvalidOption {
     /// The address is not that of a session store.
     #[error("{reason}")]
     Store {
-        /// What [`InvalidStore`](crate::session::InvalidStore) says, with its causes.
+        /// The message of [`InvalidStore`](crate::session::InvalidStore), with its causes.
         reason: String,
     },
     /// A file that the option names cannot be read, or does not contain what the option needs.
@@ -70,13 +70,13 @@ pub enum InvalidOption {
     File {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it, and its name.
+        /// The fault in it, and its name.
         reason: String,
     },
     /// This build is without a feature that the option needs.
     #[error("this build has no {option}: build it with --features {feature}")]
     Feature {
-        /// What the option turns on.
+        /// The name of what the option turns on.
         option: &'static str,
         /// The feature of the crate.
         feature: &'static str,

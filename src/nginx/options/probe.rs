@@ -10,7 +10,7 @@ use crate::probe::{HealthCheck, HealthChecker, Probe};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ProbeMode {
-    /// What each node offers: [`Probe::kylin`].
+    /// The probe that each node offers: [`Probe::kylin`].
     Auto,
     /// [`Probe::kylin_version`].
     Version,

@@ -7,7 +7,7 @@ use super::{InvalidOption, files};
 use crate::kylin::properties::Properties;
 use crate::kylin::tomcat::SessionManager;
 
-/// What a file says of the nodes' session manager.
+/// The session manager of the nodes, as a file describes it.
 #[derive(Clone, PartialEq)]
 pub(super) struct ReplicatedBy {
     /// As it was named.

@@ -19,7 +19,7 @@ pub(super) struct Affinities {
     pub(super) deadline: Option<Duration>,
     /// A mode with a store, which `sticky learn` uses where there are no `sessions`.
     pub(super) shared: Option<SessionMode>,
-    /// What was made for each mode: upstreams of one mode share their sessions, so that a login through one upstream is known to
+    /// The affinity of each mode: upstreams of one mode share their sessions, so that a login through one upstream is known to
     /// another one with the same servers.
     modes: Vec<(SessionMode, Option<Affinity>, Option<Sessions>)>,
     /// The sessions of each `sticky learn` in memory, with the name of its upstream and its zone.
@@ -29,9 +29,9 @@ pub(super) struct Affinities {
 /// The default of a store's deadline.
 const STORE_DEADLINE: Duration = Duration::from_millis(50);
 
-/// What nginx needs for a session: it stores about 4000 in a megabyte.
+/// The bytes that nginx needs for a session: it stores about 4000 in a megabyte.
 const NGINX_SESSION_BYTES: u64 = 262;
-/// What a session needs in a [`MemoryStore`], with its part of the tables.
+/// The bytes that a session needs in a [`MemoryStore`], with its part of the tables.
 const SESSION_BYTES: NonZeroUsize = NonZeroUsize::new(512).expect("not zero");
 
 impl Affinities {

@@ -18,7 +18,7 @@ use crate::nginx::directives::upstream::{EjectionRule, Method, Upstream, Upstrea
 #[derive(Clone)]
 pub(super) struct UpstreamKey(pub(super) Bytes);
 
-/// What a cluster has besides its endpoints.
+/// The settings of a cluster besides its endpoints.
 pub(super) struct ClusterSettings {
     balancer: Arc<dyn Balancer>,
     panic: bool,

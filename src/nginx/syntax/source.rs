@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-/// Where a word begins: file, line and byte.
+/// The place where a word begins: file, line and byte.
 ///
 /// The lexer counts lines while it reads, so that a note about a line needs no search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use http::HeaderName;
 use super::{Piece, Scope, Template, Variable};
 use crate::observe::{is_secret_name, masked_target};
 
-/// How values are escaped in a log (`escape=`).
+/// The way in which values are escaped in a log (`escape=`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Escape {
     /// Quotes, backslashes and what is not printable ASCII as `\xXX`; a value that there is not is `-`.
@@ -18,7 +18,7 @@ pub(crate) enum Escape {
     None,
 }
 
-/// What stands in place of a value that is not shown, as in [`masked_target`].
+/// The text in place of a value that is not shown, as in [`masked_target`].
 const MASK: &str = "***";
 
 /// Headers with credentials whose names do not tell it.

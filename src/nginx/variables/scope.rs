@@ -47,7 +47,7 @@ pub(crate) struct Scope<'r> {
     pub(crate) outcome: Option<Outcome<'r>>,
 }
 
-/// What is known of the response: at its head for `add_header`, at its end for a log.
+/// The known facts of the response: at its head for `add_header`, at its end for a log.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Outcome<'r> {
     /// `None` if the client left before there was one.

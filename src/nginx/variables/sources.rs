@@ -5,12 +5,12 @@ use super::map::{Maps, subject};
 use super::{Piece, Template, Variable};
 use crate::nginx::syntax::{Directive, Fault, Span, Word};
 
-/// What the directives of a configuration make of requests and responses.
+/// The values that the directives of a configuration make of requests and responses.
 #[derive(Debug, Default)]
 pub(crate) struct ValueSources {
-    /// What the `if` blocks match with an expression.
+    /// The values that the `if` blocks match with an expression.
     subjects: Vec<Template>,
-    /// What each `rewrite` makes of the path and the arguments.
+    /// The replacement of each `rewrite`.
     rewrites: Vec<Template>,
     /// The names in lower case and the values of `add_header`.
     headers: Vec<(String, Template)>,
@@ -27,7 +27,7 @@ struct LoggedSecret {
     why: &'static str,
 }
 
-/// How a value reaches a log.
+/// The way by which a value reaches a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Through {
     /// As itself. Secrets of the target are masked.

@@ -51,9 +51,9 @@ struct Shared {
     endpoints: Family<EndpointId, EndpointMetrics>,
     retries: Family<&'static str, Counter>,
     sessions: Family<&'static str, Counter>,
-    /// What the budget allowed after the last retry.
+    /// The retries that the budget allowed after the last retry.
     retry_budget: Mutex<Option<u32>>,
-    /// What the gauges showed last, to set those to 0 that no longer apply.
+    /// The values that the gauges showed last, to set those to 0 that no longer apply.
     recorded: Mutex<AHashMap<(String, String), Recorded>>,
 }
 

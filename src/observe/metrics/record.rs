@@ -12,7 +12,8 @@ use crate::cluster::{ClusterStatus, EndpointStatus};
 use crate::discovery::{DiscoveryStatus, SourceState};
 use crate::session::Sessions;
 
-/// What the gauge of a state showed last: the values of its labels behind the name of the cluster and the id of the endpoint.
+/// The labels of a state that its gauge showed last: the values of its labels behind the name of the cluster and the id of the
+/// endpoint.
 pub(super) type Recorded = [String; 3];
 
 impl Metrics {

@@ -147,7 +147,7 @@ impl<B> Drop for Supervisor<B> {
     }
 }
 
-/// When the next probe comes.
+/// The time of the next probe.
 enum Next {
     AfterInterval,
     AfterLoginPause,

@@ -6,7 +6,7 @@ use crate::endpoint::EndpointId;
 use crate::kylin::MetadataUrl;
 use crate::kylin::node::identity::{Comparison, Difference, Evidence};
 
-/// What nodes are compared with.
+/// The identity with which nodes are compared.
 #[derive(Debug, Clone)]
 pub(super) enum Reference {
     Majority,

@@ -33,7 +33,7 @@ struct Rejections {
     paused_until: Option<Instant>,
 }
 
-/// What is kept of a node from check to check.
+/// The state of a node that is kept from check to check.
 #[derive(Default)]
 pub(super) struct NodeSession {
     anonymous: CookieJar,

@@ -40,7 +40,7 @@ pub(super) struct Verifier<B> {
     limitation: Option<Limitation>,
 }
 
-/// What is kept of a node from round to round.
+/// The state of a node that is kept from round to round.
 #[derive(Default)]
 struct Memory {
     evidence: Evidence,

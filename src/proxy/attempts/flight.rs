@@ -53,7 +53,7 @@ pub(in crate::proxy) struct Executed<B> {
 /// The endpoint of an attempt, with the failure if there is no response; or the response to a client that stopped its query.
 type AttemptResult<B> = Result<(Picked<B>, Option<SendError>), ErrorResponse>;
 
-/// What all followers of a flight get.
+/// The result that all followers of a flight get.
 #[derive(Clone)]
 pub(in crate::proxy) enum Shared {
     Response(Arc<SharedResponse>),
@@ -67,7 +67,7 @@ pub(in crate::proxy) struct SharedResponse {
     served_by: Option<ServedBy>,
 }
 
-/// What a flight has to know of a query.
+/// The parts of a query that a flight needs.
 #[derive(Clone, Copy)]
 pub(super) struct QueryContents {
     pub(super) project: Option<ProjectSlot>,
@@ -100,7 +100,7 @@ pub(super) fn wants_own_response(headers: &HeaderMap) -> bool {
     })
 }
 
-/// What a query does after it has entered the table.
+/// The action of a query after it has entered the table.
 pub(super) enum AfterEntry {
     /// It is sent, or its execution is driven.
     Send,

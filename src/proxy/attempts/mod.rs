@@ -45,7 +45,7 @@ use crate::kylin::class::RequestClass;
 use crate::kylin::response::ResponseClass;
 use crate::observe::{RequestRecorder, RetryReason, in_span};
 use crate::request::{ClientAddr, RequestContext};
-use crate::session::hook::Prepared;
+use crate::session::hook::PrepareOutcome;
 use crate::unwind::catch_panic;
 
 /// Forwards a request. Steps that never wait run before the future exists, and the future is kept small: servers move futures
@@ -58,7 +58,7 @@ pub(super) fn forward<B: Backend>(
     forward_from(proxy, peer, Sender::Client, request)
 }
 
-/// Who sends a request.
+/// The sender of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sender {
     Client,
@@ -113,7 +113,7 @@ struct Attempts<'p, B> {
     proxy: &'p Inner<B>,
     sender: Sender,
     context: RequestContext,
-    /// Who sends the request, where that matters for reading one's own writes.
+    /// The writer of the request, where that matters for reading one's own writes.
     writer: Option<Writer>,
     attempted: Attempted,
     /// The time at which the first attempt began, if retries have a time limit.
@@ -136,7 +136,7 @@ struct Attempts<'p, B> {
     suspects: Suspects,
     /// The request was sent again to the same endpoint, on a fresh connection.
     reconnected: bool,
-    /// How many of the attempts certainly reached no node.
+    /// The number of attempts that certainly reached no node.
     unsent: usize,
     /// A node was attempted on which Kylin does not run.
     met_not_running: bool,
@@ -147,15 +147,15 @@ struct Attempts<'p, B> {
     reload: Option<(ReloadCall, ReloadAccess)>,
     /// The request's ticket for the queues, once it has one.
     ticket: Option<Box<Ticket>>,
-    /// What the next attempt has taken from the budget.
+    /// The part of the budget that the next attempt has taken.
     retry: Option<Box<Withdrawn<'p>>>,
     /// None where nothing observes the request.
     recorder: Option<Box<RequestRecorder>>,
     /// The client wants no copy of another response.
     wants_own_response: bool,
-    /// What the request changes for queries that come after it, if it is a write or a logout.
+    /// The change that the request makes for queries that come after it, if it is a write or a logout.
     change: Option<Box<PassingChange<'p, B>>>,
-    /// What the request has in common with equal ones, if it is a query that may share a response.
+    /// The key that the request has in common with equal ones, if it is a query that may share a response.
     flight: Option<Arc<FlightKey>>,
     /// Others may wait for the response to the request.
     leader: Option<Leader<'p, Execution<B>, Shared>>,
@@ -282,12 +282,12 @@ impl<'p, B: Backend> Attempts<'p, B> {
             }
             let mut has_logged_in = false;
             let prepared = match taken_over {
-                Some(_) => Prepared::Send,
+                Some(_) => PrepareOutcome::Send,
                 None => self.session.prepare(&self.proxy.cluster, &picked, request).await,
             };
             let failure = match (taken_over.take(), prepared) {
                 (Some(failure), _) => failure,
-                (None, Prepared::Send) => {
+                (None, PrepareOutcome::Send) => {
                     let watch = self
                         .kylin()
                         .and_then(|(rules, class)| rules.watch(&self.context, class, picked.backend(), request));
@@ -321,7 +321,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
                         self.keep_response(sent)
                     }
                 }
-                (None, Prepared::Failed(error)) => {
+                (None, PrepareOutcome::Failed(error)) => {
                     has_logged_in = true;
                     if let Some(recorder) = &mut self.recorder {
                         recorder.attempt_unprepared();

@@ -15,7 +15,7 @@ use crate::clock::timer_in;
 use crate::cluster::{PickReason, Picked};
 use crate::proxy::error_response::{ErrorResponse, QUEUES_FULL, STOPPED, WAITED_TOO_LONG};
 
-/// What a query needs to wait.
+/// The parts that a query needs to wait.
 pub(super) struct MustWait<'p> {
     queues: &'p Arc<Queues>,
     ticket: Ticket,

@@ -15,7 +15,7 @@ use crate::request::ClientAddr;
 /// The longest description of a user that is read, in bytes. It has some hundred, and more with many groups.
 const MAX_USER: u64 = 1 << 20;
 
-/// What of a reload call the question carries: who calls, and at which name of the front end.
+/// The headers of a reload call that the question carries: who calls, and at which name of the front end.
 static COPIED: [HeaderName; 4] = [header::HOST, header::AUTHORIZATION, header::COOKIE, header::USER_AGENT];
 
 impl<B: Backend> Attempts<'_, B> {

@@ -4,7 +4,7 @@ use super::edits::{KEEP_ALIVE, PROXY_CONNECTION};
 use crate::header_walk::walk;
 use crate::kylin::ROUTED;
 
-/// Which headers a head has that the proxy may have to remove or change. One pass over all names costs less than a lookup for
+/// The headers of a head that the proxy may have to remove or change. One pass over all names costs less than a lookup for
 /// each.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct HeaderPresence {

@@ -20,11 +20,11 @@ pub(in crate::proxy) const DEFAULT_STREAMS: NonZeroUsize = NonZeroUsize::new(16)
 pub(in crate::proxy) struct StreamLimit {
     /// None is no limit.
     per_node: Option<NonZeroUsize>,
-    open: Mutex<Open>,
+    open: Mutex<OpenStreams>,
 }
 
 #[derive(Default)]
-struct Open {
+struct OpenStreams {
     last_token: u64,
     streams: HashMap<u64, Stream>,
 }

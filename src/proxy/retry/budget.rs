@@ -70,7 +70,7 @@ impl RetryBudget {
 /// The unit of a balance: thousandths of a retry.
 const ONE: i64 = 1000;
 
-/// How many clients' shares are told apart.
+/// The number of clients whose shares are told apart.
 const CLIENTS: usize = 1024;
 /// The interval over which a client has one share of the reserve, and the number of shares.
 const SHARE_INTERVAL_MS: u64 = 10_000;
@@ -86,8 +86,8 @@ pub(crate) struct RetryAccount {
     /// The most of the reserve, and what is left of it.
     reserve_capacity: i64,
     reserve: AtomicI64,
-    /// How many retries clients have asked for lately: the interval in the upper half, and the number in the lower. Clients whose
-    /// keys fall on the same one share it.
+    /// The number of retries that clients have asked for lately: the interval in the upper half, and the number in the lower.
+    /// Clients whose keys fall on the same one share it.
     taken: Box<[AtomicU64]>,
     seed: ahash::RandomState,
     /// Until when `per_second` was deposited, in milliseconds of the epoch.

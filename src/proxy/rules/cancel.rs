@@ -61,7 +61,7 @@ impl fmt::Debug for CancelOnDisconnect {
     }
 }
 
-/// What a proxy remembers of the queries that it stops.
+/// The state that a proxy keeps of the queries that it stops.
 #[derive(Debug, Default)]
 pub(super) struct CancelState {
     running: AtomicUsize,
@@ -88,7 +88,7 @@ struct Cancellation {
     target: Target,
 }
 
-/// How the node finds the query.
+/// The way in which the node finds the query.
 enum Target {
     StopId(String),
     RunningQuery { authorization: HeaderValue, sql: String, user: Option<String> },

@@ -22,7 +22,7 @@ use crate::observe::{AttemptEnd, RequestRecorder, Termination};
 use crate::proxy::session::Session;
 use crate::proxy::{ErrorResponse, head};
 use crate::request::{RequestContext, RequestView};
-use crate::session::hook::Prepared;
+use crate::session::hook::PrepareOutcome;
 
 /// The time that a node may take: it has nothing to compute.
 const NODE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -63,14 +63,14 @@ pub(crate) async fn fan_out<B: Backend>(
             head::set_host_of(&picked, &mut request);
         }
         match session.prepare(cluster, &picked, &mut request).await {
-            Prepared::Send => {
+            PrepareOutcome::Send => {
                 if let Some(recorder) = &mut recorder {
                     recorder.attempt_begins(&picked);
                 }
                 sent.push(Box::pin(send(picked, request, key)));
             }
             // Without a login the node would not respond to any purpose.
-            Prepared::Failed(_) => {}
+            PrepareOutcome::Failed(_) => {}
         }
     }
     let mut responses: Vec<Response<Bytes>> = Vec::with_capacity(ids.len());
@@ -131,7 +131,7 @@ fn pick<B: Backend>(
     (picked.lease.endpoint() == id).then_some(picked)
 }
 
-/// What one node made of the request.
+/// The result of one node.
 struct NodeResult {
     /// None if the node failed or its response is too long.
     response: Option<Response<Bytes>>,

@@ -88,13 +88,13 @@ impl KylinRules {
     /// `POST /kylin/api/cache/announce/config`, written exactly so. Default: [`ReloadAccess::Administrators`].
     ///
     /// Kylin serves both without a login, so the proxy asks a node with the client's own credentials or session for
-    /// `GET /kylin/api/user/authentication`, and the client must have the authority `ROLE_ADMIN`, as Kylin 2.x to 4.x write it. Kylin 5
-    /// writes it otherwise, so its administrators are refused too, unless the calls are open to
-    /// [`Everyone`](ReloadAccess::Everyone). If the client is a browser, its `Origin` or `Referer` must be the front end's own. Other
-    /// clients get 403. Clients that the guard trusts are not asked, and without a guard no client is.
+    /// `GET /kylin/api/user/authentication`, and the client must have the authority `ROLE_ADMIN`, as Kylin 2.x to 4.x write it.
+    /// Kylin 5 writes it otherwise, so its administrators are refused too, unless the calls are open to
+    /// [`Everyone`](ReloadAccess::Everyone). If the client is a browser, its `Origin` or `Referer` must be the front end's own.
+    /// Other clients get 403. Clients that the guard trusts are not asked, and without a guard no client is.
     ///
-    /// A configuration is reloaded at all nodes but those in [maintenance](crate::endpoint::AdminState::Maintenance). If one of them does
-    /// not respond, the client gets 502 with how many did not.
+    /// A configuration is reloaded at all nodes but those in [maintenance](crate::endpoint::AdminState::Maintenance). If one of
+    /// them does not respond, the client gets 502 with how many did not.
     pub fn reload(mut self, access: ReloadAccess) -> Self {
         self.reload = access;
         self
@@ -156,8 +156,8 @@ impl KylinRules {
     ///
     /// A session that is bound to a node outside the group moves into it, which costs one login, unless logins are relayed or
     /// sessions replicated. A project without a group goes to any node, which responds with KE-010021005. The project of a query is
-    /// that of its body; other requests have it in their JSON, or in the parameter `project` or `projectName`. Requests of other kinds go to any node:
-    /// Kylin passes them to the nodes of the project itself.
+    /// that of its body; other requests have it in their JSON, or in the parameter `project` or `projectName`. Requests of other
+    /// kinds go to any node: Kylin passes them to the nodes of the project itself.
     pub fn resource_groups(mut self, groups: impl Into<Option<ResourceGroups>>) -> Self {
         self.resource_groups = groups.into();
         self

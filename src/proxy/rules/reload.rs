@@ -4,8 +4,8 @@
 //! the web application 2.4 to 3.x), and the REST documentation names both. The nodes do not ask for a login there
 //! (kylinSecurity.xml of 3.1.3), so the front end finds out whether the client is an administrator.
 //!
-//! What an administrator alone may call proves nothing: `GET /kylin/api/admin/config` is open to all in 2.0.0 to 2.6.6, 3.0.0 and 3.1.0
-//! (CVE-2020-13937). So the node is asked who the client is.
+//! What an administrator alone may call proves nothing: `GET /kylin/api/admin/config` is open to all in 2.0.0 to 2.6.6, 3.0.0 and
+//! 3.1.0 (CVE-2020-13937). So the node is asked who the client is.
 
 use http::header::{self, HeaderMap, HeaderName};
 use http::{Method, StatusCode, Uri};

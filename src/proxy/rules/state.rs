@@ -40,9 +40,9 @@ pub(crate) struct RuleState {
     ntlm: AtomicBool,
 }
 
-/// What follows from the class of a response.
+/// The consequences of the class of a response.
 pub(crate) struct Classified {
-    /// What the response tells about the health of its node.
+    /// The meaning of the response for the health of its node.
     pub(crate) outcome: Outcome,
     pub(crate) decision: RetryDecision,
     /// A retry does not count against the budget.

@@ -38,7 +38,7 @@ const MAX_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// The time for which a new connection waits for the place of one that is idle, before another one is closed.
 const CLOSE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Which connections the accept loops of a server admit.
+/// The limits on the connections that the accept loops of a server admit.
 #[derive(Clone)]
 pub(super) struct Admission {
     /// One for each connection of the server.

@@ -8,7 +8,7 @@ use arc_swap::cache::Cache;
 use crate::server::ListenOptions;
 use crate::server::limits::Limits;
 
-/// What serves the connections of a listener.
+/// The handler and settings that serve the connections of a listener.
 pub(in crate::server) struct Serving<H> {
     pub(in crate::server) handler: H,
     pub(in crate::server) options: ListenOptions,

@@ -13,7 +13,7 @@ use http::{Method, Request, Response, StatusCode, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::request_body::{BodySender, Demand};
+use super::request_body::{BodyDemand, BodySender};
 use super::request_head::{InvalidRequest, RequestHead};
 use super::response_head::{self, ResponseContext};
 use super::write_timeout::WriteTimeout;
@@ -34,7 +34,7 @@ use crate::server::{LINGER_TIMEOUT, STOPPED};
 /// The size of one read of a request's body.
 const READ_SIZE: usize = 16 * 1024;
 
-/// What is reserved for a connection that serves requests, in bytes: the head of a request and a small body. It is reserved
+/// The bytes that are reserved for a connection that serves requests: the head of a request and a small body. It is reserved
 /// whatever the budget has; the number of connections is limited.
 const MIN_RESERVED: usize = 4 * 1024;
 
@@ -279,12 +279,12 @@ impl<S: ClientSocket> Http1Connection<S> {
     fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some((sender, _)) = &self.request_body else { return self.poll_closed(cx) };
         match sender.demand(cx) {
-            Demand::Later => return Poll::Pending,
-            Demand::Never => {
+            BodyDemand::Later => return Poll::Pending,
+            BodyDemand::Never => {
                 self.abandon_request_body();
                 return Poll::Pending;
             }
-            Demand::Now => {}
+            BodyDemand::Now => {}
         }
         if take(&mut self.expects_continue) {
             self.writer.start(|out| out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n"));

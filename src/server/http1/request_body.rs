@@ -36,7 +36,7 @@ struct Channel {
 
 /// Whether the handler needs more of the body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Demand {
+pub(super) enum BodyDemand {
     Now,
     /// Not yet. The connection is woken when it does.
     Later,
@@ -50,16 +50,16 @@ impl BodySender {
         (BodySender(Arc::clone(&channel)), Body::new(BodyReceiver(channel)))
     }
 
-    pub(super) fn demand(&self, cx: &mut Context<'_>) -> Demand {
+    pub(super) fn demand(&self, cx: &mut Context<'_>) -> BodyDemand {
         let mut channel = self.0.lock();
         if channel.dropped {
-            return Demand::Never;
+            return BodyDemand::Never;
         }
         if channel.wanted && channel.data.is_none() {
-            return Demand::Now;
+            return BodyDemand::Now;
         }
         store_waker(&mut channel.connection, cx);
-        Demand::Later
+        BodyDemand::Later
     }
 
     /// Passes data to the handler; `is_end` means that nothing follows. A handler that is polled

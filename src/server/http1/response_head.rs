@@ -13,7 +13,7 @@ use crate::http1::encode;
 use crate::http1::framing::{declared_length, is_close};
 use crate::http1::writer::BodyFraming;
 
-/// What the encoding of a response depends on in its request.
+/// The facts of a request on which the encoding of its response depends.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct ResponseContext {
     pub(super) is_head: bool,

@@ -39,17 +39,17 @@ use crate::http1::framing::declared_length;
 use crate::http1::head::HeadLimits;
 use crate::proxy::ErrorResponse;
 
-/// What a client may send of one request body before the handler reads it, in bytes (nginx: `http2_body_preread_size`). It is
+/// The part of one request body that a client may send before the handler reads it, in bytes (nginx: `http2_body_preread_size`). It is
 /// reserved in the budget of buffered bytes as long as the request is in flight.
 const STREAM_WINDOW: u32 = 64 * 1024;
 
-/// What a client may send of all request bodies of a connection before their handlers read it, in bytes.
+/// The part of all request bodies of a connection that a client may send before their handlers read it, in bytes.
 const CONNECTION_WINDOW: u32 = 256 * 1024;
 
-/// What hyper holds of one response until the client accepts it, in bytes. It is reserved in the budget of buffered bytes.
+/// The bytes that hyper holds of one response until the client accepts them. It is reserved in the budget of buffered bytes.
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// What is reserved for a request body whatever the budget has, in bytes.
+/// The bytes that are reserved for a request body whatever the budget has.
 const MIN_RESERVED: u64 = 4 * 1024;
 
 const NO_MEMORY: ErrorResponse = ErrorResponse::new(

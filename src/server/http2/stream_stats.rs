@@ -150,7 +150,7 @@ struct StreamedResponse {
 
 struct Source {
     body: Body,
-    /// What was read ahead. None where the body is not read ahead.
+    /// The part that was read ahead; `None` where the body is not read ahead.
     spool: Option<Spool>,
     /// Follows next, and waits until hyper may hold it.
     unsent: Option<Bytes>,

@@ -1,7 +1,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// How many failures in a row open the breaker.
+/// The number of failures in a row that open the breaker.
 const MAX_FAILURES: u32 = 5;
 /// The time for which the breaker stays open before one operation or probe may call the store.
 pub(super) const OPEN_TIME: Duration = Duration::from_secs(1);

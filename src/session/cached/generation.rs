@@ -27,13 +27,13 @@ const CONCURRENCY: usize = 64;
 /// The generation of the store, as this front end knows it.
 pub(super) struct Generation {
     key: SessionKey,
-    known: Mutex<Known>,
+    known: Mutex<GenerationState>,
     /// Serialises checks.
     checking: tokio::sync::Mutex<()>,
     task: BackgroundTask,
 }
 
-/// What this front end knows of losses of the store.
+/// The losses of the store that this front end knows of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LossEpoch {
     /// Changes whenever the store may have lost records: after a failed operation, or after a lost connection.
@@ -43,8 +43,8 @@ pub(super) struct LossEpoch {
 }
 
 #[derive(Default)]
-struct Known {
-    /// What the record holds; `None` before the first check.
+struct GenerationState {
+    /// The content of the record; `None` before the first check.
     id: Option<Bytes>,
     /// The number of times that it has changed.
     losses: u32,

@@ -188,8 +188,8 @@ impl CachedStore {
         self.taggers[1..].iter().map(move |tagger| derive_key(tagger, id))
     }
 
-    /// Returns the session with this id and key that the near cache has under an earlier secret. A session of the login relay keeps its
-    /// key, and a binding does not.
+    /// Returns the session with this id and key that the near cache has under an earlier secret. A session of the login relay keeps
+    /// its key, and a binding does not.
     fn recall_previous(&self, key: &SessionKey, id: &[u8]) -> Option<NearEntry> {
         let previous = self.previous.as_ref()?.lock().clone()?;
         let binding = || previous.store.recall(&previous.key(id)).filter(|near| near.record.sealed().is_empty());

@@ -16,7 +16,7 @@ pub(super) struct NearCache {
     epoch: Epoch,
 }
 
-/// What the near cache returns of a session.
+/// The entry of a session in the near cache.
 pub(super) struct NearEntry {
     pub(super) record: SessionRecord,
     /// The version in the store; `None` while the store does not have the record yet.

@@ -35,7 +35,7 @@ pub(super) struct OwnCookie {
     pub(super) id: Option<SessionId>,
 }
 
-/// How a response changes the node's session cookie.
+/// The change of the node's session cookie by a response.
 #[derive(Debug, Default)]
 pub(super) struct NodeCookieChange {
     pub(super) set: Option<NodeCookie>,

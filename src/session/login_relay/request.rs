@@ -19,10 +19,10 @@ use crate::kylin::class::SessionCall;
 use crate::request::RequestContext;
 use crate::session::SessionKey;
 use crate::session::hook::{
-    AfterResponse, BoxFuture, EndpointHint, LoginUnavailable, MaybeReady, Nodes, Prepared, ResponseContext,
+    AfterResponse, BoxFuture, EndpointHint, LoginUnavailable, MaybeReady, Nodes, PrepareOutcome, ResponseContext,
 };
 
-/// What the relay knows of one request, over all its attempts.
+/// The state of one request in the relay, over all its attempts.
 pub(crate) struct RelayRequest {
     pub(super) call: SessionCall,
     /// The client's own cookies, without those of the front end and of nodes.
@@ -55,7 +55,7 @@ pub(super) struct ClientCredentials {
     pub(super) fingerprint: SessionKey,
 }
 
-/// What identifies the session in the request that was sent to the node.
+/// The credential that identifies the session in the request to the node.
 pub(super) enum Presented {
     Nothing,
     Cookie(NodeCookie),
@@ -145,7 +145,7 @@ impl Relay {
         endpoint: &'a EndpointId,
         nodes: &'a dyn Nodes,
         request: &'a mut Request<Body>,
-    ) -> Option<BoxFuture<'a, Prepared>> {
+    ) -> Option<BoxFuture<'a, PrepareOutcome>> {
         if let Some(client) = &relayed.client_credentials {
             let cache = self.node_sessions.as_ref().filter(|_| relayed.keeps_no_cookies());
             let cookie = cache.and_then(|cache| cache.get(client.fingerprint, endpoint));
@@ -168,10 +168,10 @@ impl Relay {
         Some(Box::pin(async move {
             if relayed.postponed_at.contains(endpoint) {
                 *hint = relayed.known_node();
-                return Prepared::Failed(SendError::new(SendErrorKind::Limit, LoginUnavailable));
+                return PrepareOutcome::Failed(SendError::new(SendErrorKind::Limit, LoginUnavailable));
             }
             if let Some((_, kind)) = relayed.not_ready.take_if(|(at, _)| at == endpoint) {
-                return Prepared::Failed(SendError::new(kind, LoginFailed));
+                return PrepareOutcome::Failed(SendError::new(kind, LoginFailed));
             }
             match self.ensure_logged_in(relayed, endpoint, nodes, None).await {
                 LoginOutcome::LoggedIn(cookie) => {
@@ -191,11 +191,13 @@ impl Relay {
                     relayed.postponed_at.push(endpoint.clone());
                     *hint = relayed.known_node();
                     // No node is to blame.
-                    return Prepared::Failed(SendError::new(SendErrorKind::Limit, LoginUnavailable));
+                    return PrepareOutcome::Failed(SendError::new(SendErrorKind::Limit, LoginUnavailable));
                 }
-                LoginOutcome::NotReady(kind) => return Prepared::Failed(SendError::new(unsent(kind), LoginFailed)),
+                LoginOutcome::NotReady(kind) => {
+                    return PrepareOutcome::Failed(SendError::new(unsent(kind), LoginFailed));
+                }
             }
-            Prepared::Send
+            PrepareOutcome::Send
         }))
     }
 
@@ -206,7 +208,7 @@ impl Relay {
         endpoint: &EndpointId,
         nodes: &dyn Nodes,
         request: &mut Request<Body>,
-    ) -> Prepared {
+    ) -> PrepareOutcome {
         let mut cookie = None;
         if let Some(known) = &relayed.session {
             if !std::mem::replace(&mut relayed.is_ended, true) {
@@ -217,7 +219,7 @@ impl Relay {
             cookie = known.cookies().get(endpoint).cloned();
         }
         relayed.present(request, cookie, None);
-        Prepared::Send
+        PrepareOutcome::Send
     }
 
     /// Learns from the response, and hides the sessions of nodes from the client.

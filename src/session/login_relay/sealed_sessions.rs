@@ -65,7 +65,7 @@ impl OpenSession {
     }
 }
 
-/// What the store tells of credentials.
+/// The mark of credentials in the store.
 pub(super) enum Mark {
     /// They are wrong.
     Refused,

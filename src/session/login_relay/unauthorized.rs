@@ -23,8 +23,8 @@ const MAX_ERROR: u64 = 64 * 1024;
 const ERROR_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Relay {
-    /// Handles a response to a session that the node does not know. Returns whether the request is to be sent again. `verdict`: what the response says of
-    /// credentials, if the request had any.
+    /// Handles a response to a session that the node does not know. Returns whether the request is to be sent again. `verdict`:
+    /// what the response says of credentials, if the request had any.
     pub(super) async fn after_unauthorized(
         self: &Arc<Self>,
         relayed: &mut RelayRequest,

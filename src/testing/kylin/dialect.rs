@@ -7,6 +7,8 @@ use crate::kylin::KylinVersion;
 
 /// The version of Kylin that a [`KylinNode`](crate::testing::KylinNode) behaves as.
 ///
+/// It is finer than a [`KylinVersion`], which names a generation: nodes of one generation differ in details that tests depend on.
+///
 /// | dialect | version | `service_discovery` | unknown path | path of the cookie | `Location` | refusal |
 /// |---|---|---|---|---|---|---|
 /// | [`Kap2_4`](Self::Kap2_4) | no path | no | 404, start page | `/kylin/` | absolute | HTML |
@@ -36,7 +38,7 @@ pub enum Dialect {
     V5_0,
 }
 
-/// What distinguishes a dialect within its generation.
+/// The facts that distinguish a dialect within its generation.
 pub(crate) struct Facts {
     /// The version of the product, and of the metadata that it writes.
     pub(crate) version: &'static str,

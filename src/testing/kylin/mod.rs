@@ -2,7 +2,8 @@
 //!
 //! A real node needs Hadoop, a metastore and minutes to start, and cannot fail on demand in the middle of a response.
 //! This one implements the paths that a front end meets: login and session cookies, queries, builds, metadata, health,
-//! with the status codes, bodies and oddities of Kylin 2.4 to 5.0 (see [`Dialect`]). It runs no SQL: the result of a query names the node that ran it, which a test of balancing needs to know.
+//! with the status codes, bodies and oddities of Kylin 2.4 to 5.0 (see [`Dialect`]). It runs no SQL: the result of a query names
+//! the node that ran it, which a test of balancing needs to know.
 //!
 //! - [`KylinNode`] is the node: a [`Backend`](crate::Backend) in process, or behind a socket with [`KylinNode::serve`].
 //! - [`Metastore`] makes several nodes one cluster and records every build.

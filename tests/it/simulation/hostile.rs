@@ -24,15 +24,15 @@ pub(super) async fn run(number: usize, cast: Cast) {
     loop {
         pause(&mut rng, 20..500).await;
         let (what, request) = bad(&mut rng);
-        let patience = Duration::from_millis(rng.u64(1..4_000));
+        let limit = Duration::from_millis(rng.u64(1..4_000));
         let open = cast.world.request();
         let forwarded = cast.proxy.forward(Client::ip(200 + number), request);
-        let ended = match timeout(patience, forwarded).await {
+        let ended = match timeout(limit, forwarded).await {
             Ok(response) => {
                 let status = response.status();
                 let read = match rng.u8(..3) {
                     0 => "unread",
-                    _ => match timeout(patience, response.into_body().collect()).await {
+                    _ => match timeout(limit, response.into_body().collect()).await {
                         Ok(Ok(_)) => "read",
                         Ok(Err(_)) => "broken",
                         Err(_) => "left",

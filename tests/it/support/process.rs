@@ -71,7 +71,7 @@ impl Process {
     /// Waits until `ready` holds, looking every 2 ms. Fails as soon as the process has ended.
     pub(crate) async fn wait_ready(
         &mut self,
-        patience: Duration,
+        timeout: Duration,
         mut ready: impl FnMut(&Self) -> bool,
     ) -> Result<(), NotReady> {
         let began = Instant::now();
@@ -80,8 +80,8 @@ impl Process {
             if ended.is_none() && ready(self) {
                 return Ok(());
             }
-            if ended.is_some() || began.elapsed() > patience {
-                return Err(NotReady { name: self.name.clone(), ended, patience, log: self.log() });
+            if ended.is_some() || began.elapsed() > timeout {
+                return Err(NotReady { name: self.name.clone(), ended, timeout, log: self.log() });
             }
             tokio::time::sleep(POLL).await;
         }
@@ -95,12 +95,12 @@ impl Process {
         assert!(status.success(), "{kill}: {status}");
     }
 
-    /// Waits for the process to end by itself or by a signal; `None` when it has not within `patience`.
-    pub(crate) async fn ended(&mut self, patience: Duration) -> Option<ExitStatus> {
+    /// Waits for the process to end by itself or by a signal; `None` when it has not within `timeout`.
+    pub(crate) async fn ended(&mut self, timeout: Duration) -> Option<ExitStatus> {
         let began = Instant::now();
         loop {
             let ended = self.child.try_wait().expect("a child can be asked for its status");
-            if ended.is_some() || began.elapsed() > patience {
+            if ended.is_some() || began.elapsed() > timeout {
                 return ended;
             }
             tokio::time::sleep(POLL).await;
@@ -128,7 +128,7 @@ impl Drop for Process {
 pub(crate) struct NotReady {
     name: String,
     ended: Option<ExitStatus>,
-    patience: Duration,
+    timeout: Duration,
     /// The end of all the process has written.
     pub(crate) log: String,
 }
@@ -137,7 +137,7 @@ impl fmt::Display for NotReady {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.ended {
             Some(status) => writeln!(f, "{} ended while starting: {status}", self.name)?,
-            None => writeln!(f, "{} is not ready after {:?}", self.name, self.patience)?,
+            None => writeln!(f, "{} is not ready after {:?}", self.name, self.timeout)?,
         }
         f.write_str(&self.log)
     }

@@ -15,7 +15,7 @@ pub(crate) struct Follower<'t, T, S> {
     has_outcome: bool,
 }
 
-/// What a follower has waited for.
+/// The result of a follower's wait.
 pub(crate) enum Waited<'t, T, S> {
     /// It leads from now on, with the execution of the leader before if that has begun one. The ticket is that of the leader before if
     /// it has waited for a slot and did not fail.

@@ -74,7 +74,7 @@ enum Outcome<T, S> {
     Stopped,
 }
 
-/// What a query is in the table.
+/// The role of a query in the table.
 pub(crate) enum Entered<'t, T, S> {
     Leader(Leader<'t, T, S>),
     Follower(Follower<'t, T, S>),

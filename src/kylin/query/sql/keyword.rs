@@ -1,6 +1,6 @@
 //! The words that decide whether a statement only reads.
 
-/// What a word of SQL is to [`is_read_only`](super::is_read_only).
+/// The kind of a word of SQL for [`is_read_only`](super::is_read_only).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Keyword {
     Select,
@@ -56,7 +56,7 @@ const LENGTHS: [u16; 256] = {
     lengths
 };
 
-/// Where the keywords begin that begin with each letter.
+/// The index of the first keyword of each letter.
 const BEGINS: [u8; 26] = {
     let mut begins = [0; 26];
     let mut at = KEYWORDS.len();

@@ -12,7 +12,7 @@ mod token;
 pub(super) use fingerprint::{feed as feed_fingerprint, upper as feed_upper};
 
 use keyword::Keyword;
-use token::{Reading, Seen, Token, Tokens};
+use token::{Ambiguities, Reading, Token, Tokens};
 
 /// Longer SQL is not analysed. Queries of BI tools have some KiB.
 pub(super) const MAX_ANALYSED: usize = 64 * 1024;
@@ -48,7 +48,7 @@ fn is_read_only_by_tokens(sql: &str) -> bool {
 }
 
 /// Returns the ambiguities that occurred, or `None` if `sql` may write. Ends at the first sign that it does.
-fn reads_only(sql: &str, reading: Reading) -> Option<Seen> {
+fn reads_only(sql: &str, reading: Reading) -> Option<Ambiguities> {
     let mut tokens = Tokens::new(sql, reading);
     let mut has_statement = false;
     let mut statement = Statement::default();
@@ -85,7 +85,7 @@ enum Head {
     Query,
 }
 
-/// What a statement has to know of a token.
+/// The kind of a token, as far as a statement needs it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Kind {
     Word(Keyword),

@@ -53,7 +53,7 @@ const IN_WORD: [bool; 256] = {
 
 /// The ambiguities and errors of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Seen {
+pub(super) struct Ambiguities {
     /// A backslash in quotes before a quote or another backslash.
     pub(super) backslash: bool,
     /// `/*` in a block comment.
@@ -74,14 +74,14 @@ pub(super) struct Tokens<'s> {
     at: usize,
     reading: Reading,
     /// The ambiguities so far. Complete at the end.
-    pub(super) seen: Seen,
+    pub(super) seen: Ambiguities,
     /// No further `]` can end a bracket: there is none, or this is the text in a bracket.
     no_bracket_ends: bool,
 }
 
 impl<'s> Tokens<'s> {
     pub(super) fn new(sql: &'s str, reading: Reading) -> Self {
-        Tokens { sql, at: 0, reading, seen: Seen::default(), no_bracket_ends: false }
+        Tokens { sql, at: 0, reading, seen: Ambiguities::default(), no_bracket_ends: false }
     }
 
     fn bytes(&self) -> &'s [u8] {
@@ -293,7 +293,7 @@ mod tests {
         Tokens::new(sql, Reading::default()).collect()
     }
 
-    fn seen(sql: &str, reading: Reading) -> Seen {
+    fn seen(sql: &str, reading: Reading) -> Ambiguities {
         let mut tokens = Tokens::new(sql, reading);
         tokens.by_ref().for_each(drop);
         tokens.seen

@@ -38,7 +38,7 @@ type UrlsByHost = (Template, Vec<(String, String)>);
 /// Prefixes of a `Location`, and the replacement of each.
 pub(crate) type Redirects<'s> = Vec<Change<'s>>;
 
-/// How the URI for the node is made.
+/// The way in which the URI for the node is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum PassUri {
     /// As received.

@@ -59,7 +59,7 @@ pub(crate) struct LimitReq {
     undelayed: Option<u64>,
 }
 
-/// What a key needs besides its own bytes.
+/// The bytes that a key needs besides its own.
 const KEY_BYTES: u64 = 128;
 
 /// nginx does not limit requests with a longer key.

@@ -186,7 +186,7 @@ impl CookieFlags {
     }
 }
 
-/// What changes in the cookies of a node's response.
+/// The changes of the cookies of a node's response.
 #[derive(Debug, Default)]
 pub(crate) struct CookieEdits<'s> {
     pub(crate) paths: Vec<Change<'s>>,

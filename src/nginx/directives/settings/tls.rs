@@ -37,7 +37,7 @@ pub(crate) enum VerifyClient {
     Optional,
 }
 
-/// What a server presents to clients.
+/// The certificates and settings that a server presents to clients.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct ClientSide {
     pub(crate) files: CertificateFiles,
@@ -49,7 +49,7 @@ pub(crate) struct ClientSide {
     pub(crate) verify: VerifyClient,
 }
 
-/// What a location expects of nodes behind `https://`.
+/// The settings of a location for nodes behind `https://`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct NodeSide {
     pub(crate) files: CertificateFiles,

@@ -43,17 +43,17 @@ pub(crate) struct Upstream {
     pub(crate) keepalive_time: Option<Duration>,
     /// The time for which a connection may idle; nginx: 60 s.
     pub(crate) keepalive_timeout: Option<Duration>,
-    /// How queries wait for servers with `max_conns`, if `queue` says it.
+    /// The rules by which queries wait for servers with `max_conns`, if `queue` sets them.
     pub(crate) queue: Option<QueueRules>,
     /// `# kylin_lb:` comments.
     pub(crate) comments: CommentOptions,
-    /// How servers are probed that are no Kylin nodes: `check` of another module asks for it.
+    /// The probe of servers that are no Kylin nodes: `check` of another module asks for it.
     pub(crate) checked: Option<ProbeMode>,
-    /// How the locations reach it: over TLS, or (`Some(None)`) without; `None` if no location does.
+    /// The way in which the locations reach it: over TLS, or (`Some(None)`) without; `None` if no location does.
     pub(crate) passed: Option<Option<NodeTls>>,
 }
 
-/// How an upstream is reached over TLS.
+/// The settings of TLS with an upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "an https location is an error then"))]
 pub(crate) struct NodeTls {
@@ -62,7 +62,7 @@ pub(crate) struct NodeTls {
     pub(crate) proxy_host: String,
 }
 
-/// How a server is picked.
+/// The method by which a server is picked.
 #[derive(Debug, Clone, Default)]
 pub(crate) enum Method {
     #[default]

@@ -31,7 +31,7 @@ pub(crate) struct UpstreamServer {
     pub(crate) slow_start: Duration,
 }
 
-/// Which rule ejects a server.
+/// The rule that ejects a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum EjectionRule {
     /// The line has neither `max_fails` nor `fail_timeout`: the server is ejected if it fails more than the others.

@@ -46,7 +46,7 @@ pub(super) fn read(
 
 const HASH: &str = "hash KEY consistent;";
 
-/// How the same is written for nginx 1.29.6 and for this crate.
+/// The form of nginx 1.29.6 and of this crate.
 const COOKIE: &str = "sticky cookie NAME [expires=TIME|max] [domain=DOMAIN] [path=PATH] [httponly] [secure];";
 
 /// Returns whether a `sticky` line is one of the other module, which is older and has parameters only.

@@ -23,7 +23,7 @@ const NO_PASSWORDS: ErrorResponse =
 const TOO_MANY_PASSWORDS: ErrorResponse =
     ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "the front end has too many passwords to verify");
 
-/// What a request has passed. After a pause it is routed again, and does not count twice.
+/// The checks that a request has passed. After a pause it is routed again, and does not count twice.
 #[derive(Default)]
 pub(super) struct Passed {
     /// `limit_req` has counted it.
@@ -34,11 +34,11 @@ pub(super) struct Passed {
     limit_conn: bool,
     /// It counts until this is dropped.
     pub(super) in_flight: Option<InFlight>,
-    /// What a file of passwords says of its credentials. Another location may have another file.
+    /// The result of the check of its credentials with a file of passwords. Another location may have another file.
     password: Option<(Arc<PasswordFile>, PasswordCheck)>,
 }
 
-/// What a request waits for before it is routed again.
+/// The event for which a request waits before it is routed again.
 pub(super) enum Pause {
     /// `limit_req` delays it.
     Wait(Duration),

@@ -22,7 +22,7 @@ const LEFT_OUT: ErrorResponse = ErrorResponse::new(
     "what the configuration serves at this path is not served by this front end",
 );
 
-/// What a location does with a request that it does not refuse.
+/// The action of a location for a request that it does not refuse.
 pub(super) enum Admitted<'s> {
     Pause(Pause),
     Forward {

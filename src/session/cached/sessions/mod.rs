@@ -122,8 +122,8 @@ impl Sessions {
         }
     }
 
-    /// Returns how many writes were dropped since the start, because 100,000 were pending already. New bindings are dropped first: such
-    /// a session is known to this front end only. The end of a session is dropped only when all others are ends too.
+    /// Returns how many writes were dropped since the start, because 100,000 were pending already. New bindings are dropped first:
+    /// such a session is known to this front end only. The end of a session is dropped only when all others are ends too.
     pub fn dropped_writes(&self) -> u64 {
         self.store.pending.dropped()
     }
@@ -138,8 +138,8 @@ impl Sessions {
         self.store.recent_keys.get(id, || derive_key(&self.store.taggers[0], id))
     }
 
-    /// Looks up the session under `key`, the key of `id`, for a request of `client`, which counts for its share of the near cache. With a `ttl`, a session that the store has
-    /// lost is [restored](RestoreAfterLoss), to live for so long.
+    /// Looks up the session under `key`, the key of `id`, for a request of `client`, which counts for its share of the near cache.
+    /// With a `ttl`, a session that the store has lost is [restored](RestoreAfterLoss), to live for so long.
     pub(crate) fn find<'a>(
         &'a self,
         client: ClientAddr,
@@ -325,7 +325,7 @@ impl Sessions {
     }
 }
 
-/// What the login relay needs: lookups and removals that bypass the near cache.
+/// The part for the login relay: lookups and removals that bypass the near cache.
 #[cfg(feature = "login-relay")]
 impl Sessions {
     /// Looks up the session under `key` in the store; in the near cache only while the store is

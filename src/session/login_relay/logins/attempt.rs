@@ -34,7 +34,7 @@ impl LoginOutcome {
     pub(super) const UNREACHABLE: LoginOutcome = LoginOutcome::NotReady(SendErrorKind::Connect);
 }
 
-/// What one login at a node has shown.
+/// The result of one login at a node.
 pub(super) enum Attempt {
     /// The node responded, with this session cookie if it set one.
     Responded(LoginVerdict, Option<NodeCookie>),

@@ -79,7 +79,7 @@ impl<V> Expiring<V> {
     }
 }
 
-/// Which entries of a shard are not evicted.
+/// The entries of a shard that are not evicted.
 #[derive(Clone)]
 struct Protection {
     shares: Arc<Shares>,
@@ -115,7 +115,7 @@ impl<V: Weighted> Lifecycle<SessionKey, Expiring<V>> for Protection {
     }
 }
 
-/// What a lookup, an insertion or a removal works on: one key in its locked shard.
+/// The target of a lookup, an insertion or a removal: one key in its locked shard.
 pub(in crate::session) struct CacheEntry<'a, V> {
     shard: MutexGuard<'a, Shard<V>>,
     shares: &'a Shares,

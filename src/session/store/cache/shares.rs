@@ -4,7 +4,7 @@ use ahash::RandomState;
 
 use crate::client_key::ClientKey;
 
-/// How much of a cache each client uses, as a fraction of 1 / [`MIN_FRACTION`] that a client may always take.
+/// The part of a cache that each client uses, as a fraction of 1 / [`MIN_FRACTION`] that a client may always take.
 ///
 /// A client that fills the cache must not evict the sessions of others. So as soon as one client uses more than that fraction, the
 /// entries of all clients that use less than half as much as it are protected: only the largest clients lose entries.

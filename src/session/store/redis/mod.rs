@@ -14,7 +14,7 @@ use redis::{Cmd, Value};
 pub use self::builder::RedisBuilder;
 use self::connection::SharedConnection;
 use self::failure::{RequestFailure, unexpected_response};
-use self::script::{Call, Expected, Write};
+use self::script::{Call, RequiredValue, Write};
 use super::remote::{self, Failure};
 use super::{
     InvalidStore, Precondition, SaveOutcome, SessionKey, SessionRecord, SessionStore, StoreError, StoreFuture, Stored,
@@ -113,8 +113,8 @@ impl SessionStore for RedisStore {
             let version = remote::new_version();
             let key = self.key_of(key);
             let expected = match precondition {
-                Precondition::Absent => Expected::Value(Vec::new()),
-                Precondition::Version(version) => Expected::Version(version),
+                Precondition::Absent => RequiredValue::Value(Vec::new()),
+                Precondition::Version(version) => RequiredValue::Version(version),
             };
             let mut write = Write { key: &key, version, record: &record, ttl, expected };
             for _ in 0..MAX_SAVE_ROUNDS {
@@ -133,7 +133,7 @@ impl SessionStore for RedisStore {
                     return Ok(SaveOutcome::Conflict(stored));
                 }
                 // A value that is no record counts as absent. It is replaced unless it has changed since.
-                write.expected = Expected::Value(found);
+                write.expected = RequiredValue::Value(found);
             }
             Err(Failure::unavailable(failure::SYSTEM, "a value that is no record keeps changing").into())
         })

@@ -36,15 +36,15 @@ static SAVE_HASH: LazyLock<String> = LazyLock::new(|| Script::new(&SAVE).get_has
 /// The longest time to live, in ms: a hundred years, far below the limit of Redis.
 const MAX_TTL: u128 = 100 * 365 * 86_400_000;
 
-/// What the value under a key must be for a write.
-pub(super) enum Expected {
+/// The value under a key that a write requires.
+pub(super) enum RequiredValue {
     /// A value with this version.
     Version(u64),
     /// Exactly this value; empty for none.
     Value(Vec<u8>),
 }
 
-/// How to name the script to a server.
+/// The way in which a request names the script.
 #[derive(Clone, Copy)]
 pub(super) enum Call {
     /// By its hash, which is enough for a server that has seen the script.
@@ -59,7 +59,7 @@ pub(super) struct Write<'a> {
     pub(super) version: u64,
     pub(super) record: &'a [u8],
     pub(super) ttl: Duration,
-    pub(super) expected: Expected,
+    pub(super) expected: RequiredValue,
 }
 
 impl Write<'_> {
@@ -73,8 +73,8 @@ impl Write<'_> {
         let version = &self.version.to_be_bytes()[..];
         command.arg(script).arg(1).arg(self.key).arg(version).arg(self.record).arg(milliseconds(self.ttl));
         match &self.expected {
-            Expected::Version(version) => command.arg("version").arg(&version.to_be_bytes()[..]),
-            Expected::Value(value) => command.arg("value").arg(&value[..]),
+            RequiredValue::Version(version) => command.arg("version").arg(&version.to_be_bytes()[..]),
+            RequiredValue::Value(value) => command.arg("value").arg(&value[..]),
         };
         command
     }

@@ -14,7 +14,7 @@ use crate::testing::kylin::api::response::{CallResult, Envelope, Failure, html, 
 use crate::testing::kylin::data::sessions::User;
 use crate::testing::kylin::settings::Settings;
 
-/// What a path requires of its client.
+/// The access that a path requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
     Everyone,

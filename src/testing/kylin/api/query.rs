@@ -45,7 +45,7 @@ pub(crate) async fn json(call: &Call) -> CallResult {
             };
             Ok(ran.write("application/json;charset=UTF-8", json))
         }
-        (Err(refusal @ (Refusal::Failed(_) | Refusal::TooMany)), KylinVersion::V5) => {
+        (Err(refusal @ (QueryFailure::Failed(_) | QueryFailure::TooMany)), KylinVersion::V5) => {
             result["isException"] = true.into();
             result["exceptionMessage"] = refusal.message(version).into();
             call.value(result)
@@ -87,7 +87,7 @@ struct Ran {
 
 /// The reason why a query has no result.
 #[derive(Debug)]
-enum Refusal {
+enum QueryFailure {
     /// The node does not run queries. Not executed.
     JobMode,
     /// Project or text is missing or unknown. Not executed.
@@ -99,23 +99,23 @@ enum Refusal {
 }
 
 /// Runs `query` with the checks in Kylin's order: role, project, text, limit, and then the query itself.
-async fn run(call: &Call, query: RunningQuery) -> Result<Ran, Refusal> {
+async fn run(call: &Call, query: RunningQuery) -> Result<Ran, QueryFailure> {
     if call.settings.mode == Mode::Job {
-        return Err(Refusal::JobMode);
+        return Err(QueryFailure::JobMode);
     }
     if query.project.is_empty() {
-        return Err(Refusal::Invalid("Project name could not be empty, please specify it.".to_owned()));
+        return Err(QueryFailure::Invalid("Project name could not be empty, please specify it.".to_owned()));
     }
     if !call.settings.metastore.has_project(&query.project) {
-        return Err(Refusal::Invalid(format!("Cannot find project '{}'.", query.project)));
+        return Err(QueryFailure::Invalid(format!("Cannot find project '{}'.", query.project)));
     }
     if query.sql.trim().is_empty() {
-        return Err(Refusal::Invalid("SQL should not be empty.".to_owned()));
+        return Err(QueryFailure::Invalid("SQL should not be empty.".to_owned()));
     }
     let started_at = SystemClock.now();
     let sql = query.sql.clone();
     let switches = call.node.faults().switches();
-    let guard = call.node.start(query, switches.concurrent_queries).ok_or(Refusal::TooMany)?;
+    let guard = call.node.start(query, switches.concurrent_queries).ok_or(QueryFailure::TooMany)?;
     call.node.inner.counts.ran_sql(&sql);
 
     let markers = sql::markers(&sql);
@@ -133,35 +133,37 @@ async fn run(call: &Call, query: RunningQuery) -> Result<Ran, Refusal> {
         };
         // A query that is over counts as running until here.
         if guard.is_none() {
-            return Err(Refusal::Failed("Query is stopped by an administrator.".to_owned()));
+            return Err(QueryFailure::Failed("Query is stopped by an administrator.".to_owned()));
         }
     }
     if markers.fails {
-        return Err(Refusal::Failed(format!("Encountered \"SYNTAX ERROR\" while executing SQL: \"{sql}\"")));
+        return Err(QueryFailure::Failed(format!("Encountered \"SYNTAX ERROR\" while executing SQL: \"{sql}\"")));
     }
     if !sql::reads(&sql) {
-        return Err(Refusal::Failed(format!("Not Supported SQL: \"{sql}\"")));
+        return Err(QueryFailure::Failed(format!("Not Supported SQL: \"{sql}\"")));
     }
     Ok(Ran { duration: SystemClock.now() - started_at, node: call.node.name().to_owned(), sql, markers })
 }
 
-impl Refusal {
+impl QueryFailure {
     fn message(self, version: KylinVersion) -> String {
         match (self, version) {
-            (Refusal::JobMode, KylinVersion::V4) => "Query is not allowed in 'job' mode.".to_owned(),
-            (Refusal::JobMode, KylinVersion::V5) => "Query is not available on a job node.".to_owned(),
-            (Refusal::TooMany, _) => "Too many concurrent query requests.".to_owned(),
-            (Refusal::Invalid(message) | Refusal::Failed(message), _) => message,
+            (QueryFailure::JobMode, KylinVersion::V4) => "Query is not allowed in 'job' mode.".to_owned(),
+            (QueryFailure::JobMode, KylinVersion::V5) => "Query is not available on a job node.".to_owned(),
+            (QueryFailure::TooMany, _) => "Too many concurrent query requests.".to_owned(),
+            (QueryFailure::Invalid(message) | QueryFailure::Failed(message), _) => message,
         }
     }
 
     /// Returns the HTTP error. Only 2.x-4.x tell a refused query (400) from one that failed (500).
     fn failure(self, version: KylinVersion) -> Failure {
         match (&self, version) {
-            (Refusal::Failed(_), _) | (Refusal::Invalid(_) | Refusal::TooMany, KylinVersion::V5) => {
+            (QueryFailure::Failed(_), _) | (QueryFailure::Invalid(_) | QueryFailure::TooMany, KylinVersion::V5) => {
                 Failure::internal(self.message(version))
             }
-            (Refusal::JobMode, KylinVersion::V5) => Failure::internal(self.message(version)).with_code("KE-040023202"),
+            (QueryFailure::JobMode, KylinVersion::V5) => {
+                Failure::internal(self.message(version)).with_code("KE-040023202")
+            }
             (_, KylinVersion::V4) => Failure::refused(self.message(version)),
         }
     }

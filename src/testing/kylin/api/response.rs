@@ -9,7 +9,7 @@ use crate::kylin::KylinVersion;
 /// The result of a handler.
 pub(crate) type CallResult = Result<Response<Body>, Failure>;
 
-/// How lists and results are wrapped. The client chooses with `Accept`; the default depends on the version.
+/// The way in which lists and results are wrapped. The client chooses with `Accept`; the default depends on the version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Envelope {
     /// Apache Kylin 2.x-4.x: the value itself.
