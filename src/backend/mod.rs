@@ -102,7 +102,7 @@ pub trait Backend: Send + Sync + 'static {
     }
 
     /// Returns the address of the node as a value of `Host`. Requests that name no host get it, and so do those of the crate
-    /// itself. The default is `None`, for the [placement name](crate::Endpoint::placement) of the endpoint.
+    /// itself. Default: `None`, which stands for the name that [`Endpoint::placement`](crate::Endpoint::placement) sets.
     fn host(&self) -> Option<HeaderValue> {
         None
     }

@@ -11,7 +11,7 @@ const POINTS_PER_WEIGHT: u64 = 160;
 /// The maximum number of points of a ring, 8 bytes each. Greater weights share these.
 const MAX_POINTS: u64 = 1 << 22;
 
-/// A hash ring over the placement names of a view's members.
+/// A hash ring over the names ([`Endpoint::placement`](crate::Endpoint::placement)) of a view's members.
 #[derive(Debug)]
 pub(super) struct Ring {
     /// Sorted by hash, each hash once.

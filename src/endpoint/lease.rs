@@ -89,7 +89,7 @@ impl Lease {
         self.member.settings.backup
     }
 
-    /// Returns the placement name of the endpoint, which is the address of its node as the operator wrote it.
+    /// Returns the address of the node as the operator wrote it.
     pub(crate) fn placement(&self) -> &str {
         &self.member.settings.placement
     }

@@ -176,8 +176,8 @@ impl<B> Endpoint<B> {
         self
     }
 
-    /// Sets the name by which hash policies place keys on the endpoint. Default: the address as written, or the id if the
-    /// application made the backend. [`HashKeyed::consistent`](crate::balance::HashKeyed::consistent) splits the name into host
+    /// Sets the name by which hash policies place keys on the endpoint. Default: the address of the node as the operator wrote it, or
+    /// the id if the application made the backend. [`HashKeyed::consistent`](crate::balance::HashKeyed::consistent) splits the name into host
     /// and port as nginx does; endpoints with equal names share their points.
     pub fn placement(mut self, name: impl AsRef<str>) -> Self {
         self.settings.placement = Arc::from(name.as_ref());

@@ -128,7 +128,7 @@ pub struct AttemptEnded<'a> {
 pub struct Attempt {
     /// The endpoint.
     pub endpoint: EndpointId,
-    /// The placement name of the endpoint, which is the address of its node as the operator wrote it.
+    /// The address of the node as the operator wrote it.
     pub address: Box<str>,
     /// The reason why the endpoint was picked.
     pub reason: PickReason,

@@ -80,7 +80,7 @@ impl Probe {
         Probe { kind: ProbeKind::Levels(Box::new([version, authentication])), timeout: None }
     }
 
-    /// Sets a header. Default for `host`: the endpoint's placement name, which is its address as written. Has no effect on
+    /// Sets a header. Default for `host`: the address of the node ([`Backend::host`](crate::Backend::host)). Has no effect on
     /// [`tcp`](Self::tcp).
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         for probe in self.requests_mut() {

@@ -67,7 +67,7 @@ pub async fn between_nodes(nodes: &[Seen], replicated: &[String], report: &mut R
                 None => report.unchecked(Check::Sessions, &[&node.id], UNKNOWN),
             }
         }
-        judge(&members, &known, replicated, report);
+        report_sharing(&members, &known, replicated, report);
     }
 }
 
@@ -86,7 +86,7 @@ async fn asks(node: &Node, facts: &Facts, session: &Cookies) -> Option<Known> {
     Some(Known::Broken)
 }
 
-fn judge(members: &[&Seen], known: &[(&Seen, Known)], replicated: &[String], report: &mut Report) {
+fn report_sharing(members: &[&Seen], known: &[(&Seen, Known)], replicated: &[String], report: &mut Report) {
     let with =
         |result: Known| known.iter().filter(|(_, known)| *known == result).map(|(seen, _)| *seen).collect::<Vec<_>>();
     let (alone, late, broken) = (with(Known::No), with(Known::Late), with(Known::Broken));

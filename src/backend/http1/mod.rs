@@ -243,8 +243,7 @@ impl fmt::Debug for HttpBackend {
 }
 
 impl Endpoint<HttpBackend> {
-    /// Creates an endpoint `id` at `address` (see [`HttpBackend::builder`]), which is also its
-    /// placement name.
+    /// Creates an endpoint `id` at `address` (see [`HttpBackend::builder`]). Hash policies place keys on it by that address.
     ///
     /// # Errors
     /// [`InvalidEndpoint`] if the id or the address is not valid.
