@@ -199,7 +199,7 @@ fn of_kylin(config: &Config) -> Vec<Choice<bool>> {
             if let Ok(normal) = NormalizedPath::parse(path)
                 && let Some(LocationMatch::Location { location, .. }) = server.locate(&normal)
             {
-                for pass in passes(location).into_iter().chain(passes_after_errors(location, server)) {
+                for pass in passes(location).into_iter().chain(passes_of_named(location, server)) {
                     let is_of_kylin = names_kylin(location.matcher.text()) || names_kylin(&pass.written);
                     match sign(&config.upstreams[pass.upstream], server) {
                         _ if is_of_kylin => note(pass, &location.matcher, path, server, "", &mut found),
@@ -279,7 +279,7 @@ fn note_locations(
     general: &mut [Option<String>],
 ) {
     for location in locations.iter() {
-        for pass in passes(location).into_iter().chain(passes_after_errors(location, server)) {
+        for pass in passes(location).into_iter().chain(passes_of_named(location, server)) {
             // The node gets the path of the client, and the location was found by another.
             let is_of_client = matches!(pass.uri, PassUri::Original) && !rewrites(server).is_empty();
             let of_client = if is_of_client { None } else { Some(false) };
@@ -326,15 +326,18 @@ fn passes(location: &Location) -> Vec<&ProxyPass> {
     forms
         .filter_map(|form| match &form.action {
             Action::Proxy(pass) => Some(pass),
-            Action::Return(_) | Action::LeftOut(_) => None,
+            Action::Return(_) | Action::Named(_) | Action::LeftOut(_) => None,
         })
         .collect()
 }
 
-/// Returns where the named locations of a location's error pages may pass requests.
-fn passes_after_errors<'s>(location: &Location, server: &'s Server) -> Vec<&'s ProxyPass> {
+/// Returns where the named locations that a location leads to, at once or after an error, may pass requests.
+fn passes_of_named<'s>(location: &Location, server: &'s Server) -> Vec<&'s ProxyPass> {
     let forms = location.forms().into_iter();
-    let names = forms.flat_map(|form| form.settings.error_pages.iter()).filter_map(|page| page.named.as_ref());
+    let names = forms.flat_map(|form| {
+        let at_once = if let Action::Named(name) = &form.action { Some(name) } else { None };
+        form.settings.error_pages.iter().filter_map(|page| page.named.as_ref()).chain(at_once)
+    });
     names.filter_map(|name| server.locations.named(name)).flat_map(passes).collect()
 }
 
@@ -374,8 +377,7 @@ fn after_errors(config: &Config, found: &[Option<Choice<bool>>]) -> Option<(usiz
             .into_iter()
             .filter(|location| passes(location).iter().any(|pass| is_kylin(&found[pass.upstream])))
             .find_map(|location| {
-                let pass =
-                    passes_after_errors(location, server).into_iter().find(|pass| found[pass.upstream].is_none())?;
+                let pass = passes_of_named(location, server).into_iter().find(|pass| found[pass.upstream].is_none())?;
                 Some((pass.upstream, format!("it gets the requests of location {} after errors", location.matcher)))
             })
     })

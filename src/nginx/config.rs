@@ -136,8 +136,8 @@ impl Config {
 
 fn read_tree(tree: &[Directive], parser: &Parser) -> Result<Config, Fault> {
     let mut context = ReadContext::new(&parser.sources, parser.folder.clone());
-    for include in &parser.skipped_includes {
-        context.remarks.ignored(*include, "include mime.types");
+    for (include, file) in &parser.skipped_includes {
+        context.remarks.ignored(*include, format!("include {file}"));
     }
     let mut open_files = None;
     let mut http = tree;
@@ -191,15 +191,15 @@ fn read_http(block: &[Directive], context: &mut ReadContext<'_>) -> Result<Vec<(
     for server in named("server") {
         collect_values(server, &mut values);
     }
-    context.maps = Maps::read(named("map"), &values)?;
+    context.maps = Maps::read(block.iter().copied().filter(|directive| Maps::is(directive)), &values)?;
     let sources = ValueSources::read(&values, &context.maps);
     context.zones = LimitZones::read(named("limit_req_zone").chain(named("limit_conn_zone")), &context.maps)?;
     context.formats = LogFormats::read(named("log_format"), &context.maps, &sources, &mut context.remarks)?;
     // Servers inherit directives that stand behind them, and pass to groups that stand behind them.
     let mut level = SettingsReader::default();
-    for directive in &block {
+    for directive in block.iter().filter(|directive| !Maps::is(directive)) {
         match directive.name.text.as_str() {
-            "limit_req_zone" | "limit_conn_zone" | "server" | "map" | "log_format" => {}
+            "limit_req_zone" | "limit_conn_zone" | "server" | "log_format" => {}
             "upstream" => {
                 let upstream = Upstream::read(directive, &context.maps, &mut context.remarks)?;
                 if context.upstreams.find(&upstream.name).is_some() {
@@ -271,7 +271,7 @@ fn collect_targets(locations: &Locations, targets: &mut Vec<usize>) {
     for location in locations.iter() {
         targets.extend(location.forms().iter().filter_map(|form| match &form.action {
             Action::Proxy(pass) => Some(pass.upstream),
-            Action::Return(_) | Action::LeftOut(_) => None,
+            Action::Return(_) | Action::Named(_) | Action::LeftOut(_) => None,
         }));
         collect_targets(&location.nested, targets);
     }

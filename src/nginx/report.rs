@@ -172,6 +172,7 @@ fn action(location: &Location) -> String {
     match (location.script.last(), &location.action) {
         (Some(Step::Return(reply)), _) | (_, Action::Return(reply)) => returned(reply),
         (_, Action::Proxy(pass)) => pass.written.clone(),
+        (_, Action::Named(name)) => name.clone(),
         (_, Action::LeftOut(reason)) => format!("404 ({reason})"),
     }
 }

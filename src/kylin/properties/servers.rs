@@ -1,5 +1,6 @@
 //! Lists of nodes: `kylin.server.cluster-servers` and its variants.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use super::{Entry, Properties, PropertyError};
@@ -120,10 +121,10 @@ fn list(
     read: impl Fn(&str) -> Option<ServerAddr>,
     expected: &'static str,
 ) -> Result<Vec<ServerAddr>, PropertyError> {
-    let mut servers: Vec<ServerAddr> = Vec::new();
+    let (mut servers, mut seen) = (Vec::new(), HashSet::new());
     for (at, text) in entry.value().split(',').enumerate().filter(|(_, text)| !text.trim().is_empty()) {
         let server = read(text).ok_or_else(|| entry.invalid(format!("{expected} (entry {} is not)", at + 1)))?;
-        if !servers.contains(&server) {
+        if seen.insert(server.clone()) {
             servers.push(server);
         }
     }

@@ -1,6 +1,9 @@
 //! `rewrite`, `if`, `set` and `break`: what changes a request before it is served (`ngx_http_rewrite_module`).
 
+use std::path::{Path, PathBuf};
+
 use super::catalogue::{args, wrong_number};
+use super::remarks::Remarks;
 use super::reply::Reply;
 use crate::nginx::syntax::{Directive, Fault, Pattern, Word};
 use crate::nginx::variables::{Maps, Template};
@@ -59,6 +62,54 @@ pub(crate) enum Condition {
     True(Template),
     Equals(Template, Template, bool),
     Matches(Template, Pattern, bool),
+    /// Whether a file is there; `None` is one of the files of a site, of which there are none.
+    File(FileTest, Option<PathBuf>, bool),
+}
+
+/// What is asked of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FileTest {
+    /// `-f`: it is a regular file.
+    File,
+    /// `-d`: it is a folder.
+    Folder,
+    /// `-e`: it exists.
+    Exists,
+}
+
+/// Notes an `if` that asks for one of the files of the site.
+pub(crate) fn note_files(directive: &Directive, remarks: &mut Remarks<'_>) {
+    if let [test, path, ..] = &directive.args[..]
+        && FileTest::read(test.text.trim_start_matches('(')).is_some()
+        && path.text.starts_with('$')
+    {
+        remarks.note(
+            directive.span(),
+            format!("if {}: the site has no files, because static files are not served", test.text),
+        );
+    }
+}
+
+impl FileTest {
+    /// Returns the test of `-f`, `!-f` and the like, and whether it is negated.
+    fn read(text: &str) -> Option<(Self, bool)> {
+        let bare = text.strip_prefix('!');
+        let test = match bare.unwrap_or(text) {
+            "-f" => FileTest::File,
+            "-d" => FileTest::Folder,
+            "-e" => FileTest::Exists,
+            _ => return None,
+        };
+        Some((test, bare.is_some()))
+    }
+
+    pub(crate) fn holds(self, path: &Path) -> bool {
+        std::fs::metadata(path).is_ok_and(|file| match self {
+            FileTest::File => file.is_file(),
+            FileTest::Folder => file.is_dir(),
+            FileTest::Exists => true,
+        })
+    }
 }
 
 /// How the paths of Kylin begin.
@@ -77,7 +128,7 @@ pub(crate) fn any(all: impl IntoIterator<Item = Option<bool>>) -> Option<bool> {
     known
 }
 
-const IF: &str = "if ($VARIABLE), if ($VARIABLE = VALUE), !=, ~ EXPRESSION, ~*, !~ or !~*";
+const IF: &str = "if ($VARIABLE), if ($VARIABLE = VALUE), !=, ~ EXPRESSION, ~*, !~, !~*, or if (-f FILE), -d, -e";
 
 impl Step {
     /// Returns whether a directive is read by [`Step::read`].
@@ -217,11 +268,19 @@ impl Condition {
         {
             words.pop();
         }
-        if let Some(test) =
-            words.first().filter(|word| ["-f", "-d", "-e", "-x"].contains(&word.text.trim_start_matches('!')))
+        if let [word, path] = &words[..]
+            && let Some((test, is_negated)) = FileTest::read(&word.text)
         {
-            let message = format!("\"if\" with the test of files {}", test.text);
-            return Err(test.span.unsupported(message, "no such block: static files are not served"));
+            let of_site = ["$request_filename", "$document_root$", "$realpath_root$"];
+            return match path.text.contains('$') {
+                false if path.text.starts_with('/') => {
+                    Ok(Condition::File(test, Some(PathBuf::from(&path.text)), is_negated))
+                }
+                true if of_site.iter().any(|start| path.text.starts_with(start)) => {
+                    Ok(Condition::File(test, None, is_negated))
+                }
+                _ => Err(path.invalid("file", "the whole name of a file, such as /etc/kylin/maintenance")),
+            };
         }
         let subject = |word: &Word| match word.text.starts_with('$') {
             true => Template::new(word, maps),

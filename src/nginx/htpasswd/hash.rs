@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use sha_crypt::{Sha256Params, Sha512Params};
 use sha1::{Digest as _, Sha1};
 
 use super::md5_crypt;
@@ -15,9 +16,14 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 
 const SHA1_BYTES: usize = 20;
 
+const FORMS: [&str; 10] = ["$apr1$", "$1$", "$2a$", "$2b$", "$2y$", "$5$", "$6$", "{SHA}", "{SSHA}", "{PLAIN}"];
+
+/// The rounds of SHA-crypt where a hash names none.
+const SHA_CRYPT_ROUNDS: usize = 5000;
+
 /// Returns whether a hash has a form that [`verify`] reads.
 pub(super) fn is_known(hash: &str) -> bool {
-    ["$apr1$", "$1$", "$2a$", "$2b$", "$2y$", "{SHA}", "{SSHA}", "{PLAIN}"].iter().any(|form| hash.starts_with(form))
+    FORMS.iter().any(|form| hash.starts_with(form))
 }
 
 /// Returns whether a password has a hash. It takes as long as its author wished: call it where it may block.
@@ -36,7 +42,23 @@ pub(super) fn verify(password: &[u8], hash: &str) -> bool {
     if hash.starts_with("$2") {
         return bcrypt::verify(password, hash).unwrap_or(false);
     }
-    md5_crypt::verify(password, hash).unwrap_or(false)
+    sha_crypt(password, hash).or_else(|| md5_crypt::verify(password, hash)).unwrap_or(false)
+}
+
+/// Verifies `$5$[rounds=N$]SALT$DIGEST` and `$6$...`, SHA-crypt of Linux; `None` if it is no such hash.
+fn sha_crypt(password: &[u8], hash: &str) -> Option<bool> {
+    let is_long = hash.starts_with("$6$");
+    let rest = hash.strip_prefix("$5$").or(hash.strip_prefix("$6$"))?;
+    let (rounds, rest) = match rest.strip_prefix("rounds=") {
+        Some(rest) => rest.split_once('$').and_then(|(rounds, rest)| Some((rounds.parse().ok()?, rest)))?,
+        None => (SHA_CRYPT_ROUNDS, rest),
+    };
+    let (salt, digest) = rest.split_once('$')?;
+    let found = match is_long {
+        false => sha_crypt::sha256_crypt_b64(password, salt.as_bytes(), &Sha256Params::new(rounds).ok()?).ok()?,
+        true => sha_crypt::sha512_crypt_b64(password, salt.as_bytes(), &Sha512Params::new(rounds).ok()?).ok()?,
+    };
+    Some(is_equal(found.as_bytes(), digest.as_bytes()))
 }
 
 /// Compares in a time that does not depend on where the first difference is.
@@ -57,6 +79,20 @@ mod tests {
             ("$apr1$saltsalt$A7NzetRBPnh16WMccQV.p.", "a password longer than sixteen bytes, with ü"),
             ("$apr1$saltsalt$a8ml/vK5HEjiZ5oypDWA7/", ""),
             ("$1$saltsalt$vaqe9WebxC6SY8P3TCbOR0", "KYLIN"),
+            // openssl passwd -5 and -6.
+            ("$5$saltsalt$C6cRaDtcjZdV4RyPMcSsywAa2Oplw5Dp1g/wVaSgq33", "KYLIN"),
+            (
+                "$5$rounds=1500$abcdefghijklmnop$4VU0OFHa0in6azKQP43ckqJ39UFDMWnXh24q.Hbgvx1",
+                "a password, longer than sixteen bytes, ü",
+            ),
+            (
+                "$6$saltsalt$AdLUkyEeFyxyFwWnG0TZAR3dEwP8p36ypOtV3lewpfs7owfl/Rby2u9sKLdfubKlyzy0kpTRKaY3vCAgAw3iw.",
+                "KYLIN",
+            ),
+            (
+                "$6$rounds=1500$saltsalt$i93nKww0751nidgXbRHFlgBo88YJtnxORJEIPesvcDy4..oLr9TOu3JHYz3jVavb/N5LHcuJ3GzJON4/ulvIa1",
+                "KYLIN",
+            ),
             // crypt of libxcrypt, and SHA-1 of Python.
             ("$2y$05$abcdefghijklmnopqrstuuMVExgjdH5.49L5YWlx8PMyh3He25e36", "KYLIN"),
             ("{SHA}jnHSX49f9qVc+kdK+xOdCZmKxtk=", "KYLIN"),
@@ -81,6 +117,10 @@ mod tests {
             "$apr1$salt",
             "$2y$05$short",
             "$2y$99$",
+            "$5$",
+            "$6$salt",
+            "$6$rounds=500$saltsalt$AdLUkyEeFyxy",
+            "$5$rounds=x$saltsalt$AdLUkyEeFyxy",
             "rqXexS6ZhobKA",
         ] {
             assert!(!verify(b"KYLIN", hash) && !verify(b"", hash), "{hash}");

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use http::header::{self, HeaderMap, HeaderName};
 use http::{Extensions, Request, Response, StatusCode, Uri, request};
 
-use self::admit::{Passed, Pause};
+use self::admit::{Passed, Pause, admit};
 use self::pages::{Finished, Kept, Named};
 use self::pass::{Admitted, Current, pass};
 use self::script::{Found, Rewritten};
@@ -56,12 +56,14 @@ pub(super) async fn forward(
                 Routed::Forward { proxy, edits, kept, pending } => (proxy, edits, kept, pending),
             };
         let has_body = !http_body::Body::is_end_stream(&body);
+        let asked = edits.intercepts().then(|| pages::asked(&head));
         let mut response = proxy.forward(peer, Request::from_parts(head, body)).await;
         if let Some(pending) = &pending {
             pending.received(&response);
         }
-        if let (None, Some(page)) = (&named, edits.page(&response)) {
-            let status = response.status().as_u16();
+        let may_have_page = !named.as_ref().is_some_and(Named::is_after_error);
+        if let Some(page) = edits.page(&response).filter(|_| may_have_page) {
+            let (status, is_of_node) = (response.status().as_u16(), !response::is_own_error(&response));
             match kept.map(|kept| kept.go_on(page, has_body, &mut response)) {
                 Some(Some((mut next, next_head, next_body))) => {
                     next.pending = pending;
@@ -71,6 +73,9 @@ pub(super) async fn forward(
                 }
                 Some(None) => {}
                 None => pages::set_status(&mut response, page, status),
+            }
+            if let Some(asked) = asked.filter(|_| is_of_node) {
+                pages::replace(&mut response, &asked);
             }
             if let Some(pending) = &pending {
                 pending.responded(&response);
@@ -225,7 +230,7 @@ struct Arrived<'s, 'r> {
     path: &'r NormalizedPath<'r>,
     /// The path as nginx reads it, with its `;parameters`.
     decoded: &'r [u8],
-    /// The location that an error has led it to.
+    /// The location that an error or `try_files` has led it to.
     named: Option<&'r Named<'s>>,
 }
 
@@ -311,8 +316,19 @@ impl<'s: 'r, 'r> Arrived<'s, 'r> {
                 }
             }
         };
-        if let Action::Return(reply) = &location.action {
-            return returned(reply, Some(location), scope);
+        match &location.action {
+            Action::Return(reply) => return returned(reply, Some(location), scope),
+            Action::Named(name) => {
+                return match admit(&location.settings, scope, passed) {
+                    Ok(Some(pause)) => Ok((Routed::Pause(pause), None)),
+                    Ok(None) => {
+                        let named = Named::of_files(server, name, rewritten.clone()).ok_or(NOT_FOUND)?;
+                        Ok((Routed::Named(Box::new(named)), None))
+                    }
+                    Err(refused) => own(refused.response_to(head), Some(location), scope),
+                };
+            }
+            Action::Proxy(_) | Action::LeftOut(_) => {}
         }
         let current = Current {
             uri: new_uri.as_deref().unwrap_or(scope.request_uri),
@@ -320,9 +336,9 @@ impl<'s: 'r, 'r> Arrived<'s, 'r> {
             path: new_path.as_ref().unwrap_or(path),
             ignores_pass_uri: rewritten.ignores_pass_uri,
         };
-        let kept = match named {
-            None => Kept::of(server, &location.settings, head, extensions, rewritten).map(Box::new),
-            Some(_) => None,
+        let kept = match named.is_some_and(Named::is_after_error) {
+            false => Kept::of(server, &location.settings, head, extensions, rewritten).map(Box::new),
+            true => None,
         };
         match pass(site, location, &current, scope, extensions, passed) {
             Ok(Admitted::Pause(pause)) => Ok((Routed::Pause(pause), None)),

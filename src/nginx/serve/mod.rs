@@ -203,6 +203,11 @@ impl SiteListener {
         forward::forward(&self.site.parts, self.config(), peer.into(), request).await
     }
 
+    /// Returns whether clients speak TLS at this address: `listen ... ssl`.
+    pub fn is_tls(&self) -> bool {
+        self.config().ssl
+    }
+
     /// Returns the address that the configuration gives.
     #[cfg(feature = "server")]
     pub fn listen(&self) -> crate::server::Listen {

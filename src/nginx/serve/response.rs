@@ -48,10 +48,21 @@ impl<'s> ResponseEdits<'s> {
         })
     }
 
-    /// Returns the `error_page` line for a response of the proxy itself. Errors of nodes reach the client.
+    /// Returns the `error_page` line for a response of the proxy itself, or with `proxy_intercept_errors` for that of a node. Else errors
+    /// of nodes reach the client.
     pub(super) fn page(&self, response: &Response<Body>) -> Option<&'s ErrorPage> {
-        let mut pages = self.settings.error_pages.iter().filter(|_| is_own_error(response));
-        pages.find(|page| page.has_effect() && page.is_for(response.status().as_u16()))
+        let status = response.status().as_u16();
+        let mut pages = self.settings.error_pages.iter();
+        match is_own_error(response) {
+            false if self.intercepts() => pages.find(|page| page.is_of(status)),
+            false => None,
+            true => pages.find(|page| page.has_effect() && page.is_for(status)),
+        }
+    }
+
+    /// Returns whether error pages replace responses of nodes too.
+    pub(super) fn intercepts(&self) -> bool {
+        self.settings.intercept_errors == Some(true)
     }
 
     pub(super) fn apply(self, mut response: Response<Body>, pending: Option<&PendingRequest>) -> Response<Body> {

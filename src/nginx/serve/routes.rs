@@ -101,7 +101,7 @@ fn route(location: &Location, groups: &[Group], writers: &Writers) -> Result<Rou
     let settings = &location.settings;
     let addresses = match &location.action {
         Action::Proxy(pass) => groups[pass.upstream].addresses.clone(),
-        Action::Return(_) | Action::LeftOut(_) => None,
+        Action::Return(_) | Action::Named(_) | Action::LeftOut(_) => None,
     };
     Ok(Route {
         trusted: settings.real_ip.trusted_proxies(),

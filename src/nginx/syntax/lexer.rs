@@ -7,6 +7,7 @@
 //! nginx skips comments. One that begins with `# kylin_lb:` holds directives of this crate, up to the end of its line.
 
 use super::error::Fault;
+use super::lua;
 use super::source::Span;
 
 /// A word after unquoting, and where its first letter stands.
@@ -148,6 +149,19 @@ impl<'t> Lexer<'t> {
                 }
             }
         }
+    }
+
+    /// Moves behind the block of Lua that a directive has opened.
+    pub(crate) fn skip_lua(&mut self, opened: &Word) -> Result<(), Fault> {
+        let length = lua::block(&self.text[self.at..]).ok_or_else(|| {
+            let message = format!("the block of \"{}\" is never closed", opened.text);
+            opened.span.syntax(message, "\"}\" before the end of the file")
+        })?;
+        let end = self.at + length;
+        while self.at < end {
+            self.advance();
+        }
+        Ok(())
     }
 
     /// Returns a lexer for the rest of the line, and moves to its end.

@@ -8,6 +8,7 @@ mod excerpt;
 mod foreign;
 mod include;
 mod lexer;
+mod lua;
 mod parser;
 mod pattern;
 mod source;

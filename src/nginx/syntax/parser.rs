@@ -41,6 +41,10 @@ impl Hash for Directive {
     }
 }
 
+/// Files that every nginx comes with, for types of files and for programs behind FastCGI and the like. They need not exist.
+const OF_NGINX: [&str; 8] =
+    ["mime.types", "fastcgi.conf", "fastcgi_params", "scgi_params", "uwsgi_params", "koi-utf", "koi-win", "win-utf"];
+
 /// The most text of all files together.
 const MAX_TEXT_BYTES: usize = 4 << 20;
 const MAX_DIRECTIVES: usize = 200_000;
@@ -53,8 +57,8 @@ const MAX_INCLUDE_DEPTH: usize = 16;
 #[derive(Debug, Default)]
 pub(crate) struct Parser {
     pub(crate) sources: Sources,
-    /// `include mime.types`: such a file concerns static files only, so it need not exist.
-    pub(crate) skipped_includes: Vec<Span>,
+    /// Includes of [`OF_NGINX`].
+    pub(crate) skipped_includes: Vec<(Span, String)>,
     /// The folder of relative includes; `None` refuses `include`.
     pub(crate) folder: Option<PathBuf>,
     /// The files that are being read, outermost first.
@@ -124,6 +128,10 @@ impl Parser {
                 return Err(span.limit("blocks nested too deeply", format!("at most {MAX_BLOCK_DEPTH} levels")));
             }
             let block = match opens_block {
+                true if name.text.ends_with("_by_lua_block") => {
+                    lexer.skip_lua(&name)?;
+                    Some(Vec::new())
+                }
                 true => {
                     self.open_blocks.push(name.text.clone());
                     let block = self.block(lexer, Some(&name))?;
@@ -175,8 +183,8 @@ impl Parser {
         let (false, [pattern]) = (opens_block, args) else {
             return Err(name.span.value("include takes one file", "include FILE;"));
         };
-        if Path::new(&pattern.text).file_name().is_some_and(|name| name == "mime.types") {
-            self.skipped_includes.push(name.span);
+        if Path::new(&pattern.text).file_name().is_some_and(|name| OF_NGINX.iter().any(|known| name == *known)) {
+            self.skipped_includes.push((name.span, pattern.text.clone()));
             return Ok(Vec::new());
         }
         let Some(folder) = &self.folder else {

@@ -1,4 +1,4 @@
-//! `map`: a variable whose value follows from another's.
+//! `map`, `geo` and `split_clients`: a variable whose value follows from another's.
 //!
 //! nginx's recipe for `sticky route` needs it, to take the route out of a session id. A map refers
 //! only to maps that are compiled already, so evaluating one always ends.
@@ -6,15 +6,30 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::geo::Geo;
 use super::sink::Sink;
+use super::split_clients::Split;
 use super::{Scope, Template, is_built_in, is_name_letter};
 use crate::nginx::syntax::{Directive, ErrorKind, Fault, Pattern, Word};
 
-/// One `map` block.
+/// One block.
 #[derive(Debug)]
 pub(super) struct Map {
     name: String,
     pub(super) source: Template,
+    rules: Rules,
+}
+
+#[derive(Debug)]
+enum Rules {
+    Values(Values),
+    Geo(Geo),
+    Split(Split),
+}
+
+/// The lines of a `map`.
+#[derive(Debug, Default)]
+struct Values {
     /// By the value in lower case, as nginx compares.
     exact: HashMap<Vec<u8>, Template>,
     /// In the order of the file; tried if no exact value matches.
@@ -45,7 +60,12 @@ pub(super) struct SetValue {
 const USAGE: &str = "map SOURCE $NAME { VALUE RESULT; ~EXPRESSION RESULT; default RESULT; }";
 
 impl Maps {
-    /// Reads all `map` blocks. They may refer to each other in any order, but not in a circle. `values` are the directives that
+    /// Returns whether a directive defines a variable that is read by [`Maps::read`].
+    pub(crate) fn is(directive: &Directive) -> bool {
+        matches!(directive.name.text.as_str(), "map" | "geo" | "split_clients")
+    }
+
+    /// Reads all such blocks. They may refer to each other in any order, but not in a circle. `values` are the directives that
     /// give variables their values, with the block of each.
     pub(crate) fn read<'d>(
         blocks: impl Iterator<Item = &'d Directive>,
@@ -139,23 +159,96 @@ pub(super) fn subject(block: &Directive) -> Option<(Word, &Word)> {
 
 impl Map {
     fn read(directive: &Directive, maps: &Maps) -> Result<Map, Fault> {
-        let ([source, name], Some(block)) = (&directive.args[..], &directive.block) else {
-            return Err(directive.span().value("map takes a source and a variable", USAGE));
+        let kind = directive.name.text.as_str();
+        let usage = match kind {
+            "geo" => super::geo::USAGE,
+            "split_clients" => super::split_clients::USAGE,
+            _ => USAGE,
+        };
+        let (source, name, block) = match (&directive.args[..], &directive.block) {
+            ([source, name], Some(block)) => (Some(source), name, block),
+            ([name], Some(block)) if kind == "geo" => (None, name, block),
+            _ => return Err(directive.span().value(format!("{kind} takes a source and a variable"), usage)),
         };
         let variable = name.text.strip_prefix('$').filter(|name| !name.is_empty() && name.chars().all(is_name_letter));
         let Some(variable) = variable.map(str::to_ascii_lowercase) else {
             return Err(name.invalid("variable", "$NAME of letters, digits and \"_\""));
         };
         if is_built_in(&variable) {
-            let message = format!("map: the variable \"${variable}\" has a meaning already");
+            let message = format!("{kind}: the variable \"${variable}\" has a meaning already");
             return Err(name.span.duplicate(message, "another name"));
         }
-        let source = Template::new(source, maps)?;
-        let mut map = Map { name: variable, source, exact: HashMap::new(), patterns: Vec::new(), default: None };
-        for line in block {
-            map.read_line(line, maps)?;
+        let source = match source {
+            Some(source) => Template::new(source, maps)?,
+            None => Template::new(&Word { text: "$remote_addr".to_owned(), span: name.span }, maps)?,
+        };
+        let rules = match kind {
+            "geo" => Rules::Geo(Geo::read(block)?),
+            "split_clients" => Rules::Split(Split::read(block)?),
+            _ => Rules::Values(Values::read(block, maps)?),
+        };
+        Ok(Map { name: variable, source, rules })
+    }
+
+    pub(super) fn results(&self) -> Box<dyn Iterator<Item = &Template> + '_> {
+        match &self.rules {
+            Rules::Values(values) => Box::new(values.results()),
+            Rules::Geo(geo) => Box::new(geo.results()),
+            Rules::Split(split) => Box::new(split.results()),
         }
-        Ok(map)
+    }
+
+    pub(super) fn has_default(&self) -> bool {
+        match &self.rules {
+            Rules::Values(values) => values.default.is_some(),
+            Rules::Geo(geo) => geo.has_default(),
+            Rules::Split(split) => split.is_whole(),
+        }
+    }
+
+    pub(super) fn mentions(&self, start: &str) -> bool {
+        self.source.mentions(start) || self.results().any(|result| result.mentions(start))
+    }
+
+    pub(super) fn needs_outcome(&self) -> bool {
+        self.source.needs_outcome() || self.results().any(Template::needs_outcome)
+    }
+
+    /// Writes the value for a request to `sink`.
+    pub(super) fn write(&self, scope: &Scope<'_>, sink: Sink<'_>) {
+        let source = self.source.value(scope);
+        self.find(&source, scope, |result, scope| result.write(scope, sink));
+    }
+
+    /// Appends the value as a log may show it: neither source nor result have secrets.
+    pub(super) fn write_masked(&self, scope: &Scope<'_>, value: &mut Vec<u8>) {
+        let mut source = Vec::new();
+        self.source.write_masked(scope, &mut source);
+        self.find(&source, scope, |result, scope| _ = result.write_masked(scope, value));
+    }
+
+    /// Calls `write` with the result for a value, and the scope with the groups of its expression.
+    fn find(&self, source: &[u8], scope: &Scope<'_>, write: impl FnOnce(&Template, &Scope<'_>)) {
+        let result = match &self.rules {
+            Rules::Values(values) => return values.find(source, scope, write),
+            Rules::Geo(geo) => geo.find(source),
+            Rules::Split(split) => split.find(source),
+        };
+        if let Some(result) = result {
+            write(result, scope);
+        }
+    }
+}
+
+impl Values {
+    fn read(block: &[Directive], maps: &Maps) -> Result<Values, Fault> {
+        let mut values = Values::default();
+        block.iter().try_for_each(|line| values.read_line(line, maps))?;
+        Ok(values)
+    }
+
+    fn results(&self) -> impl Iterator<Item = &Template> {
+        self.exact.values().chain(self.patterns.iter().map(|(_, result)| result)).chain(&self.default)
     }
 
     fn read_line(&mut self, line: &Directive, maps: &Maps) -> Result<(), Fault> {
@@ -190,35 +283,6 @@ impl Map {
             None => Ok(()),
             Some(_) => Err(key.span.duplicate(format!("\"{}\" is duplicate", key.text), "each value once in a map")),
         }
-    }
-
-    pub(super) fn results(&self) -> impl Iterator<Item = &Template> {
-        self.exact.values().chain(self.patterns.iter().map(|(_, result)| result)).chain(&self.default)
-    }
-
-    pub(super) fn has_default(&self) -> bool {
-        self.default.is_some()
-    }
-
-    pub(super) fn mentions(&self, start: &str) -> bool {
-        self.source.mentions(start) || self.results().any(|result| result.mentions(start))
-    }
-
-    pub(super) fn needs_outcome(&self) -> bool {
-        self.source.needs_outcome() || self.results().any(Template::needs_outcome)
-    }
-
-    /// Writes the value for a request to `sink`.
-    pub(super) fn write(&self, scope: &Scope<'_>, sink: Sink<'_>) {
-        let source = self.source.value(scope);
-        self.find(&source, scope, |result, scope| result.write(scope, sink));
-    }
-
-    /// Appends the value as a log may show it: neither source nor result have secrets.
-    pub(super) fn write_masked(&self, scope: &Scope<'_>, value: &mut Vec<u8>) {
-        let mut source = Vec::new();
-        self.source.write_masked(scope, &mut source);
-        self.find(&source, scope, |result, scope| _ = result.write_masked(scope, value));
     }
 
     /// Calls `write` with the result for a value, and the scope with the groups of its expression.

@@ -3,6 +3,7 @@
 //! A [`Template`] is compiled while the configuration is read, so an unknown variable is an error
 //! with a position. A request only walks over the pieces, without a lookup by name.
 
+mod geo;
 mod logged;
 mod lookup;
 mod map;
@@ -11,6 +12,7 @@ mod outcome;
 mod scope;
 mod sink;
 mod sources;
+mod split_clients;
 mod uses;
 
 use std::borrow::Cow;

@@ -7,6 +7,7 @@ pub(crate) mod cluster;
 pub(crate) mod dialects;
 pub(crate) mod drills;
 pub(crate) mod example;
+pub(crate) mod files;
 pub(crate) mod front;
 pub(crate) mod health;
 pub(crate) mod http;

@@ -52,6 +52,8 @@ pub(crate) enum Action {
     Proxy(ProxyPass),
     /// It responds itself.
     Return(Reply),
+    /// A named location serves the request, because there is none of the files of `try_files`.
+    Named(String),
     /// It serves something else in nginx, for this reason not here: 404.
     LeftOut(String),
 }

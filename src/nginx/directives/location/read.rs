@@ -8,7 +8,7 @@ use super::{Action, ByHost, Location, Locations, Matcher, ProxyPass};
 use crate::nginx::directives::catalogue::{self, Block, arg};
 use crate::nginx::directives::context::ReadContext;
 use crate::nginx::directives::left_out;
-use crate::nginx::directives::rewrite::Step;
+use crate::nginx::directives::rewrite::{Step, note_files};
 use crate::nginx::directives::settings::{BlockSettings, SettingsReader};
 use crate::nginx::syntax::{Directive, Fault, Word};
 
@@ -73,7 +73,10 @@ fn read(
             let settings = block.iter().filter(|inner| !left_out::is_handler(inner));
             catalogue::modelled(settings, Block::Location, &mut context.remarks)?
         }
-        Some(_) => block.iter().filter(|inner| inner.is("allow") || inner.is("deny")).collect(),
+        Some(_) => {
+            let keeps_out = |inner: &&Directive| ["allow", "deny", "internal"].iter().any(|name| inner.is(name));
+            block.iter().filter(keeps_out).collect()
+        }
     };
     let mut location = read_body(modelled, matcher, None, settings, captures, context)?;
     if let Some(reason) = left_out {
@@ -112,7 +115,7 @@ fn read_body(
     context: &mut ReadContext<'_>,
 ) -> Result<Location, Fault> {
     let mut level = SettingsReader::inside(settings);
-    let mut pass = None;
+    let (mut pass, mut named) = (None, None);
     let captures = captures || context.has_server_captures || block.iter().any(|inner| matches_an_expression(inner));
     for &inner in &block {
         // These have expressions of their own.
@@ -132,6 +135,10 @@ fn read_body(
                 pass = Some(arg(inner)?);
             }
             "return" => level.once(inner)?,
+            "try_files" => {
+                level.once(inner)?;
+                named = Some(named_of_files(inner, &matcher, context)?);
+            }
             name @ ("keepalive_timeout" | "send_timeout") => {
                 level.read(inner, context)?;
                 let text = format!("{name} in a location: that of the address's default server applies");
@@ -152,7 +159,7 @@ fn read_body(
         by_host: None,
         nested: Locations::default(),
     };
-    match pass {
+    match pass.filter(|_| named.is_none()) {
         Some(word) => set_pass(word, &mut location, context)?,
         None => {
             // The block is the same location with other settings.
@@ -169,10 +176,14 @@ fn read_body(
             });
         }
     }
+    if let Some(name) = named {
+        (location.action, location.by_host) = (Action::Named(name), None);
+    }
     // The steps of an `if` are those of the location around it.
     for inner in block.iter().filter(|inner| outer.is_none() && Step::is(inner)) {
         let mut variant = None;
         if inner.is("if") {
+            note_files(inner, &mut context.remarks);
             let body =
                 catalogue::modelled(inner.block.as_deref().unwrap_or_default(), Block::Location, &mut context.remarks)?;
             if body.iter().any(|inner| !Step::is(inner)) {
@@ -192,6 +203,21 @@ fn read_body(
         }
     }
     Ok(location)
+}
+
+/// Returns the named location of `try_files FILE... @NAME`.
+fn named_of_files(directive: &Directive, at: &Matcher, context: &mut ReadContext<'_>) -> Result<String, Fault> {
+    let Some(last) = directive.args.last().filter(|last| last.text.starts_with('@')) else {
+        let expected = "try_files FILE... @NAME; proxy_pass or return: static files are not served";
+        return Err(directive.span().unsupported("\"try_files\" is supported with a named location only", expected));
+    };
+    if matches!(at, Matcher::Named(_)) {
+        let message = "\"try_files\" from one named location to another";
+        return Err(directive.span().unsupported(message, "the lines of the other location"));
+    }
+    let text = format!("try_files: {} serves every request, because static files are not served", last.text);
+    context.remarks.note(directive.span(), text);
+    Ok(last.text.clone())
 }
 
 /// Reads `proxy_pass`, which may name several upstreams by variables.

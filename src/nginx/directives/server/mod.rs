@@ -12,9 +12,9 @@ use super::catalogue::{self, Block, wrong_number};
 use super::comments::CommentOptions;
 use super::context::ReadContext;
 use super::left_out;
-use super::location::{self, LocationMatch, Locations};
+use super::location::{self, Action, LocationMatch, Locations};
 use super::reply::Reply;
-use super::rewrite::Step;
+use super::rewrite::{Step, note_files};
 use super::settings::{BlockSettings, SettingsReader};
 use crate::kylin::NormalizedPath;
 use crate::nginx::syntax::{Directive, Fault};
@@ -118,6 +118,17 @@ impl Server {
                 return Err(page.span.unsupported(message, expected));
             }
         }
+        for location in server.locations.deep() {
+            if let Action::Named(name) = &location.action
+                && server.locations.named(name).is_none()
+            {
+                let message = format!(
+                    "location {}: try_files to {name}, which is no location of the server, or left out",
+                    location.matcher
+                );
+                return Err(directive.span().unsupported(message, "location @NAME { proxy_pass http://UPSTREAM; }"));
+            }
+        }
         server.is_scripted = !server.script.is_empty() || server.locations.has_scripts();
         if server.reply.is_none() {
             let only_names = |inner: &Directive| matches!(inner.name.text.as_str(), "listen" | "server_name");
@@ -173,6 +184,7 @@ impl Server {
                         level.once(inner)?;
                     }
                     if inner.is("if") {
+                        note_files(inner, &mut context.remarks);
                         let body = inner.block.as_deref().unwrap_or_default();
                         let body = catalogue::modelled(body, Block::Location, &mut context.remarks)?;
                         if let Some(other) = body.iter().find(|inner| !Step::is(inner)) {

@@ -61,7 +61,7 @@ impl AuthBasic {
             }
             Ok(users) if !users.is_empty() => {
                 let text = format!(
-                    "auth_basic_user_file: users whose password has another form than those of htpasswd -m, -B, -s and {{SSHA}}, and who are refused: {}",
+                    "auth_basic_user_file: users whose password has another form than those of htpasswd -m, -B, -s, openssl passwd -5, -6 and {{SSHA}}, and who are refused: {}",
                     users.join(" ")
                 );
                 remarks.note(word.span, text);

@@ -47,6 +47,8 @@ pub(crate) struct BlockSettings {
     pub(crate) set_headers: Arc<Vec<SetHeader>>,
     /// `add_header`.
     pub(crate) add_headers: Arc<Vec<AddHeader>>,
+    /// `proxy_intercept_errors`: error pages replace responses of nodes too.
+    pub(crate) intercept_errors: Option<bool>,
     /// `error_page`.
     pub(crate) error_pages: Arc<Vec<ErrorPage>>,
     /// `limit_req`.

@@ -165,6 +165,7 @@ impl SettingsReader {
                 values::number(arg(directive)?, 0..=u32::MAX)?;
                 remarks.note(span, "keepalive_requests: the requests of a client connection have no limit");
             }
+            "proxy_intercept_errors" => settings.intercept_errors = Some(flag()?),
             "proxy_buffering" => settings.buffering = Some(flag()?),
             "proxy_request_buffering" => settings.request_buffering = Some(flag()?),
             "merge_slashes" => settings.merge_slashes = Some(flag()?),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{Extensions, HeaderValue, Method, Response, StatusCode, header, request};
+use http::{Extensions, HeaderValue, Method, Request, Response, StatusCode, header, request};
 
 use super::script::Rewritten;
 use crate::Body;
@@ -16,17 +16,21 @@ use crate::nginx::variables::Scope;
 use crate::observe::Termination;
 use crate::proxy::{BodyCopy, ErrorResponse};
 
-/// The named location of an `error_page` line, which a request goes to after an error.
+/// The named location that a request goes to after an error, or because of `try_files`.
 pub(super) struct Named<'s> {
-    page: &'s ErrorPage,
     pub(super) location: &'s Location,
-    /// The status of the error.
-    status: u16,
-    challenge: Option<HeaderValue>,
+    error: Option<NamedError<'s>>,
     /// What the steps have made of the request before.
     pub(super) rewritten: Rewritten,
     /// What logs need of the request, if a proxy had it before.
     pub(super) pending: Option<Arc<PendingRequest>>,
+}
+
+/// The error that has led a request to a named location, and its `error_page` line.
+struct NamedError<'s> {
+    page: &'s ErrorPage,
+    status: u16,
+    challenge: Option<HeaderValue>,
 }
 
 /// What becomes of a response without a node.
@@ -53,16 +57,28 @@ impl<'s> Named<'s> {
         rewritten: Rewritten,
     ) -> Self {
         let challenge = response.headers_mut().remove(header::WWW_AUTHENTICATE);
-        Named { page, location, status: response.status().as_u16(), challenge, rewritten, pending: None }
+        let error = Some(NamedError { page, status: response.status().as_u16(), challenge });
+        Named { location, error, rewritten, pending: None }
+    }
+
+    /// Leads a request to the location of `try_files`; `None` if there is none of this name.
+    pub(super) fn of_files(server: &'s Server, name: &str, rewritten: Rewritten) -> Option<Self> {
+        Some(Named { location: server.locations.named(name)?, error: None, rewritten, pending: None })
+    }
+
+    /// Returns whether an error has led the request here. As in nginx, another error on the way has no page.
+    pub(super) fn is_after_error(&self) -> bool {
+        self.error.is_some()
     }
 
     /// Gives a response the challenge of the error, and the status that the line asks for. As in nginx, an error on the way to the
     /// page keeps its own status.
     pub(super) fn mark(&self, response: &mut Response<Body>, is_error: bool) {
+        let Some(NamedError { page, status, challenge }) = &self.error else { return };
         if !is_error {
-            set_status(response, self.page, self.status);
+            set_status(response, page, *status);
         }
-        if let Some(challenge) = &self.challenge {
+        if let Some(challenge) = challenge {
             response.headers_mut().entry(header::WWW_AUTHENTICATE).or_insert_with(|| challenge.clone());
         }
     }
@@ -111,6 +127,25 @@ impl<'s> Kept<'s> {
     }
 }
 
+const INTERCEPTED: &str = "the node's error response is kept back by proxy_intercept_errors";
+
+/// Returns what an error response says of its request.
+pub(super) fn asked(head: &request::Parts) -> request::Parts {
+    let (mut asked, ()) = Request::new(()).into_parts();
+    (asked.uri, asked.version) = (head.uri.clone(), head.version);
+    asked.headers.extend(head.headers.get(header::HOST).map(|host| (header::HOST, host.clone())));
+    asked
+}
+
+/// Puts an error response of the front end in the place of a node's, with the same status and challenge.
+pub(super) fn replace(response: &mut Response<Body>, asked: &request::Parts) {
+    let challenge = response.headers_mut().remove(header::WWW_AUTHENTICATE);
+    let mut own = ErrorResponse::new(response.status(), INTERCEPTED).response_to(asked);
+    own.headers_mut().extend(challenge.map(|challenge| (header::WWW_AUTHENTICATE, challenge)));
+    *own.extensions_mut() = std::mem::take(response.extensions_mut());
+    *response = own;
+}
+
 /// Decides what the client gets for a response without a node: that of the page for its status if there is one, else the response
 /// itself with the headers of `settings`. `is_error` is as of [`Reply::is_error`](crate::nginx::directives::reply::Reply::is_error),
 /// `named` the location that an error has led to.
@@ -124,7 +159,7 @@ pub(super) fn finish<'s>(
     named: Option<&Named<'_>>,
 ) -> Result<Finished<'s>, ErrorResponse> {
     let status = response.status().as_u16();
-    match named {
+    match named.filter(|named| named.is_after_error()) {
         // As in nginx, an error on the way to a page has no page.
         Some(named) => named.mark(&mut response, is_error),
         None => {

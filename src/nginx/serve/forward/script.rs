@@ -271,6 +271,9 @@ impl Rewritten {
 
     fn holds(&mut self, condition: &Condition, scope: &Scope<'_>) -> bool {
         match condition {
+            Condition::File(test, path, is_negated) => {
+                path.as_ref().is_some_and(|path| test.holds(path)) != *is_negated
+            }
             Condition::True(value) => !matches!(&*value.value(&self.scope(scope)), b"" | b"0"),
             Condition::Equals(one, other, is_negated) => {
                 let scope = self.scope(scope);

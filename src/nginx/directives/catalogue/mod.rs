@@ -5,6 +5,9 @@
 //! nginx has and this crate refuses, with what to write instead. A name in none of them is an
 //! error, so that nothing that could change behaviour is passed over.
 
+mod ignored;
+
+use self::ignored::ignored;
 use super::remarks::Remarks;
 use crate::nginx::syntax::{Directive, Fault, Word, nearest};
 
@@ -60,6 +63,7 @@ static MODELLED: &[(&str, u8, &str)] = &[
     ("deny", HSL, "deny ADDRESS|CIDR|unix:|all;"),
     ("error_page", HSL, "error_page CODE... [=[CODE]] @NAME|PAGE;"),
     ("expires", HSL, "expires TIME|epoch|max|off;"),
+    ("geo", H, "geo [$ADDRESS] $NAME { default VALUE; NETWORK VALUE; ... }"),
     ("hash", U, "hash KEY [consistent];"),
     ("http", M, "http { ... }"),
     ("http2", H | S, "http2 on|off;"),
@@ -93,6 +97,7 @@ static MODELLED: &[(&str, u8, &str)] = &[
     ("proxy_cookie_path", HSL, "proxy_cookie_path off|PATH REPLACEMENT;"),
     ("proxy_hide_header", HSL, "proxy_hide_header NAME;"),
     ("proxy_http_version", HSL, "proxy_http_version 1.0|1.1;"),
+    ("proxy_intercept_errors", HSL, "proxy_intercept_errors on|off;"),
     ("proxy_next_upstream", HSL, "proxy_next_upstream CONDITION...;"),
     ("proxy_next_upstream_timeout", HSL, "proxy_next_upstream_timeout TIME;"),
     ("proxy_next_upstream_tries", HSL, "proxy_next_upstream_tries N;"),
@@ -123,6 +128,7 @@ static MODELLED: &[(&str, u8, &str)] = &[
     ("server_name", S, "server_name NAME...;"),
     ("set", S | L, "set $NAME VALUE;"),
     ("set_real_ip_from", HSL, "set_real_ip_from ADDRESS|CIDR|unix:;"),
+    ("split_clients", H, "split_clients STRING $NAME { PERCENT% VALUE; ... * VALUE; }"),
     ("ssl_certificate", H | S, "ssl_certificate FILE;"),
     ("ssl_certificate_key", H | S, "ssl_certificate_key FILE;"),
     ("ssl_client_certificate", H | S, "ssl_client_certificate FILE;"),
@@ -130,57 +136,26 @@ static MODELLED: &[(&str, u8, &str)] = &[
     ("ssl_trusted_certificate", H | S, "ssl_trusted_certificate FILE;"),
     ("ssl_verify_client", H | S, "ssl_verify_client on|off|optional;"),
     ("sticky", U, "sticky cookie|route|learn PARAMETERS;"),
+    ("try_files", L, "try_files FILE... @NAME;"),
     ("underscores_in_headers", H | S, "underscores_in_headers on|off;"),
     ("upstream", H, "upstream NAME { ... }"),
     ("zone", U, "zone NAME [SIZE];"),
     ("worker_rlimit_nofile", M, "worker_rlimit_nofile NUMBER;"),
 ];
 
-/// Directives of logs, processes, static files and TLS, separated by spaces. A trailing `*` stands
-/// for any ending.
-const IGNORED: &str = "
-    absolute_redirect alias autoindex autoindex_* accept_mutex accept_mutex_delay aio brotli brotli_*
-    check_shm_size chunked_transfer_encoding client_body_buffer_size client_body_in_file_only
-    client_body_in_single_buffer client_body_temp_path connection_pool_size daemon
-    debug_connection debug_points directio env error_log etag events fastcgi_*
-    google_perftools_profiles gunzip gunzip_* gzip gzip_* http2_body_preread_size http2_chunk_size
-    http2_idle_timeout http2_max_concurrent_pushes http2_max_concurrent_streams http2_max_field_size http2_max_header_size
-    http2_max_requests http2_pool_size http2_push http2_push_preload http2_recv_buffer_size http2_recv_timeout
-    http2_streams_index_size http3_hq http3_max_concurrent_streams http3_stream_buffer_size if_modified_since index geo geoip_* keepalive_disable keepalive_min_timeout limit_conn_log_level limit_rate_after limit_req_log_level lingering_* load_module
-    lua_* modsecurity_transaction_id opentracing opentracing_* otel_* session_sticky_* sticky_hide_cookie vhost_traffic_status
-    vhost_traffic_status_average_method vhost_traffic_status_bypass_* vhost_traffic_status_display vhost_traffic_status_display_*
-    vhost_traffic_status_dump vhost_traffic_status_filter vhost_traffic_status_filter_* vhost_traffic_status_histogram_buckets
-    vhost_traffic_status_set_by_filter vhost_traffic_status_stats_by_upstream vhost_traffic_status_zone
-    lock_file log_not_found log_subrequest map_hash_* master_process max_ranges
-    msie_padding msie_refresh multi_accept open_file_cache open_file_cache_* open_log_file_cache
-    output_buffers pcre_jit pid port_in_redirect postpone_output proxy_buffer_size proxy_buffers
-    proxy_busy_buffers_size proxy_cache_* proxy_headers_hash_* proxy_ignore_headers
-    proxy_max_temp_file_size proxy_send_lowat proxy_socket_keepalive proxy_ssl_certificate_cache proxy_ssl_ciphers
-    proxy_ssl_key_log proxy_ssl_session_reuse proxy_ssl_verify_depth proxy_temp_* quic_* read_ahead request_pool_size reset_timedout_connection root
-    scgi_* sendfile sendfile_max_chunk send_lowat server_name_in_redirect
-    server_names_hash_* server_tokens split_clients ssl_buffer_size ssl_certificate_cache ssl_ciphers ssl_dhparam
-    ssl_early_data ssl_ecdh_curve ssl_encrypted_hello_key ssl_engine ssl_key_log ssl_ocsp_cache ssl_ocsp_responder
-    ssl_prefer_server_ciphers ssl_session_cache ssl_session_ticket_key ssl_session_tickets ssl_session_timeout ssl_stapling
-    ssl_stapling_file ssl_stapling_responder ssl_stapling_verify subrequest_output_buffer_size tcp_nodelay
-    tcp_nopush thread_pool timer_resolution types types_hash_* user uwsgi_* variables_hash_*
-    worker_aio_requests worker_connections worker_cpu_affinity worker_priority worker_processes worker_rlimit_core
-    worker_shutdown_timeout working_directory
-";
-
-fn ignored() -> impl Iterator<Item = &'static str> {
-    IGNORED.split_ascii_whitespace()
-}
-
 /// Name, the one value with which it has no effect here, and what to write instead of another
 /// value.
 static IGNORED_WITH: &[(&str, &str, &str)] = &[
     ("auth_request", "off", "auth_request off; Kylin asks for a password itself"),
+    ("limit_conn_dry_run", "off", "limit_conn_dry_run off; limits that only write a log are not counted"),
+    ("limit_req_dry_run", "off", "limit_req_dry_run off; limits that only write a log are not counted"),
     ("proxy_cache", "off", "proxy_cache off; Kylin's responses depend on the user"),
     ("proxy_force_ranges", "off", "proxy_force_ranges off; ranges stay unchanged"),
-    ("proxy_intercept_errors", "off", "proxy_intercept_errors off; the node's error responses reach the client"),
     ("proxy_pass_request_body", "on", "proxy_pass_request_body on;"),
     ("proxy_pass_request_headers", "on", "proxy_pass_request_headers on;"),
     ("proxy_store", "off", "proxy_store off; responses are not stored"),
+    ("ssi", "off", "ssi off; response bodies are passed unchanged"),
+    ("userid", "off", "userid off; requests have an id in $request_id, and logins in --sessions"),
     ("recursive_error_pages", "off", "recursive_error_pages off; an error on the way to a page has no page"),
     ("ssl_ocsp", "off", "ssl_ocsp off; certificates of short life: whether one of a client is revoked is not asked"),
     (
@@ -230,12 +205,10 @@ pub(super) const OF_OTHER_MODULES: [&str; 10] = [
     "vnswrr",
 ];
 
-const NO_FILES: &str = "proxy_pass or return: static files are not served";
 const NO_ACCESS: &str = "auth_basic, or an application that checks before it forwards: tokens are not checked here, and Kylin checks its own";
 
 /// Names that nginx knows and this crate refuses, separated by spaces, and what to write instead.
 static REFUSED: &[(&str, &str)] = &[
-    ("try_files", NO_FILES),
     ("auth_jwt", NO_ACCESS),
     ("perl", "an application that embeds the crate: Perl does not run here"),
     (
@@ -255,6 +228,10 @@ static REFUSED: &[(&str, &str)] = &[
         "access_by_lua access_by_lua_block access_by_lua_file balancer_by_lua_block balancer_by_lua_file header_filter_by_lua header_filter_by_lua_block header_filter_by_lua_file rewrite_by_lua rewrite_by_lua_block rewrite_by_lua_file",
         "an application that embeds the crate: Lua does not run here",
     ),
+    (
+        "js_access js_body_filter js_content js_header_filter",
+        "an application that embeds the crate: JavaScript does not run here",
+    ),
     ("modsecurity modsecurity_rules modsecurity_rules_file", "a firewall in front of this front end"),
     ("fastcgi_pass grpc_pass scgi_pass uwsgi_pass", "proxy_pass http://..."),
     (
@@ -265,7 +242,18 @@ static REFUSED: &[(&str, &str)] = &[
         "stream",
         "http { upstream kylin { ... } server { location / { proxy_pass http://kylin; } } }: connections of TCP are not forwarded",
     ),
+    ("add_after_body add_before_body sub_filter", "no such line: response bodies are passed unchanged"),
+    ("add_trailer", "add_header NAME VALUE;"),
+    ("ancient_browser modern_browser", "map $http_user_agent $NAME { ~EXPRESSION VALUE; }"),
+    ("auth_request_set", "auth_request off; Kylin asks for a password itself"),
     ("mirror", "no mirror: requests are not copied"),
+    ("post_action", "access_log: a second request is not made for each"),
+    ("secure_link secure_link_md5 secure_link_secret", NO_ACCESS),
+    ("slice", "no slice: ranges reach the node unchanged"),
+    (
+        "valid_referers",
+        "map $http_referer $invalid_referer { default 1; \"\" \"\"; ~^https?://kylin\\.example/ \"\"; } in http",
+    ),
     ("ntlm", "sticky cookie: connections are not bound to clients"),
     ("proxy_bind", "no proxy_bind: the system chooses the local address"),
     ("proxy_method", "no proxy_method: the method is passed unchanged"),
@@ -280,7 +268,6 @@ static REFUSED: &[(&str, &str)] = &[
     ("ssl_crl proxy_ssl_crl", "certificates of short life: lists of revoked certificates are not read"),
     ("ssl_password_file proxy_ssl_password_file", "a key without a passphrase, readable by this process only"),
     ("state", "server ADDRESS lines"),
-    ("sub_filter", "no sub_filter: response bodies are passed unchanged"),
 ];
 
 /// Returns the modelled directives of a block; notes those that have no effect here.
@@ -324,8 +311,9 @@ fn is_modelled(directive: &Directive, block: Block) -> Result<bool, Fault> {
             let message = format!("\"{name}\" is not allowed {}", block.phrase());
             return Err(span.misplaced(message, format!("{usage} {}", phrases(*blocks))));
         }
-        let takes_block = matches!(name, "http" | "if" | "limit_except" | "location" | "map" | "upstream")
-            || (name == "server" && block == Block::Http);
+        let takes_block =
+            matches!(name, "geo" | "http" | "if" | "limit_except" | "location" | "map" | "split_clients" | "upstream")
+                || (name == "server" && block == Block::Http);
         return match &directive.block {
             Some(_) if !takes_block => Err(span.syntax(format!("\"{name}\" takes no block"), *usage)),
             None if takes_block => Err(span.syntax(format!("\"{name}\" has no block"), *usage)),
