@@ -211,6 +211,7 @@ fn a_whole_nginx_conf_is_read() {
     ] {
         assert!(report.lines().any(|shown| shown == line), "{line} in\n{report}");
     }
+    assert!(report.contains("user: this process does not change its user"), "{report}");
 }
 
 fn texts(notices: &[Notice]) -> Vec<&str> {

@@ -3,7 +3,7 @@
 /// Directives of logs, processes, static files and TLS, separated by spaces. A trailing `*` stands
 /// for any ending.
 const IGNORED: &str = "
-    absolute_redirect alias auth_delay autoindex autoindex_* accept_mutex accept_mutex_delay aio aio_write brotli brotli_*
+    absolute_redirect alias autoindex autoindex_* accept_mutex accept_mutex_delay aio aio_write brotli brotli_*
     check_shm_size chunked_transfer_encoding client_body_buffer_size client_body_in_file_only
     client_body_in_single_buffer client_body_temp_path connection_pool_size daemon
     debug_connection debug_points directio directio_alignment disable_symlinks env error_log etag events fastcgi_*
@@ -20,7 +20,7 @@ const IGNORED: &str = "
     vhost_traffic_status_set_by_filter vhost_traffic_status_stats_by_upstream vhost_traffic_status_zone
     lock_file log_not_found log_subrequest map_hash_* master_process max_ranges
     mp4_* msie_padding msie_refresh multi_accept open_file_cache open_file_cache_* open_log_file_cache
-    output_buffers override_charset pcre_jit pid port_in_redirect postpone_gzipping postpone_output proxy_buffer_size proxy_buffers
+    output_buffers pcre_jit pid port_in_redirect postpone_gzipping postpone_output proxy_buffer_size proxy_buffers
     proxy_busy_buffers_size proxy_cache_* proxy_headers_hash_* proxy_ignore_headers
     proxy_max_temp_file_size proxy_no_cache proxy_send_lowat proxy_socket_keepalive proxy_ssl_certificate_cache proxy_ssl_ciphers
     proxy_ssl_key_log proxy_ssl_session_reuse proxy_ssl_verify_depth proxy_store_access proxy_temp_* quic_* read_ahead referer_hash_*
@@ -30,8 +30,8 @@ const IGNORED: &str = "
     ssl_early_data ssl_ecdh_curve ssl_encrypted_hello_key ssl_engine ssl_key_log ssl_ocsp_cache ssl_ocsp_responder
     ssl_prefer_server_ciphers ssl_session_cache ssl_session_ticket_key ssl_session_tickets ssl_session_timeout ssl_stapling
     ssl_stapling_file ssl_stapling_responder ssl_stapling_verify sub_filter_* subrequest_output_buffer_size tcp_nodelay
-    tcp_nopush thread_pool timer_resolution types types_hash_* uninitialized_variable_warn user uwsgi_* variables_hash_*
-    worker_aio_requests worker_connections worker_cpu_affinity worker_priority worker_processes worker_rlimit_core
+    tcp_nopush thread_pool timer_resolution types types_hash_* uninitialized_variable_warn uwsgi_* variables_hash_*
+    worker_aio_requests worker_connections worker_cpu_affinity worker_priority worker_processes worker_rlimit_core worker_rlimit_sigpending
     worker_shutdown_timeout working_directory zstd zstd_*
 ";
 

@@ -179,6 +179,8 @@ const OPENSSL_COMMANDS: [&str; 8] = [
 
 /// Directives whose effect differs from nginx, and how.
 static NOTED: &[(&str, &str)] = &[
+    ("auth_delay", "a 401 is sent at once; hashes of passwords are computed few at a time"),
+    ("user", "this process does not change its user: start it as one without rights"),
     ("ssl_verify_depth", "a chain of a client's certificate may have up to six certificates of authorities between"),
     ("limit_rate proxy_limit_rate", "bandwidth is not limited"),
     (
