@@ -84,7 +84,8 @@
 //!
 //! # What it does not do
 //!
-//! The crate has no compression, response cache, static files, HTTP/2 to nodes, or WebSocket.
+//! The crate has no compression, static files, HTTP/2 to nodes, or WebSocket, and caches no responses but results of queries (feature
+//! `cache`).
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 // The table above links modules of every feature.

@@ -90,6 +90,8 @@ impl Listed {
             sessions,
             args,
         };
+        #[cfg(feature = "cache")]
+        listed.monitored.set_cached(proxy.clone());
         let server = inherited.into_iter().fold(listed.server(proxy), ServerBuilder::inherit).start()?;
         listed.monitored.set_connections(server.connection_count());
         listed.monitored.set_logs(listed.log_files());
@@ -144,7 +146,11 @@ impl Reload for Listed {
             let sessions = self.sessions.as_ref().map(|sessions| sessions.with_secret(&secret));
             let proxy =
                 proxy(&self.members.cluster, &self.mode, &secret, sessions.as_ref(), &self.args, &self.logs.observers)?;
+            #[cfg(feature = "cache")]
+            let cached = proxy.clone();
             server.replace(self.server(proxy))?;
+            #[cfg(feature = "cache")]
+            self.monitored.set_cached(cached);
             (self.secret, self.sessions) = (secret, sessions);
             self.monitored.set(vec![("kylin".into(), self.members.cluster.clone())], self.sessions.clone());
             self.store_watches = self.logs.store_watches(self.sessions.as_ref());
@@ -181,6 +187,8 @@ pub fn proxy(
             let rules = KylinRules::default().reload(args.reload).resource_groups(groups);
             let proxy = Proxy::builder(cluster).rules(rules);
             let proxy = proxy.queue(args.queue.then(QueueRules::new)).single_flight(args.single_flight);
+            #[cfg(feature = "cache")]
+            let proxy = proxy.cache(args.cache.clone());
             configure(proxy, args, observers).affinity(affinity).build()?
         }
         false => configure(Proxy::plain(cluster), args, observers).affinity(affinity).build()?,

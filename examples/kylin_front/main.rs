@@ -308,7 +308,7 @@ fn summary(args: &Args) -> String {
     let groups = groups.map(|file| format!("resource groups of {}:\n{}\n", file.path.display(), file.groups));
     let groups = groups.unwrap_or_default().replace('\n', "\n  ");
     format!(
-        "{tls}sessions: {sessions}\n{warnings}{}kylin rules: {}\nprobes: {}\noutlier ejection: {}\ndrain by signs: {}\nsingle flight: {}\npanic mode: {}\nqueues: {}\n\
+        "{tls}sessions: {sessions}\n{warnings}{}kylin rules: {}\nprobes: {}\noutlier ejection: {}\ndrain by signs: {}\nsingle flight: {}\npanic mode: {}\nqueues: {}\n{}\
          limits of a client: {} connections, {} requests\n",
         groups.trim_end_matches(' '),
         on(args.kylin),
@@ -318,6 +318,7 @@ fn summary(args: &Args) -> String {
         on(args.kylin && args.single_flight),
         on(args.panic),
         on(args.queue),
+        if args.cache.is_some() { "result cache: on\n" } else { "" },
         limit(args.client_connections),
         limit(args.client_requests)
     )

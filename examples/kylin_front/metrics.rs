@@ -73,6 +73,10 @@ mod with_prometheus {
             for log in monitored.logs() {
                 self.metrics.record_lost_log_lines(log.name(), log.dropped());
             }
+            #[cfg(feature = "cache")]
+            if let Some(status) = monitored.cached().and_then(|proxy| proxy.cache()) {
+                self.metrics.record_cache("results", &status);
+            }
             if let Some(count) = monitored.connections() {
                 self.metrics.record_connections(count);
             }

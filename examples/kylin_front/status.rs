@@ -32,6 +32,8 @@ pub struct Monitored {
     sessions: Mutex<Option<Sessions>>,
     discovery: Mutex<Option<DiscoveryHandle>>,
     logs: Mutex<Vec<LogFile>>,
+    #[cfg(feature = "cache")]
+    cached: Mutex<Option<kylin_lb::Proxy>>,
     connections: OnceLock<ConnectionCount>,
 }
 
@@ -153,6 +155,8 @@ impl Monitored {
             sessions: Mutex::default(),
             discovery: Mutex::default(),
             logs: Mutex::default(),
+            #[cfg(feature = "cache")]
+            cached: Mutex::default(),
             connections: OnceLock::new(),
         })
     }
@@ -173,6 +177,19 @@ impl Monitored {
     pub fn set_logs(&self, logs: Vec<LogFile>) {
         *self.logs.lock() = logs;
         self.show();
+    }
+
+    /// Sets the proxy whose result cache the status shows.
+    #[cfg(feature = "cache")]
+    pub fn set_cached(&self, proxy: kylin_lb::Proxy) {
+        *self.cached.lock() = Some(proxy);
+        self.show();
+    }
+
+    /// Returns the proxy whose result cache the status shows.
+    #[cfg(feature = "cache")]
+    pub fn cached(&self) -> Option<kylin_lb::Proxy> {
+        self.cached.lock().clone()
     }
 
     /// Sets what counts the connections of clients, once.
@@ -196,6 +213,10 @@ impl Monitored {
             all = all.discovery("nodes", discovery);
         }
         all = self.logs().into_iter().fold(all, |all, log| all.log(log.name().to_owned(), move || log.dropped()));
+        #[cfg(feature = "cache")]
+        if let Some(proxy) = &self.cached() {
+            all = all.cache("results", proxy);
+        }
         if let Some(count) = self.connections.get().cloned() {
             all = all.connections(move || count());
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ahash::AHashMap;
+use serde::Serialize;
 use tokio::sync::watch::Receiver;
 
 use super::traffic::Traffic;
@@ -20,6 +21,28 @@ const COUNT_REUSE: u32 = 20;
 
 pub(super) type BoundSessions = AHashMap<EndpointId, usize>;
 
+/// A result cache.
+#[derive(Serialize)]
+#[cfg_attr(not(feature = "cache"), allow(dead_code, reason = "there are none"))]
+pub(super) struct CacheReport {
+    entries: usize,
+    bytes: usize,
+    projects: usize,
+    hits: u64,
+    misses: u64,
+    stale: u64,
+    evicted: u64,
+    error: Option<String>,
+}
+
+#[cfg(feature = "cache")]
+impl From<crate::observe::CacheStatus> for CacheReport {
+    fn from(status: crate::observe::CacheStatus) -> Self {
+        let crate::observe::CacheStatus { entries, bytes, projects, hits, misses, stale, evicted, error } = status;
+        CacheReport { entries, bytes, projects, hits, misses, stale, evicted, error }
+    }
+}
+
 /// The parts that the status covers and the verbs apply to: see [`Admin::monitor`](super::Admin::monitor).
 #[derive(Default)]
 #[must_use]
@@ -29,6 +52,8 @@ pub struct Monitored {
     pub(super) discovery: Vec<(String, Receiver<DiscoveryStatus>)>,
     /// Logs, with what counts the lines that each has lost.
     pub(super) logs: Vec<(String, Box<dyn Fn() -> u64 + Send + Sync>)>,
+    /// Result caches, with what reports each; none without the feature `cache`.
+    pub(super) caches: Vec<(String, Box<dyn Fn() -> Option<CacheReport> + Send + Sync>)>,
     pub(super) connections: Option<Box<dyn Fn() -> usize + Send + Sync>>,
     /// Until when the last count of sessions is used, and the count by endpoint.
     bound: Option<(Instant, Arc<BoundSessions>)>,
@@ -64,6 +89,15 @@ impl Monitored {
     /// Adds a log of requests, which the status calls `name`, with a function that counts the lines that it could not take.
     pub fn log(mut self, name: impl Into<String>, lost_lines: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
         self.logs.push((name.into(), Box::new(lost_lines)));
+        self
+    }
+
+    /// Adds the result cache of a proxy, if it has one, which the status calls `name`.
+    #[cfg(feature = "cache")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "cache")))]
+    pub fn cache<B: crate::Backend>(mut self, name: impl Into<String>, proxy: &crate::Proxy<B>) -> Self {
+        let proxy = proxy.clone();
+        self.caches.push((name.into(), Box::new(move || proxy.cache().map(CacheReport::from))));
         self
     }
 

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Shared;
-use super::monitored::BoundSessions;
+use super::monitored::{BoundSessions, CacheReport};
 use super::traffic::{LastFailure, Rates, Traffic};
 use crate::clock::{Clock, SystemClock};
 use crate::cluster::{ClusterStatus, EndpointStatus};
@@ -33,6 +33,7 @@ struct Report<'a> {
     session_stores: BTreeMap<&'a str, StoreReport>,
     discovery: BTreeMap<&'a str, DiscoveryReport>,
     logs: BTreeMap<&'a str, LogReport>,
+    caches: BTreeMap<&'a str, CacheReport>,
     buffers: BuffersReport,
 }
 
@@ -184,6 +185,7 @@ pub(super) fn json(shared: &Shared) -> String {
             .map(|(name, status)| (&**name, DiscoveryReport::of(&status.borrow(), &moment)))
             .collect(),
         logs: monitored.logs.iter().map(|(name, lost)| (&**name, LogReport { lost_lines: lost() })).collect(),
+        caches: monitored.caches.iter().filter_map(|(name, report)| Some((&**name, report()?))).collect(),
         buffers: BuffersReport::of(shared),
     };
     serde_json::to_string(&report).unwrap_or_default()

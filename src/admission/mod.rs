@@ -1,7 +1,12 @@
 //! Admission: what happens to a request between its arrival and the pick of an endpoint. Each part works without the others.
 
+#[cfg(feature = "cache")]
+pub(crate) mod cache;
 pub(crate) mod flight;
 pub(crate) mod queue;
 
+#[cfg(feature = "cache")]
+#[cfg_attr(docsrs, doc(cfg(feature = "cache")))]
+pub use cache::CacheRules;
 pub use flight::SingleFlightStatus;
 pub use queue::QueueRules;

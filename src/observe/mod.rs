@@ -13,6 +13,7 @@
 //! | 3 | [`session`](Observer::session) | after the lookup, and when the response binds or moves the session |
 //! | 4 | [`queued`](Observer::queued), [`dispatched`](Observer::dispatched) | for each attempt of a query that waits for a slot |
 //! | 4 | [`shared`](Observer::shared), in place of the attempts | once, for a query that gets a copy of the response to an equal one |
+//! | 4 | `cache` (feature `cache`) | for each query that is looked up in the result cache |
 //! | 5 | [`picked`](Observer::picked), [`attempt_began`](Observer::attempt_began), [`attempt_ended`](Observer::attempt_ended) | for each attempt |
 //! | 6 | [`retried`](Observer::retried) | between two attempts |
 //! | 7 | [`response_head`](Observer::response_head) | once, unless the client leaves before |
@@ -83,6 +84,8 @@ pub use self::event::{
     Attempt, AttemptBegan, AttemptEnd, AttemptEnded, AttemptPhase, Classified, Dispatched, EndpointPicked, Finished,
     Queued, Received, ResponseHead, Retried, RetryReason, SessionEvent, SessionOutcome, SharedResponse, Times,
 };
+#[cfg(feature = "cache")]
+pub use self::event::{CacheLookup, CacheOutcome, CacheStatus};
 #[cfg(feature = "metrics")]
 pub use self::metrics::Metrics;
 pub(crate) use self::observers::Observers;
@@ -127,6 +130,11 @@ pub trait Observer: Send + Sync + 'static {
 
     /// A request gets a copy of the response to an equal one. It may have had attempts before, which failed.
     fn shared(&self, _event: &SharedResponse<'_>) {}
+
+    /// A query was looked up in the result cache. After a hit there is no attempt.
+    #[cfg(feature = "cache")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "cache")))]
+    fn cache(&self, _event: &CacheLookup<'_>) {}
 
     /// An endpoint was picked for the next attempt.
     fn picked(&self, _event: &EndpointPicked<'_>) {}
@@ -199,6 +207,11 @@ impl<O: Observer + ?Sized> Observer for Arc<O> {
 
     fn shared(&self, event: &SharedResponse<'_>) {
         (**self).shared(event);
+    }
+
+    #[cfg(feature = "cache")]
+    fn cache(&self, event: &CacheLookup<'_>) {
+        (**self).cache(event);
     }
 
     fn picked(&self, event: &EndpointPicked<'_>) {

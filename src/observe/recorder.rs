@@ -13,6 +13,8 @@ use super::{
     ObservedRequest, Observer, Observers, Queued, Received, RequestObserver, ResponseHead, Retried, RetryReason,
     SessionEvent, SessionOutcome, SharedResponse, Termination, Times,
 };
+#[cfg(feature = "cache")]
+use super::{CacheLookup, CacheOutcome};
 use crate::backend::{ConnectTimer, SendErrorKind};
 use crate::body::{Body, BodyEnd, BodyError, BodyTap};
 use crate::clock::Clock;
@@ -165,6 +167,12 @@ impl RequestRecorder {
         self.shared = Some(endpoint.clone());
         let waited = self.elapsed();
         self.tell(|observer, request| observer.shared(&SharedResponse { request, endpoint, waited }));
+    }
+
+    /// Records what the result cache had for the query.
+    #[cfg(feature = "cache")]
+    pub(crate) fn cache_looked_up(&self, outcome: CacheOutcome, age: Option<Duration>) {
+        self.tell(|observer, request| observer.cache(&CacheLookup { request, outcome, age }));
     }
 
     /// Records that the request is about to be sent to the endpoint that was picked.

@@ -81,6 +81,9 @@ struct Inner<B> {
     rules: Option<self::rules::RuleState>,
     /// None in a plain proxy.
     flights: Option<Arc<QueryFlights<B>>>,
+    /// None where no result is cached.
+    #[cfg(feature = "cache")]
+    cache: Option<Arc<crate::admission::cache::ResultCache<B>>>,
     /// Whether a peer that is no trusted proxy has named its client: logged once.
     untrusted_proxy: AtomicBool,
 }
@@ -141,6 +144,13 @@ impl<B: Backend> Proxy<B> {
     pub fn single_flight(&self) -> Option<SingleFlightStatus> {
         let flights = self.inner.flights.as_ref().filter(|_| self.inner.settings.single_flight);
         flights.map(|flights| flights.status())
+    }
+
+    /// Returns what the result cache holds and has done; `None` without one (see [`ProxyBuilder::cache`]).
+    #[cfg(feature = "cache")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "cache")))]
+    pub fn cache(&self) -> Option<crate::observe::CacheStatus> {
+        self.inner.cache.as_ref().map(|cache| cache.status())
     }
 
     #[cfg(feature = "server")]

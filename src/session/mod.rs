@@ -35,6 +35,8 @@ pub use cached::{RestoreAfterLoss, Sessions, SessionsBuilder};
 pub use login_relay::{CookieIssue, LoginRelay};
 pub use replicated::ReplicatedSessions;
 pub use route::SessionRoute;
+#[cfg(feature = "cache")]
+pub(crate) use secret::Tagger;
 pub use secret::{InvalidSecret, Secret};
 pub use session_cookie::SessionCookie;
 pub use sticky::StickyCookie;

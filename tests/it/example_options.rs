@@ -810,3 +810,55 @@ async fn equal_queries_are_executed_once_unless_that_is_off() {
         }
     }
 }
+
+#[tokio::test]
+async fn results_are_cached_where_the_option_gives_a_login() {
+    let (nodes, named) = nodes(1).await;
+    let folder = tempfile::TempDir::new().unwrap();
+    let password = folder.path().join("password");
+    std::fs::write(&password, "KYLIN\n").unwrap();
+    let login = format!("ADMIN:{}", password.display());
+    let ask = async |browser: &mut Browser| {
+        let body = r#"{"sql":"select 1 from kylin_sales","project":"learn_kylin"}"#;
+        let response = browser.ask("POST /kylin/api/query", &[], body).await;
+        assert_eq!(response.status(), 200);
+        response.header("x-cache").unwrap_or("none").to_owned()
+    };
+    for (is_on, cache) in [(true, vec!["--cache", &login]), (false, vec![])] {
+        let common = ["--nodes", &named, "--probe=none", "--status=127.0.0.1:0", "--listen=127.0.0.1:0"];
+        let process = spawn(&[&common[..], &cache].concat()).await;
+        let (front, operators) = (address(&process, "listening on http://"), address(&process, "status on http://"));
+        assert_eq!(process.file("stdout").contains("result cache: on"), is_on);
+        let mut browser = Browser::new(front);
+        assert_eq!(browser.log_in("ADMIN", "KYLIN").await.status(), 200);
+        match is_on {
+            // The results of the first queries are not stored yet.
+            true => until("a result from the cache", async || ask(&mut browser).await == "HIT").await,
+            false => {
+                let before = queries(&nodes);
+                assert_eq!((ask(&mut browser).await, ask(&mut browser).await), ("none".into(), "none".into()));
+                assert_eq!(queries(&nodes)[0], before[0] + 2);
+            }
+        }
+        let told = status(operators).await;
+        assert_eq!(told["caches"]["results"]["hits"].as_u64().unwrap_or(0), u64::from(is_on), "{told}");
+        assert_eq!(told["caches"]["results"]["error"], Value::Null, "{told}");
+        let metrics = http::get(operators, "/metrics", &[]).await.unwrap().text().to_owned();
+        for line in ["kylin_lb_cache_up{cache=\"results\"} 1\n", "kylin_lb_cache_lookups_total{outcome=\"hit\"} 1\n"] {
+            assert_eq!(metrics.contains(line), is_on, "{metrics}");
+        }
+        assert!(!(process.file("stdout") + &process.log()).contains("KYLIN\n"));
+    }
+    let folder = folder.path().display().to_string();
+    for (option, said) in [
+        ("ADMIN".to_owned(), "expected USER:FILE"),
+        (format!("ADMIN:{folder}/none"), "none"),
+        (format!("ADMIN:{folder}"), "directory"),
+    ] {
+        let output = run(&["--demo=1", "--cache", &option, "--check"]);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && stderr.contains("--cache") && stderr.contains(said), "{stderr}");
+    }
+    let output = run(&["--demo=1", "--cache", &login, "--kylin=off", "--check"]);
+    assert!(!output.status.success());
+}

@@ -102,6 +102,7 @@ mod replicated_sessions;
 mod request_rules;
 mod resource_groups;
 mod restarts;
+mod result_cache;
 mod retries;
 mod server_limits;
 mod server_replace;

@@ -62,6 +62,9 @@ Balancing:
                       those of clients, or says 503 with Retry-After (default: on)
   --single-flight on|off
                       equal queries of a user at the same time are executed once (default: on)
+  --cache USER:FILE   results of queries are given for 60 s to the user who has asked for them (build with --features cache); the
+                      user, whose password is in FILE, sees the jobs of all projects: a node is asked each 10 s whether a build has
+                      changed the data; not with --config and --httpd (default: off)
   --max-conns N       the most queries at once at a node for which none is set (default: no limit)
   --queue on|off      queries wait for a node that has its max-conns, quick ones first, and other requests pass; off: a full
                       node gets no requests (default: on)

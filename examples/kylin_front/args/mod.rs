@@ -18,8 +18,8 @@ use kylin_lb::testing::kylin::Dialect;
 use tracing_subscriber::filter::LevelFilter;
 
 pub use self::help::HELP;
-pub use self::values::switch;
-use self::values::{count, limit, parse, restore, seconds, time, trusted, zookeeper};
+pub use self::values::{Cache, switch};
+use self::values::{cache, count, limit, parse, restore, seconds, time, trusted, zookeeper};
 use crate::groups::GroupsFile;
 use crate::logging::{self, LogFormat};
 use crate::nodes::{self, DefaultSettings, Node, NodeSettings};
@@ -45,6 +45,7 @@ pub struct Args {
     pub outlier: bool,
     pub drain: bool,
     pub single_flight: bool,
+    pub cache: Option<Cache>,
     /// The settings of nodes for which nothing else is set.
     pub settings: NodeSettings,
     pub panic: bool,
@@ -152,6 +153,7 @@ impl Args {
             outlier: true,
             drain: true,
             single_flight: true,
+            cache: None,
             settings: NodeSettings::default(),
             panic: true,
             queue: true,
@@ -242,6 +244,7 @@ impl Args {
                 "--outlier" => args.outlier = switch(&name, &value()?)?,
                 "--drain" => args.drain = switch(&name, &value()?)?,
                 "--single-flight" => args.single_flight = switch(&name, &value()?)?,
+                "--cache" => args.cache = Some(cache(&value()?).map_err(|error| format!("{name}: {error}"))?),
                 "--max-conns" => {
                     let count = count(&name, &value()?, u32::MAX as usize)?.get();
                     args.settings.max_conns = NonZeroU32::new(u32::try_from(count).unwrap_or(u32::MAX));
@@ -324,6 +327,9 @@ impl Args {
                 if has("--kylin-version") {
                     return Err("--kylin-version is for demo nodes: use it with --demo".into());
                 }
+                if has("--cache") {
+                    return Err(format!("{source} and --cache exclude each other"));
+                }
             }
             _ if has("--kylin-version") => return Err("--kylin-version is for demo nodes: use it with --demo".into()),
             _ => {}
@@ -337,6 +343,9 @@ impl Args {
         }
         if self.admin_read == AdminRead::Token && self.admin_token_file.is_none() {
             return Err("--admin-read token needs --admin-token-file".into());
+        }
+        if self.cache.is_some() && !self.kylin {
+            return Err("--cache needs --kylin on".into());
         }
         self.tls.check()?;
         let is_https = matches!(&self.source, Source::Nodes(nodes) if nodes.iter().any(Node::is_https));

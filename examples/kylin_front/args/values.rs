@@ -24,6 +24,28 @@ pub(super) fn zookeeper(_: &str) -> Result<Source, String> {
     Err("this build has no ZooKeeper client: build it with --features zookeeper".into())
 }
 
+/// How results are cached.
+#[cfg(feature = "cache")]
+pub type Cache = kylin_lb::admission::CacheRules;
+
+/// No results are cached.
+#[cfg(not(feature = "cache"))]
+pub enum Cache {}
+
+/// Parses `USER:FILE`, and reads the password in the first line of the file.
+#[cfg(feature = "cache")]
+pub(super) fn cache(text: &str) -> Result<Cache, String> {
+    let (user, file) = text.split_once(':').ok_or("expected USER:FILE")?;
+    let password = std::fs::read_to_string(file).map_err(|error| format!("{file}: {error}"))?;
+    let password = password.lines().next().filter(|line| !line.is_empty()).ok_or(format!("{file} is empty"))?;
+    Cache::new().login(user, password).map_err(|error| error.to_string())
+}
+
+#[cfg(not(feature = "cache"))]
+pub(super) fn cache(_: &str) -> Result<Cache, String> {
+    Err("this build has no result cache: build it with --features cache".into())
+}
+
 /// Parses addresses and networks, with commas between them.
 pub(super) fn trusted(text: &str) -> Result<TrustedProxies, String> {
     let network = |text: &str| {

@@ -130,6 +130,12 @@ impl Drop for FlightKey {
     }
 }
 
+/// Returns whether Kylin's results do not depend on the header.
+#[cfg(feature = "cache")]
+pub(crate) fn is_neutral(name: &HeaderName) -> bool {
+    NEUTRAL.contains(name)
+}
+
 /// Returns whether two heads have the same headers, but for those that are neutral.
 fn are_equal(one: &HeaderMap, other: &HeaderMap) -> bool {
     let of = |headers: &HeaderMap| walk(headers).filter(|(name, _)| !NEUTRAL.contains(name)).count();

@@ -24,6 +24,8 @@ mod table;
 mod unshareable;
 
 pub(crate) use self::epochs::{Epochs, ProjectSlot};
+#[cfg(feature = "cache")]
+pub(crate) use self::key::is_neutral;
 pub(crate) use self::key::{FlightKey, QueryIds};
 pub use self::table::SingleFlightStatus;
 pub(crate) use self::table::{Entered, FlightTable, Follower, Leader, Waited};

@@ -276,6 +276,37 @@ pub(crate) fn is_result(headers: &HeaderMap, body: &[u8]) -> Option<bool> {
     is_result.or((!is_cut).then_some(true))
 }
 
+/// The longest result that is decompressed to find out whether it may be cached, in bytes.
+#[cfg(feature = "cache")]
+const MAX_PLAIN: u64 = 2 << 20;
+
+/// Returns whether a response with status 200 is a whole result that changes with builds only: no exception, not a part of the rows, and
+/// not pushed down to the tables of the source, which change without a build.
+#[cfg(feature = "cache")]
+pub(crate) fn is_cacheable(headers: &HeaderMap, body: &[u8]) -> bool {
+    let plain = match Coding::of(headers) {
+        Coding::Identity => Cow::Borrowed(body),
+        Coding::Gzip => {
+            let mut plain = Vec::new();
+            match GzDecoder::new(body).take(MAX_PLAIN).read_to_end(&mut plain) {
+                Ok(length) if (length as u64) < MAX_PLAIN => Cow::Owned(plain),
+                _ => return false,
+            }
+        }
+        Coding::Other => return false,
+    };
+    let (mut has_rows, mut is_excluded) = (false, false);
+    json::members(&plain, |_, name, value| {
+        match (name, value) {
+            (b"results", Value::Array { .. }) => has_rows = true,
+            (b"isException" | b"pushDown" | b"partial", Value::Bare(value)) => is_excluded |= value != "false",
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    });
+    has_rows && !is_excluded && plain.trim_ascii_end().ends_with(b"}")
+}
+
 /// Returns whether the content type is `application/json`, or one of Kylin's such as `application/vnd.apache.kylin-v4+json`.
 fn is_json(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return false };

@@ -51,6 +51,8 @@ struct Shared {
     endpoints: Family<EndpointId, EndpointMetrics>,
     retries: Family<&'static str, Counter>,
     sessions: Family<&'static str, Counter>,
+    #[cfg(feature = "cache")]
+    cache_lookups: Family<&'static str, Counter>,
     /// The retries that the budget allowed after the last retry.
     retry_budget: Mutex<Option<u32>>,
     /// The values that the gauges showed last, to set those to 0 that no longer apply.
@@ -112,6 +114,13 @@ impl Observer for Metrics {
         };
         let register = || counter!(names::SESSIONS, "outcome" => outcome);
         self.shared.sessions.with(&outcome, register, |counter| counter.increment(1));
+    }
+
+    #[cfg(feature = "cache")]
+    fn cache(&self, event: &super::CacheLookup<'_>) {
+        let outcome = event.outcome.as_str();
+        let register = || counter!(names::CACHE_LOOKUPS, "outcome" => outcome);
+        self.shared.cache_lookups.with(&outcome, register, |counter| counter.increment(1));
     }
 
     fn picked(&self, event: &EndpointPicked<'_>) {

@@ -37,9 +37,13 @@ pub(super) const BUFFER_LIMIT: &str = "kylin_lb_buffer_limit_bytes";
 pub(super) const BUFFER_WAITING: &str = "kylin_lb_buffer_waiting_bodies";
 pub(super) const BUFFER_REFUSED: &str = "kylin_lb_buffer_refused_total";
 pub(super) const LOG_LINES_LOST: &str = "kylin_lb_log_lines_lost_total";
+pub(super) const CACHE_LOOKUPS: &str = "kylin_lb_cache_lookups_total";
+pub(super) const CACHE_UP: &str = "kylin_lb_cache_up";
+pub(super) const CACHE_ENTRIES: &str = "kylin_lb_cache_entries";
+pub(super) const CACHE_BYTES: &str = "kylin_lb_cache_bytes";
 pub(super) const CONNECTIONS: &str = "kylin_lb_client_connections";
 
-const COUNTERS: [(&str, &str); 11] = [
+const COUNTERS: [(&str, &str); 12] = [
     (REQUESTS, "Requests that have ended, by how they ended."),
     (RESPONSES, "Responses to clients, by the class of their status."),
     (RESPONSE_BYTES, "Bytes of response bodies that clients took."),
@@ -50,6 +54,7 @@ const COUNTERS: [(&str, &str); 11] = [
     (ENDPOINT_CHANGES, "Changes of the state of an endpoint, by what showed them."),
     (SHORTAGES, "How often this process was short of descriptors, ports or memory for a connection."),
     (BUFFER_REFUSED, "Bodies for which the memory budget had no bytes left."),
+    (CACHE_LOOKUPS, "Queries that were looked up in a result cache, by what it had."),
     (LOG_LINES_LOST, "Lines that a log of requests could not take."),
 ];
 
@@ -60,7 +65,7 @@ const HISTOGRAMS: [(&str, &str); 4] = [
     (ATTEMPT_SECONDS, "Time of an attempt at an endpoint, from its begin to its end."),
 ];
 
-const GAUGES: [(&str, &str); 21] = [
+const GAUGES: [(&str, &str); 24] = [
     (REQUESTS_IN_FLIGHT, "Requests that have arrived and not ended."),
     (RETRY_BUDGET, "Retries that the budget still allowed after the last retry; missing before the first."),
     (ENDPOINT_UP, "Whether an endpoint is ready and in health."),
@@ -84,6 +89,9 @@ const GAUGES: [(&str, &str); 21] = [
     (BUFFER_BYTES, "Bytes of bodies that wait in memory."),
     (BUFFER_LIMIT, "Most bytes of bodies that may wait in memory."),
     (BUFFER_WAITING, "Request bodies that wait for bytes of the memory budget."),
+    (CACHE_UP, "Whether a result cache can follow builds, without which it stores nothing."),
+    (CACHE_ENTRIES, "Results in a result cache."),
+    (CACHE_BYTES, "Bytes of the results in a result cache."),
     (CONNECTIONS, "Open connections of clients."),
 ];
 

@@ -108,6 +108,16 @@ impl Metrics {
         counter!(names::BUFFER_REFUSED).absolute(status.refused);
     }
 
+    /// Sets the gauges of a result cache, which they call `cache`.
+    #[cfg(feature = "cache")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "cache")))]
+    pub fn record_cache(&self, cache: &str, status: &crate::observe::CacheStatus) {
+        let labels = [("cache", cache.to_owned())];
+        gauge!(names::CACHE_UP, &labels).set(flag(status.error.is_none()));
+        gauge!(names::CACHE_ENTRIES, &labels).set(count(status.entries));
+        gauge!(names::CACHE_BYTES, &labels).set(count(status.bytes));
+    }
+
     /// Sets the gauge of the open connections of clients, as `Server::connection_count` counts them.
     pub fn record_connections(&self, connections: usize) {
         gauge!(names::CONNECTIONS).set(count(connections));

@@ -31,8 +31,8 @@ impl<B: Backend> Attempts<'_, B> {
             if let Some((queues, user)) = user {
                 stop_keys = read.ids().map(|id| id.map_or(0, |id| queues.stop_key(id, user)));
             }
-            let is_shared = self.proxy.settings.single_flight;
-            query = self.proxy.flights.as_ref().map(|flights| QueryContents::of(flights, read, effect, is_shared));
+            let flights = self.proxy.flights.as_ref();
+            query = flights.map(|flights| QueryContents::of(self.proxy, flights, read, effect));
         });
         if let Some(queues) = queues {
             self.take_ticket(queues, stop_keys);

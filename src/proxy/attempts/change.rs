@@ -6,10 +6,13 @@ use http::{HeaderValue, Request};
 
 use super::Attempts;
 use super::flight::{QueryContents, QueryFlights};
+#[cfg(feature = "cache")]
+use crate::admission::cache::{Credentials, ResultCache};
 use crate::admission::flight::ProjectSlot;
 use crate::backend::Backend;
 use crate::body::Body;
 use crate::kylin::class::RequestClass;
+use crate::proxy::Inner;
 use crate::request::RequestContext;
 
 /// How many sessions a logout ends at most. A client has one.
@@ -36,10 +39,15 @@ pub(super) struct PassingChange<'p, B> {
     may_be_executed: bool,
     /// Its client gets a response.
     has_ended: bool,
+    /// The result cache, with the credentials of the client.
+    #[cfg(feature = "cache")]
+    cached: Option<(&'p ResultCache<B>, Credentials)>,
 }
 
 impl<'p, B> PassingChange<'p, B> {
-    pub(super) fn begin(flights: &'p QueryFlights<B>, change: Change, context: &RequestContext) -> Self {
+    fn begin(proxy: &'p Inner<B>, flights: &'p QueryFlights<B>, change: Change, context: &RequestContext) -> Self {
+        #[cfg(not(feature = "cache"))]
+        let _ = proxy;
         let sessions = context.kylin_sessions().chain(context.path_session_id());
         PassingChange {
             flights,
@@ -49,6 +57,8 @@ impl<'p, B> PassingChange<'p, B> {
             sessions: sessions.take(MAX_SESSIONS).map(Box::from).collect(),
             may_be_executed: false,
             has_ended: false,
+            #[cfg(feature = "cache")]
+            cached: proxy.cache.as_deref().map(|cache| (cache, cache.credentials(context))),
         }
     }
 
@@ -71,6 +81,10 @@ impl<B> Drop for PassingChange<'_, B> {
             Change::Write(_) | Change::Logout => {
                 let (authorization, cookies) = (self.authorization.as_ref(), self.cookies.as_ref());
                 self.flights.close(|key| key.is_of(authorization, cookies) || key.has_session(&self.sessions));
+                #[cfg(feature = "cache")]
+                if let Some((cache, credentials)) = &self.cached {
+                    cache.reject(credentials);
+                }
             }
         }
     }
@@ -81,17 +95,17 @@ impl<B: Backend> Attempts<'_, B> {
     pub(super) fn before_flight(
         &mut self,
         class: RequestClass,
-        query: Option<QueryContents>,
+        query: Option<&QueryContents>,
         request: &mut Request<Body>,
     ) {
         let Some(flights) = &self.proxy.flights else { return };
         match class {
             class if class.is_write() => {
                 let change = Change::Write(query.and_then(|query| query.project));
-                self.change = Some(Box::new(PassingChange::begin(flights, change, &self.context)));
+                self.change = Some(Box::new(PassingChange::begin(self.proxy, flights, change, &self.context)));
             }
             RequestClass::Logout => {
-                self.change = Some(Box::new(PassingChange::begin(flights, Change::Logout, &self.context)));
+                self.change = Some(Box::new(PassingChange::begin(self.proxy, flights, Change::Logout, &self.context)));
             }
             RequestClass::Stop | RequestClass::Cancel => {
                 if let Some(target) = self.stop_queries(flights, class) {

@@ -49,6 +49,8 @@ impl<B: Backend> Attempts<'_, B> {
 
     /// Removes the headers of the node's connection.
     pub(super) fn into_response(mut self) -> Response<Body> {
+        #[cfg(feature = "cache")]
+        self.note_cache_miss();
         let presence = HeaderPresence::of(self.response.headers());
         remove_hop_by_hop(self.response.headers_mut(), presence);
         *self.response.version_mut() = Version::HTTP_11;

@@ -10,13 +10,11 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Response, StatusCode, Uri};
-use http_body::Body as _;
-use http_body_util::BodyExt;
 
 use super::Attempts;
 use super::kept::KeptRequest;
 use super::next::is_abandoned;
-use super::response::declared_length;
+use super::response::{MAX_SHARED, read_whole};
 use crate::admission::flight::{Entered, FlightKey, FlightTable, Follower, ProjectSlot, QueryIds, Waited};
 use crate::backend::{self, Backend, SendError};
 use crate::body::Body;
@@ -27,11 +25,9 @@ use crate::kylin::query::QueryRequest;
 use crate::kylin::response::{ResponseClass, is_result};
 use crate::maybe_ready::BoxFuture;
 use crate::observe::ServedBy;
+use crate::proxy::Inner;
 use crate::proxy::error_response::{ErrorResponse, QUEUES_FULL, STOPPED, WAITED_TOO_LONG};
 use crate::proxy::rules::QueryWatch;
-
-/// The longest response that followers get a copy of, in bytes.
-const MAX_SHARED: usize = 1 << 20;
 
 /// The longest body of a query that leads or follows, in bytes. The effect of longer SQL is unknown in any case.
 const MAX_BODY: usize = 128 * 1024;
@@ -62,24 +58,32 @@ pub(in crate::proxy) enum Shared {
 }
 
 pub(in crate::proxy) struct SharedResponse {
-    head: Response<()>,
-    body: Bytes,
+    pub(super) head: Response<()>,
+    pub(super) body: Bytes,
     served_by: Option<ServedBy>,
 }
 
 /// The parts of a query that a flight needs.
-#[derive(Clone, Copy)]
 pub(super) struct QueryContents {
     pub(super) project: Option<ProjectSlot>,
     hash: u64,
     ids: QueryIds,
+    /// The name of its project, if its result may be cached.
+    #[cfg(feature = "cache")]
+    pub(super) cached_of: Option<Box<str>>,
 }
 
 impl QueryContents {
-    pub(super) fn of<B>(flights: &QueryFlights<B>, query: &QueryRequest<'_>, effect: Sql, is_shared: bool) -> Self {
+    pub(super) fn of<B>(proxy: &Inner<B>, flights: &QueryFlights<B>, query: &QueryRequest<'_>, effect: Sql) -> Self {
         let project = Some(query.project()).filter(|project| !project.is_empty());
-        let mut contents = QueryContents { project: project.map(ProjectSlot::of), hash: 0, ids: QueryIds::default() };
-        if effect == Sql::ReadOnly && is_shared {
+        let mut contents = QueryContents {
+            project: project.map(ProjectSlot::of),
+            hash: 0,
+            ids: QueryIds::default(),
+            #[cfg(feature = "cache")]
+            cached_of: project.filter(|_| effect == Sql::ReadOnly && proxy.cache.is_some()).map(Into::into),
+        };
+        if effect == Sql::ReadOnly && proxy.settings.single_flight {
             let mut hasher = flights.hasher();
             query.hash_contents(&mut hasher);
             (contents.hash, contents.ids) = (hasher.finish(), flights.ids(query.ids()));
@@ -133,12 +137,17 @@ impl<'p, B: Backend> Attempts<'p, B> {
         request: &mut Request<Body>,
     ) -> Option<BoxFuture<'_, Result<AfterEntry, ErrorResponse>>> {
         let flights = self.proxy.flights.as_ref()?;
-        let is_shareable = self.proxy.settings.single_flight
-            && self.context.class() == Some(RequestClass::Query(Sql::ReadOnly))
-            && !self.wants_own_response
+        let is_shareable = self.context.class() == Some(RequestClass::Query(Sql::ReadOnly))
             && self.context.has_any_credentials()
             && request.body().whole().is_some_and(|body| body.len() <= MAX_BODY);
         let query = query.filter(|_| is_shareable)?;
+        #[cfg(feature = "cache")]
+        if self.look_up(&query, request) {
+            return Some(Box::pin(std::future::ready(Ok(AfterEntry::Respond))));
+        }
+        if !self.proxy.settings.single_flight || self.wants_own_response {
+            return None;
+        }
         let (authorization, cookies) = (self.context.authorization(), self.context.cookie_header());
         let mut hasher = flights.hasher();
         hasher.write_u64(query.hash);
@@ -165,7 +174,14 @@ impl<'p, B: Backend> Attempts<'p, B> {
 
     /// Waits for the leader.
     async fn follow(&mut self, follower: Follower<'p, Execution<B>, Shared>) -> Result<AfterEntry, ErrorResponse> {
-        match follower.wait().await {
+        let outcome = follower.wait().await;
+        #[cfg(feature = "cache")]
+        if let Waited::Leads(leader, _) = &outcome
+            && leader.is_running()
+        {
+            self.takes_over_execution();
+        }
+        match outcome {
             Waited::Leads(leader, Some(before)) => {
                 self.leader = Some(leader);
                 if let Some(ticket) = self.ticket.as_deref_mut() {
@@ -254,6 +270,8 @@ impl<'p, B: Backend> Attempts<'p, B> {
 
     /// Gives the followers the response if it is a result, and has them sent to nodes if it cannot be copied.
     pub(super) fn share_result(&mut self, class: Option<ResponseClass>, picked: &Picked<B>) {
+        #[cfg(feature = "cache")]
+        self.store_result(class, picked);
         let Some(leader) = self.leader.take() else { return };
         let served_by = Some(self.served_by(picked).shared());
         let Some(shared) = share(&self.response, served_by) else { return leader.release() };
@@ -311,35 +329,13 @@ pub(super) fn execution_of_flight<B: Backend>(picked: Picked<B>, key: Arc<Flight
 }
 
 /// Reads the body of a response into memory of the budget. A body that is too long, or for which there is no memory, stays as it is.
-async fn copy<B>(picked: Picked<B>, mut response: Response<Body>, mut read: GrowingBuffer) -> Executed<B> {
-    if let Some(length) = declared_length(&response) {
-        response.body_mut().exactly(length);
-    }
-    let mut body = take(response.body_mut());
-    let mut is_copied = true;
-    *response.body_mut() = loop {
-        match body.frame().await {
-            None => break read.into_bytes().into(),
-            Some(Err(error)) => break Body::failed(error),
-            Some(Ok(frame)) => {
-                let Ok(data) = frame.into_data() else { continue };
-                if read.len() + data.len() > MAX_SHARED || !read.try_push(&data) {
-                    is_copied = false;
-                    let is_whole = body.is_end_stream();
-                    if is_whole && read.len() == 0 {
-                        break data.into();
-                    }
-                    read.push_anyway(&data);
-                    break if is_whole { read.into_bytes().into() } else { body.put_back(read.into_bytes()) };
-                }
-            }
-        }
-    };
+async fn copy<B>(picked: Picked<B>, mut response: Response<Body>, read: GrowingBuffer) -> Executed<B> {
+    let is_copied = read_whole(&mut response, read).await;
     Executed { picked, sent: Ok(response), is_copied: Some(is_copied) }
 }
 
 /// Returns a copy of a response; `None` if it is a stream or sets a cookie, which belongs to one client.
-fn share(response: &Response<Body>, served_by: Option<ServedBy>) -> Option<SharedResponse> {
+pub(super) fn share(response: &Response<Body>, served_by: Option<ServedBy>) -> Option<SharedResponse> {
     let body = response.body().whole()?.clone();
     if response.headers().contains_key(header::SET_COOKIE) {
         return None;

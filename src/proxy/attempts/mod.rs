@@ -1,6 +1,8 @@
 //! One request: from its head to the response, over as many attempts as it takes.
 
 mod admit;
+#[cfg(feature = "cache")]
+mod cache;
 mod change;
 mod finish;
 mod flight;
@@ -31,7 +33,7 @@ use self::response::AfterAttempt;
 use super::error_response::{ErrorResponse, PANICKED, TRUNCATED};
 use super::head::{self, Hops};
 use super::retry::Withdrawn;
-use super::rules::{ReloadAccess, ReloadCall, RuleState, Writer, fan_out};
+use super::rules::{ReloadAccess, ReloadCall, Writer, fan_out};
 use super::session::Session;
 use super::{Inner, replay};
 use crate::admission::flight::{FlightKey, Leader};
@@ -41,7 +43,6 @@ use crate::balance::Attempted;
 use crate::body::Body;
 use crate::drop_guard::DropGuard;
 use crate::endpoint::{BodyKey, Suspects};
-use crate::kylin::class::RequestClass;
 use crate::kylin::response::ResponseClass;
 use crate::observe::{RequestRecorder, RetryReason, in_span};
 use crate::request::{ClientAddr, RequestContext};
@@ -159,6 +160,8 @@ struct Attempts<'p, B> {
     flight: Option<Arc<FlightKey>>,
     /// Others may wait for the response to the request.
     leader: Option<Leader<'p, Execution<B>, Shared>>,
+    #[cfg(feature = "cache")]
+    cache_miss: Option<Box<cache::CacheMiss>>,
 }
 
 impl<'p, B: Backend> Attempts<'p, B> {
@@ -196,6 +199,8 @@ impl<'p, B: Backend> Attempts<'p, B> {
             change: None,
             flight: None,
             leader: None,
+            #[cfg(feature = "cache")]
+            cache_miss: None,
         }
     }
 
@@ -220,7 +225,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
         }
         if let Some((rules, class)) = self.kylin() {
             self.writer = rules.writer(&self.context, class);
-            self.before_flight(class, query, request);
+            self.before_flight(class, query.as_ref(), request);
             if let Some(merge) = self.reload_merge().or_else(|| rules.merge(class)) {
                 if self.names_no_host {
                     request.headers_mut().remove(header::HOST);
@@ -360,6 +365,10 @@ impl<'p, B: Backend> Attempts<'p, B> {
                 }
                 AfterAttempt::Return(same) => picked = same,
             }
+            #[cfg(feature = "cache")]
+            if self.is_read_for_cache(class) {
+                Box::pin(self.read_for_cache()).await;
+            }
             if let Err(error) = poll_fn(|cx| Poll::Ready(self.read_ahead(cx))).await {
                 tracing::debug!(endpoint = %picked.lease.endpoint(), %error, source = error.source(), "response ended early");
                 picked.lease.set_outcome(error.outcome());
@@ -387,10 +396,5 @@ impl<'p, B: Backend> Attempts<'p, B> {
                 }
             }
         }
-    }
-
-    /// Returns the rules and the class of the request, in a Kylin-aware proxy.
-    fn kylin(&self) -> Option<(&'p RuleState, RequestClass)> {
-        self.proxy.rules.as_ref().zip(self.context.class())
     }
 }

@@ -5,11 +5,14 @@ use std::task::Context;
 
 use http::HeaderValue;
 use http::{Request, Response, StatusCode, header};
+use http_body::Body as _;
+use http_body_util::BodyExt;
 
 use super::Attempts;
 use super::kept::KeptRequest;
 use crate::backend::{Backend, ClosesConnection, SendError};
 use crate::body::{Body, BodyError, ReadAhead};
+use crate::buffer::GrowingBuffer;
 use crate::cluster::Picked;
 use crate::endpoint::{Lease, Outcome};
 use crate::health::state::Sign;
@@ -21,6 +24,9 @@ use crate::proxy::replay;
 use crate::proxy::rules::{Classified, RuleState};
 use crate::session::hook::AfterResponse;
 
+/// The longest response of which others get a copy, in bytes.
+pub(super) const MAX_SHARED: usize = 1 << 20;
+
 pub(super) enum AfterAttempt<B> {
     /// Return the response to the client.
     Return(Picked<B>),
@@ -28,7 +34,7 @@ pub(super) enum AfterAttempt<B> {
     Retry(Picked<B>, Box<Request<Body>>),
 }
 
-impl<B: Backend> Attempts<'_, B> {
+impl<'p, B: Backend> Attempts<'p, B> {
     /// Keeps the response, or returns the error.
     pub(super) fn keep_response(&mut self, sent: Result<Response<Body>, SendError>) -> Option<SendError> {
         match sent {
@@ -38,6 +44,11 @@ impl<B: Backend> Attempts<'_, B> {
             }
             Err(error) => Some(error),
         }
+    }
+
+    /// Returns the rules and the class of the request, in a Kylin-aware proxy.
+    pub(super) fn kylin(&self) -> Option<(&'p RuleState, RequestClass)> {
+        self.proxy.rules.as_ref().zip(self.context.class())
     }
 
     /// Classifies the response by its head; `None` in a plain proxy.
@@ -242,4 +253,32 @@ impl<B: Backend> Attempts<'_, B> {
 pub(super) fn declared_length(response: &Response<Body>) -> Option<u64> {
     let has_body = response.status() != StatusCode::NOT_MODIFIED;
     response.headers().get(header::CONTENT_LENGTH).filter(|_| has_body)?.to_str().ok()?.parse().ok()
+}
+
+/// Reads the body of a response into memory of the budget. Returns false if it is too long, or there is no memory; it is then as it was.
+pub(super) async fn read_whole(response: &mut Response<Body>, mut read: GrowingBuffer) -> bool {
+    if let Some(length) = declared_length(response) {
+        response.body_mut().exactly(length);
+    }
+    let mut body = take(response.body_mut());
+    let mut is_copied = true;
+    *response.body_mut() = loop {
+        match body.frame().await {
+            None => break read.into_bytes().into(),
+            Some(Err(error)) => break Body::failed(error),
+            Some(Ok(frame)) => {
+                let Ok(data) = frame.into_data() else { continue };
+                if read.len() + data.len() > MAX_SHARED || !read.try_push(&data) {
+                    is_copied = false;
+                    let is_whole = body.is_end_stream();
+                    if is_whole && read.len() == 0 {
+                        break data.into();
+                    }
+                    read.push_anyway(&data);
+                    break if is_whole { read.into_bytes().into() } else { body.put_back(read.into_bytes()) };
+                }
+            }
+        }
+    };
+    is_copied
 }

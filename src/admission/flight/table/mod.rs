@@ -242,6 +242,13 @@ impl<T, S> FlightTable<T, S> {
     }
 }
 
+#[cfg(feature = "cache")]
+impl<T, S> AsRef<Epochs> for FlightTable<T, S> {
+    fn as_ref(&self) -> &Epochs {
+        &self.epochs
+    }
+}
+
 impl<T, S> Flight<T, S> {
     fn led_by(key: Arc<FlightKey>) -> Self {
         let leader = key.ids;

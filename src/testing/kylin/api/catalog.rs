@@ -3,6 +3,7 @@
 use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 
+use crate::kylin::KylinVersion;
 use crate::testing::kylin::Job;
 use crate::testing::kylin::api::call::Call;
 use crate::testing::kylin::api::response::{CallResult, Failure};
@@ -63,8 +64,11 @@ pub(crate) fn models(call: &Call) -> CallResult {
     call.list("models", vec![model])
 }
 
+/// Lists the jobs, the last one first.
 pub(crate) fn jobs(call: &Call) -> CallResult {
-    call.list("jobs", call.metastore()?.jobs().iter().map(job).collect())
+    let limit = if call.settings.version() == KylinVersion::V4 { "limit" } else { "page_size" };
+    let limit = call.params.value(limit).and_then(|limit| limit.parse().ok()).unwrap_or(usize::MAX);
+    call.list("jobs", call.metastore()?.jobs().iter().rev().take(limit).map(job).collect())
 }
 
 /// Responds to `PUT /cubes/{cube}/build`. Each call submits a job, although the method is PUT.

@@ -1,10 +1,15 @@
 //! The events of a request.
 
+#[cfg(feature = "cache")]
+mod cache;
+
 use std::fmt;
 use std::time::Duration;
 
 use http::StatusCode;
 
+#[cfg(feature = "cache")]
+pub use self::cache::{CacheLookup, CacheOutcome, CacheStatus};
 use super::{ObservedRequest, Termination};
 use crate::backend::SendErrorKind;
 use crate::cluster::PickReason;

@@ -1,3 +1,5 @@
+mod kylin;
+
 use std::fmt;
 use std::marker::PhantomData;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -12,6 +14,8 @@ use super::retry::RetryAccount;
 use super::rules::{KylinRules, RuleState};
 use super::{Inner, Proxy, RetryPolicy, TrustedProxies};
 use crate::admission::QueueRules;
+#[cfg(feature = "cache")]
+use crate::admission::cache::ResultCache;
 use crate::admission::queue::Queues;
 use crate::buffer::BufferBudget;
 use crate::clock::{Clock, SystemClock};
@@ -22,25 +26,25 @@ use crate::session::{Affinity, InvalidSecret, Sessions};
 
 /// The settings of a proxy, apart from its cluster.
 #[derive(Debug, Clone)]
-pub(super) struct ProxySettings {
-    pub(super) trusted: TrustedProxies,
-    pub(super) forwarded_headers: bool,
-    pub(super) secure: bool,
-    pub(super) retry: RetryPolicy,
-    pub(super) replay_limit: usize,
-    pub(super) max_body: Option<u64>,
-    pub(super) body_timeout: Duration,
-    pub(super) body_min_rate: Option<NonZeroU32>,
-    pub(super) buffers: BufferBudget,
-    pub(super) streams: Arc<StreamLimit>,
-    pub(super) max_requests_per_client: Option<NonZeroU32>,
-    pub(super) response_buffer: Option<NonZeroUsize>,
-    pub(super) unavailable: StatusCode,
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) affinity: Option<Affinity>,
-    pub(super) observers: Arc<Observers>,
-    pub(super) served_by: bool,
-    pub(super) single_flight: bool,
+pub(in crate::proxy) struct ProxySettings {
+    pub(in crate::proxy) trusted: TrustedProxies,
+    pub(in crate::proxy) forwarded_headers: bool,
+    pub(in crate::proxy) secure: bool,
+    pub(in crate::proxy) retry: RetryPolicy,
+    pub(in crate::proxy) replay_limit: usize,
+    pub(in crate::proxy) max_body: Option<u64>,
+    pub(in crate::proxy) body_timeout: Duration,
+    pub(in crate::proxy) body_min_rate: Option<NonZeroU32>,
+    pub(in crate::proxy) buffers: BufferBudget,
+    pub(in crate::proxy) streams: Arc<StreamLimit>,
+    pub(in crate::proxy) max_requests_per_client: Option<NonZeroU32>,
+    pub(in crate::proxy) response_buffer: Option<NonZeroUsize>,
+    pub(in crate::proxy) unavailable: StatusCode,
+    pub(in crate::proxy) clock: Arc<dyn Clock>,
+    pub(in crate::proxy) affinity: Option<Affinity>,
+    pub(in crate::proxy) observers: Arc<Observers>,
+    pub(in crate::proxy) served_by: bool,
+    pub(in crate::proxy) single_flight: bool,
 }
 
 /// Marks a [`ProxyBuilder`] of a Kylin-aware proxy: see [`Proxy::builder`].
@@ -74,6 +78,7 @@ pub enum Plain {}
 /// | [`observer`](Self::observer) | none |
 /// | [`served_by`](Self::served_by) | off, on with an observer |
 /// | [`single_flight`](Self::single_flight) | on; none for a plain proxy |
+/// | `cache` (feature `cache`) | none |
 #[must_use]
 pub struct ProxyBuilder<B, K = KylinAware> {
     cluster: Cluster<B>,
@@ -81,6 +86,8 @@ pub struct ProxyBuilder<B, K = KylinAware> {
     /// None in a plain proxy.
     rules: Option<KylinRules>,
     queue: Option<QueueRules>,
+    #[cfg(feature = "cache")]
+    cache: Option<crate::admission::CacheRules>,
     affinity_is_set: bool,
     kind: PhantomData<fn() -> K>,
 }
@@ -98,60 +105,14 @@ pub enum ProxyBuildError {
     /// The timeout for request bodies is zero.
     #[error("the timeout for request bodies is zero")]
     ZeroBodyTimeout,
-}
-
-impl<B> ProxyBuilder<B> {
-    pub(super) fn kylin_aware(cluster: Cluster<B>) -> Self {
-        Self::new(cluster, Some(KylinRules::default()))
-    }
-
-    /// Sets the rules of Kylin that the proxy applies. Default: [`KylinRules::default`].
-    pub fn rules(mut self, rules: KylinRules) -> Self {
-        self.rules = Some(rules);
-        self
-    }
-
-    /// Sets how queries wait for endpoints with a [limit](crate::Endpoint::max_in_flight); `None` turns queues off, and a full
-    /// endpoint is not eligible. Default: [`QueueRules::default`], which has no effect where no endpoint has a limit.
-    ///
-    /// The proxies of a cluster share its queues: the rules of the one that was built last count.
-    pub fn queue(mut self, rules: impl Into<Option<QueueRules>>) -> Self {
-        self.queue = rules.into();
-        self
-    }
-
-    /// Sets whether one node executes a query for all clients of a user that send it at the same time. Default: on.
-    ///
-    /// The first query is sent to a node. Queries that arrive before its response, and are equal to it, wait and get a copy. This
-    /// concerns `POST /kylin/api/query` with SQL that only reads and without `Cache-Control: no-cache`. Queries are equal if
-    ///
-    /// - they carry the same `Authorization` and the same cookies, of which there must be one: no response reaches another user;
-    /// - their bodies have the same members, but for `queryId` and `stopId`, in whatever order;
-    /// - all other headers are the same, such as `Accept`, `Accept-Encoding` and those that the crate does not know. Those that cannot
-    ///   matter may differ: `User-Agent`, `Referer`, those of proxies and of tracing;
-    /// - no write or build has ended between their arrivals. One of SQL concerns its project, any other all projects. One that no node
-    ///   has executed concerns none: it was not sent, was rejected, or got a redirect, 401 or 403. If the client of a write leaves before
-    ///   the response, only its own queries count as after it. Writes that do not pass a Kylin-aware proxy of this cluster are not known
-    ///   here, such as those through [`Proxy::plain`];
-    /// - the session of the client has not been logged out between them.
-    ///
-    /// A copy is made of a complete 200 of at most 1 MiB that holds a result and no `Set-Cookie`, in memory of the
-    /// [budget](Self::buffers). Otherwise the waiting queries are sent to nodes, and the same query does not wait again for a
-    /// minute. If the first query fails or gets an error, one more is sent, and if that fails too, all get its response. Kylin
-    /// 2.x-4.x sets a cookie in each response to a client that sends credentials and no cookies, so such clients wait in vain, once
-    /// a minute, unless the front end [relays logins](crate::session::LoginRelay).
-    ///
-    /// Each query has its own record for observers, its own session, and the `queryId` of the first query in its response. A client
-    /// that leaves or stops its query leaves the execution to those who wait. At most 1,024 queries wait for one; others are sent
-    /// to nodes.
-    pub fn single_flight(mut self, on: bool) -> Self {
-        self.settings.single_flight = on;
-        self
-    }
+    /// A result cache has no login, so that it could not follow builds.
+    #[cfg(feature = "cache")]
+    #[error("the result cache needs a login to follow builds")]
+    CacheWithoutLogin,
 }
 
 impl<B> ProxyBuilder<B, Plain> {
-    pub(super) fn plain(cluster: Cluster<B>) -> Self {
+    pub(in crate::proxy) fn plain(cluster: Cluster<B>) -> Self {
         Self::new(cluster, None).affinity(None)
     }
 }
@@ -179,7 +140,16 @@ impl<B, K> ProxyBuilder<B, K> {
             single_flight: true,
         };
         let queue = rules.is_some().then(QueueRules::new);
-        ProxyBuilder { cluster, settings, rules, queue, affinity_is_set: false, kind: PhantomData }
+        ProxyBuilder {
+            cluster,
+            settings,
+            rules,
+            queue,
+            #[cfg(feature = "cache")]
+            cache: None,
+            affinity_is_set: false,
+            kind: PhantomData,
+        }
     }
 
     /// Sets which proxies in front may name the client. Default: none; the peer of the connection is the client.
@@ -345,12 +315,33 @@ impl<B, K> ProxyBuilder<B, K> {
         }
         // One for all proxies of the cluster: a write passes one, and the query after it another.
         let flights = rules.is_some().then(|| Inner::flights(&cluster, &settings.clock));
+        #[cfg(feature = "cache")]
+        let cache = match self.cache.zip(flights.clone()) {
+            Some((rules, flights)) => {
+                let login = rules.authorization.clone().ok_or(ProxyBuildError::CacheWithoutLogin)?;
+                let (cluster, buffers) = (cluster.clone(), settings.buffers.clone());
+                let cache = ResultCache::new(&rules, login, cluster, flights, buffers, &settings.clock);
+                Some(cache.map_err(ProxyBuildError::Randomness)?)
+            }
+            None => None,
+        };
         let rules = rules.map(|rules| RuleState::new(rules, &settings.clock));
         let budget = settings.retry.budget.map(|budget| RetryAccount::new(budget, Arc::clone(&settings.clock)));
         let client_limit = settings.max_requests_per_client.map(|max| ClientLimit::new(max, warn_of_requests));
         let untrusted_proxy = AtomicBool::new(false);
         let queues = queue.map(|rules| Queues::of(&cluster, rules, &settings.clock));
-        let inner = Inner { cluster, settings, client_limit, budget, queues, rules, flights, untrusted_proxy };
+        let inner = Inner {
+            cluster,
+            settings,
+            client_limit,
+            budget,
+            queues,
+            rules,
+            flights,
+            #[cfg(feature = "cache")]
+            cache,
+            untrusted_proxy,
+        };
         Ok(Proxy { inner: Arc::new(inner) })
     }
 }

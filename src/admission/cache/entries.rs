@@ -1,0 +1,166 @@
+//! The entries of a cache, and which credentials a node has accepted.
+//!
+//! Both are a `quick_cache`, as the sessions in memory are (a CLOCK-Pro cache): results that are asked for again survive a flood of
+//! queries that come once.
+
+use std::sync::Arc;
+
+use ahash::RandomState;
+use bytes::Bytes;
+use http::Response;
+use parking_lot::Mutex;
+use quick_cache::unsync::{Cache, DefaultLifecycle};
+use quick_cache::{OptionsBuilder, UnitWeighter, Weighter};
+
+use super::key::{CacheKey, CredentialKey, Credentials};
+use crate::observe::ServedBy;
+
+/// The number of entries, and of credentials that are known.
+const MAX_ENTRIES: usize = 4096;
+
+/// The bytes of an entry apart from its response, and of its place in the map.
+const OVERHEAD: usize = 512;
+
+/// A result, with what decides to whom it may be given. Times are in milliseconds of the clock of the cache.
+pub(crate) struct CachedResult {
+    pub(crate) head: Response<()>,
+    pub(crate) body: Bytes,
+    pub(crate) served_by: ServedBy,
+    pub(super) credential: CredentialKey,
+    /// The epoch of its project before its query was sent.
+    pub(super) epoch: u64,
+    /// When its query arrived.
+    pub(super) arrived: u64,
+    pub(super) stored: u64,
+}
+
+impl CachedResult {
+    /// Returns the bytes that an entry with this head and body takes.
+    pub(super) fn weight(head: &Response<()>, body: usize) -> usize {
+        let headers = head.headers().iter().map(|(name, value)| 2 * name.as_str().len() + value.len() + 64);
+        OVERHEAD + body + headers.sum::<usize>()
+    }
+}
+
+/// What nodes have said of credentials.
+#[derive(Clone, Copy, Default)]
+struct Standing {
+    /// The latest arrival of a query with them to which a node has returned a result.
+    accepted: Option<u64>,
+    /// When a node has last rejected them.
+    rejected: Option<u64>,
+}
+
+impl Standing {
+    /// Returns whether a node has accepted the credentials since this time, and rejected none since the query of the entry arrived.
+    fn allows(self, since: u64, entry: &CachedResult) -> bool {
+        let is_accepted = self.accepted.is_some_and(|accepted| accepted >= since);
+        let is_rejected = self.rejected.is_some_and(|rejected| {
+            entry.arrived <= rejected || self.accepted.is_none_or(|accepted| accepted <= rejected)
+        });
+        is_accepted && !is_rejected
+    }
+}
+
+pub(super) struct Entries {
+    results: Mutex<Results>,
+    credentials: Mutex<Cache<CredentialKey, Standing, UnitWeighter, RandomState>>,
+}
+
+struct Results {
+    map: Cache<CacheKey, Arc<CachedResult>, EntryWeight, RandomState>,
+    evicted: u64,
+}
+
+/// What [`Entries::status`] counts.
+pub(super) struct Held {
+    pub(super) entries: usize,
+    pub(super) bytes: usize,
+    pub(super) evicted: u64,
+}
+
+impl Entries {
+    pub(super) fn new(max_bytes: usize) -> Self {
+        // The map bounds one weight. An entry weighs its bytes, and at least its share of them, so that neither bound is exceeded.
+        let weight = EntryWeight { minimum: max_bytes.div_ceil(MAX_ENTRIES) as u64 };
+        let options = |weight: u64| {
+            let options = OptionsBuilder::new().estimated_items_capacity(MAX_ENTRIES).weight_capacity(weight).build();
+            options.expect("both capacities are set")
+        };
+        let map =
+            Cache::with_options(options(max_bytes as u64), weight, RandomState::new(), DefaultLifecycle::default());
+        let credentials = Cache::with_options(
+            options(MAX_ENTRIES as u64),
+            UnitWeighter,
+            RandomState::new(),
+            DefaultLifecycle::default(),
+        );
+        Entries { results: Mutex::new(Results { map, evicted: 0 }), credentials: Mutex::new(credentials) }
+    }
+
+    pub(super) fn get(&self, key: &CacheKey) -> Option<Arc<CachedResult>> {
+        self.results.lock().map.get(key).cloned()
+    }
+
+    pub(super) fn insert(&self, key: CacheKey, entry: CachedResult) {
+        let mut results = self.results.lock();
+        let before = results.map.len() + usize::from(results.map.peek(&key).is_none());
+        results.map.insert(key, Arc::new(entry));
+        let after = results.map.len();
+        results.evicted += before.saturating_sub(after) as u64;
+    }
+
+    /// Removes the entry of a key, or only if it is this one.
+    pub(super) fn remove(&self, key: &CacheKey, only: Option<&Arc<CachedResult>>) {
+        self.results.lock().map.remove_if(key, |entry| only.is_none_or(|only| Arc::ptr_eq(only, entry)));
+    }
+
+    /// Removes entries that were stored before this time.
+    pub(super) fn remove_before(&self, time: u64) {
+        self.results.lock().map.retain(|_, entry| entry.stored >= time);
+    }
+
+    pub(super) fn allows(&self, credentials: &Credentials, entry: &CachedResult) -> bool {
+        // The result is the proof for the credentials that have asked for it.
+        let since = if credentials.all == entry.credential { entry.arrived } else { entry.stored };
+        let known = self.credentials.lock();
+        credentials.each().all(|credential| known.get(&credential).is_some_and(|known| known.allows(since, entry)))
+    }
+
+    /// Notes that a node has accepted credentials that arrived at this time.
+    pub(super) fn accept(&self, credentials: &Credentials, arrived: u64) {
+        let mut known = self.credentials.lock();
+        for credential in credentials.each() {
+            let mut standing = known.get(&credential).copied().unwrap_or_default();
+            standing.accepted = standing.accepted.max(Some(arrived));
+            known.insert(credential, standing);
+        }
+    }
+
+    /// Notes that credentials are rejected at this time. Those that no node has accepted get nothing anyway, and take no space.
+    pub(super) fn reject(&self, credentials: &Credentials, now: u64) {
+        let mut known = self.credentials.lock();
+        for credential in credentials.each() {
+            if let Some(mut standing) = known.get(&credential).copied() {
+                standing.rejected = standing.rejected.max(Some(now));
+                known.insert(credential, standing);
+            }
+        }
+    }
+
+    pub(super) fn held(&self) -> Held {
+        let results = self.results.lock();
+        Held { entries: results.map.len(), bytes: results.map.weight() as usize, evicted: results.evicted }
+    }
+}
+
+#[derive(Clone)]
+struct EntryWeight {
+    minimum: u64,
+}
+
+impl Weighter<CacheKey, Arc<CachedResult>> for EntryWeight {
+    fn weight(&self, _: &CacheKey, entry: &Arc<CachedResult>) -> u64 {
+        self.minimum.max(CachedResult::weight(&entry.head, entry.body.len()) as u64)
+    }
+}

@@ -1,0 +1,165 @@
+//! The projects whose builds are followed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ahash::AHashMap;
+use parking_lot::Mutex;
+
+use crate::admission::flight::ProjectSlot;
+
+/// More projects are not cached: a node is asked for each of them.
+const MAX_PROJECTS: usize = 64;
+
+/// How long a project is followed after its last query.
+const UNUSED_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How long a node's list of jobs counts: the interval, and some seconds for the next response.
+pub(super) const MAX_CHECK_AGE: Duration = Duration::from_secs(15);
+
+/// How long nothing is stored after data has changed: nodes learn of it from each other after seconds, and return old results until
+/// then.
+const SETTLE_TIME: Duration = Duration::from_secs(10);
+
+/// A project, whose state is changed by queries and by the checks. Times are in milliseconds of the clock of the cache.
+pub(crate) struct Project {
+    pub(super) name: Box<str>,
+    pub(super) slot: ProjectSlot,
+    state: Mutex<ProjectState>,
+}
+
+#[derive(Default)]
+struct ProjectState {
+    /// What the last check has shown; `None` before the first.
+    last_change: Option<String>,
+    /// When the last check began that a node has responded to.
+    checked: Option<u64>,
+    used: u64,
+    /// The epoch that the last query or check has seen.
+    epoch: u64,
+    settled_at: u64,
+}
+
+/// What a query may do with the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Allowed {
+    /// Get an entry: builds are followed.
+    pub(super) get: bool,
+    /// Store its result.
+    pub(super) store: bool,
+}
+
+impl Project {
+    fn new(name: &str, epoch: u64, now: u64) -> Self {
+        let settled_at = if epoch == 0 { now } else { now + millis(SETTLE_TIME) };
+        let state = ProjectState { used: now, epoch, settled_at, ..ProjectState::default() };
+        Project { name: name.into(), slot: ProjectSlot::of(name), state: Mutex::new(state) }
+    }
+
+    /// Returns what a query that arrives at the epoch may do.
+    pub(super) fn allows(&self, epoch: u64, now: u64) -> Allowed {
+        let mut state = self.state.lock();
+        state.used = now;
+        state.see(epoch, now);
+        let is_followed = state.checked.is_some_and(|checked| now - checked.min(now) <= millis(MAX_CHECK_AGE));
+        Allowed { get: is_followed, store: is_followed && now >= state.settled_at }
+    }
+
+    /// Notes what a check that began at `began` has shown. Returns whether the project has changed since the check before.
+    pub(super) fn check(&self, last_change: String, began: u64) -> bool {
+        let mut state = self.state.lock();
+        state.checked = state.checked.max(Some(began));
+        let before = state.last_change.replace(last_change);
+        before.is_some() && before != state.last_change
+    }
+
+    /// Notes an epoch: when it has changed, nothing is stored for a while.
+    pub(super) fn see(&self, epoch: u64, now: u64) {
+        self.state.lock().see(epoch, now);
+    }
+
+    fn is_unused(&self, now: u64) -> bool {
+        self.state.lock().used + millis(UNUSED_TIMEOUT) < now
+    }
+}
+
+impl ProjectState {
+    fn see(&mut self, epoch: u64, now: u64) {
+        if self.epoch != epoch {
+            self.epoch = epoch;
+            self.settled_at = now + millis(SETTLE_TIME);
+        }
+    }
+}
+
+/// The projects by their names.
+#[derive(Default)]
+pub(super) struct Projects(Mutex<AHashMap<Box<str>, Arc<Project>>>);
+
+impl Projects {
+    pub(super) fn get(&self, name: &str) -> Option<Arc<Project>> {
+        self.0.lock().get(name).cloned()
+    }
+
+    /// Begins to follow a project; `None` if it is followed already, or too many are.
+    pub(super) fn follow(&self, name: &str, epoch: u64, now: u64) -> Option<Arc<Project>> {
+        let mut projects = self.0.lock();
+        if projects.contains_key(name) || projects.len() >= MAX_PROJECTS {
+            return None;
+        }
+        let project = Arc::new(Project::new(name, epoch, now));
+        projects.insert(name.into(), Arc::clone(&project));
+        Some(project)
+    }
+
+    /// Returns all, after those that are not used were removed.
+    pub(super) fn in_use(&self, now: u64) -> Vec<Arc<Project>> {
+        let mut projects = self.0.lock();
+        projects.retain(|_, project| !project.is_unused(now));
+        projects.values().cloned().collect()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.lock().len()
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    time.as_millis() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: Allowed = Allowed { get: true, store: true };
+    const NOTHING: Allowed = Allowed { get: false, store: false };
+
+    #[test]
+    fn a_project_is_cached_while_its_builds_are_followed_and_not_right_after_a_change() {
+        let project = Project::new("p", 0, 0);
+        assert_eq!(project.allows(0, 0), NOTHING);
+        assert!(!project.check("a".into(), 1_000), "the first check shows no change");
+        assert_eq!(project.allows(0, 1_000), ALL);
+        assert_eq!(project.allows(0, 16_000), ALL);
+        assert_eq!(project.allows(0, 16_001), NOTHING);
+        assert!(!project.check("a".into(), 20_000) && project.check("b".into(), 30_000));
+        assert_eq!(project.allows(1, 30_000), Allowed { get: true, store: false });
+        assert_eq!(project.allows(1, 39_999), Allowed { get: true, store: false });
+        assert_eq!(project.allows(1, 40_000), ALL);
+        assert_eq!(Project::new("p", 7, 0).allows(7, 9_999), NOTHING);
+    }
+
+    #[test]
+    fn there_are_few_projects_and_unused_ones_leave() {
+        let projects = Projects::default();
+        for number in 0..MAX_PROJECTS {
+            assert!(projects.follow(&number.to_string(), 0, 0).is_some());
+        }
+        assert!(projects.follow("0", 0, 0).is_none() && projects.follow("more", 0, 0).is_none());
+        projects.get("7").unwrap().allows(0, 100_000);
+        assert_eq!(projects.in_use(120_000).len(), MAX_PROJECTS);
+        assert_eq!(projects.in_use(120_001).len(), 1);
+        assert!(projects.follow("more", 0, 0).is_some() && projects.get("0").is_none());
+    }
+}

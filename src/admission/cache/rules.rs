@@ -1,0 +1,85 @@
+use std::num::NonZeroUsize;
+
+use http::HeaderValue;
+
+use crate::basic_auth;
+use crate::probe::InvalidProbe;
+
+/// How results of queries are cached: see [`ProxyBuilder::cache`](crate::proxy::ProxyBuilder::cache) and the guide on
+/// [waiting](crate::docs::waiting#the-result-cache).
+///
+/// | setting | default |
+/// |---|---|
+/// | [`login`](Self::login) | none, with which no proxy can be built |
+/// | [`max_bytes`](Self::max_bytes) | 64 MiB |
+/// | [`across_users`](Self::across_users) | off |
+///
+/// ```
+/// use kylin_lb::admission::CacheRules;
+///
+/// let rules = CacheRules::new().login("MONITOR", "password")?;
+/// # Ok::<(), kylin_lb::probe::InvalidProbe>(())
+/// ```
+#[derive(Debug, Clone, Default)]
+#[must_use]
+pub struct CacheRules {
+    /// Marked as sensitive, so that no `Debug` shows it.
+    pub(crate) authorization: Option<HeaderValue>,
+    max_bytes: MaxBytes,
+    across_users: bool,
+}
+
+/// The most bytes of the entries.
+#[derive(Debug, Clone, Copy)]
+struct MaxBytes(NonZeroUsize);
+
+impl Default for MaxBytes {
+    fn default() -> Self {
+        MaxBytes(NonZeroUsize::new(64 << 20).expect("not zero"))
+    }
+}
+
+impl CacheRules {
+    /// Returns the default rules, which still need a [login](Self::login).
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the HTTP Basic credentials with which the front end asks a node for the last job of each project whose results it caches,
+    /// every 10 s. The user must be allowed to see the jobs of these projects.
+    ///
+    /// A login that a node rejects is not sent again for ten minutes, because Kylin 5 locks a user after three wrong passwords. Nothing
+    /// is cached meanwhile, and [`CacheStatus::error`](crate::observe::CacheStatus::error) says why.
+    ///
+    /// # Errors
+    /// [`InvalidProbe::User`] when the user's name contains a colon (RFC 7617).
+    pub fn login(mut self, user: &str, password: &str) -> Result<Self, InvalidProbe> {
+        self.authorization = Some(basic_auth::authorization(user, password).ok_or(InvalidProbe::User)?);
+        Ok(self)
+    }
+
+    /// Sets how many bytes all entries may have together. Default: 64 MiB. They also count in the
+    /// [budget](crate::proxy::ProxyBuilder::buffers) of the proxy, of which the cache leaves at least half to others.
+    pub fn max_bytes(mut self, bytes: NonZeroUsize) -> Self {
+        self.max_bytes = MaxBytes(bytes);
+        self
+    }
+
+    /// Sets whether a user gets the results of other users. Default: off.
+    ///
+    /// The application says with this that a result does not depend on who asks: all users may query the same projects, tables and
+    /// columns, and there are no row rights. Kylin is asked whether it accepts the credentials, and not whether the user may see the
+    /// rows: an entry is given to credentials with which a node has returned a result since the entry was stored.
+    pub fn across_users(mut self, on: bool) -> Self {
+        self.across_users = on;
+        self
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.max_bytes.0.get()
+    }
+
+    pub(super) fn is_across_users(&self) -> bool {
+        self.across_users
+    }
+}

@@ -1,0 +1,132 @@
+//! The part of a request in the [result cache](crate::admission::cache).
+
+use std::time::Duration;
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Request, StatusCode};
+
+use super::Attempts;
+use super::flight::{QueryContents, share};
+use super::response::{MAX_SHARED, declared_length, read_whole};
+use crate::admission::cache::{CachedResult, Lookup, Pending};
+use crate::backend::Backend;
+use crate::body::Body;
+use crate::buffer::GrowingBuffer;
+use crate::cluster::Picked;
+use crate::kylin::response::{ResponseClass, is_cacheable};
+use crate::observe::CacheOutcome;
+
+/// Whether a response comes from the cache.
+const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
+
+/// What became of a query that was looked up, and found nothing.
+pub(super) struct CacheMiss {
+    /// None once its result was stored, or must not be.
+    pending: Option<Pending>,
+}
+
+impl<B: Backend> Attempts<'_, B> {
+    /// Responds with the cached result of a query, if there is one. Returns whether it does.
+    pub(super) fn look_up(&mut self, query: &QueryContents, request: &Request<Body>) -> bool {
+        let Some((cache, project)) = self.proxy.cache.as_ref().zip(query.cached_of.as_ref()) else { return false };
+        let credentials = cache.credentials(&self.context);
+        let Some(key) = cache.key(request, &credentials) else { return false };
+        if self.wants_own_response {
+            cache.forget(&key);
+            return false;
+        }
+        let max_age = max_age(request.headers());
+        let (outcome, age) = match cache.look_up(key, credentials, project.clone(), max_age) {
+            Lookup::Hit(result, age) => {
+                self.respond_with_cached(&result, age);
+                (CacheOutcome::Hit, Some(age))
+            }
+            Lookup::Miss(pending, outcome) => {
+                self.cache_miss = Some(Box::new(CacheMiss { pending: Some(pending) }));
+                (outcome, None)
+            }
+        };
+        if let Some(recorder) = &self.recorder {
+            recorder.cache_looked_up(outcome, age);
+        }
+        outcome == CacheOutcome::Hit
+    }
+
+    fn respond_with_cached(&mut self, result: &CachedResult, age: Duration) {
+        self.response = result.head.clone().map(|()| result.body.clone().into());
+        let headers = self.response.headers_mut();
+        headers.insert(header::AGE, HeaderValue::from(age.as_secs()));
+        headers.insert(X_CACHE, HeaderValue::from_static("HIT"));
+        if let Some(share) = self.share.take() {
+            self.response.body_mut().hold_guard(share);
+        }
+        if self.recorder.is_some() || self.proxy.settings.served_by {
+            self.response.extensions_mut().insert(result.served_by.clone());
+        }
+    }
+
+    /// The execution was sent for another client, before this query came.
+    pub(super) fn takes_over_execution(&mut self) {
+        if let Some(miss) = &mut self.cache_miss {
+            miss.pending = None;
+        }
+    }
+
+    /// Reads the body of a response that may be stored.
+    pub(super) async fn read_for_cache(&mut self) {
+        let reservation = self.proxy.settings.buffers.reservation(self.context.client().key());
+        read_whole(&mut self.response, GrowingBuffer::new(reservation, MAX_SHARED)).await;
+    }
+
+    /// Returns whether the response may be stored, and its body is still a stream.
+    pub(super) fn is_read_for_cache(&self, class: Option<ResponseClass>) -> bool {
+        self.cache_miss.as_ref().is_some_and(|miss| miss.pending.is_some())
+            && self.may_store(class)
+            && self.response.body().whole().is_none()
+            && declared_length(&self.response).is_none_or(|length| length <= MAX_SHARED as u64)
+    }
+
+    fn may_store(&self, class: Option<ResponseClass>) -> bool {
+        self.response.status() == StatusCode::OK
+            && class == Some(ResponseClass::Final)
+            && !self.response.headers().contains_key(header::SET_COOKIE)
+    }
+
+    /// Stores the response if it is a result of which the whole is known.
+    pub(super) fn store_result(&mut self, class: Option<ResponseClass>, picked: &Picked<B>) {
+        let Some(pending) = self.cache_miss.as_mut().and_then(|miss| miss.pending.take()) else { return };
+        if let Some(cache) = &self.proxy.cache
+            && self.may_store(class)
+            && let Some(copy) = share(&self.response, None)
+            && copy.body.len() <= MAX_SHARED
+            && is_cacheable(copy.head.headers(), &copy.body)
+        {
+            cache.store(pending, copy.head, &copy.body, self.served_by(picked).shared());
+        }
+    }
+
+    /// Says in the response that the cache had nothing, and notes that a node rejects credentials.
+    pub(super) fn note_cache_miss(&mut self) {
+        if self.cache_miss.is_some() {
+            self.response.headers_mut().insert(X_CACHE, HeaderValue::from_static("MISS"));
+        }
+        let is_rejected = matches!(self.response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+        if let Some(cache) = &self.proxy.cache
+            && is_rejected
+            && self.context.has_any_credentials()
+        {
+            cache.reject(&cache.credentials(&self.context));
+        }
+    }
+}
+
+/// Returns the greatest age that the client accepts (RFC 9111, 5.2.1.1).
+fn max_age(headers: &HeaderMap) -> Option<Duration> {
+    let values = headers.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
+    let seconds = values.flat_map(|value| value.split(',')).filter_map(|directive| {
+        let (name, seconds) = directive.trim().split_once('=')?;
+        // One that cannot be read accepts no age.
+        name.eq_ignore_ascii_case("max-age").then(|| seconds.trim_matches('"').parse().unwrap_or(0))
+    });
+    seconds.min().map(Duration::from_secs)
+}
