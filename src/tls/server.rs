@@ -144,8 +144,11 @@ impl ServerTlsBuilder {
     }
 }
 
+/// Returns the identity for a name.
+type Find = dyn Fn(&str) -> Option<Identity> + Send + Sync;
+
 /// Finds the identity for a name in lower case.
-struct FindIdentity(Box<dyn Fn(&str) -> Option<Identity> + Send + Sync>);
+struct FindIdentity(Box<Find>);
 
 impl fmt::Debug for FindIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

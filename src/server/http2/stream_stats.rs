@@ -157,9 +157,12 @@ struct Source {
     account: Account,
 }
 
+/// A frame, and whether its bytes are reserved.
+type Next = (Frame<Bytes>, bool);
+
 impl Source {
-    /// Returns the next bytes, and whether they are reserved.
-    fn next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<(Frame<Bytes>, bool), BodyError>>> {
+    /// Returns what follows.
+    fn next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Next, BodyError>>> {
         let Source { body, spool, unsent, .. } = self;
         if let Some(data) = unsent.take() {
             return Poll::Ready(Some(Ok((Frame::data(data), false))));
