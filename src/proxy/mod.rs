@@ -4,6 +4,7 @@ mod attempts;
 mod builder;
 mod error_response;
 mod head;
+mod recent_queries;
 mod replay;
 mod retry;
 mod rules;
@@ -35,7 +36,9 @@ pub use rules::{CancelOnDisconnect, KylinRules, ReloadAccess};
 pub use service::ProxyService;
 
 use self::attempts::QueryFlights;
+use self::attempts::admit::KnownQuery;
 use self::builder::ProxySettings;
+use self::recent_queries::RecentQueries;
 use self::retry::RetryAccount;
 use crate::admission::SingleFlightStatus;
 use crate::admission::queue::Queues;
@@ -84,6 +87,8 @@ struct Inner<B> {
     /// None where no result is cached.
     #[cfg(feature = "cache")]
     cache: Option<Arc<crate::admission::cache::ResultCache<B>>>,
+    /// None in a plain proxy.
+    recent_queries: Option<RecentQueries<KnownQuery>>,
     /// Whether a peer that is no trusted proxy has named its client: logged once.
     untrusted_proxy: AtomicBool,
 }

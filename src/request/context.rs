@@ -87,26 +87,36 @@ impl RequestContext {
         }
     }
 
-    /// Parses the SQL in `body`, which was read as a whole. The class then tells whether it writes, unless the SQL
-    /// cannot be parsed or is too long. Computes the keys of the query that are `wanted`. `observe` gets the query and its effect.
-    pub(crate) fn read_sql(&mut self, body: &Body, wanted: WantedKeys, observe: impl FnOnce(&QueryRequest<'_>, Sql)) {
-        let Some((class, body)) = self.class.zip(body.whole()) else { return };
-        let query = match class.sql_location() {
-            SqlLocation::None => return,
+    /// Reads the query in `body`, which was read as a whole. Returns `None` where there is none, or it cannot be read.
+    pub(crate) fn read_sql<T>(&self, body: &Body, read: impl FnOnce(&QueryRequest<'_>) -> T) -> Option<T> {
+        let body = body.whole()?;
+        let query = match self.class?.sql_location() {
+            SqlLocation::None => return None,
             SqlLocation::Json => QueryRequest::from_json(body),
             SqlLocation::Form => QueryRequest::from_form(self.target.query(), body),
         };
-        if let Ok(query) = query {
-            let effect = query.effect();
-            observe(&query, effect);
-            self.class = Some(class.with_sql(effect));
-            self.query = match wanted {
-                WantedKeys::None => None,
-                WantedKeys::Affinity | WantedKeys::All => {
-                    Some(query.keys(&self.basic_user().unwrap_or_default(), wanted == WantedKeys::All))
-                }
-            };
+        query.ok().map(|query| read(&query))
+    }
+
+    /// Returns whether nothing but the body decides what [`read_sql`](Self::read_sql) reads.
+    pub(crate) fn has_sql_in_json(&self) -> bool {
+        self.class.is_some_and(|class| class.sql_location() == SqlLocation::Json)
+    }
+
+    /// Returns those keys of a query that are `wanted`.
+    pub(crate) fn keys_of(&self, query: &QueryRequest<'_>, wanted: WantedKeys) -> Option<QueryKeys> {
+        match wanted {
+            WantedKeys::None => None,
+            WantedKeys::Affinity | WantedKeys::All => {
+                Some(query.keys(&self.basic_user().unwrap_or_default(), wanted == WantedKeys::All))
+            }
         }
+    }
+
+    /// Sets what was read of the query: the class then tells whether its SQL writes.
+    pub(crate) fn set_query(&mut self, effect: Sql, keys: Option<QueryKeys>) {
+        self.class = self.class.map(|class| class.with_sql(effect));
+        self.query = keys;
     }
 
     /// Returns the client.

@@ -7,13 +7,21 @@ use super::flight::{QueryContents, wants_own_response};
 use super::{Attempts, Sender};
 use crate::backend::Backend;
 use crate::body::Body;
-use crate::kylin::class::RequestClass;
+use crate::kylin::class::{RequestClass, Sql};
 use crate::kylin::strip_internal_headers;
 use crate::proxy::error_response::{ErrorResponse, TOO_MANY_REQUESTS};
 use crate::proxy::head::{self, Forwarded, HeaderEdits, HeaderPresence, Hops, join_cookies, remove_hop_by_hop};
 use crate::proxy::replay;
 use crate::proxy::rules::{RuleState, within_group};
-use crate::request::ClientAddr;
+use crate::request::{ClientAddr, QueryKeys};
+
+/// What a proxy has to know of a query.
+#[derive(Clone)]
+pub(in crate::proxy) struct KnownQuery {
+    effect: Sql,
+    keys: Option<QueryKeys>,
+    contents: Option<QueryContents>,
+}
 
 impl<B: Backend> Attempts<'_, B> {
     /// Reads the query in the body as far as something asks for it, and finds the resource group of its project. It takes its ticket
@@ -22,25 +30,43 @@ impl<B: Backend> Attempts<'_, B> {
         let groups = self.proxy.rules.as_ref().and_then(RuleState::resource_groups);
         let queues = self.queues().filter(|_| self.context.class().is_some_and(RequestClass::is_query));
         let user = queues.and_then(|queues| Some((queues, self.stopping_user(queues)?)));
-        let (mut query, mut project, mut stop_keys) = (None, None, [0; 2]);
-        self.context.read_sql(request.body(), self.wanted_keys(), |read, effect| {
-            project = groups.map(|_| read.project().to_owned());
-            if let Some(recorder) = &mut self.recorder {
-                recorder.query(read);
+        let (mut project, mut stop_keys) = (None, [0; 2]);
+        let wanted = self.wanted_keys();
+        let is_asked_for_more = groups.is_some() || queues.is_some() || self.recorder.is_some();
+        let recent =
+            self.proxy.recent_queries.as_ref().filter(|_| !is_asked_for_more && self.context.has_sql_in_json());
+        let mut read = || {
+            self.context.read_sql(request.body(), |query| {
+                project = groups.map(|_| query.project().to_owned());
+                if let Some(recorder) = &mut self.recorder {
+                    recorder.query(query);
+                }
+                if let Some((queues, user)) = user {
+                    stop_keys = query.ids().map(|id| id.map_or(0, |id| queues.stop_key(id, user)));
+                }
+                let effect = query.effect();
+                let flights = self.proxy.flights.as_ref();
+                let contents = flights.map(|flights| QueryContents::of(self.proxy, flights, query, effect));
+                KnownQuery { effect, keys: self.context.keys_of(query, wanted), contents }
+            })
+        };
+        let query = match recent.zip(request.body().whole()) {
+            Some((recent, body)) => {
+                let user = self.context.authorization().map_or(&b""[..], HeaderValue::as_bytes);
+                recent.get(wanted, user, body, read)
             }
-            if let Some((queues, user)) = user {
-                stop_keys = read.ids().map(|id| id.map_or(0, |id| queues.stop_key(id, user)));
-            }
-            let flights = self.proxy.flights.as_ref();
-            query = flights.map(|flights| QueryContents::of(self.proxy, flights, read, effect));
-        });
+            None => read(),
+        };
+        if let Some(query) = &query {
+            self.context.set_query(query.effect, query.keys);
+        }
         if let Some(queues) = queues {
             self.take_ticket(queues, stop_keys);
         }
         if let Some((groups, class)) = groups.zip(self.context.class()) {
             self.attempted = within_group(groups, class, project, request);
         }
-        query
+        query?.contents
     }
 
     /// Rewrites the head for the node, classifies the request and refuses what is not open to clients.

@@ -63,7 +63,8 @@ pub(in crate::proxy) struct SharedResponse {
     served_by: Option<ServedBy>,
 }
 
-/// The parts of a query that a flight needs.
+/// The parts of a query that a flight needs. They follow from its body and the settings of the proxy.
+#[derive(Clone)]
 pub(super) struct QueryContents {
     pub(super) project: Option<ProjectSlot>,
     hash: u64,

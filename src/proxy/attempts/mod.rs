@@ -1,6 +1,6 @@
 //! One request: from its head to the response, over as many attempts as it takes.
 
-mod admit;
+pub(super) mod admit;
 #[cfg(feature = "cache")]
 mod cache;
 mod change;

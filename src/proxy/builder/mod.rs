@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use super::recent_queries::RecentQueries;
 use super::replay::{DEFAULT_STREAMS, StreamLimit};
 use super::retry::RetryAccount;
 use super::rules::{KylinRules, RuleState};
@@ -330,6 +331,7 @@ impl<B, K> ProxyBuilder<B, K> {
         let client_limit = settings.max_requests_per_client.map(|max| ClientLimit::new(max, warn_of_requests));
         let untrusted_proxy = AtomicBool::new(false);
         let queues = queue.map(|rules| Queues::of(&cluster, rules, &settings.clock));
+        let recent_queries = rules.is_some().then(RecentQueries::new);
         let inner = Inner {
             cluster,
             settings,
@@ -340,6 +342,7 @@ impl<B, K> ProxyBuilder<B, K> {
             flights,
             #[cfg(feature = "cache")]
             cache,
+            recent_queries,
             untrusted_proxy,
         };
         Ok(Proxy { inner: Arc::new(inner) })
