@@ -68,19 +68,21 @@ pub enum Clients {
 }
 
 const SCRIPT: &str = r#"
-local sql = '{"sql":"select part_dt, sum(price) as total from kylin_sales where part_dt > 1 group by part_dt order by part_dt limit 100","project":"learn_kylin","offset":0}'
-local count = 0
+local before = '{"sql":"select part_dt, sum(price) as total from kylin_sales where part_dt > '
+local after = ' group by part_dt order by part_dt limit 100","project":"learn_kylin","offset":0}'
+local count, number = 0, 1000000
 local cookies = { COOKIES }
 function request()
   if wrk.path ~= "/kylin/api/query" then return wrk.format("GET") end
   count = count % #cookies + 1
+  number = number + STEP
   return wrk.format("POST", nil, {
     ["Content-Type"] = "application/json",
     ["Authorization"] = AUTHORIZATION,
     ["User-Agent"] = "KylinJDBCDriver",
     ["Accept"] = "application/json, text/plain, */*",
     ["Cookie"] = cookies[count],
-  }, sql)
+  }, before .. number .. after)
 end
 function done(summary, latency)
   local errors = summary.errors
@@ -90,7 +92,8 @@ function done(summary, latency)
 end
 "#;
 
-pub fn wrk(origin: &str, clients: &Clients, case: Case, connections: usize, time: Duration) -> Done {
+/// `repeats`: all queries have the same SQL.
+pub fn wrk(origin: &str, clients: &Clients, repeats: bool, case: Case, connections: usize, time: Duration) -> Done {
     let script = std::env::temp_dir().join(format!("kylin-lb-bench-{}.lua", std::process::id()));
     let of_nodes: Vec<String> = (1..=SESSIONS).map(|number| format!("JSESSIONID={:032X}", number * 7919)).collect();
     let (cookies, authorization) = match clients {
@@ -99,6 +102,7 @@ pub fn wrk(origin: &str, clients: &Clients, case: Case, connections: usize, time
     };
     let cookies: Vec<String> = cookies.iter().map(|cookie| format!("\"{cookie}\"")).collect();
     let text = SCRIPT.replace("COOKIES", &cookies.join(",")).replace("AUTHORIZATION", &authorization);
+    let text = text.replace("STEP", if repeats { "0" } else { "1" });
     std::fs::write(&script, text).unwrap();
     let (path, connections) = match case {
         Case::Post => ("/kylin/api/query", connections),
@@ -134,11 +138,10 @@ pub fn wrk(origin: &str, clients: &Clients, case: Case, connections: usize, time
 pub fn log_in(front: SocketAddr) -> Vec<String> {
     let mut stream = TcpStream::connect(front).unwrap();
     let mut log_in = || {
-        write!(
-            stream,
+        let request = format!(
             "POST {LOGIN} HTTP/1.1\r\nHost: kylin\r\nAuthorization: {CREDENTIALS}\r\nContent-Length: 0\r\n\r\n"
-        )
-        .unwrap();
+        );
+        stream.write_all(request.as_bytes()).unwrap();
         let mut response = [0; 4096];
         let read = stream.read(&mut response).unwrap();
         let head = String::from_utf8_lossy(&response[..read]).to_lowercase().find("set-cookie: ").map(|at| at + 12);

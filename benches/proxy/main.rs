@@ -93,7 +93,7 @@ fn measure(peer: &Peer, case: Case, options: &Options) -> Row {
             return row;
         }
         Case::Gigabyte => load::download(peer.address, "/1g"),
-        _ => load::wrk(&peer.origin(), &peer.clients, case, options.connections, options.seconds),
+        _ => load::wrk(&peer.origin(), &peer.clients, peer.repeats(), case, options.connections, options.seconds),
     };
     let cpu = peer.usage().cpu.saturating_sub(before.cpu);
     let mut row = Row::new(peer, case);

@@ -37,6 +37,11 @@ impl Peer {
         format!("{}://{}", self.scheme, self.address)
     }
 
+    /// Whether its clients send the same SQL again and again.
+    pub fn repeats(&self) -> bool {
+        !self.name.ends_with(" new")
+    }
+
     pub fn takes(&self, case: Case) -> bool {
         match case {
             Case::Post => true,
@@ -204,6 +209,7 @@ backend b\n balance leastconn\n {sticky}\n server n1 {one}\n server n2 {two}\n"
     add("nginx", false, &|port, folder| Some(nginx(threads, folder, &nginx_front("least_conn;", port))));
     add("haproxy", false, &|port, folder| haproxy("", port, folder));
     add("kylin-lb default", false, &|port, folder| Some(own("default", None, port, folder)));
+    add("kylin-lb default new", true, &|port, folder| Some(own("default", None, port, folder)));
     add("kylin-lb", false, &|port, folder| Some(own("kylin-lb", None, port, folder)));
     add("kylin-lb bare", false, &|port, folder| Some(own("bare", None, port, folder)));
     add("kylin-lb nginx.conf", false, &|port, folder| Some(own("nginx", None, port, folder)));

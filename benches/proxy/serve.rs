@@ -5,7 +5,7 @@ use std::num::NonZero;
 
 use kylin_lb::balance::{HashKeyed, LeastConn, QueryAffinity, RequestKey, RoundRobin};
 use kylin_lb::nginx::{Config, Site};
-use kylin_lb::proxy::RetryPolicy;
+use kylin_lb::proxy::{Plain, ProxyBuilder, RetryPolicy};
 use kylin_lb::server::{ListenOptions, Server};
 use kylin_lb::session::{Affinity, Sessions};
 #[cfg(feature = "login-relay")]
@@ -64,6 +64,15 @@ fn listen_options() -> ListenOptions {
     options
 }
 
+/// All requests come from one address, whose limit they must not reach.
+fn kylin_aware<B: Backend>(cluster: Cluster<B>) -> ProxyBuilder<B> {
+    Proxy::builder(cluster).max_requests_per_client(NonZero::new(18_000))
+}
+
+fn plain<B: Backend>(cluster: Cluster<B>) -> ProxyBuilder<B, Plain> {
+    Proxy::plain(cluster).max_requests_per_client(NonZero::new(18_000))
+}
+
 /// Returns the proxy of a row.
 pub fn proxy<B: Backend>(kind: &str, endpoints: Vec<Endpoint<B>>) -> Proxy<B> {
     let builder = Cluster::builder().endpoints(endpoints);
@@ -76,18 +85,18 @@ pub fn proxy<B: Backend>(kind: &str, endpoints: Vec<Endpoint<B>>) -> Proxy<B> {
     let cluster = cluster.build().unwrap();
     match kind {
         // The plain proxy: passive health, forwarding headers.
-        "kylin-lb" | "sticky" => Proxy::plain(cluster).build(),
+        "kylin-lb" | "sticky" => plain(cluster).build(),
         // The default mode: Kylin-aware, with learned sessions in memory. With query affinity, a repeated query goes to the node
         // that has its result.
-        "default" | "query-affinity" => Proxy::builder(cluster).build(),
+        "default" | "query-affinity" => kylin_aware(cluster).build(),
         // The front end logs in at each node.
         #[cfg(feature = "login-relay")]
         "login-relay" => {
             let relay = LoginRelay::new(Sessions::in_memory().unwrap(), Secret::random().unwrap()).secure(false);
-            Proxy::builder(cluster).affinity(Affinity::login_relay(relay)).build()
+            kylin_aware(cluster).affinity(Affinity::login_relay(relay)).build()
         }
-        "bare" => Proxy::plain(cluster).forwarded_headers(false).retry(RetryPolicy::none()).build(),
-        "learned" => Proxy::plain(cluster).affinity(Affinity::learn(Sessions::in_memory().unwrap())).build(),
+        "bare" => plain(cluster).forwarded_headers(false).retry(RetryPolicy::none()).build(),
+        "learned" => plain(cluster).affinity(Affinity::learn(Sessions::in_memory().unwrap())).build(),
         other => panic!("no such front end: {other}"),
     }
     .unwrap()
