@@ -30,7 +30,7 @@ pub(super) struct Applied {
     pub(super) drain: Choice<bool>,
     pub(super) single_flight: Choice<bool>,
     pub(super) panic: Choice<bool>,
-    /// How queries wait for servers with `max_conns`, if they do.
+    /// The rules by which queries wait for servers with `max_conns`, if they do.
     pub(super) queue: Choice<Option<QueueRules>>,
     pub(super) resource_groups: Choice<Option<ResourceGroups>>,
 }
@@ -42,7 +42,7 @@ pub(super) struct Choice<T> {
     pub(super) why: String,
 }
 
-/// How the sessions of an upstream find their server.
+/// The way in which the sessions of an upstream find their server.
 #[derive(Debug, Clone)]
 pub(super) enum AppliedSessions {
     /// As `sticky` says.

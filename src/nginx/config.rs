@@ -49,7 +49,7 @@ pub struct Config {
     pub(super) server_comments: Vec<CommentOptions>,
     /// A hash of all directives but the upstreams, the same in this process for the same directives.
     pub(super) text: u64,
-    /// How many variables `set` gives a value.
+    /// The number of variables that `set` gives a value.
     pub(super) set_slots: usize,
     /// The servers in the order of the file.
     pub(super) servers: Vec<Server>,
@@ -57,7 +57,7 @@ pub struct Config {
     pub(super) listeners: Vec<Listener>,
     /// Directives that were accepted and have no effect here.
     pub(super) ignored: Vec<Notice>,
-    /// Where this crate does something else than nginx would.
+    /// The places where this crate does something else than nginx would.
     pub(super) notes: Vec<Notice>,
 }
 

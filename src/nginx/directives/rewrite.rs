@@ -31,7 +31,7 @@ pub(crate) enum Step {
 pub(crate) struct Rewrite {
     pub(crate) pattern: Pattern,
     pub(crate) path: Template,
-    /// What stands behind the `?` of the replacement.
+    /// The text behind the `?` of the replacement.
     pub(crate) args: Option<Template>,
     /// The arguments of the request follow: the replacement does not end with `?`.
     pub(crate) keeps_args: bool,
@@ -42,7 +42,7 @@ pub(crate) struct Rewrite {
     paths: Vec<String>,
 }
 
-/// What follows a rewrite.
+/// The step after a rewrite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AfterRewrite {
     /// The next step.
@@ -112,7 +112,7 @@ impl FileTest {
     }
 }
 
-/// How the paths of Kylin begin.
+/// The prefix of Kylin's paths.
 pub(crate) const KYLIN: &str = "/kylin";
 
 /// Returns whether one of several is true; `None` if that is not known.

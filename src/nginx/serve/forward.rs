@@ -107,7 +107,7 @@ fn scope_tls(connection: &crate::tls::TlsConnection) -> ScopeTls<'_> {
     }
 }
 
-/// What is to be done with a request.
+/// The decision on a request.
 enum Routed<'s> {
     Respond(Box<Response<Body>>),
     /// The request is to be routed again after it.

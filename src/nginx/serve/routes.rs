@@ -22,7 +22,7 @@ use crate::session::Affinity;
 /// nginx's default of `client_max_body_size`.
 const DEFAULT_MAX_BODY_BYTES: u64 = 1 << 20;
 
-/// What a location became.
+/// The compiled form of a location.
 pub(super) struct Route {
     pub(super) trusted: TrustedProxies,
     /// `None` for a location that responds itself.

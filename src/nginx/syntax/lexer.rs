@@ -47,7 +47,7 @@ impl Word {
     }
 }
 
-/// What ended a run of words.
+/// The sign that ended a run of words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Terminator {
     /// `;`
@@ -62,7 +62,7 @@ pub(crate) enum Terminator {
     OwnComment,
 }
 
-/// How a comment with directives of this crate is written.
+/// The prefix of a comment with directives of this crate.
 pub(super) const OWN_COMMENT: &str = "# kylin_lb: NAME VALUE;";
 
 /// The longest word is one byte shorter: nginx reads through a buffer of this size.
@@ -75,7 +75,7 @@ pub(crate) struct Lexer<'t> {
     file: u16,
     line: u32,
     at: usize,
-    /// What ends where the text ends.
+    /// The construct that ends where the text ends.
     whole: &'static str,
 }
 

@@ -53,7 +53,7 @@ struct SetVariable {
 #[derive(Debug)]
 pub(super) struct SetValue {
     pub(super) value: Template,
-    /// What the `if` around it matches with an expression, whose groups the value may have.
+    /// The value that the `if` around it matches with an expression, whose groups the value may have.
     pub(super) subject: Option<Template>,
 }
 

@@ -27,9 +27,9 @@ pub(crate) struct Location {
     pub(crate) matcher: Matcher,
     pub(crate) action: Action,
     pub(crate) settings: BlockSettings,
-    /// What happens before the action.
+    /// The steps before the action.
     pub(crate) script: Vec<Step>,
-    /// What the location is while the condition of an `if` in it holds.
+    /// The location as it is while the condition of an `if` in it holds.
     pub(crate) variants: Vec<Location>,
     /// The locations for the values of variables in the host of `proxy_pass`.
     pub(crate) by_host: Option<ByHost>,

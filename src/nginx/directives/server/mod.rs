@@ -28,7 +28,7 @@ pub(crate) struct Server {
     pub(crate) name: String,
     /// The settings outside locations.
     pub(crate) settings: BlockSettings,
-    /// What happens to each request before its location is found.
+    /// The steps of each request before its location is found.
     pub(crate) script: Vec<Step>,
     /// It or a location in it has a script.
     pub(crate) is_scripted: bool,

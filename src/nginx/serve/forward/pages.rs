@@ -20,9 +20,9 @@ use crate::proxy::{BodyCopy, ErrorResponse};
 pub(super) struct Named<'s> {
     pub(super) location: &'s Location,
     error: Option<NamedError<'s>>,
-    /// What the steps have made of the request before.
+    /// The changes that the steps before have made to the request.
     pub(super) rewritten: Rewritten,
-    /// What logs need of the request, if a proxy had it before.
+    /// The facts of the request that logs need, if a proxy had it before.
     pub(super) pending: Option<Arc<PendingRequest>>,
 }
 
@@ -33,7 +33,7 @@ struct NamedError<'s> {
     challenge: Option<HeaderValue>,
 }
 
-/// What becomes of a response without a node.
+/// The outcome of a response without a node.
 pub(super) enum Finished<'s> {
     Response(Response<Body>),
     /// A named location responds in its place.

@@ -19,7 +19,7 @@ const MAX_CYCLES: usize = 10;
 const CYCLE: ErrorResponse =
     ErrorResponse::new(StatusCode::INTERNAL_SERVER_ERROR, "the configuration rewrites the path in a circle");
 
-/// What the steps have made of a request.
+/// The changes that the steps have made to a request.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Rewritten {
     /// The variables of `set`, by their slot.
@@ -34,7 +34,7 @@ pub(super) struct Rewritten {
     pub(super) ignores_pass_uri: bool,
 }
 
-/// What serves a request. A location is that whose settings apply; without one those of the server do.
+/// The location or server that serves a request. A location is that whose settings apply; without one those of the server do.
 pub(super) enum Found<'s> {
     Location(&'s Location),
     /// The path lacks the slash at the end of the location's.
@@ -44,7 +44,7 @@ pub(super) enum Found<'s> {
     Redirect(u16, Vec<u8>, Option<&'s Location>),
 }
 
-/// How the steps end.
+/// The end of the steps.
 enum Outcome<'s> {
     /// The location serves the request.
     Serve,
@@ -54,7 +54,7 @@ enum Outcome<'s> {
     Redirect(u16, Vec<u8>),
 }
 
-/// How a list of steps ends.
+/// The end of a list of steps.
 enum End<'s> {
     /// Behind the last step.
     Through,
