@@ -18,6 +18,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::nodes::{CACHED_RESULTS, Cache, Completion, NODES, SLOTS};
 use crate::workload::{Micros, Query};
 
+/// The header with the number of a query. Single flight compares all headers but those of tracing, such as this one.
+const NUMBER: &str = "x-correlation-id";
+
 /// The response of a node, in the form of Kylin.
 const RESULT: &str = r#"{"columnMetas":[],"results":[],"isException":false,"exceptionMessage":null}"#;
 
@@ -77,7 +80,7 @@ impl Node {
 
     /// Responds to a query.
     pub(crate) async fn respond(&self, request: &Request<Body>) -> Response<Body> {
-        let number = request.headers()["x-query"].to_str().ok().and_then(|text| text.parse::<usize>().ok());
+        let number = request.headers()[NUMBER].to_str().ok().and_then(|text| text.parse::<usize>().ok());
         let query = &self.queries[number.expect("a number of a query")];
         let _slot = if self.sharing.is_none() { self.slots.acquire().await.ok() } else { None };
         let began = self.pace.now();
@@ -241,7 +244,7 @@ pub(crate) fn request(number: usize, query: &Query) -> Request<Body> {
     );
     let request =
         Request::post("/kylin/api/query").header("host", "kylin").header("authorization", "Basic QURNSU46S1lMSU4=");
-    let request = request.header("content-type", "application/json").header("x-query", number);
+    let request = request.header("content-type", "application/json").header(NUMBER, number);
     request.body(body.into()).expect("a valid request")
 }
 

@@ -21,6 +21,9 @@ const COUNT_REUSE: u32 = 20;
 
 pub(super) type BoundSessions = AHashMap<EndpointId, usize>;
 
+/// Reports on the result cache of a proxy; `None` where it has none.
+type ReportCache = Box<dyn Fn() -> Option<CacheReport> + Send + Sync>;
+
 /// A result cache.
 #[derive(Serialize)]
 #[cfg_attr(not(feature = "cache"), allow(dead_code, reason = "there are none"))]
@@ -53,7 +56,7 @@ pub struct Monitored {
     /// Logs, with what counts the lines that each has lost.
     pub(super) logs: Vec<(String, Box<dyn Fn() -> u64 + Send + Sync>)>,
     /// Result caches, with what reports each; none without the feature `cache`.
-    pub(super) caches: Vec<(String, Box<dyn Fn() -> Option<CacheReport> + Send + Sync>)>,
+    pub(super) caches: Vec<(String, ReportCache)>,
     pub(super) connections: Option<Box<dyn Fn() -> usize + Send + Sync>>,
     /// Until when the last count of sessions is used, and the count by endpoint.
     bound: Option<(Instant, Arc<BoundSessions>)>,

@@ -27,6 +27,9 @@ const SQL: &str = r#"{"sql":"select a from t","project":"p"}"#;
 #[derive(Clone, Default)]
 struct Node(Arc<NodeState>);
 
+/// Makes the response of a node.
+type Script = fn() -> Response<Body>;
+
 #[derive(Default)]
 struct NodeState {
     /// The version of the data, which is in each result.
@@ -40,7 +43,7 @@ struct NodeState {
     /// The credentials that it rejects.
     rejected: Mutex<Vec<String>>,
     /// What it responds to a query with, instead of a result.
-    script: Mutex<Option<fn() -> Response<Body>>>,
+    script: Mutex<Option<Script>>,
     /// How many queries it may still begin to respond to; `None` is no limit.
     gate: Mutex<Option<Arc<Semaphore>>>,
 }
@@ -60,7 +63,7 @@ impl Node {
         self.0.polls.load(Ordering::SeqCst)
     }
 
-    fn respond_with(&self, script: fn() -> Response<Body>) {
+    fn respond_with(&self, script: Script) {
         *self.0.script.lock().unwrap() = Some(script);
     }
 }
@@ -427,7 +430,7 @@ async fn only_whole_results_are_stored() {
     fn json(body: impl Into<Body>) -> Response<Body> {
         Response::builder().header("content-type", "application/json").body(body.into()).unwrap()
     }
-    let scripts: [(&str, fn() -> Response<Body>); 10] = [
+    let scripts: [(&str, Script); 10] = [
         ("Set-Cookie", || {
             let mut response = json(result("x"));
             response.headers_mut().insert("set-cookie", "JSESSIONID=1; Path=/kylin".parse().unwrap());

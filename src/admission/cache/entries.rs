@@ -72,7 +72,7 @@ struct Results {
     evicted: u64,
 }
 
-/// What [`Entries::status`] counts.
+/// What [`Entries::held`] counts.
 pub(super) struct Held {
     pub(super) entries: usize,
     pub(super) bytes: usize,
