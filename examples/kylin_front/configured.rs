@@ -64,7 +64,8 @@ pub trait FileSite: Sized {
     fn clusters(&self) -> Vec<(String, Cluster)>;
     fn sessions(&self) -> Option<&Sessions>;
     fn longest_timeout(&self) -> Duration;
-    fn listens(&self) -> Vec<Listen>;
+    /// Returns the addresses of the file, and whether clients speak TLS there.
+    fn listens(&self) -> Vec<(Listen, bool)>;
     /// Returns a server at the addresses of the file, or at `listen` in place of all of them.
     fn server(&self, listen: Option<Listen>) -> ServerBuilder<Self::Listener>;
     fn start_probes(&self) -> Result<Vec<HealthChecker>, InvalidSetting>;
@@ -119,8 +120,8 @@ impl FileSite for Site {
         self.longest_timeout()
     }
 
-    fn listens(&self) -> Vec<Listen> {
-        self.listeners().map(|listener| listener.listen()).collect()
+    fn listens(&self) -> Vec<(Listen, bool)> {
+        self.listeners().map(|listener| (listener.listen(), listener.is_tls())).collect()
     }
 
     fn server(&self, listen: Option<Listen>) -> ServerBuilder<SiteListener> {
@@ -268,9 +269,16 @@ impl<S: FileSite> Configured<S> {
         let server = inherited.into_iter().fold(builder, ServerBuilder::inherit).start()?;
         configured.monitored.set_connections(server.connection_count());
         let listens = configured.site.listens();
-        greet(&server, "http", configured.args.listen.as_ref().map_or(&listens, std::slice::from_ref));
+        // The option takes the place of the first address, with what clients speak there.
+        let chosen = configured
+            .args
+            .listen
+            .iter()
+            .map(|listen| (listen.clone(), listens.first().is_some_and(|(_, is_tls)| *is_tls)));
+        let chosen: Vec<_> = chosen.collect();
+        greet(&server, if chosen.is_empty() { &listens } else { &chosen });
         if configured.args.listen.is_some() {
-            for listen in listens {
+            for (listen, _) in listens {
                 say(format_args!("not listening on {listen}, which --listen replaces\n"));
             }
         }

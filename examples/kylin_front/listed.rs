@@ -100,7 +100,8 @@ impl Listed {
         if let (Some(address), true) = (server.addresses().first(), is_tcp) {
             listed.https_port.store(address.port(), Ordering::Relaxed);
         }
-        greet(&server, if listed.clients.is_some() { "https" } else { "http" }, &listed.listens);
+        let is_tls = listed.clients.is_some();
+        greet(&server, &listed.listens.iter().map(|listen| (listen.clone(), is_tls)).collect::<Vec<_>>());
         // It listens meanwhile: a client learns why it is refused.
         listed.members.wait(START_TIMEOUT).await;
         listed.monitored.set_discovery(listed.members.discovery.take());

@@ -251,14 +251,15 @@ impl Logs {
     }
 }
 
-fn greet(server: &Server, scheme: &str, listens: &[Listen]) {
-    let tcp = listens.iter().filter(|listen| !matches!(listen, Listen::Unix(_))).count();
-    for (index, address) in server.addresses().iter().enumerate() {
+/// Says where a server listens. `listens` has its addresses, each with whether clients speak TLS there.
+fn greet(server: &Server, listens: &[(Listen, bool)]) {
+    let mut tcp = listens.iter().filter(|(listen, _)| !matches!(listen, Listen::Unix(_)));
+    for address in server.addresses() {
         // Behind those of `listens` is the address that redirects.
-        let scheme = if index < tcp { scheme } else { "http" };
-        say(format_args!("listening on {scheme}://{address}\n"));
+        let is_tls = tcp.next().is_some_and(|(_, is_tls)| *is_tls);
+        say(format_args!("listening on {}://{address}\n", if is_tls { "https" } else { "http" }));
     }
-    for unix in listens.iter().filter(|listen| matches!(listen, Listen::Unix(_))) {
+    for (unix, _) in listens.iter().filter(|(listen, _)| matches!(listen, Listen::Unix(_))) {
         say(format_args!("listening on {unix}\n"));
     }
 }

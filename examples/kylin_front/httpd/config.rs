@@ -28,6 +28,16 @@ pub struct Listener {
     pub servers: Vec<usize>,
 }
 
+impl Listener {
+    /// Returns the port; 0 for a unix socket.
+    pub fn port(&self) -> u16 {
+        match &self.listen {
+            kylin_lb::server::Listen::Tcp(address) | kylin_lb::server::Listen::DualStack(address) => address.port(),
+            _ => 0,
+        }
+    }
+}
+
 impl Config {
     /// Reads a file and the files that it includes.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
@@ -70,6 +80,16 @@ impl Config {
         for (index, balancer) in self.balancers.iter().enumerate() {
             if !self.passes().any(|(.., target)| target.balancer == index) {
                 remarks.note(balancer.place, format!("balancer://{}: no ProxyPass leads to it", balancer.name));
+            }
+            let mut servers = self.passes().filter(|(.., target)| target.balancer == index).map(|(server, ..)| server);
+            if balancer.members.iter().any(|member| member.tls)
+                && servers.any(|server| server.node_tls.verifies.is_none())
+            {
+                let text = format!(
+                    "{}: certificates of members are verified, httpd does so with SSLProxyVerify require; none turns it off",
+                    balancer.url()
+                );
+                remarks.note(balancer.place, text);
             }
             let has = |what: fn(&super::directives::Member) -> bool| balancer.members.iter().any(what);
             if balancer.sticky.is_some() && !has(|member| member.route.is_some()) {

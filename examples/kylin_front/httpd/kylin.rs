@@ -52,7 +52,9 @@ fn leads_to_kylin(server: &Server, pass: &Pass, target: &Target, balancer: &Bala
         return Some(true);
     }
     if let From::Pattern(pattern) = &pass.from {
-        let is_first = server.pass_of(KYLIN_PATH).is_some_and(|first| std::ptr::eq(first, pass));
+        let is_rule = || server.rewrites.passes().any(|rule| std::ptr::eq(rule, pass));
+        let is_first = server.pass_of(KYLIN_PATH).is_some_and(|first| std::ptr::eq(first, pass))
+            || is_rule() && pattern.is_match(KYLIN_PATH.as_bytes());
         return (is_first || pattern.as_str().contains("kylin")).then_some(pattern.as_str().contains("kylin"));
     }
     let of_paths = |path: &str| {

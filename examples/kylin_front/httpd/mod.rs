@@ -16,7 +16,7 @@
 //! | files | `Include`, `IncludeOptional`, `Define`, `UnDefine`, `${NAME}`, `ServerRoot`, `<IfModule>`, `<IfDefine>`, `<IfVersion>`, `<IfFile>`, `LoadModule` |
 //! | servers | `Listen`, `<VirtualHost>`, `ServerName`, `ServerAlias`, `Timeout`, `LimitRequestBody`, `SSLEngine`, `SSLCertificate...`, `RemoteIPHeader`, `RemoteIPTrustedProxy`, `RemoteIPInternalProxy` |
 //! | balancers | `<Proxy balancer://...>`, `BalancerMember`, `ProxySet` |
-//! | paths | `ProxyPass`, `ProxyPassMatch`, `<Location>`, `<LocationMatch>`, `Redirect`, `RedirectMatch` |
+//! | paths | `ProxyPass`, `ProxyPassMatch`, `<Location>`, `<LocationMatch>`, `Redirect`, `RedirectMatch`, `RewriteCond`, `RewriteRule` |
 //! | responses | `ProxyPassReverse`, `ProxyPassReverseCookiePath`, `ProxyPassReverseCookieDomain`, `Header` |
 //! | requests | `RequestHeader`, `Require`, `<RequireAll>` and its like, `Order`, `Allow`, `Deny`, `ProxyTimeout`, `SSLProxy...` |
 //!

@@ -24,18 +24,28 @@ macro_rules! require_httpd {
 pub(crate) use require_httpd;
 
 /// What the configurations of the tests need, with what each module needs itself.
-const MODULES: [&str; 14] = [
+const MODULES: [&str; 24] = [
     "mpm_event",
     "authz_core",
     "authz_host",
     "access_compat",
+    "authn_core",
     "alias",
+    "deflate",
+    "env",
+    "filter",
+    "macro",
     "headers",
     "setenvif",
     "remoteip",
+    "reqtimeout",
+    "rewrite",
+    "socache_shmcb",
+    "ssl",
     "slotmem_shm",
     "proxy",
     "proxy_http",
+    "proxy_wstunnel",
     "proxy_balancer",
     "lbmethod_byrequests",
     "lbmethod_bybusyness",

@@ -43,24 +43,6 @@ impl Listen {
     }
 }
 
-/// Returns the error for mod_rewrite.
-pub fn rewrite_fault(line: &Directive) -> Fault {
-    let flags = line.args.last().map(|flags| flags.text.to_ascii_uppercase()).unwrap_or_default();
-    let has = |flag: &str| {
-        flags
-            .trim_matches(['[', ']'])
-            .split(',')
-            .any(|word| word.trim() == flag || word.trim().starts_with(&format!("{flag}=")))
-    };
-    let expected = match line.is("RewriteRule") {
-        true if has("P") => "ProxyPassMatch EXPRESSION balancer://NAME/PATH",
-        true if has("R") || has("REDIRECT") => "ProxyPassMatch EXPRESSION ! and RedirectMatch EXPRESSION URL",
-        true if has("F") => "<LocationMatch EXPRESSION> with Require all denied",
-        _ => "ProxyPassMatch for paths, RedirectMatch for redirects, <VirtualHost> for names",
-    };
-    line.fault("mod_rewrite is not supported", expected)
-}
-
 /// Reads `[SCHEME://]NAME[:PORT]`.
 pub fn server_name(word: &Word) -> Result<String, Fault> {
     let name = word.defined()?.text.as_str();

@@ -9,9 +9,9 @@ const READ: &str = "
     include includeoptional limitrequestbody listen loadmodule order proxypass proxypassmatch proxypassreverse
     proxypassreversecookiedomain proxypassreversecookiepath proxypreservehost proxyrequests proxyset proxytimeout
     redirect redirectmatch redirectpermanent redirecttemp remoteipheader remoteipinternalproxy remoteiptrustedproxy
-    requestheader require rewriteengine rewriterule satisfy serveralias servername serverroot setenv
+    requestheader require rewriteengine rewriterule rewriteoptions satisfy serveralias servername serverroot setenv
     sslcertificatechainfile sslcertificatefile sslcertificatekeyfile sslengine sslproxyengine sslproxycheckpeername
-    sslproxyverify sslproxycacertificatefile rewritecond sslproxycheckpeercn sslproxycheckpeerexpire timeout undefine
+    sslproxyverify sslproxycacertificatefile rewritecond sslproxycheckpeercn sslproxycheckpeerexpire timeout undefine undefmacro
     use";
 
 /// What changes no response of a node: processes, logs, files, buffers, compression, environment. A star stands for any rest of a name.
@@ -32,7 +32,7 @@ const NO_EFFECT: &str = "
     proxywebsocketfallbacktoproxyhttp qualifyredirecturl readbuffersize readmename receivebuffersize redirectrelative
     redis* reflectorheader regexdefaultoptions registerhttpmethod removecharset removeencoding removehandler
     removeinputfilter removelanguage removeoutputfilter removetype requestreadtimeout rewritebase rewritemap
-    rewriteoptions rlimit* scoreboardfile script* seerequesttail sendbuffersize serveradmin serverlimit serverpath
+    rlimit* scoreboardfile script* seerequesttail sendbuffersize serveradmin serverlimit serverpath
     serversignature servertokens setenvif setenvifnocase ssi* sslca* sslciphersuite sslcompression sslcryptodevice
     sslfips sslhonorcipherorder sslinsecurerenegotiation sslocsp* sslopensslconfcmd ssloptions sslpassphrasedialog
     sslprotocol sslproxyciphersuite sslproxyprotocol sslproxyverifydepth sslrandom* sslrenegbuffersize sslsession*

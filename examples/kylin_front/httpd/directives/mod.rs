@@ -9,6 +9,7 @@ mod member;
 mod pass;
 mod reader;
 mod remarks;
+mod rewrite;
 mod section;
 mod server;
 
@@ -18,8 +19,9 @@ pub use self::balancer::{Balancer, Method, Sticky};
 pub use self::catalogue::is_known;
 pub use self::headers::Scope;
 pub use self::member::Member;
-pub use self::pass::{From, Pass, Target, reversed, sent_path};
+pub use self::pass::{From, Pass, Target, escaped, reversed, sent_path};
 pub use self::reader::Reader;
 pub use self::remarks::Remarks;
+pub use self::rewrite::{Asked, Rewritten};
 pub use self::section::{Matcher, Section, Settings};
 pub use self::server::Server;

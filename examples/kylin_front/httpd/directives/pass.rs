@@ -63,11 +63,21 @@ const ESCAPED: &AsciiSet = &{
     set
 };
 
+/// Escapes a path.
+pub fn escape(path: &str) -> String {
+    utf8_percent_encode(path, ESCAPED).to_string()
+}
+
 /// Compiles an expression.
 pub fn pattern(word: &Word) -> Result<Regex, Fault> {
+    pattern_of(&word.text, false, word)
+}
+
+/// Compiles the expression of a word.
+pub fn pattern_of(text: &str, ignores_case: bool, word: &Word) -> Result<Regex, Fault> {
     word.defined()?;
-    let mut builder = RegexBuilder::new(&word.text);
-    builder.unicode(false).size_limit(MAX_COMPILED_BYTES).build().map_err(|error| {
+    let mut builder = RegexBuilder::new(text);
+    builder.case_insensitive(ignores_case).unicode(false).size_limit(MAX_COMPILED_BYTES).build().map_err(|error| {
         let error = error.to_string();
         let reason = error.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
         word.fault(
@@ -152,7 +162,6 @@ impl From {
 pub fn sent_path(from: &From, target: &Target, prefix: &str, raw: &str, path: &str) -> Result<Option<String>, ()> {
     let (raw, query) = raw.split_once('?').map_or((raw, None), |(raw, query)| (raw, Some(query)));
     let read = |text: &str| NormalizedPath::parse(text).map(|path| path.as_str().to_owned()).map_err(|_| ());
-    let escape = |text: &str| utf8_percent_encode(text, ESCAPED).to_string();
     let new = match from {
         From::Prefix(of) => {
             let covered = from.covers(path).ok_or(())?;
@@ -176,10 +185,7 @@ pub fn sent_path(from: &From, target: &Target, prefix: &str, raw: &str, path: &s
             let filled = from.fill(path, &target.path).ok_or(())?;
             let (filled, own_query) =
                 filled.split_once('?').map_or((filled.as_str(), None), |(path, query)| (path, Some(query)));
-            let new = format!("{prefix}{}", escape(filled));
-            if read(&new)? != format!("{prefix}{filled}") {
-                return Err(());
-            }
+            let new = escaped(&format!("{prefix}{filled}"))?;
             match own_query {
                 Some(own) => return Ok(Some(format!("{new}?{}", escape(own)))),
                 None => new,
@@ -201,10 +207,22 @@ pub fn sent_path(from: &From, target: &Target, prefix: &str, raw: &str, path: &s
     }))
 }
 
+/// Returns a decoded path as the node gets it.
+///
+/// # Errors
+/// The node would read another path, for example because of dots.
+pub fn escaped(path: &str) -> Result<String, ()> {
+    let path = if path.starts_with('/') { Cow::Borrowed(path) } else { Cow::Owned(format!("/{path}")) };
+    let new = escape(&path);
+    match NormalizedPath::parse(&new) {
+        Ok(read) if read.as_str() == path => Ok(new),
+        _ => Err(()),
+    }
+}
+
 impl Redirect {
     /// Returns the `Location` for a request, if the line covers its path.
     pub fn location(&self, path: &str, query: Option<&str>) -> Option<String> {
-        let escape = |text: &str| utf8_percent_encode(text, ESCAPED).to_string();
         let mut to = match &self.from {
             None => return Some(self.to.clone()),
             Some(From::Prefix(prefix)) => {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use http::HeaderName;
 
 use super::access::network;
-use super::address::{Listen, host_address, rewrite_fault, server_name};
+use super::address::{Listen, host_address, server_name};
 use super::balancer::Balancer;
 use super::catalogue;
 use super::remarks::Remarks;
@@ -128,7 +128,8 @@ impl Reader {
                 self.balancers[index].add(url, parameters, &mut self.remarks)?;
             }
         }
-        server.rewrites = lines.iter().filter(|line| line.is("RewriteEngine")).any(|line| line.flag().unwrap_or(false));
+        server.rewrites.is_on =
+            lines.iter().filter(|line| line.is("RewriteEngine")).any(|line| line.flag().unwrap_or(false));
         for line in lines {
             self.line(server, line)?;
         }
@@ -184,11 +185,16 @@ impl Reader {
             "rewriteengine" => {
                 line.flag()?;
             }
-            "rewriterule" | "rewritecond" => {
-                if server.rewrites {
-                    return Err(rewrite_fault(line));
-                }
+            "rewriterule" | "rewritecond" if !server.rewrites.is_on => {
                 ignored(line, "RewriteEngine is not On", &mut self.remarks);
+            }
+            "rewriterule" => server.rewrites.rule(line, self)?,
+            "rewritecond" => server.rewrites.condition(line, self)?,
+            "rewriteoptions" => {
+                if let Some(word) = line.args.iter().find(|word| word.text.to_ascii_lowercase().starts_with("inherit"))
+                {
+                    return Err(word.fault("rules are not inherited", "the rules in each <VirtualHost>"));
+                }
             }
             "sslengine" => {
                 server.tls.on = line.one("On or Off")?.text.eq_ignore_ascii_case("optional") || line.flag()?
@@ -201,8 +207,8 @@ impl Reader {
             "sslproxyverify" => {
                 let how = line.one("require or none")?;
                 match how.text.to_ascii_lowercase().as_str() {
-                    "none" => server.node_tls.unverified = true,
-                    "require" => server.node_tls.unverified = false,
+                    "none" => server.node_tls.verifies = Some(false),
+                    "require" => server.node_tls.verifies = Some(true),
                     _ => {
                         return Err(
                             how.fault(format!("SSLProxyVerify {} is not supported", how.text), "require or none")

@@ -220,7 +220,12 @@ fn read_pass(
     balancers: &mut impl Balancers,
 ) -> Result<Pass, Fault> {
     let written = line.line();
+    let is_websocket = ["ws://", "wss://"].iter().any(|scheme| target.text.to_ascii_lowercase().starts_with(scheme));
     let to = match target.defined()?.text.as_str() {
+        _ if is_websocket => {
+            balancers.remarks().note(line.name.place, format!("{written}: 404, Kylin has no WebSockets"));
+            None
+        }
         "!" => match parameters.first() {
             Some(more) => return Err(more.unexpected(line, "nothing behind !")),
             None => None,

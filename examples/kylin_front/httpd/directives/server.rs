@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use kylin_lb::proxy::TrustedProxies;
 
 use super::pass::{Pass, Target};
+use super::rewrite::Rewrites;
 use super::section::{Section, Settings};
 use crate::httpd::syntax::{Fault, Place};
 
@@ -35,7 +36,7 @@ pub struct Server {
     pub node_tls: NodeTls,
     pub(super) remote_header: Option<HeaderName>,
     pub(super) trusted: Vec<IpNet>,
-    pub(super) rewrites: bool,
+    pub rewrites: Rewrites,
 }
 
 /// The files of `SSLEngine On`.
@@ -51,7 +52,8 @@ pub struct Tls {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NodeTls {
     pub roots: Option<PathBuf>,
-    pub unverified: bool,
+    /// `SSLProxyVerify`: whether nodes are verified, if it is written. httpd's default is not to.
+    pub verifies: Option<bool>,
 }
 
 impl Server {
@@ -70,7 +72,7 @@ impl Server {
             node_tls: NodeTls::default(),
             remote_header: None,
             trusted: Vec::new(),
-            rewrites: false,
+            rewrites: Rewrites::default(),
         }
     }
 
@@ -82,14 +84,16 @@ impl Server {
         }
     }
 
-    /// Returns all `ProxyPass` lines: those of locations too.
+    /// Returns all `ProxyPass` lines, with those of locations, and the rules that lead to balancers.
     pub fn all_passes(&self) -> impl Iterator<Item = &Pass> {
-        self.passes.iter().chain(self.sections.iter().filter_map(|section| section.settings.pass.as_ref()))
+        let of_sections = self.sections.iter().filter_map(|section| section.settings.pass.as_ref());
+        self.passes.iter().chain(of_sections).chain(self.rewrites.passes())
     }
 
     pub fn targets_mut(&mut self) -> impl Iterator<Item = &mut Target> {
         let of_sections = self.sections.iter_mut().filter_map(|section| section.settings.pass.as_mut());
-        self.passes.iter_mut().chain(of_sections).filter_map(|pass| pass.to.as_mut())
+        let of_rules = self.rewrites.passes_mut();
+        self.passes.iter_mut().chain(of_sections).chain(of_rules).filter_map(|pass| pass.to.as_mut())
     }
 
     /// Checks that `SSLEngine On` has its files.

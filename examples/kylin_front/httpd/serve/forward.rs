@@ -1,6 +1,7 @@
 //! One request: which server and `ProxyPass` it belongs to, and what the node gets.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::header::{self, HeaderValue};
@@ -13,14 +14,15 @@ use kylin_lb::{Body, ClientAddr, Proxy};
 
 use super::Parts;
 use super::response::ResponseEdits;
-use super::session::Asked;
+use super::session::Asked as AskedSession;
 use crate::httpd::config::Listener;
-use crate::httpd::directives::{Access, Matcher, Pass, Scope, Server, Settings, sent_path};
+use crate::httpd::directives::{Access, Asked, Matcher, Pass, Rewritten, Scope, Server, Settings, escaped, sent_path};
 use crate::httpd::policy::AskedRoute;
 
 const BAD_PATH: ErrorResponse = ErrorResponse::new(StatusCode::BAD_REQUEST, "the path of the request is not valid");
 const NOT_FOUND: ErrorResponse = ErrorResponse::new(StatusCode::NOT_FOUND, "no ProxyPass is configured for the path");
 const DENIED: ErrorResponse = ErrorResponse::new(StatusCode::FORBIDDEN, "the configuration denies the client the path");
+const REFUSED: &str = "a rule of the configuration refuses the request";
 const LEFT_OUT: ErrorResponse = ErrorResponse::new(
     StatusCode::NOT_FOUND,
     "what the configuration serves at this path is not served by this front end",
@@ -66,19 +68,33 @@ fn route<'s>(
         .unwrap_or_default();
     let number = parts.config.server_for(listener, without_port(&host));
     let server = &parts.config.servers[number];
-    let uri = head.uri.clone();
+    let client = parts.trusted[number].client(peer, &head.headers).ip();
+    let rewritten = rewrite(server, listener, head, &host, client)?;
+    let is_changed = matches!(rewritten, Rewritten::Path { .. });
+    let uri = match &rewritten {
+        Rewritten::Path { passes: false, .. } => return Err(NOT_FOUND),
+        Rewritten::Path { path, query, .. } => uri_of(path, query.as_deref(), "")?,
+        _ => head.uri.clone(),
+    };
     let raw = uri.path_and_query().map_or("/", |uri| uri.as_str());
     let read = NormalizedPath::of(&uri).map_err(|_| BAD_PATH)?;
     let path = read.as_str();
-    let pass = server.pass_of(path);
+    let pass = match rewritten {
+        Rewritten::Proxy { pass, .. } => Some(pass),
+        _ => server.pass_of(path),
+    };
     let target = pass.and_then(|pass| pass.to.as_ref());
     let url = target.map(|target| parts.config.balancers[target.balancer].url());
     let is_for = |matcher: &Matcher| matcher.is_for(path, url.as_deref());
     let settings: Vec<&Settings> =
         server.sections.iter().filter(|section| is_for(&section.matcher)).map(|section| &section.settings).collect();
-    let client = parts.trusted[number].client(peer, &head.headers).ip();
     let scope = Scope { client, is_tls: listener.is_tls, host: Cow::Owned(host), ..Scope::default() };
     *edits = ResponseEdits::new(settings.clone(), scope);
+    match &rewritten {
+        Rewritten::Respond(status) => return Err(ErrorResponse::new(*status, REFUSED)),
+        Rewritten::Redirect(status, to) => return Ok(Routed::Respond(Box::new(redirect_to(*status, to.clone())?))),
+        Rewritten::Unchanged | Rewritten::Path { .. } | Rewritten::Proxy { .. } => {}
+    }
     let mut access = Access::default();
     settings.iter().for_each(|settings| access.replace(&settings.access));
     access.check(client).map_err(|_| DENIED)?;
@@ -91,8 +107,12 @@ fn route<'s>(
     let (Some(pass), Some(target)) = (pass, target) else { return Err(NOT_FOUND) };
     let (balancer, group) = parts.balancer(target.balancer);
     let Some(proxy) = &parts.proxies[number][target.balancer] else { return Err(NOT_FOUND) };
-    let sent = sent_path(&pass.from, target, &balancer.path, raw, path).map_err(|()| BAD_PATH)?;
-    let asked = Asked::of(balancer, sent.as_deref().unwrap_or(raw), &head.headers);
+    let sent = match &rewritten {
+        Rewritten::Proxy { path, query, .. } => Some(uri_of(path, query.as_deref(), &balancer.path)?.to_string()),
+        _ => sent_path(&pass.from, target, &balancer.path, raw, path).map_err(|()| BAD_PATH)?,
+    };
+    let sent = sent.or_else(|| is_changed.then(|| raw.to_owned()));
+    let asked = AskedSession::of(balancer, sent.as_deref().unwrap_or(raw), &head.headers);
     if let Some(member) = asked.member(balancer, &group.cluster)
         && let Ok(id) = EndpointId::new(&member.address)
     {
@@ -135,15 +155,57 @@ fn redirect(
     // What is more special comes first.
     for redirect in server.sections.iter().rev().filter(of_path).flat_map(|section| &section.settings.redirects) {
         let Some(location) = redirect.location(path, query) else { continue };
-        let mut response = Response::new(Body::empty());
-        *response.status_mut() = redirect.status;
-        if redirect.status.is_redirection() {
-            let location = HeaderValue::try_from(location).map_err(|_| BAD_PATH)?;
-            response.headers_mut().insert(header::LOCATION, location);
-        }
-        return Ok(Some(response));
+        return redirect_to(redirect.status, location).map(Some);
     }
     Ok(None)
+}
+
+fn redirect_to(status: StatusCode, to: String) -> Result<Response<Body>, ErrorResponse> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    if status.is_redirection() {
+        response.headers_mut().insert(header::LOCATION, HeaderValue::try_from(to).map_err(|_| BAD_PATH)?);
+    }
+    Ok(response)
+}
+
+/// Runs the rules of a server.
+fn rewrite<'s>(
+    server: &'s Server,
+    listener: &Listener,
+    head: &request::Parts,
+    host: &str,
+    client: Option<IpAddr>,
+) -> Result<Rewritten<'s>, ErrorResponse> {
+    if !server.rewrites.is_on {
+        return Ok(Rewritten::Unchanged);
+    }
+    let read = NormalizedPath::of(&head.uri).map_err(|_| BAD_PATH)?;
+    // As httpd: the port of the virtual host, where the client names none.
+    let port = match (server.addresses.is_empty(), listener.is_tls) {
+        (false, _) => listener.port(),
+        (true, true) => 443,
+        (true, false) => 80,
+    };
+    Ok(server.rewrites.apply(&Asked {
+        path: read.as_str(),
+        raw: head.uri.path_and_query().map_or("/", |uri| uri.as_str()),
+        query: head.uri.query(),
+        method: &head.method,
+        version: head.version,
+        headers: &head.headers,
+        client,
+        is_tls: listener.is_tls,
+        host,
+        port,
+    }))
+}
+
+/// Returns the URI of a decoded path, behind that of all members.
+fn uri_of(path: &str, query: Option<&str>, prefix: &str) -> Result<Uri, ErrorResponse> {
+    let path = escaped(&format!("{prefix}{path}")).map_err(|()| BAD_PATH)?;
+    let uri = query.map_or(path.clone(), |query| format!("{path}?{query}"));
+    uri.parse().map_err(|_| BAD_PATH)
 }
 
 fn without_port(host: &str) -> &str {

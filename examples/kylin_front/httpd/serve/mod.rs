@@ -107,8 +107,8 @@ impl FileSite for Site {
         self.0.groups.iter().map(|group| group.timeouts.head).max().unwrap_or(Timeouts::default().head)
     }
 
-    fn listens(&self) -> Vec<Listen> {
-        self.0.config.listeners.iter().map(|listener| listener.listen.clone()).collect()
+    fn listens(&self) -> Vec<(Listen, bool)> {
+        self.0.config.listeners.iter().map(|listener| (listener.listen.clone(), listener.is_tls)).collect()
     }
 
     fn server(&self, listen: Option<Listen>) -> ServerBuilder<SiteListener> {

@@ -34,7 +34,7 @@ pub fn to_member(
             .map_err(|error| format!("SSLProxyCACertificateFile {}: {error}", roots.display()))?;
         tls = tls.roots(roots);
     }
-    let is_unverified = servers.iter().any(|server| server.node_tls.unverified);
+    let is_unverified = servers.iter().any(|server| server.node_tls.verifies == Some(false));
     Ok(backend.tls(&tls.verify(!is_unverified).build()?)?)
 }
 

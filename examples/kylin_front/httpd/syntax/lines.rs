@@ -161,6 +161,7 @@ pub fn time_of(text: &str) -> Option<Duration> {
 }
 
 /// A logical line: physical lines joined at their backslashes, with variables filled in, and the place of each byte.
+#[derive(Debug)]
 pub(super) struct Line {
     file: u32,
     text: String,
@@ -203,6 +204,28 @@ impl Line {
     pub(super) fn place(&self, index: usize) -> Place {
         let at = self.places.get(index).or(self.places.last()).copied().unwrap_or(0);
         Place { file: self.file, at }
+    }
+
+    /// Returns the line of a macro with the values of its parameters. The first parameter that fits counts.
+    pub(super) fn with_values(&self, values: &[(&str, &str)]) -> Line {
+        let mut line = Line { file: self.file, text: String::new(), places: Vec::new(), undefined: Vec::new() };
+        let mut at = 0;
+        while let Some(c) = self.text[at..].chars().next() {
+            let rest = &self.text[at..];
+            let place = |index: usize| self.places[at + index] as usize;
+            let length = match values.iter().find(|(name, _)| rest.starts_with(name)) {
+                Some((name, value)) => {
+                    line.push(value, |_| place(0));
+                    name.len()
+                }
+                None => {
+                    line.push(&rest[..c.len_utf8()], place);
+                    c.len_utf8()
+                }
+            };
+            at += length;
+        }
+        line
     }
 
     /// Fills in `${NAME}`.

@@ -53,6 +53,7 @@ pub fn parse(path: &Path) -> Result<Parsed, ConfigError> {
     let mut parser = Parser {
         sources: Sources::default(),
         defines: HashMap::new(),
+        macros: HashMap::new(),
         modules: None,
         root: folder,
         notices: Vec::new(),
@@ -70,11 +71,20 @@ pub fn parse(path: &Path) -> Result<Parsed, ConfigError> {
 struct Parser {
     sources: Sources,
     defines: HashMap<String, String>,
+    /// By their names in lower case.
+    macros: HashMap<String, Arc<Macro>>,
     /// Those of `LoadModule`. Without any, the file is part of a configuration whose modules are not known.
     modules: Option<HashSet<String>>,
     root: PathBuf,
     notices: Vec<Notice>,
     count: usize,
+}
+
+/// `<Macro>`: lines with parameters.
+struct Macro {
+    /// Longer names first.
+    parameters: Vec<(usize, String)>,
+    lines: Vec<Line>,
 }
 
 /// A section that is being read.
@@ -112,9 +122,14 @@ impl Parser {
         })?;
         let file = self.sources.add(&name, &bytes).map_err(fault)?;
         let text = self.sources.text(file).to_owned();
-        let (mut directives, mut open): (Vec<Directive>, Vec<Open>) = (Vec::new(), Vec::new());
         let mut at = 0;
-        while let Some(line) = Line::next(file, &text, &mut at) {
+        self.lines(std::iter::from_fn(|| Line::next(file, &text, &mut at)), depth)
+    }
+
+    /// Reads the lines of a file or of a macro.
+    fn lines(&mut self, mut lines: impl Iterator<Item = Line>, depth: usize) -> Result<Vec<Directive>, Fault> {
+        let (mut directives, mut open): (Vec<Directive>, Vec<Open>) = (Vec::new(), Vec::new());
+        while let Some(line) = lines.next() {
             let Some(written) = line.directive() else { continue };
             let skips = open.iter().any(|open| matches!(open.kind, Kind::Skipped));
             let closes = written.starts_with("</");
@@ -144,6 +159,10 @@ impl Parser {
                     }
                     None => return Err(name.fault(format!("no <{closed}> is open"), "no such line")),
                 }
+                continue;
+            }
+            if name.text.eq_ignore_ascii_case("<Macro") && !skips {
+                self.define_macro(&name, &args, &mut lines)?;
                 continue;
             }
             if name.text.starts_with('<') {
@@ -217,12 +236,67 @@ impl Parser {
                     into.extend(self.file(&file, Some(pattern), depth + 1)?);
                 }
             }
-            "use" | "undefmacro" => {
-                return Err(directive.fault("mod_macro is not supported", "the lines of the macro in its place"));
+            "use" => into.extend(self.use_macro(&directive, depth)?),
+            "undefmacro" => {
+                let name = directive.one("UndefMacro NAME")?;
+                self.macros.remove(&name.text.to_ascii_lowercase());
             }
             _ => return Ok(Some(directive)),
         }
         Ok(None)
+    }
+
+    /// Keeps the lines up to `</Macro>`.
+    fn define_macro(
+        &mut self,
+        section: &Word,
+        args: &[Word],
+        lines: &mut impl Iterator<Item = Line>,
+    ) -> Result<(), Fault> {
+        let Some((name, parameters)) = args.split_first() else {
+            return Err(section.fault("<Macro> needs a name", "<Macro NAME $PARAMETER...>"));
+        };
+        if let Some(plain) = parameters.iter().find(|parameter| !parameter.text.starts_with(['$', '%', '@'])) {
+            return Err(plain.fault("not the name of a parameter", "a name that begins with $, % or @"));
+        }
+        let mut parameters: Vec<_> = parameters.iter().map(|word| word.text.clone()).enumerate().collect();
+        parameters.sort_by_key(|(_, name)| std::cmp::Reverse(name.len()));
+        let is_end =
+            |line: &Line| line.directive().is_some_and(|text| text.to_ascii_lowercase().starts_with("</macro"));
+        let mut inner = Vec::new();
+        loop {
+            match lines.next() {
+                Some(line) if is_end(&line) => break,
+                Some(line) => inner.push(line),
+                None => return Err(section.fault("<Macro> is not closed", "</Macro> behind it")),
+            }
+        }
+        let defined = Arc::new(Macro { parameters, lines: inner });
+        match self.macros.insert(name.text.to_ascii_lowercase(), defined) {
+            None => Ok(()),
+            Some(_) => Err(name.fault(format!("the macro \"{}\" is defined twice", name.text), "another name")),
+        }
+    }
+
+    /// Reads the lines of a macro.
+    fn use_macro(&mut self, directive: &Directive, depth: usize) -> Result<Vec<Directive>, Fault> {
+        let Some((name, values)) = directive.args.split_first() else {
+            return Err(directive.fault("Use needs the name of a macro", "Use NAME VALUE..."));
+        };
+        let Some(used) = self.macros.get(&name.text.to_ascii_lowercase()).cloned() else {
+            return Err(name.fault(format!("no macro is called \"{}\"", name.text), "<Macro> in front of it"));
+        };
+        let count = used.parameters.len();
+        if values.len() != count {
+            let message = format!("the macro \"{}\" takes {count} values, and {} are written", name.text, values.len());
+            return Err(name.fault(message, "a value for each parameter"));
+        }
+        if depth >= MAX_DEPTH {
+            return Err(name.fault("macros use each other too deeply", "no circle of macros"));
+        }
+        let values: Vec<_> =
+            used.parameters.iter().map(|(at, name)| (name.as_str(), values[*at].text.as_str())).collect();
+        self.lines(used.lines.iter().map(|line| line.with_values(&values)), depth + 1)
     }
 
     fn kind(&self, name: &Word, args: &[Word]) -> Result<Kind, Fault> {
@@ -237,7 +311,6 @@ impl Parser {
                 let expected = "what applies to every request; or <Location> and <VirtualHost>";
                 return Err(name.fault(format!("{}> is not supported: no expressions", name.text), expected));
             }
-            "<macro" => return Err(name.fault("mod_macro is not supported", "the lines of the macro where it is used")),
             _ => return Ok(Kind::Section),
         };
         let [word] = args else { return Err(name.fault(format!("{}> needs one value", name.text), "[!]NAME")) };

@@ -1,0 +1,220 @@
+//! Values with `$1`, `%1` and `%{NAME}`.
+
+use std::net::IpAddr;
+
+use http::{HeaderName, Method, Version, header::HeaderMap};
+use regex::bytes::Captures;
+
+use crate::httpd::syntax::{Fault, Word};
+
+/// A value of a rule or condition.
+#[derive(Debug, Clone)]
+pub(super) struct Template(Vec<Part>);
+
+#[derive(Debug, Clone)]
+enum Part {
+    Text(String),
+    /// `$1`: a group of the rule.
+    Rule(usize),
+    /// `%1`: a group of the last condition.
+    Condition(usize),
+    Variable(Variable),
+}
+
+#[derive(Debug, Clone)]
+enum Variable {
+    Header(HeaderName),
+    Https,
+    Method,
+    Protocol,
+    Query,
+    RemoteAddr,
+    /// The path as it is now.
+    Filename,
+    Scheme,
+    ServerName,
+    ServerPort,
+    /// The first line of the request.
+    Line,
+    /// The path as the client sent it.
+    Uri,
+}
+
+const VARIABLES: [(&str, Variable); 13] = [
+    ("HTTPS", Variable::Https),
+    ("REQUEST_METHOD", Variable::Method),
+    ("SERVER_PROTOCOL", Variable::Protocol),
+    ("QUERY_STRING", Variable::Query),
+    ("REMOTE_ADDR", Variable::RemoteAddr),
+    ("REMOTE_HOST", Variable::RemoteAddr),
+    ("REQUEST_FILENAME", Variable::Filename),
+    ("SCRIPT_FILENAME", Variable::Filename),
+    ("REQUEST_SCHEME", Variable::Scheme),
+    ("SERVER_NAME", Variable::ServerName),
+    ("SERVER_PORT", Variable::ServerPort),
+    ("THE_REQUEST", Variable::Line),
+    ("REQUEST_URI", Variable::Uri),
+];
+
+/// The headers that have a name without `HTTP:`.
+const HEADERS: [(&str, &str); 7] = [
+    ("HTTP_ACCEPT", "accept"),
+    ("HTTP_COOKIE", "cookie"),
+    ("HTTP_FORWARDED", "forwarded"),
+    ("HTTP_HOST", "host"),
+    ("HTTP_PROXY_CONNECTION", "proxy-connection"),
+    ("HTTP_REFERER", "referer"),
+    ("HTTP_USER_AGENT", "user-agent"),
+];
+
+/// A request, as rules see it.
+pub struct Asked<'r> {
+    /// Decoded.
+    pub path: &'r str,
+    /// Path and query as the client wrote them.
+    pub raw: &'r str,
+    pub query: Option<&'r str>,
+    pub method: &'r Method,
+    pub version: Version,
+    pub headers: &'r HeaderMap,
+    pub client: Option<IpAddr>,
+    pub is_tls: bool,
+    /// With the port, if the client names one.
+    pub host: &'r str,
+    /// The port of the server.
+    pub port: u16,
+}
+
+/// What a rule sees besides the request.
+pub struct Local<'r> {
+    pub path: &'r str,
+    pub query: Option<&'r str>,
+    pub groups: &'r Groups,
+}
+
+/// The groups of the expressions of a rule and its conditions.
+#[derive(Debug, Default)]
+pub struct Groups {
+    pub(super) rule: Vec<String>,
+    pub(super) condition: Vec<String>,
+}
+
+pub(super) fn groups(captures: Option<Captures<'_>>) -> Vec<String> {
+    let text = |group: Option<regex::bytes::Match<'_>>| {
+        group.map(|group| String::from_utf8_lossy(group.as_bytes()).into_owned()).unwrap_or_default()
+    };
+    captures.iter().flat_map(Captures::iter).map(text).collect()
+}
+
+impl Asked<'_> {
+    /// Returns scheme and host.
+    pub fn origin(&self) -> String {
+        format!("{}://{}", if self.is_tls { "https" } else { "http" }, self.host)
+    }
+}
+
+impl Template {
+    pub(super) fn read(word: &Word) -> Result<Self, Fault> {
+        let mut parts = Vec::new();
+        let mut text = String::new();
+        let mut rest = word.defined()?.text.as_str();
+        while let Some(at) = rest.find(['\\', '$', '%']) {
+            text.push_str(&rest[..at]);
+            let place = word.text.len() - rest.len() + at;
+            let behind = &rest[at + 1..];
+            let first = behind.chars().next();
+            let part = match (&rest[at..=at], first) {
+                ("\\", Some(c)) => {
+                    text.push(c);
+                    rest = &behind[c.len_utf8()..];
+                    continue;
+                }
+                ("$", Some(c)) if c.is_ascii_digit() => Some((Part::Rule(c as usize - '0' as usize), 1)),
+                ("%", Some(c)) if c.is_ascii_digit() => Some((Part::Condition(c as usize - '0' as usize), 1)),
+                ("%", Some('{')) => {
+                    let name = behind[1..].split('}').next().unwrap_or_default();
+                    Some((Part::Variable(variable(name, place, word)?), name.len() + 2))
+                }
+                ("$", Some('{')) => {
+                    return Err(word.fault_at(
+                        place,
+                        "RewriteMap is not supported",
+                        "a rule for each value of the map",
+                    ));
+                }
+                _ => None,
+            };
+            match part {
+                Some((part, length)) => {
+                    parts.extend((!text.is_empty()).then(|| Part::Text(std::mem::take(&mut text))));
+                    parts.push(part);
+                    rest = behind.get(length..).unwrap_or_default();
+                }
+                None => {
+                    text.push_str(&rest[at..=at]);
+                    rest = behind;
+                }
+            }
+        }
+        text.push_str(rest);
+        parts.extend((!text.is_empty()).then_some(Part::Text(text)));
+        Ok(Template(parts))
+    }
+
+    /// Returns the value if it is the same for each request.
+    pub(super) fn as_literal(&self) -> Option<&str> {
+        match &self.0[..] {
+            [] => Some(""),
+            [Part::Text(text)] => Some(text),
+            _ => None,
+        }
+    }
+
+    pub(super) fn value(&self, asked: &Asked<'_>, local: &Local<'_>) -> String {
+        let group = |groups: &[String], number: usize| groups.get(number).cloned().unwrap_or_default();
+        let part = |part: &Part| match part {
+            Part::Text(text) => text.clone(),
+            Part::Rule(number) => group(&local.groups.rule, *number),
+            Part::Condition(number) => group(&local.groups.condition, *number),
+            Part::Variable(variable) => variable.value(asked, local),
+        };
+        self.0.iter().map(part).collect()
+    }
+}
+
+impl Variable {
+    fn value(&self, asked: &Asked<'_>, local: &Local<'_>) -> String {
+        let (name, port) = match asked.host.rsplit_once(':') {
+            Some((name, port)) if !port.ends_with(']') => (name, port.to_owned()),
+            _ => (asked.host, asked.port.to_string()),
+        };
+        match self {
+            Variable::Header(name) => {
+                let values = asked.headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+                values.collect::<Vec<_>>().join(", ")
+            }
+            Variable::Https => if asked.is_tls { "on" } else { "off" }.to_owned(),
+            Variable::Method => asked.method.to_string(),
+            Variable::Protocol => format!("{:?}", asked.version),
+            Variable::Query => local.query.unwrap_or_default().to_owned(),
+            Variable::RemoteAddr => asked.client.map(|client| client.to_canonical().to_string()).unwrap_or_default(),
+            Variable::Filename => local.path.to_owned(),
+            Variable::Scheme => if asked.is_tls { "https" } else { "http" }.to_owned(),
+            Variable::ServerName => name.to_owned(),
+            Variable::ServerPort => port,
+            Variable::Line => format!("{} {} {:?}", asked.method, asked.raw, asked.version),
+            Variable::Uri => asked.path.to_owned(),
+        }
+    }
+}
+
+fn variable(name: &str, place: usize, word: &Word) -> Result<Variable, Fault> {
+    let named = |name: &str| HeaderName::from_bytes(name.as_bytes()).ok().map(Variable::Header);
+    let known = VARIABLES.iter().find(|(known, _)| *known == name).map(|(_, variable)| variable.clone());
+    let header = HEADERS.iter().find(|(known, _)| *known == name).map(|(_, header)| *header);
+    known.or_else(|| named(header.or(name.strip_prefix("HTTP:"))?)).ok_or_else(|| {
+        let names = VARIABLES.iter().map(|(name, _)| *name).chain(HEADERS.iter().map(|(name, _)| *name));
+        let expected = format!("HTTP:HEADER, {}", names.collect::<Vec<_>>().join(", "));
+        word.fault_at(place, format!("the variable %{{{name}}} has no value here"), expected)
+    })
+}

@@ -1,0 +1,76 @@
+//! Files of Apache httpd as people have them, in `tests/httpd_files`: the example serves each as a real httpd does, or refuses it with a
+//! clear error.
+//!
+//! The first lines of a file say what is expected, as in `nginx_files`:
+//!
+//! - `#? METHOD PATH [HEADER: VALUE] => STATUS [PATH AT THE NODE] [location=...] [cookie=...]`: a request and its response, from the
+//!   example and from httpd;
+//! - `#! error LINE:COLUMN MESSAGE ## EXPECTED`: the file is refused.
+
+use std::path::Path;
+use std::time::Duration;
+
+use kylin_lb::server::Server;
+
+use crate::support::example::{run, start};
+use crate::support::files::{configurations, node, send};
+use crate::support::httpd::{Httpd, require_httpd};
+
+#[tokio::test]
+async fn files_as_people_have_them_serve_as_in_httpd_or_are_refused_clearly() {
+    require_httpd!();
+    let nodes = [node(), node()];
+    let files = configurations("httpd_files");
+    assert!(files.len() >= 15, "{} files", files.len());
+    let mut differences = Vec::new();
+    for file in files {
+        differences.extend(compare(&file, &nodes).await.into_iter().map(|text| format!("{}: {text}", file.display())));
+    }
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+    for node in nodes {
+        node.stop(Duration::from_secs(5)).await;
+    }
+}
+
+/// Returns what is not as the file says.
+async fn compare(file: &Path, nodes: &[Server; 2]) -> Vec<String> {
+    let mut text = std::fs::read_to_string(file).unwrap();
+    for (name, value) in [("@node1@", &nodes[0]), ("@node2@", &nodes[1])] {
+        text = text.replace(name, &value.addresses()[0].to_string());
+    }
+    text = text.replace("@files@", file.parent().unwrap().to_str().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("httpd.conf");
+    let mut differences = Vec::new();
+    if let Some(expected) = text.lines().find_map(|line| line.strip_prefix("#! error ")) {
+        std::fs::write(&path, &text).unwrap();
+        let output = run(&["--httpd", path.to_str().unwrap(), "--check"]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let (message, instead) = expected.split_once(" ## ").unwrap();
+        let (place, message) = message.split_once(' ').unwrap();
+        let is_said = said.contains(&format!("httpd.conf:{place}: {message}"));
+        if output.status.success() || !is_said || !said.contains(instead) {
+            differences.push(format!("{expected}\n  said {said}"));
+        }
+        return differences;
+    }
+    // The comments with requests count as lines of both files.
+    let (first, rest) = text.split_once('\n').unwrap();
+    let whole = format!("{first}\nListen 127.0.0.1:@port@\n{rest}").replace("@front@", "@port@");
+    let httpd = Httpd::start(&whole).await;
+    std::fs::write(&path, whole.replace("@port@", "81")).unwrap();
+    let (_process, front) = start(&["--httpd", path.to_str().unwrap(), "--probe", "none"]).await;
+    let mut count = 0;
+    for line in text.lines().filter_map(|line| line.strip_prefix("#? ")) {
+        count += 1;
+        let (request, expected) = line.trim().split_once(" => ").unwrap();
+        for (address, name) in [(front, "found   "), (httpd.address(), "httpd   ")] {
+            let found = send(address, request, false).await;
+            if found != expected {
+                differences.push(format!("{request}\n  expected {expected}\n  {name} {found}"));
+            }
+        }
+    }
+    assert!(count > 0, "no request in {}", file.display());
+    differences
+}
