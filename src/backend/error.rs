@@ -34,9 +34,9 @@ pub enum SendErrorKind {
     /// sent. The node may have processed the request.
     #[error("the connection to the node ended before a response")]
     Broken,
-    /// A connection that had carried other requests ended before the head of a response. The node
-    /// most likely closed the idle connection while the request was on its way, but it may have
-    /// processed the request.
+    /// A connection that had carried other requests ended before the head of a response, within a
+    /// second. The node most likely closed the idle connection while the request was on its way, but
+    /// it may have processed the request.
     #[error("the kept-alive connection to the node ended before a response")]
     Stale,
     /// The head of a response did not arrive in time. The node may still work on the request.

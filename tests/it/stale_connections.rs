@@ -9,6 +9,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::pin::Pin;
 use std::sync::mpsc::{Receiver, channel};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
@@ -59,6 +60,25 @@ async fn a_get_on_a_kept_connection_that_breaks_is_retried_on_a_new_one_and_a_po
         let seen = node.seen();
         assert_eq!((seen.requests.len(), seen.connections), if method == "GET" { (3, 2) } else { (2, 1) });
     }
+}
+
+/// A node that stops cuts what it executes, which is no idle connection.
+#[tokio::test]
+async fn a_node_that_closes_late_was_executing_the_request() {
+    let cut = RawNode::start([vec![Act::Read, Act::Write(ok("fine")), Act::Read, Act::WaitForGo]]).await;
+    let other = RawNode::start([healthy("other")]).await;
+    let front = Front::over(&[cut.address(), other.address()]);
+    assert_eq!((send(&front, "GET").await.text(), send(&front, "GET").await.text()), ("fine", "other"));
+    let response = async {
+        eventually(|| cut.seen().requests.len() == 2, || "the second request".to_owned()).await;
+        // More than an idle connection takes to close.
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        cut.go();
+    };
+    let (response, ()) = tokio::join!(send(&front, "GET"), response);
+    assert_eq!(response.text(), "other");
+    assert_eq!(cut.seen().connections, 1);
+    assert_eq!(front.proxy.cluster().status().endpoints[0].failed, 1);
 }
 
 /// Reads until the bytes end with `end`.

@@ -32,6 +32,10 @@ use crate::http1::writer::{BodyFraming, MessageWriter, WriteError};
 const MIN_READ: usize = 8 * 1024;
 const MAX_READ: usize = 64 * 1024;
 
+/// The longest time after which a request can meet the close of an idle connection: a round trip, with a retransmission. Of a node that
+/// closes later, the request was being processed.
+const MAX_CLOSE_DELAY: Duration = Duration::from_secs(1);
+
 pub(super) struct Connection {
     stream: Stream,
     /// Bytes that were read and not taken yet.
@@ -115,9 +119,9 @@ impl Connection {
         self.writer.start(|out| request_head::encode(request, out))
     }
 
-    /// Returns true if the connection has carried a request before this one.
-    pub(super) fn is_reused(&self) -> bool {
-        self.uses > 1
+    /// Returns true if the connection has carried a request before this one, to which no byte of a response has come.
+    fn may_be_stale(&self) -> bool {
+        self.uses > 1 && self.read.is_empty()
     }
 
     /// Returns how long the body of the response may stall.
@@ -150,7 +154,13 @@ impl Connection {
                 deadline = timer_in(limit);
             }
             if let Poll::Ready(head) = self.poll_head(cx, &mut parser, limits) {
-                return Poll::Ready(head);
+                let waited = || timer_in(limit).saturating_duration_since(deadline);
+                return Poll::Ready(head.map_err(|error| match error.kind() {
+                    SendErrorKind::Broken if self.may_be_stale() && waited() < MAX_CLOSE_DELAY => {
+                        error.with_kind(SendErrorKind::Stale)
+                    }
+                    _ => error,
+                }));
             }
             while self.timer.as_mut().poll(cx).is_ready() {
                 // A slow upload is the client's fault, not the node's; it has a limit of its own.

@@ -139,14 +139,13 @@ impl HttpBackend {
                 let body = response_body::new(connection, head.body, head.keep_alive, &self.shared.pool);
                 Ok(head.response.map(|()| body.stall_after(timeout)))
             }
-            Err(error)
-                if error.kind() == SendErrorKind::Broken && connection.is_reused() && connection.read.is_empty() =>
-            {
-                // The other idle connections of this core are as old or older.
-                self.shared.pool.clear();
-                Err(error.with_kind(SendErrorKind::Stale))
+            Err(error) => {
+                if error.kind() == SendErrorKind::Stale {
+                    // The other idle connections of this core are as old or older.
+                    self.shared.pool.clear();
+                }
+                Err(error)
             }
-            Err(error) => Err(error),
         }
     }
 
