@@ -118,6 +118,12 @@ impl ErrorResponse {
         ErrorResponse::new(status, message).because(Termination::NoEndpoint)
     }
 
+    /// Returns the response to a request that met only nodes without Kylin.
+    pub(super) const fn not_running(status: StatusCode) -> Self {
+        ErrorResponse::new(status, "Kylin does not run at the nodes that responded; the request was not executed")
+            .because(Termination::NoEndpoint)
+    }
+
     /// Returns the response to a request whose last attempt failed.
     pub(super) fn of_failure(error: &SendError, unavailable: StatusCode) -> Self {
         let termination = match error.kind() {

@@ -46,11 +46,44 @@ async fn when_all_nodes_fail_retries_add_a_fifth_of_the_load() {
         // A minute later there is room again, and not for more than at first.
         clock.advance(Duration::from_secs(60));
         let before = node.calls();
-        for _ in 0..60 {
+        for _ in 0..120 {
             ask(&proxy, request("GET /kylin/api/projects", &[], "")).await;
         }
-        let repeated = node.calls() - before - 60;
-        assert!((BURST..=BURST + 12).contains(&repeated), "{says:?}: {repeated}");
+        let repeated = node.calls() - before - 120;
+        assert!((BURST..=BURST + 24).contains(&repeated), "{says:?}: {repeated}");
+    }
+}
+
+#[tokio::test]
+async fn a_read_that_a_node_may_have_executed_is_sent_once_more_at_most() {
+    let [broken, stale, invalid, refused] =
+        [SendErrorKind::Broken, SendErrorKind::Stale, SendErrorKind::Invalid, SendErrorKind::Connect]
+            .map(Says::Nothing);
+    let page = Says::Html(502, "<html>502</html>".to_owned());
+    for (says, then) in [
+        (&broken, [&broken].as_slice()),
+        (&invalid, &[&page]),
+        (&page, &[&refused, &broken]),
+        (&broken, &[&Says::code("KE-020032001"), &refused, &stale]),
+        (&stale, &[&refused, &stale]),
+    ] {
+        for (line, body) in [("POST /kylin/api/query", sql("select 1")), ("GET /kylin/api/projects", String::new())] {
+            let nodes: Vec<Scripted> = [says].into_iter().chain(then.iter().copied()).cloned().map(saying).collect();
+            let last = well("last");
+            let all: Vec<&Scripted> = nodes.iter().chain([&last]).collect();
+            let unlimited = RetryPolicy::default().budget(None);
+            let proxy = proxy(&ManualClock::new(), &all, |proxy| proxy.retry(unlimited));
+            let (status, _) = ask(&proxy, request(line, &[], &body)).await;
+            let case = format!("{line}: {says:?}, then {then:?}");
+            assert_eq!((status.as_u16(), last.calls()), (502, 0), "{case}");
+            let calls = nodes.iter().map(Scripted::calls).sum::<usize>();
+            assert_eq!(calls, nodes.len(), "{case}");
+        }
+    }
+    for nodes in [[&refused, &broken, &refused], [&refused, &refused, &page], [&page, &refused, &refused]] {
+        let (nodes, last) = (nodes.map(|says| saying(says.clone())), well("last"));
+        let proxy = proxy(&ManualClock::new(), &[&nodes[0], &nodes[1], &nodes[2], &last], |proxy| proxy);
+        assert_eq!(ask(&proxy, request("GET /kylin/api/projects", &[], "")).await.0.as_u16(), 200);
     }
 }
 

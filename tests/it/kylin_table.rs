@@ -2,6 +2,7 @@
 //! is rated.
 
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -210,16 +211,41 @@ async fn every_class_of_request_after_every_outcome() {
     assert!(cases > 1500, "{cases}");
 }
 
+/// A node that has closed its first connection.
+fn closed_once() -> Scripted {
+    let closed = AtomicBool::new(false);
+    Scripted::new(move |request| {
+        let says = match closed.swap(true, Ordering::SeqCst) {
+            true => Says::Json(200, "{}".to_owned()),
+            false => Says::Nothing(SendErrorKind::Stale),
+        };
+        std::future::ready(says.say(request))
+    })
+}
+
 #[tokio::test]
-async fn a_safe_request_on_a_stale_connection_is_retried_on_the_same_node() {
+async fn a_safe_request_on_a_stale_connection_is_repeated_where_its_session_lives_or_elsewhere() {
     for (line, body, class) in requests() {
-        let (first, second) = (saying(Says::Nothing(SendErrorKind::Stale)), well("second"));
-        let proxy = three(&first, &second, KylinRules::default());
-        let (status, text) = ask(&proxy, request(line, &[], &body)).await;
-        let expected = if matches!(class, Failures | QueryFailures) { (2, 1, 200) } else { (1, 0, 502) };
-        assert_eq!((first.calls(), second.calls(), status.as_u16()), expected, "{line} {body}: {text}");
-        assert_eq!(proxy.cluster().status().endpoints[0].failed, 0, "the node did not fail");
+        let is_safe = matches!(class, Failures | QueryFailures);
+        for (headers, is_at_home) in [(COOKIE, true), (COOKIE_5, true), (BASIC, false), (BOTH, false), (OTHER, false)] {
+            let (first, second) = (closed_once(), well("second"));
+            let proxy = three(&first, &second, KylinRules::default());
+            let (status, text) = ask(&proxy, request(line, headers, &body)).await;
+            let expected = match (is_safe, is_at_home) {
+                (true, true) => (2, 0, 200),
+                (true, false) => (1, 1, 200),
+                (false, _) => (1, 0, 502),
+            };
+            assert_eq!((first.calls(), second.calls(), status.as_u16()), expected, "{line} {body}: {text}");
+            assert_eq!(proxy.cluster().status().endpoints[0].failed, 0, "the node did not fail");
+        }
     }
+    // An only node gets the request again.
+    let only = closed_once();
+    let cluster = Cluster::builder().endpoints([scripted("0", &only)]).build().unwrap();
+    let proxy = Proxy::builder(cluster).build().unwrap();
+    let (status, _) = ask(&proxy, request("GET /kylin/api/projects", BASIC, "")).await;
+    assert_eq!((status.as_u16(), only.calls()), (200, 2));
 }
 
 const COOKIE: &[(&str, &str)] = &[("cookie", "a=b; JSESSIONID=0123456789ABCDEF; c=d")];

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use kylin_lb::backend::{OwnRequest, SendErrorKind};
 use kylin_lb::clock::ManualClock;
-use kylin_lb::proxy::{KylinRules, ProxyBuilder};
+use kylin_lb::proxy::{KylinRules, ProxyBuilder, RetryBudget, RetryPolicy};
 use kylin_lb::testing::Scripted;
 use kylin_lb::{Body, Cluster, Endpoint, Outcome, Proxy, SendError};
 
@@ -140,16 +140,52 @@ async fn a_404_of_kylin_or_after_which_something_may_have_changed_is_returned_wi
 }
 
 #[tokio::test]
-async fn a_request_is_repeated_once_and_the_rule_can_be_switched_off() {
+async fn a_request_goes_on_until_a_node_has_kylin_whatever_the_limits_of_retries() {
+    let tries = |max| RetryPolicy::default().max_attempts(NonZeroU32::new(max)).budget(None);
+    let none = RetryBudget::default().ratio(0.0).unwrap().min_per_second(0);
+    for policy in [RetryPolicy::default(), tries(1), RetryPolicy::default().budget(Some(none))] {
+        for insert in ["insert into t values (1)", "select 1"] {
+            let stopping = [(); 3].map(|()| Stopping::new(page(404)));
+            let last = well("last");
+            let nodes = [&stopping[0].node, &stopping[1].node, &stopping[2].node, &last];
+            let query = request("POST /kylin/api/query", &[], &sql(insert));
+            let (status, _) = ask(&proxy(&nodes, |proxy| proxy.retry(policy.clone())), query).await;
+            assert_eq!((status.as_u16(), last.calls()), (200, 1), "{policy:?}");
+            assert!(stopping.iter().all(|node| (node.asked(), node.node.calls()) == (1, 2)));
+        }
+    }
+    // As in nginx, where an application wants it so.
     let (first, second, third) = (Stopping::new(page(404)), Stopping::new(page(404)), well("third"));
-    let nodes = [&first.node, &second.node, &third];
-    let query = || request("POST /kylin/api/query", &[], &sql("select 1"));
-    let (status, text) = ask(&proxy(&nodes, |proxy| proxy), query()).await;
-    assert_eq!((status.as_u16(), text.as_str(), third.calls()), (404, PAGE, 0));
-    assert_eq!((first.asked(), second.asked()), (1, 1));
-    let off = proxy(&nodes, |proxy| proxy.rules(KylinRules::default().retry_rejected(false)));
-    let (status, _) = ask(&off, query()).await;
-    assert_eq!((status.as_u16(), first.asked()), (404, 1));
+    let proxy = proxy(&[&first.node, &second.node, &third], |proxy| proxy.retry(tries(2).count_unsent(true)));
+    let (status, _) = ask(&proxy, request("GET /kylin/api/projects", &[], "")).await;
+    assert_eq!((status.as_u16(), third.calls()), (503, 0));
+}
+
+#[tokio::test]
+async fn if_no_node_has_kylin_the_client_learns_that_and_the_rule_can_be_switched_off() {
+    let (first, second) = (Stopping::new(page(404)), Stopping::new(page(404)));
+    let nodes = [&first.node, &second.node];
+    for line in ["POST /kylin/api/query", "PUT /kylin/api/cubes/c/build", "GET /kylin/"] {
+        let query = || request(line, &[], &sql("insert into t values (1)"));
+        let (status, text) = ask(&proxy(&nodes, |proxy| proxy), query()).await;
+        assert_eq!(status.as_u16(), 503, "{line}");
+        assert!(
+            text.contains("Kylin does not run at the nodes that responded; the request was not executed"),
+            "{text}"
+        );
+        let (status, _) = ask(&proxy(&nodes, |proxy| proxy.unavailable_status(StatusCode::BAD_GATEWAY)), query()).await;
+        assert_eq!(status.as_u16(), 502);
+        let off = proxy(&nodes, |proxy| proxy.rules(KylinRules::default().retry_rejected(false)));
+        let (status, text) = ask(&off, query()).await;
+        assert_eq!((status.as_u16(), text.as_str()), (404, PAGE));
+    }
+    // A node that refuses the request says more than one without Kylin.
+    let busy = saying(Says::error(400, "Too many concurrent query requests."));
+    for nodes in [[&first.node, &busy], [&busy, &first.node]] {
+        let query = request("POST /kylin/api/query", &[], &sql("select 1"));
+        let (status, text) = ask(&proxy(&nodes, |proxy| proxy), query).await;
+        assert!(status.as_u16() == 400 && text.contains("Too many"), "{status} {text}");
+    }
 }
 
 /// In a rolling restart without a pause the nodes that are back wait for a probe while the last one stops.
@@ -168,7 +204,7 @@ async fn an_endpoint_that_health_bars_is_better_than_the_404_of_a_node_that_stop
 
 #[tokio::test]
 async fn many_404s_ask_a_node_once_in_half_a_second() {
-    for when_asked in [Says::Json(200, "{}".to_owned()), page(404)] {
+    for (when_asked, expected) in [(Says::Json(200, "{}".to_owned()), 404), (page(404), 503)] {
         let clock = ManualClock::new();
         let node = Stopping::new(when_asked);
         let proxy = proxy(&[&node.node], |proxy| proxy.clock(clock.clone()));
@@ -178,7 +214,7 @@ async fn many_404s_ask_a_node_once_in_half_a_second() {
                 let proxy = proxy.clone();
                 clients.spawn(async move { ask(&proxy, request("GET /kylin/api/projects", &[], "")).await.0 });
             }
-            assert!(clients.join_all().await.iter().all(|status| *status == 404));
+            assert!(clients.join_all().await.iter().all(|status| status.as_u16() == expected));
             assert_eq!(node.asked(), round);
             clock.advance(Duration::from_millis(500));
         }

@@ -137,10 +137,10 @@ struct Attempts<'p, B> {
     suspects: Suspects,
     /// The request was sent again to the same endpoint, on a fresh connection.
     reconnected: bool,
-    /// The number of attempts that certainly reached no node.
+    /// The number of attempts that certainly reached no node, or one on which Kylin does not run.
     unsent: usize,
-    /// A node was attempted on which Kylin does not run.
-    met_not_running: bool,
+    /// A node may have executed the request in an earlier attempt. Noted in a Kylin-aware proxy only.
+    may_be_executed: bool,
     is_head: bool,
     /// The client names no host, so each node gets its own in `Host`.
     names_no_host: bool,
@@ -189,7 +189,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             suspects: Suspects::default(),
             reconnected: false,
             unsent: 0,
-            met_not_running: false,
+            may_be_executed: false,
             is_head: request.method() == Method::HEAD,
             names_no_host: false,
             reload: None,
@@ -364,6 +364,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
                     continue;
                 }
                 AfterAttempt::Return(same) => picked = same,
+                AfterAttempt::Fail(error) => return self.fall_back(error),
             }
             #[cfg(feature = "cache")]
             if self.is_read_for_cache(class) {

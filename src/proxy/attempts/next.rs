@@ -1,6 +1,7 @@
 //! Picks the next endpoint of a request.
 
 use std::error::Error as _;
+use std::mem::replace;
 
 use http::{Method, Request, Response};
 use http_body::Body as _;
@@ -12,7 +13,7 @@ use crate::body::Body;
 use crate::cluster::{PickReason, Picked};
 use crate::endpoint::{BodyKey, EndpointHint, EndpointId, Outcome, RequestKey};
 use crate::kylin::query::WantedKeys;
-use crate::kylin::response::ResponseClass;
+use crate::kylin::response::{Credentials, ResponseClass};
 use crate::observe::RetryReason;
 use crate::proxy::error_response::ErrorResponse;
 use crate::proxy::replay;
@@ -72,7 +73,7 @@ impl<B: Backend> Attempts<'_, B> {
         }
     }
 
-    /// Picks another endpoint for `request`, unless the limits of retries are reached. `is_unsent`: no node got the request in the
+    /// Picks another endpoint for `request`, unless the limits of retries are reached. `is_unsent`: no Kylin got the request in the
     /// last attempt. Takes a retry from the budget where it `needs_budget`.
     pub(super) fn pick_again(
         &mut self,
@@ -116,6 +117,15 @@ impl<B: Backend> Attempts<'_, B> {
                 }
                 None => kind.is_unsent() || retry.is_repeatable(method),
             }
+    }
+
+    /// Returns whether a request whose kept-alive connection was closed is sent to the same endpoint again. In a Kylin-aware proxy, which
+    /// sends it once more only, another endpoint is better, because this one may be about to stop; unless the request has a session
+    /// that only its node knows.
+    fn stays_at_endpoint(&self) -> bool {
+        let context = &self.context;
+        let has_session = context.credentials() == Credentials::Cookie || context.path_session_id().is_some();
+        context.class().is_none() || (has_session && !self.session.may_send_again())
     }
 
     /// Takes one retry from the budget. Returns false when it is used up.
@@ -195,15 +205,23 @@ impl<B: Backend> Attempts<'_, B> {
         let key = (!counts_at_once).then(|| self.request_key());
         let unsent = error.take_request().filter(|_| kind.is_unsent());
         let request = unsent.or_else(|| self.take_kept().map(|kept| *kept));
+        let may_be_executed = self.context.class().is_some() && !kind.is_unsent() && !has_logged_in;
+        let is_repeat = may_be_executed && replace(&mut self.may_be_executed, true);
+        let request = request.filter(|_| !is_repeat);
         let request = request.filter(|request| self.may_retry(kind, picked.lease.endpoint(), request.method()));
         let request = match request {
-            Some(request) if kind == SendErrorKind::Stale && !self.reconnected && self.withdraw() => {
-                self.reconnected = true;
-                if let Some(recorder) = &mut self.recorder {
-                    recorder.attempt_failed(kind);
+            Some(request) if kind == SendErrorKind::Stale && !self.reconnected => {
+                let other = if self.stays_at_endpoint() { None } else { self.pick_again(&request, false, true) };
+                if other.is_some() || self.withdraw() {
+                    self.reconnected = other.is_none();
+                    if let Some(recorder) = &mut self.recorder {
+                        recorder.attempt_failed(kind);
+                    }
+                    let next = other.unwrap_or(picked);
+                    self.note_retry(next.lease.endpoint(), RetryReason::Failed(kind));
+                    return Ok((next, request));
                 }
-                self.note_retry(picked.lease.endpoint(), RetryReason::Failed(kind));
-                return Ok((picked, request));
+                Some(request)
             }
             request => request,
         };

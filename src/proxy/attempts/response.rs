@@ -20,6 +20,7 @@ use crate::kylin::class::{RequestClass, needs_login};
 use crate::kylin::response::{ClusterFault, Credentials, NeedsBody, Rejection, ResponseClass, denies_access};
 use crate::kylin::retry::RetryDecision;
 use crate::observe::RetryReason;
+use crate::proxy::error_response::ErrorResponse;
 use crate::proxy::replay;
 use crate::proxy::rules::{Classified, RuleState};
 use crate::session::hook::AfterResponse;
@@ -30,6 +31,8 @@ pub(super) const MAX_SHARED: usize = 1 << 20;
 pub(super) enum AfterAttempt<B> {
     /// Return the response to the client.
     Return(Picked<B>),
+    /// Return this error, because the response says nothing about what the client asked for.
+    Fail(ErrorResponse),
     /// Send the request to this endpoint.
     Retry(Picked<B>, Box<Request<Body>>),
 }
@@ -122,12 +125,11 @@ impl<'p, B: Backend> Attempts<'p, B> {
         self.note_user_source(of_request, class);
         self.note_outcome(!(class.is_refusal() || denies_access(self.response.status())));
         picked.lease.set_outcome(outcome);
+        let has_no_kylin = class == ResponseClass::Rejected(Rejection::NotRunning);
+        self.unsent += usize::from(has_no_kylin);
         let may_retry = match decision {
-            // Once: the node after it may have no Kylin either, and it is unknown whether any has.
-            RetryDecision::OtherEndpoint if class == ResponseClass::Rejected(Rejection::NotRunning) => {
-                !replace(&mut self.met_not_running, true)
-            }
-            RetryDecision::OtherEndpoint => true,
+            // A request that a node may have executed is sent once more at most. One that was refused goes to each endpoint once.
+            RetryDecision::OtherEndpoint => class.is_refusal() || !replace(&mut self.may_be_executed, true),
             // A strategy that sends requests again takes care of this itself.
             RetryDecision::SessionOwner => !self.session.may_send_again() && !self.session.is_bound_to(&picked),
             RetryDecision::Return => false,
@@ -136,11 +138,11 @@ impl<'p, B: Backend> Attempts<'p, B> {
             && !self.proxy.settings.retry.is_none()
             && let Some(kept) = self.take_kept()
         {
-            if let Some(next) = self.pick_again(&kept, false, !is_free) {
+            if let Some(next) = self.pick_again(&kept, has_no_kylin, !is_free) {
                 tracing::debug!(endpoint = %picked.lease.endpoint(), "retrying on another endpoint");
                 self.note_retry(next.lease.endpoint(), RetryReason::Response(self.response.status()));
                 // The proxy has asked the node itself whether Kylin runs there.
-                if class != ResponseClass::Rejected(Rejection::NotRunning) {
+                if !has_no_kylin {
                     let key = self.key_of(&kept);
                     self.suspects.add(picked.lease.suspend(key));
                 }
@@ -148,6 +150,10 @@ impl<'p, B: Backend> Attempts<'p, B> {
                 return AfterAttempt::Retry(next, kept);
             }
             self.kept_request = Some(KeptRequest::Own(kept));
+        }
+        if has_no_kylin {
+            self.suspects.end();
+            return AfterAttempt::Fail(ErrorResponse::not_running(self.proxy.settings.unavailable));
         }
         if of_request.is_write() && self.response.status().is_success() {
             rules.note_write(self.writer, picked.lease.endpoint());

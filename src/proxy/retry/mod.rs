@@ -15,14 +15,16 @@ use crate::endpoint::Outcome;
 /// Decides when a request is sent to another endpoint (nginx: `proxy_next_upstream`).
 ///
 /// - Each endpoint gets a request once. The exception is a kept-alive connection that the node closed before it responded, which
-///   is no failure of the node: the proxy sends the request once more to the same endpoint, on a fresh connection.
+///   is no failure of the node: the proxy sends the request once more to the same endpoint, on a fresh connection. A Kylin-aware proxy
+///   does so only if no other endpoint is eligible or knows the session.
 /// - A request that certainly was not processed may be retried whatever its method. If no node got it, each endpoint is
 ///   attempted once, whatever the budget and `max_attempts`.
 /// - A request that may have been processed is retried only if its method is idempotent (RFC 9110, 9.2.2), which POST, LOCK and
 ///   PATCH are not, if its body was short enough to be kept, and if the [budget](Self::budget) allows it.
 ///
 /// In a Kylin-aware proxy the class of the request decides instead of its method, and the class of the response instead of its
-/// status; the kinds of failure, `max_attempts`, `max_elapsed` and the budget apply there too.
+/// status; the kinds of failure, `max_attempts`, `max_elapsed` and the budget apply there too. There a request that a node may have
+/// executed is sent once more at most.
 #[derive(Debug, Clone, PartialEq)]
 #[must_use]
 pub struct RetryPolicy {
@@ -111,7 +113,8 @@ impl RetryPolicy {
     /// Sets how many endpoints may get a request at most; `None` is no limit. Default: `None`.
     ///
     /// An endpoint that certainly got nothing of the request does not count, for example one that refused the connection: the
-    /// request goes to the next one at once, until each endpoint was attempted once. See [`count_unsent`](Self::count_unsent).
+    /// request goes to the next one at once, until each endpoint was attempted once. In a Kylin-aware proxy, neither does one on which
+    /// Kylin does not run. See [`count_unsent`](Self::count_unsent).
     pub fn max_attempts(mut self, attempts: Option<NonZeroU32>) -> Self {
         self.max_attempts = attempts;
         self

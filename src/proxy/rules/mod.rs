@@ -111,8 +111,8 @@ impl KylinRules {
     ///
     /// Such responses are `not allowed in 'job' mode`, `Too many concurrent query requests.`, and Kylin 5's codes for them. A 404
     /// that Kylin did not write, for a path that all versions serve, is one if Kylin does not run at the node, which the proxy asks
-    /// the node on the spot: a Tomcat that stops responds so. The request is then sent to one other node. The
-    /// proxy also reads errors that are compressed with gzip, Tomcat's only coding. It returns errors in other codings to the client.
+    /// the node on the spot: a Tomcat that stops responds so. The request is then sent to each other node as after a refused
+    /// connection, and if Kylin runs at none of them the client gets a 503. The proxy also reads errors that are compressed with gzip, Tomcat's only coding. It returns errors in other codings to the client.
     pub fn retry_rejected(mut self, on: bool) -> Self {
         self.retry_rejected = on;
         self

@@ -53,7 +53,7 @@ impl Says {
         }
     }
 
-    fn say(&self, request: Request<Body>) -> Result<Response<Body>, SendError> {
+    pub(crate) fn say(&self, request: Request<Body>) -> Result<Response<Body>, SendError> {
         let (status, media, text) = match self {
             Says::Nothing(kind) if kind.is_unsent() => {
                 return Err(SendError::new(*kind, "scripted").with_request(request));

@@ -162,7 +162,6 @@ impl Client {
     async fn work(&mut self, round: u64) {
         let is_build = round.is_multiple_of(BUILD_EVERY);
         let token = format!("t{}-{round}-{}", self.number, self.crowd.query_ms);
-        self.tally.sends(&token, is_build);
         let (line, body) = match is_build {
             true => (self.crowd.build.line(&token), "{}".to_owned()),
             false => (
@@ -175,7 +174,10 @@ impl Client {
             head += &format!("Authorization: {}\r\n", basic(&self.user, PASSWORD));
         }
         let kind = if is_build { "build" } else { "query" };
-        match self.exchange(&head, &body).await {
+        let silent = self.tally.silent;
+        let exchange = self.exchange(&head, &body).await;
+        self.tally.sent(token.clone(), is_build, 1 + self.tally.silent - silent);
+        match exchange {
             Exchange::Failed(how) => self.fail(format!("{kind}: {how}")),
             Exchange::Response(response) => match response.status() {
                 200 if response.text().contains(&token) => {

@@ -25,15 +25,23 @@ pub(crate) struct Tally {
     pub(crate) lost: u64,
     /// Logins that ended although the node of the session lives.
     pub(crate) lost_wrongly: u64,
-    /// Queries that nodes executed more than once.
+    /// Queries that nodes executed more often than the client sent them.
     pub(crate) repeated_reads: u64,
-    /// Queries that nodes executed more than twice.
+    /// Queries that nodes executed more than twice as often as the client sent them.
     pub(crate) repeated_often: u64,
-    /// Builds that nodes executed more than once.
+    /// Builds that nodes executed more often than the client sent them.
     pub(crate) repeated_writes: u64,
     pub(crate) slowest: Duration,
-    queries: Vec<String>,
-    builds: Vec<String>,
+    queries: Vec<Sent>,
+    builds: Vec<Sent>,
+}
+
+/// A request of a client.
+#[derive(Debug, Clone)]
+struct Sent {
+    token: String,
+    /// How often the client sent it: once, and once more for each connection that closed without a byte.
+    times: u64,
 }
 
 impl Tally {
@@ -41,16 +49,19 @@ impl Tally {
         self.failures.values().sum()
     }
 
-    pub(crate) fn sends(&mut self, token: &str, is_build: bool) {
-        if is_build { &mut self.builds } else { &mut self.queries }.push(token.to_owned());
+    /// Notes that the client sent the request of this token `times` times.
+    pub(crate) fn sent(&mut self, token: String, is_build: bool, times: u64) {
+        if is_build { &mut self.builds } else { &mut self.queries }.push(Sent { token, times });
     }
 
     /// Counts how often the requests were executed.
     pub(crate) fn count_executions(&mut self, query: impl Fn(&str) -> u64, build: impl Fn(&str) -> u64) {
-        let times: Vec<u64> = self.queries.iter().map(|token| query(token)).collect();
-        self.repeated_reads = times.iter().filter(|times| **times > 1).count() as u64;
-        self.repeated_often = times.iter().filter(|times| **times > 2).count() as u64;
-        self.repeated_writes = self.builds.iter().filter(|token| build(token) > 1).count() as u64;
+        let count = |sent: &[Sent], is_counted: &dyn Fn(&Sent) -> bool| {
+            sent.iter().filter(|sent| is_counted(sent)).count() as u64
+        };
+        self.repeated_reads = count(&self.queries, &|sent| query(&sent.token) > sent.times);
+        self.repeated_often = count(&self.queries, &|sent| query(&sent.token) > 2 * sent.times);
+        self.repeated_writes = count(&self.builds, &|sent| build(&sent.token) > sent.times);
     }
 
     /// [`Self::count_executions`] of in-process nodes.
