@@ -211,28 +211,28 @@ async fn every_class_of_request_after_every_outcome() {
     assert!(cases > 1500, "{cases}");
 }
 
-/// A node that has closed its first connection.
-fn closed_once() -> Scripted {
+/// A node that closes its first connection, and responds so on later ones.
+fn closed_once(then: Says) -> Scripted {
     let closed = AtomicBool::new(false);
     Scripted::new(move |request| {
-        let says = match closed.swap(true, Ordering::SeqCst) {
-            true => Says::Json(200, "{}".to_owned()),
-            false => Says::Nothing(SendErrorKind::Stale),
-        };
+        let is_closed = closed.swap(true, Ordering::SeqCst);
+        let says = if is_closed { then.clone() } else { Says::Nothing(SendErrorKind::Stale) };
         std::future::ready(says.say(request))
     })
 }
 
 #[tokio::test]
 async fn a_safe_request_on_a_stale_connection_is_repeated_where_its_session_lives_or_elsewhere() {
+    let fine = || Says::Json(200, "{}".to_owned());
     for (line, body, class) in requests() {
         let is_safe = matches!(class, Failures | QueryFailures);
         for (headers, is_at_home) in [(COOKIE, true), (COOKIE_5, true), (BASIC, false), (BOTH, false), (OTHER, false)] {
-            let (first, second) = (closed_once(), well("second"));
+            let (first, second) = (closed_once(fine()), well("second"));
             let proxy = three(&first, &second, KylinRules::default());
             let (status, text) = ask(&proxy, request(line, headers, &body)).await;
             let expected = match (is_safe, is_at_home) {
-                (true, true) => (2, 0, 200),
+                // The node is asked whether it is still there before.
+                (true, true) => (3, 0, 200),
                 (true, false) => (1, 1, 200),
                 (false, _) => (1, 0, 502),
             };
@@ -241,11 +241,36 @@ async fn a_safe_request_on_a_stale_connection_is_repeated_where_its_session_live
         }
     }
     // An only node gets the request again.
-    let only = closed_once();
+    let only = closed_once(fine());
     let cluster = Cluster::builder().endpoints([scripted("0", &only)]).build().unwrap();
     let proxy = Proxy::builder(cluster).build().unwrap();
     let (status, _) = ask(&proxy, request("GET /kylin/api/projects", BASIC, "")).await;
     assert_eq!((status.as_u16(), only.calls()), (200, 2));
+}
+
+/// A Tomcat that stops takes new connections and never serves them.
+#[tokio::test]
+async fn a_session_whose_node_has_gone_is_looked_for_elsewhere() {
+    let page = |status| Says::Html(status, "<html>".to_owned());
+    for (then, is_there) in [
+        (Says::Nothing(SendErrorKind::Connect), false),
+        (Says::Nothing(SendErrorKind::Broken), false),
+        (Says::Nothing(SendErrorKind::HeadTimeout), false),
+        (page(404), false),
+        (Says::error(401, "who are you"), true),
+        // Of a login that Kylin leaves to another server.
+        (page(302), true),
+    ] {
+        let (first, second) = (closed_once(then.clone()), well("second"));
+        let proxy = three(&first, &second, KylinRules::default());
+        ask(&proxy, request("POST /kylin/api/query", COOKIE, &sql("select 1"))).await;
+        if is_there {
+            assert!(first.calls() > 2, "{then:?}");
+        } else {
+            assert_eq!((first.calls(), second.calls()), (2, 1), "{then:?}");
+            assert_eq!(proxy.cluster().status().endpoints[0].failed, 1, "{then:?}");
+        }
+    }
 }
 
 const COOKIE: &[(&str, &str)] = &[("cookie", "a=b; JSESSIONID=0123456789ABCDEF; c=d")];

@@ -20,8 +20,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
-use http::header;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, header};
 
 use self::change::PassingChange;
 pub(super) use self::flight::QueryFlights;
@@ -279,7 +278,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
                 head::set_host_of(&picked, request);
             }
             if let Err(error) = self.count_stream(&picked, request) {
-                match self.after_failure(picked, error.with_request(take(request)), false) {
+                match Box::pin(self.after_failure(picked, error.with_request(take(request)), false)).await {
                     Ok(next) => (picked, *request) = next,
                     Err(error) => return self.fall_back(error),
                 }
@@ -335,7 +334,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
                 }
             };
             if let Some(error) = failure {
-                match self.after_failure(picked, error, has_logged_in) {
+                match Box::pin(self.after_failure(picked, error, has_logged_in)).await {
                     Ok(next) => (picked, *request) = next,
                     Err(error) => return self.fall_back(error),
                 }

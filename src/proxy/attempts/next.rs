@@ -121,11 +121,18 @@ impl<B: Backend> Attempts<'_, B> {
 
     /// Returns whether a request whose kept-alive connection was closed is sent to the same endpoint again. In a Kylin-aware proxy, which
     /// sends it once more only, another endpoint is better, because this one may be about to stop; unless the request has a session
-    /// that only its node knows.
-    fn stays_at_endpoint(&self) -> bool {
-        let context = &self.context;
-        let has_session = context.credentials() == Credentials::Cookie || context.path_session_id().is_some();
-        context.class().is_none() || (has_session && !self.session.may_send_again())
+    /// that only its node knows, and the node is still there when it is asked.
+    async fn stays_at(&mut self, picked: &mut Picked<B>) -> bool {
+        let Some((rules, _)) = self.kylin() else { return true };
+        let has_session = self.context.credentials() == Credentials::Cookie || self.context.path_session_id().is_some();
+        if !has_session || self.session.may_send_again() {
+            return false;
+        }
+        let is_there = rules.is_there(picked).await;
+        if !is_there {
+            picked.lease.set_outcome(Outcome::Unreachable);
+        }
+        is_there
     }
 
     /// Takes one retry from the budget. Returns false when it is used up.
@@ -192,7 +199,7 @@ impl<B: Backend> Attempts<'_, B> {
 
     /// Returns the next endpoint after a failed attempt, or the error for the client. `has_logged_in`: the login before the request
     /// failed, which nodes may have received.
-    pub(super) fn after_failure(
+    pub(super) async fn after_failure(
         &mut self,
         mut picked: Picked<B>,
         mut error: SendError,
@@ -211,7 +218,8 @@ impl<B: Backend> Attempts<'_, B> {
         let request = request.filter(|request| self.may_retry(kind, picked.lease.endpoint(), request.method()));
         let request = match request {
             Some(request) if kind == SendErrorKind::Stale && !self.reconnected => {
-                let other = if self.stays_at_endpoint() { None } else { self.pick_again(&request, false, true) };
+                let stays = self.stays_at(&mut picked).await;
+                let other = if stays { None } else { self.pick_again(&request, false, true) };
                 if other.is_some() || self.withdraw() {
                     self.reconnected = other.is_none();
                     if let Some(recorder) = &mut self.recorder {

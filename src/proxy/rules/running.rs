@@ -1,7 +1,8 @@
 //! Asks a node whether Kylin runs there.
 //!
 //! A Tomcat that stops ends its web applications before it closes its port, and responds to everything with 404 meanwhile. So a
-//! 404 for a call that returns JSON in every version may mean that nothing was executed, and that another node should be asked.
+//! 404 for a call that returns JSON in every version may mean that nothing was executed, and that another node should be asked. And
+//! while it stops, it takes new connections that it never serves, so that the repeat of a request would be lost there.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,8 +25,19 @@ const MAX_BODY: u64 = 64 * 1024;
 /// The time for which it counts that Kylin does not run: a node that stops is not asked for each of its clients.
 const REUSE_INTERVAL: Duration = Duration::from_millis(500);
 
+/// What a node shows of Kylin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Running {
+    /// Kylin responded.
+    Yes,
+    /// Something responded: Tomcat, or a login page of another server.
+    Unclear,
+    /// Nothing responded, or 404.
+    No,
+}
+
 /// The last response of a node, and when it was asked. Locked while the node is asked, so that it is asked once at a time.
-type LastCheck = Arc<tokio::sync::Mutex<Option<(Instant, bool)>>>;
+type LastCheck = Arc<tokio::sync::Mutex<Option<(Instant, Running)>>>;
 
 /// Asks nodes, each at most once at a time.
 #[derive(Debug)]
@@ -39,31 +51,31 @@ impl RunningChecks {
         RunningChecks { clock, last: Mutex::default() }
     }
 
-    /// Returns whether Kylin runs at the node. `may_be_missing`: a Kylin that runs may respond with this 404, so that a client could
+    /// Asks the node. `may_be_missing`: a Kylin that runs may respond with the 404 that raised the question, so that a client could
     /// have the node asked again and again.
-    pub(super) async fn check<B: Backend>(&self, picked: &Picked<B>, may_be_missing: bool) -> bool {
+    pub(super) async fn check<B: Backend>(&self, picked: &Picked<B>, may_be_missing: bool) -> Running {
         let arrived = self.clock.now();
         let endpoint = picked.lease.endpoint();
         let last = self.last_check(endpoint);
         let mut last = last.lock().await;
         let is_fresh = |at: Instant| self.clock.now().saturating_duration_since(at) < REUSE_INTERVAL;
         // A Kylin that ran before the 404 came may have ended since.
-        let counts = |&(asked, is_running): &(Instant, bool)| match is_running && !may_be_missing {
+        let counts = |&(asked, running): &(Instant, Running)| match running != Running::No && !may_be_missing {
             true => asked >= arrived,
             false => is_fresh(asked),
         };
-        if let Some((_, is_running)) = last.filter(counts) {
-            return is_running;
+        if let Some((_, running)) = last.filter(counts) {
+            return running;
         }
         let asked = self.clock.now();
         let client =
             NodeClient::new(Arc::clone(picked.backend()), picked.lease.placement(), TIMEOUT).max_body(MAX_BODY);
-        let is_running = is_running(&client).await;
-        if !is_running {
-            tracing::warn!(%endpoint, "a node responds with 404, and Kylin does not run there");
+        let running = ask(&client).await;
+        if running != Running::Yes {
+            tracing::warn!(%endpoint, ?running, "Kylin does not respond at a node");
         }
-        *last = Some((asked, is_running));
-        is_running
+        *last = Some((asked, running));
+        running
     }
 
     fn last_check(&self, endpoint: &EndpointId) -> LastCheck {
@@ -83,13 +95,14 @@ impl RunningChecks {
 
 /// A 401 and a JSON object prove a Kylin of any version, which may be in trouble. A page does not: Tomcat and other servers have
 /// pages.
-async fn is_running(client: &NodeClient) -> bool {
+async fn ask(client: &NodeClient) -> Running {
     match client.get(AUTHENTICATION, None, &mut CookieJar::default()).await {
-        Ok(response) if response.status == StatusCode::UNAUTHORIZED => true,
-        Ok(response) => {
-            let is_object = response.body.is_ok_and(|body| body.trim_ascii_start().starts_with(b"{"));
-            is_object && response.status != StatusCode::NOT_FOUND
-        }
-        Err(_) => false,
+        Ok(response) if response.status == StatusCode::UNAUTHORIZED => Running::Yes,
+        Ok(response) if response.status == StatusCode::NOT_FOUND => Running::No,
+        Ok(response) => match response.body {
+            Ok(body) if body.trim_ascii_start().starts_with(b"{") => Running::Yes,
+            _ => Running::Unclear,
+        },
+        Err(_) => Running::No,
     }
 }

@@ -8,7 +8,7 @@ use super::cancel::{CancelState, QueryWatch};
 use super::frequent::FrequentCalls;
 use super::recent_writes::{RecentWrites, Writer};
 use super::reload::{ReloadAccess, ReloadCall};
-use super::running::RunningChecks;
+use super::running::{Running, RunningChecks};
 use crate::backend::{Backend, SendErrorKind};
 use crate::body::Body;
 use crate::clock::Clock;
@@ -218,7 +218,12 @@ impl RuleState {
         picked: &Picked<B>,
     ) -> Option<bool> {
         let path = context.path().filter(|path| self.rules.retry_rejected && may_have_no_kylin(class, path))?;
-        Some(self.running.check(picked, !is_in_all_versions(&path)).await)
+        Some(self.running.check(picked, !is_in_all_versions(&path)).await == Running::Yes)
+    }
+
+    /// Returns whether the node that has closed a connection responds to a request on another one.
+    pub(crate) async fn is_there<B: Backend>(&self, picked: &Picked<B>) -> bool {
+        self.running.check(picked, false).await != Running::No
     }
 
     /// Decides what follows from a response.
