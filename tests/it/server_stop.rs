@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use kylin_lb::server::Server;
-use kylin_lb::{Body, ClientAddr};
+use kylin_lb::{Body, ClientAddr, Cluster, Proxy};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::support::front::{Front, demo, refusal};
+use crate::support::front::{Front, demo, endpoints, refusal};
 use crate::support::http::Connection;
-use crate::support::raw_node::{Act, RawNode, ok};
+use crate::support::raw_node::{Act, RawNode, healthy, ok};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: kylin\r\n\r\n";
 const LONG: Duration = Duration::from_secs(60);
@@ -46,6 +46,28 @@ async fn requests_in_flight_are_finished_and_idle_connections_are_closed_without
     let response = busy.response().await.unwrap();
     assert_eq!((response.text(), response.header("connection")), ("slow", Some("close")));
     assert!(busy.rest().await.unwrap().is_empty());
+    assert_eq!(stop.await.unwrap().cut, 0);
+}
+
+#[tokio::test]
+async fn a_connection_that_waits_for_a_place_gets_a_response() {
+    let node = RawNode::start([responds_on_go(), healthy("fast")]).await;
+    let cluster = Cluster::builder().endpoints(endpoints(&[node.address()])).build().unwrap();
+    let proxy = Proxy::plain(cluster).build().unwrap();
+    let front = Front::serving(proxy, |server| server.max_connections(NonZero::new(1)).threads(NonZero::<usize>::MIN));
+    let mut busy = front.connect().await;
+    busy.send(GET).await.unwrap();
+    node.wait_until(|seen| seen.requests.len() == 1).await;
+    let mut waiting = [front.connect().await, front.connect().await];
+    for client in &mut waiting {
+        client.send(GET).await.unwrap();
+    }
+    let stop = tokio::spawn(front.server.stop(LONG));
+    for client in &mut waiting {
+        assert_eq!(client.response().await.unwrap().text(), "fast");
+    }
+    node.go();
+    assert_eq!(busy.response().await.unwrap().text(), "slow");
     assert_eq!(stop.await.unwrap().cut, 0);
 }
 

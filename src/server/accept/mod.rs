@@ -138,10 +138,15 @@ impl<H: Handler> AcceptTask<H> {
     async fn run(mut self, acceptor: Acceptor) {
         loop {
             let mut stop = self.stop.clone();
+            let mut accepted = pin!(self.accept_one(&acceptor));
             tokio::select! {
                 biased;
-                () = stop.stopped() => break,
-                () = self.accept_one(&acceptor) => {}
+                () = stop.stopped() => {
+                    // A connection that waits for a place is served without one.
+                    _ = timeout(Duration::ZERO, unconstrained(accepted)).await;
+                    break;
+                }
+                () = accepted.as_mut() => {}
             }
         }
         // Closing the socket would reset the connections that the kernel has already accepted. The
@@ -189,7 +194,7 @@ impl<H: Handler> AcceptTask<H> {
             },
             _ => None,
         };
-        let Some(permit) = self.permit().await else { return };
+        let permit = self.permit().await;
         let (stop, alive) = (self.stop.clone(), self.alive.clone());
         let handler = Arc::clone(&self.serving);
         tokio::spawn(async move {
@@ -200,18 +205,22 @@ impl<H: Handler> AcceptTask<H> {
         });
     }
 
-    /// Waits for the place of another connection. The server first closes those that are idle.
+    /// Waits for the place of another connection. The server first closes those that are idle. Returns `None` when it stops: it
+    /// accepts no more connections then, and those that wait have a response.
     async fn permit(&self) -> Option<OwnedSemaphorePermit> {
         let Admission { permits, idle, .. } = &self.admission;
         if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
             return Some(permit);
         }
-        let mut permit = pin!(Arc::clone(permits).acquire_owned());
+        let (mut permit, mut stop) = (pin!(Arc::clone(permits).acquire_owned()), self.stop.clone());
         loop {
             idle.close_idlest();
-            // The connection may have received a request at the same time, or none was idle.
-            if let Ok(permit) = timeout(CLOSE_INTERVAL, permit.as_mut()).await {
-                return permit.ok();
+            tokio::select! {
+                biased;
+                permit = permit.as_mut() => return permit.ok(),
+                () = stop.stopped() => return None,
+                // The connection may have received a request at the same time, or none was idle.
+                () = sleep(CLOSE_INTERVAL) => {}
             }
         }
     }
