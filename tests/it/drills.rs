@@ -44,14 +44,14 @@ fn check(mode: &Mode, tally: &Tally) {
     }
 }
 
-/// A build at a node that stops ends with what Tomcat responds meanwhile. A front end that knows nothing of Kylin cannot tell
-/// the 404 of a stopping Tomcat from another, and passes that of a query on too, as nginx and HAProxy do.
+/// A front end that knows nothing of Kylin cannot tell the 404 of a stopping Tomcat from another, and passes it on, as nginx and
+/// HAProxy do. A build on its way at a node that ends may be lost.
 async fn rolling_restart(between: Duration) {
     for (mode, tally) in in_modes(&MODES, Event::RollingRestart { between }).await {
-        let not_found = |what: &str| what.contains("404 <html>") && (!mode.knows_kylin || what.starts_with("build"));
-        assert!(tally.failures.keys().all(|what| not_found(what)), "{}: {tally}", mode.name);
+        let is_passed_on = |what: &String| !mode.knows_kylin && what.contains("404 <html>");
+        assert!(tally.failures.keys().all(is_passed_on), "{}: {tally}", mode.name);
         if mode.knows_kylin {
-            assert!(tally.failed() + tally.broken_writes <= MAX_BROKEN, "{}: {tally}", mode.name);
+            assert!(tally.broken_writes <= MAX_BROKEN, "{}: {tally}", mode.name);
         }
     }
 }
