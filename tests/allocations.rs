@@ -124,12 +124,13 @@ fn a_forwarded_request_allocates_within_bounds() {
     const SELECT: &str = "{\"sql\":\"select 1\",\"project\":\"p\"}";
     const INSERT: &str = "{\"sql\":\"insert into t values (1)\",\"project\":\"p\"}";
     // In each: the address for X-Forwarded-For, and the shares of Host and path that `http` makes of what a builder gave it. With
-    // a copy for another try: the map of headers (2), a share of each value, the copy itself. With Kylin: the user.
+    // a copy for another try: the map of headers (2), a share of each value, the copy itself. With Kylin: the user; what a write
+    // changes.
     for (what, proxy, method, sql, most) in [
         ("plain, not repeated", &plain, "POST", SELECT, 3),
         ("plain, repeatable", &plain, "PUT", SELECT, 9),
         ("Kylin, a query", &kylin, "POST", SELECT, 10),
-        ("Kylin, a write, which may be refused", &kylin, "POST", INSERT, 10),
+        ("Kylin, a write, which may be refused", &kylin, "POST", INSERT, 11),
         ("a session that is learned", &learning, "POST", SELECT, 10),
     ] {
         // Not by a runtime: tokio boxes large futures when it is built for debugging.

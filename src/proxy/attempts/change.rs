@@ -11,6 +11,7 @@ use crate::admission::cache::{Credentials, ResultCache};
 use crate::admission::flight::ProjectSlot;
 use crate::backend::Backend;
 use crate::body::Body;
+use crate::cookie;
 use crate::kylin::class::RequestClass;
 use crate::proxy::Inner;
 use crate::request::RequestContext;
@@ -33,8 +34,8 @@ pub(super) struct PassingChange<'p, B> {
     change: Change,
     authorization: Option<HeaderValue>,
     cookies: Option<HeaderValue>,
-    /// The ids of the client's sessions at nodes.
-    sessions: Box<[Box<[u8]>]>,
+    /// The id of a session at a node that the path names.
+    path_session: Option<Box<[u8]>>,
     /// The last attempt may have reached a node that has executed it. No write is sent again after that.
     may_be_executed: bool,
     /// Its client gets a response.
@@ -48,18 +49,24 @@ impl<'p, B> PassingChange<'p, B> {
     fn begin(proxy: &'p Inner<B>, flights: &'p QueryFlights<B>, change: Change, context: &RequestContext) -> Self {
         #[cfg(not(feature = "cache"))]
         let _ = proxy;
-        let sessions = context.kylin_sessions().chain(context.path_session_id());
         PassingChange {
             flights,
             change,
             authorization: context.authorization().cloned(),
             cookies: context.cookie_header().cloned(),
-            sessions: sessions.take(MAX_SESSIONS).map(Box::from).collect(),
+            path_session: context.path_session_id().map(Box::from),
             may_be_executed: false,
             has_ended: false,
             #[cfg(feature = "cache")]
             cached: proxy.cache.as_deref().map(|cache| (cache, cache.credentials(context))),
         }
+    }
+
+    /// Returns the ids of the client's sessions at nodes.
+    fn sessions(&self) -> Vec<Box<[u8]>> {
+        let named = self.cookies.iter().flat_map(cookie::pairs).filter(|(name, _)| cookie::is_kylin_session(name));
+        let ids = named.map(|(_, id)| id).chain(self.path_session.as_deref());
+        ids.take(MAX_SESSIONS).map(Box::from).collect()
     }
 
     /// Ends the change before its client gets a response.
@@ -80,7 +87,8 @@ impl<B> Drop for PassingChange<'_, B> {
             // A write whose client has left may be executed later, or never. No other client expects it.
             Change::Write(_) | Change::Logout => {
                 let (authorization, cookies) = (self.authorization.as_ref(), self.cookies.as_ref());
-                self.flights.close(|key| key.is_of(authorization, cookies) || key.has_session(&self.sessions));
+                let sessions = self.sessions();
+                self.flights.close(|key| key.is_of(authorization, cookies) || key.has_session(&sessions));
                 #[cfg(feature = "cache")]
                 if let Some((cache, credentials)) = &self.cached {
                     cache.reject(credentials);
