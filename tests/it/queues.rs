@@ -105,7 +105,7 @@ impl Stage {
     fn send(&self, request: Request<Body>) -> JoinHandle<Response<Body>> {
         let proxy = self.proxy.clone();
         tokio::spawn(async move {
-            let (head, body) = proxy.forward(client(), request).await.into_parts();
+            let (head, body) = proxy.forward(client_of(&request), request).await.into_parts();
             Response::from_parts(head, Body::from(body.collect().await.unwrap().to_bytes()))
         })
     }
@@ -148,6 +148,13 @@ fn cluster(count: usize, slots: u32, balancer: impl Balancer) -> (Vec<Node>, Clu
 
 fn client() -> IpAddr {
     IpAddr::from([192, 0, 2, 7])
+}
+
+/// Returns the address of the user whom the header `x-name` names.
+fn client_of(request: &Request<Body>) -> IpAddr {
+    let name = request.headers().get("x-name").map_or(&b""[..], |name| name.as_bytes());
+    let number = name.iter().fold(0_u32, |number, byte| number.wrapping_mul(251).wrapping_add(u32::from(*byte)));
+    IpAddr::from((10 << 24 | (number & 0xff_ffff)).to_be_bytes())
 }
 
 fn query(user: &str, millis: u64) -> Request<Body> {
@@ -441,6 +448,74 @@ async fn a_flood_leaves_others_as_many_slots_as_they_need() {
     let flood: Vec<_> = flood.into_iter().chain((0..200).map(|_| stage.query("flood", 2_000))).collect();
     sleep(Duration::from_secs(13)).await;
     assert_eq!(stage.nodes.iter().map(|node| node.running.load(Ordering::Relaxed)).sum::<u32>(), 16);
+    flood.iter().for_each(JoinHandle::abort);
+}
+
+/// Queries of one client, each with credentials that no node has accepted, leave the query of a user its place.
+#[tokio::test(start_paused = true)]
+async fn credentials_that_a_client_makes_up_make_no_users() {
+    let digest = "ce8a5bd5b23fe84d1894dce1bd9399364ba5af3c7a25f025442c92244c729804";
+    type Change<'c> = &'c dyn Fn(&mut Request<Body>, u64);
+    let passwords: Change<'_> = &|request, number| {
+        request.headers_mut().insert("authorization", basic(&format!("user {number}"), "x").parse().unwrap());
+    };
+    let tokens: Change<'_> = &|request, number| {
+        request.headers_mut().insert("authorization", format!("Bearer {number}").parse().unwrap());
+    };
+    let cookies = |line: &dyn Fn(u64) -> String, request: &mut Request<Body>, number| {
+        request.headers_mut().remove("authorization");
+        request.headers_mut().insert("cookie", line(number).parse().unwrap());
+    };
+    let sessions: Change<'_> = &|request, number| cookies(&|number| format!("JSESSIONID={number}"), request, number);
+    // Kylin 5 reads one of these, Kylin 2 to 4 the other, and the client has logged in with that.
+    let of_5: Change<'_> =
+        &|request, number| cookies(&|number| format!("JSESSIONID={number}; {digest}=known"), request, number);
+    let of_4: Change<'_> =
+        &|request, number| cookies(&|number| format!("{digest}={number}; JSESSIONID=known"), request, number);
+    for (what, change) in
+        [("passwords", passwords), ("tokens", tokens), ("sessions", sessions), ("Kylin 5", of_5), ("Kylin 4", of_4)]
+    {
+        let stage = Stage::new(1, 4, LeastConn::new());
+        stage.query("honest", 2_000).await.unwrap();
+        for _ in 0..20 {
+            stage.query("learn", 10).await.unwrap();
+        }
+        for number in 0..8 {
+            // Credentials that were accepted once do not count for others that come with them.
+            let mut request = query("attacker", 10);
+            change(&mut request, number);
+            stage.send(request).await.unwrap();
+        }
+        let flood: Vec<_> = (100..200)
+            .map(|number| {
+                let mut request = query("attacker", 1_000 + number);
+                change(&mut request, number);
+                stage.send(request)
+            })
+            .collect();
+        tick().await;
+        assert_eq!(stage.waiting(), [64], "{what}: all places are taken");
+        let began = Instant::now();
+        assert_eq!(stage.query("honest", 2_000).await.unwrap().status(), 200, "{what}");
+        // It goes when the first query of the flood ends.
+        assert!(began.elapsed() < Duration::from_millis(3_300), "{what}: {:?}", began.elapsed());
+        flood.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// Users behind one address are told apart once a node has accepted them.
+#[tokio::test(start_paused = true)]
+async fn users_at_one_address_have_shares_of_their_own_once_they_are_known() {
+    let stage = Stage::new(1, 4, LeastConn::new());
+    let of = |user: &str, millis| with_header(query(user, millis), "x-name", "one address");
+    for user in ["flood", "other"] {
+        stage.send(of(user, 10)).await.unwrap();
+    }
+    let flood: Vec<_> = (0..60).map(|_| stage.send(of("flood", 1_000))).collect();
+    tick().await;
+    let began = Instant::now();
+    assert_eq!(stage.send(of("other", 10)).await.unwrap().status(), 200);
+    assert!(began.elapsed() <= Duration::from_millis(1_011), "{:?}", began.elapsed());
     flood.iter().for_each(JoinHandle::abort);
 }
 

@@ -1,8 +1,10 @@
 //! A queue for each endpoint with a limit: queries wait for a slot of the node that the policy or their session chose.
 
 mod costs;
+mod credentials;
 mod order;
 mod slots;
+mod ticket;
 mod users;
 
 use std::any::Any;
@@ -16,8 +18,9 @@ use std::time::{Duration, Instant};
 use ahash::RandomState;
 use parking_lot::Mutex;
 
+pub(crate) use self::credentials::{Claims, Credential};
 use self::order::{AGEING, Order};
-pub(crate) use self::order::{Ticket, Turn};
+pub(crate) use self::ticket::{Ticket, Turn};
 use crate::clock::{Clock, InvalidDuration, at_least};
 use crate::cluster::Cluster;
 use crate::endpoint::{Lease, SlotOwner};
@@ -99,9 +102,19 @@ impl Queues {
         queues
     }
 
-    /// Returns the number that stands for a user in a ticket: a keyed hash of the credentials, the session or the address.
+    /// Returns the number that stands for a user in a ticket, or for credentials: a keyed hash of the name, the session or the address.
     pub(crate) fn user(&self, identity: impl Hash) -> u64 {
         self.hasher.hash_one(identity)
+    }
+
+    /// Returns what stands for credentials of a query.
+    pub(crate) fn credential(&self, credential: impl Hash) -> Credential {
+        Credential(self.hasher.hash_one(credential))
+    }
+
+    /// Notes that a node has accepted the credentials of a user.
+    pub(crate) fn accept(&self, credential: Credential, user: u64) {
+        self.with(|order, _| order.accepted.insert(credential, user));
     }
 
     fn set_rules(&self, QueueRules { max_wait, max_waiting }: QueueRules) {
@@ -116,11 +129,15 @@ impl Queues {
         self.is_active.load(Ordering::Relaxed)
     }
 
-    /// Returns the ticket of a query that arrives now. `user` is a hash of who asks, `stop_keys` are those of its ids, or 0.
-    pub(crate) fn ticket(&self, user: u64, fingerprint: Option<u64>, stop_keys: [u64; 2]) -> Ticket {
-        let mut ticket = self.with(|order, now| order.ticket(user, fingerprint, now));
-        ticket.stop_keys = stop_keys;
-        ticket
+    /// Returns the ticket of a query that arrives now. `stop_keys` are those of its ids, or 0.
+    pub(crate) fn ticket(&self, claims: Claims, fingerprint: Option<u64>, stop_keys: [u64; 2]) -> Ticket {
+        self.with(|order, now| {
+            let user = order.accepted.user(&claims);
+            let unproven = claims.provable.filter(|credential| !order.accepted.has(*credential));
+            let mut ticket = order.ticket(user, fingerprint, now);
+            (ticket.unproven, ticket.stop_keys) = (unproven, stop_keys);
+            ticket
+        })
     }
 
     /// Has the bound of the wait count from now on.

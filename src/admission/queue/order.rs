@@ -8,7 +8,9 @@ use std::time::Duration;
 use ahash::AHashMap;
 
 use super::costs::{Costs, Micros};
+use super::credentials::Accepted;
 use super::slots::{Slots, interval};
+use super::ticket::{Ticket, Turn};
 use super::users::User;
 
 /// How much earlier a request must have arrived to precede another, for each unit of time that it is expected to take longer.
@@ -19,46 +21,6 @@ const SLOW: Micros = 5_000_000;
 const ACTIVE: Micros = 10_000_000;
 /// The number of requests that wait for an endpoint on average, at most.
 const WAITING_PER_ENDPOINT: usize = 64;
-
-/// The facts that decide when a request is served. It keeps its ticket when it is picked again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ticket {
-    /// The lower one goes first: arrival + [`AGEING`] x cost.
-    key: Micros,
-    /// The order of arrival, between equal keys.
-    sequence: u64,
-    /// The expected duration.
-    pub(super) cost: Micros,
-    /// A hash of who asks.
-    user: u64,
-    fingerprint: Option<u64>,
-    /// It is beyond the share of a user who floods.
-    pub(crate) is_of_flood: bool,
-    /// From when on the bound of the wait counts: the arrival, or the end of the attempt before.
-    pub(super) since: Micros,
-    /// Hashes by which the client may stop the query; 0 where there is none.
-    pub(super) stop_keys: [u64; 2],
-}
-
-impl Ticket {
-    /// Returns the ticket of a query that is sent in place of an equal one, which leaves its queue: it goes when that one would have
-    /// gone, if that is earlier.
-    pub(crate) fn in_place_of(self, before: Ticket) -> Self {
-        Ticket { key: self.key.min(before.key), since: self.since.max(before.since), ..self }
-    }
-}
-
-/// The outcome of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Turn {
-    /// It has its slot.
-    Go,
-    Wait,
-    /// Too many requests wait, and this is the costliest.
-    Refused,
-    /// Its client has stopped it.
-    Stopped,
-}
 
 /// All queues of a cluster, and the requests that have their slots.
 #[derive(Debug, Default)]
@@ -79,6 +41,7 @@ pub(super) struct Order {
     /// A setting of the rules.
     pub(super) max_wait: Duration,
     costs: Costs,
+    pub(super) accepted: Accepted,
     /// The user of the last query with its time, and the last one of another user.
     latest: [(u64, Option<Micros>); 2],
     /// The interval in which free slots were last given to requests that others had left none.
@@ -148,6 +111,7 @@ impl Order {
             is_of_flood,
             since: now,
             stop_keys: [0; 2],
+            unproven: None,
         }
     }
 

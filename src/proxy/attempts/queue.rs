@@ -8,8 +8,9 @@ use http::{HeaderValue, Request};
 use tokio::time::sleep_until;
 
 use super::Attempts;
-use crate::admission::queue::{Queues, Ticket, Turn};
+use crate::admission::queue::{Claims, Queues, Ticket, Turn};
 use crate::backend::{Backend, Timeouts};
+use crate::basic_auth;
 use crate::body::Body;
 use crate::clock::timer_in;
 use crate::cluster::{PickReason, Picked};
@@ -31,12 +32,37 @@ impl<'p, B: Backend> Attempts<'p, B> {
     /// Gives a query its ticket when it arrives. `stop_keys`: see [`Queues::stop_key`].
     pub(super) fn take_ticket(&mut self, queues: &Queues, stop_keys: [u64; 2]) {
         let fingerprint = self.context.query().map(|keys| keys.fingerprint);
-        let user = match (self.context.authorization(), self.context.kylin_session()) {
-            (Some(credentials), _) => queues.user(credentials.as_bytes()),
-            (None, Some(session)) => queues.user(session),
-            (None, None) => queues.user(self.context.client().key()),
+        self.ticket = Some(Box::new(queues.ticket(self.claims(queues), fingerprint, stop_keys)));
+    }
+
+    fn claims(&self, queues: &Queues) -> Claims {
+        let authorization = self.context.authorization();
+        let has_basic = authorization.is_some_and(|value| basic_auth::token(value.as_bytes()).is_some());
+        let of_header = authorization.map(|value| queues.credential(("authorization", value.as_bytes())));
+        let mut sessions = self.context.kylin_sessions().map(|id| queues.credential(("session", id)));
+        let sessions = [sessions.next(), sessions.next()];
+        let provable = match (of_header, sessions) {
+            // A node checks the password, or that the session is one of this user.
+            (Some(basic), _) if has_basic => Some(basic),
+            (Some(other), [None, _]) => Some(other),
+            (None, [Some(only), None]) => Some(only),
+            // Nothing shows which of them the node has read.
+            _ => None,
         };
-        self.ticket = Some(Box::new(queues.ticket(user, fingerprint, stop_keys)));
+        let credentials = [of_header, sessions[0], sessions[1]];
+        Claims { address: queues.user(self.context.client().key()), credentials, provable }
+    }
+
+    /// Notes that a node has accepted the credentials of the query.
+    pub(super) fn note_accepted(&mut self) {
+        let Some(credential) = self.ticket.as_deref_mut().and_then(Ticket::take_unproven) else { return };
+        let Some(queues) = self.queues() else { return };
+        let user = match self.context.basic_user() {
+            // Kylin ignores the case of names. One with two passwords, or written in two ways, is one user.
+            Some(name) => queues.user(("user", name.to_ascii_lowercase())),
+            None => queues.user(credential),
+        };
+        queues.accept(credential, user);
     }
 
     /// Returns the hash of the credentials with which the client can stop its queries that wait, if it has sent any.

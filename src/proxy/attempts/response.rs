@@ -127,6 +127,9 @@ impl<'p, B: Backend> Attempts<'p, B> {
         picked.lease.set_outcome(outcome);
         let has_no_kylin = class == ResponseClass::Rejected(Rejection::NotRunning);
         self.unsent += usize::from(has_no_kylin);
+        if class == ResponseClass::Final && self.response.status().is_success() {
+            self.note_accepted();
+        }
         let may_retry = match decision {
             // A request that a node may have executed is sent once more at most. One that was refused goes to each endpoint once.
             RetryDecision::OtherEndpoint => class.is_refusal() || !replace(&mut self.may_be_executed, true),
