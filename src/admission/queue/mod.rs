@@ -189,10 +189,11 @@ impl Queues {
 
     /// Works on the order of all, and wakes without the lock those whose turn has come.
     fn with<T>(&self, work: impl FnOnce(&mut Order, u64) -> T) -> T {
-        let now = self.clock.now().saturating_duration_since(self.origin);
-        let now = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
         let (result, woken) = {
             let mut order = self.order.lock();
+            // Read under the lock, so that no work is of an earlier time than the one before.
+            let now = self.clock.now().saturating_duration_since(self.origin);
+            let now = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
             (work(&mut order, now), std::mem::take(&mut order.woken))
         };
         for waker in woken {

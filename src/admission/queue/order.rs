@@ -239,9 +239,10 @@ impl Order {
 
     /// Once in each interval, gives slots that were left free for others to requests that wait for them.
     fn hand_on_after_interval(&mut self, now: Micros) {
-        if std::mem::replace(&mut self.interval, interval(now)) == interval(now) {
+        if interval(now) <= self.interval {
             return;
         }
+        self.interval = interval(now);
         let waited_for: Vec<_> = self
             .endpoints
             .iter()

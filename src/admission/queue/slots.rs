@@ -102,7 +102,8 @@ pub(super) fn interval(now: Micros) -> u64 {
 
 impl Peak {
     fn note(&mut self, number: u32, now: Micros) {
-        let passed = interval(now) - self.interval;
+        // The clock is the application's.
+        let passed = interval(now).saturating_sub(self.interval);
         if passed > 0 {
             (self.interval, self.before, self.present) = (interval(now), if passed == 1 { self.present } else { 0 }, 0);
         }
@@ -127,5 +128,6 @@ mod tests {
         };
         assert_eq!([max(3, 0), max(5, INTERVAL - 1), max(1, INTERVAL), max(2, 2 * INTERVAL - 1)], [3, 5, 5, 5]);
         assert_eq!([max(1, 2 * INTERVAL), max(0, 3 * INTERVAL), max(0, 9 * INTERVAL)], [2, 1, 0]);
+        assert_eq!([max(4, 8 * INTERVAL), max(2, 0), max(0, 9 * INTERVAL)], [4, 4, 4], "an earlier time");
     }
 }
