@@ -174,6 +174,9 @@ async fn queries_that_differ_in_anything_that_may_matter_have_their_own_executio
         request(&[base], r#"{"sql":"select 1 from kylin_sales","project":"LEARN_KYLIN"}"#),
         request(&[base], r#"{"sql":"select  1 from kylin_sales","project":"learn_kylin"}"#),
     ];
+    let mut to_other_host = request(&[base], SQL);
+    to_other_host.headers_mut().insert("host", "other.example".parse().unwrap());
+    requests.push(to_other_host);
     // These never wait for another, nor another for them.
     for alone in [
         request(&[base, ("cache-control", "max-age=0, No-Cache")], SQL),

@@ -36,7 +36,7 @@ impl<B> ProxyBuilder<B> {
     /// - they carry the same `Authorization` and the same cookies, of which there must be one: no response reaches another user;
     /// - their bodies have the same members, but for `queryId` and `stopId`, in whatever order;
     /// - all other headers are the same, such as `Accept`, `Accept-Encoding` and those that the crate does not know. Those that cannot
-    ///   matter may differ: `User-Agent`, `Referer`, those of proxies and of tracing;
+    ///   matter may differ: `User-Agent`, `Referer`, those of tracing, and those of proxies unless they name the host;
     /// - no write or build has ended between their arrivals. One of SQL concerns its project, any other all projects. One that no node
     ///   has executed concerns none: it was not sent, was rejected, or got a redirect, 401 or 403. If the client of a write leaves before
     ///   the response, only its own queries count as after it. Writes that do not pass a Kylin-aware proxy of this cluster are not known
