@@ -64,6 +64,9 @@ impl Epoch {
     }
 }
 
+/// As long as a sleep of tokio that never ends.
+const NEVER: Duration = Duration::from_secs(30 * 365 * 86_400);
+
 /// Returns `duration` in milliseconds, or `u64::MAX` if they are more.
 pub(crate) fn as_millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
@@ -72,8 +75,17 @@ pub(crate) fn as_millis(duration: Duration) -> u64 {
 /// Returns the instant `after` from now on the clock of tokio's timers, which tests can pause.
 pub(crate) fn timer_in(after: Duration) -> tokio::time::Instant {
     let now = tokio::time::Instant::now();
-    // As tokio does for a sleep that never ends.
-    now.checked_add(after).unwrap_or_else(|| now + Duration::from_secs(30 * 365 * 86_400))
+    now.checked_add(after).unwrap_or_else(|| now + NEVER)
+}
+
+/// Returns the instant `after` another. One that cannot be represented is 30 years later.
+pub(crate) fn instant_after(instant: Instant, after: Duration) -> Instant {
+    instant.checked_add(after).unwrap_or_else(|| instant + NEVER)
+}
+
+/// Returns `factor` times `duration`, or `Duration::MAX` if that is more.
+pub(crate) fn scaled(duration: Duration, factor: f64) -> Duration {
+    Duration::try_from_secs_f64(duration.as_secs_f64() * factor).unwrap_or(Duration::MAX)
 }
 
 /// A duration that is too short for its setting.
@@ -137,5 +149,19 @@ impl Clock for ManualClock {
     /// Returns the time of day, which starts at the first of January 2026.
     fn unix(&self) -> u64 {
         1_767_225_600 + self.elapsed_nanos.load(std::sync::atomic::Ordering::SeqCst) / 1_000_000_000
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_duration_is_too_long() {
+        let now = Instant::now();
+        assert_eq!(instant_after(now, Duration::from_secs(8)), now + Duration::from_secs(8));
+        assert!(instant_after(now, Duration::MAX) > now + Duration::from_secs(86_400));
+        assert_eq!(scaled(Duration::from_secs(4), 1.5), Duration::from_secs(6));
+        assert_eq!([1.0, 1.5].map(|factor| scaled(Duration::MAX, factor)), [Duration::MAX; 2]);
     }
 }

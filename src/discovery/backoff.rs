@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::MIN_INTERVAL;
-use crate::clock::{InvalidDuration, at_least};
+use crate::clock::{InvalidDuration, at_least, scaled};
 
 /// The delays after failures of a source.
 ///
@@ -29,7 +29,7 @@ impl Backoff {
     /// Returns the delay after this many failures in a row. `random` is from 0 to 1.
     pub(super) fn after(&self, failures: u32, random: f64) -> Duration {
         let doubled = self.initial.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
-        doubled.min(self.max).mul_f64(0.5 + 0.5 * random.clamp(0.0, 1.0))
+        scaled(doubled.min(self.max), 0.5 + 0.5 * random.clamp(0.0, 1.0))
     }
 }
 
@@ -49,6 +49,7 @@ mod tests {
         let full: Vec<u128> = [1, 2, 3, 7, 8, 1_000_000].map(|n| backoff.after(n, 1.0).as_millis()).to_vec();
         assert_eq!(full, [500, 1000, 2000, 30_000, 30_000, 30_000]);
         assert_eq!(backoff.after(3, 0.0).as_millis(), 1000);
+        assert_eq!(Backoff::new(Duration::MAX, Duration::MAX).unwrap().after(9, 1.0), Duration::MAX);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::backend::Backend;
 use crate::backend::node_client::NodeClient;
 use crate::basic_auth;
 use crate::body::BoxError;
-use crate::clock::{InvalidDuration, at_least};
+use crate::clock::{InvalidDuration, at_least, scaled};
 use crate::cluster::Cluster;
 use crate::cookie::CookieJar;
 use crate::endpoint::{AdminState, Member, Roles};
@@ -191,7 +191,7 @@ impl<B: Backend> Discovery for KylinServers<B> {
         if let Some(delay) = self.delay {
             sleep(delay).await;
         }
-        self.delay = Some(self.interval.mul_f64(0.9 + 0.2 * fastrand::f64()));
+        self.delay = Some(scaled(self.interval, 0.9 + 0.2 * fastrand::f64()));
         self.list().await
     }
 }

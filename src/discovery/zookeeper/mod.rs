@@ -156,7 +156,7 @@ impl ZooKeeper {
     }
 
     async fn connect(&mut self) -> Result<(), DiscoveryError> {
-        let session = timeout(self.options.session_timeout * 2, Session::connect(&self.options)).await;
+        let session = timeout(self.options.session_timeout.saturating_mul(2), Session::connect(&self.options)).await;
         self.session = Some(session.map_err(|_| DiscoveryError::Timeout(self.options.connect_string.to_string()))??);
         self.start_grace();
         Ok(())

@@ -69,7 +69,7 @@ impl Session {
             sender,
             tasks,
             data_tasks: AHashMap::new(),
-            deadline: Some(timer_in(options.session_timeout * 2)),
+            deadline: Some(timer_in(options.session_timeout.saturating_mul(2))),
         })
     }
 

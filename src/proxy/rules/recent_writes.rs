@@ -13,7 +13,7 @@ use ahash::AHashMap;
 use http::HeaderValue;
 use parking_lot::Mutex;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, instant_after};
 use crate::endpoint::EndpointId;
 use crate::request::RequestContext;
 
@@ -74,10 +74,10 @@ impl RecentWrites {
         let before = pins.len();
         if before >= SHARD_CAPACITY && swept_until.is_none_or(|until| until <= now) {
             pins.retain(|_, pin| pin.until > now);
-            *swept_until = Some(now + self.window / 8);
+            *swept_until = Some(instant_after(now, self.window / 8));
         }
         if pins.len() < SHARD_CAPACITY || pins.contains_key(&writer) {
-            pins.insert(writer, Pin { endpoint: endpoint.clone(), until: now + self.window });
+            pins.insert(writer, Pin { endpoint: endpoint.clone(), until: instant_after(now, self.window) });
         }
         let after = pins.len();
         // Under the lock of the shard, so that the sum stays right.
@@ -146,6 +146,13 @@ mod tests {
         clock.advance(Duration::from_secs(1));
         assert_eq!(writes.endpoint(session), None);
         assert!(writes.is_empty());
+    }
+
+    #[test]
+    fn a_writer_stays_forever_if_the_window_has_no_end() {
+        let writes = RecentWrites::new(Duration::MAX, Arc::new(ManualClock::new()));
+        (0..SHARDS * SHARD_CAPACITY * 2).for_each(|n| writes.note(Writer(writes.seed.hash_one(n)), &id("a")));
+        assert_eq!(writes.endpoint(Writer(writes.seed.hash_one(0))), Some(id("a")));
     }
 
     #[test]

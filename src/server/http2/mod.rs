@@ -104,9 +104,9 @@ where
                     return Err("the client accepts nothing of a response".into());
                 }
                 let is_idle = stats.is_idle() && stats.requests() == requests;
-                idle_time = if is_idle { idle_time + check_interval } else { Duration::ZERO };
+                idle_time = if is_idle { idle_time.saturating_add(check_interval) } else { Duration::ZERO };
                 requests = stats.requests();
-                if idle_time >= head_timeout * 2 {
+                if idle_time >= head_timeout.saturating_mul(2) {
                     return Err("the idle client does not close its connection after GOAWAY".into());
                 }
                 if idle_time >= head_timeout {

@@ -17,6 +17,7 @@ use super::{
     InvalidStore, Precondition, SaveOutcome, SessionKey, SessionRecord, SessionStore, StoreError, StoreFuture, Stored,
 };
 use crate::background::{self, BackgroundTask};
+use crate::clock::scaled;
 
 /// The maximum number of statements of one sweep. The next sweep removes the rest.
 const MAX_SWEEP_STATEMENTS: usize = 200;
@@ -92,7 +93,7 @@ impl MysqlStore {
             &self.shared,
             |shared| &shared.sweeper,
             // The jitter keeps the sweeps of several front ends apart.
-            |shared| shared.sweep_interval.mul_f64(0.5 + fastrand::f64()),
+            |shared| scaled(shared.sweep_interval, 0.5 + fastrand::f64()),
             // The next sweep makes up for one that failed.
             |shared: Arc<Shared>| async move { _ = shared.sweep().await },
             |_| true,
