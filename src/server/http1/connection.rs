@@ -342,16 +342,15 @@ impl<S: ClientSocket> Http1Connection<S> {
         (self.has_unread, self.is_last) = (true, true);
     }
 
-    /// Fails when the client has left. Bytes that arrive meanwhile belong to its next request.
+    /// Fails when the client has left. Bytes that arrive meanwhile belong to its next request. Behind more than [`MIN_RESERVED`] of them
+    /// the end of the stream is not seen.
     fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.has_unread || !self.read.is_empty() {
-            return Poll::Pending;
+        while !self.has_unread && self.read.len() < MIN_RESERVED {
+            if !ready!(poll_some(&mut self.stream, &mut self.read, cx))? {
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
         }
-        match ready!(poll_some(&mut self.stream, &mut self.read, cx)) {
-            Ok(true) => Poll::Pending,
-            Ok(false) => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
-            Err(error) => Poll::Ready(Err(error)),
-        }
+        Poll::Pending
     }
 
     /// Returns true after a response if the connection can carry another request.
