@@ -88,6 +88,17 @@ impl<'p> Session<'p> {
         self.context.changes_requests()
     }
 
+    /// Prepares the request if that needs no waiting. Returns false otherwise, and has done nothing then.
+    pub(super) fn prepare_at_once<B: Backend>(
+        &mut self,
+        cluster: &Cluster<B>,
+        picked: &Picked<B>,
+        request: &mut Request<Body>,
+    ) -> bool {
+        // A step that waits begins when it is polled.
+        self.context.prepare(picked.lease.endpoint(), cluster, request).is_none()
+    }
+
     pub(super) async fn prepare<B: Backend>(
         &mut self,
         cluster: &Cluster<B>,

@@ -185,3 +185,24 @@ async fn a_relayed_login_is_valid_at_all_nodes(dialect: Dialect) {
     demo.nodes[1].wait_until(|stats| stats.stopped == 1).await.unwrap();
     running.iter().for_each(JoinHandle::abort);
 }
+
+in_each_dialect!(a_node_that_needs_no_login_does_not_wait_for_one_at_another, V4);
+async fn a_node_that_needs_no_login_does_not_wait_for_one_at_another(dialect: Dialect) {
+    let demo = Demo::start(dialect, 3).await;
+    // Longer than any test runs.
+    let sessions = LoginRelay::new(Sessions::in_memory().unwrap(), secret());
+    let sessions = sessions.login_timeout(Duration::from_secs(600)).unwrap();
+    let front = demo.front(|proxy| proxy.affinity(Affinity::login_relay(sessions)));
+    let set = |node: &str, state| front.proxy.cluster().set_admin_state(&node.parse().unwrap(), state).unwrap();
+    ["0", "1"].iter().for_each(|node| set(node, AdminState::Maintenance));
+    let mut browser = Browser::new(front.address());
+    assert_eq!(browser.log_in("ADMIN", "KYLIN").await.status(), 200);
+    ["0", "1"].iter().for_each(|node| set(node, AdminState::Ready));
+    demo.nodes[0].faults().inject(FaultScope::Sessions, Fault::Stall);
+    let running = run_on(&demo.nodes[2], demo.address(2)).await;
+    let (_, id) = listed(&admin(&demo.front(|proxy| proxy), LIST, "").await).remove(0);
+    let stops = tokio::spawn(async move { browser.ask(&format!("PUT /kylin/api/query/{id}/stop"), &[], "").await });
+    demo.nodes[2].wait_until(|stats| stats.stopped == 1).await.unwrap();
+    stops.abort();
+    assert!(running.await.unwrap().text().contains("stopped by an administrator"));
+}

@@ -7,6 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Request, Response, StatusCode};
+use parking_lot::Mutex;
+use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::timeout;
 
 use crate::backend::{self, Backend, ConnectTimer, SendErrorKind};
@@ -34,7 +36,8 @@ const NO_RESPONSE: ErrorResponse =
     ErrorResponse::new(StatusCode::BAD_GATEWAY, "no node that serves queries could be reached")
         .because(Termination::ConnectFailed);
 
-/// Sends the request to all query nodes of the cluster at once. `past_limits`: full ones get it too. Returns too whether a node may have
+/// Sends the request to all query nodes of the cluster at once, and to those where the session has to log in first as soon as it has.
+/// Logins of one user follow each other. `past_limits`: full ones get it too. Returns too whether a node may have
 /// executed it.
 pub(crate) async fn fan_out<B: Backend>(
     cluster: &Cluster<B>,
@@ -43,7 +46,7 @@ pub(crate) async fn fan_out<B: Backend>(
     merge: Merge,
     past_limits: bool,
     mut request: Request<Body>,
-    mut recorder: Option<&mut RequestRecorder>,
+    recorder: Option<&mut RequestRecorder>,
 ) -> (Result<Response<Body>, ErrorResponse>, bool) {
     if request.body().whole().is_none() {
         return (Err(BODY_TOO_LARGE), false);
@@ -55,35 +58,43 @@ pub(crate) async fn fan_out<B: Backend>(
     let ids = nodes(cluster, merge);
     let key = RequestKey::of(context.client().key(), &context.url(), BodyKey::NONE);
     let mut suspects = Suspects::default();
-    let mut sent: Vec<BoxFuture<'_, NodeResult>> = Vec::with_capacity(ids.len());
+    let mut picks = Vec::with_capacity(ids.len());
     for id in &ids {
         let mut request = backend::copy(&request);
         let Some(picked) = pick(cluster, context, id, past_limits, &request) else { continue };
         if !request.headers().contains_key(header::HOST) {
             head::set_host_of(&picked, &mut request);
         }
-        match session.prepare(cluster, &picked, &mut request).await {
-            PrepareOutcome::Send => {
-                if let Some(recorder) = &mut recorder {
-                    recorder.attempt_begins(&picked);
-                }
-                sent.push(Box::pin(send(picked, request, key)));
-            }
-            // Without a login the node would not respond to any purpose.
-            PrepareOutcome::Failed(_) => {}
-        }
+        let is_prepared = session.prepare_at_once(cluster, &picked, &mut request);
+        picks.push((picked, request, is_prepared));
     }
+    let (session, begun) = (AsyncMutex::new(session), Mutex::new(Begun { recorder, attempts: 0 }));
+    let sends = picks.into_iter().map(|(picked, mut request, is_prepared)| -> BoxFuture<'_, Option<NodeResult>> {
+        let (session, begun) = (&session, &begun);
+        Box::pin(async move {
+            if !is_prepared {
+                let mut session = session.lock().await;
+                let prepared = timeout(NODE_TIMEOUT, session.prepare(cluster, &picked, &mut request)).await;
+                // Without a login the node would not respond to any purpose.
+                let Ok(PrepareOutcome::Send) = prepared else { return None };
+            }
+            let number = begun.lock().begin(&picked);
+            Some(send(picked, request, key, number).await)
+        })
+    });
+    let results = join_all(sends.collect()).await;
+    let recorder = &mut begun.into_inner().recorder;
     let mut responses: Vec<Response<Bytes>> = Vec::with_capacity(ids.len());
     let mut may_be_executed = false;
-    for (index, NodeResult { response, failed, end, took }) in (0..).zip(join_all(sent).await) {
+    for NodeResult { number, response, failed, end, took } in results.into_iter().flatten() {
         suspects.append(failed);
         may_be_executed |= match end {
             AttemptEnd::Responded(status) => !denies_access(status),
             AttemptEnd::Failed(kind) => !kind.is_unsent(),
             _ => true,
         };
-        if let Some(recorder) = &mut recorder {
-            recorder.attempt_ended(index, end, response.as_ref().map(Response::status), took);
+        if let Some(recorder) = recorder {
+            recorder.attempt_ended(number, end, response.as_ref().map(Response::status), took);
         }
         responses.extend(response);
     }
@@ -131,8 +142,26 @@ fn pick<B: Backend>(
     (picked.lease.endpoint() == id).then_some(picked)
 }
 
+/// The attempts that have begun.
+struct Begun<'r> {
+    recorder: Option<&'r mut RequestRecorder>,
+    attempts: usize,
+}
+
+impl Begun<'_> {
+    /// Returns the number of the attempt that begins, from 0.
+    fn begin<B>(&mut self, picked: &Picked<B>) -> usize {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.attempt_begins(picked);
+        }
+        self.attempts += 1;
+        self.attempts - 1
+    }
+}
+
 /// The result of one node.
 struct NodeResult {
+    number: usize,
     /// None if the node failed or its response is too long.
     response: Option<Response<Bytes>>,
     /// The failure, if the node may have got the request.
@@ -142,7 +171,7 @@ struct NodeResult {
 }
 
 /// Returns the whole response of a node.
-async fn send<B: Backend>(mut picked: Picked<B>, request: Request<Body>, key: RequestKey) -> NodeResult {
+async fn send<B: Backend>(mut picked: Picked<B>, request: Request<Body>, key: RequestKey, number: usize) -> NodeResult {
     let began = timer_in(Duration::ZERO);
     let sent = timeout(NODE_TIMEOUT, whole_response(&**picked.backend(), request)).await;
     let slow = (Outcome::Slow, AttemptEnd::Failed(SendErrorKind::HeadTimeout));
@@ -158,7 +187,7 @@ async fn send<B: Backend>(mut picked: Picked<B>, request: Request<Body>, key: Re
     if !matches!(end, AttemptEnd::Failed(kind) if kind.is_unsent()) {
         failed.add(picked.lease.suspend(key));
     }
-    NodeResult { response, failed, end, took: began.elapsed() }
+    NodeResult { number, response, failed, end, took: began.elapsed() }
 }
 
 /// Returns the response, `None` if it is too long.
