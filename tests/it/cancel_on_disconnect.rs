@@ -64,8 +64,10 @@ async fn only_the_query_of_a_disconnected_client_is_stopped(dialect: Dialect) {
     let demo = stubborn(dialect).await;
     let front = demo.front(|proxy| proxy.rules(rules(dialect)));
     let (kept, other) = begin(&demo, &front, QUERY, &sql("select 'other', sleep_ms(600000)")).await;
-    for _ in 0..3 {
-        let (client, node) = begin(&demo, &front, QUERY, &sql(LONG)).await;
+    // The client may have sent something of a next request.
+    for more in ["", "\r\n", "POST /kylin"] {
+        let (mut client, node) = begin(&demo, &front, QUERY, &sql(LONG)).await;
+        client.send(more).await.unwrap();
         let stopped = demo.nodes[node].stats().stopped;
         drop(client);
         let left = u64::from(node == other);
@@ -111,12 +113,12 @@ async fn a_refused_login_is_not_used_again(dialect: Dialect) {
         for n in 1..4 {
             let (client, _) = begin(&demo, &front, QUERY, &sql(LONG)).await;
             drop(client);
-            // One request to list the running ones, after the first.
-            front::eventually(|| demo.sum(|stats| stats.requests) == n + 1, || format!("{:?}", demo.nodes)).await;
+            // One request for the name of the user and one for the list, after the first.
+            front::eventually(|| demo.sum(|stats| stats.requests) == n + 2, || format!("{:?}", demo.nodes)).await;
             front.idle().await;
         }
         assert!(demo.sum(|stats| stats.wrong_passwords) <= 1);
-        assert_eq!((demo.sum(|stats| stats.running), demo.sum(|stats| stats.requests)), (3, 4));
+        assert_eq!((demo.sum(|stats| stats.running), demo.sum(|stats| stats.requests)), (3, 5));
     }
 }
 
@@ -147,7 +149,7 @@ async fn a_query_with_a_response_is_not_stopped(dialect: Dialect) {
     let (client, node) = begin(&demo, &front, QUERY, &sql(LONG)).await;
     drop(client);
     demo.nodes[node].wait_until(|stats| stats.stopped == 1 && stats.running == 0).await.unwrap();
-    let to_stop = if is_v5(dialect) { 1 } else { 2 };
+    let to_stop = if is_v5(dialect) { 1 } else { 3 };
     assert_eq!(demo.sum(|stats| stats.requests), 36 + 1 + to_stop, "{dialect:?}");
     front.idle().await;
 }
@@ -219,6 +221,71 @@ impl Backend for Silent {
             std::future::pending::<()>().await;
         }
         Ok(Response::new(Body::empty()))
+    }
+}
+
+/// Responds to no query, names a user, and lists queries. Reports each request.
+struct Listing {
+    requests: mpsc::UnboundedSender<String>,
+    user: (u16, &'static str),
+    list: &'static str,
+}
+
+impl Backend for Listing {
+    async fn send(&self, request: Request<Body>) -> Result<Response<Body>, SendError> {
+        self.requests.send(format!("{} {}", request.method(), request.uri().path())).unwrap();
+        let (status, body) = match request.uri().path() {
+            "/kylin/api/query" => std::future::pending().await,
+            "/kylin/api/user/authentication" => self.user,
+            "/kylin/api/query/runningQueries" => (200, self.list),
+            _ => (200, ""),
+        };
+        Ok(Response::builder().status(status).body(body.into()).unwrap())
+    }
+}
+
+/// What a client says of itself does not stop a query of another user.
+#[tokio::test]
+async fn only_the_one_query_of_the_user_whom_the_node_names_is_stopped() {
+    const ADA: (u16, &str) = (200, r#"{"userDetails":{"username":"ADA"}}"#);
+    const USER: &str = "GET /kylin/api/user/authentication";
+    const RUNNING: &str = "GET /kylin/api/query/runningQueries";
+    let both =
+        r#"[{"queryId":"b","username":"BOB","sql":"select 1"},{"queryId":"a","username":"ada","sql":" select 1 "}]"#;
+    let of_bob =
+        r#"[{"queryId":"b","username":"BOB","sql":"select 1"},{"queryId":"a","username":"ADA","sql":"select 2"}]"#;
+    let two =
+        r#"[{"queryId":"a","username":"ADA","sql":"select 1"},{"queryId":"c","username":"ADA","sql":"select 1"}]"#;
+    let bob = basic("BOB", "guessed");
+    let cookie = ("cookie", "JSESSIONID=1");
+    for (what, credentials, user, list, expected) in [
+        ("a session", Some(cookie), ADA, both, &[USER, RUNNING, "PUT /kylin/api/query/a/stop"][..]),
+        ("the query of another", Some(cookie), ADA, of_bob, &[USER, RUNNING][..]),
+        ("two equal queries", Some(cookie), ADA, two, &[USER, RUNNING][..]),
+        ("a session that has ended", Some(cookie), (200, "{}"), both, &[USER][..]),
+        ("a wrong password", Some(("authorization", &*bob)), (401, ""), both, &[USER][..]),
+        ("no credentials", None, ADA, both, &[][..]),
+    ] {
+        let (requests, mut seen) = mpsc::unbounded_channel();
+        let node = Listing { requests, user, list };
+        let cluster = Cluster::builder().endpoint(Endpoint::new("q1", node).unwrap()).build().unwrap();
+        let rules = KylinRules::default().cancel_on_disconnect(Some(as_admin()));
+        let proxy = Proxy::builder(cluster).rules(rules).build().unwrap();
+        let query = Request::post("/kylin/api/query").header("host", "kylin");
+        let query = credentials.iter().fold(query, |query, (name, value)| query.header(*name, *value));
+        let query = query.body(Body::from(sql("select 1"))).unwrap();
+        tokio::select! {
+            _ = proxy.forward(ClientAddr::Unix, query) => panic!("the node does not respond"),
+            sent = seen.recv() => assert_eq!(sent.as_deref(), Some(QUERY)),
+        }
+        for expected in expected {
+            assert_eq!(seen.recv().await.as_deref(), Some(*expected), "{what}");
+        }
+        // The task that stops a query runs on this thread, and the node responds at once.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(seen.try_recv().ok(), None, "{what}");
     }
 }
 

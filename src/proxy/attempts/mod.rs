@@ -292,9 +292,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             let failure = match (taken_over.take(), prepared) {
                 (Some(failure), _) => failure,
                 (None, PrepareOutcome::Send) => {
-                    let watch = self
-                        .kylin()
-                        .and_then(|(rules, class)| rules.watch(&self.context, class, picked.backend(), request));
+                    let watch = self.kylin().and_then(|(rules, class)| rules.watch(class, picked.backend(), request));
                     if self.leader.is_some() {
                         let mut execution = match &self.flight {
                             Some(key) if self.sends_kept => execution_of_flight(picked, Arc::clone(key)),

@@ -21,8 +21,8 @@ use crate::backend::Backend;
 use crate::backend::node_client::NodeClient;
 use crate::body::Body;
 use crate::clock::timer_in;
+use crate::kylin::class::AUTHENTICATION;
 use crate::kylin::query::QueryRequest;
-use crate::request::RequestContext;
 
 /// The time that a node may take to respond to each request that stops a query.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -41,9 +41,10 @@ pub enum CancelOnDisconnect {
     /// without one, which changes its body.
     ByStopId,
     /// Kylin 2.x-4.x: finds the query by user and SQL in `GET /kylin/api/query/runningQueries` of its node, and stops it with
-    /// `PUT /kylin/api/query/{id}/stop`.
+    /// `PUT /kylin/api/query/{id}/stop`. The node itself names the user, in `GET /kylin/api/user/authentication` with the credentials of the
+    /// query. A query runs to its end if the node names none, or if not exactly one query of this user has this SQL.
     ///
-    /// Both need an administrator. That the list names user and SQL is read in QueryContext.java and was not observed. When a
+    /// The list and the stop need an administrator. That the list names user and SQL is read in QueryContext.java and was not observed. When a
     /// node rejects the login, the proxy stops no queries for ten minutes.
     AsAdmin {
         /// The value of `Authorization`: `Basic` and the credentials in base64.
@@ -91,7 +92,7 @@ struct Cancellation {
 /// The way in which the node finds the query.
 enum Target {
     StopId(String),
-    RunningQuery { authorization: HeaderValue, sql: String, user: Option<String> },
+    RunningQuery { authorization: HeaderValue, sql: String },
 }
 
 impl QueryWatch {
@@ -100,7 +101,6 @@ impl QueryWatch {
         cancel: &CancelOnDisconnect,
         state: &Arc<CancelState>,
         is_export: bool,
-        context: &RequestContext,
         backend: &Arc<B>,
         request: &mut Request<Body>,
     ) -> Option<Self> {
@@ -117,8 +117,7 @@ impl QueryWatch {
                     false => QueryRequest::from_json(&body),
                 };
                 let sql = query.ok()?.sql().trim().to_owned();
-                let user = context.basic_user();
-                Target::RunningQuery { authorization: authorization.clone(), sql, user }
+                Target::RunningQuery { authorization: authorization.clone(), sql }
             }
         };
         let mut credentials = HeaderMap::new();
@@ -126,6 +125,13 @@ impl QueryWatch {
             if let Some(value) = request.headers().get(&name) {
                 credentials.insert(name, value.clone());
             }
+        }
+        if matches!(target, Target::RunningQuery { .. }) {
+            // Without a login the node names no user.
+            if !(credentials.contains_key(header::AUTHORIZATION) || credentials.contains_key(header::COOKIE)) {
+                return None;
+            }
+            credentials.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
         }
         let node = NodeClient::with_given_host(Arc::clone(backend), CANCEL_TIMEOUT).max_body(MAX_LIST);
         let state = Arc::clone(state);
@@ -172,21 +178,28 @@ impl Cancellation {
     async fn run(&self) -> Option<()> {
         match &self.target {
             Target::StopId(id) => self.request(Method::DELETE, &format!("/kylin/api/query/{id}"), None).await.map(drop),
-            Target::RunningQuery { authorization, sql, user } => {
+            Target::RunningQuery { authorization, sql } => {
+                let user = self.user().await?;
                 let list = self.request(Method::GET, "/kylin/api/query/runningQueries", Some(authorization)).await?;
                 let running: Vec<RunningQuery> = serde_json::from_slice(&list).ok()?;
-                let is_same = |running: &&RunningQuery| {
-                    running.sql.trim() == sql
-                        && user.as_deref().is_none_or(|user| running.username.eq_ignore_ascii_case(user))
-                };
-                let id = running.iter().find(is_same).map(|running| &running.query_id)?;
-                // The id comes from a node and goes into a path.
+                let is_same =
+                    |running: &&RunningQuery| running.sql.trim() == sql && running.username.eq_ignore_ascii_case(&user);
+                let mut same = running.iter().filter(is_same);
+                // Of several, nothing tells which has lost its client. The id comes from a node and goes into a path.
+                let (Some(RunningQuery { query_id: id, .. }), None) = (same.next(), same.next()) else { return None };
                 if !is_id(id) {
                     return None;
                 }
                 self.request(Method::PUT, &format!("/kylin/api/query/{id}/stop"), Some(authorization)).await.map(drop)
             }
         }
+    }
+
+    /// Returns the user whom the node knows by the credentials of the query. What the client says of itself proves nothing.
+    async fn user(&self) -> Option<String> {
+        let body = self.request(Method::GET, AUTHENTICATION, None).await?;
+        let UserResponse { user_details } = serde_json::from_slice(&body).ok()?;
+        Some(user_details.username).filter(|name| !name.is_empty())
     }
 
     async fn request(&self, method: Method, path: &str, authorization: Option<&HeaderValue>) -> Option<Bytes> {
@@ -209,6 +222,18 @@ impl Cancellation {
         }
         response.body.ok().filter(|_| status.is_success())
     }
+}
+
+/// The response to [`AUTHENTICATION`] (apache/kylin 3.1.3 UserController.java). A client without a login gets `{}`.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct UserResponse {
+    user_details: UserDetails,
+}
+
+#[derive(Deserialize)]
+struct UserDetails {
+    username: String,
 }
 
 /// An element of the list of running queries (apache/kylin 3.1.3 QueryContext.java).

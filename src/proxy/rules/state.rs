@@ -249,14 +249,13 @@ impl RuleState {
     /// Watches a query that is about to be sent, to stop it if its client disconnects. May change the request.
     pub(crate) fn watch<B: Backend>(
         &self,
-        context: &RequestContext,
         class: RequestClass,
         backend: &Arc<B>,
         request: &mut Request<Body>,
     ) -> Option<QueryWatch> {
         let cancel = self.rules.cancel_on_disconnect.as_ref().filter(|_| class.is_query())?;
         let is_export = matches!(class, RequestClass::Export(_));
-        QueryWatch::new(cancel, &self.cancel, is_export, context, backend, request)
+        QueryWatch::new(cancel, &self.cancel, is_export, backend, request)
     }
 }
 
