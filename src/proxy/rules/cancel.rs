@@ -13,7 +13,8 @@ use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, StatusCode, Uri};
 use parking_lot::Mutex;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
@@ -250,19 +251,43 @@ struct RunningQuery {
 /// Returns the id by which the query can be stopped: its own, or a new one that is added to its body.
 fn stop_id(request: &mut Request<Body>, body: &Bytes) -> Option<String> {
     let query = QueryRequest::from_json(body).ok()?;
-    if let Some(id) = query.stop_id() {
+    if let Some(id) = query.stop_id().filter(|id| !id.is_empty()) {
         return is_id(id).then(|| id.to_owned());
     }
     let id = format!("kylin-lb-{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
-    // The body is an object with at least one member, because it was parsed as a query.
-    let start = body.iter().position(|byte| *byte == b'{')? + 1;
-    let mut with_id = BytesMut::with_capacity(body.len() + id.len() + 16);
+    let StopIdMember { stop_id: empty } = serde_json::from_slice(body).ok()?;
+    let (start, end, member) = match empty {
+        // Of two members of a name the node would read the last.
+        Some(empty) => {
+            let start = empty.get().as_ptr() as usize - body.as_ptr() as usize;
+            (start, start + empty.get().len(), format!("\"{id}\""))
+        }
+        // The body is an object with at least one member, because it was parsed as a query.
+        None => {
+            let start = body.iter().position(|byte| *byte == b'{')? + 1;
+            (start, start, format!("\"stopId\":\"{id}\","))
+        }
+    };
+    let mut with_id = BytesMut::with_capacity(body.len() + member.len());
     with_id.extend_from_slice(&body[..start]);
-    with_id.extend_from_slice(format!("\"stopId\":\"{id}\",").as_bytes());
-    with_id.extend_from_slice(&body[start..]);
+    with_id.extend_from_slice(member.as_bytes());
+    with_id.extend_from_slice(&body[end..]);
     *request.headers_mut().entry(header::CONTENT_LENGTH).or_insert(0.into()) = HeaderValue::from(with_id.len());
     *request.body_mut() = with_id.freeze().into();
     Some(id)
+}
+
+/// The member of a body without an id: `null` or an empty text, or none.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct StopIdMember<'b> {
+    #[serde(borrow, default, deserialize_with = "as_written")]
+    stop_id: Option<&'b RawValue>,
+}
+
+/// Keeps a `null`, of which serde would make a missing value.
+fn as_written<'b, D: Deserializer<'b>>(value: D) -> Result<Option<&'b RawValue>, D::Error> {
+    Deserialize::deserialize(value).map(Some)
 }
 
 fn is_id(id: &str) -> bool {
