@@ -8,7 +8,8 @@ use serde_json::Value;
 /// JobController.java, JobService.java); 2.1 fails without `timeFilter`. Kylin 5 reads the other names (doc5.0 job_api.md). Each ignores
 /// those of the other, so the version need not be known.
 pub(crate) fn target(project: &str) -> String {
-    let mut query = form_urlencoded::Serializer::new(String::from("/kylin/api/jobs?"));
+    const PATH: &str = "/kylin/api/jobs?";
+    let mut query = form_urlencoded::Serializer::for_suffix(PATH.to_owned(), PATH.len());
     query.append_pair("projectName", project).append_pair("project", project);
     query.extend_pairs([("timeFilter", "1"), ("limit", "1"), ("offset", "0")]);
     query.extend_pairs([("time_filter", "1"), ("page_offset", "0"), ("page_size", "1")]);

@@ -16,11 +16,14 @@ pub(super) fn block(text: &str) -> Option<usize> {
                 depth -= 1;
                 1
             }
-            [b'-', b'-', comment @ ..] => match long_string(&rest[rest.len() - comment.len()..]) {
-                Some(length) => length + 2,
+            [b'-', b'-', comment @ ..] => match long_bracket(&rest[rest.len() - comment.len()..]) {
+                Some(open) => 2 + long_string(&rest[2..], open)?,
                 None => rest.find('\n').unwrap_or(rest.len()),
             },
-            [b'[', ..] => long_string(rest).unwrap_or(1),
+            [b'[', ..] => match long_bracket(rest) {
+                Some(open) => long_string(rest, open)?,
+                None => 1,
+            },
             [quote @ (b'"' | b'\''), ..] => string(rest, *quote)?,
             _ => rest.chars().next().map_or(1, char::len_utf8),
         };
@@ -40,13 +43,16 @@ fn string(text: &str, quote: u8) -> Option<usize> {
     None
 }
 
-/// Returns the length of `[[...]]`, with any number of `=` between the brackets.
-fn long_string(text: &str) -> Option<usize> {
+/// Returns the length of the `[[` that a text begins with, with any number of `=` between the brackets.
+fn long_bracket(text: &str) -> Option<usize> {
     let level = text.strip_prefix('[')?.bytes().take_while(|byte| *byte == b'=').count();
-    let open = format!("[{}[", "=".repeat(level));
-    let inner = text.strip_prefix(&open)?;
-    let close = open.replace('[', "]");
-    Some(open.len() + inner.find(&close)? + close.len())
+    text[level + 1..].starts_with('[').then_some(level + 2)
+}
+
+/// Returns the length of `[[...]]`, whose opening bracket has the length `open`; `None` if it is not closed.
+fn long_string(text: &str, open: usize) -> Option<usize> {
+    let close = text[..open].replace('[', "]");
+    Some(open + text[open..].find(&close)? + open)
 }
 
 #[cfg(test)]

@@ -166,12 +166,7 @@ fn every_mistake_has_its_message() {
             "a line break or control character in a header",
         ),
         (location("if ($host == a) { return 200; }"), ErrorKind::Value, 44, "invalid operator \"==\""),
-        (
-            location("if (!-f $request_uri) { return 200; }"),
-            ErrorKind::Unsupported,
-            38,
-            "\"if\" with the test of files !-f",
-        ),
+        (location("if (!-f $request_uri) { return 200; }"), ErrorKind::Value, 42, "invalid file \"$request_uri\""),
         (location("rewrite ^/a /b first; return 200;"), ErrorKind::Value, 49, "invalid flag \"first\""),
         (location("rewrite ^/a b; return 200;"), ErrorKind::Value, 46, "invalid replacement \"b\""),
         (location("return 200; deny 10.0.0.0/33;"), ErrorKind::Value, 51, "invalid address \"10.0.0.0/33\""),

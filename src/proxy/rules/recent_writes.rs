@@ -152,7 +152,7 @@ mod tests {
     fn a_writer_stays_forever_if_the_window_has_no_end() {
         let writes = RecentWrites::new(Duration::MAX, Arc::new(ManualClock::new()));
         (0..SHARDS * SHARD_CAPACITY * 2).for_each(|n| writes.note(Writer(writes.seed.hash_one(n)), &id("a")));
-        assert_eq!(writes.endpoint(Writer(writes.seed.hash_one(0))), Some(id("a")));
+        assert_eq!(writes.endpoint(Writer(writes.seed.hash_one(0_usize))), Some(id("a")));
     }
 
     #[test]
