@@ -20,6 +20,7 @@ pub struct Timeouts {
 
 impl Timeouts {
     /// Returns an error if one of them is below 1 ms.
+    #[cfg_attr(not(feature = "client"), allow(dead_code, reason = "only `HttpBackend` makes connections"))]
     pub(super) fn check(&self) -> Result<(), InvalidDuration> {
         for (timeout, setting) in
             [(self.connect, "connect timeout"), (self.head, "head timeout"), (self.body, "body timeout")]
