@@ -7,10 +7,12 @@ use crate::request::RequestView;
 /// Rendezvous hashing of ids and weights gives every key an order of preference over the endpoints. Every front end finds the
 /// same order, and an endpoint that leaves moves only its own keys. The first endpoint in that order serves that is below its limit:
 ///
-/// - An endpoint with [`max_in_flight`](crate::Endpoint::max_in_flight) is below its limit while it has a free slot. If none has
-///   one, the policy abstains.
+/// - An endpoint with [`max_in_flight`](crate::Endpoint::max_in_flight) is below its limit while it has a free slot.
 /// - The limit of an endpoint without one is its share: the load factor times the mean in flight for its weight,
 ///   including this request. (In its slow start an endpoint has a smaller share and the same keys.)
+///
+/// Where queries [wait](crate::admission::QueueRules) and no endpoint has a free slot, that share is the limit of each. So a query
+/// waits for the endpoint that has its result, unless far more queries wait there than elsewhere.
 ///
 /// So one popular query cannot overload a node. The next in its order serves the excess, and only those two or three nodes compute it.
 ///
@@ -74,12 +76,14 @@ impl Balancer for QueryAffinity {
         // An endpoint's share is factor * in_flight * weight / weights, rounded up. One more request is within it if the
         // requests in flight are below the share before rounding.
         let budget = in_flight * u128::from(self.factor_percent);
-        from.rendezvous_where(key, |candidate| match candidate.max_in_flight() {
+        let is_within_share = |candidate: Candidate<'c>| {
+            u128::from(candidate.in_flight()) * 100 * weights < budget * u128::from(candidate.effective_weight())
+        };
+        let free = from.rendezvous_where(key, |candidate| match candidate.max_in_flight() {
             Some(limit) => candidate.in_flight() < limit.get(),
-            None => {
-                u128::from(candidate.in_flight()) * 100 * weights < budget * u128::from(candidate.effective_weight())
-            }
-        })
+            None => is_within_share(candidate),
+        });
+        free.or_else(|| from.rendezvous_where(key, is_within_share))
     }
 }
 

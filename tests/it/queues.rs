@@ -10,7 +10,7 @@ use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use kylin_lb::admission::QueueRules;
 use kylin_lb::backend::{SendErrorKind, Timeouts};
-use kylin_lb::balance::{Balancer, Candidate, Candidates, LeastConn};
+use kylin_lb::balance::{Balancer, Candidate, Candidates, LeastConn, QueryAffinity};
 use kylin_lb::endpoint::AdminState;
 use kylin_lb::observe::{Dispatched, Finished, Observer, Queued, Termination};
 use kylin_lb::proxy::{Plain, ProxyBuilder};
@@ -203,6 +203,35 @@ async fn a_query_waits_for_the_node_that_was_chosen_though_another_is_idle() {
         query.await.unwrap();
     }
     assert_eq!((stage.served(0), stage.served(1).len()), (vec!["a".to_owned(), "b".to_owned()], 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_query_waits_for_the_node_that_has_its_result() {
+    let stage = Stage::new(4, 2, QueryAffinity::new());
+    let ask = |query: usize| {
+        let text = format!(r#"{{"sql":"select x from took_1 where day = {query}","project":"p"}}"#);
+        let user = format!("user {query}");
+        let request = Request::post("/kylin/api/query").header("host", "kylin").header("x-name", &user);
+        stage.send(request.header("authorization", basic(&user, "secret")).body(text.into()).unwrap())
+    };
+    let nodes_of = |query: usize| -> Vec<usize> {
+        let user = format!("user {query}");
+        (0..4).flat_map(|node| vec![node; stage.served(node).iter().filter(|name| **name == user).count()]).collect()
+    };
+    for query in 0..6 {
+        ask(query).await.unwrap();
+    }
+    let running: Vec<_> = (0..8).map(|user| stage.query(&format!("other {user}"), 1_000)).collect();
+    tick().await;
+    assert_eq!((stage.proxy.cluster().status().in_flight(), stage.waiting()), (8, vec![0; 4]));
+    for query in (0..6).map(ask).collect::<Vec<_>>().into_iter().chain(running) {
+        assert_eq!(query.await.unwrap().status(), 200);
+    }
+    for query in 0..6 {
+        let nodes = nodes_of(query);
+        assert!(nodes.len() == 2 && nodes[0] == nodes[1], "{query}: {nodes:?}");
+    }
+    stage.check_at_rest().await;
 }
 
 #[tokio::test(start_paused = true)]
