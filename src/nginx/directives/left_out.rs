@@ -37,10 +37,7 @@ pub(super) fn location(block: &[Directive]) -> Option<String> {
     let leads_on = |inner: &Directive| {
         inner.is("proxy_pass") || (inner.is("if") && mentions(inner.block.as_deref().unwrap_or_default(), "proxy_pass"))
     };
-    // `try_files $uri @kylin` does lead to the nodes.
-    let to_named =
-        |inner: &Directive| inner.is("try_files") && inner.args.last().is_some_and(|last| last.text.starts_with('@'));
-    if block.iter().any(|inner| leads_on(inner) || to_named(inner)) {
+    if block.iter().any(|inner| leads_on(inner) || (inner.is("try_files") && leads_to_named(inner))) {
         return None;
     }
     // `root` and `internal` do not respond by themselves, so a `return` beside them counts.
@@ -65,9 +62,20 @@ pub(super) fn is_handler(directive: &Directive) -> bool {
     HANDLERS.contains(&directive.name.text.as_str()) && !directive.is("internal")
 }
 
-/// Returns whether a location inside a block passes requests to a node.
+/// Returns whether a location inside a block passes requests to a node, itself or by a named location.
 pub(super) fn leads_inside(block: &[Directive]) -> bool {
-    block.iter().any(|inner| inner.is("location") && mentions(inner.block.as_deref().unwrap_or_default(), "proxy_pass"))
+    fn leads(block: &[Directive]) -> bool {
+        block.iter().any(|inner| {
+            inner.is("proxy_pass") || leads_to_named(inner) || leads(inner.block.as_deref().unwrap_or_default())
+        })
+    }
+    block.iter().any(|inner| inner.is("location") && leads(inner.block.as_deref().unwrap_or_default()))
+}
+
+/// Returns whether a directive is `try_files $uri @kylin`, or `error_page 404 = @kylin`.
+fn leads_to_named(directive: &Directive) -> bool {
+    let is_named = || directive.args.last().is_some_and(|last| last.text.starts_with('@'));
+    (directive.is("try_files") || directive.is("error_page")) && is_named()
 }
 
 /// Returns whether a server is one of another site: nothing in it leads to a node, and something serves files or programs.

@@ -21,13 +21,35 @@ const FORMS: [&str; 10] = ["$apr1$", "$1$", "$2a$", "$2b$", "$2y$", "$5$", "$6$"
 /// The rounds of SHA-crypt where a hash names none.
 const SHA_CRYPT_ROUNDS: usize = 5000;
 
-/// Returns whether a hash has a form that [`verify`] reads.
+/// The most rounds of SHA-crypt, about a second. Two hashes are computed at a time in the process, and no one can end them.
+const MAX_SHA_CRYPT_ROUNDS: usize = 1_000_000;
+
+/// The highest cost of bcrypt, some seconds.
+const MAX_BCRYPT_COST: u32 = 16;
+
+/// Returns whether a hash has a form that [`verify`] reads, and a cost that it accepts.
 pub(super) fn is_known(hash: &str) -> bool {
-    FORMS.iter().any(|form| hash.starts_with(form))
+    FORMS.iter().any(|form| hash.starts_with(form)) && !is_too_slow(hash)
+}
+
+fn is_too_slow(hash: &str) -> bool {
+    let number_behind = |prefix: usize| hash.get(prefix..).and_then(|rest| rest.split('$').next());
+    match hash.as_bytes() {
+        [b'$', b'2', ..] => {
+            number_behind(4).and_then(|cost| cost.parse().ok()).is_none_or(|cost: u32| cost > MAX_BCRYPT_COST)
+        }
+        [b'$', b'5' | b'6', b'$', ..] => number_behind(3)
+            .and_then(|field| field.strip_prefix("rounds="))
+            .is_some_and(|rounds| rounds.parse().ok().is_none_or(|rounds: usize| rounds > MAX_SHA_CRYPT_ROUNDS)),
+        _ => false,
+    }
 }
 
 /// Returns whether a password has a hash. It takes as long as its author wished: call it where it may block.
 pub(super) fn verify(password: &[u8], hash: &str) -> bool {
+    if is_too_slow(hash) {
+        return false;
+    }
     if let Some(plain) = hash.strip_prefix("{PLAIN}") {
         return is_equal(plain.as_bytes(), password);
     }
@@ -103,6 +125,21 @@ mod tests {
             assert!(!verify(format!("{password}x").as_bytes(), hash), "{hash}");
             assert!(!verify(b"kylin", hash), "{hash}");
         }
+    }
+
+    #[test]
+    fn a_hash_that_would_take_minutes_is_not_computed() {
+        let digest = "AdLUkyEeFyxyFwWnG0TZAR3dEwP8p36ypOtV3lewpfs7owfl/Rby2u9sKLdfubKlyzy0kpTRKaY3vCAgAw3iw.";
+        for hash in [
+            format!("$6$rounds=999999999$saltsalt${digest}"),
+            format!("$5$rounds=1000001$saltsalt${digest}"),
+            format!("$6$rounds=99999999999999999999$saltsalt${digest}"),
+            "$2y$31$abcdefghijklmnopqrstuuMVExgjdH5.49L5YWlx8PMyh3He25e36".to_owned(),
+            "$2b$17$abcdefghijklmnopqrstuuMVExgjdH5.49L5YWlx8PMyh3He25e36".to_owned(),
+        ] {
+            assert!(!is_known(&hash) && !verify(b"KYLIN", &hash), "{hash}");
+        }
+        assert!(is_known("$2y$16$") && is_known("$6$rounds=1000000$"));
     }
 
     #[test]

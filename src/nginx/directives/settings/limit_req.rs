@@ -148,6 +148,11 @@ impl LimitReq {
         LimitReq::admit_at(limits, scope, SystemClock.now())
     }
 
+    /// Returns whether one of the limits concerns a request.
+    pub(crate) fn concern(limits: &[LimitReq], scope: &Scope<'_>) -> bool {
+        limits.iter().any(|limit| (1..=MAX_KEY_BYTES).contains(&limit.zone.key.to_bytes(scope).len()))
+    }
+
     fn admit_at(limits: &[LimitReq], scope: &Scope<'_>, now: Instant) -> Option<Duration> {
         let keyed = limits.iter().map(|limit| (limit, limit.zone.key.to_bytes(scope)));
         let keyed: Vec<_> = keyed.filter(|(_, key)| (1..=MAX_KEY_BYTES).contains(&key.len())).collect();

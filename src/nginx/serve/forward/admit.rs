@@ -65,7 +65,8 @@ pub(super) fn admit(
     };
     if !passed.limit_req {
         let wait = LimitReq::admit(&settings.limit_reqs, scope).ok_or_else(|| too_many(settings.limit_req_status))?;
-        passed.limit_req = true;
+        // A location without limits leaves it to the next, to which `try_files` or an error page leads.
+        passed.limit_req = LimitReq::concern(&settings.limit_reqs, scope);
         if !wait.is_zero() {
             return Ok(Some(Pause::Wait(wait)));
         }
@@ -73,7 +74,7 @@ pub(super) fn admit(
     if !passed.limit_conn {
         let counted = LimitConn::admit(&settings.limit_conns, scope);
         passed.in_flight = counted.map_err(|TooMany| too_many(settings.limit_conn_status))?;
-        passed.limit_conn = true;
+        passed.limit_conn = passed.in_flight.is_some();
     }
     match settings.access(scope, passed.password.as_ref()) {
         Access::Granted => Ok(None),
