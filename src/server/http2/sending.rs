@@ -4,15 +4,21 @@
 //! byte it has is no longer in flight. So they are reserved in the budget of buffered bytes. While a connection has bytes that the
 //! client did not accept, it gets no more than the budget has; one that has none gets the next in any case, so that it advances.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio::time::{Sleep, sleep};
 
 use crate::buffer::{BufferBudget, Reservation};
 use crate::client_key::ClientKey;
+
+/// How long a stream waits before it looks whether other connections have released bytes.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What hyper holds of the responses of a connection.
 #[derive(Default)]
@@ -27,11 +33,14 @@ pub(super) struct Account {
     pub(super) sending: Arc<Sending>,
     pub(super) budget: BufferBudget,
     pub(super) client: Option<ClientKey>,
+    /// Wakes a stream that waits.
+    pub(super) looks_again: Option<Pin<Box<Sleep>>>,
 }
 
 impl Account {
-    /// Reserves bytes for hyper. `None` if the budget does not allow it; the task is woken when bytes of this connection were sent.
-    pub(super) fn reserve(&self, bytes: usize, cx: &mut Context<'_>) -> Option<Sent> {
+    /// Reserves bytes for hyper. `None` if the budget does not allow it; the task is woken when bytes of this connection were sent, and
+    /// after a moment, since other connections may have released theirs.
+    pub(super) fn reserve(&mut self, bytes: usize, cx: &mut Context<'_>) -> Option<Sent> {
         let mut reservation = self.budget.reservation(self.client);
         if !reservation.try_grow(bytes) {
             let mut waiting = self.sending.waiting.lock();
@@ -39,12 +48,23 @@ impl Account {
                 if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
                     waiting.push(cx.waker().clone());
                 }
+                drop(waiting);
+                self.look_again(cx);
                 return None;
             }
             reservation.grow_anyway(bytes);
         }
         self.sending.bytes.fetch_add(bytes, Ordering::Relaxed);
         Some(Sent { sending: Arc::clone(&self.sending), bytes, reservation })
+    }
+}
+
+impl Account {
+    fn look_again(&mut self, cx: &mut Context<'_>) {
+        let mut sleep = Box::pin(sleep(LOOK_AGAIN));
+        // It has just begun, so this only asks for the task to be woken.
+        _ = sleep.as_mut().poll(cx);
+        self.looks_again = Some(sleep);
     }
 }
 

@@ -78,7 +78,8 @@ impl StreamStats {
         let ahead = body.ahead_limit();
         let spool = ahead.map(|ahead| limits.spool(ahead));
         let client = ahead.map_or(client, |ahead| ahead.client);
-        let account = Account { sending: Arc::clone(&self.sending), budget: limits.buffers.clone(), client };
+        let account =
+            Account { sending: Arc::clone(&self.sending), budget: limits.buffers.clone(), client, looks_again: None };
         let response = Arc::new(StreamedResponse {
             source: Mutex::new(Source { body, spool, unsent: None, account }),
             polls: AtomicUsize::new(0),
