@@ -83,6 +83,11 @@ impl<'p> Session<'p> {
         self.context.may_send_again()
     }
 
+    /// Returns whether the request names a session that has ended.
+    pub(super) fn has_ended(&self) -> bool {
+        self.context.has_ended()
+    }
+
     /// Returns whether [`prepare`](Self::prepare) may change the request.
     pub(super) fn changes_requests(&self) -> bool {
         self.context.changes_requests()

@@ -246,6 +246,18 @@ impl RequestSession<'_> {
         }
     }
 
+    /// Returns whether the request names a session that has ended. Its response must not be one of another request.
+    pub(crate) fn has_ended(&self) -> bool {
+        match &self.state {
+            BoundSession::Hinted
+            | BoundSession::Learn(..)
+            | BoundSession::Sticky(..)
+            | BoundSession::Replicated(..) => false,
+            #[cfg(feature = "login-relay")]
+            BoundSession::LoginRelay(_, relayed) => relayed.has_ended(),
+        }
+    }
+
     /// Returns whether [`prepare`](Self::prepare) may change the request.
     pub(crate) fn changes_requests(&self) -> bool {
         match &self.state {

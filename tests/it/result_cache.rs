@@ -368,6 +368,26 @@ async fn a_session_that_has_ended_gets_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_session_that_ends_while_its_first_query_runs_gets_nothing() {
+    let (node, proxy) = stage();
+    follow(&proxy).await;
+    let ask = || request(&[("cookie", "JSESSIONID=0123456789ABCDEF")], &body("select a"));
+    let gate = Arc::new(Semaphore::new(0));
+    *node.0.gate.lock().unwrap() = Some(Arc::clone(&gate));
+    let first = tokio::spawn({
+        let (proxy, request) = (proxy.clone(), ask());
+        async move { send(&proxy, request).await.status }
+    });
+    sleep(Duration::from_millis(10)).await;
+    let logout = Request::get("/kylin/j_spring_security_logout").header("host", "kylin");
+    let logout = logout.header("cookie", "JSESSIONID=0123456789ABCDEF").body(Body::empty()).unwrap();
+    assert_eq!(send(&proxy, logout).await.status, 200);
+    gate.add_permits(9);
+    assert_eq!(first.await.unwrap(), 200);
+    assert_eq!(send(&proxy, ask()).await.cache(), "MISS", "the node is asked whether the session lives");
+}
+
+#[tokio::test(start_paused = true)]
 async fn another_user_gets_a_result_only_where_rows_do_not_depend_on_the_user() {
     let (_node, proxy) = stage();
     follow(&proxy).await;

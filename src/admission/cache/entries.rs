@@ -62,9 +62,19 @@ impl Standing {
     }
 }
 
+/// How many credentials that no node has accepted have a rejection of their own. Others share one, which costs an entry only.
+const REJECTIONS: usize = 4096;
+
 pub(super) struct Entries {
     results: Mutex<Results>,
-    credentials: Mutex<Cache<CredentialKey, Standing, UnitWeighter, RandomState>>,
+    credentials: Mutex<Known>,
+}
+
+struct Known {
+    accepted: Cache<CredentialKey, Standing, UnitWeighter, RandomState>,
+    /// When credentials were last rejected that no node has accepted until then, by a part of their keys: their first query may still
+    /// run. In milliseconds and one more; 0 is never.
+    rejections: Box<[u64]>,
 }
 
 struct Results {
@@ -89,13 +99,14 @@ impl Entries {
         };
         let map =
             Cache::with_options(options(max_bytes as u64), weight, RandomState::new(), DefaultLifecycle::default());
-        let credentials = Cache::with_options(
+        let accepted = Cache::with_options(
             options(MAX_ENTRIES as u64),
             UnitWeighter,
             RandomState::new(),
             DefaultLifecycle::default(),
         );
-        Entries { results: Mutex::new(Results { map, evicted: 0 }), credentials: Mutex::new(credentials) }
+        let known = Known { accepted, rejections: vec![0; REJECTIONS].into() };
+        Entries { results: Mutex::new(Results { map, evicted: 0 }), credentials: Mutex::new(known) }
     }
 
     pub(super) fn get(&self, key: &CacheKey) -> Option<Arc<CachedResult>> {
@@ -124,26 +135,36 @@ impl Entries {
         // The result is the proof for the credentials that have asked for it.
         let since = if credentials.all == entry.credential { entry.arrived } else { entry.stored };
         let known = self.credentials.lock();
-        credentials.each().all(|credential| known.get(&credential).is_some_and(|known| known.allows(since, entry)))
+        credentials
+            .each()
+            .all(|credential| known.accepted.get(&credential).is_some_and(|known| known.allows(since, entry)))
     }
 
-    /// Notes that a node has accepted credentials that arrived at this time.
-    pub(super) fn accept(&self, credentials: &Credentials, arrived: u64) {
-        let mut known = self.credentials.lock();
-        for credential in credentials.each() {
-            let mut standing = known.get(&credential).copied().unwrap_or_default();
-            standing.accepted = standing.accepted.max(Some(arrived));
-            known.insert(credential, standing);
+    /// Notes that a node has accepted credentials that arrived at this time. Returns false, and notes nothing, if they were rejected
+    /// meanwhile.
+    pub(super) fn accept(&self, credentials: &Credentials, arrived: u64) -> bool {
+        let known = &mut *self.credentials.lock();
+        if credentials.each().any(|credential| known.rejections[credential.part() as usize % REJECTIONS] > arrived) {
+            return false;
         }
+        for credential in credentials.each() {
+            let mut standing = known.accepted.get(&credential).copied().unwrap_or_default();
+            standing.accepted = standing.accepted.max(Some(arrived));
+            known.accepted.insert(credential, standing);
+        }
+        true
     }
 
-    /// Notes that credentials are rejected at this time. Those that no node has accepted get nothing anyway, and take no space.
+    /// Notes that credentials are rejected at this time.
     pub(super) fn reject(&self, credentials: &Credentials, now: u64) {
-        let mut known = self.credentials.lock();
+        let known = &mut *self.credentials.lock();
         for credential in credentials.each() {
-            if let Some(mut standing) = known.get(&credential).copied() {
-                standing.rejected = standing.rejected.max(Some(now));
-                known.insert(credential, standing);
+            match known.accepted.get(&credential).copied() {
+                Some(mut standing) => {
+                    standing.rejected = standing.rejected.max(Some(now));
+                    known.accepted.insert(credential, standing);
+                }
+                None => known.rejections[credential.part() as usize % REJECTIONS] = now.saturating_add(1),
             }
         }
     }

@@ -17,6 +17,13 @@ const MAX_SESSIONS: usize = 8;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct CredentialKey([u8; 32]);
 
+impl CredentialKey {
+    /// Returns a part of the hash.
+    pub(super) fn part(&self) -> u16 {
+        u16::from_ne_bytes([self.0[0], self.0[1]])
+    }
+}
+
 /// The credentials of a request: all together, and each session of Kylin among them, which may end.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Credentials {

@@ -199,10 +199,10 @@ impl<B: Backend> ResultCache<B> {
     /// Stores the result of a query, which a node has returned for its credentials. `head` and `body` are copied.
     pub(crate) fn store(self: &Arc<Self>, pending: Pending, head: Response<()>, body: &Bytes, served_by: ServedBy) {
         let Pending { key, credentials, project, epoch, arrived, may_store } = pending;
-        self.entries.accept(&credentials, arrived);
-        let credential = credentials.all;
         self.follow(&project);
-        if !may_store || self.epoch(ProjectSlot::of(&project)) != epoch {
+        let credential = credentials.all;
+        // A node may have rejected them, or their session may have ended, while the query ran.
+        if !self.entries.accept(&credentials, arrived) || !may_store || self.epoch(ProjectSlot::of(&project)) != epoch {
             return;
         }
         let weight = CachedResult::weight(&head, body.len());
@@ -222,9 +222,11 @@ impl<B: Backend> ResultCache<B> {
     /// Begins to follow the builds of a project, if that has not begun.
     fn follow(self: &Arc<Self>, name: &str) {
         let Ok(runtime) = Handle::try_current() else { return };
-        let Some(project) = self.projects.follow(name, self.epoch(ProjectSlot::of(name)), self.clock.millis()) else {
-            return;
-        };
+        let slot = ProjectSlot::of(name);
+        let Some(project) = self.projects.follow(name, self.epoch(slot), self.clock.millis()) else { return };
+        // It was not followed until now, so what queries have returned may be older than a build.
+        (*self.epochs).as_ref().raise(Some(slot));
+        project.begin_at(self.epoch(slot));
         let cache = Arc::clone(self);
         runtime.spawn(async move {
             if let Err(error) = cache.check(&project).await {
@@ -248,7 +250,9 @@ impl<B: Backend> ResultCache<B> {
         for project in self.projects.in_use(now) {
             match self.check(&project).await {
                 Ok(()) => {}
-                Err(error @ PollError::Denied { .. }) => _ = first_error.get_or_insert(error),
+                Err(error @ (PollError::Denied { .. } | PollError::NoList { .. })) => {
+                    _ = first_error.get_or_insert(error);
+                }
                 Err(error) => {
                     // The nodes would most likely not respond for the others either.
                     first_error = Some(error);

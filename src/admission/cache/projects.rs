@@ -73,6 +73,11 @@ impl Project {
         before.is_some() && before != state.last_change
     }
 
+    /// Sets the epoch with which it begins.
+    pub(super) fn begin_at(&self, epoch: u64) {
+        self.state.lock().epoch = epoch;
+    }
+
     /// Notes an epoch: when it has changed, nothing is stored for a while.
     pub(super) fn see(&self, epoch: u64, now: u64) {
         self.state.lock().see(epoch, now);
@@ -92,23 +97,24 @@ impl ProjectState {
     }
 }
 
-/// The projects by their names.
+/// The projects by their names, in capital letters: Kylin ignores their case.
 #[derive(Default)]
 pub(super) struct Projects(Mutex<AHashMap<Box<str>, Arc<Project>>>);
 
 impl Projects {
     pub(super) fn get(&self, name: &str) -> Option<Arc<Project>> {
-        self.0.lock().get(name).cloned()
+        self.0.lock().get(name.to_ascii_uppercase().as_str()).cloned()
     }
 
     /// Begins to follow a project; `None` if it is followed already, or too many are.
     pub(super) fn follow(&self, name: &str, epoch: u64, now: u64) -> Option<Arc<Project>> {
         let mut projects = self.0.lock();
-        if projects.contains_key(name) || projects.len() >= MAX_PROJECTS {
+        let key = name.to_ascii_uppercase();
+        if projects.contains_key(key.as_str()) || projects.len() >= MAX_PROJECTS {
             return None;
         }
         let project = Arc::new(Project::new(name, epoch, now));
-        projects.insert(name.into(), Arc::clone(&project));
+        projects.insert(key.into(), Arc::clone(&project));
         Some(project)
     }
 

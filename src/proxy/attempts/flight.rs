@@ -140,6 +140,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
         let flights = self.proxy.flights.as_ref()?;
         let is_shareable = self.context.class() == Some(RequestClass::Query(Sql::ReadOnly))
             && self.context.has_any_credentials()
+            && !self.session.has_ended()
             && request.body().whole().is_some_and(|body| body.len() <= MAX_BODY);
         let query = query.filter(|_| is_shareable)?;
         #[cfg(feature = "cache")]

@@ -123,7 +123,9 @@ impl<'p, B: Backend> Attempts<'p, B> {
     ) -> AfterAttempt<B> {
         let Classified { outcome, decision, is_free } = rules.decide(of_request, class);
         self.note_user_source(of_request, class);
-        self.note_outcome(!(class.is_refusal() || denies_access(self.response.status())));
+        // The node that was to execute it may have done so before the connection to it, or the metastore, failed.
+        let is_unknown = matches!(class, ResponseClass::ClusterFault(ClusterFault::Transfer | ClusterFault::Metastore));
+        self.note_outcome(is_unknown || !(class.is_refusal() || denies_access(self.response.status())));
         picked.lease.set_outcome(outcome);
         let has_no_kylin = class == ResponseClass::Rejected(Rejection::NotRunning);
         self.unsent += usize::from(has_no_kylin);

@@ -286,6 +286,10 @@ impl RelayRequest {
     }
 
     /// Returns whether the request may have to be sent again after its response.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.is_ended
+    }
+
     pub(crate) fn may_send_again(&self) -> bool {
         self.session.is_some() && self.client_credentials.is_none() && self.call != SessionCall::Logout
     }
