@@ -613,6 +613,62 @@ fn errors_name_the_place_and_what_to_write_instead() {
 }
 
 #[test]
+fn nodes_of_kylin_are_known_where_a_path_of_something_else_leads_to_them() {
+    let folder = TempDir::new().unwrap();
+    for (lines, is_of_kylin) in [
+        ("RewriteEngine On\nRewriteRule ^/bi/(.*)$ http://10.0.0.1:7070/$1 [P]", true),
+        ("RewriteEngine On\nRewriteRule ^/bi(/.*)$ http://10.0.0.1:7070$1 [P]", true),
+        ("RewriteEngine On\nRewriteRule ^/bi/ http://10.0.0.1:7070%{REQUEST_URI} [P]", true),
+        ("RewriteEngine On\nRewriteRule ^/bi/(.*)$ http://10.0.0.1:7070/ky$1 [P]", true),
+        ("RewriteEngine On\nRewriteRule ^/bi/(.*)$ http://10.0.0.1:7070/grafana/$1 [P]", false),
+        ("RewriteEngine On\nRewriteRule ^/bi/(.*)$ http://10.0.0.1:3000/$1 [P]", false),
+        ("ProxyPassMatch ^/bi/(.*)$ http://10.0.0.1:7070/$1", true),
+        ("ProxyPass /bi/ http://10.0.0.1:7070/", true),
+        ("ProxyPass /bi http://10.0.0.1:7070", true),
+        ("ProxyPass /bi/ http://kylin1:8080/", true),
+        ("ProxyPass /bi/ http://10.0.0.1:3000/", false),
+        ("ProxyPass /bi/ http://10.0.0.1:7070/bi/", false),
+        // Hidden by another line.
+        ("ProxyPass /bi/kylin http://10.0.0.2:3000/x\nProxyPass /bi/ http://10.0.0.1:7070/", false),
+    ] {
+        let file = write(&folder, &format!("Listen 8080\nServerName kylin.example\n{lines}\n"));
+        let report = check(&["--httpd", file.to_str().unwrap()]);
+        assert_eq!(report.contains("kylin      on"), is_of_kylin, "{lines}\n{report}");
+    }
+}
+
+#[test]
+fn what_macros_and_variables_add_is_bounded() {
+    let long = "x".repeat(60 << 10);
+    let comments = "# $a\n".repeat(400);
+    for (text, said) in [
+        (
+            format!("<Macro M $a>\nHeader set X $a$a\n</Macro>\nUse M {long}\n"),
+            "httpd.conf:2:16: the line has more than 64 KiB",
+        ),
+        (
+            format!("Define A {}\nHeader set X ${{A}}{long}\n", &long[..8 << 10]),
+            "httpd.conf:2:18: the line has more than 64 KiB",
+        ),
+        (
+            format!("<Macro M $a>\n{comments}</Macro>\nUse M {long}\n"),
+            "httpd.conf:403:5: macros and variables add more",
+        ),
+        (
+            format!("Define A {long}\n{}", "Header set X ${A}\n".repeat(300)),
+            "macros and variables add more than 16 MiB to the files",
+        ),
+        (
+            format!("<Macro M>\n{}</Macro>\n{}", "<IfDefine A>\n</IfDefine>\n".repeat(400), "Use M\n".repeat(300)),
+            "more than 100000 directives",
+        ),
+    ] {
+        let error = error(&text);
+        assert!(error.contains(said), "{said}\n{}", &error[..error.len().min(300)]);
+    }
+}
+
+#[test]
 fn a_file_of_httpd_is_not_one_of_nginx() {
     let folder = TempDir::new().unwrap();
     let file = write(&folder, "<Proxy balancer://kylin>\n  BalancerMember http://a\n</Proxy>\n");

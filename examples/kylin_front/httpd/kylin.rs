@@ -17,11 +17,18 @@ pub fn of_kylin(config: &Config) -> Vec<(bool, String)> {
     let mut general: Vec<Option<String>> = vec![None; config.balancers.len()];
     for (server, pass, target) in config.passes() {
         let balancer = &config.balancers[target.balancer];
-        let Some(names_it) = leads_to_kylin(server, pass, target, balancer) else { continue };
-        let sign = if names_it { Some(String::new()) } else { sign(balancer, server) };
+        let Some(leads) = leads_to_kylin(server, pass, target, balancer) else { continue };
+        let sign = match leads {
+            Leads::Named => Some(String::new()),
+            Leads::WithAll => sign(balancer, server),
+            Leads::Below => sign_of_members(balancer),
+        };
         match sign {
             Some(sign) => _ = found[target.balancer].get_or_insert_with(|| (true, format!("{}{sign}", pass.written))),
-            None => _ = general[target.balancer].get_or_insert_with(|| pass.written.clone()),
+            None if leads == Leads::WithAll => {
+                general[target.balancer].get_or_insert_with(|| pass.written.clone());
+            }
+            None => {}
         }
     }
     let shares = |one: usize, other: usize| {
@@ -45,28 +52,57 @@ pub fn of_kylin(config: &Config) -> Vec<(bool, String)> {
     found.into_iter().zip(general).map(|(found, general)| found.unwrap_or_else(|| guess(general))).collect()
 }
 
-/// Returns whether members get paths below `/kylin` by a line, and if so, whether the line names them.
-fn leads_to_kylin(server: &Server, pass: &Pass, target: &Target, balancer: &Balancer) -> Option<bool> {
+/// How a line leads to paths below `/kylin` of members.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leads {
+    /// It names them.
+    Named,
+    /// The paths below `/kylin` of clients are among those that it is for.
+    WithAll,
+    /// Paths of clients below something else may become such.
+    Below,
+}
+
+/// Returns how members get paths below `/kylin` by a line, if they do.
+fn leads_to_kylin(server: &Server, pass: &Pass, target: &Target, balancer: &Balancer) -> Option<Leads> {
     let to = format!("{}{}", balancer.path, target.path);
     if is_below_kylin(&to) {
-        return Some(true);
+        return Some(Leads::Named);
     }
     if let From::Pattern(pattern) = &pass.from {
         let is_rule = || server.rewrites.passes().any(|rule| std::ptr::eq(rule, pass));
         let is_first = server.pass_of(KYLIN_PATH).is_some_and(|first| std::ptr::eq(first, pass))
             || is_rule() && pattern.is_match(KYLIN_PATH.as_bytes());
-        return (is_first || pattern.as_str().contains("kylin")).then_some(pattern.as_str().contains("kylin"));
+        return match () {
+            () if pattern.as_str().contains("kylin") => Some(Leads::Named),
+            () if is_first => Some(Leads::WithAll),
+            () => may_be_kylin(&to).then_some(Leads::Below),
+        };
     }
     let of_paths = |path: &str| {
         let read = NormalizedPath::parse(path).ok()?;
         let sent = sent_path(&pass.from, target, &balancer.path, path, read.as_str()).ok()?;
         is_below_kylin(sent.as_deref().unwrap_or(path)).then_some(())
     };
+    let is_first = |path: &str| server.pass_of(path).is_some_and(|first| std::ptr::eq(first, pass));
     match &pass.from {
-        From::Prefix(prefix) if is_below_kylin(prefix) => of_paths(prefix).map(|()| true),
-        _ => of_paths(KYLIN_PATH)
-            .map(|()| false)
-            .filter(|_| server.pass_of(KYLIN_PATH).is_some_and(|first| std::ptr::eq(first, pass))),
+        From::Prefix(prefix) if is_below_kylin(prefix) => of_paths(prefix).map(|()| Leads::Named),
+        From::Prefix(_) if of_paths(KYLIN_PATH).is_some() && is_first(KYLIN_PATH) => Some(Leads::WithAll),
+        From::Prefix(prefix) => {
+            let below = format!("{}{KYLIN_PATH}", prefix.trim_end_matches('/'));
+            of_paths(&below).filter(|()| is_first(&below)).map(|()| Leads::Below)
+        }
+        From::Pattern(_) => None,
+    }
+}
+
+/// Returns whether a target to which an expression leads may become a path below `/kylin`: its root, or one with a group or variable
+/// where the name would stand.
+fn may_be_kylin(to: &str) -> bool {
+    let written = to.trim_start_matches('/');
+    match written.find(['$', '%']) {
+        Some(end) => "kylin".starts_with(&written[..end]),
+        None => written.is_empty(),
     }
 }
 
@@ -76,11 +112,14 @@ fn is_below_kylin(path: &str) -> bool {
 
 /// Returns what says that a balancer to which all paths lead is of Kylin.
 fn sign(balancer: &Balancer, server: &Server) -> Option<String> {
+    let name = || server.names.iter().find(|name| names_kylin(name));
+    sign_of_members(balancer).or_else(|| name().map(|name| format!(", and the server is called {name}")))
+}
+
+/// Returns what of the name of a balancer and its members says that it is of Kylin.
+fn sign_of_members(balancer: &Balancer) -> Option<String> {
     if balancer.declared && names_kylin(&balancer.name) {
         return Some(", and the balancer has that name".to_owned());
-    }
-    if let Some(name) = server.names.iter().find(|name| names_kylin(name)) {
-        return Some(format!(", and the server is called {name}"));
     }
     balancer.members.iter().find_map(|member| {
         let (host, port) = member.address.rsplit_once(':').unwrap_or((&member.address, ""));

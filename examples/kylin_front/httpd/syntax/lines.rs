@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::Directive;
 use super::error::Fault;
 
-/// The most bytes of all files together.
-const MAX_BYTES: usize = 16 << 20;
+/// The most bytes of all files together, and of all that macros and variables add to them.
+pub(super) const MAX_BYTES: usize = 16 << 20;
 /// The longest logical line, with its variables filled in.
 const MAX_LINE_BYTES: usize = 64 << 10;
 
@@ -207,7 +207,7 @@ impl Line {
     }
 
     /// Returns the line of a macro with the values of its parameters. The first parameter that fits counts.
-    pub(super) fn with_values(&self, values: &[(&str, &str)]) -> Line {
+    pub(super) fn with_values(&self, values: &[(&str, &str)]) -> Result<Line, Fault> {
         let mut line = Line { file: self.file, text: String::new(), places: Vec::new(), undefined: Vec::new() };
         let mut at = 0;
         while let Some(c) = self.text[at..].chars().next() {
@@ -224,8 +224,9 @@ impl Line {
                 }
             };
             at += length;
+            line.check_length(self.place(at - length))?;
         }
-        line
+        Ok(line)
     }
 
     /// Fills in `${NAME}`.
@@ -249,16 +250,24 @@ impl Line {
                 }
             }
             at = end.min(self.text.len());
-            if filled.text.len() > MAX_LINE_BYTES {
-                return Err(Fault::new(
-                    self.place(start),
-                    format!("the line has more than {} KiB with its variables", MAX_LINE_BYTES >> 10),
-                    "shorter values",
-                ));
-            }
+            filled.check_length(self.place(start))?;
         }
         filled.push(&self.text[at..], |index| self.places[at + index] as usize);
+        filled.check_length(self.place(at))?;
         Ok(filled)
+    }
+
+    fn check_length(&self, place: Place) -> Result<(), Fault> {
+        if self.text.len() <= MAX_LINE_BYTES {
+            return Ok(());
+        }
+        let message = format!("the line has more than {} KiB with its variables", MAX_LINE_BYTES >> 10);
+        Err(Fault::new(place, message, "shorter values"))
+    }
+
+    /// Returns its bytes, with the end of the line.
+    pub(super) fn length(&self) -> usize {
+        self.text.len() + 1
     }
 
     /// Splits the line into words.

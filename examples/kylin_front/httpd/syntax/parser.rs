@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::error::{ConfigError, Fault};
 use super::excerpt::printable;
-use super::lines::{Line, Place, Sources, Word};
+use super::lines::{Line, MAX_BYTES, Place, Sources, Word};
 use super::{Directive, include};
 
 /// How deeply files may include each other.
@@ -58,6 +58,7 @@ pub fn parse(path: &Path) -> Result<Parsed, ConfigError> {
         root: folder,
         notices: Vec::new(),
         count: 0,
+        added: 0,
     };
     match parser.file(path, None, 0) {
         Ok(directives) => {
@@ -78,6 +79,8 @@ struct Parser {
     root: PathBuf,
     notices: Vec<Notice>,
     count: usize,
+    /// The bytes that macros and variables have added.
+    added: usize,
 }
 
 /// `<Macro>`: lines with parameters.
@@ -136,7 +139,7 @@ impl Parser {
             if skips && !closes && !written.starts_with('<') {
                 continue;
             }
-            let line = if skips { line } else { line.fill(&self.defines)? };
+            let line = if skips { line } else { self.fill(line)? };
             let mut words = line.words()?.into_iter();
             let Some(name) = words.next() else { continue };
             let args: Vec<Word> = words.collect();
@@ -165,6 +168,10 @@ impl Parser {
                 self.define_macro(&name, &args, &mut lines)?;
                 continue;
             }
+            self.count += 1;
+            if self.count > MAX_DIRECTIVES {
+                return Err(name.fault(format!("more than {MAX_DIRECTIVES} directives"), "fewer"));
+            }
             if name.text.starts_with('<') {
                 let kind = if skips { Kind::Skipped } else { self.kind(&name, &args)? };
                 if matches!(kind, Kind::Skipped) && !skips {
@@ -174,10 +181,6 @@ impl Parser {
                 }
                 open.push(Open { name, args, outer: std::mem::take(&mut directives), kind });
                 continue;
-            }
-            self.count += 1;
-            if self.count > MAX_DIRECTIVES {
-                return Err(name.fault(format!("more than {MAX_DIRECTIVES} directives"), "fewer"));
             }
             let directive = Directive { name, args, section: None };
             if let Some(directive) = self.at_once(directive, depth, &mut directives)? {
@@ -296,7 +299,30 @@ impl Parser {
         }
         let values: Vec<_> =
             used.parameters.iter().map(|(at, name)| (name.as_str(), values[*at].text.as_str())).collect();
-        self.lines(used.lines.iter().map(|line| line.with_values(&values)), depth + 1)
+        let mut lines = Vec::new();
+        for line in &used.lines {
+            let line = line.with_values(&values)?;
+            self.add(line.length(), name.place)?;
+            lines.push(line);
+        }
+        self.lines(lines.into_iter(), depth + 1)
+    }
+
+    fn fill(&mut self, line: Line) -> Result<Line, Fault> {
+        let (length, place) = (line.length(), line.place(0));
+        let filled = line.fill(&self.defines)?;
+        self.add(filled.length().saturating_sub(length), place)?;
+        Ok(filled)
+    }
+
+    /// Counts bytes that no file has.
+    fn add(&mut self, bytes: usize, place: Place) -> Result<(), Fault> {
+        self.added += bytes;
+        if self.added <= MAX_BYTES {
+            return Ok(());
+        }
+        let message = format!("macros and variables add more than {} MiB to the files", MAX_BYTES >> 20);
+        Err(Fault::new(place, message, "fewer or shorter ones"))
     }
 
     fn kind(&self, name: &Word, args: &[Word]) -> Result<Kind, Fault> {
