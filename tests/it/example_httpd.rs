@@ -468,6 +468,25 @@ async fn paths_redirects_cookies_headers_and_access_are_httpds() {
 }
 
 #[tokio::test]
+async fn a_redirect_of_a_rule_leads_to_no_host_of_the_client() {
+    require_httpd!();
+    let text = "ProxyPass / http://N1/\nRewriteEngine On\nRewriteRule ^/old(.*)$ /$1 [R=301,L]\n\
+                RewriteRule ^/raw(.*)$ /$1 [R=301,L,NE]\n";
+    let mut twins = Twins::start(text).await;
+    for (target, expected) in [
+        ("/old/evil.example", "http://kylin.example//evil.example"),
+        ("/raw/evil.example", "http://kylin.example//evil.example"),
+        ("/oldx", "/x"),
+    ] {
+        let (httpd, front) = twins.both(target, "").await;
+        let locations = [&httpd, &front].map(|response| response.header("location").map(str::to_owned));
+        assert_eq!(locations[1].as_deref(), Some(expected), "{target}");
+        let httpd = locations[0].as_deref().unwrap_or_default();
+        assert!(httpd.starts_with("http://kylin.example/") && httpd.ends_with(expected), "{target}: {httpd}");
+    }
+}
+
+#[tokio::test]
 async fn virtual_hosts_are_chosen_as_httpd_chooses_them() {
     require_httpd!();
     let mut twins = Twins::start(

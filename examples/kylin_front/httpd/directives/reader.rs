@@ -97,6 +97,8 @@ impl Reader {
                 host.addresses.push(host_address(address)?);
             }
             let inner: Vec<&Directive> = section.section.iter().flatten().collect();
+            // As in httpd, the state is inherited, the rules are not.
+            host.rewrites.is_on = servers[0].rewrites.is_on;
             self.server(&mut host, &inner)?;
             host.inherit(&servers[0]);
             servers.push(host);
@@ -128,8 +130,8 @@ impl Reader {
                 self.balancers[index].add(url, parameters, &mut self.remarks)?;
             }
         }
-        server.rewrites.is_on =
-            lines.iter().filter(|line| line.is("RewriteEngine")).any(|line| line.flag().unwrap_or(false));
+        let engine = lines.iter().rev().filter(|line| line.is("RewriteEngine")).find_map(|line| line.flag().ok());
+        server.rewrites.is_on = engine.unwrap_or(server.rewrites.is_on);
         for line in lines {
             self.line(server, line)?;
         }

@@ -67,10 +67,19 @@ enum Test {
         text: String,
         ignores_case: bool,
     },
-    /// `-f` and the like: of a file of the site there is none.
-    File {
-        is_folder: bool,
-    },
+    /// Of a file of the site there is none.
+    File(File),
+}
+
+/// What a test asks of a file.
+#[derive(Debug, Clone, Copy)]
+enum File {
+    /// `-f`: there is one.
+    Exists,
+    /// `-s`: it is not empty.
+    HasBytes,
+    /// `-d`: it is a folder.
+    IsFolder,
 }
 
 /// What the rules make of a request.
@@ -111,7 +120,7 @@ impl Rewrites {
         let (mut path, mut query) = (asked.path.to_owned(), asked.query.map(str::to_owned));
         let (mut is_changed, mut passes, mut status, mut is_escaped) = (false, false, None, false);
         for rule in &self.rules {
-            let Some(groups) = rule.matches(&path, asked) else { continue };
+            let Some(groups) = rule.matches(&path, query.as_deref(), asked) else { continue };
             let local = Local { path: &path, query: query.as_deref(), groups: &groups };
             if let Effect::Respond(status) = rule.effect {
                 return Rewritten::Respond(status);
@@ -155,7 +164,7 @@ impl Rewrites {
                 });
                 let url = if is_escaped { path } else { escape_url(&path) };
                 let own = asked.origin();
-                let url = url.strip_prefix(&own).filter(|rest| rest.starts_with('/')).unwrap_or(&url).to_owned();
+                let url = url.strip_prefix(&own).filter(|rest| is_path(rest)).unwrap_or(&url).to_owned();
                 let url = query.map_or(url.clone(), |query| format!("{url}?{query}"));
                 Rewritten::Redirect(status.unwrap_or(StatusCode::FOUND), url)
             }
@@ -165,8 +174,8 @@ impl Rewrites {
 }
 
 impl Rule {
-    /// Returns the groups if the rule is for a request whose path has become `path`.
-    fn matches(&self, path: &str, asked: &Asked<'_>) -> Option<Groups> {
+    /// Returns the groups if the rule is for a request whose path and query have become these.
+    fn matches(&self, path: &str, query: Option<&str>, asked: &Asked<'_>) -> Option<Groups> {
         let captures = self.pattern.captures(path.as_bytes());
         if captures.is_some() == self.negated {
             return None;
@@ -174,7 +183,7 @@ impl Rule {
         let mut groups = Groups { rule: template::groups(captures), condition: Vec::new() };
         let mut conditions = self.conditions.iter();
         while let Some(condition) = conditions.next() {
-            let holds = condition.holds(path, asked, &mut groups);
+            let holds = condition.holds(path, query, asked, &mut groups);
             match (holds, condition.or_next) {
                 (false, true) | (true, false) => {}
                 (false, false) => return None,
@@ -187,8 +196,8 @@ impl Rule {
 }
 
 impl Condition {
-    fn holds(&self, path: &str, asked: &Asked<'_>, groups: &mut Groups) -> bool {
-        let value = self.subject.value(asked, &Local { path, query: asked.query, groups });
+    fn holds(&self, path: &str, query: Option<&str>, asked: &Asked<'_>, groups: &mut Groups) -> bool {
+        let value = self.subject.value(asked, &Local { path, query, groups });
         let holds = match &self.test {
             Test::Matches(pattern) => {
                 let captures = pattern.captures(value.as_bytes());
@@ -200,10 +209,13 @@ impl Condition {
             }
             Test::Equals { text, ignores_case: true } => value.eq_ignore_ascii_case(text),
             Test::Equals { text, ignores_case: false } => value == *text,
-            Test::File { is_folder } => self.subject.as_literal().is_some_and(|file| match is_folder {
-                true => std::path::Path::new(file).is_dir(),
-                false => std::path::Path::new(file).is_file(),
-            }),
+            Test::File(test) => {
+                self.subject.as_literal().and_then(|file| std::fs::metadata(file).ok()).is_some_and(|file| match test {
+                    File::Exists => file.is_file(),
+                    File::HasBytes => file.is_file() && file.len() > 0,
+                    File::IsFolder => file.is_dir(),
+                })
+            }
         };
         holds != self.negated
     }
@@ -215,6 +227,12 @@ fn split(text: String) -> (String, Option<String>) {
         Some((path, query)) => (path.to_owned(), Some(query.to_owned())),
         None => (text, None),
     }
+}
+
+/// Returns whether browsers read a redirect to this as a path: `//HOST` is another host, also with `\`, or with a tab between.
+fn is_path(to: &str) -> bool {
+    to.strip_prefix('/')
+        .is_some_and(|rest| !rest.starts_with(|c: char| matches!(c, '/' | '\\') || c.is_ascii_control()))
 }
 
 /// Escapes the path of a URL.

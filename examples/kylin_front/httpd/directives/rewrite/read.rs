@@ -3,7 +3,7 @@
 use http::StatusCode;
 
 use super::template::Template;
-use super::{Condition, Effect, Rewrites, Rule, Test};
+use super::{Condition, Effect, File, Rewrites, Rule, Test};
 use crate::httpd::directives::pass::{self, From, Pass, Target};
 use crate::httpd::directives::section::Balancers;
 use crate::httpd::syntax::{Directive, Fault, Word};
@@ -57,7 +57,11 @@ impl Rewrites {
                     let text = format!("{}: the site has no files, because files are not served", line.line());
                     balancers.remarks().note(line.name.place, text);
                 }
-                Test::File { is_folder: bare == "-d" }
+                Test::File(match bare {
+                    "-d" => File::IsFolder,
+                    "-s" => File::HasBytes,
+                    _ => File::Exists,
+                })
             }
             "-l" | "-L" | "-h" | "-U" | "-x" | "-H" => {
                 return Err(pattern.fault(format!("the test {bare} is not supported"), "-f or -d, or an expression"));
