@@ -177,3 +177,65 @@ fn what_a_file_says_of_tls_is_checked() {
         assert_eq!(report.contains("certificates of members are verified"), is_noted, "{text}: {report}");
     }
 }
+
+#[test]
+fn virtual_hosts_that_share_members_verify_them_alike() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("httpd.conf");
+    let file = file.to_str().unwrap();
+    let (none, require) = ("SSLProxyVerify none\n", "SSLProxyVerify require\n");
+    let roots = |name: &str| format!("{require}SSLProxyCACertificateFile {name}\n");
+    for (outer, one, two, is_refused) in [
+        ("", require, none, true),
+        ("", none, require, true),
+        ("", "", none, true),
+        (none, require, "", true),
+        ("", &roots("a.pem"), &roots("b.pem"), true),
+        ("", &roots("a.pem"), require, true),
+        ("", none, none, false),
+        ("", "", require, false),
+        (none, "", none, false),
+        (require, "", "", false),
+        // The one around virtual hosts serves nothing.
+        (require, none, none, false),
+        (&roots("a.pem"), require, "", false),
+    ] {
+        for pass in [
+            "ProxyPass / https://node1:7443/\n",
+            "<Proxy balancer://k>\nBalancerMember https://node1:7443\n</Proxy>\nProxyPass / balancer://k/\n",
+        ] {
+            let host = |lines: &str| format!("<VirtualHost *:80>\n{lines}{pass}</VirtualHost>\n");
+            let text = format!("Listen 80\n{outer}ProxyPass /outer https://node1:7443/\n{}{}", host(one), host(two));
+            std::fs::write(file, &text).unwrap();
+            let output = run(&["--httpd", file, "--check"]);
+            let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+            let is_said = stderr.contains("another virtual host verifies its members otherwise")
+                && stderr.contains("the same SSLProxyVerify");
+            assert_eq!(is_said, is_refused, "{text}{stderr}");
+            // The files do not exist.
+            assert_eq!(output.status.success(), !is_said && !text.contains(".pem"), "{text}{stderr}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn tls_of_the_server_around_virtual_hosts_is_inherited() {
+    require_httpd!();
+    if !installed() {
+        return;
+    }
+    let node = node();
+    let certificate = Certificate::for_names("DNS:one.example");
+    let text = format!(
+        "SSLEngine on\nSSLCertificateFile {}\nSSLCertificateKeyFile {}\n<VirtualHost *:@port@>\nServerName one.example\n\
+         ProxyPass / http://{}/\n</VirtualHost>\n",
+        certificate.file().display(),
+        certificate.key().display(),
+        node.addresses()[0]
+    );
+    let (httpd, _process, front, _folder) = both(&text).await;
+    for (server, address) in [("front end", front), ("httpd", httpd.address())] {
+        let found = curl(&certificate, address, "one.example", &["--http1.1"]).await;
+        assert_eq!(found, "/x 200 1.1", "{server}");
+    }
+}

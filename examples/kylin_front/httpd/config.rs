@@ -55,6 +55,7 @@ impl Config {
         config.check_balancers(&mut remarks)?;
         config.name_balancers();
         config.listen(listens, &mut remarks)?;
+        config.check_node_tls()?;
         if config.passes().next().is_none() {
             return Err(Fault::new(None, "no ProxyPass leads to a node", ""));
         }
@@ -117,6 +118,36 @@ impl Config {
         Ok(())
     }
 
+    /// Returns whether a server is behind an address: the one around virtual hosts may not be.
+    pub fn is_reached(&self, server: &Server) -> bool {
+        let mut numbers = self.listeners.iter().flat_map(|listener| &listener.servers);
+        numbers.any(|number| std::ptr::eq(&raw const self.servers[*number], server))
+    }
+
+    /// Checks that the servers of a balancer agree on how its members at `https://` are verified: they share its connections.
+    fn check_node_tls(&self) -> Result<(), Fault> {
+        for (index, balancer) in self.balancers.iter().enumerate() {
+            if !balancer.members.iter().any(|member| member.tls) {
+                continue;
+            }
+            let mut first = None;
+            for (server, pass, _) in self.passes().filter(|(.., target)| target.balancer == index) {
+                if !self.is_reached(server) {
+                    continue;
+                }
+                let known = *first.get_or_insert(server);
+                if known.node_tls.verified_by() == server.node_tls.verified_by() {
+                    continue;
+                }
+                let message = format!("{}: another virtual host verifies its members otherwise", balancer.url());
+                let expected =
+                    "the same SSLProxyVerify and SSLProxyCACertificateFile in each virtual host that leads to them";
+                return Err(Fault::new(pass.place, message, expected));
+            }
+        }
+        Ok(())
+    }
+
     /// Merges balancers of several virtual hosts that are alike, and gives different ones of one name names of their own.
     fn name_balancers(&mut self) {
         let mut kept: Vec<Balancer> = Vec::new();
@@ -144,11 +175,11 @@ impl Config {
             // Part of a configuration, such as one of sites-enabled.
             for server in &self.servers {
                 for (ip, port) in &server.addresses {
-                    let port = port.unwrap_or(if server.tls.on { 443 } else { 80 });
+                    let port = port.unwrap_or(if server.is_tls() { 443 } else { 80 });
                     if !listens.iter().any(|listen| listen.port == port) {
                         remarks
                             .note(server.place, format!("no Listen: listening on port {port}, as <VirtualHost> says"));
-                        listens.push(Listen { place: server.place, ip: *ip, port, https: server.tls.on });
+                        listens.push(Listen { place: server.place, ip: *ip, port, https: server.is_tls() });
                     }
                 }
             }
@@ -208,8 +239,9 @@ impl Config {
             (true, false) => all,
             (true, true) => vec![0],
         };
-        let is_tls = servers.iter().any(|index| self.servers[*index].tls.on);
-        if let Some(plain) = servers.iter().map(|index| &self.servers[*index]).find(|server| is_tls && !server.tls.on) {
+        let is_tls = servers.iter().any(|index| self.servers[*index].is_tls());
+        if let Some(plain) = servers.iter().map(|index| &self.servers[*index]).find(|server| is_tls && !server.is_tls())
+        {
             return Err(Fault::new(
                 plain.place,
                 format!("port {} with and without SSLEngine On", listen.port),

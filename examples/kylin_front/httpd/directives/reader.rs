@@ -199,7 +199,7 @@ impl Reader {
                 }
             }
             "sslengine" => {
-                server.tls.on = line.one("On or Off")?.text.eq_ignore_ascii_case("optional") || line.flag()?
+                server.tls.on = Some(line.one("On or Off")?.text.eq_ignore_ascii_case("optional") || line.flag()?)
             }
             "sslcertificatefile" => server.tls.certificate = Some(self.file(line)?),
             "sslcertificatekeyfile" => server.tls.key = Some(self.file(line)?),

@@ -1,7 +1,7 @@
 //! The server and its `<VirtualHost>` sections.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::HeaderName;
@@ -42,7 +42,8 @@ pub struct Server {
 /// The files of `SSLEngine On`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tls {
-    pub on: bool,
+    /// `SSLEngine`, if it is written.
+    pub on: Option<bool>,
     pub certificate: Option<PathBuf>,
     pub key: Option<PathBuf>,
     pub chain: Option<PathBuf>,
@@ -54,6 +55,33 @@ pub struct NodeTls {
     pub roots: Option<PathBuf>,
     /// `SSLProxyVerify`: whether nodes are verified, if it is written. httpd's default is not to.
     pub verifies: Option<bool>,
+}
+
+impl Tls {
+    fn inherit(&mut self, outer: &Tls) {
+        self.on = self.on.or(outer.on);
+        for (own, of_outer) in
+            [(&mut self.certificate, &outer.certificate), (&mut self.key, &outer.key), (&mut self.chain, &outer.chain)]
+        {
+            if own.is_none() {
+                own.clone_from(of_outer);
+            }
+        }
+    }
+}
+
+impl NodeTls {
+    /// Returns the file that nodes are verified by, the inner `None` for that of the system; none if they are not verified.
+    pub fn verified_by(&self) -> Option<Option<&Path>> {
+        (self.verifies != Some(false)).then_some(self.roots.as_deref())
+    }
+
+    fn inherit(&mut self, outer: &NodeTls) {
+        if self.roots.is_none() {
+            self.roots.clone_from(&outer.roots);
+        }
+        self.verifies = self.verifies.or(outer.verifies);
+    }
 }
 
 impl Server {
@@ -96,6 +124,11 @@ impl Server {
         self.passes.iter_mut().chain(of_sections).chain(of_rules).filter_map(|pass| pass.to.as_mut())
     }
 
+    /// Returns whether clients speak TLS.
+    pub fn is_tls(&self) -> bool {
+        self.tls.on == Some(true)
+    }
+
     /// Checks that `SSLEngine On` has its files.
     pub fn check_tls(&self) -> Result<(), Fault> {
         if !cfg!(feature = "tls") {
@@ -126,5 +159,7 @@ impl Server {
         if self.trusted.is_empty() {
             self.trusted.clone_from(&outer.trusted);
         }
+        self.tls.inherit(&outer.tls);
+        self.node_tls.inherit(&outer.node_tls);
     }
 }

@@ -103,8 +103,8 @@ fn build(
     let of_kylin = of_kylin(&config);
     let of_kylin: Vec<bool> = of_kylin.into_iter().map(|(is_of_kylin, _)| is_of_kylin).collect();
     for (balancer, is_of_kylin) in config.balancers.iter().zip(&of_kylin) {
-        let servers =
-            config.servers.iter().filter(|server| server.all_passes().any(|pass| leads_to(pass, &config, balancer)));
+        let servers = config.servers.iter().filter(|server| config.is_reached(server));
+        let servers = servers.filter(|server| server.all_passes().any(|pass| leads_to(pass, &config, balancer)));
         let servers: Vec<&Server> = servers.collect();
         let (running, timeouts) = Running::of(balancer, &servers, args)?;
         let known = before.and_then(|before| before.0.groups.iter().find(|group| group.name == balancer.name));

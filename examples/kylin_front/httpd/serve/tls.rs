@@ -29,13 +29,15 @@ pub fn to_member(
         return Ok(backend);
     }
     let mut tls = ClientTls::builder();
-    if let Some(roots) = servers.iter().find_map(|server| server.node_tls.roots.as_ref()) {
+    // The servers agree: `Config::read` has checked it.
+    let mut verified_by = servers.iter().map(|server| server.node_tls.verified_by());
+    let is_verified = servers.is_empty() || verified_by.clone().any(|by| by.is_some());
+    if let Some(roots) = verified_by.find_map(Option::flatten) {
         let roots = Roots::from_file(roots)
             .map_err(|error| format!("SSLProxyCACertificateFile {}: {error}", roots.display()))?;
         tls = tls.roots(roots);
     }
-    let is_unverified = servers.iter().any(|server| server.node_tls.verifies == Some(false));
-    Ok(backend.tls(&tls.verify(!is_unverified).build()?)?)
+    Ok(backend.tls(&tls.verify(is_verified).build()?)?)
 }
 
 #[cfg(not(feature = "tls"))]
