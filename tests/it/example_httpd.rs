@@ -470,12 +470,15 @@ async fn paths_redirects_cookies_headers_and_access_are_httpds() {
 #[tokio::test]
 async fn a_redirect_of_a_rule_leads_to_no_host_of_the_client() {
     require_httpd!();
-    let text = "ProxyPass / http://N1/\nRewriteEngine On\nRewriteRule ^/old(.*)$ /$1 [R=301,L]\n\
-                RewriteRule ^/raw(.*)$ /$1 [R=301,L,NE]\n";
+    let text = "RewriteEngine On\nRewriteRule ^/old(.*)$ /$1 [R=301,L]\n\
+                RewriteRule ^/raw(.*)$ /$1 [R=301,L,NE]\n\
+                ProxyPass /match !\nRedirectMatch ^/match(.*)$ /$1\nProxyPass /moved !\nRedirect /moved /\nProxyPass / http://N1/\n";
     let mut twins = Twins::start(text).await;
     for (target, expected) in [
         ("/old/evil.example", "http://kylin.example//evil.example"),
         ("/raw/evil.example", "http://kylin.example//evil.example"),
+        ("/match/evil.example", "http://kylin.example//evil.example"),
+        ("/moved/evil.example", "http://kylin.example//evil.example"),
         ("/oldx", "/x"),
     ] {
         let (httpd, front) = twins.both(target, "").await;

@@ -19,7 +19,7 @@ pub use self::balancer::{Balancer, Method, Sticky};
 pub use self::catalogue::is_known;
 pub use self::headers::Scope;
 pub use self::member::Member;
-pub use self::pass::{From, Pass, Target, escaped, reversed, sent_path};
+pub use self::pass::{From, Pass, Target, escaped, is_path, reversed, sent_path};
 pub use self::reader::Reader;
 pub use self::remarks::Remarks;
 pub use self::rewrite::{Asked, Rewritten};

@@ -238,6 +238,12 @@ impl Redirect {
     }
 }
 
+/// Returns whether browsers read a redirect to this as a path: `//HOST` is another host, also with `\`, or with a tab between.
+pub fn is_path(to: &str) -> bool {
+    to.strip_prefix('/')
+        .is_some_and(|rest| !rest.starts_with(|c: char| matches!(c, '/' | '\\') || c.is_ascii_control()))
+}
+
 /// Returns a URL of a node's `Location`, or the path of a cookie, with the first prefix that fits replaced.
 pub fn reversed<'r>(value: &str, rules: impl IntoIterator<Item = (Cow<'r, str>, &'r str)>) -> Option<String> {
     rules.into_iter().find_map(|(from, to)| {

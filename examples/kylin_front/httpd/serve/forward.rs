@@ -16,7 +16,9 @@ use super::Parts;
 use super::response::ResponseEdits;
 use super::session::Asked as AskedSession;
 use crate::httpd::config::Listener;
-use crate::httpd::directives::{Access, Asked, Matcher, Pass, Rewritten, Scope, Server, Settings, escaped, sent_path};
+use crate::httpd::directives::{
+    Access, Asked, Matcher, Pass, Rewritten, Scope, Server, Settings, escaped, is_path, sent_path,
+};
 use crate::httpd::policy::AskedRoute;
 
 const BAD_PATH: ErrorResponse = ErrorResponse::new(StatusCode::BAD_REQUEST, "the path of the request is not valid");
@@ -92,7 +94,9 @@ fn route<'s>(
     *edits = ResponseEdits::new(settings.clone(), scope);
     match &rewritten {
         Rewritten::Respond(status) => return Err(ErrorResponse::new(*status, REFUSED)),
-        Rewritten::Redirect(status, to) => return Ok(Routed::Respond(Box::new(redirect_to(*status, to.clone())?))),
+        Rewritten::Redirect(status, to) => {
+            return Ok(Routed::Respond(Box::new(redirect_to(*status, to.clone(), edits.scope())?)));
+        }
         Rewritten::Unchanged | Rewritten::Path { .. } | Rewritten::Proxy { .. } => {}
     }
     let mut access = Access::default();
@@ -101,7 +105,7 @@ fn route<'s>(
     if settings.iter().any(|settings| settings.left_out) {
         return Err(LEFT_OUT);
     }
-    if let Some(response) = redirect(server, path, uri.query(), target.is_some(), &is_for)? {
+    if let Some(response) = redirect(server, path, uri.query(), target.is_some(), &is_for, edits.scope())? {
         return Ok(Routed::Respond(Box::new(response)));
     }
     let (Some(pass), Some(target)) = (pass, target) else { return Err(NOT_FOUND) };
@@ -146,6 +150,7 @@ fn redirect(
     query: Option<&str>,
     is_passed: bool,
     is_for: &dyn Fn(&Matcher) -> bool,
+    scope: &Scope<'_>,
 ) -> Result<Option<Response<Body>>, ErrorResponse> {
     let of_path = |section: &&super::super::directives::Section| match section.matcher {
         Matcher::All => !is_passed,
@@ -155,12 +160,15 @@ fn redirect(
     // What is more special comes first.
     for redirect in server.sections.iter().rev().filter(of_path).flat_map(|section| &section.settings.redirects) {
         let Some(location) = redirect.location(path, query) else { continue };
-        return redirect_to(redirect.status, location).map(Some);
+        return redirect_to(redirect.status, location, scope).map(Some);
     }
     Ok(None)
 }
 
-fn redirect_to(status: StatusCode, to: String) -> Result<Response<Body>, ErrorResponse> {
+fn redirect_to(status: StatusCode, mut to: String, scope: &Scope<'_>) -> Result<Response<Body>, ErrorResponse> {
+    if to.starts_with('/') && !is_path(&to) {
+        to = format!("{}://{}{to}", if scope.is_tls { "https" } else { "http" }, scope.host);
+    }
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
     if status.is_redirection() {

@@ -8,7 +8,7 @@ use regex::bytes::Regex;
 
 pub use self::template::{Asked, Local};
 use self::template::{Groups, Template};
-use super::pass::{Pass, escape};
+use super::pass::{Pass, escape, is_path};
 
 /// The rules of a server, in the order of the file.
 #[derive(Debug, Clone, Default)]
@@ -227,12 +227,6 @@ fn split(text: String) -> (String, Option<String>) {
         Some((path, query)) => (path.to_owned(), Some(query.to_owned())),
         None => (text, None),
     }
-}
-
-/// Returns whether browsers read a redirect to this as a path: `//HOST` is another host, also with `\`, or with a tab between.
-fn is_path(to: &str) -> bool {
-    to.strip_prefix('/')
-        .is_some_and(|rest| !rest.starts_with(|c: char| matches!(c, '/' | '\\') || c.is_ascii_control()))
 }
 
 /// Escapes the path of a URL.
