@@ -239,6 +239,32 @@ async fn responses_that_clients_do_not_read_are_within_the_share_of_their_client
     crate::support::front::eventually(|| buffers.status().used == 0, || format!("{buffers:?}")).await;
 }
 
+/// A body in one buffer is longer than the whole budget, beside streams whose clients read slowly.
+#[tokio::test]
+async fn a_long_body_arrives_though_memory_is_short() {
+    use kylin_lb::server::Server;
+    use kylin_lb::{Body, BufferBudget, ClientAddr};
+
+    const LIMIT: usize = 128 << 10;
+    let buffers =
+        BufferBudget::with_client_share(std::num::NonZero::new(LIMIT), std::num::NonZero::new(LIMIT)).unwrap();
+    let respond = |_: ClientAddr, _body: Request<Body>| async { http::Response::new(Body::from(vec![b'x'; 1 << 20])) };
+    let server = Server::builder().listen("127.0.0.1:0".parse().unwrap(), respond).buffers(buffers.clone());
+    let server = server.start().unwrap();
+    let mut client = connect(server.addresses()[0]).await;
+    let mut bodies = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        bodies.spawn(client.send_request(request("GET", "/", "")).await.unwrap().into_body().collect());
+    }
+    let mut most = 0;
+    while let Some(body) = bodies.join_next().await {
+        most = most.max(buffers.status().used);
+        assert_eq!(body.unwrap().unwrap().to_bytes().len(), 1 << 20);
+    }
+    assert!(most <= LIMIT + (64 << 10), "{most}");
+    crate::support::front::eventually(|| buffers.status().used == 0, || format!("{buffers:?}")).await;
+}
+
 #[tokio::test]
 async fn uploads_one_byte_short_on_one_connection_are_within_the_share_of_their_client() {
     use kylin_lb::BufferBudget;

@@ -38,6 +38,8 @@ struct NodeState {
     job: AtomicU64,
     queries: AtomicUsize,
     polls: AtomicUsize,
+    /// A project of which it has no list of jobs.
+    unlisted: Mutex<Option<&'static str>>,
     /// What the list of jobs responds with, instead of the list.
     poll_response: Mutex<Option<(u16, &'static str)>>,
     /// The credentials that it rejects.
@@ -82,7 +84,10 @@ impl Backend for Node {
                 node.polls.fetch_add(1, Ordering::SeqCst);
                 let job = node.job.load(Ordering::SeqCst);
                 let scripted = *node.poll_response.lock().unwrap();
+                let unlisted = *node.unlisted.lock().unwrap();
+                let target = request.uri().query().unwrap();
                 match scripted {
+                    _ if unlisted.is_some_and(|prefix| target.contains(prefix)) => respond(404, String::new()),
                     Some((status, body)) => respond(status, body.to_owned()),
                     None => {
                         respond(200, format!(r#"[{{"uuid":"{job}","last_modified":{job},"job_status":"FINISHED"}}]"#))
@@ -627,6 +632,46 @@ async fn nothing_is_cached_while_builds_cannot_be_followed() {
         assert_eq!(proxy.cache().unwrap().error, None);
         store(&proxy, "MARY", "select b").await;
     }
+}
+
+/// The order in which projects are asked for is not fixed.
+#[tokio::test(start_paused = true)]
+async fn projects_without_a_list_of_jobs_do_not_keep_others_from_being_followed() {
+    let (node, proxy) = stage();
+    *node.0.unlisted.lock().unwrap() = Some("=gone");
+    for number in 0..8 {
+        let body = format!(r#"{{"sql":"select a","project":"gone{number}"}}"#);
+        send(&proxy, request(&[("authorization", &basic("MARY", "MARY"))], &body)).await;
+    }
+    query(&proxy, "MARY", "select first").await;
+    sleep(Duration::from_millis(5)).await;
+    store(&proxy, "MARY", "select a").await;
+    sleep(Duration::from_secs(40)).await;
+    assert_eq!(query(&proxy, "MARY", "select a").await.cache(), "HIT");
+    assert!(proxy.cache().unwrap().error.unwrap().contains("has no list of jobs"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_query_that_outlives_the_following_of_its_project_stores_nothing() {
+    let (node, proxy) = stage();
+    follow(&proxy).await;
+    let gate = Arc::new(Semaphore::new(0));
+    *node.0.gate.lock().unwrap() = Some(Arc::clone(&gate));
+    let slow = tokio::spawn({
+        let proxy = proxy.clone();
+        async move { query(&proxy, "MARY", "select a").await.body }
+    });
+    sleep(Duration::from_secs(140)).await;
+    assert_eq!(proxy.cache().unwrap().projects, 0);
+    // A build that no check sees.
+    node.build();
+    gate.add_permits(100);
+    let old = slow.await.unwrap();
+    assert_eq!(old, result("0"));
+    sleep(Duration::from_millis(5)).await;
+    assert_eq!(proxy.cache().unwrap().projects, 1);
+    let new = query(&proxy, "MARY", "select a").await;
+    assert_eq!((new.cache(), &new.body), ("MISS", &result("1")));
 }
 
 #[tokio::test(start_paused = true)]

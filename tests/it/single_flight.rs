@@ -273,6 +273,8 @@ async fn what_no_node_has_executed_leaves_equal_queries_together() {
             "unsent" => Err(SendError::new(SendErrorKind::Connect, "refused")),
             "broken" => Err(SendError::new(SendErrorKind::Broken, "reset")),
             "config" => json(401, "{}"),
+            // The node that was to execute it may have done so.
+            "transferred" => json(500, r#"{"code":"KE-010021003","data":null,"msg":"timed out"}"#),
             last => json(last.parse().unwrap_or(200), "{}"),
         }
     }));
@@ -307,7 +309,8 @@ async fn what_no_node_has_executed_leaves_equal_queries_together() {
     }
     assert_eq!(node.begun(), 1);
     // A node may have executed these.
-    for (at, (path, status)) in [("200", 200), ("400", 400), ("500", 500), ("broken", 502)].into_iter().enumerate() {
+    let may_be_executed = [("200", 200), ("400", 400), ("500", 500), ("broken", 502), ("transferred", 500)];
+    for (at, (path, status)) in may_be_executed.into_iter().enumerate() {
         assert_eq!(send("POST", &format!("/kylin/api/models/{path}"), &[]).await, status, "{path}");
         waiting.push(query());
         eventually(|| node.begun() == at + 2, || format!("after {path}: {}", node.begun())).await;
@@ -763,6 +766,29 @@ async fn sessions_of_a_login_relay_share_nothing_with_each_other() {
         assert_eq!(response.await.unwrap().0, 200);
     }
     assert_eq!((node.begun(), proxy.single_flight().unwrap().shared), (3, 9));
+    check_rest(&proxy).await;
+}
+
+#[tokio::test]
+async fn a_session_of_a_login_relay_that_has_ended_follows_no_query() {
+    let node = Gated::new(KylinNode::new("q1"));
+    let relay = LoginRelay::new(Sessions::in_memory().unwrap(), Secret::new([7; 32]));
+    let proxy = proxy_over(node.clone(), |proxy| proxy.affinity(Affinity::login_relay(relay)));
+    let cookie = log_in(&proxy, "ADMIN", "KYLIN").await;
+    let own = cookie.split("; ").find(|pair| pair.starts_with("KYLINLB_SESSION=")).unwrap();
+    let cookies = format!("{own}; a=1");
+    let first = spawn(&proxy, request(&[("cookie", &cookies)], SQL));
+    eventually(|| node.begun() == 1, || format!("{}", node.begun())).await;
+    // With another cookie of the application beside it.
+    let logout = Request::get("/kylin/j_spring_security_logout").header("host", "kylin");
+    let logout = logout.header("cookie", format!("{own}; a=2")).body(Body::empty()).unwrap();
+    assert!(proxy.forward(client(), logout).await.status().as_u16() < 400);
+    let second = spawn(&proxy, request(&[("cookie", &cookies)], SQL));
+    eventually(|| node.begun() == 2, || format!("{:?}", proxy.single_flight())).await;
+    node.open();
+    assert_eq!(second.await.unwrap().0, 401, "the node does not know it any more");
+    first.await.unwrap();
+    assert_eq!(proxy.single_flight().unwrap().shared, 0);
     check_rest(&proxy).await;
 }
 

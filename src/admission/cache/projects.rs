@@ -168,4 +168,11 @@ mod tests {
         assert_eq!(projects.in_use(120_001).len(), 1);
         assert!(projects.follow("more", 0, 0).is_some() && projects.get("0").is_none());
     }
+    #[test]
+    fn the_case_of_a_project_makes_no_difference() {
+        let projects = Projects::default();
+        projects.follow("Learn_Kylin", 0, 0);
+        assert!(projects.follow("learn_kylin", 0, 0).is_none());
+        assert_eq!(&*projects.get("LEARN_KYLIN").unwrap().name, "Learn_Kylin");
+    }
 }

@@ -102,3 +102,39 @@ impl AsRef<[u8]> for Held {
         &self.data
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::num::NonZeroUsize;
+    use std::task::Poll;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_gets_memory_that_its_own_or_another_connection_releases() {
+        let budget = BufferBudget::new(NonZeroUsize::new(100));
+        let sending = Arc::<Sending>::default();
+        let account =
+            || Account { sending: Arc::clone(&sending), budget: budget.clone(), client: None, looks_again: None };
+        let waits = || {
+            let mut account = account();
+            tokio::spawn(poll_fn(move |cx| account.reserve(30, cx).map_or(Poll::Pending, Poll::Ready)))
+        };
+        let mut elsewhere = budget.reservation(None);
+        assert!(elsewhere.grow(100));
+        let first = waits().await.unwrap();
+        assert_eq!(budget.status().used, 130, "a connection that holds nothing gets the next bytes in any case");
+        let second = waits();
+        tokio::task::yield_now().await;
+        assert!(!second.is_finished());
+        drop(first);
+        let second = second.await.unwrap();
+        let waiting = waits();
+        tokio::task::yield_now().await;
+        elsewhere.shrink_to(0);
+        drop(waiting.await.unwrap());
+        drop(second);
+        assert_eq!((budget.status().used, sending.bytes.load(Ordering::Relaxed)), (0, 0));
+    }
+}

@@ -14,6 +14,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::rt::Executor;
 use parking_lot::Mutex;
 
+use super::SEND_BUFFER;
 use super::sending::{Account, Sending};
 use crate::body::{Body, BodyError, OnEnd, Spool};
 use crate::buffer::Reservation;
@@ -248,7 +249,7 @@ impl HttpBody for ResponseBody {
             Some(Err(error)) => return Poll::Ready(Some(Err(error))),
             None => return Poll::Ready(None),
         };
-        let data = match frame.into_data() {
+        let mut data = match frame.into_data() {
             Ok(data) if !is_reserved => data,
             Ok(data) => {
                 polls.fetch_add(1, Ordering::Relaxed);
@@ -256,16 +257,15 @@ impl HttpBody for ResponseBody {
             }
             Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
         };
-        match source.account.reserve(data.len(), cx) {
-            Some(sent) => {
-                polls.fetch_add(1, Ordering::Relaxed);
-                Poll::Ready(Some(Ok(Frame::data(sent.hold(data)))))
-            }
-            None => {
-                source.unsent = Some(data);
-                Poll::Pending
-            }
-        }
+        let piece = data.len().min(SEND_BUFFER);
+        let Some(sent) = source.account.reserve(piece, cx) else {
+            source.unsent = Some(data);
+            return Poll::Pending;
+        };
+        polls.fetch_add(1, Ordering::Relaxed);
+        let piece = data.split_to(piece);
+        source.unsent = Some(data).filter(|rest| !rest.is_empty());
+        Poll::Ready(Some(Ok(Frame::data(sent.hold(piece)))))
     }
 
     fn is_end_stream(&self) -> bool {
