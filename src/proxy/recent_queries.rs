@@ -104,7 +104,11 @@ mod tests {
         assert!(get("ADMINselect", " 1") && get("", "select 10"));
         let long = "x".repeat(MAX_BODY + 1);
         assert!(get("", &long) && get("", &long) && get("", &long));
-        // More queries than slots, each of which keeps what came twice.
+        // More users and queries than slots, each of which keeps what came twice.
+        for number in 0..3 * SLOTS {
+            let user = "u".repeat(number % 97 + 1);
+            (0..2).for_each(|_| _ = get(&format!("{user}{number:04}"), "select 1"));
+        }
         for number in 0..3 * SLOTS {
             let body = format!("{:width$}", 1, width = number % 97 + 1);
             get("", &body);

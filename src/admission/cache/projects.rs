@@ -173,6 +173,8 @@ mod tests {
         let projects = Projects::default();
         projects.follow("Learn_Kylin", 0, 0);
         assert!(projects.follow("learn_kylin", 0, 0).is_none());
-        assert_eq!(&*projects.get("LEARN_KYLIN").unwrap().name, "Learn_Kylin");
+        for name in ["LEARN_KYLIN", "learn_kylin", "Learn_Kylin"] {
+            assert_eq!(&*projects.get(name).unwrap().name, "Learn_Kylin");
+        }
     }
 }
