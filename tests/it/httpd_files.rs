@@ -8,28 +8,17 @@
 //! - `#! error LINE:COLUMN MESSAGE ## EXPECTED`: the file is refused.
 
 use std::path::Path;
-use std::time::Duration;
 
 use kylin_lb::server::Server;
 
 use crate::support::example::{run, start};
-use crate::support::files::{configurations, node, send};
+use crate::support::files::{compare_all, send};
 use crate::support::httpd::{Httpd, require_httpd};
 
 #[tokio::test]
 async fn files_as_people_have_them_serve_as_in_httpd_or_are_refused_clearly() {
     require_httpd!();
-    let nodes = [node(), node()];
-    let files = configurations("httpd_files");
-    assert!(files.len() >= 15, "{} files", files.len());
-    let mut differences = Vec::new();
-    for file in files {
-        differences.extend(compare(&file, &nodes).await.into_iter().map(|text| format!("{}: {text}", file.display())));
-    }
-    assert!(differences.is_empty(), "{}", differences.join("\n"));
-    for node in nodes {
-        node.stop(Duration::from_secs(5)).await;
-    }
+    compare_all("httpd_files", 15, compare).await;
 }
 
 /// Returns what is not as the file says.

@@ -14,23 +14,13 @@ use std::time::Duration;
 use kylin_lb::nginx::{Config, Site};
 use kylin_lb::server::Server;
 
-use crate::support::files::{configurations, node, replaced, send};
+use crate::support::files::{compare_all, replaced, send};
 use crate::support::{Nginx, require_nginx};
 
 #[tokio::test]
 async fn files_as_people_have_them_serve_as_in_nginx_or_are_refused_clearly() {
     require_nginx!();
-    let nodes = [node(), node()];
-    let files = configurations("nginx_files");
-    assert!(files.len() >= 55, "{} files", files.len());
-    let mut differences = Vec::new();
-    for file in files {
-        differences.extend(compare(&file, &nodes).await.into_iter().map(|text| format!("{}: {text}", file.display())));
-    }
-    assert!(differences.is_empty(), "{}", differences.join("\n"));
-    for node in nodes {
-        node.stop(Duration::from_secs(5)).await;
-    }
+    compare_all("nginx_files", 55, compare).await;
 }
 
 /// Returns what is not as the file says.

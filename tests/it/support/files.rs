@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use http::{Request, Response, StatusCode, header};
 use kylin_lb::server::Server;
@@ -10,8 +11,24 @@ use kylin_lb::{Body, ClientAddr};
 
 use super::http::{Connection, RawResponse};
 
-/// Returns the `.conf` files of a folder of the tests, in alphabetical order.
-pub(crate) fn configurations(folder: &str) -> Vec<PathBuf> {
+/// Compares each `.conf` file of a folder of the tests, of which there are at least so many. `compare` returns what is not as a file says.
+pub(crate) async fn compare_all(folder: &str, least: usize, compare: impl AsyncFn(&Path, &[Server; 2]) -> Vec<String>) {
+    let nodes = [node(), node()];
+    let files = configurations(folder);
+    assert!(files.len() >= least, "{} files", files.len());
+    let mut differences = Vec::new();
+    for file in files {
+        let found = compare(&file, &nodes).await;
+        differences.extend(found.into_iter().map(|text| format!("{}: {text}", file.display())));
+    }
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+    for node in nodes {
+        node.stop(Duration::from_secs(5)).await;
+    }
+}
+
+/// Returns the files in alphabetical order.
+fn configurations(folder: &str) -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(folder);
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let mut files: Vec<_> =
