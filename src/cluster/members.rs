@@ -12,7 +12,7 @@ use crate::health::impaired::ImpairedCount;
 use crate::health::state::OutcomeListener;
 use crate::view::{Group, Layout, PerCoreRefs, RotationCounters, View};
 
-/// The membership, from which each new view is made.
+/// The membership of a cluster. Each new view is made from it.
 pub(super) struct Members<B> {
     pub(super) balancer: Arc<dyn Balancer>,
     pub(super) may_panic: bool,
@@ -21,18 +21,18 @@ pub(super) struct Members<B> {
     live: AHashMap<EndpointId, Weak<Live>>,
     loads: Loads,
     /// The administrative states that the operator set and did not set back to ready, also of endpoints that a source no longer
-    /// names. A node in maintenance is restarted and registers anew; it must not return to service by that.
+    /// names. A node that restarts during maintenance registers anew, and must not return to service by that.
     admin_states: AHashMap<EndpointId, AdminState>,
     primary_rotation: Arc<RotationCounters>,
     backup_rotation: Arc<RotationCounters>,
     clock: Arc<dyn Clock>,
     outliers: Option<Arc<Outliers>>,
     impaired: ImpairedCount,
-    /// Whether endpoints that join find a running cluster, and so have a slow start.
+    /// Whether the cluster runs, so that endpoints that join have a slow start.
     running: bool,
     /// The verifier that has to admit an endpoint before it may serve.
     verifier: Option<CheckerId>,
-    /// Shares out the slots of endpoints with a limit, once a proxy has queries wait.
+    /// The owner of the slots of endpoints with a limit, once a proxy with queues exists.
     slots: Option<Arc<dyn SlotOwner>>,
 }
 
@@ -42,7 +42,7 @@ struct Entry<B> {
 }
 
 /// An endpoint that a source of membership names.
-pub(crate) struct Wanted<B> {
+pub(crate) struct DesiredEndpoint<B> {
     pub(crate) endpoint: Endpoint<B>,
     /// Whether the source has changed the settings. If not, an existing entry stays as it is, with what the operator has set.
     pub(crate) changed: bool,
@@ -115,10 +115,10 @@ impl<B> Members<B> {
         Ok(())
     }
 
-    /// Makes the endpoints that are `owned` by a source of membership those that it wants now, after all others and in its order.
-    /// Other endpoints stay as they are. A wanted endpoint that has the id or the address of one of them is left out, and its
-    /// index returned.
-    pub(super) fn reconcile(&mut self, owned: &AHashSet<EndpointId>, wanted: Vec<Wanted<B>>) -> Vec<usize> {
+    /// Replaces the endpoints that a source of membership owns (`owned`) with `wanted`, after all others and in its order. Other
+    /// endpoints stay as they are. Returns the indexes of wanted endpoints that were left out, because one of the others has their
+    /// id or address.
+    pub(super) fn reconcile(&mut self, owned: &AHashSet<EndpointId>, wanted: Vec<DesiredEndpoint<B>>) -> Vec<usize> {
         let (own, mut entries): (Vec<_>, Vec<_>) =
             self.entries.drain(..).partition(|entry| owned.contains(entry.endpoint.id()));
         let mut own: AHashMap<_, _> = own.into_iter().map(|entry| (entry.endpoint.id().clone(), entry)).collect();
@@ -127,7 +127,7 @@ impl<B> Members<B> {
         let address = |endpoint: &Endpoint<B>| endpoint.settings.placement.to_ascii_lowercase();
         let addresses: AHashSet<String> = entries.iter().map(|entry| address(&entry.endpoint)).collect();
         let mut left_out = Vec::new();
-        for (index, Wanted { endpoint, changed }) in wanted.into_iter().enumerate() {
+        for (index, DesiredEndpoint { endpoint, changed }) in wanted.into_iter().enumerate() {
             let id = endpoint.id().clone();
             if addresses.contains(&address(&endpoint)) || !ids.insert(id.clone()) {
                 left_out.push(index);
@@ -173,7 +173,7 @@ impl<B> Members<B> {
         let edited = edit(endpoint.clone());
         let was_in_maintenance = endpoint.settings.admin_state == AdminState::Maintenance;
         if was_in_maintenance && edited.settings.admin_state != AdminState::Maintenance {
-            // The node was most likely restarted, and may be another one.
+            // During maintenance the node was most likely restarted, and may be another one.
             live.health.readmit(live.now_ms());
             live.health.require_verification(live.now_ms());
         }
@@ -189,14 +189,14 @@ impl<B> Members<B> {
         }
     }
 
-    /// Returns what shares out the slots; `make` makes it the first time.
+    /// Returns the owner of the slots. The first call makes it with `make`.
     pub(super) fn slots(&mut self, make: impl FnOnce() -> Arc<dyn SlotOwner>) -> Arc<dyn SlotOwner> {
         let slots = Arc::clone(self.slots.get_or_insert_with(make));
         self.share_limits();
         slots
     }
 
-    /// Tells what shares out the slots how many there are.
+    /// Tells the owner of the slots how many there are.
     pub(super) fn share_limits(&self) {
         if let Some(slots) = &self.slots {
             let limit = |entry: &Entry<B>| (entry.live.uid, entry.endpoint.settings.max_in_flight);
@@ -212,7 +212,7 @@ impl<B> Members<B> {
         self.verifier
     }
 
-    /// Makes what picks read.
+    /// Returns the values for picks to read.
     pub(super) fn publish(&self) -> Published<B> {
         let (primary, backup) = (self.group(false), self.group(true));
         if let Some(outliers) = &self.outliers {

@@ -24,7 +24,7 @@ use parking_lot::Mutex;
 
 pub use builder::ClusterBuilder;
 pub use error::{ClusterError, PickError};
-pub(crate) use members::Wanted;
+pub(crate) use members::DesiredEndpoint;
 pub use pick::Picked;
 pub use pick_reason::PickReason;
 pub(crate) use status::skew;
@@ -89,11 +89,11 @@ struct Shared<B> {
     user_source: UserSource,
     /// Notified after every change of membership.
     changes: tokio::sync::watch::Sender<()>,
-    /// The state that the proxies of the cluster have in common.
+    /// The state that the proxies of the cluster share.
     common: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
-/// The values that picks read, replaced as a whole at every change.
+/// The values that picks read. Every change replaces them as a whole.
 struct Published<B> {
     view: View<B>,
     /// The policy that made the tables of the view.
@@ -185,13 +185,13 @@ impl<B> Cluster<B> {
         status
     }
 
-    /// Makes the endpoints that a source of membership owns those that it wants now. Returns the indexes of wanted endpoints
-    /// that were left out because others have their id or address.
-    pub(crate) fn reconcile(&self, owned: &AHashSet<EndpointId>, wanted: Vec<Wanted<B>>) -> Vec<usize> {
+    /// Replaces the endpoints that a source of membership owns with those that it names now. Returns the indexes of those that
+    /// were left out because other endpoints have their id or address.
+    pub(crate) fn reconcile(&self, owned: &AHashSet<EndpointId>, wanted: Vec<DesiredEndpoint<B>>) -> Vec<usize> {
         self.change_infallibly(|members| members.reconcile(owned, wanted))
     }
 
-    /// Bars every endpoint, present or to come, until `verifier` has verified that it belongs to the cluster.
+    /// Bars every present and future endpoint until `verifier` has verified that it belongs to the cluster.
     pub(crate) fn set_verifier(&self, verifier: CheckerId) {
         self.shared.members.lock().set_verifier(Some(verifier));
     }
@@ -204,7 +204,7 @@ impl<B> Cluster<B> {
         }
     }
 
-    /// Returns what shares out the slots of the endpoints, one for all proxies of the cluster; `make` makes it the first time.
+    /// Returns the owner of the endpoints' slots, one for all proxies of the cluster. The first call makes it with `make`.
     pub(crate) fn slots(&self, make: impl FnOnce() -> Arc<dyn SlotOwner>) -> Arc<dyn SlotOwner> {
         self.shared.members.lock().slots(make)
     }
@@ -214,23 +214,23 @@ impl<B> Cluster<B> {
         changed
     }
 
-    /// Returns what all proxies of the cluster share of the type `T`; `make` makes it the first time.
+    /// Returns the `T` that all proxies of the cluster share. The first call makes it with `make`.
     pub(crate) fn common<T: Any + Send + Sync>(&self, make: impl Fn() -> Arc<T>) -> Arc<T> {
         let common = Arc::clone(self.shared.common.get_or_init(|| make() as Arc<dyn Any + Send + Sync>));
-        // The proxies of a cluster share things of one type.
+        // All calls for a cluster name the same type.
         common.downcast().unwrap_or_else(|_| make())
     }
 
     fn change<T, E>(&self, change: impl FnOnce(&mut Members<B>) -> Result<T, E>) -> Result<T, E> {
         let mut members = self.shared.members.lock();
         let changed = change(&mut members)?;
-        // Before a pick can choose a new endpoint.
+        // The limits are set before a pick can choose a new endpoint.
         members.share_limits();
         self.shared.published.store(Arc::new(members.publish()));
         self.shared.reads_query.store(members.balancer.reads_query(), Ordering::Relaxed);
         self.shared.reads_fingerprint.store(members.balancer.reads_fingerprint(), Ordering::Relaxed);
         self.shared.changes.send_replace(());
-        // Has queries that wait see whether their endpoint still serves them.
+        // Queries that wait then check whether their endpoint still serves them.
         members.impaired().notify();
         Ok(changed)
     }

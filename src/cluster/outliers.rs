@@ -1,8 +1,8 @@
 //! Ejects and readmits endpoints as [`Outlier`] decides.
 //!
-//! There is no background task. A request that ends with one failure too many has a decision made at once, and the first
-//! request that ends after an interval with failures has the success rates compared. Nothing of this happens in a pick, and
-//! while no request fails, nothing happens here at all.
+//! There is no background task. A request that ends with one failure too many triggers a decision at once. The first request that
+//! ends after an interval with failures triggers a comparison of the success rates. No pick does any of this, and while no request
+//! fails, nothing runs here at all.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -48,7 +48,7 @@ impl Outliers {
         *self.endpoints.lock() = endpoints.collect();
     }
 
-    /// Returns whether an interval has ended since the last call. Of concurrent callers exactly one gets true.
+    /// Returns whether an interval has ended since the last call. Exactly one of several concurrent callers gets true.
     fn interval_is_over(&self) -> bool {
         let now = self.epoch.millis();
         let ends = self.interval_ends.load(Ordering::Relaxed);
@@ -56,7 +56,7 @@ impl Outliers {
         let is_over = now >= ends
             && self.interval_ends.compare_exchange(ends, next, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         if is_over && now >= ends.saturating_add(self.settings.interval_ms) {
-            // What was counted since goes too far back to be compared.
+            // The counts since then reach too far back to be compared.
             for (_, live) in present(&self.endpoints.lock()) {
                 live.health.outcomes.take_window(live.served());
             }
@@ -64,7 +64,7 @@ impl Outliers {
         is_over
     }
 
-    /// Decides over all endpoints, and carries the decision out.
+    /// Decides about all endpoints, and applies the decision.
     fn decide(&self, interval_over: bool) {
         let guard = self.endpoints.lock();
         let endpoints = present(&guard);
@@ -101,7 +101,7 @@ impl Outliers {
         }
         for index in readmit {
             let (settings, live) = &endpoints[index];
-            live.health.pardon(live.now_ms());
+            live.health.cancel_ejection(live.now_ms());
             tracing::warn!(target: "kylin_lb::state", endpoint = %settings.id, "outlier readmitted: most endpoints fail, so they share the cause");
         }
     }
@@ -159,7 +159,7 @@ impl OutcomeListener for Outliers {
             |(settings, live): &(&EndpointSettings, Arc<Live>)| snapshot(settings, live, alone, live.now_ms(), false);
         let snapshots: Vec<_> = endpoints.iter().map(snapshot).collect();
         let (settings, live) = &endpoints[index];
-        // Few clients may cause what responses show, so they leave as many endpoints as ejections do.
+        // A few clients may cause signs in responses, so these drain no more endpoints than may be ejected.
         let is_within_limit = reason == Reason::Refusing || {
             let ready = || snapshots.iter().filter(|endpoint| endpoint.ready);
             ready().filter(|endpoint| !endpoint.eligible).count() < self.settings.max_ejected(ready().count())

@@ -15,8 +15,8 @@ pub(super) struct PanicMode {
 }
 
 impl PanicMode {
-    /// Records that a request was served in the normal way. The mode ends when no role lacks an endpoint: other requests may be served
-    /// normally all the while.
+    /// Records that a request was served in the normal way. The mode ends when no role lacks an endpoint. Until then requests that
+    /// need other roles are served normally.
     pub(super) fn leave<B>(&self, view: &View<B>) {
         if self.entered.load(Ordering::Relaxed)
             && !view.lacks_healthy_endpoints()
@@ -74,7 +74,7 @@ impl<B> Cluster<B> {
         if !may_panic || !view.lacks_healthy_endpoint_for(request.role(), passed_over) {
             return None;
         }
-        // Concurrent requests may take the last slot of an endpoint, which the next round then passes over.
+        // A concurrent request may take the last slot of an endpoint. The next round then passes it over.
         for _ in 0..view.ready().count() {
             let (group, index, slot) = view
                 .ready()
@@ -83,13 +83,14 @@ impl<B> Cluster<B> {
                     member.has_role(request.role()) && !is_full && !attempted.contains(member)
                 })
                 .min_by_key(|(_, _, slot)| {
-                    // A node that stops still responds.
+                    // Draining endpoints come first, because a node that stops still responds.
                     let is_draining = slot.member.live.health.is_draining();
                     (!is_draining, slot.member.last_failure(), slot.load().in_flight())
                 })?;
-            // As if it were alone, so that its ejection does not count.
+            // Acquired as if the endpoint were alone, so that its ejection does not count.
             if slot.member.acquire(true, false, request.past_limits()) {
-                // Otherwise only this request may lack one: after those that it was sent to, or within its resource group.
+                // The mode begins only if each request with this role lacks an endpoint. This one alone may lack it after its attempts, or
+                //  within its resource group.
                 if view.lacks_healthy_endpoint_for(request.role(), &Attempted::none()) {
                     self.shared.panic.enter();
                 }

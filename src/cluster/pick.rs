@@ -7,8 +7,8 @@ use crate::health::HealthState;
 use crate::request::RequestView;
 use crate::view::{EndpointRef, Group, View};
 
-/// The number of times that a pick goes through all steps. An endpoint that is readmitted between two steps, by a probe for
-/// instance, is not eligible in the first and not barred in the second, so neither takes it. The next round does.
+/// The number of times that a pick goes through all steps. If an endpoint is readmitted between two steps, it was not eligible in
+/// the first and is not barred in the second, so neither takes it. The next round does.
 const ROUNDS: usize = 2;
 
 /// The result of a pick: the backend to send the request with, and the lease that counts it in flight.
@@ -169,8 +169,8 @@ impl<B> Cluster<B> {
     }
 
     /// Returns whether the endpoint of `lease` still serves requests such as the one that waits there: it is a member, and neither its
-    /// administrative state nor its health bars it. `bound` is for a session that is bound to it. Limits do not count, nor does health
-    /// if the pick went past it (`past_health`).
+    /// administrative state nor its health bars it. `bound` is for a session that is bound to it. Limits do not count. Neither
+    /// does health, if the pick ignored it (`past_health`).
     pub(crate) fn still_serves(&self, lease: &Lease, bound: bool, past_health: bool) -> bool {
         let published = self.shared.published.load();
         let view = &published.view;
@@ -233,8 +233,8 @@ fn acquire_by_policy<B>(
         return None;
     }
     let candidates = candidates(group, request, attempted);
-    // Another pick may fill the chosen endpoint before this one counts in. The next round then sees that endpoint as
-    // full, so rounds are few; the bound is for an adversarial schedule.
+    // Another pick may fill the chosen endpoint first. The next round then sees that endpoint as full, so rounds are few; the
+    // bound is for an adversarial schedule.
     for _ in 0..=2 * group.layout.slots.len() {
         let chosen = balancer
             .pick(request, &candidates)
@@ -253,19 +253,19 @@ fn candidates<'v, B>(group: &'v Group<B>, request: &RequestView<'_>, attempted: 
     candidates.past_limits(request.past_limits()).passing_flood(request.passes_flood())
 }
 
-/// Counts the request in flight on the endpoint at `index`, to which its session is bound. Returns false if that is not eligible.
+/// Counts the request in flight on the endpoint at `index`, to which its session is bound. Returns false if the endpoint is not eligible.
 fn acquire_bound<B>(group: &Group<B>, index: usize, request: &RequestView<'_>, attempted: &Attempted) -> bool {
     let candidates = candidates(group, request, attempted);
     let bound = candidates.at(index);
     candidates.is_eligible_when_bound(bound) && candidates.acquire_bound(bound)
 }
 
-/// Builds the result where its caller wants it, last and in one piece: moving it would cost as much as counting the references.
+/// Builds the result in one piece, last and inlined into its caller: moving it would cost as much as counting the references.
 #[inline]
 fn picked<B>(group: &Group<B>, index: usize, reason: PickReason) -> Picked<B> {
     let EndpointRef { member, backend } = group.refs.of_thread(index);
     let health = &member.live.health;
-    // A bound session stays at a node that stops, and does not try whether the node stays too. At any other endpoint it is on trial.
+    // A request of a bound session at a draining endpoint is not on trial, because a node that stops still serves its sessions.
     let on_trial = !group.layout.impaired.is_zero()
         && health.is_impaired()
         && !(reason == PickReason::Bound && health.is_draining());

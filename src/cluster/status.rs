@@ -19,8 +19,8 @@ pub struct ClusterStatus {
     /// Whether [panic mode](super::ClusterBuilder::panic_mode) applies: health keeps requests, or those that need some role,
     /// from every ready endpoint. Always false if that mode is off.
     pub panicking: bool,
-    /// The number of times that this process was short of descriptors, ports or memory for a connection since it started. The number
-    /// is that of the process, whichever cluster it was: nodes, stores and clients share the descriptors.
+    /// The number of times that this process was short of descriptors, ports or memory for a connection since it started. The
+    /// number is that of the whole process, because nodes, stores and clients share the descriptors.
     pub shortages: u64,
     /// Since when the user source (LDAP) of Kylin 5 is unreachable, on the cluster's clock, so that no node can check a login. It
     /// begins with a response that says so (KE-010021006), which is no failure of its node, and ends with a login that a node has

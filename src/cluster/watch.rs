@@ -39,7 +39,7 @@ impl<B> Cluster<B> {
         MembersWatch { cluster: self.clone(), changes: self.shared.changes.subscribe() }
     }
 
-    /// Returns what is notified when the health of an endpoint changes.
+    /// Returns the count that is notified when the health of an endpoint changes.
     pub(crate) fn health_changes(&self) -> ImpairedCount {
         self.shared.members.lock().impaired()
     }

@@ -14,7 +14,7 @@ use super::{Backoff, DiscoveredNode, Discovery, DiscoveryError, error_chain};
 use crate::Cluster;
 use crate::body::BoxError;
 use crate::clock::{Clock, SystemClock};
-use crate::cluster::Wanted;
+use crate::cluster::DesiredEndpoint;
 use crate::endpoint::{Endpoint, EndpointId, Roles};
 use crate::unwind::catch_panic;
 
@@ -99,7 +99,7 @@ where
                 },
             };
             if let Some(entry) = entry {
-                wanted.push(Wanted { endpoint: entry.endpoint.clone(), changed });
+                wanted.push(DesiredEndpoint { endpoint: entry.endpoint.clone(), changed });
                 entries.push(entry);
             }
         }

@@ -9,8 +9,8 @@ pub(crate) trait SlotOwner: Any + Send + Sync {
     /// Sets the uids of the endpoints and their limits. The cluster calls it at each change of membership, one call at a time.
     fn set_limits(&self, limits: &[(u64, Option<NonZeroU32>)]);
 
-    /// Ends the claim `token`: the request left the queue, or its slot is free. `succeeded`: the request has had its slot until a
-    /// successful end, so that the time that it took is typical.
+    /// Ends the claim `token`: the request left the queue, or its slot is free. If `succeeded`, the request held its slot until a
+    /// successful end, so the time that it took is typical.
     fn end(&self, token: u64, succeeded: bool);
 }
 
@@ -19,9 +19,9 @@ pub(crate) struct SlotClaim {
     owner: Arc<dyn SlotOwner>,
     token: u64,
     pub(super) is_waiting: bool,
-    /// It is one of a flood.
+    /// The request is one of a flood.
     pub(super) is_of_flood: bool,
-    /// The response is one of a successful request.
+    /// The response is a success, so the request succeeds if its body ends well.
     pub(super) may_succeed: bool,
     pub(super) succeeded: bool,
 }

@@ -1,8 +1,7 @@
 use super::EndpointId;
 use crate::hash;
 
-/// The endpoint that a session asks for. A cluster follows the hint where that endpoint is eligible, and asks its policy
-/// otherwise.
+/// The endpoint that a session asks for. A cluster follows the hint if that endpoint is eligible; otherwise its policy chooses.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) enum EndpointHint {
     /// Any endpoint: the policy chooses.
@@ -37,7 +36,7 @@ impl EndpointHint {
         }
     }
 
-    /// Returns whether the hint is known to name `endpoint`. A route or a key does not tell.
+    /// Returns whether the hint is known to name `endpoint`; false for a route or a key.
     pub(crate) fn names(&self, endpoint: &EndpointId) -> bool {
         match self {
             EndpointHint::Id(id) => id == endpoint,

@@ -4,18 +4,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::claim::SlotClaim;
-use super::suspect::{RequestKey, Suspect, Suspects};
+use super::pending_failure::{PendingFailure, PendingFailures, RequestKey};
 use super::{EndpointHint, EndpointId, EndpointSettings, Live, Member, SlotOwner};
 use crate::health::state::Sign;
 
-/// The outcome of a request, as far as the health of its endpoint is concerned.
+/// The outcome of a request, as it concerns the health of its endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Outcome {
     /// The endpoint responded.
     Success,
-    /// The endpoint failed in what it responded: a response that is not valid HTTP or breaks off, or one whose status the
-    /// application counts as a failure. An ejection for such failures lasts its time.
+    /// The endpoint gave a bad response: one that is not valid HTTP or breaks off, or one whose status the application counts as a
+    /// failure. An ejection for such failures lasts its full time.
     Failure,
     /// The endpoint was not reached: no connection was made, or it ended before a response. The node is down, restarts or
     /// refuses load. An ejection for such failures ends when a probe or a request on trial succeeds.
@@ -37,14 +37,14 @@ pub struct Lease {
     member: Arc<Member>,
     /// The endpoint is the only one of its cluster, so its failures do not eject it.
     alone: bool,
-    /// The endpoint was withdrawn when it was picked, so that this request tries whether it is back.
+    /// The endpoint was withdrawn when it was picked, so this request tests whether it is back.
     on_trial: bool,
     outcome: Outcome,
-    /// The outcome is reported elsewhere.
-    is_suspended: bool,
-    /// The request, if a failure is compared with that of others; none where a failure counts at once.
+    /// The outcome is a failure, and its [`PendingFailure`] reports it.
+    is_failure_deferred: bool,
+    /// The request, if its failure is compared with others. [`RequestKey::NONE`] if a failure counts at once.
     key: RequestKey,
-    /// None where requests do not wait for slots.
+    /// `None` if requests do not wait for slots.
     claim: Option<Box<SlotClaim>>,
 }
 
@@ -57,7 +57,7 @@ impl Lease {
             alone,
             on_trial,
             outcome: Outcome::Unknown,
-            is_suspended: false,
+            is_failure_deferred: false,
             key: RequestKey::NONE,
             claim: None,
         }
@@ -94,8 +94,8 @@ impl Lease {
         &self.member.settings.placement
     }
 
-    /// Records what a response shows of whether the node stays. It is no success on trial if the node stops. A response on a
-    /// connection that is new shows that the node accepts connections.
+    /// Records whether a response shows that the node stops. If it does, the request is no success on trial. A response on a new
+    /// connection shows that the node accepts connections.
     #[inline]
     pub(crate) fn show(&mut self, sign: Sign) {
         let Live { health, uid, .. } = &*self.member.live;
@@ -118,7 +118,7 @@ impl Lease {
         self.member.live.uid
     }
 
-    /// Returns whether its health bars the endpoint from further requests. `bound` is for sessions that are bound to it.
+    /// Returns whether health bars the endpoint from further requests; from those of bound sessions, if `bound`.
     pub(crate) fn is_barred(&self, bound: bool) -> bool {
         self.member.is_barred(self.alone, bound)
     }
@@ -128,8 +128,8 @@ impl Lease {
         self.member.settings.max_in_flight
     }
 
-    /// Has the request wait for a slot of the endpoint, under the claim `token` of `owner`. A request that ends while it waits was
-    /// never in flight. `is_of_flood`: others do not count it as load.
+    /// Marks the request as waiting for a slot of the endpoint, under the claim `token` of `owner`. A request that ends while it
+    /// waits was never in flight. If `is_of_flood`, it does not count in the load of the endpoint.
     pub(crate) fn wait_for_slot(&mut self, owner: Arc<dyn SlotOwner>, token: u64, is_of_flood: bool) {
         self.member.live.waiting.fetch_add(1, Ordering::Relaxed);
         self.member.live.waiting_of_floods.fetch_add(is_of_flood.into(), Ordering::Relaxed);
@@ -141,7 +141,7 @@ impl Lease {
         self.end_wait();
     }
 
-    /// Returns whether the request has waited until now.
+    /// Ends the wait, if the request waits. Returns whether it did.
     fn end_wait(&mut self) -> bool {
         let Some(claim) = self.claim.as_mut().filter(|claim| claim.is_waiting) else { return false };
         claim.is_waiting = false;
@@ -155,7 +155,7 @@ impl Lease {
         self.claim.as_ref().map(|claim| claim.token())
     }
 
-    /// Records that the response is one of a successful request, so that the time until its end is typical for such requests.
+    /// Records that the response is a success, so that the time until its end is typical of such requests.
     pub(crate) fn expect_success(&mut self) {
         if let Some(claim) = &mut self.claim {
             claim.may_succeed = true;
@@ -164,7 +164,7 @@ impl Lease {
 }
 
 impl Lease {
-    /// Leaves a failure to a comparison with other requests, because this request was attempted at one endpoint only.
+    /// Makes a failure wait for a comparison with other requests. Used if the request is attempted at one endpoint only.
     pub(crate) fn compare_with_others(&mut self, key: RequestKey) {
         self.key = key;
     }
@@ -173,22 +173,22 @@ impl Lease {
         matches!(self.outcome, Outcome::Failure | Outcome::Unreachable)
     }
 
-    /// Ends the request. If it failed, its failure waits.
-    pub(crate) fn suspend(mut self, key: RequestKey) -> Option<Suspect> {
-        let suspect = self.is_failure().then(|| self.suspect(self.outcome == Outcome::Unreachable, key));
-        self.is_suspended = suspect.is_some();
-        suspect
+    /// Ends the request. Returns its failure, if it failed, to be counted later.
+    pub(crate) fn defer_failure(mut self, key: RequestKey) -> Option<PendingFailure> {
+        let failure = self.is_failure().then(|| self.pending_failure(self.outcome == Outcome::Unreachable, key));
+        self.is_failure_deferred = failure.is_some();
+        failure
     }
 
-    fn suspect(&self, unreached: bool, key: RequestKey) -> Suspect {
-        Suspect::new(&self.member, self.alone, self.on_trial, unreached, key)
+    fn pending_failure(&self, unreached: bool, key: RequestKey) -> PendingFailure {
+        PendingFailure::new(&self.member, self.alone, self.on_trial, unreached, key)
     }
 
     fn fail(&self, unreached: bool) {
         if self.key == RequestKey::NONE {
             self.member.fail(self.alone, self.on_trial, unreached);
         } else {
-            Suspects::of(self.suspect(unreached, self.key)).end();
+            PendingFailures::of(self.pending_failure(unreached, self.key)).end();
         }
     }
 }
@@ -203,7 +203,7 @@ impl Drop for Lease {
             claim.succeeded = claim.may_succeed && self.outcome == Outcome::Success;
         }
         match self.outcome {
-            _ if self.is_suspended => {}
+            _ if self.is_failure_deferred => {}
             Outcome::Success => {
                 let readmitted_by_rule = !self.alone && live.passive.succeed(settings.rule);
                 if readmitted_by_rule {

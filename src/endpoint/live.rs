@@ -9,27 +9,27 @@ use super::node_clock::NodeClock;
 use crate::clock::{Clock, Epoch};
 use crate::health::impaired::ImpairedCount;
 use crate::health::passive::Passive;
-use crate::health::probe_level::FoundLevel;
+use crate::health::probe_level::LastProbeLevel;
 use crate::health::state::{EndpointHealth, OutcomeListener};
 
 /// The state that changes while an endpoint serves, on cache lines of its own.
 ///
-/// The order of the members puts what picks read of an impaired endpoint into the first line. The load, which changes with each
+/// The order of the fields puts what picks read of an impaired endpoint into the first line. The load, which changes with each
 /// request, lies elsewhere.
 #[repr(C, align(128))]
 pub(crate) struct Live {
     pub(crate) passive: Passive,
-    /// Begins with what picks read.
+    /// Its first fields are those that picks read.
     pub(crate) health: EndpointHealth,
     pub(crate) load: LoadRef,
     /// The requests of the load that wait for a slot.
     pub(super) waiting: AtomicU32,
-    /// Of these, those of users who flood.
+    /// The waiting requests that are of users who flood.
     pub(super) waiting_of_floods: AtomicU32,
     pub(crate) failed: AtomicU64,
     /// The failed requests that count against no endpoint.
-    pub(crate) acquitted: AtomicU64,
-    pub(crate) probe_level: FoundLevel,
+    pub(crate) discarded: AtomicU64,
+    pub(crate) probe_level: LastProbeLevel,
     pub(crate) clock: NodeClock,
     pub(super) wraps: Wraps,
     /// Identifies the endpoint within the process, for the attempted endpoints of a request.
@@ -40,7 +40,8 @@ pub(crate) struct Live {
 const _: () = assert!(offset_of!(Live, health) + EndpointHealth::READ_IN_PICKS <= 64);
 
 impl Live {
-    /// `listener` compares the endpoint with the others of its cluster, if outliers are ejected; `impaired` is the cluster's count.
+    /// Returns the state of an endpoint that joins a cluster. `listener` compares it with the other endpoints, if outliers are
+    /// ejected; `impaired` is the cluster's count.
     pub(crate) fn new(
         load: LoadRef,
         clock: Arc<dyn Clock>,
@@ -55,8 +56,8 @@ impl Live {
             passive: Passive::new(impaired.clone()),
             health: EndpointHealth::new(listener, impaired),
             failed: AtomicU64::new(0),
-            acquitted: AtomicU64::new(0),
-            probe_level: FoundLevel::default(),
+            discarded: AtomicU64::new(0),
+            probe_level: LastProbeLevel::default(),
             clock: NodeClock::default(),
             wraps: Wraps::default(),
             uid: NEXT_UID.fetch_add(1, Ordering::Relaxed),
@@ -87,7 +88,7 @@ impl Live {
 
     /// Returns how many requests have succeeded.
     pub(crate) fn succeeded(&self) -> u64 {
-        let failed = self.failed.load(Ordering::Relaxed).saturating_sub(self.acquitted.load(Ordering::Relaxed));
+        let failed = self.failed.load(Ordering::Relaxed).saturating_sub(self.discarded.load(Ordering::Relaxed));
         self.served().saturating_sub(failed + self.health.outcomes.unrated())
     }
 

@@ -34,7 +34,7 @@ impl Load {
         limit.is_none_or(|limit| self.in_flight() < limit.get())
     }
 
-    /// Counts a request in; returns false if `limit` is reached.
+    /// Counts a request as in flight. Returns false if `limit` is reached.
     #[inline]
     pub(super) fn begin(&self, limit: Option<NonZeroU32>) -> bool {
         let Some(limit) = limit else {
@@ -50,7 +50,7 @@ impl Load {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Counts a request out.
+    /// Counts a request as ended.
     #[inline]
     pub(super) fn end(&self, wraps: &Wraps) {
         // One less in flight, one more ended.

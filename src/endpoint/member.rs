@@ -9,11 +9,11 @@ use crate::health::passive::PassiveState;
 #[derive(Debug, Clone)]
 #[repr(C)]
 pub(crate) struct Member {
-    /// First, beside the member's own reference count: the end of a request reads both.
+    /// The first field, beside the member's own reference count, because the end of a request reads both.
     pub(crate) live: Arc<Live>,
     /// A copy of the reference in the live state.
     load: LoadRef,
-    /// Behind a pointer, so that each request touches little.
+    /// Behind a pointer, so that a request touches few cache lines.
     pub(crate) settings: Arc<EndpointSettings>,
 }
 
@@ -27,9 +27,8 @@ impl Member {
         self.load.get()
     }
 
-    /// Counts a request in. Returns false if another request has just reached the limit, or is the one that tests an ejected
-    /// endpoint. `bound` states that the session is bound to the endpoint.
-    /// `past_limit` states that the limit does not apply.
+    /// Counts a request as in flight. Returns false if another request has just reached the limit, or is the one that tests an
+    /// ejected endpoint. `bound`: the session is bound to the endpoint. `past_limit`: the limit does not apply.
     pub(crate) fn acquire(&self, alone: bool, bound: bool, past_limit: bool) -> bool {
         let Member { settings, live, load } = self;
         if !load.get().begin(settings.max_in_flight.filter(|_| !past_limit)) {
@@ -48,7 +47,7 @@ impl Member {
         self.load.get().undo_begin();
     }
 
-    /// Counts a request out.
+    /// Counts a request as ended.
     #[inline]
     pub(super) fn release(&self) {
         self.load.get().end(&self.live.wraps);
@@ -69,8 +68,8 @@ impl Member {
         self.load().is_below(self.settings.max_in_flight)
     }
 
-    /// Returns whether its health bars the endpoint, whatever the administrative state and limits are. `bound` is for sessions that
-    /// are bound to the endpoint.
+    /// Returns whether health bars the endpoint, whatever the administrative state and limits are. `bound`: for sessions that are
+    /// bound to it.
     #[cold]
     pub(crate) fn is_barred(&self, alone: bool, bound: bool) -> bool {
         let Member { settings, live, .. } = self;

@@ -12,8 +12,8 @@ mod live;
 mod load;
 mod member;
 mod node_clock;
+mod pending_failure;
 mod slot;
-mod suspect;
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -28,8 +28,8 @@ pub use lease::{Lease, Outcome};
 pub(crate) use live::Live;
 pub(crate) use load::Loads;
 pub(crate) use member::Member;
+pub(crate) use pending_failure::{BodyKey, PendingFailures, RequestKey};
 pub(crate) use slot::{EligibilityFlags, EndpointSlot};
-pub(crate) use suspect::{BodyKey, RequestKey, Suspects};
 
 pub use crate::kylin::node::role::{InvalidRoles, Role, Roles};
 
@@ -97,8 +97,8 @@ impl<B> Endpoint<B> {
         &self.settings.id
     }
 
-    /// Sets the share of traffic in relation to the weights of the other endpoints. Default: 1. An endpoint that shall get no
-    /// traffic is [drained](AdminState::Drain).
+    /// Sets the share of traffic in relation to the weights of the other endpoints. Default: 1. To send an endpoint no new
+    /// sessions, [drain](AdminState::Drain) it.
     pub fn weight(mut self, weight: NonZeroU32) -> Self {
         self.settings.weight = weight;
         self
@@ -121,9 +121,9 @@ impl<B> Endpoint<B> {
         self
     }
 
-    /// Ejects the endpoint by nginx's rule instead of the cluster's [outlier rule](crate::health::Outlier): after so many
-    /// failures within [`fail_timeout`](Self::fail_timeout) (nginx: `max_fails`). Default: `None`, the outlier rule. The only
-    /// endpoint of a cluster is never ejected.
+    /// Sets how many failures within [`fail_timeout`](Self::fail_timeout) eject the endpoint (nginx: `max_fails`). nginx's rule
+    /// then replaces the cluster's [outlier rule](crate::health::Outlier). Default: `None`, the outlier rule. The only endpoint of
+    /// a cluster is never ejected.
     pub fn max_fails(mut self, fails: Option<NonZeroU32>) -> Self {
         self.settings.rule.max_fails = fails.map_or(0, NonZeroU32::get);
         self.settings.has_max_fails = true;
@@ -139,9 +139,9 @@ impl<B> Endpoint<B> {
         self
     }
 
-    /// Sets whether the [outlier rule](crate::health::Outlier) of the cluster may eject the endpoint. Default: true. Without it
-    /// and without `max_fails` no failed request ejects the endpoint, as with nginx's `max_fails=0`. The endpoint is compared with
-    /// the others in any case.
+    /// Sets whether the [outlier rule](crate::health::Outlier) of the cluster may eject the endpoint. Default: true. If it is off
+    /// and `max_fails` is not set, no failed request ejects the endpoint, as with nginx's `max_fails=0`. The outlier rule still
+    /// compares the other endpoints with it.
     pub fn outlier(mut self, outlier: bool) -> Self {
         self.settings.outlier = outlier;
         self
@@ -177,8 +177,8 @@ impl<B> Endpoint<B> {
     }
 
     /// Sets the name by which hash policies place keys on the endpoint. Default: the address of the node as the operator wrote it, or
-    /// the id if the application made the backend. [`HashKeyed::consistent`](crate::balance::HashKeyed::consistent) splits the name into host
-    /// and port as nginx does; endpoints with equal names share their points.
+    /// the id if the application made the backend. [`HashKeyed::consistent`](crate::balance::HashKeyed::consistent) splits the
+    /// name into host and port as nginx does; endpoints with equal names share their points.
     pub fn placement(mut self, name: impl AsRef<str>) -> Self {
         self.settings.placement = Arc::from(name.as_ref());
         self

@@ -13,7 +13,7 @@ impl NodeClock {
         (ahead != UNKNOWN).then_some(ahead)
     }
 
-    /// Forgets the last date: a node that is down shows none.
+    /// Forgets the last date, because a node that is down shows none.
     pub(crate) fn clear(&self) {
         self.0.store(UNKNOWN, Ordering::Relaxed);
     }

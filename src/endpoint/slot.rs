@@ -48,16 +48,16 @@ impl EndpointSlot {
             && self.is_available(alone, true, past_limit)
     }
 
-    /// Returns whether health and the limit of requests in flight let the endpoint serve. `bound` is for sessions that are bound
-    /// to it; `past_limit` states that the limit does not apply.
+    /// Returns whether health and the limit of requests in flight let the endpoint serve. `bound`: for sessions that are bound to
+    /// it. `past_limit`: the limit does not apply.
     #[inline]
     pub(crate) fn is_available(&self, alone: bool, bound: bool, past_limit: bool) -> bool {
         (past_limit || self.load().is_below(self.max_in_flight))
             && (self.member.live.is_unimpaired() || !self.member.is_barred(alone, bound))
     }
 
-    /// Counts a request in. Returns false if another request has just reached the limit, or is the one that tests an ejected
-    /// endpoint. `all_healthy` states that no endpoint of the cluster is impaired.
+    /// Counts a request as in flight. Returns false if another request has just reached the limit, or is the one that tests an
+    /// ejected endpoint. `all_healthy`: no endpoint of the cluster is impaired.
     #[inline]
     pub(crate) fn acquire(&self, alone: bool, bound: bool, all_healthy: bool, past_limit: bool) -> bool {
         if all_healthy {
@@ -79,7 +79,7 @@ impl EndpointSlot {
     }
 
     /// Returns the current share of the weight, in units of [`WHOLE`]. It is less than the whole during a slow start, and while
-    /// the node refuses connections. `all_healthy` states that no endpoint of the cluster is impaired.
+    /// the node refuses connections. `all_healthy`: no endpoint of the cluster is impaired.
     #[inline]
     pub(crate) fn share(&self, all_healthy: bool) -> u32 {
         if self.has_slow_start || !all_healthy { self.member.share() } else { WHOLE }
@@ -107,7 +107,7 @@ impl EligibilityFlags {
         EligibilityFlags(ready | limited | roles.bits())
     }
 
-    /// Returns what a new request needs that only endpoints with `role` may serve.
+    /// Returns the flags that an endpoint needs to serve a new request: ready, and with `role` if there is one.
     pub(crate) fn needed_for(role: Option<Role>) -> Self {
         EligibilityFlags::new(AdminState::Ready, role.map_or(Roles::NONE, Roles::only), false)
     }

@@ -8,11 +8,12 @@ use crate::sync::{AtomicBool, AtomicUsize, Ordering};
 /// The number of impairments on the endpoints of a cluster: facts that may keep an endpoint from serving, or lower its share.
 ///
 /// An endpoint has one impairment while nginx's rule counts failures of it, another while it is withdrawn by requests,
-/// unhealthy by its probes, quarantined or not verified, and a third while its share is [cut](super::cut::Cut). nginx's rule
-/// forgets failures only with a later success, so an endpoint that failed and has served no request since stays impaired.
+/// unhealthy by its probes, quarantined or not verified, and a third while its share is
+/// [reduced](super::reduced_share::ReducedShare). nginx's rule forgets failures only with a later success, so an endpoint that
+/// failed and has served no request since stays impaired.
 ///
-/// While there are none, which is the normal case, a pick need not read the state of each endpoint. That would be a cache line
-/// for each, which every request that ends on another core takes away.
+/// While there are none, which is the normal case, a pick need not read the state of each endpoint. That would cost a cache line
+/// for each endpoint, which every request that ends on another core invalidates.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ImpairedCount(Arc<Line>);
 
@@ -39,7 +40,7 @@ impl ImpairedCount {
         self.0.watched.load(Ordering::Relaxed)
     }
 
-    /// Has each success of the cluster looked at, until [`unwatch`](Self::unwatch).
+    /// Makes each success of the cluster count, until [`unwatch`](Self::unwatch).
     pub(crate) fn watch(&self) {
         self.0.watched.store(true, Ordering::Relaxed);
     }
@@ -58,7 +59,7 @@ impl ImpairedCount {
         self.0.changed.notify_waiters();
     }
 
-    /// Counts the change of one possible impairment.
+    /// Updates the count after an impairment began or ended.
     pub(crate) fn change(&self, before: bool, now: bool) {
         match (before, now) {
             (false, true) => _ = self.0.count.fetch_add(1, Ordering::Relaxed),
@@ -92,7 +93,7 @@ mod tests {
             2 => _ = passive.succeed(RULE),
             3 => _ = health.eject(Reason::Consecutive, now, 10, |_| 20),
             4 => _ = health.expire(now),
-            5 => health.pardon(now),
+            5 => health.cancel_ejection(now),
             6 => health.attach_checker(checker, now.is_multiple_of(2), now),
             7 => health.detach_checker(checker, now),
             8 => probed(Ok(())),
@@ -119,7 +120,7 @@ mod tests {
                 now += later;
                 let (passive, health) = &endpoints[endpoint];
                 act(action, checker, passive, health, now);
-                let none = endpoints.iter().all(|(passive, health)| passive.fails() == 0 && !health.is_impaired() && health.cut.is_whole());
+                let none = endpoints.iter().all(|(passive, health)| passive.fails() == 0 && !health.is_impaired() && health.reduced_share.is_whole());
                 proptest::prop_assert_eq!(impaired.is_zero(), none);
             }
             endpoints.clear();
@@ -143,7 +144,10 @@ mod tests {
                 });
             }
         });
-        assert_eq!(impaired.is_zero(), passive.fails() == 0 && !health.is_impaired() && health.cut.is_whole());
+        assert_eq!(
+            impaired.is_zero(),
+            passive.fails() == 0 && !health.is_impaired() && health.reduced_share.is_whole()
+        );
         drop((passive, health));
         assert!(impaired.is_zero());
     }

@@ -13,7 +13,7 @@ impl CheckerId {
     }
 }
 
-/// Whether an endpoint is a node of this cluster, as far as is known.
+/// Whether an endpoint is known to be a node of this cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Membership {
     /// Nothing contradicts it.

@@ -29,7 +29,7 @@
 //! | **unhealthy**, by probes | nothing: those in flight continue | succeeded `rise` times, or once if the node had refused: what it was before | |
 //! | **unhealthy**, not verified or quarantined | nothing | the metastore check admits it | |
 //!
-//! An event from outside changes no health but in these cases:
+//! Events from outside change health only in these cases:
 //!
 //! | event | what it changes |
 //! |---|---|
@@ -41,7 +41,7 @@
 //! | the operator begins maintenance | what probes have found is forgotten |
 //! | the operator ends maintenance | slow start begins, and the node has to be verified again. An ejection continues |
 //!
-//! These hold in every sequence of events:
+//! These rules hold in every sequence of events:
 //!
 //! - While an endpoint is ready and responds, requests are served: [panic mode](crate::cluster::ClusterBuilder::panic_mode) uses it
 //!   where health bars all.
@@ -67,16 +67,16 @@
 //! A probe that succeeds also ends an ejection, by either rule, of an endpoint that
 //! [could not be reached](crate::Outcome::Unreachable).
 //!
-//! An endpoint that is new or returns may ramp up by [`SlowStart`]. When no endpoint is eligible,
+//! An endpoint that is new or returns may ramp up with [`SlowStart`]. When no endpoint is eligible,
 //! [`panic_mode`](crate::cluster::ClusterBuilder::panic_mode), which is on by default, uses the endpoint that failed least recently.
 
-mod cut;
 pub(crate) mod impaired;
 mod membership;
 pub(crate) mod outcomes;
 pub(crate) mod outlier;
 pub(crate) mod passive;
 pub(crate) mod probe_level;
+mod reduced_share;
 mod rise_fall;
 mod setting;
 pub(crate) mod slow_start;

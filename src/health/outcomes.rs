@@ -1,4 +1,4 @@
-//! The outcomes of the requests of one endpoint, as far as they count against it.
+//! Counts the outcomes of the requests of one endpoint.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -8,16 +8,16 @@ pub(crate) struct OutcomeCounts {
     row: AtomicRow,
     /// The time at which the first failure of the row was counted.
     row_began: AtomicU64,
-    /// Failures since they were last taken.
+    /// Failures since the last window was taken.
     failures: AtomicU32,
     /// Requests whose outcome does not count, since the endpoint was added.
     unrated: AtomicU64,
-    /// The rated requests when a window was last taken.
+    /// The number of rated requests when the last window was taken.
     taken: AtomicU64,
 }
 
-/// Failures since the last success: their number in the lower half. In the upper half those among them for which the endpoint
-/// was not reached, and above them [`ON_PROBATION`].
+/// Failures since the last success. The lower half counts all of them. The upper half counts those in which the endpoint was not
+/// reached; its top bit is [`ON_PROBATION`].
 #[derive(Debug, Default)]
 struct AtomicRow(AtomicU64);
 
@@ -81,8 +81,8 @@ impl OutcomeCounts {
         }
     }
 
-    /// Counts a failure of a request that was in flight when the endpoint was ejected, or one before the last success. It is no
-    /// part of a row, because it says nothing about the endpoint's present state.
+    /// Counts a failure from before an ejection or before the last success. It is part of no row, because it says nothing about
+    /// the endpoint's present state.
     pub(crate) fn fail_late(&self) {
         self.failures.fetch_add(1, Ordering::Relaxed);
     }
@@ -115,11 +115,10 @@ impl OutcomeCounts {
 }
 
 impl Row {
-    /// A burst of failures is no outage while the endpoint works on more requests than have failed in a row. It lasts this long
-    /// at most.
+    /// The longest burst. A burst of failures is no outage while the endpoint works on more requests than have failed in a row.
     const MAX_BURST_MS: u64 = 1_000;
 
-    /// Returns whether the row may be a burst, as of a node that is at its limit of connections.
+    /// Returns whether the row may be a burst, such as that of a node at its limit of connections.
     pub(crate) fn is_burst(&self, in_flight: u32, now: u64) -> bool {
         !self.on_probation && self.failures < in_flight && now.saturating_sub(self.began) < Self::MAX_BURST_MS
     }

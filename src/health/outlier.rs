@@ -19,7 +19,7 @@ use crate::clock::as_millis;
 ///
 /// An endpoint is ejected after a number of failures in a row, the last of them within the interval, or when over an interval its
 /// success rate is lower than that of all others together by a margin. [`Outcome::Failure`](crate::Outcome::Failure) and
-/// [`Outcome::Unreachable`](crate::Outcome::Unreachable) are failures. A query that takes long is none.
+/// [`Outcome::Unreachable`](crate::Outcome::Unreachable) are failures. A query that takes long is no failure.
 ///
 /// How long an ejection lasts depends on the failures:
 ///
@@ -161,7 +161,7 @@ impl Outlier {
         let common = self.is_common_failure(endpoints, is_own);
         let recent = |endpoint: &Snapshot| endpoint.ejected_for.is_some_and(|age| age <= self.interval_ms);
         let is_common = |endpoint: &Snapshot| common && !is_own(endpoint);
-        // One that could not be reached may still be dead, so a probe or a request on trial readmits it.
+        // An endpoint that could not be reached may still be dead, so only a probe or a request on trial readmits it.
         let returns = |endpoint: &Snapshot| is_common(endpoint) && recent(endpoint) && !endpoint.is_unreachable;
         let readmit = (0..).zip(endpoints).filter(|(_, endpoint)| returns(endpoint));
         let readmit = readmit.map(|(index, _)| index).collect();
@@ -170,7 +170,7 @@ impl Outlier {
             .filter(|(_, endpoint)| endpoint.ready && endpoint.ejected_for.is_none() && !is_common(endpoint))
             .filter_map(|(index, _)| Some((index, self.reason_to_eject(endpoints, index)?)))
             .collect();
-        // The worst first, because the limit may not allow all.
+        // The worst come first, because the limit may not allow all.
         outliers.sort_by_key(|(index, _)| std::cmp::Reverse(endpoints[*index].failures_in_a_row));
 
         let limit = self.max_ejected(endpoints.iter().filter(|endpoint| endpoint.ready).count());
@@ -230,7 +230,7 @@ impl Outlier {
         affected >= 2 && affected as f64 > all as f64 * self.common_share.min(0.999)
     }
 
-    /// Returns how many of so many endpoints may be out at once.
+    /// Returns how many of `endpoints` may be ejected at once.
     pub(crate) fn max_ejected(&self, endpoints: usize) -> usize {
         if endpoints < 2 { 0 } else { ((endpoints as f64 * self.max_share) as usize).max(1) }
     }
@@ -252,29 +252,29 @@ fn is_replaceable_by(endpoints: &[Snapshot], eligible: &[bool], index: usize) ->
 /// One endpoint at the time of a decision.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Snapshot {
-    /// The operator has not taken it out, and probes do not report it as unhealthy.
+    /// The operator has not taken the endpoint out, and probes do not report it as unhealthy.
     pub(crate) ready: bool,
-    /// It is ready and not ejected, so that it could serve a request now.
+    /// The endpoint is ready and not ejected, so it could serve a request now.
     pub(crate) eligible: bool,
     /// Its roles, one bit each. Only endpoints with the same roles can replace it.
     pub(crate) roles: u8,
-    /// This rule may eject it.
+    /// This rule may eject the endpoint.
     pub(crate) governed: bool,
-    /// For how many milliseconds it has been ejected as an outlier.
+    /// The milliseconds since it was ejected as an outlier.
     pub(crate) ejected_for: Option<u64>,
-    /// 0 while they may be a burst.
+    /// The failures in a row; 0 while they may be a burst.
     pub(crate) failures_in_a_row: u32,
-    /// Among the failures in a row, or those that ejected it, are some for which it was not reached.
+    /// In some of the failures in a row, or of those that ejected it, the endpoint was not reached.
     pub(crate) is_unreachable: bool,
-    /// It was readmitted after it could not be reached, and no request has succeeded since.
+    /// The endpoint was readmitted after it could not be reached, and no request has succeeded since.
     pub(crate) on_probation: bool,
-    /// Its last request succeeded, and that was not long ago.
+    /// Its last request succeeded not long ago.
     pub(crate) succeeds: bool,
-    /// The milliseconds since it failed last.
+    /// The milliseconds since its last failure.
     pub(crate) failed_ago: Option<u64>,
-    /// A probe has succeeded since it failed last.
+    /// A probe has succeeded since its last failure.
     pub(crate) probed_since: bool,
-    /// Its last interval; empty unless one has just ended.
+    /// The counts of its last interval; empty unless an interval has just ended.
     pub(crate) window: Window,
 }
 

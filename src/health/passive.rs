@@ -8,9 +8,9 @@
 //! - A failure adds one to `fails` and sets `checked` and `accessed` to now.
 //! - A success clears `fails` only if `checked` is later than the last failure.
 //!
-//! It differs from nginx in four points. Time is in milliseconds instead of whole seconds. Of several workers that meet the
-//! end of an ejection at once, exactly one gets to try the endpoint. A request that its client gave up has no outcome (nginx
-//! counts it as a success). A probe that succeeds readmits an endpoint that could not be reached.
+//! It differs from nginx in four points. Time is in milliseconds instead of whole seconds. If several workers meet the end of an
+//! ejection at once, exactly one tries the endpoint. A request that its client gave up has no outcome (nginx counts it as a
+//! success). A probe that succeeds readmits an endpoint that could not be reached.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering};
 /// The settings of nginx's rule for one endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PassiveRule {
-    /// Failures until ejection; 0 is no such rule, and no failure counts.
+    /// Failures until ejection; with 0 the rule is off, and no failure counts.
     pub(crate) max_fails: u32,
     /// Both the time over which failures count and the time of an ejection, in milliseconds.
     pub(crate) fail_timeout_ms: u64,
@@ -69,7 +69,7 @@ impl Passive {
         Passive { fails, is_unreachable, checked, last: Mutex::default(), impaired }
     }
 
-    /// Returns whether the endpoint must not be chosen. `now` is called only where there are failures.
+    /// Returns whether the endpoint must not be chosen. `now` is called only if there are failures.
     pub(crate) fn is_ejected(&self, rule: PassiveRule, now: impl FnOnce() -> u64) -> bool {
         self.has_max_fails(rule) && now().saturating_sub(self.checked.load(Ordering::Relaxed)) <= rule.fail_timeout_ms
     }
@@ -83,7 +83,7 @@ impl Passive {
         }
     }
 
-    /// Records that the endpoint is chosen. False when another request has just become the one that tries it.
+    /// Records that the endpoint is chosen. Returns false if another request has just become the one that tries it.
     pub(crate) fn choose(&self, rule: PassiveRule, now: impl FnOnce() -> u64) -> bool {
         self.fails() == 0 || self.choose_after_failure(rule, now())
     }
@@ -97,7 +97,7 @@ impl Passive {
         first || !self.has_max_fails(rule)
     }
 
-    /// Records a failure, in which the endpoint was `unreached` or not. True when it ejected the endpoint.
+    /// Records a failure; `unreached`: the endpoint was not reached. Returns whether it ejected the endpoint.
     pub(crate) fn fail(&self, rule: PassiveRule, unreached: bool, now: u64) -> bool {
         if rule.max_fails == 0 {
             return false;
@@ -119,7 +119,7 @@ impl Passive {
         self.is_unreachable.load(Ordering::Relaxed)
     }
 
-    /// Readmits an endpoint that was ejected only because it was not reached: now it is. True when there was such an ejection.
+    /// Readmits an endpoint that was ejected only because it was not reached, and now is. Returns whether it was ejected so.
     pub(crate) fn readmit_reachable(&self) -> bool {
         if !self.is_unreachable() {
             return false;
@@ -132,7 +132,7 @@ impl Passive {
         was_unreachable
     }
 
-    /// Records a success. True when it readmitted the endpoint.
+    /// Records a success. Returns whether it readmitted the endpoint.
     pub(crate) fn succeed(&self, rule: PassiveRule) -> bool {
         if self.fails.load(Ordering::Relaxed) == 0 {
             return false;

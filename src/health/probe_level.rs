@@ -8,11 +8,11 @@ use super::CheckerId;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum ProbeLevel {
-    /// The node accepts connections and speaks HTTP. Nothing shows that it is a Kylin.
+    /// The node accepts connections and speaks HTTP. Nothing shows that it runs Kylin.
     Tcp,
-    /// `GET /kylin/api/user/authentication`, which every Kylin has.
+    /// The node responds to `GET /kylin/api/user/authentication`, which every version of Kylin has.
     Authentication,
-    /// `GET /kylin/api/admin/version`, which Kylin 3.1 and later have.
+    /// The node responds to `GET /kylin/api/admin/version`, which Kylin 3.1 and later have.
     Version,
 }
 
@@ -26,16 +26,16 @@ impl fmt::Display for ProbeLevel {
     }
 }
 
-/// The level at which the running checker found an endpoint healthy.
+/// The level at which the running checker last found an endpoint healthy.
 #[derive(Debug, Default)]
-pub(crate) struct FoundLevel(Mutex<Option<(CheckerId, Option<ProbeLevel>)>>);
+pub(crate) struct LastProbeLevel(Mutex<Option<(CheckerId, Option<ProbeLevel>)>>);
 
-impl FoundLevel {
+impl LastProbeLevel {
     pub(crate) fn get(&self) -> Option<ProbeLevel> {
         (*self.0.lock()).and_then(|(_, level)| level)
     }
 
-    /// Makes `checker` the one that sets the level, which no level of another checker outlives.
+    /// Makes `checker` the one that sets the level. Forgets the level that another checker set.
     pub(crate) fn attach(&self, checker: CheckerId) {
         let mut found = self.0.lock();
         if found.is_none_or(|(attached, _)| attached != checker) {
@@ -48,7 +48,7 @@ impl FoundLevel {
         self.0.lock().take_if(|(attached, _)| *attached == checker);
     }
 
-    /// Sets the level, if `checker` is the one that sets it. True when it is a change.
+    /// Sets the level, if `checker` is the one that sets it. Returns whether the level changed.
     pub(crate) fn set(&self, checker: CheckerId, level: Option<ProbeLevel>) -> bool {
         match &mut *self.0.lock() {
             Some((attached, found)) if *attached == checker => std::mem::replace(found, level) != level,

@@ -26,7 +26,7 @@ pub(crate) struct RiseFall {
     refused: Option<u64>,
 }
 
-/// For how long a node that accepted no connection is expected to be starting.
+/// The time for which a node that accepted no connection may still be starting.
 const MAX_START_MS: u64 = 120_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -59,8 +59,7 @@ impl RiseFall {
         RiseFall { status: Status::Unproven, since: now, ..RiseFall::default() }
     }
 
-    /// Records the result of one probe. An endpoint that `serves` requests meanwhile does not fall because it accepts no
-    /// connection.
+    /// Records the result of one probe. An endpoint that `serves` requests meanwhile does not fall because it refuses a probe's connection.
     pub(crate) fn record(
         &mut self,
         thresholds: Thresholds,
@@ -135,7 +134,7 @@ impl RiseFall {
         self.streak > 0 || self.status == Status::Unproven
     }
 
-    /// Returns whether the node accepts no connection, or did so not long ago and has not responded well since.
+    /// Returns whether the node may be starting: it refused a connection not long ago, and has not responded well since.
     pub(crate) fn is_starting(&self, now: u64) -> bool {
         self.refused.is_some_and(|refused| now.saturating_sub(refused) <= MAX_START_MS)
     }

@@ -50,7 +50,7 @@ impl SlowStart {
         Ok(SlowStart { aggression, ..self })
     }
 
-    /// Sets the share at which the ramp begins, so that there are requests that warm the node up. Default 0.1.
+    /// Sets the share at which the ramp begins. It is not zero, because only requests warm the node up. Default 0.1.
     ///
     /// # Errors
     /// [`InvalidSetting`] unless `floor` is from 0.01 to 1.
@@ -114,8 +114,8 @@ impl Ramp {
         ((settings.share(elapsed) * f64::from(WHOLE)) as u32).clamp(1, WHOLE)
     }
 
-    /// Returns whether an endpoint with this share serves when it is next in rotation. Of many calls exactly the share is true,
-    /// evenly spread.
+    /// Returns whether an endpoint with this share serves when it is next in rotation. Over many calls exactly this share returns
+    /// true, evenly spread.
     pub(crate) fn takes_pick(&self, share: u32) -> bool {
         share == WHOLE || self.credit.fetch_add(share, Ordering::Relaxed) % WHOLE + share >= WHOLE
     }

@@ -1,4 +1,4 @@
-//! Why and until when an endpoint gets no new requests on account of what requests showed, and what ends that.
+//! Withdrawals: why and until when an endpoint gets no new requests, and what ends that.
 
 use super::Reason;
 use crate::sync::{AtomicU64, Ordering};
@@ -16,11 +16,11 @@ pub(crate) struct Withdrawal {
 /// The event that ends a withdrawal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WithdrawalKind {
-    /// The endpoint is ejected for what it responded: the ejection lasts its time.
+    /// The endpoint is ejected for its responses. The ejection lasts its full time.
     Responses = 1,
     /// The endpoint is ejected because it could not be reached: a probe that succeeds ends it, or a request on trial.
     Connections = 2,
-    /// The node shows that it stops. Sessions that are bound to it go on. Ends as the ejection for connections does.
+    /// The node shows that it stops. Bound sessions continue. It ends as the ejection for connections does.
     Draining = 3,
 }
 
@@ -53,20 +53,19 @@ impl WithdrawalKind {
     }
 }
 
-/// The first time until one request may try an endpoint that could not be reached. It doubles with each return that failed.
+/// The time after which one request may try an endpoint that could not be reached. It doubles with each failed return.
 const FIRST_TRIAL_MS: u64 = 250;
 
-/// The longest such time, and the longest time for which probes that succeed do not readmit.
+/// The maximum of that time, and of the time for which successful probes do not readmit.
 const MAX_TRIAL_MS: u64 = 30_000;
 
 /// The time that one request on trial has before another may try.
 const TRIAL_MS: u64 = 1_000;
 
-/// The time that a node which shows that it stops has for it, before a probe or a request on trial ends the drain.
+/// The minimum time of a drain, before a probe or a request on trial may end it.
 pub(crate) const DRAIN_MS: u64 = 1_000;
 
-/// The time after which a drain ends, if a request might have tried the endpoint all the while and none has come: all sessions may
-/// be bound elsewhere.
+/// The time after which a drain ends if no request came to try the endpoint: all sessions may be bound elsewhere.
 const UNTRIED_DRAIN_MS: u64 = 30_000;
 
 /// Returns for how long no request tries an endpoint whose last `failed_returns` returns failed.
@@ -74,8 +73,7 @@ pub(crate) fn trial_after(failed_returns: u32) -> u64 {
     FIRST_TRIAL_MS.checked_shl(failed_returns.min(16)).unwrap_or(u64::MAX).min(MAX_TRIAL_MS)
 }
 
-/// Returns for how long probes that succeed do not readmit an endpoint whose last `failed_returns` returns failed. The first
-/// that succeeds does.
+/// Returns for how long successful probes do not readmit an endpoint whose last `failed_returns` returns failed; zero if none failed.
 pub(crate) fn probes_after(failed_returns: u32) -> u64 {
     failed_returns.checked_sub(1).map_or(0, trial_after)
 }
@@ -84,7 +82,7 @@ pub(crate) fn probes_after(failed_returns: u32) -> u64 {
 #[derive(Debug, Default)]
 pub(crate) struct Bar(AtomicU64);
 
-/// Nothing.
+/// Nothing bars the endpoint.
 const OPEN: u64 = 0;
 /// Probes report the endpoint as down.
 const DOWN: u64 = u64::MAX - 1;
@@ -128,8 +126,8 @@ impl Bar {
         self.0.load(Ordering::Relaxed) == QUARANTINED
     }
 
-    /// Returns whether no request may come now. An endpoint that is `alone` is never withdrawn. Requests are `bound` if their
-    /// sessions are.
+    /// Returns whether no request may come now. An endpoint that is `alone` is never withdrawn. `bound`: the sessions of the
+    /// requests are bound to it.
     pub(crate) fn bars(&self, alone: bool, bound: bool, now: impl FnOnce() -> u64) -> bool {
         match self.0.load(Ordering::Relaxed) {
             OPEN => false,
@@ -150,7 +148,7 @@ impl Bar {
         WithdrawalKind::of(word).map(|_| word >> KIND_BITS)
     }
 
-    /// Records that the endpoint is chosen. Of the requests that meet an endpoint whose trial is due, exactly one gets true.
+    /// Records that the endpoint is chosen. If the trial of the endpoint is due, exactly one of the concurrent requests gets true.
     pub(crate) fn choose(&self, bound: bool, now: impl FnOnce() -> u64) -> bool {
         let before = self.0.load(Ordering::Relaxed);
         let Some(kind) = WithdrawalKind::of(before).filter(|kind| kind.ends_by_success()) else { return true };

@@ -68,10 +68,10 @@ use crate::request::{ClientAddr, ClientLimit};
 /// # }
 /// ```
 pub struct Proxy<B = HttpBackend> {
-    inner: Arc<Inner<B>>,
+    inner: Arc<ProxyCore<B>>,
 }
 
-struct Inner<B> {
+struct ProxyCore<B> {
     cluster: Cluster<B>,
     settings: ProxySettings,
     /// None where clients have no limit.
@@ -93,7 +93,7 @@ struct Inner<B> {
     untrusted_proxy: AtomicBool,
 }
 
-impl<B> Inner<B> {
+impl<B> ProxyCore<B> {
     /// Returns the flights of a cluster. The first call makes them.
     fn flights(cluster: &Cluster<B>, clock: &Arc<dyn Clock>) -> Arc<QueryFlights<B>>
     where
@@ -214,7 +214,7 @@ impl<B> Clone for Proxy<B> {
 
 impl<B> fmt::Debug for Proxy<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { cluster, settings, rules, .. } = &*self.inner;
+        let ProxyCore { cluster, settings, rules, .. } = &*self.inner;
         f.debug_struct("Proxy").field("cluster", cluster).field("settings", settings).field("rules", rules).finish()
     }
 }

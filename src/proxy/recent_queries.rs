@@ -23,10 +23,10 @@ pub(super) struct RecentQueries<T> {
 struct Slot<T> {
     /// Of the last query that was read.
     hash: u64,
-    kept: Option<Kept<T>>,
+    kept: Option<CachedRead<T>>,
 }
 
-struct Kept<T> {
+struct CachedRead<T> {
     wanted: WantedKeys,
     /// A hash, so that no credentials are kept. The user decides the keys only, which place the query.
     user: u64,
@@ -62,7 +62,7 @@ impl<T: Clone> RecentQueries<T> {
             return Some(kept.read.clone());
         }
         let read = read()?;
-        let kept = (slot.hash == hash).then(|| Kept { wanted, user, body: body.into(), read: read.clone() });
+        let kept = (slot.hash == hash).then(|| CachedRead { wanted, user, body: body.into(), read: read.clone() });
         *slot = Slot { hash, kept };
         Some(read)
     }

@@ -19,11 +19,11 @@ use tokio::sync::Notify;
 pub(crate) use self::pace::ProbePace;
 pub(crate) use self::signs::Sign;
 use self::signs::Signs;
-use super::cut::Cut;
 use super::impaired::ImpairedCount;
 use super::membership::{CheckerId, Membership};
 use super::outcomes::OutcomeCounts;
 use super::passive::PassiveState;
+use super::reduced_share::ReducedShare;
 use super::rise_fall::RiseFall;
 use super::slow_start::{Ramp, SlowStart, WHOLE};
 use super::withdrawal::{Bar, BarState, Withdrawal, WithdrawalKind};
@@ -46,9 +46,9 @@ pub(crate) trait OutcomeListener: Send + Sync {
 pub(crate) struct EndpointHealth {
     bar: Bar,
     ramp: Ramp,
-    pub(super) cut: Cut,
+    pub(super) reduced_share: ReducedShare,
     pub(crate) outcomes: OutcomeCounts,
-    /// 0 when it never failed.
+    /// The time of the last failure; 0 if none.
     last_failure: AtomicU64,
     /// The time at which the endpoint was last readmitted, or will be.
     returned: AtomicU64,
@@ -56,12 +56,12 @@ pub(crate) struct EndpointHealth {
     slow_since: AtomicU64,
     slow: AtomicU64,
     signs: Signs,
-    /// The request of the last failure that could not be compared, in the upper half; below, when that was, and whether it waits.
-    accuser: AtomicU64,
+    /// The last failure that could not be compared: its request in the upper half; its time, and whether it still waits, in the lower.
+    uncompared: AtomicU64,
     record: Mutex<HealthRecord>,
     /// The [`ProbePace`] that requests have asked for since the last probe began.
     wanted_pace: AtomicU8,
-    /// Has the endpoint probed soon.
+    /// Wakes the checker, so that it probes the endpoint soon.
     pub(crate) wake: Notify,
     listener: Option<Arc<dyn OutcomeListener>>,
     impaired: ImpairedCount,
@@ -82,7 +82,7 @@ struct HealthRecord {
     withdrawal: Option<Withdrawal>,
     /// Past ejections that still lengthen the next one, and the start of the interval after which one is forgotten.
     ejections: u32,
-    forgiven_until: u64,
+    decayed_until: u64,
     /// The number of times in a row that the endpoint could not be reached after it was readmitted.
     failed_returns: u32,
     ejected_by_rule: u64,
@@ -116,14 +116,14 @@ impl EndpointHealth {
         EndpointHealth {
             bar: Bar::default(),
             ramp: Ramp::default(),
-            cut: Cut::new(impaired.clone()),
+            reduced_share: ReducedShare::new(impaired.clone()),
             outcomes: OutcomeCounts::default(),
             last_failure: AtomicU64::new(0),
             returned: AtomicU64::new(0),
             slow_since: AtomicU64::new(0),
             slow: AtomicU64::new(0),
             signs: Signs::default(),
-            accuser: AtomicU64::new(0),
+            uncompared: AtomicU64::new(0),
             record: Mutex::default(),
             wanted_pace: AtomicU8::new(0),
             wake: Notify::new(),
@@ -138,7 +138,7 @@ impl EndpointHealth {
         self.bar.bars(alone, bound, now)
     }
 
-    /// Records that the endpoint is chosen. False when another request has just become the one that tries it.
+    /// Records that the endpoint is chosen. Returns false if another request has just become the one that tries it.
     #[inline]
     pub(crate) fn choose(&self, bound: bool, now: impl FnOnce() -> u64) -> bool {
         self.bar.is_open() || self.bar.choose(bound, now)
@@ -149,12 +149,12 @@ impl EndpointHealth {
         self.bar.withdrawal() == Some(WithdrawalKind::Draining)
     }
 
-    /// Returns whether the endpoint is withdrawn until a probe or a request shows that it serves, also when one may try it now.
+    /// Returns whether the endpoint is withdrawn until a probe or a request succeeds, even if a request may try it now.
     pub(crate) fn needs_trial(&self) -> bool {
         self.bar.withdrawal().is_some_and(WithdrawalKind::ends_by_success)
     }
 
-    /// Returns whether something may make the endpoint unavailable. Reads no clock.
+    /// Returns whether the endpoint may be unavailable. Reads no clock.
     #[inline]
     pub(crate) fn is_impaired(&self) -> bool {
         !self.bar.is_open()
@@ -163,11 +163,11 @@ impl EndpointHealth {
     /// Returns the present share of the endpoint's weight, of [`WHOLE`]; never 0. It is less during a slow start, and while the
     /// node refuses connections.
     pub(crate) fn share(&self, settings: Option<SlowStart>, now: impl Fn() -> u64) -> u32 {
-        let (ramp, cut) = (self.ramp.share(settings, &now), self.cut.share(&now));
-        (ramp * cut / WHOLE).max(1)
+        let (ramp, reduced) = (self.ramp.share(settings, &now), self.reduced_share.share(&now));
+        (ramp * reduced / WHOLE).max(1)
     }
 
-    /// Returns whether the endpoint serves when it is next in rotation. Of many calls exactly its share is true, evenly spread.
+    /// Returns whether the endpoint serves when it is next in rotation. Over many calls exactly its share returns true, evenly spread.
     pub(crate) fn takes_pick(&self, settings: Option<SlowStart>, now: impl Fn() -> u64) -> bool {
         self.ramp.takes_pick(self.share(settings, now))
     }
@@ -176,7 +176,7 @@ impl EndpointHealth {
     fn begin_ramp(&self, at: u64) {
         self.returned.store(at, Ordering::Relaxed);
         self.ramp.begin(at);
-        self.cut.restore();
+        self.reduced_share.restore();
     }
 
     /// Returns whether the endpoint is down, quarantined or not verified yet.
@@ -184,13 +184,14 @@ impl EndpointHealth {
         self.bar.is_down()
     }
 
-    /// Returns whether the endpoint is foreign, not verified yet, or waits for its first successful probe. Then it must not serve,
-    /// in panic mode either.
+    /// Returns whether the endpoint is foreign, not verified yet, or waits for its first successful probe. It must then not serve,
+    /// not even in panic mode.
     pub(crate) fn is_quarantined(&self) -> bool {
         self.bar.is_quarantined()
     }
 
-    /// Returns whether the endpoint was ejected or readmitted after `at`. A drain keeps the process that requests met.
+    /// Returns whether the endpoint was ejected or readmitted after `at`. A drain does not count, because the node's process stays
+    /// the same.
     pub(crate) fn has_changed_since(&self, at: u64) -> bool {
         if self.returned.load(Ordering::Relaxed) > at {
             return true;
@@ -222,7 +223,7 @@ impl EndpointHealth {
         Some((ejection.at, ejection.kind == WithdrawalKind::Connections))
     }
 
-    /// Writes what picks read.
+    /// Updates the word that picks read.
     fn publish(&self, record: &HealthRecord) {
         let state = match record.withdrawal {
             _ if record.membership != Membership::Assumed || record.probes.is_unproven() => BarState::Quarantined,
@@ -234,7 +235,7 @@ impl EndpointHealth {
         self.impaired.change(before, now);
     }
 
-    /// Returns the health, its reason, and since when. Of several reasons the gravest counts.
+    /// Returns the health, its reason, and since when. If there are several reasons, the gravest counts.
     pub(crate) fn describe(&self, passive: PassiveState, now: u64) -> (HealthState, Option<Reason>, u64) {
         let record = self.record.lock();
         let HealthRecord { probes, membership, membership_since, ejected_by_rule, .. } = &*record;

@@ -1,4 +1,4 @@
-//! What probes and the check of the metastore change.
+//! Records the results of probes and of the metastore check.
 
 use std::sync::atomic::Ordering;
 
@@ -24,12 +24,12 @@ impl EndpointHealth {
         known.max(ProbePace::from_u8(self.wanted_pace.load(Ordering::Relaxed)))
     }
 
-    /// Records that a probe begins, which is the response to every request for one before it.
+    /// Records that a probe begins. It meets all earlier requests for a probe.
     pub(crate) fn probe_begins(&self) {
         self.wanted_pace.store(ProbePace::Normal as u8, Ordering::Relaxed);
     }
 
-    /// Makes `checker` the one whose results count. With `wait` the endpoint must not serve before its first success.
+    /// Makes `checker` the one whose results count. If `wait`, the endpoint must not serve before its first success.
     pub(crate) fn attach_checker(&self, checker: CheckerId, wait: bool, now: u64) {
         let mut record = self.record.lock();
         if wait {
@@ -41,7 +41,7 @@ impl EndpointHealth {
         self.publish(&record);
     }
 
-    /// Forgets what `checker` reported, because nothing would ever withdraw it.
+    /// Forgets the reports of `checker`, because no later report would replace them.
     pub(crate) fn detach_checker(&self, checker: CheckerId, now: u64) {
         let mut record = self.record.lock();
         if record.checker == Some(checker) {
@@ -50,8 +50,8 @@ impl EndpointHealth {
         }
     }
 
-    /// Records the result of a probe by `checker`. A success also ends an ejection for failed connections, by nginx's rule
-    /// (`passive`) as well. `successes` is the number of requests that have succeeded.
+    /// Records the result of a probe by `checker`. A success also ends an ejection for failed connections, also one by nginx's
+    /// rule (`passive`). `successes` is the number of requests that have succeeded.
     pub(crate) fn record_probe(
         &self,
         checker: CheckerId,
@@ -79,7 +79,7 @@ impl EndpointHealth {
             Err(failure) => {
                 if failure == ProbeFailure::Unreachable {
                     match &mut record.withdrawal {
-                        // What responded before is gone, so a process that is there later is another one.
+                        // The process that responded before has ended, so one that responds later is another.
                         Some(withdrawal @ Withdrawal { kind: WithdrawalKind::Responses, .. }) => {
                             withdrawal.kind = WithdrawalKind::Connections;
                         }
@@ -145,7 +145,7 @@ impl EndpointHealth {
         }
     }
 
-    /// Withdraws the membership until the verifier, if there is one, has checked the node again: it may be another node now.
+    /// Revokes the membership until the verifier, if there is one, has checked the node again, which may be another one now.
     pub(crate) fn require_verification(&self, now: u64) {
         let mut record = self.record.lock();
         record.generation += 1;
@@ -160,7 +160,7 @@ impl EndpointHealth {
         (record.membership, record.generation)
     }
 
-    /// Records the decision of `verifier`, unless it is outdated. True when it is a change.
+    /// Records the decision of `verifier`, unless it is outdated. Returns whether the membership changed.
     pub(crate) fn set_membership(
         &self,
         verifier: CheckerId,

@@ -1,4 +1,4 @@
-//! What requests change, and the rules that compare their outcomes.
+//! Records the outcomes of requests, and the decisions of the rules that compare them.
 
 use std::sync::atomic::Ordering;
 
@@ -6,7 +6,7 @@ use super::{EndpointHealth, Failure, HealthRecord, Sign};
 use crate::health::withdrawal::{DRAIN_MS, Withdrawal, WithdrawalKind, trial_after};
 use crate::health::{ProbePace, Reason};
 
-/// The time for which a failure that could not be compared waits for one of another request, in seconds.
+/// The time for which a failure that could not be compared waits for a failure of another request, in seconds.
 const MAX_WAIT_SECONDS: u64 = 60;
 
 impl EndpointHealth {
@@ -20,22 +20,22 @@ impl EndpointHealth {
         self.want_probe(if unreached { ProbePace::Reconnect } else { ProbePace::Fast });
     }
 
-    /// Records a failure of the request `key` that could not be compared with other endpoints. Returns how many failures count by it:
-    /// none unless another request had one before, and then also that.
-    pub(crate) fn accuse(&self, key: u64, now: u64) -> u32 {
+    /// Records a failure of the request `key` that could not be compared with other endpoints. Returns how many failures count
+    /// now: none if no other request failed before; otherwise this one, and the earlier one if it still waited.
+    pub(crate) fn note_uncompared_failure(&self, key: u64, now: u64) -> u32 {
         let seconds = now / 1_000;
-        let before = self.accuser.load(Ordering::Relaxed);
+        let before = self.uncompared.load(Ordering::Relaxed);
         let (earlier, waits, at) = (before >> 32, before & 1 == 1, (before & u64::from(u32::MAX)) >> 1);
         let is_fresh = before != 0 && seconds.saturating_sub(at) <= MAX_WAIT_SECONDS;
         let is_other = is_fresh && earlier != key;
         let still_waits = !is_other && (waits || !is_fresh);
         let word = key << 32 | (seconds << 1 & 0xffff_fffe) | u64::from(still_waits);
-        // Of two at the same time one may be lost.
-        self.accuser.store(word, Ordering::Relaxed);
+        // If two failures come at the same time, one may be lost.
+        self.uncompared.store(word, Ordering::Relaxed);
         if is_other { 1 + u32::from(waits) } else { 0 }
     }
 
-    /// Records a request that succeeded. True when it readmitted the endpoint.
+    /// Records a request that succeeded. Returns whether it readmitted the endpoint.
     #[inline]
     pub(crate) fn succeed(&self, on_trial: bool, now: impl Fn() -> u64) -> bool {
         if self.slow_since.load(Ordering::Relaxed) != 0 && self.slow_since.swap(0, Ordering::Relaxed) != 0 {
@@ -81,13 +81,13 @@ impl EndpointHealth {
         self.want_probe_after(failure.unreached);
         let Some(listener) = self.listener.as_ref().filter(|_| failure.governed) else { return };
         self.impaired.watch();
-        // A failure while probes report the endpoint as down continues the row.
+        // While probes report the endpoint as down, a failure continues the row.
         if failure.is_late || (self.is_impaired() && !self.is_down() && self.fail_withdrawn(failure, now)) {
             self.outcomes.fail_late();
             return;
         }
         if failure.unreached {
-            self.cut.halve(now);
+            self.reduced_share.halve(now);
         }
         self.outcomes.fail(failure.unreached, now);
         let row = self.outcomes.row();
@@ -125,7 +125,7 @@ impl EndpointHealth {
         self.publish(record);
     }
 
-    /// Records a request that timed out. That is no failure, but a reason for a probe.
+    /// Records a request that timed out, which is no failure but a reason for a probe.
     pub(crate) fn time_out(&self, now: u64) {
         self.outcomes.skip();
         self.slow.fetch_add(1, Ordering::Relaxed);
@@ -148,8 +148,7 @@ impl EndpointHealth {
         }
     }
 
-    /// Records what a response shows, for which the listener may have the endpoint `uid` drained. Returns whether the node most
-    /// likely stops.
+    /// Records a sign in a response. The listener may then drain the endpoint `uid`. Returns whether the node most likely stops.
     #[inline]
     pub(crate) fn show(&self, sign: Sign, uid: u64) -> bool {
         let stops = self.signs.show(sign);
@@ -164,7 +163,7 @@ impl EndpointHealth {
         stops
     }
 
-    /// Drains the endpoint, because its node shows that it stops. A withdrawal that there is stays.
+    /// Drains the endpoint, because its node shows that it stops. An existing withdrawal stays.
     pub(crate) fn drain(&self, reason: Reason, now: u64) -> bool {
         let mut record = self.record.lock();
         if record.withdrawal.is_some() {
@@ -185,23 +184,23 @@ impl EndpointHealth {
         self.impaired.notify();
     }
 
-    /// Ejects the endpoint as an outlier for what it responded. `duration` gives the time for the number of the ejection, which
-    /// is returned. One past ejection is forgotten for each `forgiven_after` in service.
+    /// Ejects the endpoint as an outlier for its responses. Returns the number of the ejection, from which `duration` computes its
+    /// time. One past ejection is forgotten for each `decay_interval` in service.
     pub(crate) fn eject(
         &self,
         reason: Reason,
         now: u64,
-        forgiven_after: u64,
+        decay_interval: u64,
         duration: impl FnOnce(u32) -> u64,
     ) -> u32 {
         let mut record = self.record.lock();
-        let intervals = now.saturating_sub(record.forgiven_until) / forgiven_after;
+        let intervals = now.saturating_sub(record.decayed_until) / decay_interval;
         let left = record.ejections.saturating_sub(u32::try_from(intervals).unwrap_or(u32::MAX));
         record.ejections = left.saturating_add(1);
         let until = now.saturating_add(duration(record.ejections));
         record.withdrawal = Some(Withdrawal { at: now, until, reason, kind: WithdrawalKind::Responses });
-        // As if it had been forgiven until the end of the ejection.
-        record.forgiven_until = until;
+        // Ejections are forgotten only for time in service, which begins at the end of this one.
+        record.decayed_until = until;
         self.outcomes.end_row();
         self.begin_ramp(until);
         self.publish(&record);
@@ -220,28 +219,28 @@ impl EndpointHealth {
         millis
     }
 
-    /// Ends an ejection as an outlier before its time, and does not count it.
-    pub(crate) fn pardon(&self, now: u64) {
+    /// Ends an outlier ejection before its time, and does not count it.
+    pub(crate) fn cancel_ejection(&self, now: u64) {
         let mut record = self.record.lock();
         if record.withdrawal.is_some_and(|ejection| ejection.kind == WithdrawalKind::Responses) {
             record.ejections = record.ejections.saturating_sub(1);
         }
         self.end_withdrawal(&mut record, now);
-        record.forgiven_until = now;
+        record.decayed_until = now;
         self.outcomes.end_row();
         self.begin_ramp(now);
     }
 
-    /// Ends what is over by time: a smaller share that no pick has read since, as with hash policies, an ejection, and a drain of an
-    /// endpoint that no request tries. True when the endpoint returned.
+    /// Ends what has run out: a reduced share that no pick has read since (as with hash policies), an ejection, and a drain of an
+    /// endpoint that no request tries. Returns whether the endpoint returned.
     pub(crate) fn expire(&self, now: u64) -> bool {
-        self.cut.share(|| now);
+        self.reduced_share.share(|| now);
         self.expire_withdrawal(&mut self.record.lock(), now)
     }
 
-    /// Returns whether there is something that [`expire`](Self::expire) will end.
+    /// Returns whether there is anything for [`expire`](Self::expire) to end.
     pub(crate) fn expires(&self) -> bool {
-        !self.cut.is_whole() || self.end_of_withdrawal(&self.record.lock()).is_some()
+        !self.reduced_share.is_whole() || self.end_of_withdrawal(&self.record.lock()).is_some()
     }
 
     fn expire_withdrawal(&self, record: &mut HealthRecord, now: u64) -> bool {
@@ -254,7 +253,7 @@ impl EndpointHealth {
         true
     }
 
-    /// Returns when the withdrawal ends, if it ends by time. A request on trial puts off the end of a drain.
+    /// Returns when the withdrawal ends, if time ends it. A request on trial postpones the end of a drain.
     pub(super) fn end_of_withdrawal(&self, record: &HealthRecord) -> Option<u64> {
         let Withdrawal { until, kind, .. } = record.withdrawal?;
         Some(self.bar.until().unwrap_or(0).max(until).saturating_add(kind.ends_after()?))

@@ -17,7 +17,7 @@ pub(crate) enum Sign {
 ///
 /// A node also closes a connection that has carried its number of requests (Tomcat's `maxKeepAliveRequests`), and connections that
 /// were made together reach that together. So the number at which a node closed connections and stayed is no sign. A node that
-/// closes every connection, or does so since it was drained for it, shows nothing by that.
+/// always closes connections, or has done so since it was drained for it, shows nothing by closing one.
 #[derive(Debug, Default)]
 pub(super) struct Signs {
     /// The node has kept a connection open, so that closing is a change.
@@ -41,7 +41,7 @@ const RETRY_AFTER: u64 = 2;
 const MAX_MISTAKES: u8 = 6;
 
 impl Signs {
-    /// Records what a response shows. True if the node most likely stops.
+    /// Records what a response shows. Returns whether the node most likely stops.
     #[inline]
     pub(super) fn show(&self, sign: Sign) -> bool {
         match sign {
@@ -74,12 +74,12 @@ impl Signs {
             return false;
         }
         let count = (row & u64::from(u32::MAX)) + weight;
-        // Of two at the same time one may be lost.
+        // If two signs come at the same time, one may be lost.
         self.row.store((u64::from(client) << 32) | count.min(u64::from(u32::MAX)), Ordering::Relaxed);
         count >= ENOUGH << self.mistakes.load(Ordering::Relaxed)
     }
 
-    /// Ends a row at which the node stayed.
+    /// Ends the row, because the node has stayed.
     #[cold]
     fn end_row(&self) {
         self.row.store(0, Ordering::Relaxed);

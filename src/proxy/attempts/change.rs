@@ -13,7 +13,7 @@ use crate::backend::Backend;
 use crate::body::Body;
 use crate::cookie;
 use crate::kylin::class::RequestClass;
-use crate::proxy::Inner;
+use crate::proxy::ProxyCore;
 use crate::request::RequestContext;
 
 /// How many sessions a logout ends at most. A client has one.
@@ -46,7 +46,7 @@ pub(super) struct PassingChange<'p, B> {
 }
 
 impl<'p, B> PassingChange<'p, B> {
-    fn begin(proxy: &'p Inner<B>, flights: &'p QueryFlights<B>, change: Change, context: &RequestContext) -> Self {
+    fn begin(proxy: &'p ProxyCore<B>, flights: &'p QueryFlights<B>, change: Change, context: &RequestContext) -> Self {
         #[cfg(not(feature = "cache"))]
         let _ = proxy;
         PassingChange {

@@ -25,7 +25,7 @@ use crate::kylin::query::QueryRequest;
 use crate::kylin::response::{ResponseClass, is_result};
 use crate::maybe_ready::BoxFuture;
 use crate::observe::ServedBy;
-use crate::proxy::Inner;
+use crate::proxy::ProxyCore;
 use crate::proxy::error_response::{ErrorResponse, QUEUES_FULL, STOPPED, WAITED_TOO_LONG};
 use crate::proxy::rules::QueryWatch;
 
@@ -33,7 +33,7 @@ use crate::proxy::rules::QueryWatch;
 const MAX_BODY: usize = 128 * 1024;
 
 /// The flights of a proxy.
-pub(in crate::proxy) type QueryFlights<B> = FlightTable<Execution<B>, Shared>;
+pub(in crate::proxy) type QueryFlights<B> = FlightTable<Execution<B>, FlightResult>;
 
 /// A query on its way: the attempt at one node, until its response. It belongs to the flight, so it can outlive the client that has
 /// begun it.
@@ -51,7 +51,7 @@ type AttemptResult<B> = Result<(Picked<B>, Option<SendError>), ErrorResponse>;
 
 /// The result that all followers of a flight get.
 #[derive(Clone)]
-pub(in crate::proxy) enum Shared {
+pub(in crate::proxy) enum FlightResult {
     Response(Arc<SharedResponse>),
     /// A response of the proxy itself, which names the URL of each request.
     Error(ErrorResponse),
@@ -75,7 +75,12 @@ pub(super) struct QueryContents {
 }
 
 impl QueryContents {
-    pub(super) fn of<B>(proxy: &Inner<B>, flights: &QueryFlights<B>, query: &QueryRequest<'_>, effect: Sql) -> Self {
+    pub(super) fn of<B>(
+        proxy: &ProxyCore<B>,
+        flights: &QueryFlights<B>,
+        query: &QueryRequest<'_>,
+        effect: Sql,
+    ) -> Self {
         let project = Some(query.project()).filter(|project| !project.is_empty());
         let mut contents = QueryContents {
             project: project.map(ProjectSlot::of),
@@ -175,7 +180,10 @@ impl<'p, B: Backend> Attempts<'p, B> {
     }
 
     /// Waits for the leader.
-    async fn follow(&mut self, follower: Follower<'p, Execution<B>, Shared>) -> Result<AfterEntry, ErrorResponse> {
+    async fn follow(
+        &mut self,
+        follower: Follower<'p, Execution<B>, FlightResult>,
+    ) -> Result<AfterEntry, ErrorResponse> {
         let outcome = follower.wait().await;
         #[cfg(feature = "cache")]
         if let Waited::Leads(leader, _) = &outcome
@@ -195,8 +203,8 @@ impl<'p, B: Backend> Attempts<'p, B> {
                 self.restart_wait();
             }
             Waited::Released => self.restart_wait(),
-            Waited::Shared(Shared::Error(error)) => return Err(error),
-            Waited::Shared(Shared::Response(shared)) => {
+            Waited::Shared(FlightResult::Error(error)) => return Err(error),
+            Waited::Shared(FlightResult::Response(shared)) => {
                 self.respond_with(&shared);
                 return Ok(AfterEntry::Respond);
             }
@@ -282,7 +290,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             return;
         }
         match is_result(shared.head.headers(), &shared.body) {
-            Some(true) => leader.share(Shared::Response(Arc::new(shared))),
+            Some(true) => leader.share(FlightResult::Response(Arc::new(shared))),
             Some(false) => self.leader = Some(leader),
             None => leader.release(),
         }
@@ -292,11 +300,11 @@ impl<'p, B: Backend> Attempts<'p, B> {
     pub(super) fn fail_flight(&mut self, error: Option<ErrorResponse>) {
         let Some(leader) = self.leader.take() else { return };
         let shared = match error {
-            Some(error) => Some(Shared::Error(error)),
+            Some(error) => Some(FlightResult::Error(error)),
             None => {
                 let served_by =
                     self.response.extensions().get::<ServedBy>().map(|served_by| served_by.clone().shared());
-                share(&self.response, served_by).map(|shared| Shared::Response(Arc::new(shared)))
+                share(&self.response, served_by).map(|shared| FlightResult::Response(Arc::new(shared)))
             }
         };
         match (error, shared) {

@@ -24,7 +24,7 @@ use http::{Method, Request, Response, header};
 
 use self::change::PassingChange;
 pub(super) use self::flight::QueryFlights;
-use self::flight::{AfterEntry, Execution, Shared, execution, execution_of_flight};
+use self::flight::{AfterEntry, Execution, FlightResult, execution, execution_of_flight};
 use self::kept::KeptRequest;
 use self::next::is_abandoned;
 use self::response::AfterAttempt;
@@ -34,14 +34,14 @@ use super::head::{self, Hops};
 use super::retry::Withdrawn;
 use super::rules::{ReloadAccess, ReloadCall, Writer, fan_out};
 use super::session::Session;
-use super::{Inner, replay};
+use super::{ProxyCore, replay};
 use crate::admission::flight::{FlightKey, Leader};
 use crate::admission::queue::Ticket;
 use crate::backend::Backend;
 use crate::balance::Attempted;
 use crate::body::Body;
 use crate::drop_guard::DropGuard;
-use crate::endpoint::{BodyKey, Suspects};
+use crate::endpoint::{BodyKey, PendingFailures};
 use crate::kylin::response::ResponseClass;
 use crate::observe::{RequestRecorder, RetryReason, in_span};
 use crate::request::{ClientAddr, RequestContext};
@@ -51,7 +51,7 @@ use crate::unwind::catch_panic;
 /// Forwards a request. Steps that never wait run before the future exists, and the future is kept small: servers move futures
 /// about.
 pub(super) fn forward<B: Backend>(
-    proxy: &Inner<B>,
+    proxy: &ProxyCore<B>,
     peer: ClientAddr,
     request: Request<Body>,
 ) -> impl Future<Output = Response<Body>> + Send {
@@ -67,7 +67,7 @@ enum Sender {
 }
 
 fn forward_from<B: Backend>(
-    proxy: &Inner<B>,
+    proxy: &ProxyCore<B>,
     peer: ClientAddr,
     sender: Sender,
     mut request: Request<Body>,
@@ -110,7 +110,7 @@ fn forward_from<B: Backend>(
 
 /// The attempts of one request.
 struct Attempts<'p, B> {
-    proxy: &'p Inner<B>,
+    proxy: &'p ProxyCore<B>,
     sender: Sender,
     context: RequestContext,
     /// The writer of the request, where that matters for reading one's own writes.
@@ -133,7 +133,7 @@ struct Attempts<'p, B> {
     /// Of the body, where the request is not kept.
     body_key: BodyKey,
     /// The failures of attempts that count once another attempt has shown whose they are.
-    suspects: Suspects,
+    pending_failures: PendingFailures,
     /// The request was sent again to the same endpoint, on a fresh connection.
     reconnected: bool,
     /// The number of attempts that certainly reached no node, or one on which Kylin does not run.
@@ -158,13 +158,13 @@ struct Attempts<'p, B> {
     /// The key that the request has in common with equal ones, if it is a query that may share a response.
     flight: Option<Arc<FlightKey>>,
     /// Others may wait for the response to the request.
-    leader: Option<Leader<'p, Execution<B>, Shared>>,
+    leader: Option<Leader<'p, Execution<B>, FlightResult>>,
     #[cfg(feature = "cache")]
     cache_miss: Option<Box<cache::CacheMiss>>,
 }
 
 impl<'p, B: Backend> Attempts<'p, B> {
-    fn new(proxy: &'p Inner<B>, peer: ClientAddr, sender: Sender, request: &mut Request<Body>) -> Self {
+    fn new(proxy: &'p ProxyCore<B>, peer: ClientAddr, sender: Sender, request: &mut Request<Body>) -> Self {
         let settings = &proxy.settings;
         let client = |request: &Request<Body>| settings.trusted.client(peer, request.headers());
         Attempts {
@@ -185,7 +185,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             kept_request: None,
             sends_kept: false,
             body_key: BodyKey::NONE,
-            suspects: Suspects::default(),
+            pending_failures: PendingFailures::default(),
             reconnected: false,
             unsent: 0,
             may_be_executed: false,
@@ -370,10 +370,10 @@ impl<'p, B: Backend> Attempts<'p, B> {
             if let Err(error) = poll_fn(|cx| Poll::Ready(self.read_ahead(cx))).await {
                 tracing::debug!(endpoint = %picked.lease.endpoint(), %error, source = error.source(), "response ended early");
                 picked.lease.set_outcome(error.outcome());
-                self.end_suspects(&mut picked, class);
+                self.settle_pending_failures(&mut picked, class);
                 return Err(TRUNCATED);
             }
-            self.end_suspects(&mut picked, class);
+            self.settle_pending_failures(&mut picked, class);
             self.share_result(class, &picked);
             match self.settle(&picked).await {
                 Some(copy) => {

@@ -178,21 +178,21 @@ impl<B: Backend> Attempts<'_, B> {
     }
 
     /// Decides whose the failures of earlier attempts are, after the last attempt has a response. `class` is `None` in a plain proxy.
-    pub(super) fn end_suspects(&mut self, picked: &mut Picked<B>, class: Option<ResponseClass>) {
+    pub(super) fn settle_pending_failures(&mut self, picked: &mut Picked<B>, class: Option<ResponseClass>) {
         if picked.lease.is_failure() {
-            if self.suspects.is_empty() {
+            if self.pending_failures.is_empty() {
                 picked.lease.compare_with_others(self.request_key());
             } else {
-                self.suspects.acquit();
+                self.pending_failures.discard();
                 picked.lease.set_outcome(Outcome::Unknown);
             }
-        } else if !self.suspects.is_empty() {
+        } else if !self.pending_failures.is_empty() {
             match class {
                 // Nothing shows whether this node would have failed too.
-                Some(class) if class.is_refusal() => self.suspects.end(),
+                Some(class) if class.is_refusal() => self.pending_failures.end(),
                 // In a plain proxy the client gets a failing response as any other.
-                None if self.response.status().is_server_error() => self.suspects.acquit(),
-                _ => self.suspects.convict(),
+                None if self.response.status().is_server_error() => self.pending_failures.discard(),
+                _ => self.pending_failures.confirm(),
             }
         }
     }
@@ -239,7 +239,7 @@ impl<B: Backend> Attempts<'_, B> {
         // sees too.
         match key {
             None => drop(picked),
-            Some(key) => self.suspects.add(picked.lease.suspend(key)),
+            Some(key) => self.pending_failures.add(picked.lease.defer_failure(key)),
         }
         if let Some(recorder) = &mut self.recorder {
             recorder.attempt_failed(kind);
@@ -255,7 +255,7 @@ impl<B: Backend> Attempts<'_, B> {
             self.note_retry(next.lease.endpoint(), RetryReason::Failed(kind));
             return Ok((next, request));
         }
-        self.suspects.end();
+        self.pending_failures.end();
         Err(match (kind, error.source()) {
             (SendErrorKind::RequestBody, Some(cause)) => replay::body_error(cause),
             _ => ErrorResponse::of_failure(&error, self.proxy.settings.unavailable),

@@ -17,7 +17,7 @@ use crate::cluster::{PickReason, Picked};
 use crate::proxy::error_response::{ErrorResponse, QUEUES_FULL, STOPPED, WAITED_TOO_LONG};
 
 /// The parts that a query needs to wait.
-pub(super) struct MustWait<'p> {
+pub(super) struct SlotWait<'p> {
     queues: &'p Arc<Queues>,
     ticket: Ticket,
     turn: Turn,
@@ -81,7 +81,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
     }
 
     /// Asks for a slot of the endpoint. `None`: the request can be sent at once.
-    pub(super) fn enter_queue(&mut self, picked: &mut Picked<B>) -> Option<MustWait<'p>> {
+    pub(super) fn enter_queue(&mut self, picked: &mut Picked<B>) -> Option<SlotWait<'p>> {
         let queues = self.queues()?;
         // A request that is sent again to the same endpoint has its slot.
         if picked.lease.claim().is_some() || !self.context.class()?.is_query() {
@@ -96,17 +96,17 @@ impl<'p, B: Backend> Attempts<'p, B> {
         }
         let ticket = *ticket;
         let turn = queues.enter(&mut picked.lease, ticket);
-        (turn != Turn::Go).then_some(MustWait { queues, ticket, turn })
+        (turn != Turn::Go).then_some(SlotWait { queues, ticket, turn })
     }
 
     /// Waits for a slot. The request is picked again when its endpoint leaves, is drained or ejected.
     pub(super) async fn wait_for_slot(
         &mut self,
         mut picked: Picked<B>,
-        wait: MustWait<'p>,
+        wait: SlotWait<'p>,
         request: &Request<Body>,
     ) -> Result<Picked<B>, ErrorResponse> {
-        let MustWait { queues, ticket, mut turn } = wait;
+        let SlotWait { queues, ticket, mut turn } = wait;
         let health = self.proxy.cluster.health_changes();
         let head_timeout = self.sent(request).extensions().get().map(|timeouts: &Timeouts| timeouts.head);
         let head_timeout = head_timeout.unwrap_or_else(|| picked.backend().head_timeout());
@@ -125,7 +125,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             if !self.proxy.cluster.still_serves(&picked.lease, is_bound(&picked), past_health) {
                 drop(picked);
                 picked = self.pick_sent(request).ok_or_else(|| {
-                    self.suspects.end();
+                    self.pending_failures.end();
                     ErrorResponse::no_endpoint(self.proxy.cluster.is_empty(), self.proxy.settings.unavailable)
                 })?;
                 past_health = is_barred(&picked);
@@ -159,7 +159,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
     }
 
     fn refused(&mut self, error: ErrorResponse) -> ErrorResponse {
-        self.suspects.end();
+        self.pending_failures.end();
         error
     }
 }

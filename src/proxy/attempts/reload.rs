@@ -2,7 +2,7 @@
 
 use http::{HeaderName, Request, Uri, header};
 
-use super::{Attempts, Inner, Sender, forward_from};
+use super::{Attempts, ProxyCore, Sender, forward_from};
 use crate::backend::Backend;
 use crate::body::Body;
 use crate::kylin::class::AUTHENTICATION;
@@ -42,7 +42,7 @@ impl<B: Backend> Attempts<'_, B> {
 ///
 /// The type is named, because `forward` contains this future.
 fn is_administrator<'a, B: Backend>(
-    proxy: &'a Inner<B>,
+    proxy: &'a ProxyCore<B>,
     client: ClientAddr,
     call: &Request<Body>,
 ) -> BoxFuture<'a, bool> {

@@ -149,7 +149,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
                 // The proxy has asked the node itself whether Kylin runs there.
                 if !has_no_kylin {
                     let key = self.key_of(&kept);
-                    self.suspects.add(picked.lease.suspend(key));
+                    self.pending_failures.add(picked.lease.defer_failure(key));
                 }
                 self.kept = self.keep_for_failure(class);
                 return AfterAttempt::Retry(next, kept);
@@ -157,7 +157,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             self.kept_request = Some(KeptRequest::Own(kept));
         }
         if has_no_kylin {
-            self.suspects.end();
+            self.pending_failures.end();
             return AfterAttempt::Fail(ErrorResponse::not_running(self.proxy.settings.unavailable));
         }
         if of_request.is_write() && self.response.status().is_success() {
@@ -213,7 +213,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             tracing::debug!(endpoint = %picked.lease.endpoint(), status = status.as_u16(), "retrying on another endpoint");
             self.note_retry(next.lease.endpoint(), RetryReason::Response(status));
             let key = self.key_of(&kept);
-            self.suspects.add(picked.lease.suspend(key));
+            self.pending_failures.add(picked.lease.defer_failure(key));
             return AfterAttempt::Retry(next, kept);
         }
         AfterAttempt::Return(picked)

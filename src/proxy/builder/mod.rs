@@ -13,7 +13,7 @@ use super::recent_queries::RecentQueries;
 use super::replay::{DEFAULT_STREAMS, StreamLimit};
 use super::retry::RetryAccount;
 use super::rules::{KylinRules, RuleState};
-use super::{Inner, Proxy, RetryPolicy, TrustedProxies};
+use super::{Proxy, ProxyCore, RetryPolicy, TrustedProxies};
 use crate::admission::QueueRules;
 #[cfg(feature = "cache")]
 use crate::admission::cache::ResultCache;
@@ -315,7 +315,7 @@ impl<B, K> ProxyBuilder<B, K> {
             settings.affinity = Some(Affinity::learn(sessions));
         }
         // One for all proxies of the cluster: a write passes one, and the query after it another.
-        let flights = rules.is_some().then(|| Inner::flights(&cluster, &settings.clock));
+        let flights = rules.is_some().then(|| ProxyCore::flights(&cluster, &settings.clock));
         #[cfg(feature = "cache")]
         let cache = match self.cache.zip(flights.clone()) {
             Some((rules, flights)) => {
@@ -332,7 +332,7 @@ impl<B, K> ProxyBuilder<B, K> {
         let untrusted_proxy = AtomicBool::new(false);
         let queues = queue.map(|rules| Queues::of(&cluster, rules, &settings.clock));
         let recent_queries = rules.is_some().then(RecentQueries::new);
-        let inner = Inner {
+        let inner = ProxyCore {
             cluster,
             settings,
             client_limit,

@@ -16,7 +16,7 @@ use crate::balance::Attempted;
 use crate::body::{Body, BodyError};
 use crate::clock::timer_in;
 use crate::cluster::{Cluster, Picked};
-use crate::endpoint::{AdminState, BodyKey, EndpointId, Outcome, RequestKey, Role, Roles, Suspects};
+use crate::endpoint::{AdminState, BodyKey, EndpointId, Outcome, PendingFailures, RequestKey, Role, Roles};
 use crate::kylin::fan_out::{Merge, best, concat, worst};
 use crate::kylin::response::denies_access;
 use crate::maybe_ready::BoxFuture;
@@ -57,7 +57,7 @@ pub(crate) async fn fan_out<B: Backend>(
     request.extensions_mut().remove::<ConnectTimer>();
     let ids = nodes(cluster, merge);
     let key = RequestKey::of(context.client().key(), &context.url(), BodyKey::NONE);
-    let mut suspects = Suspects::default();
+    let mut pending_failures = PendingFailures::default();
     let mut picks = Vec::with_capacity(ids.len());
     for id in &ids {
         let mut request = backend::copy(&request);
@@ -68,7 +68,7 @@ pub(crate) async fn fan_out<B: Backend>(
         let is_prepared = session.prepare_at_once(cluster, &picked, &mut request);
         picks.push((picked, request, is_prepared));
     }
-    let (session, begun) = (AsyncMutex::new(session), Mutex::new(Begun { recorder, attempts: 0 }));
+    let (session, begun) = (AsyncMutex::new(session), Mutex::new(AttemptRecorder { recorder, attempts: 0 }));
     let sends = picks.into_iter().map(|(picked, mut request, is_prepared)| -> BoxFuture<'_, Option<NodeResult>> {
         let (session, begun) = (&session, &begun);
         Box::pin(async move {
@@ -87,7 +87,7 @@ pub(crate) async fn fan_out<B: Backend>(
     let mut responses: Vec<Response<Bytes>> = Vec::with_capacity(ids.len());
     let mut may_be_executed = false;
     for NodeResult { number, response, failed, end, took } in results.into_iter().flatten() {
-        suspects.append(failed);
+        pending_failures.append(failed);
         may_be_executed |= match end {
             AttemptEnd::Responded(status) => !denies_access(status),
             AttemptEnd::Failed(kind) => !kind.is_unsent(),
@@ -101,9 +101,9 @@ pub(crate) async fn fan_out<B: Backend>(
     // A node that failed or refused too did no better.
     let is_better = |status: StatusCode| !status.is_server_error() && status != StatusCode::UNAUTHORIZED;
     if responses.iter().any(|response| is_better(response.status())) {
-        suspects.convict()
+        pending_failures.confirm()
     } else {
-        suspects.end()
+        pending_failures.end()
     }
     if responses.len() < ids.len() {
         let (responded, total) = (responses.len(), ids.len());
@@ -143,12 +143,12 @@ fn pick<B: Backend>(
 }
 
 /// The attempts that have begun.
-struct Begun<'r> {
+struct AttemptRecorder<'r> {
     recorder: Option<&'r mut RequestRecorder>,
     attempts: usize,
 }
 
-impl Begun<'_> {
+impl AttemptRecorder<'_> {
     /// Returns the number of the attempt that begins, from 0.
     fn begin<B>(&mut self, picked: &Picked<B>) -> usize {
         if let Some(recorder) = &mut self.recorder {
@@ -165,7 +165,7 @@ struct NodeResult {
     /// None if the node failed or its response is too long.
     response: Option<Response<Bytes>>,
     /// The failure, if the node may have got the request.
-    failed: Suspects,
+    failed: PendingFailures,
     end: AttemptEnd,
     took: Duration,
 }
@@ -183,9 +183,9 @@ async fn send<B: Backend>(mut picked: Picked<B>, request: Request<Body>, key: Re
         Err(failed) => (None, failed),
     };
     picked.lease.set_outcome(outcome);
-    let mut failed = Suspects::default();
+    let mut failed = PendingFailures::default();
     if !matches!(end, AttemptEnd::Failed(kind) if kind.is_unsent()) {
-        failed.add(picked.lease.suspend(key));
+        failed.add(picked.lease.defer_failure(key));
     }
     NodeResult { number, response, failed, end, took: began.elapsed() }
 }

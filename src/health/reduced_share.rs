@@ -9,17 +9,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::impaired::ImpairedCount;
 use super::slow_start::WHOLE;
 
-/// The part of its share that an endpoint keeps. Picks read it, so it is one word.
+/// The reduced share of an endpoint. Picks read it, so it is one word.
 #[derive(Debug)]
-pub(crate) struct Cut {
-    /// 0 while the share is whole. Else the share at the last refusal that lowered it, in the upper 16 bits, and when that was.
+pub(crate) struct ReducedShare {
+    /// 0 while the share is whole. Otherwise the share after the last refusal that lowered it, in the upper 16 bits, and the time
+    /// of that refusal.
     word: AtomicU64,
     impaired: ImpairedCount,
 }
 
 const AT_BITS: u32 = 48;
 
-/// The least share, so that some requests find out whether the node refuses more.
+/// The minimum share, with which some requests still test whether the node refuses connections.
 const MIN: u32 = WHOLE / 16;
 
 /// Refusals within this time are one burst, which halves the share once.
@@ -28,9 +29,9 @@ const BURST_MS: u64 = 100;
 /// The time in which a share grows from nothing to the whole.
 const RECOVERY_MS: u64 = 10_000;
 
-impl Cut {
+impl ReducedShare {
     pub(crate) fn new(impaired: ImpairedCount) -> Self {
-        Cut { word: AtomicU64::new(0), impaired }
+        ReducedShare { word: AtomicU64::new(0), impaired }
     }
 
     /// Halves the share, unless it was halved just before.
@@ -67,7 +68,7 @@ impl Cut {
     }
 }
 
-impl Drop for Cut {
+impl Drop for ReducedShare {
     fn drop(&mut self) {
         self.restore();
     }
@@ -97,25 +98,25 @@ mod tests {
     #[test]
     fn a_burst_halves_the_share_once_and_it_grows_back_in_time() {
         let impaired = ImpairedCount::default();
-        let cut = Cut::new(impaired.clone());
-        assert_eq!(cut.share(|| panic!("read")), WHOLE);
+        let reduced = ReducedShare::new(impaired.clone());
+        assert_eq!(reduced.share(|| panic!("read")), WHOLE);
         for now in [1_000, 1_000, 1_099] {
-            cut.halve(now);
-            assert_eq!(cut.share(|| 1_000), WHOLE / 2);
+            reduced.halve(now);
+            assert_eq!(reduced.share(|| 1_000), WHOLE / 2);
         }
-        cut.halve(1_100);
-        assert_eq!(cut.share(|| 1_100), (WHOLE / 2 + 10) / 2);
-        (12..100).for_each(|n| cut.halve(n * 100));
-        assert_eq!(cut.share(|| 9_900), MIN);
+        reduced.halve(1_100);
+        assert_eq!(reduced.share(|| 1_100), (WHOLE / 2 + 10) / 2);
+        (12..100).for_each(|n| reduced.halve(n * 100));
+        assert_eq!(reduced.share(|| 9_900), MIN);
         assert!(!impaired.is_zero());
-        assert_eq!(cut.share(|| 14_900), MIN + WHOLE / 2);
-        assert_eq!((cut.share(|| 19_900), impaired.is_zero()), (WHOLE, true));
-        assert_eq!(cut.share(|| panic!("read")), WHOLE);
-        cut.halve(20_000);
-        cut.restore();
-        assert!(impaired.is_zero() && cut.is_whole());
-        cut.halve(20_000);
-        drop(cut);
+        assert_eq!(reduced.share(|| 14_900), MIN + WHOLE / 2);
+        assert_eq!((reduced.share(|| 19_900), impaired.is_zero()), (WHOLE, true));
+        assert_eq!(reduced.share(|| panic!("read")), WHOLE);
+        reduced.halve(20_000);
+        reduced.restore();
+        assert!(impaired.is_zero() && reduced.is_whole());
+        reduced.halve(20_000);
+        drop(reduced);
         assert!(impaired.is_zero());
     }
 }

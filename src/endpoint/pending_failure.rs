@@ -1,10 +1,10 @@
-//! Failures that may be the fault of the request.
+//! Failures that may be the fault of the request: they wait until the request has ended.
 //!
 //! When several nodes give the same failure to one request, the request is the cause, and it counts against none of them. So a
 //! failure of a node that has got the request waits until the request has ended: it counts if another node did better. A failure
-//! that could not be compared, as that of a write, counts only once a request of another client fails at that endpoint too. Another
-//! request of the same client also does: one application may send all queries. A client that sends various requests which fail at
-//! every node ejects none by that, because failures of most endpoints have a common cause.
+//! that could not be compared, such as that of a write, counts only once another request fails at that endpoint too. It may be of
+//! the same client, because one application may send all queries. A client that sends various requests which fail at every node
+//! ejects none by that, because failures of most endpoints have a common cause.
 
 use std::mem::take;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::client_key::ClientKey;
 use crate::hash;
 use crate::health::state::Failure;
 
-/// Identifies a request of a client where failures are compared. 0 is none.
+/// Identifies the request of a client when failures are compared. 0 is no request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RequestKey(u32);
 
@@ -25,13 +25,13 @@ pub(crate) struct RequestKey(u32);
 pub(crate) struct BodyKey(u64);
 
 impl BodyKey {
-    /// Of an empty body.
+    /// The key of an empty body.
     pub(crate) const NONE: BodyKey = BodyKey(0);
 
-    /// The number of bytes of a body that count.
+    /// The number of bytes at the beginning of a body that the key covers.
     const MAX: usize = 4096;
 
-    /// `whole` is `None` for a body that streams.
+    /// Returns the key of a body. `whole` is `None` for a body that streams.
     pub(crate) fn of(whole: Option<&[u8]>, length: Option<u64>) -> Self {
         let length = length.unwrap_or(u64::MAX);
         BodyKey(match whole {
@@ -43,10 +43,10 @@ impl BodyKey {
 }
 
 impl RequestKey {
-    /// A failure counts whatever the request is.
+    /// No request: a failure counts at once.
     pub(super) const NONE: RequestKey = RequestKey(0);
 
-    /// Peers of unix sockets count as one client.
+    /// Returns the key of a request. All peers of unix sockets count as one client.
     pub(crate) fn of(client: Option<ClientKey>, url: &str, body: BodyKey) -> Self {
         let client = match client {
             Some(ClientKey::V4(bits)) => hash::mix(u64::from(bits), 4),
@@ -63,8 +63,8 @@ impl RequestKey {
     }
 }
 
-/// A failed attempt that does not count against its endpoint yet. It is no longer in flight.
-pub(crate) struct Suspect {
+/// A failed attempt that does not count against its endpoint yet. The attempt is no longer in flight.
+pub(crate) struct PendingFailure {
     member: Arc<Member>,
     alone: bool,
     on_trial: bool,
@@ -73,70 +73,71 @@ pub(crate) struct Suspect {
     failed: FailedAt,
 }
 
-/// The time at which a request failed that counts later: perhaps after minutes, when a query that was sent again has its response.
+/// The time of a failure that may count minutes later, when a query that was sent again has its response.
 #[derive(Clone, Copy)]
 struct FailedAt {
     ms: u64,
-    /// The requests that had succeeded at the endpoint by then.
+    /// The number of requests that had succeeded at the endpoint by then.
     succeeded: u64,
 }
 
-impl Suspect {
+impl PendingFailure {
     pub(super) fn new(member: &Arc<Member>, alone: bool, on_trial: bool, unreached: bool, key: RequestKey) -> Self {
         let live = &member.live;
         let failed = FailedAt { ms: live.now_ms(), succeeded: live.succeeded() };
-        // At once, so that it is never among those that have succeeded.
+        // Counted at once, so that the request is never among those that have succeeded.
         live.failed.fetch_add(1, Ordering::Relaxed);
-        Suspect { member: Arc::clone(member), alone, on_trial, unreached, key, failed }
+        PendingFailure { member: Arc::clone(member), alone, on_trial, unreached, key, failed }
     }
 
-    /// Counts the failure: another endpoint did better.
-    pub(crate) fn convict(self) {
+    /// Counts the failure, because another endpoint did better.
+    pub(crate) fn confirm(self) {
         self.member.count_failure(self.alone, self.on_trial, self.unreached, Some(self.failed));
     }
 
     /// Counts the failure against no endpoint.
-    fn acquit(self) {
-        self.member.acquit(self.unreached);
+    fn discard(self) {
+        self.member.discard(self.unreached);
     }
 
-    /// Counts the failure if one of another client came before. Without a comparison, nginx's rule counts every failure.
-    fn leave(self) {
+    /// Ends the failure without a comparison: it counts if another request failed at the endpoint before. nginx's rule counts
+    /// every failure.
+    fn end_uncompared(self) {
         let Member { settings, live, .. } = &*self.member;
         let has_max_fails = settings.rule.max_fails > 0;
-        let count = if has_max_fails { 1 } else { live.health.accuse(self.key.word(), live.now_ms()) };
+        let count = if has_max_fails { 1 } else { live.health.note_uncompared_failure(self.key.word(), live.now_ms()) };
         match count {
-            0 => self.acquit(),
-            1 => self.convict(),
+            0 => self.discard(),
+            1 => self.confirm(),
             _ => {
                 self.member.count_failure(self.alone, false, self.unreached, Some(self.failed));
-                self.convict();
+                self.confirm();
             }
         }
     }
 }
 
-/// The failures of one request that wait for its end. Dropping them leaves them without a comparison.
+/// The failures of one request, which wait for its end. Dropping them ends them without a comparison.
 #[derive(Default)]
-pub(crate) struct Suspects(Vec<Suspect>);
+pub(crate) struct PendingFailures(Vec<PendingFailure>);
 
-impl Suspects {
-    pub(super) fn of(suspect: Suspect) -> Self {
-        Suspects(vec![suspect])
+impl PendingFailures {
+    pub(super) fn of(failure: PendingFailure) -> Self {
+        PendingFailures(vec![failure])
     }
 
     /// Adds the failure of an attempt, if it failed.
-    pub(crate) fn add(&mut self, failure: Option<Suspect>) {
+    pub(crate) fn add(&mut self, failure: Option<PendingFailure>) {
         self.0.extend(failure);
     }
 
-    /// Counts the failures: an endpoint responded well to the request.
-    pub(crate) fn convict(&mut self) {
-        take(&mut self.0).into_iter().for_each(Suspect::convict);
+    /// Counts the failures, because an endpoint responded well to the request.
+    pub(crate) fn confirm(&mut self) {
+        take(&mut self.0).into_iter().for_each(PendingFailure::confirm);
     }
 
     /// Adds the failures at another endpoint.
-    pub(crate) fn append(&mut self, mut other: Suspects) {
+    pub(crate) fn append(&mut self, mut other: PendingFailures) {
         self.0.append(&mut other.0);
     }
 
@@ -144,19 +145,19 @@ impl Suspects {
         self.0.is_empty()
     }
 
-    /// Counts the failures against no endpoint: the last attempt failed too.
-    pub(crate) fn acquit(&mut self) {
-        take(&mut self.0).into_iter().for_each(Suspect::acquit);
+    /// Counts the failures against no endpoint, because the last attempt failed too.
+    pub(crate) fn discard(&mut self) {
+        take(&mut self.0).into_iter().for_each(PendingFailure::discard);
     }
 
-    /// Ends the request without a better response. Two or more failures have the request as their cause.
+    /// Ends the request without a better response. If two or more endpoints failed, the request is the cause.
     pub(crate) fn end(&mut self) {
-        let end = if self.0.len() > 1 { Suspect::acquit } else { Suspect::leave };
+        let end = if self.0.len() > 1 { PendingFailure::discard } else { PendingFailure::end_uncompared };
         take(&mut self.0).into_iter().for_each(end);
     }
 }
 
-impl Drop for Suspects {
+impl Drop for PendingFailures {
     fn drop(&mut self) {
         self.end();
     }
@@ -169,17 +170,17 @@ impl Member {
         self.count_failure(alone, on_trial, unreached, None);
     }
 
-    /// `failed` is given for a failure that counts after its request has ended. If the endpoint was ejected or readmitted since, it
-    /// says nothing about the endpoint as it is now. If a request has succeeded since, it is part of no row; nginx's rule lets a
-    /// success clear failures only after `fail_timeout`.
+    /// Counts a failure. `failed` is `Some` for a failure that was deferred. If the endpoint was ejected or readmitted since, the
+    /// failure says nothing about the present endpoint. If a request has succeeded since, the failure is part of no row; nginx's
+    /// rule lets a success clear failures only after `fail_timeout`.
     fn count_failure(&self, alone: bool, on_trial: bool, unreached: bool, failed: Option<FailedAt>) {
         let Member { settings, live, .. } = self;
         let now = live.now_ms();
         let is_outdated = failed.is_some_and(|failed| live.health.has_changed_since(failed.ms));
         let succeeded = failed.filter(|failed| live.succeeded() > failed.succeeded);
-        let is_forgiven = is_outdated
+        let is_obsolete = is_outdated
             || succeeded.is_some_and(|failed| now.saturating_sub(failed.ms) > settings.rule.fail_timeout_ms);
-        if !alone && !is_forgiven && live.passive.fail(settings.rule, unreached, now) {
+        if !alone && !is_obsolete && live.passive.fail(settings.rule, unreached, now) {
             live.health.eject_by_rule(now);
             tracing::warn!(target: "kylin_lb::state", endpoint = %settings.id, "endpoint ejected");
         }
@@ -189,10 +190,10 @@ impl Member {
     }
 
     /// Ends a failed request that counts against no endpoint.
-    fn acquit(&self, unreached: bool) {
+    fn discard(&self, unreached: bool) {
         let live = &self.live;
         live.health.outcomes.skip();
-        live.acquitted.fetch_add(1, Ordering::Relaxed);
+        live.discarded.fetch_add(1, Ordering::Relaxed);
         live.health.want_probe_after(unreached);
     }
 }
@@ -227,11 +228,11 @@ mod tests {
     fn a_failure_that_counts_late_is_in_no_row_after_a_success_an_ejection_or_a_readmission() {
         let nothing: fn(&Arc<Member>, u64) = |_, _| {};
         let succeeds: fn(&Arc<Member>, u64) = |member, _| drop(lease(member, Outcome::Success));
-        let fails: fn(&Arc<Member>, u64) = |member, _| _ = lease(member, Outcome::Failure).suspend(RequestKey(2));
+        let fails: fn(&Arc<Member>, u64) = |member, _| _ = lease(member, Outcome::Failure).defer_failure(RequestKey(2));
         let is_ejected: fn(&Arc<Member>, u64) = |member, now| _ = member.live.health.eject_unreachable(now);
         let returns: fn(&Arc<Member>, u64) = |member, now| {
             member.live.health.eject_unreachable(now);
-            member.live.health.pardon(now);
+            member.live.health.cancel_ejection(now);
         };
         for (meanwhile, failures) in [(nothing, 1), (fails, 1), (succeeds, 0), (is_ejected, 0), (returns, 0)] {
             let clock = ManualClock::new();
@@ -239,11 +240,11 @@ mod tests {
             let live = Live::new(loads.next(0), Arc::new(clock.clone()), Some(listener), ImpairedCount::default());
             let settings = Endpoint::new("a", ()).unwrap().settings;
             let member = Arc::new(Member::new(Arc::new(settings), Arc::new(live)));
-            let suspect = lease(&member, Outcome::Unreachable).suspend(RequestKey(1)).unwrap();
+            let failure = lease(&member, Outcome::Unreachable).defer_failure(RequestKey(1)).unwrap();
             assert_eq!(member.live.succeeded(), 0);
             clock.advance(Duration::from_secs(60));
             meanwhile(&member, member.live.now_ms());
-            suspect.convict();
+            failure.confirm();
             assert_eq!(member.live.health.outcomes.row().failures, failures);
         }
     }
