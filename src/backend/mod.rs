@@ -82,7 +82,7 @@ pub trait Backend: Send + Sync + 'static {
     /// [`SendError`] tells how far the request got, which decides whether it may be sent again.
     fn send(&self, request: Request<Body>) -> impl Future<Output = Result<Response<Body>, SendError>> + Send;
 
-    /// Sends a copy of `request`, which the caller may have to send again. Its body is no stream: a streamed body fails. The default
+    /// Sends a copy of `request`, which the caller may have to send again. A streamed body cannot be copied, so it fails. The default
     /// [sends](Self::send) a copy; a backend that encodes requests itself can do without one.
     ///
     /// # Errors
@@ -124,7 +124,7 @@ pub(crate) fn copy(request: &Request<Body>) -> Request<Body> {
     copy
 }
 
-/// Ends a request that was kept: its map of headers is for the next head that is parsed.
+/// Ends a request that was kept. Its header map is reused for the next head that is parsed.
 pub(crate) fn recycle(request: &mut Request<Body>) {
     let headers = std::mem::take(request.headers_mut());
     #[cfg(any(feature = "client", feature = "server"))]
@@ -143,8 +143,7 @@ fn copy_of_body(body: &Body) -> Body {
 #[non_exhaustive]
 pub struct OwnRequest;
 
-/// Takes how long a connection took to make, for an observer. It is in the extensions of a request that is observed, for all its
-/// attempts.
+/// Records the time that making a connection took, for an observer. It is in the extensions of an observed request, for all its attempts.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ConnectTimer(std::sync::Arc<parking_lot::Mutex<Option<Duration>>>);
 

@@ -21,7 +21,7 @@ const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("kylin-lb/", en
 /// The `Host` of a request to a node whose address is none, such as a unix socket.
 const NO_HOST: HeaderValue = HeaderValue::from_static("localhost");
 
-/// Fits a list of projects, which has some hundred KiB.
+/// The default maximum length of a body. A list of projects has some hundred KiB.
 const MAX_BODY: u64 = 1024 * 1024;
 
 /// Returns the value of `Host` for a node at `authority`, which an operator wrote.
@@ -33,9 +33,8 @@ pub(crate) fn host_of_node(authority: &str) -> HeaderValue {
 /// Sends the crate's own requests to one node.
 ///
 /// Such a request goes through the node's [`Backend`] like a client's. The client adds the headers
-/// that a request needs (`Host`, `User-Agent`, `Accept`) where it has none, bounds the time and the
-/// size of the whole response, and sends the request once more when a kept connection ended under
-/// it, which says nothing about the node.
+/// that a request needs (`Host`, `User-Agent`, `Accept`) if it has none, bounds the time and the size of the whole response, and
+/// sends the request once more if a kept connection ended, which says nothing about the node.
 #[derive(Clone)]
 pub(crate) struct NodeClient {
     backend: Arc<dyn ErasedBackend>,
@@ -53,12 +52,12 @@ impl NodeClient {
         NodeClient { backend, host, timeout, max_body: MAX_BODY, retries_stale: true }
     }
 
-    /// Returns a client for requests that have a `Host`. Makes nothing but a reference to the backend.
+    /// Returns a client for requests that have a `Host`. Allocates nothing.
     pub(crate) fn with_given_host<B: Backend>(backend: Arc<B>, timeout: Duration) -> Self {
         NodeClient { backend, host: NO_HOST, timeout, max_body: MAX_BODY, retries_stale: true }
     }
 
-    /// Sets the most bytes of a body that are read. Default 1 MiB.
+    /// Sets the maximum length of a body that is read. Default 1 MiB.
     pub(crate) fn max_body(self, max_body: u64) -> Self {
         NodeClient { max_body, ..self }
     }
@@ -106,8 +105,7 @@ impl NodeClient {
         Ok(response)
     }
 
-    /// Sends `request` and reads the response. The body is read even where the status tells enough,
-    /// so that the connection can be used again.
+    /// Sends `request` and reads the response. The body is read even if the status suffices, so that the connection can be used again.
     pub(crate) async fn send(&self, mut request: Request<Bytes>) -> Result<NodeResponse, NodeError> {
         request.extensions_mut().insert(OwnRequest);
         let headers = request.headers_mut();
@@ -141,14 +139,14 @@ impl NodeClient {
 pub(crate) struct NodeResponse {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
-    /// The whole body, or why it was not read. The status counts all the same.
+    /// The whole body, or why it was not read. The status is valid in both cases.
     pub(crate) body: Result<Bytes, NodeError>,
 }
 
 /// The reason why a node's response, or its body, was not read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NodeError {
-    /// The message of the [`SendError`], which itself may hold the request with its credentials.
+    /// The message of the [`SendError`]. The error itself may hold the request with its credentials.
     #[error("{1}")]
     Send(SendErrorKind, String),
     #[error("no complete response in time")]

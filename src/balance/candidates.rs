@@ -8,7 +8,7 @@ use crate::hash;
 use crate::health::slow_start::WHOLE;
 use crate::view::{Layout, RotationCursor};
 
-/// The number of picks that rotation offers in search of an eligible endpoint before all are searched.
+/// The number of picks that rotation offers before all endpoints are searched for an eligible one.
 const MAX_ROTATIONS: usize = 64;
 /// The number of endpoints in their slow start that may let a pick pass in a row.
 const MAX_PASSED: usize = 16;
@@ -48,7 +48,7 @@ impl<'c> Candidates<'c> {
         self
     }
 
-    /// Sets whether loads are without the requests of users who flood that wait.
+    /// Sets whether loads leave out waiting requests of users who flood.
     #[inline]
     pub(crate) fn passing_flood(mut self, passes_flood: bool) -> Self {
         self.passes_flood = passes_flood;
@@ -124,7 +124,7 @@ impl<'c> Candidates<'c> {
         !self.attempted.excludes_none() && self.attempted.contains(&slot.member)
     }
 
-    /// Counts a request in on `candidate`. Returns false if another request has just taken the last permit.
+    /// Counts a request as in flight on `candidate`. Returns false if another request has just reached its limit.
     #[inline]
     pub(crate) fn acquire(&self, candidate: Candidate<'c>) -> bool {
         candidate.slot.acquire(self.layout.alone, false, self.all_healthy(), self.past_limits)
@@ -189,8 +189,8 @@ impl<'c> Candidates<'c> {
 
     /// Returns the next eligible endpoint in smooth weighted round-robin order.
     ///
-    /// If an endpoint is not eligible, its pick passes to the next in order and is not made up for. So the share of a dead
-    /// endpoint is spread over all others by weight. A search for its neighbour would double the load of that one.
+    /// If an endpoint is not eligible, its pick passes to the next in order, and it does not catch up later. So the share of a dead
+    /// endpoint is spread over all others by weight. If its neighbour took all of them, that one would have twice the load.
     #[inline]
     pub fn next_eligible(&self) -> Option<Candidate<'c>> {
         let first = self.next_in_rotation()?;
@@ -206,7 +206,7 @@ impl<'c> Candidates<'c> {
                 return Some(candidate);
             }
         }
-        // Endpoints that are not eligible own most of the round. The shares of the others stay right, though not their order.
+        // Most of the round belongs to endpoints that are not eligible. The others keep their shares, though not their order.
         let weights: u64 = self.iter().map(|candidate| candidate.effective_weight()).sum();
         let mut unit = rotation.advance().wrapping_mul(WHOLE.into()).checked_rem(weights)?;
         self.iter().find(|candidate| match unit.checked_sub(candidate.effective_weight()) {
@@ -225,7 +225,7 @@ impl<'c> Candidates<'c> {
         self.ramped(|| (!order.is_empty()).then(|| self.at(order[fastrand::usize(..order.len())] as usize)))
     }
 
-    /// Returns what `next` yields, and endpoints in their slow start only in proportion to their ramps. If nearly all are in
+    /// Returns an endpoint that `next` yields; one in its slow start only in proportion to its ramp. If nearly all are in
     /// their slow start, the last one is returned: they are equally cold.
     #[inline]
     fn ramped(&self, next: impl Fn() -> Option<Candidate<'c>>) -> Option<Candidate<'c>> {
@@ -262,7 +262,7 @@ impl<'c> Candidates<'c> {
             let wins = best.is_none_or(|(_, least, of)| {
                 u128::from(score) * u128::from(of) < u128::from(least) * u128::from(*weight)
             });
-            // Few scores win, so few slots are read.
+            // A slot is read only if its score wins, which few do.
             if wins && self.is_eligible(self.at(index)) && accept(self.at(index)) {
                 best = Some((self.at(index), score, *weight));
             }
@@ -292,7 +292,7 @@ impl fmt::Debug for Candidates<'_> {
 pub struct Candidate<'c> {
     /// 32 bits, so that a candidate fits into two registers.
     index: u32,
-    /// No endpoint of the cluster is impaired, so that the share is whole but for a slow start.
+    /// No endpoint of the cluster is impaired, so only a slow start can reduce the share.
     all_healthy: bool,
     passes_flood: bool,
     slot: &'c EndpointSlot,

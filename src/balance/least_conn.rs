@@ -64,7 +64,7 @@ fn least_of_all<'c>(from: &Candidates<'c>) -> Option<Candidate<'c>> {
             Ordering::Less => (least, tied) = (Some((candidate, load)), false),
             Ordering::Equal => {
                 tied = true;
-                // Two are idle: rotation decides, and no other endpoint can have less.
+                // If two are idle, rotation decides: no other endpoint can have less load.
                 if load.in_flight == 0 {
                     break;
                 }

@@ -5,7 +5,8 @@ use crate::request::RequestView;
 /// loads (Mirrokni, Thorup, Zadimoghaddam 2016) over [`QueryKeys::affinity`](crate::QueryKeys::affinity).
 ///
 /// Rendezvous hashing of ids and weights gives every key an order of preference over the endpoints. Every front end finds the
-/// same order, and an endpoint that leaves moves only its own keys. The first endpoint in that order serves that is below its limit:
+/// same order, and an endpoint that leaves moves only its own keys. The request goes to the first endpoint in that order that is
+/// below its limit:
 ///
 /// - An endpoint with [`max_in_flight`](crate::Endpoint::max_in_flight) is below its limit while it has a free slot.
 /// - The limit of an endpoint without one is its share: the load factor times the mean in flight for its weight,
@@ -14,14 +15,16 @@ use crate::request::RequestView;
 /// Where queries [wait](crate::admission::QueueRules) and no endpoint has a free slot, that share is the limit of each. So a query
 /// waits for the endpoint that has its result, unless far more queries wait there than elsewhere.
 ///
-/// So one popular query cannot overload a node. The next in its order serves the excess, and only those two or three nodes compute it.
+/// So one popular query cannot overload a node. The next endpoint in its order serves the excess, and only two or three nodes
+/// compute the query.
 ///
 /// # When it harms
 ///
-/// Where nodes keep no results, a query gains nothing from its own node: Kylin 2.x-4.x with `kylin.query.cache-enabled=false`, Kylin 5
-/// with its query cache off, results that are larger than the cache takes or that the next build outdates before they are asked for
-/// again. The load is then spread worse than by [`LeastConn`](super::LeastConn), which has no such preference. Where rows depend on
-/// the user, each user has entries of their own, and fewer queries find one.
+/// If nodes keep no results, a query gains nothing from its own node. Examples are Kylin 2.x-4.x with
+/// `kylin.query.cache-enabled=false`, Kylin 5 with its query cache off, results that are too large for the cache, and results that
+/// the next build outdates before they are asked for again. The load is then spread less evenly than by
+/// [`LeastConn`](super::LeastConn), which has no such preference. Where rows depend on the user, each user has entries of their
+/// own, and fewer queries find one.
 ///
 /// A pick costs time in proportion to the number of endpoints. nginx has no such policy. It abstains for a request without
 /// [query keys](crate::RequestView::query), so combine it with another policy:

@@ -14,12 +14,12 @@ use crate::health::state::{EndpointHealth, OutcomeListener};
 
 /// The state that changes while an endpoint serves, on cache lines of its own.
 ///
-/// The order of the fields puts what picks read of an impaired endpoint into the first line. The load, which changes with each
+/// The order of the members puts what picks read of an impaired endpoint into the first line. The load, which changes with each
 /// request, lies elsewhere.
 #[repr(C, align(128))]
 pub(crate) struct Live {
     pub(crate) passive: Passive,
-    /// Its first fields are those that picks read.
+    /// Its first members are those that picks read.
     pub(crate) health: EndpointHealth,
     pub(crate) load: LoadRef,
     /// The requests of the load that wait for a slot.

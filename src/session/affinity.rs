@@ -40,14 +40,14 @@ use crate::request::RequestContext;
 #[must_use]
 pub struct Affinity {
     strategy: Arc<Strategy>,
-    /// Places requests that no session binds.
+    /// Chooses the endpoint of requests without a bound session.
     user: Option<User>,
     primaries_first: bool,
 }
 
 /// The strategies. A new one is a variant here and in [`BoundSession`], with an arm in each hook.
 enum Strategy {
-    /// Only the user of Basic credentials places requests.
+    /// Only the user of Basic credentials chooses the endpoint.
     User,
     Learn(Learn),
     Sticky(StickyCookie),
@@ -103,7 +103,7 @@ impl Affinity {
         Self::new(Strategy::Learn(Learn { sessions, cookies: cookies.into_iter().collect() }))
     }
 
-    /// Binds a client to an endpoint by a signed cookie of the front end, so that no front end has to remember anything. Takes a
+    /// Binds a client to an endpoint by a signed cookie of the front end, so that front ends store nothing. Takes a
     /// [`Secret`], or a [`StickyCookie`] with attributes.
     pub fn cookie(cookie: impl Into<StickyCookie>) -> Self {
         Self::new(Strategy::Sticky(cookie.into()))
@@ -175,7 +175,7 @@ impl Affinity {
     }
 
     /// Sets whether a session that is bound to a [backup](crate::Endpoint::backup) moves to a primary endpoint as soon as one is
-    /// eligible, as in nginx. Default: no. The session stays, because its login is there, as with HAProxy.
+    /// eligible, as in nginx. Default: no, as with HAProxy: the session stays where its login is.
     ///
     /// A [route](Self::route) is always looked up among the primary endpoints first.
     pub fn primaries_first(mut self, primaries_first: bool) -> Self {
@@ -225,7 +225,7 @@ impl Affinity {
                 .map(|session| session.with(|state| BoundSession::Replicated(replicated, state))),
             #[cfg(feature = "login-relay")]
             Strategy::LoginRelay(relay) => relay.begin(context, request).map(|mut relayed| {
-                // Only requests without a session are placed by their user.
+                // The user decides only for requests without a session.
                 let hint = if relayed.has_session() { relay.hint(&relayed) } else { fallback };
                 let in_use = relayed.in_use.take();
                 SessionContext { hint, is_required: false, in_use, state: BoundSession::LoginRelay(relay, relayed) }
@@ -246,7 +246,7 @@ impl RequestSession<'_> {
         }
     }
 
-    /// Returns whether the request names a session that has ended. Its response must not be one of another request.
+    /// Returns whether the request names a session that has ended. It must then not get a copy of another response.
     pub(crate) fn has_ended(&self) -> bool {
         match &self.state {
             BoundSession::Hinted
@@ -309,7 +309,7 @@ impl RequestSession<'_> {
         }
     }
 
-    /// Takes what must live until the body of the response has ended.
+    /// Takes the guard that must live until the body of the response has ended.
     pub(crate) fn take_in_use(&mut self) -> Option<DropGuard> {
         self.in_use.take()
     }

@@ -7,7 +7,7 @@
 //! | The head is checked and the body is read. | `begin` | Looks the session up, in a cache at once or in a store later. Removes cookies that no node may see. |
 //! | Before each pick. | [`SessionContext::hint`] | Names the endpoint of the session. The cluster follows the hint where that endpoint is eligible. |
 //! | Before each attempt, with an endpoint picked. | `prepare` | Rewrites the request for this endpoint, and may send requests of its own to it first. May change the hint for the next pick. |
-//! | The head of the final response is there. | `settle` | Learns from the response, writes to the store, changes cookies, or asks for the request to be sent again to the same endpoint. |
+//! | The head of the final response has arrived. | `settle` | Learns from the response, writes to the store, changes cookies, or asks for the request to be sent again to the same endpoint. |
 //! | Until the body of the response has ended or is dropped. | [`SessionContext::in_use`] | Keeps the session alive. |
 //!
 //! # Rules
@@ -33,11 +33,11 @@ use crate::request::RequestContext;
 pub(crate) struct SessionContext<S> {
     /// The endpoint to which the request should go, at every attempt.
     pub(crate) hint: EndpointHint,
-    /// No other endpoint may serve the request, if there is the one that the hint names.
+    /// If the endpoint that the hint names exists, no other may serve the request.
     pub(crate) is_required: bool,
     /// The state that the strategy keeps between its hooks.
     pub(crate) state: S,
-    /// Lives until the body of the response has ended.
+    /// Marks the session as in use until the body of the response has ended.
     pub(crate) in_use: Option<DropGuard>,
 }
 
@@ -55,7 +55,7 @@ impl<S> SessionContext<S> {
 /// The outcome of preparing a request for an endpoint.
 #[cfg_attr(not(feature = "login-relay"), allow(dead_code, reason = "only the login relay talks to nodes"))]
 pub(crate) enum PrepareOutcome {
-    /// Send it.
+    /// Send the request.
     Send,
     /// The endpoint could not be prepared, so this attempt failed. The client's request was not sent: another endpoint is tried
     /// if the [kind](crate::backend::SendErrorKind::is_unsent) of the error allows it.
@@ -68,15 +68,15 @@ pub(crate) enum PrepareOutcome {
 #[error("logins of the session fail at present")]
 pub(crate) struct LoginUnavailable;
 
-/// The action after a response.
+/// What the proxy does with a response after the hook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AfterResponse {
     /// Return it to the client.
     Return,
-    /// Return it to the client: it has bound the session to the endpoint that responded.
+    /// Return it to the client. It has bound the session to the endpoint that responded.
     Bound,
-    /// Drop it and send the request again to the same endpoint, prepared anew. Where no copy of the request was kept, the client
-    /// gets the response.
+    /// Drop it and send the request again to the same endpoint, prepared anew. If no copy of the request was kept, the client gets
+    /// the response.
     SendAgain,
 }
 
@@ -98,8 +98,8 @@ pub(crate) struct Moves {
     /// The endpoint that the hint names failed at this request, is ejected, in maintenance or removed, or outside the resource group
     /// of the project. False if that endpoint was full or lacks the role: the login there remains useful.
     pub(crate) bound_unavailable: bool,
-    /// It is outside the resource group. Then the session moves even if the node does not know it, so that the login that follows
-    /// comes to the group.
+    /// The endpoint that the hint names is outside the resource group. The session then moves even if the new node does not know
+    /// it, so that the next login comes to the group.
     pub(crate) leaves_group: bool,
 }
 

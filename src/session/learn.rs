@@ -1,8 +1,8 @@
 //! Binds a session to the node that set its cookie.
 //!
-//! Two things bind an id to an endpoint: a `Set-Cookie` of that endpoint; or, for an id of unknown origin (after a restart of the
-//! front end, for example), a response of the endpoint that only a client with a login gets. An id that a client made up gets
-//! neither, so no client can plant one.
+//! Two things bind an id to an endpoint: a `Set-Cookie` of that endpoint; or, for an id of unknown origin (for example after a
+//! restart of the front end), a response of the endpoint that needs a login. An id that a client made up gets neither, so a client
+//! cannot bind it.
 
 use std::time::Duration;
 
@@ -40,18 +40,18 @@ struct NamedSession {
 
 #[derive(Default, Clone, Copy, PartialEq, Eq)]
 enum Binding {
-    /// Not found, or the store is unavailable.
+    /// The session was not found, or the store is unavailable.
     #[default]
     Unknown,
-    /// Bound, in this version if the store has it.
+    /// The session is bound. The version is that in the store, if the store has it.
     Bound(Option<u64>),
-    /// Bound under a previous secret.
+    /// The session is bound under a previous secret.
     UnderOldKey,
 }
 
-/// A client may send several session cookies: a proxy in front has its own, a path another.
+/// The maximum number of ids that are looked up. A client may send several session cookies: one of a proxy in front, one of another path.
 const MAX_IDS: usize = 4;
-/// Further cookies that a response sets are ignored.
+/// The maximum number of cookies of a response that are read.
 const MAX_SET_COOKIES: usize = 32;
 
 impl Learn {
@@ -114,7 +114,7 @@ impl Learn {
         let record = match lookup {
             Lookup::Absent => return,
             Lookup::Unknown => {
-                // All front ends compute the same endpoint, so the user logs in at most once, not at each request.
+                // All front ends compute the same endpoint, so the user logs in once at most.
                 context.hint = EndpointHint::Key(*session.key.as_bytes());
                 return;
             }
@@ -192,7 +192,7 @@ impl Learn {
             .map(|_| AfterResponse::Bound)
     }
 
-    /// Returns what the response does to sessions.
+    /// Returns the sessions that the response begins and ends.
     fn issued(&self, learned: &Learned, headers: &HeaderMap) -> Issued {
         let mut issued = Issued::default();
         let mut now = None;
@@ -241,7 +241,7 @@ impl Learn {
     }
 }
 
-/// The effect of a response on sessions.
+/// The sessions that a response begins and ends.
 #[derive(Default)]
 struct Issued {
     first: Option<NamedSession>,

@@ -1,4 +1,4 @@
-//! Keeps a session with its node for a moment, where the nodes replicate their sessions.
+//! Keeps a new session with its node for a grace time. For nodes that replicate their sessions.
 //!
 //! tomcat-redis-session-manager writes a placeholder when a session begins, and the session itself *after* the response was sent
 //! (RedisSessionHandlerValve.java:24-31). A fast next request that goes to another node finds the placeholder: "attempted to load
@@ -40,7 +40,7 @@ pub struct ReplicatedSessions {
 }
 
 impl ReplicatedSessions {
-    /// Returns the defaults: a grace of 3 s, no healing, no store that front ends share.
+    /// Returns the defaults: a grace time of 3 s, no healing, no shared store.
     pub fn new() -> Self {
         ReplicatedSessions {
             grace: Duration::from_secs(3),
@@ -61,8 +61,8 @@ impl ReplicatedSessions {
         self
     }
 
-    /// Sets a store through which front ends share their knowledge of new sessions. Default: each front end knows the sessions
-    /// that began through it.
+    /// Sets a store through which front ends share their knowledge of new sessions. Default: `None`; each front end knows only the
+    /// sessions that began through it.
     ///
     /// The store must not be the database in which the nodes keep their sessions: their session manager flushes that database.
     pub fn sessions(mut self, sessions: Sessions) -> Self {
@@ -120,13 +120,13 @@ impl fmt::Debug for ReplicatedSessions {
     }
 }
 
-/// The strategy: where recent sessions began.
+/// The strategy. It knows the endpoints at which recent sessions began.
 pub(crate) struct Replicated {
     grace: Duration,
     heal: bool,
     names: Vec<String>,
     sessions: Option<Sessions>,
-    /// Makes keys, where front ends share no store.
+    /// Makes keys if front ends share no store.
     hasher: RandomState,
     /// The endpoint while the grace time lasts; `None` for an older session.
     recent: Mutex<Latest<SessionKey, (Option<EndpointId>, Instant)>>,
@@ -139,7 +139,7 @@ const RECENT_CAPACITY: usize = 50_000;
 const MAX_ERROR: u64 = 64 * 1024;
 /// The time that reading an error may take.
 const ERROR_TIMEOUT: Duration = Duration::from_secs(1);
-/// The time for which a request waits before it is sent again: the session should be written by then.
+/// The time before a request is sent again. The session should be written by then.
 const HEAL_DELAY: Duration = Duration::from_millis(100);
 
 /// The state that the strategy keeps for a request.
@@ -231,11 +231,11 @@ impl Replicated {
             .map(|_| AfterResponse::Return)
     }
 
-    /// Reads the error. If it is the race, takes the next step to heal the request; else the client gets the response.
+    /// Reads the error. If it comes from the race, takes the next step to heal the request; otherwise the client gets the response.
     async fn heal(&self, state: &mut ReplicatedSession, response: &mut Response<Body>) -> AfterResponse {
         let body = std::mem::take(response.body_mut());
         let Ok(Ok(read)) = timeout(ERROR_TIMEOUT, body.collect()).await else {
-            // The error itself breaks off: the client gets the status alone.
+            // The body of the error broke off, so the client gets the status alone.
             response.headers_mut().remove(header::CONTENT_LENGTH);
             return AfterResponse::Return;
         };
@@ -308,7 +308,7 @@ impl Replicated {
     }
 }
 
-/// Returns whether the response may be the race: a short page that Tomcat makes of an exception. Kylin's own errors are JSON.
+/// Returns whether the response may come from the race: a short page that Tomcat makes of an exception. Kylin's own errors are JSON.
 fn may_be_a_race(response: &Response<Body>) -> bool {
     let is_page = response
         .headers()

@@ -61,7 +61,7 @@ impl SessionRoute {
         self
     }
 
-    /// Returns what the extension of a request names, and whether it is required.
+    /// Returns the endpoint that the extension of a request names, and whether it is required.
     pub(super) fn of(extensions: &Extensions) -> Option<(EndpointHint, bool)> {
         extensions.get::<SessionRoute>().map(|route| (route.hint.clone(), route.required))
     }

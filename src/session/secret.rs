@@ -30,7 +30,7 @@ use sha2::Sha256;
 pub struct Secret {
     /// The current one first.
     keys: Arc<[[u8; 32]]>,
-    /// For a random secret, which leaves the process in no way: who uses it. See [`SecretUse`].
+    /// Identifies the user of a random secret, which never leaves the process. See [`SecretUse`].
     #[cfg_attr(not(feature = "login-relay"), allow(dead_code, reason = "only the login relay asks who uses a secret"))]
     user: Option<Arc<AtomicU64>>,
 }
@@ -41,7 +41,7 @@ impl Secret {
         Secret { keys: Arc::new([bytes]), user: None }
     }
 
-    /// Returns a random secret for a single front end. What it protects ends with the process.
+    /// Returns a random secret for a single front end. Sessions and cookies under it end with the process.
     ///
     /// # Errors
     /// [`InvalidSecret`] when the operating system has no random bytes.
@@ -73,7 +73,7 @@ impl Secret {
         Secret { keys: self.keys.iter().chain(previous.keys.iter()).copied().collect(), user: None }
     }
 
-    /// Notes that the sessions with this number, which is not 0, use the secret.
+    /// Records that the [`Sessions`](super::Sessions) with this number, which is not 0, use the secret.
     #[cfg(feature = "login-relay")]
     pub(crate) fn used_by(&self, number: u64) -> SecretUse {
         if let Some(user) = &self.user
@@ -96,7 +96,7 @@ impl Secret {
     }
 }
 
-/// One use of a secret. Whether it is the only one tells whether another front end can have the same sessions.
+/// One use of a secret. If it is the only one, no other front end can have the same sessions.
 #[derive(Debug)]
 pub(crate) struct SecretUse {
     user: Option<Arc<AtomicU64>>,
@@ -113,7 +113,7 @@ impl SecretUse {
     }
 }
 
-/// Whether the secrets and the previous ones are the same, found in constant time.
+/// Compares the secrets and the previous ones in constant time.
 impl PartialEq for Secret {
     fn eq(&self, other: &Self) -> bool {
         let bits = |of: &Self| of.keys.iter().flatten().copied().collect::<Vec<u8>>();

@@ -47,11 +47,11 @@ pub struct StickyCookie {
 /// The state that the strategy keeps for a request.
 #[derive(Clone, Copy)]
 pub(crate) struct Renewal {
-    /// The response sets the cookie, unless the request went to another endpoint only for now.
+    /// The response sets the cookie, unless another endpoint served this request only while the bound one is full.
     is_due: bool,
 }
 
-/// A cookie is renewed after half of its lifetime, and has seconds as its unit.
+/// The minimum lifetime. A cookie is renewed after half of its lifetime, in whole seconds.
 const MIN_LIFETIME: Duration = Duration::from_secs(2);
 
 const FORMAT: u8 = 1;
@@ -101,7 +101,7 @@ impl StickyCookie {
         Ok(self)
     }
 
-    /// Sets whether browsers send the cookie over TLS only. Default: no. Set it where clients reach the application over TLS.
+    /// Sets whether browsers send the cookie over TLS only. Default: no. Enable it if clients reach the application over TLS.
     pub fn secure(mut self, secure: bool) -> Self {
         self.attributes.secure = secure;
         self
@@ -147,7 +147,7 @@ impl StickyCookie {
     pub(super) fn begin(&self, request: &RequestContext, fallback: EndpointHint) -> SessionContext<Renewal> {
         let own = self.attributes.name().as_bytes();
         let mut values = request.cookies().filter(|(name, _)| *name == own).map(|(_, value)| value);
-        // Of several cookies at least one was planted, so none counts.
+        // If there are several cookies, at least one was planted, so none counts.
         let value = values.next().filter(|_| values.next().is_none());
         let (hint, is_due) = match value.and_then(|value| self.read(value)) {
             Some((id_hash, expires)) => {
@@ -159,7 +159,7 @@ impl StickyCookie {
         SessionContext::new(hint, Renewal { is_due })
     }
 
-    /// Removes the cookie from what the node gets.
+    /// Removes the cookie from the request to the node.
     pub(super) fn strip(&self, request: &mut Request<Body>) {
         let own = self.attributes.name().as_bytes();
         cookie::retain(request.headers_mut(), |name, _| name != own);

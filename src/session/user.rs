@@ -1,4 +1,4 @@
-//! Places requests by the user of their Basic credentials.
+//! Chooses the endpoint of a request by the user of its Basic credentials.
 //!
 //! Clients without cookies (kylinpy, ODBC) send Basic credentials with every request. A node that does not know them asks LDAP
 //! and keeps a session for eight hours. So all requests of a user go to one node, which knows them.
@@ -14,11 +14,11 @@ use crate::session::secret::Tagger;
 
 #[derive(Clone)]
 pub(super) struct User {
-    /// The first one counts: when the secret changes, placements may change, which costs no login.
+    /// Only the first one is used. When the secret changes, users may move to other nodes, which costs no login of theirs.
     taggers: Arc<[Tagger]>,
 }
 
-/// Longer credentials have no hint, in bytes.
+/// The maximum length of credentials, in bytes. Longer ones have no hint.
 const MAX_CREDENTIALS: usize = 512;
 
 impl User {
@@ -28,7 +28,7 @@ impl User {
 
     /// Returns the hint for the user of Basic credentials.
     pub(super) fn hint(&self, authorization: &HeaderValue) -> Option<EndpointHint> {
-        // On the stack: every request without a cookie comes here.
+        // Decoded on the stack, because every request without a cookie comes here.
         let mut decoded = [0; MAX_CREDENTIALS];
         let user = basic_auth::user_in(authorization, &mut decoded)?;
         // Kylin ignores case in user names.

@@ -44,8 +44,8 @@ fn has_source(socket: SocketAddr) -> bool {
     UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).and_then(|probe| probe.connect(socket)).is_ok()
 }
 
-/// Connects to the first address of `name` that accepts. If none does, an address that the node refuses says more than one that
-/// could not be tried.
+/// Connects to the first address of `name` that accepts. If none does, a refused connection is reported rather than an address
+/// that could not be tried.
 async fn connect_any(name: &str, port: u16) -> io::Result<TcpStream> {
     let mut failure = None;
     // Resolvers report a shortage of descriptors as a name that cannot be resolved.

@@ -32,8 +32,8 @@ use crate::http1::writer::{BodyFraming, MessageWriter, WriteError};
 const MIN_READ: usize = 8 * 1024;
 const MAX_READ: usize = 64 * 1024;
 
-/// The longest time after which a request can meet the close of an idle connection: a round trip, with a retransmission. Of a node that
-/// closes later, the request was being processed.
+/// The longest time after which a request can meet the close of an idle connection: a round trip, with a retransmission. A node
+/// that closes later was processing the request.
 const MAX_CLOSE_DELAY: Duration = Duration::from_secs(1);
 
 pub(super) struct Connection {
@@ -48,7 +48,7 @@ pub(super) struct Connection {
     timer: Pin<Box<Sleep>>,
     /// The runtime that drives the timer.
     runtime: Option<runtime::Id>,
-    /// Of the request that it carries.
+    /// The method of the request that the connection carries.
     method: Method,
     timeouts: Timeouts,
     /// The number of requests that it has carried.
@@ -88,7 +88,7 @@ impl Connection {
     /// Frees the buffer of a long response.
     pub(super) fn shrink_buffer(&mut self) {
         if self.read_size > MIN_READ {
-            // Even an empty rest of a large buffer keeps all of it allocated.
+            // Even an empty remainder of a large buffer keeps all of it allocated.
             self.read = BytesMut::new();
         }
     }
@@ -141,7 +141,7 @@ impl Connection {
                 self.timer = Box::pin(sleep_until(deadline));
                 self.runtime = current;
             }
-            // A timer that fires early is set again then, which is once in many requests.
+            // The timer may fire early and is then set again, which is rare.
             _ if self.timer.deadline() > deadline => self.timer.as_mut().reset(deadline),
             _ => {}
         }
@@ -199,7 +199,7 @@ impl Connection {
         }
     }
 
-    /// Reads more; 0 at the end of the connection.
+    /// Reads more bytes. Returns 0 at the end of the connection.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.read.reserve(self.read_size);
         let capacity = self.read.capacity() - self.read.len();
@@ -213,8 +213,7 @@ impl Connection {
         Poll::Ready(Ok(length))
     }
 
-    /// Writes what there is of the request; ready when all is written. The error is the client's or
-    /// the node's.
+    /// Writes the bytes of the request that have arrived. Ready when all is written. The error is the client's or the node's.
     pub(super) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         match ready!(self.writer.poll_send(&mut self.stream, cx)) {
             Ok(()) => Poll::Ready(Ok(())),

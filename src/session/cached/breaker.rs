@@ -9,7 +9,7 @@ pub(super) const OPEN_TIME: Duration = Duration::from_secs(1);
 /// Keeps a failing store from costing every request a deadline.
 ///
 /// The breaker opens after several failures in a row. While it is open, only the background probe
-/// calls the store, or one operation per [`OPEN_TIME`] where no probe runs. A success closes it.
+/// calls the store, or one operation per [`OPEN_TIME`] if no probe runs. A success closes it.
 #[derive(Debug, Default)]
 pub(super) struct CircuitBreaker {
     failures: AtomicU32,
@@ -18,8 +18,7 @@ pub(super) struct CircuitBreaker {
 }
 
 impl CircuitBreaker {
-    /// Returns whether an operation may call the store at `now`. Does not read the clock while
-    /// closed.
+    /// Returns whether an operation may call the store at `now`. Does not read the clock while the breaker is closed.
     pub(super) fn allows(&self, now: impl FnOnce() -> u64, is_probed: bool) -> bool {
         let until = self.open_until.load(Ordering::Relaxed);
         if until == 0 {

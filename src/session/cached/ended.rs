@@ -14,7 +14,7 @@ use crate::session::{SessionKey, SessionRecord};
 /// The maximum number of logouts that are remembered.
 const MAX_ENDED: usize = 100_000;
 
-/// The sessions that were logged out here, for as long as any record of them could last. None of them is found or restored.
+/// The sessions that were logged out here, for as long as a record of them could last. Lookups do not find them, and they are not restored.
 pub(super) struct EndedSessions {
     /// The time at which the last record of the session expires, in milliseconds.
     sessions: Mutex<Latest<SessionKey, u64>>,

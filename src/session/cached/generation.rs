@@ -1,5 +1,5 @@
-//! Notices that the store has lost all its records, by a record with a random number: the store is in another generation once
-//! that record is absent or has another number.
+//! Detects that the store has lost all its records. A record with a random number marks the generation of the store: if the record is
+//!  absent or has another number, the records of before are lost.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,7 +50,7 @@ struct GenerationState {
     losses: u32,
     /// The possible losses up to which all tombstones were written.
     written: u32,
-    /// The time at which sessions may be restored.
+    /// The earliest time at which sessions may be restored.
     restore_from: Option<Instant>,
 }
 
@@ -95,7 +95,7 @@ impl CachedStore {
         }
     }
 
-    /// Finds out whether the store has lost its records. If so, writes the tombstones of this front end.
+    /// Checks whether the store has lost its records. If so, writes the tombstones of this front end.
     pub(super) async fn check_generation(self: &Arc<Self>) -> Result<(), Unavailable> {
         let _checking = self.generation.checking.lock().await;
         if !self.is_allowed() {
@@ -170,7 +170,7 @@ impl CachedStore {
             precondition = match saved {
                 Ok(SaveOutcome::Stored(_)) => return Ok(()),
                 Ok(SaveOutcome::Conflict(Some(stored))) if stored.record == tombstone => return Ok(()),
-                // Another front end has just written. Each has few requests of one session.
+                // Another front end has just written. That happens seldom, because one session has few concurrent requests.
                 Ok(SaveOutcome::Conflict(Some(stored))) => Precondition::Version(stored.version),
                 Ok(SaveOutcome::Conflict(None)) => Precondition::Absent,
                 Err(_) => return Err(Unavailable),

@@ -1,5 +1,4 @@
-//! The sessions with a request in flight. The front end touches them while the request lasts, so that
-//! no session expires during its own query.
+//! The sessions with a request in flight. The front end touches them meanwhile, so that no session expires during its own query.
 
 use std::sync::Arc;
 use std::time::Duration;

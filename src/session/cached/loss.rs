@@ -1,7 +1,7 @@
-//! What happens to a session that the store has lost, while this front end still knows it.
+//! Decides what to do with a session that the store has lost while this front end still knows it.
 //!
-//! A binding is written again whenever the store may have lost it: by mistake, it merely keeps an unused id at its node. A
-//! session of the login relay must not come back after its logout, and the absence of its record is the trace of a logout too.
+//! A binding is written again whenever the store may have lost it. A mistake is harmless: an unused id stays bound to its node. A
+//! session of the login relay must not come back after its logout, and a logout, too, leaves its record absent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,7 +52,7 @@ impl CachedStore {
         self.restore.unwrap_or_else(default)
     }
 
-    /// Decides whether to write a session again that the near cache has and the store does not have, although it did. `ttl` is the
+    /// Returns whether to write a session again that the near cache has and that the store had but no longer has. `ttl` is the
     /// time to live of its records.
     ///
     /// # Errors

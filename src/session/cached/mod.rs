@@ -72,17 +72,17 @@ impl Lookup {
     }
 }
 
-/// A store with what stands between it and the strategies.
+/// A store, with the cache, the breaker and the queue in front of it.
 struct CachedStore {
     store: Arc<dyn SessionStore>,
     /// `None` for a store in this process.
     near: Option<NearCache>,
     /// The store, if it is in this process.
     local: Option<MemoryStore>,
-    /// Derive keys from session ids; the first one has the current secret.
+    /// They derive keys from session ids. The first one has the current secret.
     taggers: Arc<[Tagger]>,
-    /// The sessions under an earlier secret, which these continue: their near cache is used while the store is unavailable, and they
-    /// still write what waits. The next ones take them from here unless they have writes.
+    /// The sessions under an earlier secret, which these sessions continue. Their near cache is used while the store is
+    /// unavailable, and they still perform their pending writes. Later sessions take them over unless they have pending writes.
     previous: Option<Mutex<Option<Sessions>>>,
     recent_keys: RecentKeys,
     deadline: Duration,
@@ -92,14 +92,14 @@ struct CachedStore {
     pending: PendingWrites,
     in_use: InUseRegistry,
     failures: AtomicU32,
-    /// `None` decides by the secrets.
+    /// `None` if the secrets decide.
     restore: Option<RestoreAfterLoss>,
-    /// Tells these sessions from others in this process; not 0.
+    /// Identifies these sessions within the process; not 0.
     #[cfg_attr(not(feature = "login-relay"), allow(dead_code, reason = "only the login relay asks who uses a secret"))]
     number: u64,
-    /// Those of the login relays that use this store.
+    /// The secrets of the login relays that use this store.
     secrets: Mutex<Vec<SecretUse>>,
-    /// Shared with the sessions that these continue, since a session keeps its key when the secret changes.
+    /// Shared with the sessions that these continue, because relayed sessions keep their keys when the secret changes.
     ended: Arc<EndedSessions>,
     generation: Generation,
 }
@@ -114,7 +114,7 @@ impl CachedStore {
     }
 
     fn loss_epoch(&self) -> LossEpoch {
-        // It may wrap around: it is compared for equality only.
+        // The counter may wrap around: it is compared for equality only.
         let possible = self.failures.load(Ordering::Relaxed).wrapping_add(self.store.connection_epoch() as u32);
         LossEpoch { possible, proven: self.generation.losses() }
     }
@@ -124,8 +124,8 @@ impl CachedStore {
         self.call_within(self.deadline, operation).await
     }
 
-    /// Waits for an operation of a background task. A store that has just started is slow, and must
-    /// be able to receive the writes that it lacks.
+    /// Waits for an operation of a background task. The deadline is longer, because a store that has just started is slow and must
+    /// still receive the pending writes.
     async fn call_in_background<T>(self: &Arc<Self>, operation: StoreFuture<'_, T>) -> Result<T, StoreError> {
         self.call_within(self.deadline.max(OPEN_TIME / 2), operation).await
     }
@@ -153,7 +153,7 @@ impl CachedStore {
         let shortage = match error {
             StoreError::TooLong(_) => return,
             StoreError::Shortage(_) => Some(error.to_string()),
-            // Drivers lose the cause.
+            // Drivers may drop the cause, so the number of open files is checked too.
             _ => shortage::of_descriptors().map(|error| error.to_string()),
         };
         // The process is at fault, not the store.
@@ -170,7 +170,7 @@ impl CachedStore {
             |store| &store.probe,
             |_| OPEN_TIME,
             |store: Arc<Self>| async move {
-                // A random key: where a part of a store is down, some keys still work.
+                // A random key, because some keys still work while a part of the store is down.
                 let key = SessionKey::from_bytes(fastrand::u128(..).to_ne_bytes());
                 _ = store.call_in_background(store.store.load(&key)).await;
             },
@@ -323,7 +323,7 @@ impl CachedStore {
         }
         let (lookup, is_written) = match saved {
             Ok(SaveOutcome::Stored(version)) => (Lookup::Found(record.clone(), Some(version)), true),
-            // Another front end has written meanwhile. All follow it.
+            // Another front end has written meanwhile. All front ends use its record.
             Ok(SaveOutcome::Conflict(Some(Stored { record, version }))) => {
                 (Lookup::Found(record, Some(version)), false)
             }

@@ -23,14 +23,14 @@ pub(super) struct NearEntry {
     pub(super) version: Option<u64>,
     /// The epoch in which the store had the record.
     pub(super) epoch: LossEpoch,
-    /// The entry is fresh, or newer than what the store has.
+    /// The entry is fresh, or newer than the record in the store.
     pub(super) is_current: bool,
     /// The time since the store last received a write or a touch, if this front end has sent one.
     touched_ago: Option<u64>,
 }
 
 impl NearEntry {
-    /// Returns whether the store would still have the record, had it not lost it.
+    /// Returns whether the record would still be in the store if the store had not lost it.
     pub(super) fn is_alive(&self, ttl: Duration) -> bool {
         self.touched_ago.is_some_and(|ago| ago < as_millis(ttl))
     }
@@ -46,8 +46,7 @@ struct Cached {
     touched: Option<u64>,
 }
 
-/// An entry stays as long as the store could keep it. An old entry is used only while the store is
-/// unavailable.
+/// The lifetime of an entry: that of a record in the store. An old entry is used only while the store is unavailable.
 const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
 impl NearCache {
@@ -82,8 +81,8 @@ impl NearCache {
         Some(NearEntry { record: record.clone(), version: *version, epoch: *epoch, is_current, touched_ago })
     }
 
-    /// Notes that the store had this record in this epoch. `is_written`: this front end has written it, so it expires one time to
-    /// live from now.
+    /// Records that the store had this record in this epoch. `is_written`: this front end has just written it, so its time to live
+    /// begins now.
     pub(super) fn learn(
         &self,
         client: ClientAddr,
@@ -105,7 +104,7 @@ impl NearCache {
         let touched = match known {
             Some((true, _)) => return,
             _ if is_written => Some(now),
-            // A touch is for the session, whatever endpoint it is bound to.
+            // A touch extends the session, whichever endpoint it is bound to.
             Some((false, touched)) => touched,
             // Another front end has written it at an unknown time, so a touch is due.
             None => None,
@@ -113,8 +112,7 @@ impl NearCache {
         entry.insert(client, Cached { record: record.clone(), version, epoch, checked: now, touched }, LIFETIME);
     }
 
-    /// Makes an entry fresh again after the store failed, so that not every request waits for the
-    /// store in vain.
+    /// Makes an entry fresh again after the store failed, so that not every request waits for the failing store.
     pub(super) fn postpone(&self, key: &SessionKey) {
         let now = self.epoch.millis();
         self.cache.entry(key, now).update(|cached| cached.checked = now);

@@ -20,14 +20,14 @@ pub(super) struct PendingWrites {
 
 #[derive(Default)]
 struct Queue {
-    /// Each with its number, by which the task recognizes a write that was replaced meanwhile.
+    /// The writes, each with a number by which the task recognises one that was replaced meanwhile.
     writes: AHashMap<SessionKey, (Write, u64)>,
     next_number: u64,
     /// The number of writes that were dropped since the start.
     dropped: u64,
-    /// A write was dropped since the last time when none was pending.
+    /// A write was dropped since the queue was last empty.
     is_reported: bool,
-    /// A search has found no binding among the pending writes, and none came since.
+    /// A search found no binding among the pending writes, and none was added since.
     has_no_binding: bool,
 }
 
@@ -48,8 +48,7 @@ pub(super) enum Write {
 }
 
 impl PendingWrites {
-    /// Adds a write, or replaces that of the same key. The end of a session stays: what a request of that session still saves is
-    /// dropped.
+    /// Adds a write, or replaces that of the same key. The end of a session is not replaced: later saves of that session are dropped.
     pub(super) fn push(&self, key: SessionKey, write: Write) {
         let mut queue = self.queue.lock();
         let number = queue.next_number;
@@ -90,8 +89,8 @@ impl PendingWrites {
         self.queue.lock().writes.get(key).cloned()
     }
 
-    /// Removes the write of this number, after which the store has this version, if any. A write that
-    /// has replaced it stays, and expects that version.
+    /// Removes the write of this number after it was performed; the store then has this `version`, if any. A write that has
+    /// replaced it stays, and takes that version as its precondition.
     pub(super) fn complete(&self, key: &SessionKey, number: u64, version: Option<u64>) {
         let mut queue = self.queue.lock();
         match queue.writes.get_mut(key) {

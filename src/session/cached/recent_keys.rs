@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use crate::session::secret::Tagger;
 use crate::session::store::SessionKey;
 
-/// The ids whose keys are kept. More sessions than this may be busy: the key of any other is derived again.
+/// The number of ids whose keys are kept. If more sessions are busy, some keys are derived again.
 const SLOTS: usize = 4096;
 
 /// Returns the key of the session `id` under the secret of `tagger`.
@@ -17,10 +17,10 @@ pub(super) fn derive_key(tagger: &Tagger, id: &[u8]) -> SessionKey {
     SessionKey::from_bytes(*key)
 }
 
-/// The keys of recent session ids, because to derive a key is the dearest part of a lookup.
+/// The keys of recent session ids. Deriving a key is the most expensive part of a lookup.
 ///
-/// It keeps no ids: an id is recognised by two hashes of 64 bits with seeds of this process, one of them SipHash, which no client
-/// can aim at.
+/// It keeps no ids. Two hashes of 64 bits with seeds of this process identify an id. One of them is SipHash, for which no client can
+///  construct a collision.
 pub(in crate::session) struct RecentKeys {
     slots: Box<[Mutex<Option<Slot>>]>,
     seed: RandomState,

@@ -118,11 +118,11 @@ impl Relay {
 /// The node sessions of clients that send credentials with every request and keep no cookies.
 ///
 /// A node makes a session of eight hours for each such request, and may query a directory for the
-/// password each time. A request with the cookie of the same user causes neither. Only requests with
+/// password each time. With a cookie of the same user it does neither. Only requests with
 /// the same credentials get the cookie.
 pub(super) struct NodeSessionCache {
     entries: Mutex<Latest<(SessionKey, EndpointId), (NodeCookie, Instant)>>,
-    /// For how long after the password was checked.
+    /// The maximum age of an entry since the password was checked.
     max_age: Duration,
     clock: Arc<dyn Clock>,
 }

@@ -1,4 +1,4 @@
-//! Recently opened sessions, because opening one takes longer than all else that the relay does for a request.
+//! A cache of recently opened sessions. Opening one takes longer than all other work of the relay for a request.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ const SLOTS: usize = 4096;
 /// The maximum length of a sealed session that is kept, which has about twenty nodes.
 const MAX_SEALED: usize = 2048;
 
-/// The content of a sealed session without its credentials, which are opened only where they are sent.
+/// The content of a sealed session without its credentials, which are opened only when they are sent.
 #[derive(Debug, Clone)]
 pub(super) struct Content {
     pub(super) cookies: Arc<NodeCookies>,
@@ -38,8 +38,8 @@ impl RecentlyOpened {
         RecentlyOpened((0..SLOTS).map(|_| Mutex::new(None)).collect())
     }
 
-    /// Returns the content of the session that is stored as `sealed` under `key`, which `open` opens if it is not kept. The caller
-    /// has derived the key from the id of the session. Never waits for another thread.
+    /// Returns the content of the session that is stored as `sealed` under `key`; calls `open` if it is not cached. The caller has
+    /// derived the key from the id of the session. Never waits for another thread.
     pub(super) fn get(
         &self,
         key: &SessionKey,

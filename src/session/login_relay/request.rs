@@ -59,7 +59,7 @@ pub(super) struct ClientCredentials {
 pub(super) enum Presented {
     Nothing,
     Cookie(NodeCookie),
-    /// With a cookie if the session has one.
+    /// The credentials, and the cookie if the session has one.
     Credentials(Option<NodeCookie>),
 }
 
@@ -124,7 +124,7 @@ impl Relay {
         }
     }
 
-    /// Returns where the session should go: to any node, but while logins with its credentials fail, to one that knows it.
+    /// Returns the endpoint for the session: any, or one that knows the session while logins with its credentials fail.
     pub(crate) fn hint(&self, relayed: &RelayRequest) -> EndpointHint {
         match &relayed.session {
             Some(known) if self.is_waiting(known) => relayed.known_node(),
@@ -335,8 +335,7 @@ impl RelayRequest {
         self.is_ended = true;
     }
 
-    /// Puts what identifies the session at this node into the request, in place of that for another
-    /// node: its cookie there, or its credentials.
+    /// Puts the session's cookie at this node, or its credentials, into the request. Replaces those of another node.
     fn present(&mut self, request: &mut Request<Body>, cookie: Option<NodeCookie>, credentials: Option<Credentials>) {
         let headers = request.headers_mut();
         set_cookie_header(headers, self.cookies.as_ref(), cookie.as_ref());

@@ -39,7 +39,7 @@ pub(super) const MAX_CONTENT: usize = 12 * 1024;
 /// Seals with the current secret, and opens with the current and the previous ones.
 #[derive(Clone)]
 pub(super) struct Sealer {
-    /// The current one first.
+    /// The secrets, the current one first.
     secrets: Vec<SealingSecret>,
     /// The keys of recent sessions.
     keys: Arc<RecentKeys>,
@@ -113,7 +113,7 @@ impl Sealer {
         Some(sealed.freeze())
     }
 
-    /// Opens what was sealed for this session. Returns `None` for anything else.
+    /// Opens a content that was sealed for this session. Returns `None` for any other bytes.
     pub(super) fn open(&self, id: &SessionId, key: &SessionKey, sealed: &[u8]) -> Option<Unsealed> {
         let (head, rest) = sealed.split_at_checked(HEAD)?;
         let (&[FORMAT, number], nonce) = head.split_first_chunk::<2>()? else { return None };

@@ -15,7 +15,7 @@ use crate::request::ClientAddr;
 use crate::session::cached::{Lookup, Sessions};
 use crate::session::{Precondition, SessionKey, SessionRecord};
 
-/// The number of times that a change is repeated after a conflict. Writers are the first logins at nodes, so few.
+/// The number of times that a change is repeated after a conflict. There are few writers: the first logins at each node.
 const MAX_CONFLICTS: usize = 16;
 
 /// The sealed sessions of a store.
@@ -24,20 +24,20 @@ pub(super) struct SealedSessions {
     sessions: Sessions,
     sealer: Sealer,
     opened: Arc<RecentlyOpened>,
-    /// For how long an unused session is kept.
+    /// The time for which an unused session is kept.
     pub(super) ttl: Duration,
 }
 
 /// A session that was found and opened.
 #[derive(Debug, Clone)]
 pub(super) struct OpenSession {
-    /// The client of this request, for whose share the session counts.
+    /// The client of this request. The session counts towards its share.
     client: ClientAddr,
     pub(super) id: SessionId,
     pub(super) key: SessionKey,
-    /// As it was found in the store; its credentials are opened from it.
+    /// The sealed bytes as found in the store. The credentials are opened from them.
     sealed: Bytes,
-    /// As it is for this request, which may have found out more.
+    /// The content for this request, which may already differ from the stored one.
     content: Content,
     /// `None` while the store does not have the session yet.
     version: Option<u64>,
@@ -65,9 +65,9 @@ impl OpenSession {
     }
 }
 
-/// The mark of credentials in the store.
+/// A mark in the store on credentials that were refused.
 pub(super) enum Mark {
-    /// They are wrong.
+    /// The credentials are wrong.
     Refused,
     /// This node has just refused them, or could not check them.
     RefusedBy(EndpointId),
@@ -177,7 +177,7 @@ impl SealedSessions {
         self.sessions.end_now(*key, self.ttl).await;
     }
 
-    /// Opens the credentials of a session. Returns `Some`: the session was opened before.
+    /// Opens the credentials of a session. They open, because the session was opened before.
     pub(super) fn credentials(&self, known: &OpenSession) -> Option<Credentials> {
         let unsealed = self.sealer.open(&known.id, &known.key, &known.sealed)?;
         Some(RelayedSession::decode(&unsealed.content)?.credentials)

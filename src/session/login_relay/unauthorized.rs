@@ -24,7 +24,7 @@ const ERROR_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Relay {
     /// Handles a response to a session that the node does not know. Returns whether the request is to be sent again. `verdict`:
-    /// what the response says of credentials, if the request had any.
+    /// the result for the credentials, if the request had any.
     pub(super) async fn after_unauthorized(
         self: &Arc<Self>,
         relayed: &mut RelayRequest,
@@ -102,14 +102,14 @@ impl Relay {
 }
 
 impl RelayRequest {
-    /// Returns whether the response may say that the node could not check the credentials, which only its body tells. Only a
-    /// request that can be sent again, to a node that knows the session, is worth the wait for the body.
+    /// Returns whether the body of the response may say that the node could not check the credentials. The body is read only if
+    /// the request can be sent again, to a node that knows the session.
     pub(super) fn may_be_unchecked(&self, response: &Response<Body>) -> bool {
         let has_credentials = matches!(self.presented, Presented::Credentials(_));
         has_credentials && self.call == SessionCall::WhoAmI && response.status() == StatusCode::INTERNAL_SERVER_ERROR
     }
 
-    /// Returns what a response says of the session's credentials if the node does not know the session.
+    /// Returns what a response tells about the session's credentials if the node does not know the session.
     pub(super) async fn verdict(&self, response: &mut Response<Body>) -> Option<LoginVerdict> {
         self.session.as_ref()?;
         if response.status() == StatusCode::UNAUTHORIZED {

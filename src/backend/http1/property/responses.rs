@@ -1,4 +1,4 @@
-//! What nodes send: valid responses, fragments of responses, and changes to them.
+//! Generates responses of nodes: valid ones, fragments, and changes to them.
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use proptest::collection::vec;

@@ -19,10 +19,10 @@ const STALENESS: Duration = Duration::from_secs(3);
 const NEAR_ENTRIES: NonZeroUsize = NonZeroUsize::new(100_000).expect("not zero");
 const NEAR_BYTES: NonZeroUsize = NonZeroUsize::new(64 << 20).expect("not zero");
 
-/// One session of the longest kind, with what the map adds to it.
+/// The size of the longest session, with the overhead of the map.
 const MIN_NEAR_BYTES: usize = SessionRecord::MAX_LEN + 1024;
 
-/// The number of the next sessions.
+/// The number of the next [`Sessions`].
 static BUILT: AtomicU64 = AtomicU64::new(1);
 
 /// Builds [`Sessions`] in a store that several front ends may share.
@@ -64,7 +64,7 @@ impl SessionsBuilder {
     pub(super) fn continuing(sessions: &Sessions, secret: Secret) -> Self {
         let CachedStore { store, near, local, deadline, epoch, restore, previous, .. } = &*sessions.store;
         if let Some(previous) = previous {
-            // Those before the running ones stay while they have writes, which would end with them.
+            // Earlier sessions are kept while they have pending writes, which would otherwise be lost.
             previous.lock().take_if(|previous| previous.pending_writes() == 0);
         }
         let near = near.as_ref().map(NearCache::settings);
@@ -96,8 +96,8 @@ impl SessionsBuilder {
         self
     }
 
-    /// Sets the limits of the near cache. Default: 100,000 sessions and 64 MiB. It must hold one session of the longest kind, of
-    /// [`SessionRecord::MAX_LEN`] bytes and the map's own part of an entry.
+    /// Sets the limits of the near cache. Default: 100,000 sessions and 64 MiB. It must hold at least one session of the longest
+    /// kind: [`SessionRecord::MAX_LEN`] bytes and the overhead of the map.
     pub fn near_cache(mut self, entries: NonZeroUsize, bytes: NonZeroUsize) -> Self {
         self.near = Some(CacheLimits { entries, bytes });
         self

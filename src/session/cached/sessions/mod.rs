@@ -84,8 +84,8 @@ impl Sessions {
 
     /// Returns these sessions under another secret, to which a running front end changes: in the same store, with the same settings.
     ///
-    /// Sessions from before are found if `secret` has the [previous](Secret::with_previous) one, and are stored again under the new
-    /// one when they are used. While the store is unavailable, the near cache of before serves bindings. Give the result to a new
+    /// Earlier sessions are found if `secret` has the [previous](Secret::with_previous) one, and are stored again under the new
+    /// one when they are used. While the store is unavailable, the earlier near cache serves bindings. Give the result to a new
     /// [`Affinity`](crate::session::Affinity).
     pub fn with_secret(&self, secret: &Secret) -> Self {
         SessionsBuilder::continuing(self, secret.clone()).build_unchecked()
@@ -107,8 +107,8 @@ impl Sessions {
         near.as_ref().map(NearCache::len).or(local.as_ref().map(MemoryStore::len)).unwrap_or_default()
     }
 
-    /// Counts the sessions in the memory of this process that are bound to each endpoint. Looks at all of them: not for the path of a
-    /// request.
+    /// Counts the sessions in the memory of this process that are bound to each endpoint. Looks at all of them, so it must not be
+    /// called on the request path.
     #[cfg(feature = "admin")]
     pub(crate) fn count_bindings(&self, counts: &mut ahash::AHashMap<crate::endpoint::EndpointId, usize>) {
         let see = |id: &crate::endpoint::EndpointId| match counts.get_mut(id) {
@@ -123,7 +123,7 @@ impl Sessions {
     }
 
     /// Returns how many writes were dropped since the start, because 100,000 were pending already. New bindings are dropped first:
-    /// such a session is known to this front end only. The end of a session is dropped only when all others are ends too.
+    /// such a session is known to this front end only. The end of a session is dropped only if all pending writes are ends.
     pub fn dropped_writes(&self) -> u64 {
         self.store.pending.dropped()
     }
@@ -138,8 +138,8 @@ impl Sessions {
         self.store.recent_keys.get(id, || derive_key(&self.store.taggers[0], id))
     }
 
-    /// Looks up the session under `key`, the key of `id`, for a request of `client`, which counts for its share of the near cache.
-    /// With a `ttl`, a session that the store has lost is [restored](RestoreAfterLoss), to live for so long.
+    /// Looks up the session under `key`, the key of `id`. The entry counts towards the share of `client` in the near cache. If
+    /// `ttl` is given, a session that the store has lost is [restored](RestoreAfterLoss) for that time.
     pub(crate) fn find<'a>(
         &'a self,
         client: ClientAddr,
@@ -232,7 +232,7 @@ impl Sessions {
         saved: SaveOutcome,
         epoch: LossEpoch,
     ) -> Lookup {
-        // It was logged out meanwhile.
+        // The session was logged out meanwhile.
         if self.store.is_ended(&key, &record) {
             return Lookup::Absent;
         }
@@ -245,7 +245,8 @@ impl Sessions {
         lookup
     }
 
-    /// Writes a session again that was loaded in vain, if the store has lost it. Returns `None` if the result of the load counts.
+    /// Writes a session again that was absent in the store, if the store has lost it. Returns `None` if it has not, so that the
+    /// session is absent.
     async fn restored(
         &self,
         client: ClientAddr,
@@ -273,7 +274,7 @@ impl Sessions {
         };
         #[cfg(feature = "login-relay")]
         if store.ended.contains(&key) {
-            // It was logged out meanwhile.
+            // The session was logged out meanwhile.
             self.end_now(key, ttl).await;
             return Lookup::Absent;
         }
@@ -376,7 +377,7 @@ impl Sessions {
         }
     }
 
-    /// Notes that a login relay with `secret` keeps its sessions here.
+    /// Records that a login relay with `secret` keeps its sessions here.
     pub(crate) fn note_relay(&self, secret: &Secret) {
         self.store.secrets.lock().push(secret.used_by(self.store.number));
     }

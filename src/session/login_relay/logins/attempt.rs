@@ -97,8 +97,7 @@ pub(super) async fn log_in(
     }
 }
 
-/// Makes a logout request: like the client's own, if there is one, which its version of Kylin
-/// understands.
+/// Makes a logout request. It repeats the client's own, if there is one, because its version of Kylin understands that.
 pub(super) fn logout(like: Option<(&Method, &Uri)>, headers: &HeaderMap, cookie: &NodeCookie) -> Request<Bytes> {
     let (method, uri) = match like {
         Some((method, uri)) => (method.clone(), uri.clone()),

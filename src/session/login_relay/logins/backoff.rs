@@ -20,7 +20,7 @@ pub(super) const DELAY: Duration = Duration::from_secs(30);
 /// After each refusal the delay is this many times the time since the first one. A wrong password is then sent after 0 and 30 s,
 /// 2, 8 and 32 minutes, which is below the usual limits of directories.
 const GROWTH: u32 = 3;
-/// The maximum delay. A failure is forgotten if it is older than this.
+/// The maximum delay. Older failures are forgotten.
 const MAX_DELAY: Duration = Duration::from_secs(3600);
 /// The maximum number of credentials that are remembered.
 const CAPACITY: usize = 10_000;
@@ -28,7 +28,7 @@ const CAPACITY: usize = 10_000;
 /// The failed logins of this front end, by the fingerprint of their credentials.
 pub(in super::super) struct LoginBackoff {
     failures: Mutex<Latest<SessionKey, LoginFailure>>,
-    /// Spares requests the lock and the fingerprint while no login has failed.
+    /// Whether a login has failed. If not, requests need neither the lock nor the fingerprint.
     has_failures: AtomicBool,
     clock: Arc<dyn Clock>,
 }
@@ -36,13 +36,13 @@ pub(in super::super) struct LoginBackoff {
 /// The failed logins with one pair of credentials since a node last accepted them.
 #[derive(Clone)]
 struct LoginFailure {
-    /// The only node that failed to check the credentials; another one may be able to. `None` if no node gets them.
+    /// The only node that failed to check the credentials; another node may still get them. `None` if no node gets them.
     failed_at: Option<EndpointId>,
-    /// The node that first refused the credentials, and when. It may not have been able to check them.
+    /// The node that first refused the credentials, and when. Maybe it could only not check them.
     refused: Option<(EndpointId, Instant)>,
     /// A second refusal has confirmed the first.
     is_confirmed: bool,
-    /// No node gets the credentials before.
+    /// No node gets the credentials before this time.
     until: Instant,
 }
 
@@ -98,7 +98,7 @@ impl LoginBackoff {
         Permit::SendOnce
     }
 
-    /// Notes that the node at `endpoint` failed to check the credentials. If a second node fails, no node gets them.
+    /// Records that the node at `endpoint` failed to check the credentials. If a second node fails, no node gets them.
     pub(super) fn node_failed(&self, credentials: SessionKey, endpoint: &EndpointId) {
         self.note(credentials, |failure, is_first, _| match &failure.failed_at {
             None if is_first => failure.failed_at = Some(endpoint.clone()),
@@ -107,12 +107,12 @@ impl LoginBackoff {
         });
     }
 
-    /// Notes that no node can check the credentials at present.
+    /// Records that no node can check the credentials at present.
     pub(in super::super) fn unchecked(&self, credentials: SessionKey) {
         self.note(credentials, |failure, _, _| failure.failed_at = None);
     }
 
-    /// Notes that the node at `endpoint` refused the credentials, or could not check them.
+    /// Records that the node at `endpoint` refused the credentials, or could not check them.
     pub(in super::super) fn refused(&self, credentials: SessionKey, endpoint: &EndpointId) {
         self.note(credentials, |failure, _, now| {
             failure.failed_at = None;
@@ -123,7 +123,7 @@ impl LoginBackoff {
         });
     }
 
-    /// Notes that a node accepted the credentials. Returns whether a login with them had failed.
+    /// Records that a node accepted the credentials. Returns whether a login with them had failed.
     pub(in super::super) fn accepted(&self, credentials: &SessionKey) -> bool {
         if !self.has_failures.load(Ordering::Relaxed) {
             return false;
@@ -134,8 +134,7 @@ impl LoginBackoff {
         had_failed
     }
 
-    /// Changes the entry of the credentials, after which they wait. `change` also gets whether this failure is the first, and the
-    /// time.
+    /// Changes the entry of the credentials and starts their delay. `change` also gets whether this failure is the first, and the time.
     fn note(&self, credentials: SessionKey, change: impl FnOnce(&mut LoginFailure, bool, Instant)) {
         let now = self.clock.now();
         let mut failures = self.failures.lock();

@@ -25,7 +25,7 @@ struct LoginRequest {
     headers: HeaderMap,
     /// The cookie that the node has just rejected.
     rejected: Option<NodeCookie>,
-    /// That of the credentials.
+    /// The fingerprint of the credentials.
     fingerprint: SessionKey,
 }
 
@@ -74,7 +74,7 @@ impl Relay {
         let is_known_elsewhere = known.cookies().is_known_elsewhere(endpoint);
         let lock = self.logins.lock(*fingerprint);
         let guard = match is_known_elsewhere && self.backoff.has_failed(fingerprint) {
-            // The login that holds the lock may last, and another node can serve the request now.
+            // The login that holds the lock may take long, and another node can serve the request now.
             true => lock.try_lock().ok(),
             false => timeout(self.login_timeout, lock.lock()).await.ok(),
         };

@@ -79,7 +79,7 @@ impl<V> Expiring<V> {
     }
 }
 
-/// The entries of a shard that are not evicted.
+/// Decides which entries of a shard are not evicted.
 #[derive(Clone)]
 struct Protection {
     shares: Arc<Shares>,
@@ -193,7 +193,7 @@ impl<V: Weighted> CacheEntry<'_, V> {
         Some(change(&mut entry.value))
     }
 
-    /// Lets the value expire `ttl` from now, unless it has expired already.
+    /// Sets the expiry of the value to `ttl` from now, unless it has expired already.
     pub(in crate::session) fn touch(&mut self, ttl: Duration) {
         let expires = after(self.now, ttl);
         if let Some(mut entry) = self.shard.entries.get_mut(&self.key)
@@ -239,8 +239,8 @@ impl<V: Weighted> Shard<V> {
         self.protection.is_off.store(false, Ordering::Relaxed);
     }
 
-    /// Removes expired entries once the number of entries may have doubled since the last time, so
-    /// that an insertion pays for looking at two of them on average.
+    /// Removes expired entries once the number of entries may have doubled since the last sweep, so that an insertion pays for the
+    /// check of two entries on average.
     fn sweep(&mut self, now: u64) {
         self.inserted_since_sweep += 1;
         if self.inserted_since_sweep > self.entries.len() / 2 + 16 {

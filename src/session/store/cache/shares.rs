@@ -22,7 +22,7 @@ pub(super) struct Shares {
     hasher: RandomState,
 }
 
-/// One client may use the cache up to 1 / 64 at the expense of all others.
+/// One client may take up to 1 / 64 of the cache at the expense of all others.
 const MIN_FRACTION: usize = 64;
 
 /// The clients whose hashes are equal.

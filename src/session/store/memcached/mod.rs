@@ -117,7 +117,7 @@ impl SessionStore for MemcachedStore {
     }
 }
 
-/// A record on its way to a server.
+/// The record and the parameters of a save.
 struct Write {
     key: String,
     version: u64,
@@ -149,7 +149,7 @@ impl Write {
                         return Ok(SaveOutcome::Stored(self.version));
                     }
                 }
-                // The value has gone since `add` found it.
+                // The value was removed since `add` found it.
                 None if replaceable => {}
                 _ => return Ok(SaveOutcome::Conflict(stored)),
             }

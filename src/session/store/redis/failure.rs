@@ -14,8 +14,8 @@ pub(super) const SYSTEM: &str = "redis";
 
 /// The reason why a request failed.
 pub(super) enum RequestFailure {
-    /// The connection is of no further use: it failed, perhaps after the server executed the request,
-    /// or the server is not the master any more.
+    /// The connection cannot be used again: it failed, perhaps after the server executed the request, or the server is no longer
+    /// the master.
     ConnectionLost(Failure),
     /// The server cannot serve for a moment.
     Busy(Failure),

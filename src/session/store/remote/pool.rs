@@ -36,14 +36,14 @@ pub(crate) trait Connect: Send + Sync + 'static {
     /// Opens a connection that is ready for requests.
     fn connect(&self) -> impl Future<Output = Result<Self::Connection, Failure>> + Send;
 
-    /// Takes note of a lost connection, before another one is opened.
+    /// Called when a connection was lost, before another one is opened.
     fn on_connection_lost(&self, _failure: &Failure) {}
 }
 
 /// The reason why a request failed.
 pub(crate) enum RequestError {
-    /// The connection is of no further use. The pool repeats a request that failed so on a kept
-    /// connection, on a new one; so a request must be safe to repeat.
+    /// The connection cannot be used again. If it was a kept one, the pool repeats the request on a new one, so a request must be
+    /// safe to repeat.
     ConnectionLost(Failure),
     /// The connection stays usable.
     Refused(Failure),
@@ -82,7 +82,7 @@ impl<C: Connect> Pool<C> {
         }))
     }
 
-    /// Returns what opens the connections.
+    /// Returns the connector.
     pub(crate) fn connector(&self) -> &C {
         &self.0.connector
     }
