@@ -73,7 +73,7 @@ pub(super) const WAITED_TOO_LONG: ErrorResponse =
 pub struct ErrorResponse {
     status: StatusCode,
     message: &'static str,
-    /// None where it follows from the status.
+    /// `None` if it follows from the status.
     termination: Option<Termination>,
 }
 

@@ -74,22 +74,22 @@ pub struct Proxy<B = HttpBackend> {
 struct ProxyCore<B> {
     cluster: Cluster<B>,
     settings: ProxySettings,
-    /// None where clients have no limit.
+    /// `None` if clients have no limit.
     client_limit: Option<Arc<ClientLimit>>,
-    /// None where retries have no limit.
+    /// `None` if retries have no limit.
     budget: Option<RetryAccount>,
-    /// None where no request waits for a slot.
+    /// `None` if no request waits for a slot.
     queues: Option<Arc<Queues>>,
-    /// None in a plain proxy.
+    /// `None` in a plain proxy.
     rules: Option<self::rules::RuleState>,
-    /// None in a plain proxy.
+    /// `None` in a plain proxy.
     flights: Option<Arc<QueryFlights<B>>>,
-    /// None where no result is cached.
+    /// `None` if no results are cached.
     #[cfg(feature = "cache")]
     cache: Option<Arc<crate::admission::cache::ResultCache<B>>>,
-    /// None in a plain proxy.
+    /// `None` in a plain proxy.
     recent_queries: Option<RecentQueries<KnownQuery>>,
-    /// Whether a peer that is no trusted proxy has named its client: logged once.
+    /// Whether an untrusted peer has named its client, which is logged once.
     untrusted_proxy: AtomicBool,
 }
 
@@ -102,7 +102,7 @@ impl<B> ProxyCore<B> {
         cluster.common(|| Arc::new(QueryFlights::new(Arc::clone(clock))))
     }
 
-    /// Warns once that `peer` names its client, although it is no trusted proxy: all clients behind it then have its address, and
+    /// Warns once that `peer` names its client although it is no trusted proxy. All clients behind it then have its address, and
     /// the scheme and host that they used are lost.
     fn warn_of_untrusted_proxy(&self, peer: ClientAddr) {
         if !self.untrusted_proxy.swap(true, Ordering::Relaxed) {
@@ -144,8 +144,8 @@ impl<B: Backend> Proxy<B> {
         self.inner.settings.streams.count()
     }
 
-    /// Returns how many queries of all proxies of the cluster wait for the response to an equal one; `None` where this proxy sends
-    /// each (see [`ProxyBuilder::single_flight`]).
+    /// Returns how many queries of all proxies of the cluster wait for the response to an equal one. `None` if this proxy has
+    /// [single flight](ProxyBuilder::single_flight) turned off.
     pub fn single_flight(&self) -> Option<SingleFlightStatus> {
         let flights = self.inner.flights.as_ref().filter(|_| self.inner.settings.single_flight);
         flights.map(|flights| flights.status())
@@ -196,7 +196,7 @@ impl<B: Backend> Proxy<B> {
         self.forward_body(peer.into(), request.map(Body::new))
     }
 
-    /// Forwards a request whose body is a [`Body`] already: to detect that would move the request twice.
+    /// Forwards a request whose body is already a [`Body`]. Detecting that in [`forward`](Self::forward) would move the request twice.
     pub(crate) fn forward_body(
         &self,
         peer: ClientAddr,

@@ -1,4 +1,4 @@
-//! What was read in recent queries: the queries of a dashboard come again and again, from each of its users.
+//! A cache of parsed queries. Each user of a dashboard sends the same queries again and again.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ const SLOTS: usize = 256;
 /// The maximum length of a body that is kept, in bytes.
 const MAX_BODY: usize = 4096;
 
-/// What was read in recent queries, which are recognised by all bytes of their bodies.
+/// The results of parsing recent queries, found by all bytes of their bodies.
 ///
 /// A query is kept when it comes for the second time, so that queries which come once cost neither memory nor the place of others.
 pub(super) struct RecentQueries<T> {
@@ -21,14 +21,14 @@ pub(super) struct RecentQueries<T> {
 }
 
 struct Slot<T> {
-    /// Of the last query that was read.
+    /// The hash of the last query that was parsed.
     hash: u64,
     kept: Option<CachedRead<T>>,
 }
 
 struct CachedRead<T> {
     wanted: WantedKeys,
-    /// A hash, so that no credentials are kept. The user decides the keys only, which place the query.
+    /// A hash of the user, so that no credentials are kept. Only the keys depend on the user.
     user: u64,
     body: Box<[u8]>,
     read: T,

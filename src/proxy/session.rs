@@ -93,14 +93,14 @@ impl<'p> Session<'p> {
         self.context.changes_requests()
     }
 
-    /// Prepares the request if that needs no waiting. Returns false otherwise, and has done nothing then.
+    /// Prepares the request if that needs no waiting. Otherwise does nothing and returns false.
     pub(super) fn prepare_at_once<B: Backend>(
         &mut self,
         cluster: &Cluster<B>,
         picked: &Picked<B>,
         request: &mut Request<Body>,
     ) -> bool {
-        // A step that waits begins when it is polled.
+        // A step that waits has not begun before it is polled.
         self.context.prepare(picked.lease.endpoint(), cluster, request).is_none()
     }
 
@@ -135,7 +135,7 @@ impl<'p> Session<'p> {
         self.context.settle(request, endpoint, moves, cluster, response).await
     }
 
-    /// Takes what marks the session as in use while it lives.
+    /// Takes the guard that marks the session as in use.
     pub(super) fn take_in_use(&mut self) -> Option<DropGuard> {
         self.context.take_in_use()
     }

@@ -9,7 +9,7 @@ use crate::backend::{HttpBackend, SendError};
 use crate::endpoint::Endpoint;
 use crate::header_walk::tests::walks;
 
-/// Servers move the future of a request about, and keep one for each connection.
+/// Servers move the future of a request, and keep one for each connection.
 #[test]
 fn the_future_of_a_request_is_small() {
     let proxy: Proxy = Proxy::builder(Cluster::builder().build().unwrap()).build().unwrap();

@@ -1,4 +1,4 @@
-//! The head of a request, from its client to the node, and the query in its body.
+//! Admits a request: rewrites and classifies its head, and reads the query in its body.
 
 use http::header::{self, HeaderValue};
 use http::{Request, Version};
@@ -15,7 +15,7 @@ use crate::proxy::replay;
 use crate::proxy::rules::{RuleState, within_group};
 use crate::request::{ClientAddr, QueryKeys};
 
-/// What a proxy has to know of a query.
+/// The facts of a query that a proxy needs.
 #[derive(Clone)]
 pub(in crate::proxy) struct KnownQuery {
     effect: Sql,
@@ -24,8 +24,8 @@ pub(in crate::proxy) struct KnownQuery {
 }
 
 impl<B: Backend> Attempts<'_, B> {
-    /// Reads the query in the body as far as something asks for it, and finds the resource group of its project. It takes its ticket
-    /// for the queues. Returns what single flight compares.
+    /// Reads the query in the body, as far as its facts are needed: for its resource group, its ticket for the queues, and the
+    /// policy. Returns what single flight compares.
     pub(super) fn read_query(&mut self, request: &Request<Body>) -> Option<QueryContents> {
         let groups = self.proxy.rules.as_ref().and_then(RuleState::resource_groups);
         let queues = self.queues().filter(|_| self.context.class().is_some_and(RequestClass::is_query));
@@ -88,7 +88,7 @@ impl<B: Backend> Attempts<'_, B> {
             self.share = limit.acquire(client).map_err(|_| TOO_MANY_REQUESTS)?;
         }
         self.wants_own_response = presence.cache_directives && wants_own_response(headers);
-        // Headers of the client's connection go before the proxy's own headers come: `Connection` could name these.
+        // The headers of the client's connection are removed before the proxy adds its own, because `Connection` could name the latter.
         remove_hop_by_hop(headers, presence);
         join_cookies(headers, presence);
         if settings.forwarded_headers {

@@ -1,4 +1,4 @@
-//! The part of a request in the [result cache](crate::admission::cache).
+//! Looks a query up in the [result cache](crate::admission::cache), and stores its result.
 
 use std::time::Duration;
 
@@ -16,12 +16,12 @@ use crate::cluster::Picked;
 use crate::kylin::response::{ResponseClass, is_cacheable};
 use crate::observe::CacheOutcome;
 
-/// Whether a response comes from the cache.
+/// Tells a client whether the response comes from the cache.
 const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 
-/// What became of a query that was looked up, and found nothing.
+/// A query that the cache had no result for.
 pub(super) struct CacheMiss {
-    /// None once its result was stored, or must not be.
+    /// `None` once its result was stored or must not be stored.
     pending: Option<Pending>,
 }
 
@@ -65,7 +65,7 @@ impl<B: Backend> Attempts<'_, B> {
         }
     }
 
-    /// The execution was sent for another client, before this query came.
+    /// Notes that the query takes over an execution that was sent for another client before this query arrived.
     pub(super) fn takes_over_execution(&mut self) {
         if let Some(miss) = &mut self.cache_miss {
             miss.pending = None;
@@ -92,7 +92,7 @@ impl<B: Backend> Attempts<'_, B> {
             && !self.response.headers().contains_key(header::SET_COOKIE)
     }
 
-    /// Stores the response if it is a result of which the whole is known.
+    /// Stores the response if it is a result that was read completely.
     pub(super) fn store_result(&mut self, class: Option<ResponseClass>, picked: &Picked<B>) {
         let Some(pending) = self.cache_miss.as_mut().and_then(|miss| miss.pending.take()) else { return };
         if let Some(cache) = &self.proxy.cache
@@ -105,7 +105,7 @@ impl<B: Backend> Attempts<'_, B> {
         }
     }
 
-    /// Says in the response that the cache had nothing, and notes that a node rejects credentials.
+    /// Marks the response as a cache miss, and records that a node rejects credentials.
     pub(super) fn note_cache_miss(&mut self) {
         if self.cache_miss.is_some() {
             self.response.headers_mut().insert(X_CACHE, HeaderValue::from_static("MISS"));
@@ -125,7 +125,7 @@ fn max_age(headers: &HeaderMap) -> Option<Duration> {
     let values = headers.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
     let seconds = values.flat_map(|value| value.split(',')).filter_map(|directive| {
         let (name, seconds) = directive.trim().split_once('=')?;
-        // One that cannot be read accepts no age.
+        // A value that cannot be parsed accepts no age.
         name.eq_ignore_ascii_case("max-age").then(|| seconds.trim_matches('"').parse().unwrap_or(0))
     });
     seconds.min().map(Duration::from_secs)

@@ -1,6 +1,6 @@
-//! A write or a logout, and the queries that must not share a response from before it.
+//! Writes and logouts: queries that come after one must not share a response from before it.
 //!
-//! A client without a login can send both, so neither may cost other clients their flights unless a node has executed it.
+//! A client without a login can send both, so neither ends the flights of other clients unless a node may have executed it.
 
 use http::{HeaderValue, Request};
 
@@ -16,29 +16,29 @@ use crate::kylin::class::RequestClass;
 use crate::proxy::ProxyCore;
 use crate::request::RequestContext;
 
-/// How many sessions a logout ends at most. A client has one.
+/// The maximum number of sessions that a logout ends. A client has one.
 const MAX_SESSIONS: usize = 8;
 
 /// What a request changes.
 #[derive(Clone, Copy)]
 pub(super) enum Change {
-    /// The data of a project, or of any.
+    /// The data of a project; of all projects if `None`.
     Write(Option<ProjectSlot>),
-    /// A session that has ended must get nothing more.
+    /// A session ends, and must get no more results.
     Logout,
 }
 
-/// A write or a logout on its way. It takes effect when it is dropped, before its client gets the response.
+/// A write or a logout in flight. It takes effect when it is dropped, before its client gets the response.
 pub(super) struct PassingChange<'p, B> {
     flights: &'p QueryFlights<B>,
     change: Change,
     authorization: Option<HeaderValue>,
     cookies: Option<HeaderValue>,
-    /// The id of a session at a node that the path names.
+    /// The session id in the path, if there is one.
     path_session: Option<Box<[u8]>>,
-    /// The last attempt may have reached a node that has executed it. No write is sent again after that.
+    /// Whether a node may have executed it in the last attempt. A write is not sent again after that.
     may_be_executed: bool,
-    /// Its client gets a response.
+    /// Whether its client gets a response.
     has_ended: bool,
     /// The result cache, with the credentials of the client.
     #[cfg(feature = "cache")]
@@ -99,7 +99,7 @@ impl<B> Drop for PassingChange<'_, B> {
 }
 
 impl<B: Backend> Attempts<'_, B> {
-    /// Notes a write or a logout, and has the request stop queries if that is what it is for. `query` is what it carries.
+    /// Records a write or a logout, and stops queries if the request asks for that. `query`: the query in its body, if there is one.
     pub(super) fn before_flight(
         &mut self,
         class: RequestClass,
@@ -124,7 +124,7 @@ impl<B: Backend> Attempts<'_, B> {
         }
     }
 
-    /// Notes after an attempt whether a node may have executed the request.
+    /// Records after an attempt whether a node may have executed the request.
     pub(super) fn note_outcome(&mut self, may_be_executed: bool) {
         if let Some(change) = &mut self.change {
             change.may_be_executed = may_be_executed;

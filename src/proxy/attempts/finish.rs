@@ -1,4 +1,4 @@
-//! Ends a request: the response to the client, and what observers learn of it.
+//! Ends a request: makes the response to the client, and tells observers.
 
 use http::{Response, Version};
 
@@ -28,7 +28,7 @@ impl<B: Backend> Attempts<'_, B> {
         }
     }
 
-    /// Leaves in the response which endpoint served.
+    /// Adds to the response which endpoint served.
     pub(super) fn note_served_by(&mut self, picked: &Picked<B>) {
         if self.recorder.is_some() || self.proxy.settings.served_by {
             let served_by = self.served_by(picked);
@@ -36,7 +36,8 @@ impl<B: Backend> Attempts<'_, B> {
         }
     }
 
-    /// Ends the request with the kept response, which says more than that another node could not be reached; else with `error`.
+    /// Ends the request with the kept response, if there is one, because it tells more than that another node could not be
+    /// reached; otherwise with `error`.
     pub(super) fn fall_back(&mut self, error: ErrorResponse) -> Result<(), ErrorResponse> {
         self.response = *self.kept.take().ok_or(error)?;
         Ok(())

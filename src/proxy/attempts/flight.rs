@@ -1,4 +1,4 @@
-//! The part of a request in a [single flight](crate::admission::flight).
+//! Leads or follows a [single flight](crate::admission::flight).
 
 use std::future::poll_fn;
 use std::hash::Hasher;
@@ -29,20 +29,20 @@ use crate::proxy::ProxyCore;
 use crate::proxy::error_response::{ErrorResponse, QUEUES_FULL, STOPPED, WAITED_TOO_LONG};
 use crate::proxy::rules::QueryWatch;
 
-/// The longest body of a query that leads or follows, in bytes. The effect of longer SQL is unknown in any case.
+/// The maximum length of a body that leads or follows, in bytes. Longer SQL is not analysed, so its effect is unknown.
 const MAX_BODY: usize = 128 * 1024;
 
 /// The flights of a proxy.
 pub(in crate::proxy) type QueryFlights<B> = FlightTable<Execution<B>, FlightResult>;
 
-/// A query on its way: the attempt at one node, until its response. It belongs to the flight, so it can outlive the client that has
-/// begun it.
+/// The execution of a query: the attempt at one node, until its response. It belongs to the flight, so it can outlive the client
+/// that began it.
 pub(in crate::proxy) type Execution<B> = Pin<Box<dyn Future<Output = Executed<B>> + Send>>;
 
 pub(in crate::proxy) struct Executed<B> {
     picked: Picked<B>,
     sent: Result<Response<Body>, SendError>,
-    /// None before the response was read for followers.
+    /// Whether the response was copied for followers; `None` before it was read.
     is_copied: Option<bool>,
 }
 
@@ -63,7 +63,7 @@ pub(in crate::proxy) struct SharedResponse {
     served_by: Option<ServedBy>,
 }
 
-/// The parts of a query that a flight needs. They follow from its body and the settings of the proxy.
+/// The facts of a query that a flight needs. They depend on its body and the settings of the proxy.
 #[derive(Clone)]
 pub(super) struct QueryContents {
     pub(super) project: Option<ProjectSlot>,
@@ -110,17 +110,17 @@ pub(super) fn wants_own_response(headers: &HeaderMap) -> bool {
     })
 }
 
-/// The action of a query after it has entered the table.
+/// What a query does after it entered the table.
 pub(super) enum AfterEntry {
-    /// It is sent, or its execution is driven.
+    /// It is sent, or drives its execution.
     Send,
-    /// The response is there.
+    /// It has its response.
     Respond,
 }
 
 impl<'p, B: Backend> Attempts<'p, B> {
-    /// Takes the queries that the request stops out of their flights and queues. Returns another target for the request, with an id that is
-    /// unknown to the nodes, if other clients wait for the execution that it would stop: nodes respond to both alike.
+    /// Removes the queries that the request stops from their flights and queues. If other clients wait for the execution that it
+    /// would stop, returns another target for the request, with an id that no node knows: nodes respond to both alike.
     pub(super) fn stop_queries(&self, flights: &QueryFlights<B>, class: RequestClass) -> Option<Uri> {
         let path = self.context.path()?;
         let rest = path.as_str().strip_prefix("/kylin/api/query/")?.trim_end_matches('/');
@@ -136,7 +136,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
         })?
     }
 
-    /// Has a query that may be shared lead or follow a flight. Returns what a follower waits for.
+    /// Makes a query that may be shared lead or follow a flight. Returns the follower, if it follows.
     pub(super) fn enter_flight(
         &mut self,
         query: Option<QueryContents>,
@@ -229,8 +229,8 @@ impl<'p, B: Backend> Attempts<'p, B> {
         }
     }
 
-    /// Sends the request as the execution of the flight that it leads, or drives the one that it has taken over. Returns the failure,
-    /// or keeps the response.
+    /// Sends the request as the execution of the flight that it leads, or drives the execution that it took over. Keeps the
+    /// response, or returns the failure.
     ///
     /// # Errors
     /// [`STOPPED`] if the client has stopped it.
@@ -268,7 +268,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
         Poll::Ready(Ok((picked, self.keep_response(sent))))
     }
 
-    /// Reads the response for the followers, who are sent to nodes if it cannot be copied.
+    /// Reads the response for the followers. They are sent to nodes if it cannot be copied.
     async fn copy_response(&mut self, picked: Picked<B>) -> AttemptResult<B> {
         let reservation = self.proxy.settings.buffers.reservation(self.context.client().key());
         let response = take(&mut self.response);
@@ -278,7 +278,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
         poll_fn(|cx| self.poll_execution(cx)).await
     }
 
-    /// Gives the followers the response if it is a result, and has them sent to nodes if it cannot be copied.
+    /// Gives the followers the response if it is a result. They are sent to nodes if it cannot be copied.
     pub(super) fn share_result(&mut self, class: Option<ResponseClass>, picked: &Picked<B>) {
         #[cfg(feature = "cache")]
         self.store_result(class, picked);

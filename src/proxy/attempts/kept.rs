@@ -1,4 +1,4 @@
-//! The request for an attempt after this one.
+//! A request that is kept for the next attempt.
 
 use std::mem::take;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::admission::flight::FlightKey;
 use crate::backend::{self, Backend};
 use crate::body::Body;
 
-/// A request that is kept: on its own, or as that of its [flight](super::flight).
+/// A request that is kept: by itself, or in the key of its [flight](super::flight).
 pub(super) enum KeptRequest {
     Own(Box<Request<Body>>),
     OfFlight(Arc<FlightKey>),
@@ -41,15 +41,15 @@ impl KeptRequest {
 }
 
 impl<B: Backend> Attempts<'_, B> {
-    /// Returns whether something is changed in the request for the node that gets it.
+    /// Returns whether the request is changed for each node that gets it.
     pub(super) fn is_changed_for_nodes(&self) -> bool {
         self.names_no_host
             || self.session.changes_requests()
             || self.kylin().is_some_and(|(rules, class)| rules.changes_for_stop(class))
     }
 
-    /// Keeps the request if it may have to be sent again although a node receives it now. Where the node gets it as it is, it is
-    /// the kept one that is sent, and `request` is left empty: a copy costs as much as reading a head.
+    /// Keeps the request if it may have to be sent again after a node has received it. If the request is not changed for nodes,
+    /// the kept one is sent and `request` is left empty: a copy costs as much as parsing a head.
     pub(super) fn keep(&mut self, request: &mut Request<Body>) {
         if self.sends_kept {
             return;

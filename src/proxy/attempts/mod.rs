@@ -1,4 +1,4 @@
-//! One request: from its head to the response, over as many attempts as it takes.
+//! Forwards one request: from its head to its response, over all its attempts.
 
 pub(super) mod admit;
 #[cfg(feature = "cache")]
@@ -48,8 +48,7 @@ use crate::request::{ClientAddr, RequestContext};
 use crate::session::hook::PrepareOutcome;
 use crate::unwind::catch_panic;
 
-/// Forwards a request. Steps that never wait run before the future exists, and the future is kept small: servers move futures
-/// about.
+/// Forwards a request. Steps that never wait run before the future exists, and the future is kept small, because servers move it.
 pub(super) fn forward<B: Backend>(
     proxy: &ProxyCore<B>,
     peer: ClientAddr,
@@ -62,7 +61,7 @@ pub(super) fn forward<B: Backend>(
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sender {
     Client,
-    /// The proxy, on behalf of a client: the request is not observed, and not counted among those that the client has in flight.
+    /// The proxy, on behalf of a client. The request is not observed, and does not count as in flight for the client.
     Proxy,
 }
 
@@ -113,51 +112,51 @@ struct Attempts<'p, B> {
     proxy: &'p ProxyCore<B>,
     sender: Sender,
     context: RequestContext,
-    /// The writer of the request, where that matters for reading one's own writes.
+    /// The client as a writer, if it has to read its own writes.
     writer: Option<Writer>,
     attempted: Attempted,
     /// The time at which the first attempt began, if retries have a time limit.
     began: Option<Instant>,
-    /// The request's part of what its client may have in flight.
+    /// Counts the request as in flight for its client.
     share: Option<DropGuard>,
     session: Session<'p>,
-    /// The response to the last attempt that had one. It stays here while it is classified: a future stores what moves between
-    /// its steps twice.
+    /// The response to the last attempt that had one. It stays here while it is classified, because a future stores a value twice
+    /// that moves between its steps.
     response: Response<Body>,
-    /// The response for which the request is sent to another endpoint, in case that none can be reached.
+    /// The response that caused the retry, for the client if no other endpoint can be reached.
     kept: Option<Box<Response<Body>>>,
-    /// The request for an attempt after this one, if there may be one although this one was sent.
+    /// A copy of the request for the next attempt, if there may be one.
     kept_request: Option<KeptRequest>,
-    /// It is the kept request that is sent.
+    /// Whether the kept request itself is sent.
     sends_kept: bool,
-    /// Of the body, where the request is not kept.
+    /// The key of the body, if the request is not kept.
     body_key: BodyKey,
-    /// The failures of attempts that count once another attempt has shown whose they are.
+    /// The failures of earlier attempts, which wait until another attempt shows whether they count.
     pending_failures: PendingFailures,
-    /// The request was sent again to the same endpoint, on a fresh connection.
+    /// Whether the request was sent again to the same endpoint, on a fresh connection.
     reconnected: bool,
     /// The number of attempts that certainly reached no node, or one on which Kylin does not run.
     unsent: usize,
-    /// A node may have executed the request in an earlier attempt. Noted in a Kylin-aware proxy only.
+    /// Whether a node may have executed the request in an earlier attempt. Set in a Kylin-aware proxy only.
     may_be_executed: bool,
     is_head: bool,
-    /// The client names no host, so each node gets its own in `Host`.
+    /// Whether the client names no host, so that each node gets its own address in `Host`.
     names_no_host: bool,
-    /// The request is a reload call, and who may make it.
+    /// The reload call that the request makes, and which clients may make it.
     reload: Option<(ReloadCall, ReloadAccess)>,
-    /// The request's ticket for the queues, once it has one.
+    /// The ticket of the request for the queues, once it has one.
     ticket: Option<Box<Ticket>>,
-    /// The part of the budget that the next attempt has taken.
+    /// The retry that was withdrawn from the budget for the next attempt.
     retry: Option<Box<Withdrawn<'p>>>,
-    /// None where nothing observes the request.
+    /// `None` if nothing observes the request.
     recorder: Option<Box<RequestRecorder>>,
-    /// The client wants no copy of another response.
+    /// Whether the client refuses a copy of another response.
     wants_own_response: bool,
-    /// The change that the request makes for queries that come after it, if it is a write or a logout.
+    /// The change that later queries must see, if the request is a write or a logout.
     change: Option<Box<PassingChange<'p, B>>>,
-    /// The key that the request has in common with equal ones, if it is a query that may share a response.
+    /// The key of single flight, if the request is a query that may share a response.
     flight: Option<Arc<FlightKey>>,
-    /// Others may wait for the response to the request.
+    /// The lead of a flight, if other queries may wait for the response.
     leader: Option<Leader<'p, Execution<B>, FlightResult>>,
     #[cfg(feature = "cache")]
     cache_miss: Option<Box<cache::CacheMiss>>,
@@ -203,12 +202,12 @@ impl<'p, B: Backend> Attempts<'p, B> {
         }
     }
 
-    /// Sends the request until there is a response to return. The request stays where it is until it is sent: a future that
-    /// owns its arguments stores them twice.
+    /// Sends the request until there is a response to return. The request is borrowed until it is sent, because a future that owns
+    /// its arguments stores them twice.
     async fn run(&mut self, request: &mut Request<Body>) -> Result<(), ErrorResponse> {
         if request.body().whole().is_none() {
             let (body, client) = (take(request.body_mut()), self.context.client().key());
-            // Boxed, because a body that fits into one read comes with its head.
+            // Boxed, because a short body has arrived with its head and needs no wait.
             *request.body_mut() = Box::pin(replay::read(body, client, &self.proxy.settings)).await?;
         }
         replay::copy_body(request);
@@ -244,7 +243,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
         {
             return Ok(());
         }
-        // The execution of a leader whose client has left.
+        // The execution that this query takes over from a leader whose client has left.
         let mut taken_over = None;
         let picked = if self.leader.as_ref().is_some_and(Leader::is_running) {
             // Boxed, because it is rare.

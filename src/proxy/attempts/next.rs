@@ -35,7 +35,7 @@ impl<B: Backend> Attempts<'_, B> {
             None => view,
         };
         let mut pick = |view: RequestView<'_>| match rules.written_to(self.writer) {
-            // A bound session reads where it wrote in any case.
+            // A bound session reads where it wrote anyway.
             Some(id) if !self.session.is_bound() => {
                 let mut picked = cluster.pick_bound(&view, &self.attempted, id.as_str()).ok();
                 if let Some(Picked { reason: reason @ PickReason::Bound, .. }) = &mut picked {
@@ -73,8 +73,8 @@ impl<B: Backend> Attempts<'_, B> {
         }
     }
 
-    /// Picks another endpoint for `request`, unless the limits of retries are reached. `is_unsent`: no Kylin got the request in the
-    /// last attempt. Takes a retry from the budget where it `needs_budget`.
+    /// Picks another endpoint for `request`, unless the limits of retries are reached. `is_unsent`: no Kylin got the request in
+    /// the last attempt. Withdraws a retry from the budget if it `needs_budget`.
     pub(super) fn pick_again(
         &mut self,
         request: &Request<Body>,
@@ -94,7 +94,7 @@ impl<B: Backend> Attempts<'_, B> {
         if !(in_time && attempts_left) {
             return None;
         }
-        // Before the pick, by which the request may be the one on trial at an endpoint, and then has to be sent there.
+        // Withdrawn before the pick: a pick may put the request on trial at an endpoint, and it must then be sent there.
         let budget = self.proxy.budget.as_ref().filter(|_| needs_budget);
         let retry = match budget {
             Some(budget) => Some(budget.withdraw(self.context.client().key())?),
@@ -119,9 +119,9 @@ impl<B: Backend> Attempts<'_, B> {
             }
     }
 
-    /// Returns whether a request whose kept-alive connection was closed is sent to the same endpoint again. In a Kylin-aware proxy, which
-    /// sends it once more only, another endpoint is better, because this one may be about to stop; unless the request has a session
-    /// that only its node knows, and the node is still there when it is asked.
+    /// Returns whether a request whose kept-alive connection was closed is sent to the same endpoint again. A Kylin-aware proxy
+    /// sends it once more only, so it prefers another endpoint, because this node may be about to stop. The exception is a session
+    /// that only this node knows, if the node still responds.
     async fn stays_at(&mut self, picked: &mut Picked<B>) -> bool {
         let Some((rules, _)) = self.kylin() else { return true };
         let has_session = self.context.credentials() == Credentials::Cookie || self.context.path_session_id().is_some();
@@ -141,8 +141,7 @@ impl<B: Backend> Attempts<'_, B> {
         self.proxy.budget.as_ref().is_none_or(|budget| budget.withdraw(key).map(Withdrawn::spend).is_some())
     }
 
-    /// Counts the body of the request among those that stream to the endpoint, if it is one. It no longer counts for the endpoint
-    /// of an attempt before.
+    /// If the body of the request streams, counts it for this endpoint, and no longer for that of the last attempt.
     pub(super) fn count_stream(&self, picked: &Picked<B>, request: &mut Request<Body>) -> Result<(), SendError> {
         if request.body().whole().is_none() {
             request.body_mut().release_guard();
@@ -153,7 +152,7 @@ impl<B: Backend> Attempts<'_, B> {
         Ok(())
     }
 
-    /// Keeps what tells the body from others when the request fails, unless the request is kept.
+    /// Keeps the key of the body for failures, unless the request itself is kept.
     pub(super) fn note_body(&mut self, body: &Body) {
         if self.kept_request.is_none() && !body.is_empty() {
             self.body_key = key_of(body);
@@ -168,7 +167,7 @@ impl<B: Backend> Attempts<'_, B> {
         }
     }
 
-    /// Returns the same for a request that was kept.
+    /// Returns the key of a kept request.
     pub(super) fn key_of(&self, kept: &Request<Body>) -> RequestKey {
         self.key_of_body(key_of(kept.body()))
     }
@@ -177,7 +176,7 @@ impl<B: Backend> Attempts<'_, B> {
         RequestKey::of(self.context.client().key(), &self.context.url(), body)
     }
 
-    /// Decides whose the failures of earlier attempts are, after the last attempt has a response. `class` is `None` in a plain proxy.
+    /// Decides whether the failures of earlier attempts count, after the last attempt has a response. `class` is `None` in a plain proxy.
     pub(super) fn settle_pending_failures(&mut self, picked: &mut Picked<B>, class: Option<ResponseClass>) {
         if picked.lease.is_failure() {
             if self.pending_failures.is_empty() {
@@ -190,15 +189,15 @@ impl<B: Backend> Attempts<'_, B> {
             match class {
                 // Nothing shows whether this node would have failed too.
                 Some(class) if class.is_refusal() => self.pending_failures.end(),
-                // In a plain proxy the client gets a failing response as any other.
+                // In a plain proxy the client gets a failing response like any other.
                 None if self.response.status().is_server_error() => self.pending_failures.discard(),
                 _ => self.pending_failures.confirm(),
             }
         }
     }
 
-    /// Returns the next endpoint after a failed attempt, or the error for the client. `has_logged_in`: the login before the request
-    /// failed, which nodes may have received.
+    /// Returns the next endpoint after a failed attempt, or the error for the client. `has_logged_in`: the failure is that of the
+    /// login before the request, which nodes may have received.
     pub(super) async fn after_failure(
         &mut self,
         mut picked: Picked<B>,
@@ -235,8 +234,8 @@ impl<B: Backend> Attempts<'_, B> {
         };
         let may_time_out = self.context.class().is_some() || !picked.lease.has_max_fails();
         picked.lease.set_outcome(self.proxy.settings.retry.outcome(kind, may_time_out));
-        // The next pick sees the free slot. A node that refuses the connection fails whatever the request is, which the next pick
-        // sees too.
+        // The lease ends before the next pick, which then sees the free slot. A refused connection also counts before it, because
+        // it does not depend on the request.
         match key {
             None => drop(picked),
             Some(key) => self.pending_failures.add(picked.lease.defer_failure(key)),

@@ -16,7 +16,7 @@ use crate::clock::timer_in;
 use crate::cluster::{PickReason, Picked};
 use crate::proxy::error_response::{ErrorResponse, QUEUES_FULL, STOPPED, WAITED_TOO_LONG};
 
-/// The parts that a query needs to wait.
+/// A query that has to wait for a slot.
 pub(super) struct SlotWait<'p> {
     queues: &'p Arc<Queues>,
     ticket: Ticket,
@@ -29,7 +29,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
         self.proxy.queues.as_ref().filter(|queues| queues.is_active() && self.context.class().is_some())
     }
 
-    /// Gives a query its ticket when it arrives. `stop_keys`: see [`Queues::stop_key`].
+    /// Makes the ticket of a query when it arrives. `stop_keys`: see [`Queues::stop_key`].
     pub(super) fn take_ticket(&mut self, queues: &Queues, stop_keys: [u64; 2]) {
         let fingerprint = self.context.query().map(|keys| keys.fingerprint);
         self.ticket = Some(Box::new(queues.ticket(self.claims(queues), fingerprint, stop_keys)));
@@ -46,19 +46,19 @@ impl<'p, B: Backend> Attempts<'p, B> {
             (Some(basic), _) if has_basic => Some(basic),
             (Some(other), [None, _]) => Some(other),
             (None, [Some(only), None]) => Some(only),
-            // Nothing shows which of them the node has read.
+            // Nothing shows which of several cookies the node has read.
             _ => None,
         };
         let credentials = [of_header, sessions[0], sessions[1]];
         Claims { address: queues.user(self.context.client().key()), credentials, provable }
     }
 
-    /// Notes that a node has accepted the credentials of the query.
+    /// Records that a node has accepted the credentials of the query.
     pub(super) fn note_accepted(&mut self) {
         let Some(credential) = self.ticket.as_deref_mut().and_then(Ticket::take_unproven) else { return };
         let Some(queues) = self.queues() else { return };
         let user = match self.context.basic_user() {
-            // Kylin ignores the case of names. One with two passwords, or written in two ways, is one user.
+            // Kylin ignores the case of names, so a name in another case, or with another password, is the same user.
             Some(name) => queues.user(("user", name.to_ascii_lowercase())),
             None => queues.user(credential),
         };
@@ -73,7 +73,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
         bytes(self.context.authorization()).or_else(session).or_else(|| bytes(self.context.cookie_header()))
     }
 
-    /// Has the bound of the wait count from now on: the query has followed an execution, which is no wait for a slot.
+    /// Restarts the time limit of the wait: the query has followed an execution, which is no wait for a slot.
     pub(super) fn restart_wait(&mut self) {
         if let Some((queues, ticket)) = self.queues().zip(self.ticket.as_deref_mut()) {
             queues.restart(ticket);
@@ -111,7 +111,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
         let head_timeout = self.sent(request).extensions().get().map(|timeouts: &Timeouts| timeouts.head);
         let head_timeout = head_timeout.unwrap_or_else(|| picked.backend().head_timeout());
         let mut expired = pin!(sleep_until(timer_in(queues.time_left(ticket, head_timeout))));
-        // Its health may bar the endpoint from the pick on: the request is the one on trial, or was picked in panic mode.
+        // Health may bar the endpoint already at the pick, if the request is on trial or was picked in panic mode.
         let mut past_health = is_barred(&picked);
         if let Some(leader) = &self.leader {
             leader.wait_with(ticket);
@@ -120,7 +120,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             recorder.queued(picked.lease.endpoint());
         }
         while turn == Turn::Wait {
-            // Made before the state is read, so that no change is missed.
+            // Created before the state is read, so that no change is missed.
             let changed = health.changed();
             if !self.proxy.cluster.still_serves(&picked.lease, is_bound(&picked), past_health) {
                 drop(picked);
@@ -135,7 +135,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
                 }
             }
             if turn == Turn::Wait {
-                // One pick for each change at most: if the pick does not see what the line above sees, it may choose the same again.
+                // At most one pick for each change: a pick that does not see this change may choose the same endpoint again.
                 turn = tokio::select! {
                     turn = poll_fn(|cx| queues.poll_slot(&mut picked.lease, cx)) => turn,
                     () = changed => Turn::Wait,
@@ -164,7 +164,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
     }
 }
 
-/// Returns whether the pick has accepted a draining endpoint. If it did, and the wait did not, it would choose the same again.
+/// Returns whether the pick accepts draining endpoints. The wait must do the same, or the next pick would choose the same endpoint again.
 fn is_bound<B>(picked: &Picked<B>) -> bool {
     matches!(picked.reason, PickReason::Bound | PickReason::Written)
 }

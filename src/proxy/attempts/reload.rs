@@ -12,10 +12,10 @@ use crate::proxy::ErrorResponse;
 use crate::proxy::rules::{CLOSED_PATH, ReloadAccess, ReloadCall, may_count, names_administrator};
 use crate::request::ClientAddr;
 
-/// The longest description of a user that is read, in bytes. It has some hundred, and more with many groups.
+/// The maximum length of the description of a user, in bytes. It has some hundred bytes, and more with many groups.
 const MAX_USER: u64 = 1 << 20;
 
-/// The headers of a reload call that the question carries: who calls, and at which name of the front end.
+/// The headers of a reload call that are copied into the request for the user: the credentials, and the host that the client used.
 static COPIED: [HeaderName; 4] = [header::HOST, header::AUTHORIZATION, header::COOKIE, header::USER_AGENT];
 
 impl<B: Backend> Attempts<'_, B> {
@@ -36,9 +36,8 @@ impl<B: Backend> Attempts<'_, B> {
     }
 }
 
-/// Returns whether the node of the client's session, or one that checks its credentials, names it an administrator. The question goes
-/// the way of the call: its session is found, and a failed node passed over. The extensions are those that the call came with, which
-/// choose nodes and times.
+/// Returns whether a node names the client an administrator. The request for that is forwarded like the call, with the session
+/// lookup and retries, and with the extensions of the call, which may choose nodes and timeouts.
 ///
 /// The type is named, because `forward` contains this future.
 fn is_administrator<'a, B: Backend>(

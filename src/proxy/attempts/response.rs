@@ -25,7 +25,7 @@ use crate::proxy::replay;
 use crate::proxy::rules::{Classified, RuleState};
 use crate::session::hook::AfterResponse;
 
-/// The longest response of which others get a copy, in bytes.
+/// The maximum length of a response that is copied, in bytes.
 pub(super) const MAX_SHARED: usize = 1 << 20;
 
 pub(super) enum AfterAttempt<B> {
@@ -60,13 +60,13 @@ impl<'p, B: Backend> Attempts<'p, B> {
         Some(rules.classify_head(&self.context, class, &self.response))
     }
 
-    /// Classifies the response by its body, if that came with the head, as that of a short response does.
+    /// Classifies the response by its body, if that has arrived with the head, as a short one has.
     pub(super) fn classify_whole(&self) -> Option<ResponseClass> {
         let (_, class) = self.kylin()?;
         Some(RuleState::classify_body(class, &self.response, self.response.body().whole()?))
     }
 
-    /// Classifies the response by the beginning of its body, which the client gets all the same.
+    /// Classifies the response by the beginning of its body, which the client still gets.
     pub(super) async fn classify_body(&mut self, needs_body: NeedsBody) -> Option<ResponseClass> {
         let (beginning, response) = replay::peek(take(&mut self.response), needs_body.max).await;
         self.response = response;
@@ -86,7 +86,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
 
     /// Decides between the response and another attempt. `class` is `None` in a plain proxy.
     pub(super) fn after_response(&mut self, mut picked: Picked<B>, class: Option<ResponseClass>) -> AfterAttempt<B> {
-        // Any other endpoint is better than the page of a node without Kylin, also one that health bars.
+        // Any other endpoint, even one that health bars, is better than the page of a node without Kylin.
         self.attempted.set_has_response(class != Some(ResponseClass::Rejected(Rejection::NotRunning)));
         if let Some(sign) = self.sign(class) {
             picked.lease.show(sign);
@@ -97,8 +97,8 @@ impl<'p, B: Backend> Attempts<'p, B> {
         }
     }
 
-    /// Returns what the response shows of whether its node stays, if it shows anything. Tomcat also closes the connection after many
-    /// errors (400, 500, 503), so these show nothing by that.
+    /// Returns whether the response shows that its node stays or stops; `None` if it shows neither. Tomcat closes the connection
+    /// after many errors (400, 500, 503), so a close after those is no sign.
     fn sign(&mut self, class: Option<ResponseClass>) -> Option<Sign> {
         let status = self.response.status();
         let closes = ClosesConnection::take(&mut self.response);
@@ -123,7 +123,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
     ) -> AfterAttempt<B> {
         let Classified { outcome, decision, is_free } = rules.decide(of_request, class);
         self.note_user_source(of_request, class);
-        // The node that was to execute it may have done so before the connection to it, or the metastore, failed.
+        // The node may have executed the request before its connection to another node, or to the metastore, failed.
         let is_unknown = matches!(class, ResponseClass::ClusterFault(ClusterFault::Transfer | ClusterFault::Metastore));
         self.note_outcome(is_unknown || !(class.is_refusal() || denies_access(self.response.status())));
         picked.lease.set_outcome(outcome);
@@ -133,9 +133,9 @@ impl<'p, B: Backend> Attempts<'p, B> {
             self.note_accepted();
         }
         let may_retry = match decision {
-            // A request that a node may have executed is sent once more at most. One that was refused goes to each endpoint once.
+            // A request that a node may have executed is sent once more at most. A refused one goes to each endpoint once.
             RetryDecision::OtherEndpoint => class.is_refusal() || !replace(&mut self.may_be_executed, true),
-            // A strategy that sends requests again takes care of this itself.
+            // A strategy that sends requests again handles this itself.
             RetryDecision::SessionOwner => !self.session.may_send_again() && !self.session.is_bound_to(&picked),
             RetryDecision::Return => false,
         };
@@ -166,7 +166,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
         AfterAttempt::Return(picked)
     }
 
-    /// Notes whether the nodes can check logins, for the status.
+    /// Records for the status whether the nodes can check logins.
     fn note_user_source(&self, of_request: RequestClass, class: ResponseClass) {
         let (cluster, context) = (&self.proxy.cluster, &self.context);
         if class == ResponseClass::ClusterFault(ClusterFault::UserSource) {
@@ -182,8 +182,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
         }
     }
 
-    /// Takes the response for the case that no other endpoint can be reached. The client would have got it if there were no other.
-    /// A stream is not kept: it would hold its connection.
+    /// Takes the response to return it if no other endpoint can be reached. A stream is not kept, because it would hold its connection.
     fn keep_for_failure(&mut self, class: ResponseClass) -> Option<Box<Response<Body>>> {
         // The 404 of a node without Kylin says nothing about what the client asked for.
         let is_final =
@@ -201,12 +200,12 @@ impl<'p, B: Backend> Attempts<'p, B> {
             && let Some(kept) = self.take_kept()
         {
             let Some(next) = self.pick_again(&kept, false, true) else {
-                // The session may ask for it.
+                // The session may need the request.
                 self.kept_request = Some(KeptRequest::Own(kept));
                 return AfterAttempt::Return(picked);
             };
-            // Only a response that is dropped counts against its endpoint, as in nginx (ngx_http_upstream_test_next). One that
-            // the client gets does not: Kylin responds with 500 to every SQL error.
+            // Only a response that is dropped counts against its endpoint, as in nginx (ngx_http_upstream_test_next). A response
+            // that the client gets does not, because Kylin sends 500 for every SQL error.
             if retry.is_failure(status) {
                 picked.lease.set_outcome(Outcome::Failure);
             }
@@ -219,9 +218,9 @@ impl<'p, B: Backend> Attempts<'p, B> {
         AfterAttempt::Return(picked)
     }
 
-    /// Has the body of the response hold the lease until the node has sent its end.
+    /// Stores the lease in the body of the response, until the node has sent its end.
     pub(super) fn hold_response(&mut self, lease: Lease) {
-        // A body that is known as a whole is not read ahead.
+        // A complete body is not read ahead.
         let max = self.proxy.settings.response_buffer.filter(|_| self.response.body().whole().is_none());
         let is_forbidden = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"no");
         let max = max.filter(|_| !self.response.headers().get("x-accel-buffering").is_some_and(is_forbidden));
@@ -230,8 +229,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
         self.response.body_mut().hold(lease, guards, ahead);
     }
 
-    /// Finds out whether the response has failed already. Otherwise its body is read to its end, or the connection of the client is
-    /// cut: a response that began cannot be taken back.
+    /// Reads what has arrived of the body, to see whether it has failed. After this, a failure can only cut the connection of the client.
     pub(super) fn read_ahead(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
         if self.response.body().whole().is_some() {
             return Ok(());
@@ -244,7 +242,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
         body.read_ahead(cx)
     }
 
-    /// Lets the session learn from the response. Returns the request when it is to be sent again to the same endpoint.
+    /// Lets the session learn from the response. Returns the request if it has to be sent again to the same endpoint.
     pub(super) async fn settle(&mut self, picked: &Picked<B>) -> Option<Box<Request<Body>>> {
         match self.session.settle(&self.context, &self.proxy.cluster, picked, &self.attempted, &mut self.response).await
         {
@@ -260,13 +258,14 @@ impl<'p, B: Backend> Attempts<'p, B> {
     }
 }
 
-/// Returns the length that a response to another method than HEAD declares for its body.
+/// Returns the length that the response declares for its body, unless it is a response to HEAD.
 pub(super) fn declared_length(response: &Response<Body>) -> Option<u64> {
     let has_body = response.status() != StatusCode::NOT_MODIFIED;
     response.headers().get(header::CONTENT_LENGTH).filter(|_| has_body)?.to_str().ok()?.parse().ok()
 }
 
-/// Reads the body of a response into memory of the budget. Returns false if it is too long, or there is no memory; it is then as it was.
+/// Reads the body of a response into memory of the budget. Returns false if it is too long or there is no memory; the body is then
+/// unchanged.
 pub(super) async fn read_whole(response: &mut Response<Body>, mut read: GrowingBuffer) -> bool {
     if let Some(length) = declared_length(response) {
         response.body_mut().exactly(length);

@@ -84,7 +84,7 @@ pub enum Plain {}
 pub struct ProxyBuilder<B, K = KylinAware> {
     cluster: Cluster<B>,
     settings: ProxySettings,
-    /// None in a plain proxy.
+    /// `None` in a plain proxy.
     rules: Option<KylinRules>,
     queue: Option<QueueRules>,
     #[cfg(feature = "cache")]
@@ -106,7 +106,7 @@ pub enum ProxyBuildError {
     /// The timeout for request bodies is zero.
     #[error("the timeout for request bodies is zero")]
     ZeroBodyTimeout,
-    /// A result cache has no login, so that it could not follow builds.
+    /// A result cache has no login, without which it cannot follow builds.
     #[cfg(feature = "cache")]
     #[error("the result cache needs a login to follow builds")]
     CacheWithoutLogin,
@@ -281,8 +281,7 @@ impl<B, K> ProxyBuilder<B, K> {
         self
     }
 
-    /// Adds an observer, which gets the events of every request after the observers that were added before. Default: none, which
-    /// costs nothing.
+    /// Adds an observer, which gets the events of every request after the observers that were added before. Default: none.
     pub fn observer(mut self, observer: impl Observer) -> Self {
         Arc::make_mut(&mut self.settings.observers).add(Arc::new(observer));
         self
@@ -314,7 +313,7 @@ impl<B, K> ProxyBuilder<B, K> {
             let sessions = Sessions::in_memory().map_err(ProxyBuildError::Randomness)?;
             settings.affinity = Some(Affinity::learn(sessions));
         }
-        // One for all proxies of the cluster: a write passes one, and the query after it another.
+        // All proxies of the cluster share the flights, because a write may pass one proxy and the next query another.
         let flights = rules.is_some().then(|| ProxyCore::flights(&cluster, &settings.clock));
         #[cfg(feature = "cache")]
         let cache = match self.cache.zip(flights.clone()) {

@@ -26,7 +26,7 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
         .iter()
         .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
         .map(<[u8]>::trim_ascii)
-        // Nearly all options are these two, and they name no header that would stay.
+        // Nearly all options are these two, and they name no header that has to be removed.
         .filter(|option| !(option.eq_ignore_ascii_case(b"keep-alive") || option.eq_ignore_ascii_case(b"close")))
         .filter_map(|option| HeaderName::from_bytes(option).ok())
         .filter(|name| !is_protected(name))
@@ -42,7 +42,7 @@ fn is_protected(name: &HeaderName) -> bool {
         header::COOKIE,
         header::SET_COOKIE,
         header::FORWARDED,
-        // Operators follow a request by them.
+        // Operators trace a request by these.
         HeaderName::from_static("x-request-id"),
         HeaderName::from_static("traceparent"),
         HeaderName::from_static("tracestate"),

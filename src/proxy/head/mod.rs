@@ -198,7 +198,7 @@ impl<'h> FramingHeaders<'h> {
 
 const NO_HOST: ErrorResponse = ErrorResponse::new(StatusCode::BAD_REQUEST, "the request does not name one valid host");
 
-/// Puts the host into `Host`: the one of the target, if it has one (RFC 9112, 3.2.2), else the one that is there.
+/// Sets `Host` to the host of the target, if it has one (RFC 9112, 3.2.2). Otherwise `Host` stays.
 fn set_host<T>(request: &mut Request<T>, has_host: bool) -> Result<(), ErrorResponse> {
     match request.uri().authority() {
         Some(authority) if !is_host(authority.as_str().as_bytes()) => return Err(NO_HOST),
@@ -206,7 +206,7 @@ fn set_host<T>(request: &mut Request<T>, has_host: bool) -> Result<(), ErrorResp
             let host = host_value(authority).ok_or(NO_HOST)?;
             request.headers_mut().insert(header::HOST, host);
         }
-        // HTTP/1.0 and HTTP/2 may do without; HTTP/1.1 may not.
+        // HTTP/1.0 and HTTP/2 requests may lack `Host`; those of HTTP/1.1 may not.
         None if !has_host && request.version() == Version::HTTP_11 => return Err(NO_HOST),
         None => {}
     }
@@ -248,7 +248,7 @@ fn is_literal(rest: &[u8]) -> bool {
     port && literal.iter().all(|byte| byte.is_ascii_hexdigit() || b":.%".contains(byte))
 }
 
-/// The bytes of a host name. A table, because every request is checked.
+/// The bytes of a host name. A table, because every host is checked.
 const NAME: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte = 0;

@@ -31,7 +31,7 @@ impl HeaderPresence {
     }
 
     pub(super) fn note(&mut self, name: &HeaderName) {
-        // The length first: most names need no comparison then.
+        // The length is matched first, so that most names need no comparison.
         match name.as_str().len() {
             2 => self.hop_by_hop |= name == header::TE,
             6 => match name == header::COOKIE {

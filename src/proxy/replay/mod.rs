@@ -1,4 +1,4 @@
-//! Bodies that are read before they are passed on: of requests, to send them again; of responses, to classify them.
+//! Reads bodies before they are passed on: those of requests to send them again, those of responses to classify them.
 
 mod copy;
 mod peek;

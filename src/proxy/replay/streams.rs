@@ -18,7 +18,7 @@ pub(in crate::proxy) const DEFAULT_STREAMS: NonZeroUsize = NonZeroUsize::new(16)
 
 /// The bodies that stream at present.
 pub(in crate::proxy) struct StreamLimit {
-    /// None is no limit.
+    /// `None` is no limit.
     per_node: Option<NonZeroUsize>,
     open: Mutex<OpenStreams>,
 }
@@ -35,7 +35,7 @@ struct Stream {
     client: Option<ClientKey>,
 }
 
-/// The node has as many bodies that stream as it may have, or the client has its half of them.
+/// The node has its maximum of streaming bodies, or the client has half of that.
 #[derive(Debug, thiserror::Error)]
 #[error("too many request bodies stream to the node")]
 pub(in crate::proxy) struct TooManyStreams;
@@ -48,7 +48,7 @@ impl StreamLimit {
     /// Counts a body until the guard is dropped; `None` without a limit. One client may have half of them.
     ///
     /// # Errors
-    /// [`TooManyStreams`] where the endpoint has too many. It is not held against the endpoint.
+    /// [`TooManyStreams`] if the endpoint has its maximum, or the client has half of it. It does not count against the endpoint.
     pub(in crate::proxy) fn open(
         self: &Arc<Self>,
         lease: &Lease,

@@ -70,7 +70,7 @@ impl RetryBudget {
 /// The unit of a balance: thousandths of a retry.
 const ONE: i64 = 1000;
 
-/// The number of clients whose shares are told apart.
+/// The number of counters. Clients with the same counter share it.
 const CLIENTS: usize = 1024;
 /// The interval over which a client has one share of the reserve, and the number of shares.
 const SHARE_INTERVAL_MS: u64 = 10_000;
@@ -83,14 +83,14 @@ pub(crate) struct RetryAccount {
     per_second: i64,
     capacity: i64,
     balance: AtomicI64,
-    /// The most of the reserve, and what is left of it.
+    /// The maximum of the reserve, and what is left of it.
     reserve_capacity: i64,
     reserve: AtomicI64,
-    /// The number of retries that clients have asked for lately: the interval in the upper half, and the number in the lower.
-    /// Clients whose keys fall on the same one share it.
+    /// The recent retries of clients: the interval in the upper half, the number in the lower. Clients whose keys have the same
+    /// hash share a counter.
     taken: Box<[AtomicU64]>,
     seed: ahash::RandomState,
-    /// Until when `per_second` was deposited, in milliseconds of the epoch.
+    /// The time until which `per_second` was deposited, in milliseconds of the epoch.
     deposited_until: AtomicU64,
     epoch: Epoch,
 }
@@ -122,7 +122,7 @@ impl RetryAccount {
             if is_full {
                 self.balance.fetch_add(self.per_request, Ordering::Relaxed);
             } else {
-                // The reserve first: otherwise one client would leave nothing for it.
+                // The reserve is filled first. Otherwise one client could keep it empty.
                 self.reserve.fetch_add(self.per_request / 2, Ordering::Relaxed);
                 self.balance.fetch_add(self.per_request - self.per_request / 2, Ordering::Relaxed);
             }
@@ -154,7 +154,7 @@ impl RetryAccount {
         let taken = &self.taken[self.seed.hash_one(client) as usize % CLIENTS];
         let interval = self.epoch.millis() / SHARE_INTERVAL_MS;
         let before = taken.load(Ordering::Relaxed);
-        // Of two at the same time one may be lost.
+        // If two come at the same time, one may be lost.
         let count = if before >> 32 == interval { (before & u64::from(u32::MAX)) + 1 } else { 1 };
         let count = interval << 32 | count.min(u64::from(u32::MAX));
         taken.store(count, Ordering::Relaxed);
@@ -166,9 +166,9 @@ impl RetryAccount {
         let until = self.deposited_until.load(Ordering::Relaxed);
         let passed = i64::try_from(now.saturating_sub(until)).unwrap_or(i64::MAX);
         let due = (passed.saturating_mul(self.per_second) / 1000).min(self.capacity);
-        // Of several threads that see the same time one deposits.
+        // If several threads see the same time, one deposits.
         if due > 0 && self.deposited_until.compare_exchange(until, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-            // The reserve first: otherwise one client would leave nothing for it.
+            // The reserve is filled first. Otherwise one client could keep it empty.
             let missing = (self.reserve_capacity - self.reserve.load(Ordering::Relaxed)).clamp(0, due / 2);
             self.reserve.fetch_add(missing, Ordering::Relaxed);
             self.balance.fetch_add(due - missing, Ordering::Relaxed);

@@ -133,7 +133,7 @@ impl RetryPolicy {
         self
     }
 
-    /// Sets the budget of retries that a node may have received before; `None` is no limit. Default: [`RetryBudget::default`].
+    /// Sets the budget for retries of requests that a node may have received; `None` is no limit. Default: [`RetryBudget::default`].
     pub fn budget(mut self, budget: Option<RetryBudget>) -> Self {
         self.budget = budget;
         self
@@ -147,7 +147,7 @@ impl RetryPolicy {
             }
             SendErrorKind::ConnectTimeout | SendErrorKind::HeadTimeout => self.timeout,
             SendErrorKind::Invalid => self.invalid,
-            // Another endpoint may have an idle connection.
+            // Another endpoint may have a free connection.
             SendErrorKind::Limit | SendErrorKind::Shortage => true,
             SendErrorKind::HeadTooLarge | SendErrorKind::RequestBody => false,
         }
@@ -174,7 +174,7 @@ impl RetryPolicy {
 
     /// Returns whether a request that a node may have processed can be sent again.
     pub(super) fn is_repeatable(&self, method: &Method) -> bool {
-        // nginx's rule, which is RFC 9110's for the methods it names, and trusts unknown methods.
+        // nginx's rule. For the methods that it names it is that of RFC 9110; it also repeats unknown methods.
         self.non_idempotent || !matches!(method.as_str(), "POST" | "LOCK" | "PATCH")
     }
 

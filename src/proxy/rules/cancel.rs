@@ -42,11 +42,11 @@ pub enum CancelOnDisconnect {
     /// without one, which changes its body.
     ByStopId,
     /// Kylin 2.x-4.x: finds the query by user and SQL in `GET /kylin/api/query/runningQueries` of its node, and stops it with
-    /// `PUT /kylin/api/query/{id}/stop`. The node itself names the user, in `GET /kylin/api/user/authentication` with the credentials of the
-    /// query. A query runs to its end if the node names none, or if not exactly one query of this user has this SQL.
+    /// `PUT /kylin/api/query/{id}/stop`. The node itself names the user, in `GET /kylin/api/user/authentication` with the
+    /// credentials of the query. A query runs to its end if the node names none, or if not exactly one query of this user has this SQL.
     ///
-    /// The list and the stop need an administrator. That the list names user and SQL is read in QueryContext.java and was not observed. When a
-    /// node rejects the login, the proxy stops no queries for ten minutes.
+    /// The list and the stop need an administrator. That the list has user and SQL is known from QueryContext.java, not from a
+    /// running Kylin. When a node rejects the login, the proxy stops no queries for ten minutes.
     AsAdmin {
         /// The value of `Authorization`: `Basic` and the credentials in base64.
         authorization: HeaderValue,
@@ -67,8 +67,8 @@ impl fmt::Debug for CancelOnDisconnect {
 #[derive(Debug, Default)]
 pub(super) struct CancelState {
     running: AtomicUsize,
-    /// A node refused the administrator's login, which is not sent before. A few wrong passwords lock a user, but the node may only
-    /// have been unable to check it: LDAP may be down.
+    /// A node refused the administrator's login, which is not sent again before this time. A few wrong passwords lock a user; but
+    /// the node may only have been unable to check it, because LDAP is down.
     login_paused_until: Mutex<Option<Instant>>,
 }
 
@@ -85,7 +85,7 @@ struct Cancellation {
     node: NodeClient,
     runtime: Handle,
     state: Arc<CancelState>,
-    /// The headers of the query that say who may stop it by its id.
+    /// The credentials of the query, with which it may be stopped by its id.
     credentials: HeaderMap,
     target: Target,
 }
@@ -186,7 +186,8 @@ impl Cancellation {
                 let is_same =
                     |running: &&RunningQuery| running.sql.trim() == sql && running.username.eq_ignore_ascii_case(&user);
                 let mut same = running.iter().filter(is_same);
-                // Of several, nothing tells which has lost its client. The id comes from a node and goes into a path.
+                // If there are several, nothing tells which one has lost its client. The id comes from a node and goes into a
+                // path, so it is checked.
                 let (Some(RunningQuery { query_id: id, .. }), None) = (same.next(), same.next()) else { return None };
                 if !is_id(id) {
                     return None;
@@ -196,7 +197,7 @@ impl Cancellation {
         }
     }
 
-    /// Returns the user whom the node knows by the credentials of the query. What the client says of itself proves nothing.
+    /// Returns the user whom the node knows by the credentials of the query. The name that the client sends proves nothing.
     async fn user(&self) -> Option<String> {
         let body = self.request(Method::GET, AUTHENTICATION, None).await?;
         let UserResponse { user_details } = serde_json::from_slice(&body).ok()?;
@@ -257,7 +258,7 @@ fn stop_id(request: &mut Request<Body>, body: &Bytes) -> Option<String> {
     let id = format!("kylin-lb-{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
     let StopIdMember { stop_id: empty } = serde_json::from_slice(body).ok()?;
     let (start, end, member) = match empty {
-        // Of two members of a name the node would read the last.
+        // A second member of the same name would override the first at the node.
         Some(empty) => {
             let start = empty.get().as_ptr() as usize - body.as_ptr() as usize;
             (start, start + empty.get().len(), format!("\"{id}\""))
@@ -285,7 +286,7 @@ struct StopIdMember<'b> {
     stop_id: Option<&'b RawValue>,
 }
 
-/// Keeps a `null`, of which serde would make a missing value.
+/// Keeps a `null`, which serde would treat as a missing value.
 fn as_written<'b, D: Deserializer<'b>>(value: D) -> Result<Option<&'b RawValue>, D::Error> {
     Deserialize::deserialize(value).map(Some)
 }

@@ -26,7 +26,7 @@ use crate::proxy::{ErrorResponse, head};
 use crate::request::{RequestContext, RequestView};
 use crate::session::hook::PrepareOutcome;
 
-/// The time that a node may take: it has nothing to compute.
+/// The time that a node may take. It has nothing to compute.
 const NODE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest response that is merged, in bytes: a list of running queries with their SQL.
 const MAX_RESPONSE: u64 = 4 << 20;
@@ -36,9 +36,8 @@ const NO_RESPONSE: ErrorResponse =
     ErrorResponse::new(StatusCode::BAD_GATEWAY, "no node that serves queries could be reached")
         .because(Termination::ConnectFailed);
 
-/// Sends the request to all query nodes of the cluster at once, and to those where the session has to log in first as soon as it has.
-/// Logins of one user follow each other. `past_limits`: full ones get it too. Returns too whether a node may have
-/// executed it.
+/// Sends the request to all query nodes of the cluster at once, and to nodes where the session has to log in first once it has.
+/// Logins of one user run one after the other. `past_limits`: full endpoints get it too. Also returns whether a node may have executed it.
 pub(crate) async fn fan_out<B: Backend>(
     cluster: &Cluster<B>,
     context: &RequestContext,
@@ -75,7 +74,7 @@ pub(crate) async fn fan_out<B: Backend>(
             if !is_prepared {
                 let mut session = session.lock().await;
                 let prepared = timeout(NODE_TIMEOUT, session.prepare(cluster, &picked, &mut request)).await;
-                // Without a login the node would not respond to any purpose.
+                // Without a login the response of the node would be useless.
                 let Ok(PrepareOutcome::Send) = prepared else { return None };
             }
             let number = begun.lock().begin(&picked);
@@ -98,7 +97,7 @@ pub(crate) async fn fan_out<B: Backend>(
         }
         responses.extend(response);
     }
-    // A node that failed or refused too did no better.
+    // Another node that failed or refused did no better.
     let is_better = |status: StatusCode| !status.is_server_error() && status != StatusCode::UNAUTHORIZED;
     if responses.iter().any(|response| is_better(response.status())) {
         pending_failures.confirm()
@@ -190,7 +189,7 @@ async fn send<B: Backend>(mut picked: Picked<B>, request: Request<Body>, key: Re
     NodeResult { number, response, failed, end, took: began.elapsed() }
 }
 
-/// Returns the response, `None` if it is too long.
+/// Returns the response; `None` if it is too long.
 ///
 /// # Errors
 /// What the failure tells about the node, and how the attempt ended.
@@ -250,7 +249,7 @@ fn merge_all(merge: Merge, mut responses: Vec<Response<Bytes>>) -> Option<Respon
     }
     let length = HeaderValue::from(response.body().len());
     let headers = response.headers_mut();
-    // These describe the response of one node. A session that only this node has begun is of no use to the client.
+    // These headers describe the response of one node. A session at that node alone is of no use to the client.
     for name in [header::ETAG, header::CONTENT_ENCODING, header::TRANSFER_ENCODING, header::SET_COOKIE] {
         headers.remove(name);
     }

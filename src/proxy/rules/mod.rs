@@ -1,4 +1,4 @@
-//! What a Kylin-aware proxy does with its knowledge: settings, and the state behind them.
+//! The rules of Kylin that a proxy applies: their settings, and their state.
 
 mod cancel;
 mod fan_out;
@@ -110,9 +110,10 @@ impl KylinRules {
     /// Sets whether a request is retried after a response by which the node rejected it without executing it. Default: on.
     ///
     /// Such responses are `not allowed in 'job' mode`, `Too many concurrent query requests.`, and Kylin 5's codes for them. A 404
-    /// that Kylin did not write, for a path that all versions serve, is one if Kylin does not run at the node, which the proxy asks
-    /// the node on the spot: a Tomcat that stops responds so. The request is then sent to each other node as after a refused
-    /// connection, and if Kylin runs at none of them the client gets a 503. The proxy also reads errors that are compressed with gzip, Tomcat's only coding. It returns errors in other codings to the client.
+    /// that Kylin did not write, for a path that all versions serve, is one if Kylin does not run at the node, which the proxy
+    /// checks with a request to the node: a Tomcat that stops responds so. The request is then sent to each other node as after a
+    /// refused connection, and if Kylin runs at none of them the client gets a 503. The proxy also reads errors that are
+    /// compressed with gzip, Tomcat's only coding. It returns errors in other codings to the client.
     pub fn retry_rejected(mut self, on: bool) -> Self {
         self.retry_rejected = on;
         self

@@ -31,15 +31,15 @@ pub(super) struct RecentWrites {
     clock: Arc<dyn Clock>,
 }
 
-/// A client that writes, as a hash with a seed of this process: of Kylin's session cookie, without one of the credentials, and
-/// without these of all cookies, because a login relay has a cookie of its own.
+/// A client that writes, as a hash with a seed of this process: of Kylin's session cookie; if there is none, of the credentials;
+/// if there are none, of all cookies, because a login relay has its own cookie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Writer(u64);
 
 #[derive(Debug, Default)]
 struct Shard {
     pins: AHashMap<Writer, Pin>,
-    /// Until when a full shard is not swept again: a flood of writers must not cost a sweep each.
+    /// The time until which a full shard is not swept again, so that a flood of writers does not cost a sweep each.
     swept_until: Option<Instant>,
 }
 
@@ -54,7 +54,7 @@ impl RecentWrites {
         RecentWrites { window, count: AtomicUsize::new(0), shards: Default::default(), seed: RandomState::new(), clock }
     }
 
-    /// Returns who sends a request; `None` if it carries nothing to know its client by.
+    /// Returns the client that sends a request; `None` if nothing in the request identifies it.
     pub(super) fn writer(&self, context: &RequestContext) -> Option<Writer> {
         let credentials = || context.authorization().map(HeaderValue::as_bytes);
         let cookies = || context.cookie_header().map(HeaderValue::as_bytes);
@@ -80,7 +80,7 @@ impl RecentWrites {
             pins.insert(writer, Pin { endpoint: endpoint.clone(), until: instant_after(now, self.window) });
         }
         let after = pins.len();
-        // Under the lock of the shard, so that the sum stays right.
+        // Counted under the lock of the shard, so that the sum stays exact.
         self.count.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
     }
 

@@ -1,11 +1,11 @@
-//! The two calls between nodes that people make too: the buttons "Reload Metadata" and "Reload Config" of Kylin's web interface.
+//! Two calls between nodes that clients make too: the buttons "Reload Metadata" and "Reload Config" of Kylin's web interface.
 //!
 //! The interface calls `PUT /kylin/api/cache/announce/all/all/update` and `POST /kylin/api/cache/announce/config` (cache service of
 //! the web application 2.4 to 3.x), and the REST documentation names both. The nodes do not ask for a login there
 //! (kylinSecurity.xml of 3.1.3), so the front end finds out whether the client is an administrator.
 //!
-//! What an administrator alone may call proves nothing: `GET /kylin/api/admin/config` is open to all in 2.0.0 to 2.6.6, 3.0.0 and
-//! 3.1.0 (CVE-2020-13937). So the node is asked who the client is.
+//! A call that only administrators may make proves nothing: `GET /kylin/api/admin/config` is open to all in 2.0.0 to 2.6.6, 3.0.0 and
+//! 3.1.0 (CVE-2020-13937). So the front end asks a node for the user and its authorities.
 
 use http::header::{self, HeaderMap, HeaderName};
 use http::{Method, StatusCode, Uri};
@@ -21,7 +21,7 @@ pub enum ReloadAccess {
     /// Administrators of Kylin.
     #[default]
     Administrators,
-    /// All: an application in front checks who calls.
+    /// All, for an application that checks clients itself.
     Everyone,
 }
 
@@ -30,7 +30,7 @@ pub enum ReloadAccess {
 pub(crate) enum ReloadCall {
     /// A node that gets it tells the others.
     Metadata,
-    /// Concerns the node that gets it, so it goes to all.
+    /// Concerns the node that gets it, so it goes to all nodes.
     Config,
 }
 
@@ -64,8 +64,7 @@ pub(crate) fn names_administrator(status: StatusCode, body: &[u8]) -> bool {
         && authorities.is_some_and(|all| all.iter().any(|granted| granted["authority"] == "ROLE_ADMIN"))
 }
 
-/// Returns whether a client may have its credentials count: it has some, and no page of another site has made its browser send
-/// them.
+/// Returns whether the credentials of a request count: there are some, and no page of another site made the browser send them.
 ///
 /// A browser sends `Origin` with each PUT and POST, but sends cookies on its own. So a cookie counts only with an `Origin`, or else a
 /// `Referer`, of the front end. Other clients send their credentials on purpose. The scheme is not compared: behind a TLS terminator

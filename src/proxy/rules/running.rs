@@ -1,8 +1,8 @@
-//! Asks a node whether Kylin runs there.
+//! Checks whether Kylin runs at a node.
 //!
 //! A Tomcat that stops ends its web applications before it closes its port, and responds to everything with 404 meanwhile. So a
-//! 404 for a call that returns JSON in every version may mean that nothing was executed, and that another node should be asked. And
-//! while it stops, it takes new connections that it never serves, so that the repeat of a request would be lost there.
+//! 404 for a call that returns JSON in every version may mean that nothing was executed, and that another node should get the
+//! request. A Tomcat that stops also accepts connections that it never serves, where a repeated request would be lost.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::kylin::class::AUTHENTICATION;
 /// Kylin has nothing to compute for the response.
 const TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_BODY: u64 = 64 * 1024;
-/// The time for which it counts that Kylin does not run: a node that stops is not asked for each of its clients.
+/// The time for which the result that Kylin does not run is reused, so that a node that stops is not asked for each of its clients.
 const REUSE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What a node shows of Kylin.
@@ -39,7 +39,7 @@ pub(crate) enum Running {
 /// The last response of a node, and when it was asked. Locked while the node is asked, so that it is asked once at a time.
 type LastCheck = Arc<tokio::sync::Mutex<Option<(Instant, Running)>>>;
 
-/// Asks nodes, each at most once at a time.
+/// Asks nodes whether Kylin runs there, each at most once at a time.
 #[derive(Debug)]
 pub(super) struct RunningChecks {
     clock: Arc<dyn Clock>,
@@ -51,15 +51,14 @@ impl RunningChecks {
         RunningChecks { clock, last: Mutex::default() }
     }
 
-    /// Asks the node. `may_be_missing`: a Kylin that runs may respond with the 404 that raised the question, so that a client could
-    /// have the node asked again and again.
+    /// Asks the node. `may_be_missing`: a running Kylin may send this 404 too, so a client could cause a check again and again.
     pub(super) async fn check<B: Backend>(&self, picked: &Picked<B>, may_be_missing: bool) -> Running {
         let arrived = self.clock.now();
         let endpoint = picked.lease.endpoint();
         let last = self.last_check(endpoint);
         let mut last = last.lock().await;
         let is_fresh = |at: Instant| self.clock.now().saturating_duration_since(at) < REUSE_INTERVAL;
-        // A Kylin that ran before the 404 came may have ended since.
+        // A Kylin that ran before the 404 may have ended since.
         let counts = |&(asked, running): &(Instant, Running)| match running != Running::No && !may_be_missing {
             true => asked >= arrived,
             false => is_fresh(asked),
@@ -93,7 +92,7 @@ impl RunningChecks {
     }
 }
 
-/// A 401 and a JSON object prove a Kylin of any version, which may be in trouble. A page does not: Tomcat and other servers have
+/// A 401 and a JSON object prove a Kylin of any version, even one that has errors. A page does not: Tomcat and other servers have
 /// pages.
 async fn ask(client: &NodeClient) -> Running {
     match client.get(AUTHENTICATION, None, &mut CookieJar::default()).await {

@@ -36,7 +36,7 @@ pub(crate) struct RuleState {
     writes: Option<RecentWrites>,
     cancel: Arc<CancelState>,
     running: RunningChecks,
-    /// Whether a node has offered NTLM: logged once.
+    /// Whether a node has offered NTLM, which is logged once.
     ntlm: AtomicBool,
 }
 
@@ -81,7 +81,7 @@ impl RuleState {
         let closed = self.closed.as_ref();
         let checked = closed.map_or(Ok(()), |closed| closed.check(context.client().ip(), request.method(), &path));
         let reload = match checked {
-            // The call of a client that may make any concerns all nodes too.
+            // A reload call of a trusted client concerns all nodes too.
             Ok(()) => self.reload_call(request, ReloadAccess::Everyone),
             Err(denied) => {
                 let reload = self.reload_call(request, self.rules.reload);
@@ -96,7 +96,7 @@ impl RuleState {
             context.forget_class_of_other_paths();
         }
         if reload.is_some() {
-            // Reloading twice does no harm, but nothing tells whether a node has begun.
+            // Reloading twice does no harm, but nothing shows whether a node has begun.
             context.set_class(RequestClass::AdminWrite);
         }
         Ok(reload)
@@ -117,7 +117,7 @@ impl RuleState {
         self.rules.resource_groups.as_ref()
     }
 
-    /// Returns the role that an endpoint needs to serve the request, and whether no other endpoint will do.
+    /// Returns the role that an endpoint needs to serve the request, and whether the role is mandatory.
     pub(crate) fn role(&self, class: RequestClass) -> (Option<Role>, bool) {
         match self.rules.roles {
             true => (class.role(), class.role_is_strict()),
@@ -130,7 +130,7 @@ impl RuleState {
         merge_of(class).filter(|_| self.rules.fan_out)
     }
 
-    /// Returns who sends the request, if it writes or any write was remembered.
+    /// Returns the client as a writer, if the request writes or any write is remembered.
     pub(crate) fn writer(&self, context: &RequestContext, class: RequestClass) -> Option<Writer> {
         let writes = self.writes.as_ref().filter(|writes| class.is_write() || !writes.is_empty())?;
         writes.writer(context)
@@ -159,8 +159,8 @@ impl RuleState {
         decide(class, rejected) != RetryDecision::Return
     }
 
-    /// Returns whether a failed attempt may be retried, as far as the class of the request decides. `is_out`: the node is out of
-    /// service by now.
+    /// Returns whether a failed attempt may be retried, as far as the class of the request decides. `is_out`: the node is now out
+    /// of service.
     pub(crate) fn may_retry(&self, class: RequestClass, kind: SendErrorKind, is_out: bool) -> bool {
         // A long query is not started a second time, unless its node fails its probes too.
         let is_stuck = is_out && kind == SendErrorKind::HeadTimeout && class.retry_safety() == RetrySafety::Read;
@@ -178,7 +178,7 @@ impl RuleState {
         response: &Response<Body>,
     ) -> Result<ResponseClass, NeedsBody> {
         let status = response.status();
-        // Only a 401 asks for them.
+        // Only a 401 offers NTLM.
         let sent = match status {
             StatusCode::UNAUTHORIZED => {
                 self.warn_of_ntlm(response.headers());
@@ -210,7 +210,7 @@ impl RuleState {
         response::classify_body(class, response.status(), response.headers(), beginning)
     }
 
-    /// Returns whether Kylin runs at the node that has responded with 404; `None` if that is no question.
+    /// Returns whether Kylin runs at the node that responded with 404; `None` if the 404 does not need a check.
     pub(crate) async fn is_running<B: Backend>(
         &self,
         class: RequestClass,
@@ -240,8 +240,8 @@ impl RuleState {
         if class != ResponseClass::Final {
             tracing::debug!(request = of_request.name(), response = ?class, ?decision, "response classified");
         }
-        // A node of another role rejects at once, which costs nothing, and where roles are unknown every third request meets one.
-        // A node without Kylin is as good as one that refuses the connection.
+        // A node of another role rejects at once, which costs nothing; if roles are unknown, every third request meets one. A node
+        // without Kylin counts like a refused connection.
         let is_free = matches!(class, ResponseClass::Rejected(Rejection::Role | Rejection::NotRunning));
         Classified { outcome, decision, is_free }
     }
@@ -264,7 +264,7 @@ fn outcome_of(kind: SendErrorKind) -> AttemptOutcome {
     match kind {
         SendErrorKind::Broken | SendErrorKind::Stale | SendErrorKind::Invalid => AttemptOutcome::Broken,
         SendErrorKind::HeadTimeout => AttemptOutcome::HeadTimeout,
-        // No retry: other nodes respond with the same.
+        // No retry, because other nodes give the same response.
         SendErrorKind::RequestBody | SendErrorKind::HeadTooLarge => AttemptOutcome::RequestBody,
         SendErrorKind::Connect
         | SendErrorKind::ConnectTimeout
