@@ -9,8 +9,8 @@ use super::request::RequestProbe;
 use super::spec::{InvalidProbe, Probe};
 
 impl Probe {
-    /// Finds out by which request each node shows that it is healthy. For any version of Kylin, and for a cluster whose nodes
-    /// have several. No login.
+    /// Probes each node with the best request that its version offers. It works with every version of Kylin, also with different
+    /// versions in one cluster, and needs no login.
     ///
     /// | level | request | a healthy response | offered by |
     /// |---|---|---|---|
@@ -19,9 +19,9 @@ impl Probe {
     /// | [`Tcp`](crate::health::ProbeLevel::Tcp) | those above | any but a 5xx | a server that is no Kylin, or whose Kylin is not deployed yet |
     ///
     /// The first probe of a node takes the first level that succeeds. From then on the node has to succeed at that level or a
-    /// higher one, because a Tomcat that stops sends 404 for every path. A node at `Tcp` is probed at all levels each time. A
-    /// node at `Authentication` is asked for the version every minute, and after a failure: it may have been upgraded. A
-    /// node that was unreachable, or in maintenance, may return with an older Kylin and then settle on `Authentication`.
+    /// higher one, because a Tomcat that stops sends 404 for every path. A node at `Tcp` is probed at all levels each time. A node
+    /// at `Authentication` is asked for the version every minute and after a failure, because it may have been upgraded. A node
+    /// that was unreachable, or in maintenance, may return with an older Kylin and then settle on `Authentication`.
     ///
     /// [`EndpointStatus::probe_level`](crate::cluster::EndpointStatus::probe_level) has the level of each endpoint. A change
     /// is logged.
@@ -31,7 +31,7 @@ impl Probe {
         Probe::by_level(version(), authentication)
     }
 
-    /// Sends `GET /kylin/api/admin/version` (Kylin 3.1 and later; no login): shows that a Kylin responds, in any role. The
+    /// Sends `GET /kylin/api/admin/version` (Kylin 3.1 and later; no login): shows that Kylin responds, in any role. The
     /// body must name the version, because an older Kylin, or another server at the address, may have a page for any path.
     pub fn kylin_version() -> Self {
         Probe::of(version())
@@ -50,9 +50,9 @@ impl Probe {
         get("/kylin/api/service_discovery/state/is_active_job_node").expect(ok().json_bool("", true))
     }
 
-    /// Runs `sql` in `project` as `user`: shows that a node can execute queries. Choose cheap SQL, enough time
-    /// ([`timeout`](Probe::timeout)), and a user of its own. A node that rejects the query because of its role (*job*) or
-    /// because it runs as many as it may is healthy too.
+    /// Runs `sql` in `project` as `user`: shows that a node can execute queries. Choose cheap SQL, a sufficient
+    /// [`timeout`](Probe::timeout), and a user of its own. A node that rejects the query because of its role (*job*) or because it
+    /// runs as many as it may is healthy too.
     ///
     /// # Errors
     /// [`InvalidProbe::User`] when the user's name contains a colon (RFC 7617).

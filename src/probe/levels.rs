@@ -1,4 +1,4 @@
-//! The probe that finds out which requests show that a node is healthy: [`Probe::kylin`](super::Probe::kylin).
+//! The probe that finds the best request for each node: [`Probe::kylin`](super::Probe::kylin).
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ pub(super) struct NodeMemory {
 pub(super) struct NodeLevel {
     settled: Option<ProbeLevel>,
     may_be_another_process: bool,
-    /// The time at which a node that settled on the authentication is asked for the version again; at once where there is none.
+    /// The time at which a node that settled on the authentication is asked for the version again; at once if `None`.
     recheck: Option<Instant>,
 }
 
@@ -61,7 +61,7 @@ impl NodeLevel {
     fn succeed(&mut self, level: ProbeLevel, tried: &[ProbeLevel]) {
         let recheck = match tried.len() {
             1 => self.recheck,
-            // Kylin may have been deployed between two requests of this probe, so the next one asks again.
+            // Kylin may have been deployed between two requests of this probe, so the next probe tries all levels again.
             _ if self.settled != Some(level) => None,
             _ => Some(timer_in(RECHECK_INTERVAL)),
         };
@@ -74,7 +74,7 @@ impl NodeLevel {
     }
 }
 
-/// Tries the levels that `memory` has for the node.
+/// Tries the levels that `memory` gives for the node.
 ///
 /// Only a response leads to the next level: a node that does not respond is unhealthy at each. A 5xx leads to the
 /// authentication, which proves a Kylin, but not to [`ProbeLevel::Tcp`].
@@ -90,7 +90,7 @@ pub(super) async fn send(
         let result = match tried {
             ProbeLevel::Version => version.send(client, cookies, date).await,
             ProbeLevel::Authentication => authentication.send(client, cookies, date).await,
-            // The responses to the other levels came over a connection.
+            // The other levels got a response, so the node accepts connections.
             ProbeLevel::Tcp if failures.iter().any(is_server_error) => break,
             ProbeLevel::Tcp => ProbeResult::Healthy,
         };
@@ -108,7 +108,7 @@ pub(super) async fn send(
         return result;
     }
     let failure = failures.iter().find(|failure| is_server_error(failure)).or(failures.last());
-    // Each list of levels has one.
+    // A list of levels is never empty.
     let failure = *failure.unwrap_or(&ProbeFailure::Broken);
     level.fail(failure);
     ProbeResult::Unhealthy(failure)

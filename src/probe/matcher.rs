@@ -74,7 +74,7 @@ impl ResponseMatcher {
         self.statuses.contains(&status)
     }
 
-    /// `body` is `None` when it is too long to be read.
+    /// Returns whether the body matches. `body` is `None` if it is too long to be read.
     pub(super) fn matches_body(&self, body: Option<&[u8]>) -> bool {
         if self.conditions.is_empty() {
             return true;

@@ -1,4 +1,4 @@
-//! Active checks: requests that the crate itself sends to find out the health and the metastore of each node.
+//! Active checks: requests of the crate itself that test the health and the metastore of each node.
 
 mod health_check;
 mod kylin;
@@ -19,10 +19,10 @@ pub use spec::{InvalidProbe, Probe};
 
 use crate::health::InvalidSetting;
 
-/// A longer interval is a mistake.
+/// The maximum interval. A longer one is most likely a mistake.
 const MAX_INTERVAL: Duration = Duration::from_secs(86_400);
 
-/// Checks that a setter got an interval from `min` to a day.
+/// Checks that an interval is from 1 ms to a day.
 fn validate_interval(interval: Duration, name: &'static str) -> Result<(), InvalidSetting> {
     let valid = (Duration::from_millis(1)..=MAX_INTERVAL).contains(&interval);
     InvalidSetting::unless(valid, name, "1 ms to a day")

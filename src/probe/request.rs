@@ -14,10 +14,10 @@ use crate::cookie::{CookieJar, date};
 use crate::health::ProbeFailure;
 use crate::kylin::response::is_user_source_down;
 
-/// Tells probes from other requests in the log of a node.
+/// Marks probes in the log of a node.
 const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("kylin-lb/", env!("CARGO_PKG_VERSION"), " (probe)"));
 
-/// Responses to probes have a few hundred bytes in Kylin.
+/// The maximum length of a body. Kylin's responses to probes have a few hundred bytes.
 pub(super) const MAX_BODY: u64 = 64 * 1024;
 
 /// A request and the responses that a healthy node gives.
@@ -80,7 +80,7 @@ impl RequestProbe {
         if expected.any(|expected| expected.matches_body(body)) {
             return ProbeResult::Healthy;
         }
-        // Where only an alternative accepts the status, the status is the failure.
+        // If only an alternative accepts the status, the status is the failure.
         let first = self.expected.first().is_some_and(|expected| expected.matches_status(*status));
         ProbeResult::Unhealthy(if first { ProbeFailure::Body } else { ProbeFailure::Status(*status) })
     }

@@ -43,7 +43,7 @@ pub(super) struct FixedSettings {
 }
 
 impl FixedSettings {
-    /// Returns the names of those that differ from `running`.
+    /// Returns the names of the settings that differ from `running`.
     pub(super) fn differing(&self, running: &Self) -> Vec<&'static str> {
         let differs = [
             ("threads", self.threads != running.threads),
@@ -76,7 +76,7 @@ impl<H: Handler> ServerBuilder<H> {
         self.listen_with(listen, ListenOptions::new(), handler)
     }
 
-    /// Adds an address to listen on, whose connections begin as `options` say: with TLS, with the PROXY protocol, or with both.
+    /// Adds an address to listen on, with TLS, the PROXY protocol, or both.
     pub fn listen_with(mut self, listen: Listen, options: ListenOptions, handler: H) -> Self {
         self.listeners.push((listen, options, handler));
         self
@@ -88,9 +88,8 @@ impl<H: Handler> ServerBuilder<H> {
         self
     }
 
-    /// Sets how many connections are served at once. Where there are more, the server closes the one
-    /// that has been idle for the longest. If none is idle, more wait unread, most of them in the
-    /// kernel's backlog. `None` is no limit. Default 16384.
+    /// Sets how many connections are served at once. If more clients connect, the server closes the connection that has been idle
+    /// for the longest. If none is idle, new ones wait, most of them in the kernel's backlog. `None` is no limit. Default 16384.
     ///
     /// A server never has more than half as many connections as the process may open files: the other
     /// half is for nodes, stores and logs. See
@@ -103,15 +102,13 @@ impl<H: Handler> ServerBuilder<H> {
 
     /// Sets how many connections a client may have; `None` is no limit. Default 1024.
     ///
-    /// More are closed as soon as they are accepted, without a response: to write one would take the
-    /// work that the limit saves (HAProxy: `tcp-request connection reject`). A client is an IPv4
-    /// address, or a /64 network of IPv6. Peers that the handler [trusts](Handler::trusts) have no
-    /// limit, nor have those of unix sockets. A warning in the log names a client that reaches the
-    /// limit.
+    /// Further ones are closed as soon as they are accepted, without a response, because writing one would cost the work that the
+    /// limit saves (HAProxy: `tcp-request connection reject`). A client is an IPv4 address, or a /64 network of IPv6. Peers that
+    /// the handler [trusts](Handler::trusts) have no limit, nor have those of unix sockets. A warning in the log names a client
+    /// that reaches the limit.
     ///
-    /// Of a server that serves 64 [connections](Self::max_connections) or more, one client never has
-    /// more than three quarters. Beyond half of them, a new connection replaces the client's own idlest
-    /// one. A warning at the start tells if that is less than this limit.
+    /// If the server serves 64 [connections](Self::max_connections) or more, one client has at most three quarters of them. Beyond
+    /// half of them, a new connection replaces the client's own idlest one. A warning at the start tells if that is less than this limit.
     pub fn max_connections_per_client(mut self, connections: Option<NonZeroU32>) -> Self {
         self.settings.max_connections_per_client = connections;
         self
@@ -134,9 +131,8 @@ impl<H: Handler> ServerBuilder<H> {
         self
     }
 
-    /// Sets how long a client may accept nothing of a response that waits for it (nginx:
-    /// `send_timeout`). Without this limit, a client that does not read would hold its node's
-    /// connection forever. Default 60 s.
+    /// Sets how long a client may accept no byte of its response (nginx: `send_timeout`). Without this limit, a client that does
+    /// not read would hold its node's connection forever. Default 60 s.
     pub fn send_timeout(mut self, timeout: Duration) -> Self {
         self.limits.send_timeout = timeout;
         self
@@ -247,7 +243,7 @@ impl<H: Handler> ServerBuilder<H> {
             let thread = thread::Builder::new().name(format!("kylin-lb-{index}")).spawn(move || {
                 let cut = runtime.block_on(accept(changed, admission, stopped));
                 drop(runtime);
-                // The receiver is gone if the server was dropped.
+                // Sending fails if the server was dropped.
                 _ = done.send(cut);
             })?;
             loops.push(AcceptLoop { done: is_done, changes, thread });
@@ -261,7 +257,7 @@ impl<H: Handler> ServerBuilder<H> {
         Ok(server)
     }
 
-    /// Returns what serves each listener, or an error if a timeout is not valid.
+    /// Returns each listener with its handler and settings, or an error if a timeout is not valid.
     pub(super) fn into_serving(self) -> io::Result<Vec<(Listen, Serving<H>)>> {
         let limits = self.limits;
         for (timeout, setting) in [(limits.head_timeout, "head timeout"), (limits.send_timeout, "send timeout")] {

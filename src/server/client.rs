@@ -6,10 +6,10 @@ use super::limits::Limits;
 use super::stop::StopSignal;
 use crate::request::{ClientAddr, ClientKey};
 
-/// A client and what serves it.
+/// A client, with the handler and limits of its connection.
 pub(super) struct Client<H> {
     pub(super) peer: ClientAddr,
-    /// Whose share of the buffers counts what the connection holds. `None` if the peer connects for many clients.
+    /// The client whose share of the buffers counts the bytes of the connection. `None` if the peer connects for many clients.
     pub(super) key: Option<ClientKey>,
     pub(super) handler: CurrentHandler<H>,
     pub(super) limits: Limits,

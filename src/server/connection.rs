@@ -36,7 +36,7 @@ where
 {
     let key = if handler.get().trusts(peer) { None } else { peer.key() };
     let deadline = timer_in(limits.head_timeout);
-    // None if the client has sent too little in time.
+    // `None` if the client did not send enough in time.
     let protocol = {
         let mut idle = stop.enter_idle(key);
         tokio::select! {
@@ -203,7 +203,7 @@ mod tests {
         client.write_all(REQUEST).await.unwrap();
         response(&mut client).await;
         served.await.unwrap().unwrap();
-        // One that says nothing does not delay the stop for longer.
+        // A client that sends nothing does not delay the stop for longer.
         for (age, wait) in [(0, 1_000), (600, 400), (30_000, 100)] {
             let (_client, served, stop) = start();
             sleep(Duration::from_millis(age)).await;

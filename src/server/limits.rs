@@ -25,7 +25,7 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// Returns a spool for what is read of a response ahead of its client.
+    /// Returns a spool for the part of a response that is read ahead of its client.
     pub(super) fn spool(&self, ahead: ReadAhead) -> Spool {
         Spool::new(self.buffers.reservation(ahead.client), ahead.max.get())
     }
@@ -80,8 +80,8 @@ pub(super) fn servable(wanted: Option<NonZeroUsize>) -> NonZeroUsize {
 #[derive(Clone)]
 pub(super) struct ClientShares {
     limit: Arc<ClientLimit>,
-    /// From this number of connections on, each new one of a client replaces its idlest one, young ones from halfway to the limit
-    /// on. The limit is higher: it bounds connections that are not idle.
+    /// From this number of connections on, each new one of a client replaces its idlest one. Halfway to the limit, young ones are
+    /// replaced too. The limit is higher, and bounds connections that are not idle.
     crowded: u32,
     idle: Arc<IdleList>,
 }
@@ -111,7 +111,7 @@ impl ClientShares {
             && let count = self.limit.count(key)
             && count >= self.crowded
         {
-            // The place of a connection is free a moment after it was told to close, so young ones go before the limit is reached.
+            // A permit becomes free a moment after its connection was told to close, so young ones are closed before the limit is reached.
             self.idle.close_idlest_of(key, count >= self.crowded.midpoint(self.limit.max()));
         }
         self.limit.acquire(client)
@@ -127,10 +127,10 @@ fn warn_of_connections(client: ClientKey, max: NonZeroU32) {
     );
 }
 
-/// A server of fewer connections has few clients, and one of them may take them all.
+/// The minimum number of connections for shares. A smaller server has few clients, and one may take all connections.
 const MIN_SHARED: usize = 64;
 
-/// Returns how many of the `all` connections of a server one client may have: what is `wanted`, and no more than three quarters.
+/// Returns how many of the `all` connections of a server one client may have: `wanted`, but at most three quarters.
 fn of_client(wanted: NonZeroU32, all: NonZeroUsize) -> NonZeroU32 {
     let most = if all.get() < MIN_SHARED { usize::MAX } else { all.get() - all.get() / 4 };
     u32::try_from(most).ok().and_then(NonZeroU32::new).map_or(wanted, |most| wanted.min(most))

@@ -49,7 +49,7 @@ use crate::request::ClientAddr;
 /// The time for which the bytes of a client that keeps sending are read and dropped after the last response.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The time of requests in flight is over, and the handler has not responded.
+/// The grace time of a stop is over, and the handler has not responded.
 const STOPPED: ErrorResponse =
     ErrorResponse::new(StatusCode::BAD_GATEWAY, "the front end stops; the request may have been executed");
 
@@ -111,10 +111,10 @@ pub struct Server {
     listeners: Vec<RunningListener>,
     next_listener: u64,
     settings: FixedSettings,
-    /// Holds the grace once the server stops. The loops also end when it is dropped.
+    /// Holds the grace time once the server stops. The loops also end when it is dropped.
     stop: watch::Sender<Option<Duration>>,
     loops: Vec<AcceptLoop>,
-    /// One permit for each connection that may be open, and how many there are.
+    /// One permit for each connection that may be open, and the number of permits.
     permits: (Arc<Semaphore>, usize),
 }
 
@@ -129,7 +129,7 @@ struct AcceptLoop {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stopped {
-    /// The number of connections that still had a request in flight when the grace was over.
+    /// The number of connections that still had a request in flight when the grace time was over.
     pub cut: usize,
 }
 
@@ -144,7 +144,7 @@ impl Server {
         &self.addresses
     }
 
-    /// Returns a function that counts the open connections of clients. It works beyond the life of the server.
+    /// Returns a function that counts the open connections of clients. It remains valid when the server has stopped.
     pub fn connection_count(&self) -> impl Fn() -> usize + Send + Sync + 'static + use<> {
         let (permits, all) = self.permits.clone();
         move || all.saturating_sub(permits.available_permits())
@@ -152,8 +152,8 @@ impl Server {
 
     /// Stops the server. It accepts no new connections, closes idle ones, and closes the others
     /// after the response to the request in flight. After `grace`, requests without a response get a
-    /// 502, and connections that are still open are cut: a connection that closed without a byte
-    /// would have its client repeat the request. A server that is dropped does the same at once.
+    /// 502, and connections that are still open are cut. The 502 is needed because clients repeat a request whose connection
+    /// closes without a byte. A dropped server does the same at once.
     pub async fn stop(mut self, grace: Duration) -> Stopped {
         self.stop.send_replace(Some(grace));
         let mut cut = 0;

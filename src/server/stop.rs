@@ -12,8 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::clock::timer_in;
 use crate::request::ClientKey;
 
-/// When the server stops, a connection has this long for its first byte or the rest of a head: the
-/// request may be on its way.
+/// The time that a connection has for its first byte or the rest of a head when the server stops, because a request may be in flight.
 pub(super) const LAST_HEAD_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// The stage of a stop.
@@ -22,11 +21,11 @@ pub(super) enum StopStage {
     Running,
     /// Connections end after the request in flight.
     Draining,
-    /// The time of requests in flight is over.
+    /// The grace time is over.
     Cutting,
 }
 
-/// Tells the accept loop and the connections of a core that the server stops, and idle connections that it needs their place.
+/// Tells the accept loop and the connections of a core that the server stops, and idle connections that it needs their permits.
 #[derive(Debug, Clone)]
 pub(super) struct StopSignal(watch::Receiver<StopStage>, Arc<IdleList>);
 
@@ -46,17 +45,17 @@ impl StopSignal {
         self.reached(StopStage::Draining).await;
     }
 
-    /// Waits until the time of requests in flight is over.
+    /// Waits until the grace time is over.
     pub(super) async fn cutting(mut self) {
         self.reached(StopStage::Cutting).await;
     }
 
-    /// Returns what a step before the first request of a connection yields, or `None` if it is not done at `deadline`. While the
-    /// server stops, the step has [`MIN_IDLE_TIME`] from its begin, and at least [`LAST_HEAD_TIMEOUT`].
+    /// Runs a step before the first request of a connection. Returns its result, or `None` if it is not complete at `deadline`.
+    /// While the server stops, the step has [`MIN_IDLE_TIME`] from its begin, and at least [`LAST_HEAD_TIMEOUT`].
     pub(super) async fn before<T>(&self, deadline: Instant, step: impl Future<Output = T>) -> Option<T> {
         let mut step = pin!(timeout_at(deadline, step));
         let last = timer_in(MIN_IDLE_TIME);
-        // On a clone, because this one must still be set.
+        // Awaited on a clone, so that this signal is still set afterwards.
         let mut stop = self.clone();
         tokio::select! {
             biased;
@@ -67,7 +66,7 @@ impl StopSignal {
     }
 
     async fn reached(&mut self, stage: StopStage) {
-        // Without a sender, the server is gone.
+        // Without a sender, the server was dropped.
         _ = self.0.wait_for(|current| *current >= stage).await;
     }
 
@@ -84,7 +83,7 @@ pub(super) struct IdleList(Mutex<IdleEntries>);
 #[derive(Debug, Default)]
 struct IdleEntries {
     next: u64,
-    /// By the number of the entry, so that the first has been idle for the longest.
+    /// The entries by number: the first has been idle for the longest.
     closers: BTreeMap<u64, Closer>,
 }
 
@@ -95,7 +94,7 @@ struct Closer {
     close: oneshot::Sender<()>,
 }
 
-/// The time for which a connection stays at least: the first request of a client that has just connected is on its way.
+/// The time for which an idle connection is not closed, because a client that has just connected is about to send its first request.
 const MIN_IDLE_TIME: Duration = Duration::from_secs(1);
 
 /// An idle connection.
@@ -123,8 +122,8 @@ impl IdleList {
         idlest.is_some_and(|idlest| idlest.remove().close.send(()).is_ok())
     }
 
-    /// Closes the connection of `client` that has been idle for the longest, if that is [`MIN_IDLE_TIME`] or longer; for however short
-    /// a time if the server `needs` its place.
+    /// Closes the connection of `client` that has been idle for the longest, if that is [`MIN_IDLE_TIME`] or longer. If the server
+    /// `needs` the permit, the time does not matter.
     pub(super) fn close_idlest_of(&self, client: ClientKey, needs: bool) {
         let mut entries = self.0.lock();
         let is_old = |closer: &Closer| needs || closer.since.elapsed() >= MIN_IDLE_TIME;
@@ -139,12 +138,12 @@ impl IdleList {
 }
 
 impl IdleEntry {
-    /// Waits until the server needs the place of the connection.
+    /// Waits until the server needs the permit of the connection.
     pub(super) async fn closed(&mut self) {
         poll_fn(|cx| self.poll_closed(cx)).await;
     }
 
-    /// Ready when the server needs the place of the connection.
+    /// Ready when the server needs the permit of the connection.
     pub(super) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         Pin::new(&mut self.closed).poll(cx).map(drop)
     }

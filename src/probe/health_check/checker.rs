@@ -22,8 +22,7 @@ use crate::probe::{AbortOnDrop, jittered};
 /// The time until credentials that a node rejected are sent to it again.
 const LOGIN_PAUSE: Duration = Duration::from_secs(60);
 
-/// A running [`HealthCheck`]. Dropping it ends the probing, and its results are forgotten, because nothing would ever
-/// withdraw them.
+/// A running [`HealthCheck`]. Dropping it ends the probing and forgets its results, which would otherwise become outdated.
 #[derive(Debug)]
 #[must_use = "dropping the checker ends the probing"]
 pub struct HealthChecker {
@@ -49,9 +48,9 @@ struct Shared {
 struct Supervisor<B> {
     shared: Arc<Shared>,
     members: MembersWatch<B>,
-    /// By the endpoint's uid.
+    /// The probed endpoints, by uid.
     probed: HashMap<u64, Probed<B>>,
-    /// The clocks of the nodes differ, and a line in the log says so.
+    /// The clocks of the nodes differ, which was logged.
     clocks_differ: bool,
 }
 
@@ -77,7 +76,7 @@ impl<B: Backend> Supervisor<B> {
     fn compare_clocks(&mut self) {
         let ahead = || self.probed.values().filter_map(|probed| probed.live.clock.ahead());
         let Some(seconds) = skew(ahead()) else { return };
-        // A skew that is measured in whole seconds varies by one.
+        // A skew in whole seconds varies by one.
         let least = ClusterStatus::MAX_CLOCK_SKEW - u64::from(self.clocks_differ);
         let differ = seconds > least;
         if differ != std::mem::replace(&mut self.clocks_differ, differ) {
@@ -171,7 +170,7 @@ impl ProbeTask {
             let (result, took) = {
                 // The semaphore is never closed.
                 let _permit = permits.acquire().await;
-                // This probe is the response to every wake-up before it.
+                // This probe meets all earlier wake-ups.
                 self.live.health.probe_begins();
                 let _ = pin!(wake.notified()).enable();
                 let began = timer_in(Duration::ZERO);
@@ -194,7 +193,7 @@ impl ProbeTask {
         }
     }
 
-    /// Waits until the next probe is due. Requests that fail meanwhile make it due earlier. `took` is the time of the last probe.
+    /// Waits until the next probe is due. A request that fails meanwhile makes it due earlier. `took` is the time of the last probe.
     async fn wait(&self, took: Duration) {
         let check = &self.shared.check;
         let Live { health, passive, .. } = &*self.live;

@@ -10,12 +10,12 @@ use crate::backend::Backend;
 use crate::cluster::Cluster;
 use crate::health::{InvalidSetting, Thresholds};
 
-/// The way in which the endpoints of a cluster are probed. [`start`](Self::start) begins.
+/// Probes the endpoints of a cluster. [`start`](Self::start) begins.
 ///
 /// Endpoints that are ready or drained are probed, those in maintenance are not: see the table in
 /// [`health`](crate::health). An endpoint that joins the cluster is probed at once. At the start the first probes are spread
-/// over the fast interval. A failed probe, a failed request and a request that timed out have the endpoint probed at the fast
-/// interval, a node that cannot be reached at the [reconnect interval](Self::reconnect_interval).
+/// over the fast interval. After a failed probe, a failed request or a timeout the endpoint is probed at the fast interval; a node
+/// that cannot be reached is probed at the [reconnect interval](Self::reconnect_interval).
 ///
 /// ```
 /// use kylin_lb::probe::{HealthCheck, Probe};
@@ -37,9 +37,9 @@ use crate::health::{InvalidSetting, Thresholds};
 pub struct HealthCheck {
     probe: Probe,
     interval: Duration,
-    /// As set, else [`fast`](Self::fast).
+    /// `None` is the default: see [`fast`](Self::fast).
     fast_interval: Option<Duration>,
-    /// As set, else [`reconnect`](Self::reconnect).
+    /// `None` is the default: see [`reconnect`](Self::reconnect).
     reconnect_interval: Option<Duration>,
     jitter: f64,
     timeout: Duration,
@@ -49,7 +49,7 @@ pub struct HealthCheck {
 }
 
 impl HealthCheck {
-    /// Returns a check with `probe` and the defaults, which the setters explain.
+    /// Returns a check with `probe` and the defaults of the setters.
     pub fn new(probe: Probe) -> Self {
         let (fall, rise) = const { (NonZeroU32::new(3).unwrap(), NonZeroU32::new(2).unwrap()) };
         HealthCheck {
@@ -66,22 +66,22 @@ impl HealthCheck {
     }
 
     /// Sets the time from the end of a probe to the beginning of the next, from 1 ms to a day. Default 5 s: with `fall` 3 a
-    /// node that is dead is out after 7 s at most.
+    /// dead node is unhealthy after 7 s at most.
     pub fn interval(mut self, interval: Duration) -> Self {
         self.interval = interval;
         self
     }
 
-    /// Sets the interval while an endpoint is suspect or recovers, and the shortest after a failed request or one that timed
-    /// out, from 1 ms to the interval. Default 1 s, or the interval where that is shorter.
+    /// Sets the interval while an endpoint is suspect or recovers, and after a request that failed or timed out, from 1 ms to the
+    /// interval. Default 1 s, or the interval if that is shorter.
     pub fn fast_interval(mut self, interval: Duration) -> Self {
         self.fast_interval = Some(interval);
         self
     }
 
-    /// Sets the interval while the node cannot be reached and while it starts after that, and the shortest after a request that
-    /// did not reach it, from 1 ms to the fast interval. Default 250 ms, or the fast interval where that is shorter: a refused
-    /// connection costs little, and the endpoint serves so soon after its node accepts connections again.
+    /// Sets the interval while the node cannot be reached, while it starts after that, and after a request that did not reach it,
+    /// from 1 ms to the fast interval. Default 250 ms, or the fast interval if that is shorter: a refused connection costs little,
+    /// and the endpoint serves soon after its node accepts connections again.
     ///
     /// An endpoint that was [ejected because it could not be reached](crate::Outcome::Unreachable) is readmitted by the first
     /// probe that succeeds. If it then fails again before a request has succeeded, it stays out for this time and longer, up to
@@ -118,7 +118,7 @@ impl HealthCheck {
         self
     }
 
-    /// Sets how many probes may be in flight at once, over all endpoints. Default 4, so that probes are no burst of load.
+    /// Sets how many probes may be in flight at once, over all endpoints. Default 4, so that probes cause no burst of load.
     pub fn concurrency(mut self, probes: NonZeroUsize) -> Self {
         self.concurrency = probes.get();
         self

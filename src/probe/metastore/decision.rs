@@ -1,4 +1,4 @@
-//! Decides which nodes are quarantined: a pure function of what all nodes have shown.
+//! Decides which nodes are quarantined: a pure function of the evidence of all nodes.
 
 use std::cmp::Reverse;
 
@@ -14,14 +14,14 @@ pub(super) enum Reference {
     Node(EndpointId),
 }
 
-/// One node, as far as it is known.
+/// The known facts of one node.
 #[derive(Debug)]
 pub(super) struct NodeRecord {
     pub(super) id: EndpointId,
     pub(super) evidence: Evidence,
-    /// A check of it is over, whatever the result.
+    /// The node was checked, whatever the result.
     pub(super) checked: bool,
-    /// It serves, as far as this check decides that.
+    /// This check has admitted the node.
     pub(super) admitted: bool,
     /// Its projects contradict the reference since the last complete check.
     pub(super) suspected: bool,
@@ -29,7 +29,7 @@ pub(super) struct NodeRecord {
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum NodeDecision {
-    /// It is too early; the node stays as it is.
+    /// No decision is possible yet; the node stays as it is.
     Undecided,
     Admit,
     Quarantine(Difference),
@@ -69,8 +69,8 @@ pub(super) fn decide(
                 NodeDecision::Undecided
             }
             Comparison::Unknown => NodeDecision::Admit,
-            // A project that is dropped and created again has another id, which one node may show before the others. Only
-            // when all were checked again it is clear that this node differs.
+            // A project that is dropped and created again has another id, which one node may show before the others. Only after
+            // all nodes were checked again is it clear that this node differs.
             Comparison::Different(Difference::Project(_)) if node.admitted && !was_suspected => {
                 node.suspected = true;
                 NodeDecision::Undecided

@@ -1,4 +1,4 @@
-//! Finds out what one node shows of its metastore.
+//! Collects the evidence of one node about its metastore.
 
 use std::time::Duration;
 
@@ -59,8 +59,7 @@ pub(super) async fn identify(client: &NodeClient, login: Option<&Login>, session
     result.responded = true;
     learn(&mut result.evidence, PROJECTS, &first);
     if first.headers.contains_key(SET_COOKIE) {
-        // A node sets no new cookie where it gets a valid one. So only its last cookies are kept: the node may return to a
-        // metastore that it had before.
+        // A node sets no new cookie if it gets a valid one, so its last cookies are kept: it may return to an earlier metastore.
         session.anonymous.clear();
         session.anonymous.store(&first.headers);
     }
@@ -75,7 +74,7 @@ impl Login {
         Login { authorization, rejections: Mutex::default() }
     }
 
-    /// Learns what the node shows to the user, unless the login is paused. True when the node rejects it.
+    /// Collects the evidence that the node shows to the user, unless the login is paused. Returns whether the node rejects it.
     async fn identify(&self, client: &NodeClient, session: &mut NodeSession, evidence: &mut Evidence) -> bool {
         let mut rejections = self.rejections.lock().await;
         let now = timer_in(Duration::ZERO);

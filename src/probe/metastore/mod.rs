@@ -1,7 +1,7 @@
 //! Quarantines nodes of another metastore.
 //!
-//! A mistyped address, or a node that was set up again with another `kylin.metadata.url`, responds like any Kylin. Its users
-//! would see other projects now and then, and lose their logins.
+//! A mistyped address, or a node that was set up again with another `kylin.metadata.url`, responds like any Kylin. Users would
+//! sometimes see other projects, and lose their logins.
 
 mod decision;
 mod identify;
@@ -47,10 +47,10 @@ use crate::kylin::MetadataUrl;
 ///
 /// All nodes are checked when this starts, when an endpoint joins, returns from maintenance or gets another address, and at an
 /// interval. Such an endpoint serves only after the check. A node that cannot be compared is not quarantined: one that is down,
-/// rejects the login, or has no such path. Evidence of a node counts until the node shows other evidence.
+/// rejects the login, or has no such path. The evidence of a node stays valid until the node shows other evidence.
 ///
 /// A quarantined endpoint is [`HealthState::Unhealthy`](crate::health::HealthState::Unhealthy) for
-/// [`Reason::Quarantined`](crate::health::Reason::Quarantined), and serves in panic mode neither. It serves again when a check
+/// [`Reason::Quarantined`](crate::health::Reason::Quarantined), and does not serve in panic mode either. It serves again when a check
 /// finds the right metastore. The log shows the difference, without passwords.
 ///
 /// ```

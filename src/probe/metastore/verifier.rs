@@ -1,4 +1,4 @@
-//! The running metastore check: rounds in which all nodes are checked and a decision on each is carried out.
+//! The running metastore check: rounds that check all nodes and apply a decision to each.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,11 +22,11 @@ use crate::probe::jittered;
 
 /// The longest interval after a round in which a node did not respond or was suspected.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
-/// So that front ends do not check in step.
+/// The random part of an interval, so that front ends do not check in step.
 const JITTER: f64 = 0.1;
-/// The nodes that are checked at once.
+/// The number of nodes that are checked at once.
 const CONCURRENCY: usize = 4;
-/// The longest text of a node that is logged.
+/// The maximum length of a node's text in the log.
 const MAX_LOGGED: usize = 500;
 
 pub(super) struct Verifier<B> {
@@ -35,7 +35,7 @@ pub(super) struct Verifier<B> {
     login: Option<Arc<Login>>,
     cluster: Cluster<B>,
     members: MembersWatch<B>,
-    /// By the endpoint's uid and the generation of its membership: another generation may be another node.
+    /// The known nodes, by the uid of the endpoint and the generation of its membership: another generation may be another node.
     memory: HashMap<(u64, u64), Memory>,
     limitation: Option<Limitation>,
 }
@@ -47,7 +47,7 @@ struct Memory {
     session: NodeSession,
     checked: bool,
     suspected: bool,
-    /// The next check; at once where there was none.
+    /// The time of the next check; at once if `None`.
     due: Option<Instant>,
 }
 
@@ -111,7 +111,7 @@ impl<B: Backend> Verifier<B> {
             }
             let admitted = membership == Membership::Assumed;
             records.push(NodeRecord { id: settings.id.clone(), evidence, checked, admitted, suspected });
-            // Unless it responds, which a backend that panics does not.
+            // Stays false if the backend panics.
             let due = if all { None } else { due.filter(|due| *due > now) };
             targets.push(Target { live: Arc::clone(live), generation, session, due });
         }
@@ -144,7 +144,7 @@ impl<B: Backend> Verifier<B> {
         next
     }
 
-    /// Decides on all nodes with what is known now.
+    /// Decides on all nodes with the present evidence.
     fn carry_out(&mut self, targets: &[Target], records: &mut [NodeRecord], complete: bool) {
         let (decisions, limitation) = decide(&self.check.reference, records, complete);
         for ((target, record), decision) in targets.iter().zip(records).zip(decisions) {

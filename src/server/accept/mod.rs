@@ -28,14 +28,14 @@ use crate::shortage::{self, is_shortage};
 /// The number of connections that are taken from the kernel's backlog when the server stops.
 const MAX_DRAINED: usize = 4096;
 
-/// The time that connections have to write their last responses when the time of requests in flight is over.
+/// The time that connections have to write their last responses when the grace time is over.
 const LAST_RESPONSE_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// The time for which the loop waits after a resource such as file descriptors ran out, at first and at most.
 const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(50);
 const MAX_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
-/// The time for which a new connection waits for the place of one that is idle, before another one is closed.
+/// The time for which a new connection waits for the permit of an idle one, before another idle one is closed.
 const CLOSE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The limits on the connections that the accept loops of a server admit.
@@ -48,7 +48,7 @@ pub(super) struct Admission {
     pub(super) idle: Arc<IdleList>,
 }
 
-/// A change of what an accept loop accepts connections from.
+/// A change of the listeners of an accept loop.
 pub(super) enum ListenerChange {
     /// Accepts from one socket of the listener with this number.
     Add { number: u64, start: StartListener },
@@ -58,7 +58,7 @@ pub(super) enum ListenerChange {
 
 type AcceptFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Registers a socket with the runtime of the loop, and returns what accepts from it.
+/// Registers a socket with the runtime of the loop, and returns the future that accepts from it.
 pub(super) type StartListener =
     Box<dyn FnOnce(Admission, StopSignal, mpsc::Sender<()>) -> io::Result<AcceptFuture> + Send>;
 
@@ -71,12 +71,12 @@ pub(super) async fn accept(
 ) -> usize {
     // Every connection holds a sender. The channel closes when the last connection ends.
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
-    // By the number of the listener. Those that were removed stay as long as connections follow them.
+    // The listeners by number. Removed ones stay as long as they have connections.
     let mut stages: Vec<(u64, watch::Sender<StopStage>)> = Vec::new();
     let mut acceptors = JoinSet::new();
     let grace = loop {
         tokio::select! {
-            // Changes first: listeners of a server that stops at once may have connections in their backlog.
+            // Changes are handled first, because listeners of a server that stops at once may have connections in their backlog.
             biased;
             Some(change) = changes.recv() => match change {
                 ListenerChange::Add { number, start } => {
@@ -95,7 +95,7 @@ pub(super) async fn accept(
                 }
             },
             Some(_) = acceptors.join_next() => {}
-            // A server that was dropped gives no time.
+            // A dropped server has no grace time.
             grace = stop.wait_for(Option::is_some) => break grace.map_or(None, |grace| *grace).unwrap_or_default(),
         }
     };
@@ -142,7 +142,7 @@ impl<H: Handler> AcceptTask<H> {
             tokio::select! {
                 biased;
                 () = stop.stopped() => {
-                    // A connection that waits for a place is served without one.
+                    // At a stop, a connection that waits for a permit is served without one.
                     _ = timeout(Duration::ZERO, unconstrained(accepted)).await;
                     break;
                 }
@@ -182,7 +182,7 @@ impl<H: Handler> AcceptTask<H> {
     /// permit that another loop needs.
     async fn spawn<S: ClientSocket>(&mut self, stream: S, peer: ClientAddr) {
         self.pause = ACCEPT_ERROR_PAUSE;
-        // A peer that names clients by the PROXY protocol has no limit itself.
+        // A peer that names clients by the PROXY protocol has no limit of its own.
         let serving = self.serving.load_full();
         let names_client = serving.options.takes_client_from(peer);
         let shares = self.admission.shares.clone();
@@ -205,8 +205,8 @@ impl<H: Handler> AcceptTask<H> {
         });
     }
 
-    /// Waits for the place of another connection. The server first closes those that are idle. Returns `None` when it stops: it
-    /// accepts no more connections then, and those that wait have a response.
+    /// Waits for the permit of another connection. The server first closes idle ones. Returns `None` when the server stops: the
+    /// connection is then served without a permit.
     async fn permit(&self) -> Option<OwnedSemaphorePermit> {
         let Admission { permits, idle, .. } = &self.admission;
         if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
@@ -226,7 +226,7 @@ impl<H: Handler> AcceptTask<H> {
     }
 
     /// Waits a moment after an error of the listening socket. An error of a single connection needs no
-    /// wait. Where descriptors are short, the wait is longer each time, and an idle connection is closed.
+    /// wait. If descriptors are short, the wait grows each time, and an idle connection is closed.
     async fn recover(&mut self, error: io::Error) {
         use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, InvalidInput, NotConnected};
         if matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | InvalidInput | NotConnected)

@@ -1,4 +1,4 @@
-//! Exchanges what a running server serves.
+//! Exchanges the listeners, handlers and limits of a running server.
 
 use std::any::Any;
 use std::io;
@@ -18,7 +18,7 @@ pub(in crate::server) struct RunningListener {
     /// `None` for a unix socket.
     pub(in crate::server) address: Option<std::net::SocketAddr>,
     number: u64,
-    /// The [`SharedServing`] of the type that its handler has.
+    /// The [`SharedServing`] of its handler's type.
     serving: Arc<dyn Any + Send + Sync>,
 }
 
@@ -54,7 +54,7 @@ impl Server {
         let mut replaced =
             Replaced { kept_settings: builder.settings.differing(&self.settings), ..Replaced::default() };
         let (mut stays, mut added) = (Vec::new(), Vec::new());
-        // Before anything changes: each step here may fail.
+        // Done before anything changes, because each step here may fail.
         let listeners = builder.into_serving()?;
         for (listen, serving) in listeners {
             match self.listeners.iter().find(|running| running.listen == listen) {

@@ -1,4 +1,4 @@
-//! What serves a listener, which a reload exchanges while connections are open.
+//! The handler and settings of a listener, which a reload exchanges while connections are open.
 
 use std::sync::Arc;
 
@@ -36,12 +36,12 @@ impl<H> CurrentHandler<H> {
         CurrentHandler::of(&Arc::new(ArcSwap::from_pointee(serving)))
     }
 
-    /// Returns the handler of the next request. Without a reload this is one atomic load, and no core writes what others read.
+    /// Returns the handler of the next request. Without a reload this is one atomic load, and cores do not contend.
     pub(in crate::server) fn get(&mut self) -> &H {
         &self.cache.load().handler
     }
 
-    /// Returns what the streams of an HTTP/2 connection load their handlers from.
+    /// Returns the shared value from which the streams of an HTTP/2 connection load their handlers.
     pub(in crate::server) fn shared(&self) -> &SharedServing<H> {
         &self.shared
     }

@@ -1,4 +1,4 @@
-//! What happens on a connection before its first request: the PROXY protocol, then TLS.
+//! The handshakes of a connection before its first request: the PROXY protocol, then TLS.
 
 mod options;
 #[cfg(feature = "tls")]
@@ -36,7 +36,7 @@ pub(super) async fn accepted<S: ClientSocket, H: Handler>(
 ) -> Result<(), BoxError> {
     let limits = serving.limits.clone();
     if serving.options.is_plain() {
-        // Not kept for as long as the connection: a reload exchanges it.
+        // Dropped before the connection ends, because a reload exchanges it.
         drop(serving);
         return serve(stream, peer, BytesMut::new(), CurrentHandler::of(&current), limits, stop).await;
     }

@@ -11,7 +11,7 @@ pub struct ListenOptions {
 }
 
 impl ListenOptions {
-    /// Returns the default.
+    /// Returns the default options.
     pub fn new() -> Self {
         ListenOptions::default()
     }
@@ -20,7 +20,7 @@ impl ListenOptions {
     /// `listen ... proxy_protocol`; HAProxy: `send-proxy`, `send-proxy-v2`). The client then counts as the peer of the connection.
     ///
     /// Only the peers that `trusted` trusts may connect. Connections of others, and those without the protocol, are closed: a
-    /// client that may name itself has any address that it likes. The header and recursion of `trusted` play no part.
+    /// client that may name itself could claim any address. The header and recursion of `trusted` play no part.
     pub fn proxy_protocol(mut self, trusted: TrustedProxies) -> Self {
         self.proxy_protocol = Some(trusted);
         self
@@ -40,7 +40,7 @@ impl ListenOptions {
         self.proxy_protocol.as_ref().is_some_and(|trusted| trusted.trusts(peer))
     }
 
-    /// Returns whether requests come at once.
+    /// Returns whether no handshake precedes the requests.
     pub(super) fn is_plain(&self) -> bool {
         #[cfg(feature = "tls")]
         if self.tls.is_some() {

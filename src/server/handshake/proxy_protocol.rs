@@ -10,11 +10,11 @@ use crate::server::sniff::read_some;
 
 /// The longest line of version 1, with its end.
 const MAX_LINE: usize = 107;
-/// Version 2 begins so.
+/// The first bytes of version 2.
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// The signature, version and command, family and protocol, and the length of the rest.
 const FIXED: usize = 16;
-/// The longest rest of version 2 that is accepted: addresses of unix sockets have 216 bytes, and the rest is for extensions.
+/// The maximum length of the addresses and extensions of version 2. Addresses of unix sockets have 216 bytes.
 const MAX_REST: usize = 4096;
 
 /// The reason why a connection does not begin with the PROXY protocol.
@@ -66,7 +66,7 @@ fn version_1(read: &[u8]) -> Result<Option<Header>, InvalidHeader> {
     let line = std::str::from_utf8(&begin[..end]).map_err(|_| InvalidHeader("its line is not ASCII"))?;
     let mut words = line.split(' ').skip(1);
     let client = match words.next() {
-        // The rest of the line is to be ignored.
+        // The receiver ignores the rest of the line.
         Some("UNKNOWN") => None,
         Some(family @ ("TCP4" | "TCP6")) => {
             let is_v6 = family == "TCP6";

@@ -1,4 +1,4 @@
-//! The socket of a client, and one request after the other on it.
+//! The connection of a client, which carries one request after the other.
 
 use std::future::poll_fn;
 use std::io;
@@ -34,8 +34,8 @@ use crate::server::{LINGER_TIMEOUT, STOPPED};
 /// The size of one read of a request's body.
 const READ_SIZE: usize = 16 * 1024;
 
-/// The bytes that are reserved for a connection that serves requests: the head of a request and a small body. It is reserved
-/// whatever the budget has; the number of connections is limited.
+/// The bytes that are reserved for a connection that serves requests: the head of a request and a small body. They are reserved
+/// even if the budget is used up, because the number of connections is limited.
 const MIN_RESERVED: usize = 4 * 1024;
 
 const NO_MEMORY: InvalidRequest = InvalidRequest {
@@ -65,7 +65,7 @@ pub(super) struct Http1Connection<S> {
     has_unread: bool,
     /// The connection closes after this response.
     is_last: bool,
-    /// Waits for the time when no response may be waited for any more; set when the server stops.
+    /// Waits for the end of the grace time; set when the server stops.
     cutting: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// The end of the connection ends the response. Until the response is complete, any close is a reset.
     until_close: bool,
@@ -73,11 +73,11 @@ pub(super) struct Http1Connection<S> {
     failure: Option<BodyError>,
     /// Whether the response is read ahead of the client.
     read_ahead: Option<ReadAhead>,
-    /// Whose share counts a long head.
+    /// The client whose share counts a long head.
     client: Option<ClientKey>,
-    /// [`MIN_RESERVED`], which is for no client: many connections would each look up its share.
+    /// [`MIN_RESERVED`] bytes. They count for no client, because each connection would have to look up its share.
     _reservation: Reservation,
-    /// For what was read of a head beyond [`MIN_RESERVED`].
+    /// The reservation for the part of a head beyond [`MIN_RESERVED`].
     long_head: Option<Reservation>,
 }
 
@@ -145,7 +145,7 @@ impl<S: ClientSocket> Http1Connection<S> {
         }
     }
 
-    /// Reserves what was read of a head that is not complete. Returns false if the budget has no bytes for it.
+    /// Reserves the bytes of an incomplete head. Returns false if the budget has no bytes for it.
     fn reserve_head(&mut self) -> bool {
         let reserved = MIN_RESERVED + self.long_head.as_ref().map_or(0, Reservation::bytes);
         let more = self.read.len().saturating_sub(reserved);
@@ -214,7 +214,7 @@ impl<S: ClientSocket> Http1Connection<S> {
         }
     }
 
-    /// Ready when the time of requests in flight is over. The signal of the stop itself wakes the connection anyway.
+    /// Ready when the grace time is over. The stop signal itself wakes the connection.
     fn poll_cutting(&mut self, stop: &StopSignal, cx: &mut Context<'_>) -> Poll<()> {
         if !stop.is_set() {
             return Poll::Pending;
@@ -226,7 +226,7 @@ impl<S: ClientSocket> Http1Connection<S> {
     fn start_response(&mut self, response: &mut Response<Body>, stopping: bool) {
         let context = self.context;
         let framing = response_head::framing(response, context);
-        // A client that was not told to continue may send its body or not.
+        // A client that got no `100 Continue` may or may not send its body.
         self.is_last |= take(&mut self.expects_continue) || stopping || !self.limits.keep_alive || !context.keep_alive;
         let until_close = framing == BodyFraming::UntilClose;
         self.is_last |= until_close;
@@ -320,7 +320,7 @@ impl<S: ClientSocket> Http1Connection<S> {
             self.read.reserve(READ_SIZE);
             let Poll::Ready(read) = pin!(self.stream.read_buf(&mut self.read)).poll(cx) else {
                 if self.read.is_empty() {
-                    // A client that is slow holds no buffer.
+                    // A slow client holds no buffer.
                     self.read = BytesMut::new();
                 }
                 return Poll::Pending;
@@ -342,8 +342,8 @@ impl<S: ClientSocket> Http1Connection<S> {
         (self.has_unread, self.is_last) = (true, true);
     }
 
-    /// Fails when the client has left. Bytes that arrive meanwhile belong to its next request. Behind more than [`MIN_RESERVED`] of them
-    /// the end of the stream is not seen.
+    /// Fails when the client has left. Bytes that arrive meanwhile belong to its next request. The end of the stream is not seen
+    /// behind more than [`MIN_RESERVED`] of them.
     fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.has_unread && self.read.len() < MIN_RESERVED {
             if !ready!(poll_some(&mut self.stream, &mut self.read, cx))? {
@@ -384,7 +384,7 @@ impl<S: ClientSocket> Http1Connection<S> {
         {
             return Err(failure.into());
         }
-        // TLS writes that it ends, which a client that reads nothing never accepts.
+        // TLS writes an alert at its end, which a client that does not read never accepts.
         timeout(LINGER_TIMEOUT, self.stream.shutdown()).await??;
         if !self.has_unread && self.read.is_empty() {
             return Ok(());

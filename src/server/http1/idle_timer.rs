@@ -15,8 +15,7 @@ const BUSY_PARK_DELAY: Duration = Duration::from_secs(1);
 
 /// Limits the wait for the next request.
 ///
-/// The timer is left to run out rather than reset for each request: to reset it costs more than to
-/// fire once in many requests.
+/// The timer is not reset for each request, because a reset costs more than an expiry once in many requests.
 pub(super) struct IdleTimer<'t> {
     timer: Pin<&'t mut Sleep>,
     /// The number of requests that were served when the timer was set; `None` if it must be set again.
@@ -52,7 +51,7 @@ impl<'t> IdleTimer<'t> {
         (self.set_at, self.deadline) = (None, Some(timer_in(limit)));
     }
 
-    /// Waits for the end of the wait. `is_quiet` means that no byte of a request has arrived.
+    /// Ready when the wait is over. `is_quiet`: no byte of a request has arrived.
     pub(super) fn poll(&mut self, is_quiet: bool, cx: &mut Context<'_>) -> Poll<Expired> {
         loop {
             let Some(requests) = self.set_at else {

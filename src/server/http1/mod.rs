@@ -37,7 +37,7 @@ use super::stop::LAST_HEAD_TIMEOUT;
 use crate::body::BoxError;
 use crate::request::ClientKey;
 
-/// Tells a client whose first head did not arrive in time, before its protocol was clear, and closes the connection.
+/// Sends 408 to a client whose first head did not arrive before its protocol was known, and closes the connection.
 pub(super) async fn reject_slow<S: ClientSocket>(
     stream: S,
     client: Option<ClientKey>,

@@ -20,7 +20,7 @@ pub(super) struct BodySender(Arc<Mutex<Channel>>);
 
 #[derive(Debug, Default)]
 struct Channel {
-    /// Was read and not yet consumed.
+    /// The data that was read and not yet consumed.
     data: Option<Result<Bytes, BodyError>>,
     /// Nothing follows the data.
     is_end: bool,
@@ -38,7 +38,7 @@ struct Channel {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BodyDemand {
     Now,
-    /// Not yet. The connection is woken when it does.
+    /// Not now. The connection is woken when the handler needs more.
     Later,
     Never,
 }

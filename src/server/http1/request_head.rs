@@ -49,8 +49,8 @@ const fn invalid(status: StatusCode, message: &'static str) -> InvalidRequest {
 }
 
 impl RequestHead {
-    /// Takes the head of a request out of `read` and into `self`; false while it is incomplete. A
-    /// returned head would be moved several times.
+    /// Parses the head of a request from `read` into `self`; returns false while it is incomplete. A returned head would be moved
+    /// several times.
     pub(super) fn take(
         &mut self,
         read: &mut BytesMut,

@@ -7,7 +7,7 @@ use tokio::time::{Sleep, sleep};
 use crate::clock::timer_in;
 use crate::http1::writer::MessageWriter;
 
-/// Measures how long the client has accepted nothing of what waits to be written.
+/// Measures how long the client has accepted no bytes while some wait to be written.
 #[derive(Default)]
 pub(super) struct WriteTimeout {
     timer: Option<Pin<Box<Sleep>>>,

@@ -23,7 +23,7 @@ pub(super) struct ClientStream<S> {
     stream: TokioIo<S>,
     stats: Arc<StreamStats>,
     send_timeout: Duration,
-    /// Runs while the client accepts nothing.
+    /// Runs while the client accepts no bytes.
     write_timeout: Option<Pin<Box<Sleep>>>,
     /// Runs while the client may keep sending after the last response.
     linger: Option<Pin<Box<Sleep>>>,

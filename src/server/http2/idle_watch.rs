@@ -14,7 +14,7 @@ use crate::server::stop::{IdleEntry, StopSignal};
 /// The time for which a connection has no request in flight before it is listed as idle.
 const IDLE_DELAY: Duration = Duration::from_millis(50);
 
-/// Lists a connection among the idle ones, of which the server closes some when it needs their places.
+/// Lists a connection as idle, so that the server can close it when it needs its permit.
 pub(super) struct IdleWatch {
     stats: Arc<StreamStats>,
     stop: StopSignal,
@@ -32,7 +32,7 @@ impl IdleWatch {
         IdleWatch { stats, stop, key: client.key, entry: None, delay: None, requests: 0 }
     }
 
-    /// Ready when the server needs the place of the connection. To be polled whenever the connection was polled.
+    /// Ready when the server needs the permit of the connection. Polled whenever the connection was polled.
     pub(super) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let requests = self.stats.requests();
         let has_new = requests != self.requests;

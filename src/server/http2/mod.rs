@@ -1,7 +1,7 @@
 //! Serves HTTP/2 clients, with hyper's codec.
 //!
-//! The codec cuts a fragment off `:path` before other code sees the target. RFC 9113, 8.3.1 calls such a request malformed. What
-//! is left is what every decision is about and what the node gets, so the two cannot differ.
+//! The codec cuts a fragment off `:path` before other code sees the target. RFC 9113, 8.3.1 calls such a request malformed.
+//! Decisions and the node see the same remaining target, so they cannot differ.
 
 mod client_stream;
 mod coalesce;
@@ -39,17 +39,17 @@ use crate::http1::framing::declared_length;
 use crate::http1::head::HeadLimits;
 use crate::proxy::ErrorResponse;
 
-/// The part of one request body that a client may send before the handler reads it, in bytes (nginx: `http2_body_preread_size`). It is
-/// reserved in the budget of buffered bytes as long as the request is in flight.
+/// The part of one request body that a client may send before the handler reads it, in bytes (nginx: `http2_body_preread_size`).
+/// They are reserved in the budget as long as the request is in flight.
 const STREAM_WINDOW: u32 = 64 * 1024;
 
 /// The part of all request bodies of a connection that a client may send before their handlers read it, in bytes.
 const CONNECTION_WINDOW: u32 = 256 * 1024;
 
-/// The bytes that hyper holds of one response until the client accepts them. It is reserved in the budget of buffered bytes.
+/// The bytes that hyper holds of one response until the client accepts them. They are reserved in the budget.
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// The bytes that are reserved for a request body whatever the budget has.
+/// The bytes that are reserved for a request body even if the budget is used up.
 const MIN_RESERVED: u64 = 4 * 1024;
 
 const NO_MEMORY: ErrorResponse = ErrorResponse::new(
@@ -72,7 +72,7 @@ where
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
-        // More than the limit, so that the response can tell which part is too large. hyper refuses what is larger.
+        // More than the limit, so that the response can tell which part is too large. hyper refuses larger heads.
         .max_header_list_size(u32::try_from(head.bytes.saturating_mul(2)).unwrap_or(u32::MAX))
         // Closes the connection of a client that does not respond to pings.
         .keep_alive_interval(head_timeout)
@@ -92,8 +92,8 @@ where
             () = poll_fn(|cx| parked.poll_closed(cx)), if !stopping => {
                 stopping = true;
                 connection.as_mut().graceful_shutdown();
-                // A request may be on its way. It then ends before the connection does.
-                // What hyper still holds of a response is sent: it counts as complete as soon as hyper has it.
+                // A request may be in flight. It then ends before the connection does.
+                // The bytes of responses that hyper still holds are sent. A response counts as complete as soon as hyper has it.
                 if let Ok(served) = timeout(LAST_HEAD_TIMEOUT, connection.as_mut()).await {
                     return Ok(served?);
                 }
@@ -156,7 +156,7 @@ fn service<H: Handler>(
     })
 }
 
-/// Reserves what hyper may hold of a request body.
+/// Reserves the bytes of a request body that hyper may hold.
 async fn reserve_window(body: &Body, mut window: Reservation) -> Option<Reservation> {
     let bytes = body.size_hint().exact().unwrap_or(u64::MAX).min(STREAM_WINDOW.into());
     if bytes <= MIN_RESERVED {

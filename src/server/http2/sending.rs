@@ -1,8 +1,8 @@
 //! The bytes of responses that hyper holds until the client accepts them.
 //!
-//! hyper takes up to [`SEND_BUFFER`](super::SEND_BUFFER) of each response, however little the client reads, and a response whose last
-//! byte it has is no longer in flight. So they are reserved in the budget of buffered bytes. While a connection has bytes that the
-//! client did not accept, it gets no more than the budget has; one that has none gets the next in any case, so that it advances.
+//! hyper takes up to [`SEND_BUFFER`](super::SEND_BUFFER) of each response, even if the client does not read. A response whose last
+//! byte hyper has is no longer in flight. So the bytes are reserved in the budget. A connection with bytes that the client has not
+//! accepted gets more only if the budget has them. A connection without such bytes always gets the next, so that it advances.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,18 +17,18 @@ use tokio::time::{Sleep, sleep};
 use crate::buffer::{BufferBudget, Reservation};
 use crate::client_key::ClientKey;
 
-/// How long a stream waits before it looks whether other connections have released bytes.
+/// The time after which a waiting stream checks whether other connections have released bytes.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// What hyper holds of the responses of a connection.
+/// The bytes that hyper holds of the responses of a connection.
 #[derive(Default)]
 pub(super) struct Sending {
     bytes: AtomicUsize,
-    /// Those of the streams that wait until some of the bytes are sent.
+    /// The wakers of streams that wait until some of the bytes are sent.
     waiting: Mutex<Vec<Waker>>,
 }
 
-/// Where the bytes of a response are counted.
+/// Reserves the bytes of one response.
 pub(super) struct Account {
     pub(super) sending: Arc<Sending>,
     pub(super) budget: BufferBudget,
@@ -38,8 +38,8 @@ pub(super) struct Account {
 }
 
 impl Account {
-    /// Reserves bytes for hyper. `None` if the budget does not allow it; the task is woken when bytes of this connection were sent, and
-    /// after a moment, since other connections may have released theirs.
+    /// Reserves bytes for hyper. Returns `None` if the budget does not allow it. The task is then woken when bytes of this
+    /// connection were sent, and after a moment, because other connections may have released theirs.
     pub(super) fn reserve(&mut self, bytes: usize, cx: &mut Context<'_>) -> Option<Sent> {
         let mut reservation = self.budget.reservation(self.client);
         if !reservation.try_grow(bytes) {
@@ -62,7 +62,7 @@ impl Account {
 impl Account {
     fn look_again(&mut self, cx: &mut Context<'_>) {
         let mut sleep = Box::pin(sleep(LOOK_AGAIN));
-        // It has just begun, so this only asks for the task to be woken.
+        // The timer has just begun, so this poll only registers the waker.
         _ = sleep.as_mut().poll(cx);
         self.looks_again = Some(sleep);
     }
@@ -86,7 +86,7 @@ impl Drop for Sent {
     fn drop(&mut self) {
         self.sending.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
         self.reservation.shrink_to(0);
-        // Under the lock, so that one who begins to wait sees either these bytes gone or this call.
+        // Under the lock, so that a stream that begins to wait sees either the released bytes or this wake-up.
         let waiting = std::mem::take(&mut *self.sending.waiting.lock());
         waiting.into_iter().for_each(Waker::wake);
     }

@@ -1,5 +1,5 @@
-//! Counts what the streams of a connection do, to tell whether the connection is idle and whether
-//! its client has stalled. Also reads responses ahead of a slow client.
+//! Counts the streams of a connection, to tell whether it is idle and whether its client has stalled. Also reads responses ahead
+//! of a slow client.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -30,7 +30,7 @@ pub(super) struct StreamStats {
     has_unread: AtomicBool,
     /// The responses in flight. Each has its own progress: some may stall while others advance.
     responses: Mutex<Vec<Weak<StreamedResponse>>>,
-    /// What hyper holds of all responses until the client accepts it.
+    /// The bytes that hyper holds of all responses until the client accepts them.
     sending: Arc<Sending>,
 }
 
@@ -108,17 +108,17 @@ impl OnEnd for StreamStats {
 /// Counts a request as in flight until its response is complete or cancelled.
 pub(super) struct InFlightGuard {
     stats: Arc<StreamStats>,
-    /// For what hyper holds of the body of the request.
+    /// The reservation for the bytes of the request body that hyper holds.
     window: Option<Reservation>,
 }
 
 impl InFlightGuard {
-    /// Keeps a reservation for as long.
+    /// Keeps a reservation until the request is no longer in flight.
     pub(super) fn hold(&mut self, window: Reservation) {
         self.window = Some(window);
     }
 
-    /// Returns the response as hyper takes it. `client` is whose share it counts for unless the response says so.
+    /// Returns the response in the form that hyper takes. It counts for the share of `client`, unless the response names another.
     pub(super) fn track(
         self,
         response: Response<Body>,
@@ -138,9 +138,9 @@ impl Drop for InFlightGuard {
     }
 }
 
-/// A response whose body hyper takes.
+/// A response from which hyper takes the body.
 struct StreamedResponse {
-    /// The lock is never waited for: one task takes the body and reads it ahead.
+    /// The lock is never contended: the same task takes the body and reads it ahead.
     source: Mutex<Source>,
     /// The number of times that hyper has polled the body.
     polls: AtomicUsize,
@@ -154,7 +154,7 @@ struct Source {
     body: Body,
     /// The part that was read ahead; `None` where the body is not read ahead.
     spool: Option<Spool>,
-    /// Follows next, and waits until hyper may hold it.
+    /// The next data, which waits until hyper may hold it.
     unsent: Option<Bytes>,
     account: Account,
 }
@@ -163,7 +163,7 @@ struct Source {
 type Next = (Frame<Bytes>, bool);
 
 impl Source {
-    /// Returns what follows.
+    /// Returns the next frame.
     fn next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Next, BodyError>>> {
         let Source { body, spool, unsent, .. } = self;
         if let Some(data) = unsent.take() {
@@ -182,7 +182,7 @@ impl StreamedResponse {
         self.checked.swap(polls, Ordering::Relaxed) == polls && !self.waits_for_node.load(Ordering::Relaxed)
     }
 
-    /// Reads ahead if hyper takes nothing, which means that the client accepts nothing at present.
+    /// Reads ahead if hyper takes nothing, because the client accepts nothing at present.
     fn read_ahead(&self, cx: &mut Context<'_>) {
         if self.waits_for_node.load(Ordering::Relaxed) {
             return;
