@@ -1,4 +1,5 @@
-//! Admission: what happens to a request between its arrival and the pick of an endpoint. Each part works without the others.
+//! Admission: the result cache, single flight, and the queues of endpoints. A request passes them between its arrival and its
+//!  attempt. Each part works without the others.
 
 #[cfg(feature = "cache")]
 pub(crate) mod cache;

@@ -1,4 +1,4 @@
-//! The entries of a cache, and which credentials a node has accepted.
+//! The entries of a cache, and the credentials that a node has accepted.
 //!
 //! Both are a `quick_cache`, as the sessions in memory are (a CLOCK-Pro cache): results that are asked for again survive a flood of
 //! queries that come once.
@@ -15,13 +15,13 @@ use quick_cache::{OptionsBuilder, UnitWeighter, Weighter};
 use super::key::{CacheKey, CredentialKey, Credentials};
 use crate::observe::ServedBy;
 
-/// The number of entries, and of credentials that are known.
+/// The maximum number of entries, and of known credentials.
 const MAX_ENTRIES: usize = 4096;
 
-/// The bytes of an entry apart from its response, and of its place in the map.
+/// The bytes of an entry besides its response, with the overhead of the map.
 const OVERHEAD: usize = 512;
 
-/// A result, with what decides to whom it may be given. Times are in milliseconds of the clock of the cache.
+/// A result, with the facts that decide which queries may get it. Times are in milliseconds of the clock of the cache.
 pub(crate) struct CachedResult {
     pub(crate) head: Response<()>,
     pub(crate) body: Bytes,
@@ -29,7 +29,7 @@ pub(crate) struct CachedResult {
     pub(super) credential: CredentialKey,
     /// The epoch of its project before its query was sent.
     pub(super) epoch: u64,
-    /// When its query arrived.
+    /// The time at which its query arrived.
     pub(super) arrived: u64,
     pub(super) stored: u64,
 }
@@ -42,16 +42,16 @@ impl CachedResult {
     }
 }
 
-/// What nodes have said of credentials.
+/// The last decisions of nodes on credentials.
 #[derive(Clone, Copy, Default)]
-struct Standing {
+struct CredentialRecord {
     /// The latest arrival of a query with them to which a node has returned a result.
     accepted: Option<u64>,
-    /// When a node has last rejected them.
+    /// The time at which a node last rejected them.
     rejected: Option<u64>,
 }
 
-impl Standing {
+impl CredentialRecord {
     /// Returns whether a node has accepted the credentials since this time, and rejected none since the query of the entry arrived.
     fn allows(self, since: u64, entry: &CachedResult) -> bool {
         let is_accepted = self.accepted.is_some_and(|accepted| accepted >= since);
@@ -62,18 +62,19 @@ impl Standing {
     }
 }
 
-/// How many credentials that no node has accepted have a rejection of their own. Others share one, which costs an entry only.
+/// The number of slots for rejections of credentials that no node has accepted. Credentials that share a slot share the rejection,
+///  which costs them an entry at most.
 const REJECTIONS: usize = 4096;
 
 pub(super) struct Entries {
     results: Mutex<Results>,
-    credentials: Mutex<Known>,
+    credentials: Mutex<KnownCredentials>,
 }
 
-struct Known {
-    accepted: Cache<CredentialKey, Standing, UnitWeighter, RandomState>,
-    /// When credentials were last rejected that no node has accepted until then, by a part of their keys: their first query may still
-    /// run. In milliseconds and one more; 0 is never.
+struct KnownCredentials {
+    accepted: Cache<CredentialKey, CredentialRecord, UnitWeighter, RandomState>,
+    /// The times of the last rejections of credentials that no node had accepted, by a part of their keys. Their first query may
+    /// still run. In milliseconds plus one; 0 is never.
     rejections: Box<[u64]>,
 }
 
@@ -82,8 +83,8 @@ struct Results {
     evicted: u64,
 }
 
-/// What [`Entries::held`] counts.
-pub(super) struct Held {
+/// The counts that [`Entries::usage`] returns.
+pub(super) struct CacheUsage {
     pub(super) entries: usize,
     pub(super) bytes: usize,
     pub(super) evicted: u64,
@@ -105,7 +106,7 @@ impl Entries {
             RandomState::new(),
             DefaultLifecycle::default(),
         );
-        let known = Known { accepted, rejections: vec![0; REJECTIONS].into() };
+        let known = KnownCredentials { accepted, rejections: vec![0; REJECTIONS].into() };
         Entries { results: Mutex::new(Results { map, evicted: 0 }), credentials: Mutex::new(known) }
     }
 
@@ -121,7 +122,7 @@ impl Entries {
         results.evicted += before.saturating_sub(after) as u64;
     }
 
-    /// Removes the entry of a key, or only if it is this one.
+    /// Removes the entry of a key. If `only` is given, removes no other entry.
     pub(super) fn remove(&self, key: &CacheKey, only: Option<&Arc<CachedResult>>) {
         self.results.lock().map.remove_if(key, |entry| only.is_none_or(|only| Arc::ptr_eq(only, entry)));
     }
@@ -132,7 +133,7 @@ impl Entries {
     }
 
     pub(super) fn allows(&self, credentials: &Credentials, entry: &CachedResult) -> bool {
-        // The result is the proof for the credentials that have asked for it.
+        // A node has accepted the credentials of the entry's own query.
         let since = if credentials.all == entry.credential { entry.arrived } else { entry.stored };
         let known = self.credentials.lock();
         credentials
@@ -140,8 +141,8 @@ impl Entries {
             .all(|credential| known.accepted.get(&credential).is_some_and(|known| known.allows(since, entry)))
     }
 
-    /// Notes that a node has accepted credentials that arrived at this time. Returns false, and notes nothing, if they were rejected
-    /// meanwhile.
+    /// Records that a node has accepted credentials that arrived at this time. If they were rejected meanwhile, records nothing
+    /// and returns false.
     pub(super) fn accept(&self, credentials: &Credentials, arrived: u64) -> bool {
         let known = &mut *self.credentials.lock();
         if credentials.each().any(|credential| known.rejections[credential.part() as usize % REJECTIONS] > arrived) {
@@ -155,7 +156,7 @@ impl Entries {
         true
     }
 
-    /// Notes that credentials are rejected at this time.
+    /// Records that credentials are rejected at this time.
     pub(super) fn reject(&self, credentials: &Credentials, now: u64) {
         let known = &mut *self.credentials.lock();
         for credential in credentials.each() {
@@ -169,9 +170,9 @@ impl Entries {
         }
     }
 
-    pub(super) fn held(&self) -> Held {
+    pub(super) fn usage(&self) -> CacheUsage {
         let results = self.results.lock();
-        Held { entries: results.map.len(), bytes: results.map.weight() as usize, evicted: results.evicted }
+        CacheUsage { entries: results.map.len(), bytes: results.map.weight() as usize, evicted: results.evicted }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::kylin::query;
 use crate::request::RequestContext;
 use crate::session::{InvalidSecret, Secret, Tagger};
 
-/// How many sessions of a request count. A client has one.
+/// The maximum number of sessions of a request that are read. A client has one.
 const MAX_SESSIONS: usize = 8;
 
 /// Credentials, as a keyed hash.
@@ -24,7 +24,7 @@ impl CredentialKey {
     }
 }
 
-/// The credentials of a request: all together, and each session of Kylin among them, which may end.
+/// The credentials of a request: all together, and each session of Kylin among them, because each may end.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Credentials {
     pub(super) all: CredentialKey,
@@ -37,11 +37,11 @@ impl Credentials {
     }
 }
 
-/// What queries with the same result have in common, as a keyed hash.
+/// The key of an entry: a keyed hash of the parts that queries with the same result have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct CacheKey([u8; 32]);
 
-/// Makes keys with a random secret, so that no client can find two queries with the same one.
+/// Makes keys with a random secret, so that no client can construct two queries with the same key.
 pub(super) struct Keys {
     tagger: Arc<[Tagger]>,
 }
@@ -80,16 +80,16 @@ impl Keys {
         let body = request.body().whole()?;
         let mut form = Form::default();
         form.push(credential.as_ref().map_or(b"", |CredentialKey(key)| key));
-        // With the session in its path, if there is one.
+        // The target contains the session in its path, if there is one.
         form.push(request.uri().to_string().as_bytes());
         let matters = |name: &HeaderName| match *name {
-            // They decide which age is accepted.
+            // These headers only decide which age is accepted.
             header::CACHE_CONTROL | header::PRAGMA => false,
             header::AUTHORIZATION | header::COOKIE => credential.is_some(),
             _ => !is_neutral(name),
         };
         let mut headers: Vec<_> = walk(request.headers()).filter(|(name, _)| matters(name)).collect();
-        // Keeps the order of the values of one name.
+        // A stable sort, which keeps the order of the values of one name.
         headers.sort_by_key(|(name, _)| name.as_str());
         for (name, value) in headers {
             form.push(name.as_str().as_bytes());
@@ -104,7 +104,7 @@ impl Keys {
     }
 }
 
-/// Parts, each with its length before it.
+/// Parts, each preceded by its length.
 #[derive(Default)]
 struct Form(Vec<u8>);
 

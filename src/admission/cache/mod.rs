@@ -1,6 +1,6 @@
-//! Result cache: the response to a query that a user has asked for up to a minute before.
+//! Result cache: gives a user the result of an equal query that is at most a minute old.
 //!
-//! An entry is given if all of this holds:
+//! An entry is given if all these conditions hold:
 //!
 //! | condition | how it is known |
 //! |---|---|
@@ -29,7 +29,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 pub(crate) use self::entries::CachedResult;
-use self::entries::{Entries, Held};
+use self::entries::{CacheUsage, Entries};
 use self::key::Keys;
 pub(crate) use self::key::{CacheKey, Credentials};
 use self::poll::{INTERVAL, PollError, Poller};
@@ -46,13 +46,13 @@ use crate::observe::{CacheOutcome, CacheStatus, ServedBy};
 use crate::request::RequestContext;
 use crate::session::InvalidSecret;
 
-/// How long an entry is given.
+/// The maximum age of an entry.
 const MAX_AGE: Duration = Duration::from_secs(60);
 
 /// The results of a proxy.
 pub(crate) struct ResultCache<B> {
     cluster: Cluster<B>,
-    /// Those of all proxies of the cluster.
+    /// The epochs that all proxies of the cluster share.
     epochs: Arc<dyn AsRef<Epochs> + Send + Sync>,
     clock: Epoch,
     keys: Keys,
@@ -63,7 +63,7 @@ pub(crate) struct ResultCache<B> {
     buffers: BufferBudget,
     poller: tokio::sync::Mutex<Poller>,
     task: BackgroundTask,
-    /// Why the last check has failed.
+    /// The reason why the last check failed.
     error: Mutex<Option<String>>,
     hits: AtomicU64,
     misses: AtomicU64,
@@ -80,7 +80,7 @@ pub(crate) struct Pending {
     may_store: bool,
 }
 
-/// What a query finds.
+/// The result of a lookup.
 pub(crate) enum Lookup {
     /// The result, and its age.
     Hit(Arc<CachedResult>, Duration),
@@ -119,9 +119,9 @@ impl<B> ResultCache<B> {
         }))
     }
 
-    /// Returns what the cache holds and has done.
+    /// Returns the state and the counts of the cache.
     pub(crate) fn status(&self) -> CacheStatus {
-        let Held { entries, bytes, evicted } = self.entries.held();
+        let CacheUsage { entries, bytes, evicted } = self.entries.usage();
         CacheStatus {
             entries,
             bytes,
@@ -139,8 +139,8 @@ impl<B> ResultCache<B> {
         self.keys.credentials(context)
     }
 
-    /// Notes that these credentials must get nothing that was asked for until now: a node has rejected them, their session has ended, or
-    /// a write of theirs may still be executed.
+    /// Excludes these credentials from all results of queries that arrived until now: a node has rejected the credentials, their
+    /// session has ended, or a write of theirs may still be executed.
     pub(crate) fn reject(&self, credentials: &Credentials) {
         self.entries.reject(credentials, self.clock.millis());
     }
@@ -156,7 +156,7 @@ impl<B: Backend> ResultCache<B> {
         self.keys.query(request, Some(credentials.all).filter(|_| !self.across_users))
     }
 
-    /// Looks up the result of a query that has just arrived, and accepts one of this age at most.
+    /// Looks up the result of a query that has just arrived. Accepts an age of at most `max_age`.
     pub(crate) fn look_up(
         self: &Arc<Self>,
         key: CacheKey,
@@ -191,22 +191,22 @@ impl<B: Backend> ResultCache<B> {
         Lookup::Miss(Pending { key, credentials, project, epoch, arrived, may_store }, outcome)
     }
 
-    /// Removes the result of a query whose client wants another one: it must not get the older one afterwards.
+    /// Removes the result of a query whose client wants a new one. It must not get the older one afterwards.
     pub(crate) fn forget(&self, key: &CacheKey) {
         self.entries.remove(key, None);
     }
 
-    /// Stores the result of a query, which a node has returned for its credentials. `head` and `body` are copied.
+    /// Stores the result of a query. `head` and `body` are copied.
     pub(crate) fn store(self: &Arc<Self>, pending: Pending, head: Response<()>, body: &Bytes, served_by: ServedBy) {
         let Pending { key, credentials, project, epoch, arrived, may_store } = pending;
         self.follow(&project);
         let credential = credentials.all;
-        // A node may have rejected them, or their session may have ended, while the query ran.
+        // A node may have rejected the credentials, or their session may have ended, while the query ran.
         if !self.entries.accept(&credentials, arrived) || !may_store || self.epoch(ProjectSlot::of(&project)) != epoch {
             return;
         }
         let weight = CachedResult::weight(&head, body.len());
-        // The part of the budget that is left is for bodies that cannot do without.
+        // The rest of the budget is for bodies that need it.
         let status = self.buffers.status();
         let has_room = status.limit.is_none_or(|limit| status.used.saturating_add(weight) <= limit / 2);
         let mut reservation = self.buffers.reservation(None);
@@ -219,12 +219,12 @@ impl<B: Backend> ResultCache<B> {
         self.entries.insert(key, CachedResult { head, body, served_by, credential, epoch, arrived, stored });
     }
 
-    /// Begins to follow the builds of a project, if that has not begun.
+    /// Begins to follow the builds of a project, unless they are followed already.
     fn follow(self: &Arc<Self>, name: &str) {
         let Ok(runtime) = Handle::try_current() else { return };
         let slot = ProjectSlot::of(name);
         let Some(project) = self.projects.follow(name, self.epoch(slot), self.clock.millis()) else { return };
-        // It was not followed until now, so what queries have returned may be older than a build.
+        // The project was not followed until now, so earlier results may be older than a build.
         (*self.epochs).as_ref().raise(Some(slot));
         project.begin_at(self.epoch(slot));
         let cache = Arc::clone(self);
@@ -242,7 +242,7 @@ impl<B: Backend> ResultCache<B> {
         }
     }
 
-    /// Checks all projects, and frees the memory of entries that are too old.
+    /// Checks all projects, and removes entries that are too old.
     async fn round(self: Arc<Self>) {
         let now = self.clock.millis();
         self.entries.remove_before(now.saturating_sub(as_millis(MAX_AGE)));
@@ -254,7 +254,7 @@ impl<B: Backend> ResultCache<B> {
                     _ = first_error.get_or_insert(error);
                 }
                 Err(error) => {
-                    // The nodes would most likely not respond for the others either.
+                    // The nodes would most likely not respond for the other projects either.
                     first_error = Some(error);
                     break;
                 }

@@ -26,15 +26,15 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 /// The time until credentials that a node rejected are sent again: Kylin 5 locks a user after three wrong passwords.
 const LOGIN_PAUSE: Duration = Duration::from_secs(600);
 
-/// How many nodes are asked for one project at most.
+/// The maximum number of nodes that are asked for one project.
 const MAX_NODES: usize = 3;
 
-/// Kylin 2.x-4.x produce the first only, Kylin 5 the others only.
+/// Kylin 2.x-4.x produce only the first type, Kylin 5 only the others.
 const ACCEPT: HeaderValue = HeaderValue::from_static(
     "application/json, application/vnd.apache.kylin-v4-public+json;q=0.9, application/vnd.apache.kylin-v4+json;q=0.8",
 );
 
-/// Why builds cannot be followed.
+/// The reason why builds cannot be followed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PollError {
     #[error("the cluster has no node to ask")]
@@ -49,14 +49,14 @@ pub(super) enum PollError {
     Unreachable { endpoint: String, what: String },
 }
 
-/// Asks one node as long as that responds, so that it makes one session, and nodes that know of a build later than others do not look
-/// like changes.
+/// Asks the same node while it responds. So only one session is made, and a node that learns of a build later than others does not
+/// look like a change.
 pub(super) struct Poller {
     authorization: HeaderValue,
     /// The endpoint that is asked, by its uid, and its cookies.
     node: Option<u64>,
     cookies: CookieJar,
-    /// Until when the login is not sent, and which endpoint has rejected it.
+    /// The time until which the login is not sent, and the endpoint that rejected it.
     paused: Option<(Instant, String)>,
 }
 
@@ -65,7 +65,7 @@ impl Poller {
         Poller { authorization, node: None, cookies: CookieJar::default(), paused: None }
     }
 
-    /// Returns what the list of the project's jobs shows.
+    /// Returns the last change in the list of the project's jobs.
     pub(super) async fn last_change<B: Backend>(
         &mut self,
         cluster: &Cluster<B>,
@@ -80,7 +80,7 @@ impl Poller {
         members.retain(|(member, _)| {
             member.settings.admin_state != AdminState::Maintenance && !member.live.health.is_quarantined()
         });
-        // Unhealthy nodes come last: they may respond all the same.
+        // Unhealthy nodes come last, because they may still respond.
         members.sort_by_key(|(member, _)| (member.is_barred(false, true), Some(member.live.uid) != self.node));
         let mut last_error = PollError::NoNode;
         for (member, backend) in members.into_iter().take(MAX_NODES) {

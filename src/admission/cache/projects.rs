@@ -8,20 +8,20 @@ use parking_lot::Mutex;
 
 use crate::admission::flight::ProjectSlot;
 
-/// More projects are not cached: a node is asked for each of them.
+/// The maximum number of projects. More are not cached, because a node is asked for each of them.
 const MAX_PROJECTS: usize = 64;
 
-/// How long a project is followed after its last query.
+/// The time for which a project is followed after its last query.
 const UNUSED_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How long a node's list of jobs counts: the interval, and some seconds for the next response.
+/// The time for which a node's list of jobs is valid: the interval, and some seconds for the next response.
 pub(super) const MAX_CHECK_AGE: Duration = Duration::from_secs(15);
 
-/// How long nothing is stored after data has changed: nodes learn of it from each other after seconds, and return old results until
-/// then.
+/// The time for which nothing is stored after data has changed. Nodes learn of changes from each other after seconds, and return
+/// old results until then.
 const SETTLE_TIME: Duration = Duration::from_secs(10);
 
-/// A project, whose state is changed by queries and by the checks. Times are in milliseconds of the clock of the cache.
+/// A project. Queries and checks change its state. Times are in milliseconds of the clock of the cache.
 pub(crate) struct Project {
     pub(super) name: Box<str>,
     pub(super) slot: ProjectSlot,
@@ -30,9 +30,9 @@ pub(crate) struct Project {
 
 #[derive(Default)]
 struct ProjectState {
-    /// What the last check has shown; `None` before the first.
+    /// The last job in the last check; `None` before the first check.
     last_change: Option<String>,
-    /// When the last check began that a node has responded to.
+    /// The time at which the last successful check began.
     checked: Option<u64>,
     used: u64,
     /// The epoch that the last query or check has seen.
@@ -40,10 +40,10 @@ struct ProjectState {
     settled_at: u64,
 }
 
-/// What a query may do with the cache.
+/// The uses of the cache that a query may make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Allowed {
-    /// Get an entry: builds are followed.
+    /// Get an entry, because builds are followed.
     pub(super) get: bool,
     /// Store its result.
     pub(super) store: bool,
@@ -65,7 +65,7 @@ impl Project {
         Allowed { get: is_followed, store: is_followed && now >= state.settled_at }
     }
 
-    /// Notes what a check that began at `began` has shown. Returns whether the project has changed since the check before.
+    /// Records the result of a check that began at `began`. Returns whether the project has changed since the last check.
     pub(super) fn check(&self, last_change: String, began: u64) -> bool {
         let mut state = self.state.lock();
         state.checked = state.checked.max(Some(began));
@@ -73,12 +73,12 @@ impl Project {
         before.is_some() && before != state.last_change
     }
 
-    /// Sets the epoch with which it begins.
+    /// Sets the initial epoch.
     pub(super) fn begin_at(&self, epoch: u64) {
         self.state.lock().epoch = epoch;
     }
 
-    /// Notes an epoch: when it has changed, nothing is stored for a while.
+    /// Records the present epoch. If it has changed, nothing is stored for a while.
     pub(super) fn see(&self, epoch: u64, now: u64) {
         self.state.lock().see(epoch, now);
     }
@@ -118,7 +118,7 @@ impl Projects {
         Some(project)
     }
 
-    /// Returns all, after those that are not used were removed.
+    /// Removes unused projects, and returns the others.
     pub(super) fn in_use(&self, now: u64) -> Vec<Arc<Project>> {
         let mut projects = self.0.lock();
         projects.retain(|_, project| !project.is_unused(now));

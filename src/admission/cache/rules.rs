@@ -10,7 +10,7 @@ use crate::probe::InvalidProbe;
 ///
 /// | setting | default |
 /// |---|---|
-/// | [`login`](Self::login) | none, with which no proxy can be built |
+/// | [`login`](Self::login) | none; a proxy cannot be built without one |
 /// | [`max_bytes`](Self::max_bytes) | 64 MiB |
 /// | [`across_users`](Self::across_users) | off |
 ///
@@ -29,7 +29,7 @@ pub struct CacheRules {
     across_users: bool,
 }
 
-/// The most bytes of the entries.
+/// The maximum bytes of all entries.
 #[derive(Debug, Clone, Copy)]
 struct MaxBytes(NonZeroUsize);
 
@@ -67,9 +67,9 @@ impl CacheRules {
 
     /// Sets whether a user gets the results of other users. Default: off.
     ///
-    /// The application says with this that a result does not depend on who asks: all users may query the same projects, tables and
-    /// columns, and there are no row rights. Kylin is asked whether it accepts the credentials, and not whether the user may see the
-    /// rows: an entry is given to credentials with which a node has returned a result since the entry was stored.
+    /// Enable it only if results do not depend on the user: all users may query the same projects, tables and columns, and there
+    /// are no row rights. The cache gives an entry to credentials with which a node has returned a result since the entry was
+    /// stored. It does not check whether that user may see the rows.
     pub fn across_users(mut self, on: bool) -> Self {
         self.across_users = on;
         self

@@ -1,12 +1,12 @@
 use crate::sync::{AtomicU64, Ordering};
 
-/// Projects are told apart by a hash. Two with the same hash only share less.
+/// The number of slots for projects, by a hash of their names. Projects in one slot share an epoch, so they only share fewer results.
 const SLOTS: usize = 64;
 
-/// Counts the writes that have ended: a query that arrives after a write must not get what was read before it.
+/// Counts the writes that have ended. A query that arrives after a write must not get a result from before it.
 ///
-/// A write of SQL concerns its project. Other writes concern all of them, because the paths of Kylin seldom name the project. A write
-/// counts before its client gets the response. Until then no client knows of it, so a query may get what was read before it.
+/// A write of SQL concerns its project. Other writes concern all of them, because the paths of Kylin seldom name the project. A
+/// write counts before its client gets the response. Until then no client knows of it, so a query may get an older result.
 #[derive(Debug)]
 pub(crate) struct Epochs {
     all: AtomicU64,
@@ -20,7 +20,7 @@ pub(crate) struct ProjectSlot(u8);
 impl ProjectSlot {
     /// Returns the slot of a project. Kylin ignores the case of its name.
     pub(crate) fn of(project: &str) -> Self {
-        // Letters beyond ASCII have cases too, which the nodes know better.
+        // Only the nodes know the case of other letters, so all names that have some share a slot.
         if !project.is_ascii() {
             return ProjectSlot(0);
         }

@@ -10,9 +10,9 @@ use crate::header_walk::walk;
 use crate::kylin::path::RequestTarget;
 use crate::kylin::query;
 
-/// The headers that may differ between equal queries: Kylin's results do not depend on them. Any other may be a credential of some
-/// filter in front of Kylin, or a setting of a later version. A server in front of several Kylins chooses one by a header that names the
-/// host. Where the client names none, each node gets its own name after queries were compared.
+/// The headers that may differ between equal queries: Kylin's results do not depend on them. Any other header may be a credential
+/// for a filter in front of Kylin, or a setting of a later version. Headers that name the host are compared, because a server in
+/// front of several Kylins may choose one by them.
 static NEUTRAL: [HeaderName; 18] = [
     header::CONTENT_LENGTH,
     header::DNT,
@@ -34,7 +34,7 @@ static NEUTRAL: [HeaderName; 18] = [
     HeaderName::from_static("x-request-id"),
 ];
 
-/// Hashes of the ids by which the client of a query may stop it; 0 where there is none.
+/// Hashes of the ids by which the client of a query may stop it; 0 if there is none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct QueryIds(pub(crate) [u64; 2]);
 
@@ -48,14 +48,14 @@ impl QueryIds {
     }
 }
 
-/// The parts of a request that make queries equal. It holds the request, which the proxy keeps anyway to send it again.
+/// The parts of a request that equal queries have in common. It holds the request itself, which the proxy keeps anyway to send it again.
 pub(crate) struct FlightKey {
-    /// Hashes what the parser of the query knows of it, and its credentials. Unequal queries may have the same, so it only finds
-    /// candidates, which are compared byte by byte.
+    /// A hash of the parsed query and its credentials. Unequal queries may have the same hash, so it only finds candidates, which
+    /// are then compared byte by byte.
     pub(super) hash: u64,
     pub(super) epoch: u64,
     pub(super) ids: QueryIds,
-    /// The cookies as the client sent them: those of the front end, which name the session of a login relay, go to no node.
+    /// The cookies as the client sent them. They include those of the front end, such as that of the login relay, which no node gets.
     cookies: Option<HeaderValue>,
     request: Request<Body>,
     /// The canonical form of the body, once a query was compared with this one; `None` if it has none.
@@ -79,7 +79,7 @@ impl FlightKey {
         &self.request
     }
 
-    /// Returns whether a request with these credentials comes from the same user. A request without any comes from an unknown one.
+    /// Returns whether a request with these credentials comes from the same user; false for a request without credentials.
     pub(crate) fn is_of(&self, authorization: Option<&HeaderValue>, cookies: Option<&HeaderValue>) -> bool {
         (authorization.is_some() || cookies.is_some())
             && self.request.headers().get(header::AUTHORIZATION) == authorization

@@ -9,7 +9,8 @@ const WINDOW: Duration = Duration::from_secs(60);
 
 const SLOTS: usize = 256;
 
-/// The queries whose responses could not be copied lately: the next ones would wait in vain. A slot holds one of those that share it.
+/// The queries whose responses could not be copied lately, so that equal ones do not wait for a copy. A slot holds one of the
+/// queries that share it.
 pub(super) struct Unshareable {
     slots: [Slot; SLOTS],
     epoch: Epoch,

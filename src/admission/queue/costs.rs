@@ -1,4 +1,4 @@
-//! How long queries take, learned by their fingerprints.
+//! The durations of queries, learned by their fingerprints.
 
 /// Microseconds.
 pub(super) type Micros = u64;
@@ -10,7 +10,7 @@ const WAYS: usize = 8;
 /// The learned durations. The table is bounded: a new fingerprint takes the place of the least recently used one of its bucket.
 #[derive(Debug, Default)]
 pub(super) struct Costs {
-    /// Empty until something is learned.
+    /// Empty until a duration is learned.
     learned: Vec<Learned>,
     all: Mean,
     /// Counts uses.
@@ -20,7 +20,7 @@ pub(super) struct Costs {
 #[derive(Debug, Clone, Copy, Default)]
 struct Learned {
     fingerprint: u64,
-    /// Of no query: the entry is free.
+    /// The mean; of no query if the entry is free.
     mean: Mean,
     used: u64,
 }
@@ -53,7 +53,7 @@ impl Costs {
         known.unwrap_or(self.all).micros as Micros
     }
 
-    /// Learns that a query took so long.
+    /// Learns the duration of a query.
     pub(super) fn learn(&mut self, fingerprint: Option<u64>, took: Micros) {
         self.all.add(took, 255);
         let Some(fingerprint) = fingerprint else { return };

@@ -1,27 +1,27 @@
-//! Which credentials a node has accepted. A client can make up any others, so they make no user of their own.
+//! The credentials that a node has accepted. A client can make up others, so those do not identify a user.
 
 use std::mem::take;
 
 use ahash::AHashMap;
 
-/// How many credentials are remembered for certain, and half of the number that are remembered at most.
+/// The number of credentials that are always remembered. At most twice as many are.
 const CAPACITY: usize = 4096;
 
 /// Credentials, as a keyed hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Credential(pub(super) u64);
 
-/// Who sends a query, as far as the query says itself.
+/// The sender of a query, by the claims of the query itself.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Claims {
     /// The user that stands for all unknown ones at the address of the client.
     pub(crate) address: u64,
     pub(crate) credentials: [Option<Credential>; 3],
-    /// The one of them that a result shows to be accepted.
+    /// The one that is proven if a node returns a result.
     pub(crate) provable: Option<Credential>,
 }
 
-/// Credentials that a node has accepted, with their users. Of more than it can hold, those go that were not used lately.
+/// Credentials that a node has accepted, with their users. If there are too many, those that were not used lately are forgotten.
 #[derive(Debug, Default)]
 pub(super) struct Accepted {
     recent: AHashMap<Credential, u64>,

@@ -45,7 +45,7 @@ impl QueueRules {
         QueueRules { max_wait: Duration::from_secs(60), max_waiting: None }
     }
 
-    /// Sets how long a query waits for its slot at most (nginx: `timeout` of `queue`). Default: 60 s. After that the client gets a 503
+    /// Sets the maximum wait of a query for its slot (nginx: `timeout` of `queue`). Default: 60 s. After that the client gets a 503
     /// with `Retry-After`.
     ///
     /// A query that is expected to take longer than a 30th of this waits up to 30 times as long as it is expected to take, but not
@@ -59,11 +59,11 @@ impl QueueRules {
         Ok(self)
     }
 
-    /// Sets how many queries may wait for all endpoints of the cluster together (nginx: the number of `queue`). Default: `None`, 64
+    /// Sets how many queries may wait in the whole cluster (nginx: the number of `queue`). Default: `None`, 64
     /// for each endpoint with a limit.
     ///
-    /// If there are more, the costliest of them gets a 503 with `Retry-After`: the one that is expected to take longest, of equal
-    /// ones the last. While users have more than an eighth of the places, it is the costliest of theirs.
+    /// If there are more, the costliest gets a 503 with `Retry-After`: the one with the longest expected duration; of equal ones,
+    /// the last. If some users have more than an eighth of the places, it is the costliest query of these users.
     pub fn max_waiting(mut self, queries: Option<NonZeroUsize>) -> Self {
         self.max_waiting = queries;
         self
@@ -81,7 +81,7 @@ pub(crate) struct Queues {
     clock: Arc<dyn Clock>,
     origin: Instant,
     hasher: RandomState,
-    /// An endpoint has a limit.
+    /// Whether an endpoint has a limit.
     is_active: AtomicBool,
     order: Mutex<Order>,
 }
@@ -96,7 +96,7 @@ impl Queues {
     pub(crate) fn of<B>(cluster: &Cluster<B>, rules: QueueRules, clock: &Arc<dyn Clock>) -> Arc<Self> {
         let make = || Arc::new(Queues::new(Arc::clone(clock)));
         let queues: Arc<dyn Any + Send + Sync> = cluster.slots(|| make());
-        // A cluster has no other kind.
+        // Each cluster has this kind of slot owner only.
         let queues = queues.downcast().unwrap_or_else(|_| make());
         queues.set_rules(rules);
         queues
@@ -107,12 +107,12 @@ impl Queues {
         self.hasher.hash_one(identity)
     }
 
-    /// Returns what stands for credentials of a query.
+    /// Returns the keyed hash that stands for credentials.
     pub(crate) fn credential(&self, credential: impl Hash) -> Credential {
         Credential(self.hasher.hash_one(credential))
     }
 
-    /// Notes that a node has accepted the credentials of a user.
+    /// Records that a node has accepted the credentials of a user.
     pub(crate) fn accept(&self, credential: Credential, user: u64) {
         self.with(|order, _| order.accepted.insert(credential, user));
     }
@@ -129,7 +129,7 @@ impl Queues {
         self.is_active.load(Ordering::Relaxed)
     }
 
-    /// Returns the ticket of a query that arrives now. `stop_keys` are those of its ids, or 0.
+    /// Returns the ticket of a query that arrives now. `stop_keys`: the [keys](Self::stop_key) of its ids, or 0.
     pub(crate) fn ticket(&self, claims: Claims, fingerprint: Option<u64>, stop_keys: [u64; 2]) -> Ticket {
         self.with(|order, now| {
             let user = order.accepted.user(&claims);
@@ -140,7 +140,7 @@ impl Queues {
         })
     }
 
-    /// Has the bound of the wait count from now on.
+    /// Restarts the time limit of the wait.
     pub(crate) fn restart(&self, ticket: &mut Ticket) {
         ticket.since = self.with(|_, now| now);
     }
@@ -155,8 +155,7 @@ impl Queues {
         self.with(|order, _| order.stop(key));
     }
 
-    /// Has the request of `lease` wait for a slot of its endpoint, unless it gets one at once, or needs none because the endpoint has
-    /// no limit.
+    /// Puts the request of `lease` into the queue of its endpoint, unless it gets a slot at once or the endpoint has no limit.
     pub(crate) fn enter(self: &Arc<Self>, lease: &mut Lease, ticket: Ticket) -> Turn {
         if lease.limit().is_none() {
             return Turn::Go;
@@ -180,21 +179,21 @@ impl Queues {
         Poll::Ready(turn)
     }
 
-    /// Returns how long a query may still wait whose response the backend awaits for `head_timeout`.
+    /// Returns how long a query may still wait. `head_timeout`: that of its backend.
     pub(crate) fn time_left(&self, ticket: Ticket, head_timeout: Duration) -> Duration {
         let (max_wait, waited) = self.with(|order, now| (order.max_wait, now.saturating_sub(ticket.since)));
         let until_key = Duration::from_micros(ticket.cost.saturating_mul(AGEING));
         max_wait.max(until_key.min(head_timeout)).saturating_sub(Duration::from_micros(waited))
     }
 
-    /// Works on the order of all, and wakes without the lock those whose turn has come.
+    /// Calls `work` under the lock, and then wakes the requests whose turn has changed.
     fn with<T>(&self, work: impl FnOnce(&mut Order, u64) -> T) -> T {
         let (result, woken) = {
             let mut order = self.order.lock();
-            // Read under the lock, so that no work is of an earlier time than the one before.
+            // Read under the lock, so that time never goes backwards between two calls.
             let now = self.clock.now().saturating_duration_since(self.origin);
             let now = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
-            (work(&mut order, now), std::mem::take(&mut order.woken))
+            (work(&mut order, now), std::mem::take(&mut order.wakers))
         };
         for waker in woken {
             waker.wake();

@@ -1,4 +1,4 @@
-//! Which request gets a slot: the state of all queues of a cluster, without I/O and without a clock.
+//! Decides which request gets a slot: the state of all queues of a cluster, without I/O and without a clock.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
@@ -13,49 +13,49 @@ use super::slots::{Slots, interval};
 use super::ticket::{Ticket, Turn};
 use super::users::User;
 
-/// How much earlier a request must have arrived to precede another, for each unit of time that it is expected to take longer.
+/// The time by which a request must have arrived earlier to precede another, for each unit by which its expected duration is longer.
 pub(super) const AGEING: u64 = 30;
-/// From here on a query is slow.
+/// Queries with a longer expected duration are slow.
 const SLOW: Micros = 5_000_000;
 /// The time for which a user counts as active after its last query.
 const ACTIVE: Micros = 10_000_000;
-/// The number of requests that wait for an endpoint on average, at most.
+/// The default maximum of waiting requests, for each endpoint with a limit.
 const WAITING_PER_ENDPOINT: usize = 64;
 
 /// All queues of a cluster, and the requests that have their slots.
 #[derive(Debug, Default)]
 pub(super) struct Order {
     endpoints: AHashMap<u64, Slots>,
-    /// By token.
+    /// The requests by token.
     requests: AHashMap<u64, Request>,
     /// The cost and the token of each request that waits.
     by_cost: BTreeSet<(Micros, u64)>,
     users: AHashMap<u64, User>,
-    /// The users who have more than their share of the places to wait.
-    crowding: usize,
-    /// The slots of all endpoints.
+    /// The number of users with more than their share of the places to wait.
+    users_over_share: usize,
+    /// The number of slots of all endpoints.
     slots: u32,
-    /// The endpoints with a limit.
+    /// The number of endpoints with a limit.
     limited: usize,
     max_waiting: Option<usize>,
-    /// A setting of the rules.
+    /// [`QueueRules::max_wait`](super::QueueRules::max_wait).
     pub(super) max_wait: Duration,
     costs: Costs,
     pub(super) accepted: Accepted,
-    /// The user of the last query with its time, and the last one of another user.
+    /// The users of the last query and of the last query of another user, each with the time.
     latest: [(u64, Option<Micros>); 2],
-    /// The interval in which free slots were last given to requests that others had left none.
+    /// The interval in which [`give_slots_after_interval`](Self::give_slots_after_interval) last ran.
     interval: u64,
     next: u64,
-    /// To be called, or dropped, without the lock.
-    pub(super) woken: Vec<Waker>,
+    /// Wakers to be called, or dropped, without the lock.
+    pub(super) wakers: Vec<Waker>,
 }
 
 #[derive(Debug)]
 struct Request {
     endpoint: u64,
     ticket: Ticket,
-    /// It is beyond the share of its user, or was when it got its slot.
+    /// Whether it is beyond the share of its user, or was so when it got its slot.
     is_beyond: bool,
     phase: Phase,
 }
@@ -72,7 +72,7 @@ impl Order {
     /// Sets how many requests may wait at most; `None` is 64 for each endpoint with a limit.
     pub(super) fn set_max_waiting(&mut self, max: Option<usize>) {
         self.max_waiting = max;
-        self.crowding = self.users.values().filter(|user| user.waiting() > self.share_of_places()).count();
+        self.users_over_share = self.users.values().filter(|user| user.waiting() > self.share_of_places()).count();
     }
 
     /// Sets the endpoints with their limits.
@@ -88,7 +88,7 @@ impl Order {
         self.limited = limited().count();
         self.set_max_waiting(self.max_waiting);
         for (endpoint, _) in limits {
-            self.hand_on(*endpoint, now);
+            self.give_slots(*endpoint, now);
         }
     }
 
@@ -115,13 +115,13 @@ impl Order {
         }
     }
 
-    /// Lets a request into the queue of an endpoint. Returns its token, with which it has to [leave](Self::leave) in any case.
+    /// Adds a request to the queue of an endpoint. Returns its token, with which it always has to [leave](Self::leave).
     pub(super) fn enter(&mut self, endpoint: u64, ticket: Ticket, now: Micros) -> (u64, Turn) {
         self.next += 1;
         let (token, key) = (self.next, (ticket.key, ticket.sequence));
         let is_beyond = self.is_next_beyond(ticket.user);
         self.requests.insert(token, Request { endpoint, ticket, is_beyond, phase: Phase::Waiting(None) });
-        // A pick from a view before the last change can choose an endpoint that has left. The request waits until it sees that.
+        // A pick from an older view can choose an endpoint that has left. The request then waits until it sees that.
         let slots = self.endpoints.entry(endpoint).or_insert_with(Slots::gone);
         slots.put(ticket.user, is_beyond, key, token);
         self.by_cost.insert((ticket.cost, token));
@@ -132,30 +132,30 @@ impl Order {
                 user.within += 1;
             }
         });
-        self.hand_on(endpoint, now);
-        self.hand_on_after_interval(now);
+        self.give_slots(endpoint, now);
+        self.give_slots_after_interval(now);
         if self.by_cost.len() > self.places() {
             self.refuse_costliest();
         }
         (token, self.turn(token))
     }
 
-    /// Returns what became of a request. `waker` is called when it changes.
+    /// Returns the turn of a request. `waker` is called when it changes.
     pub(super) fn poll(&mut self, token: u64, waker: &Waker) -> Turn {
         if let Some(Request { phase: Phase::Waiting(stored), .. }) = self.requests.get_mut(&token)
             && !stored.as_ref().is_some_and(|stored| stored.will_wake(waker))
         {
-            self.woken.extend(stored.replace(waker.clone()));
+            self.wakers.extend(stored.replace(waker.clone()));
         }
         self.turn(token)
     }
 
-    /// Ends a request: it waits no longer, or its slot is free. `succeeded`: the time since it got its slot is learned.
+    /// Removes a request: it waits no longer, or its slot is free. If it `succeeded`, its duration is learned.
     pub(super) fn leave(&mut self, token: u64, succeeded: bool, now: Micros) {
         let Some(Request { endpoint, ticket, is_beyond, phase }) = self.requests.remove(&token) else { return };
         match phase {
             Phase::Waiting(waker) => {
-                self.woken.extend(waker);
+                self.wakers.extend(waker);
                 self.remove_waiting(endpoint, ticket, is_beyond, token);
             }
             Phase::Running { since } => {
@@ -172,8 +172,8 @@ impl Order {
             Phase::Refused | Phase::Stopped => {}
         }
         self.fill_share(ticket.user, now);
-        self.hand_on(endpoint, now);
-        self.hand_on_after_interval(now);
+        self.give_slots(endpoint, now);
+        self.give_slots_after_interval(now);
         let is_over = |slots: &Slots| slots.is_gone && slots.are_idle();
         if self.endpoints.get(&endpoint).is_some_and(is_over) {
             self.endpoints.remove(&endpoint);
@@ -189,9 +189,9 @@ impl Order {
         }
     }
 
-    /// Moves requests of a user into its share as far as there is room. Each of a user who floods is as if it arrived now.
+    /// Moves requests of a user into its share while it is not full. Those of a user who floods count as arriving now.
     fn fill_share(&mut self, name: u64, now: Micros) {
-        while let Some(user) = self.users.get_mut(&name).filter(|user| !user.has_share(self.slots, user.all()))
+        while let Some(user) = self.users.get_mut(&name).filter(|user| !user.share_is_full(self.slots, user.all()))
             && let Some((before, token)) = user.beyond.pop_first()
         {
             user.within += 1;
@@ -206,17 +206,17 @@ impl Order {
                 slots.remove(name, true, before);
                 slots.put(name, false, after, token);
             }
-            self.hand_on(endpoint, now);
+            self.give_slots(endpoint, now);
         }
     }
 
     /// Returns whether the next request of a user is beyond its share.
     fn is_next_beyond(&self, user: u64) -> bool {
-        self.users.get(&user).is_some_and(|user| user.has_share(self.slots, user.all().saturating_add(1)))
+        self.users.get(&user).is_some_and(|user| user.share_is_full(self.slots, user.all().saturating_add(1)))
     }
 
-    /// Gives the free slots of an endpoint to the first that may go.
-    fn hand_on(&mut self, endpoint: u64, now: Micros) {
+    /// Gives the free slots of an endpoint to the first requests that may have them.
+    fn give_slots(&mut self, endpoint: u64, now: Micros) {
         if let Some(slots) = self.endpoints.get_mut(&endpoint) {
             slots.note_need(now);
         }
@@ -224,21 +224,21 @@ impl Order {
             let Some(request) = self.requests.get_mut(&token) else { return };
             let (ticket, is_beyond) = (request.ticket, request.is_beyond);
             if let Phase::Waiting(waker) = std::mem::replace(&mut request.phase, Phase::Running { since: now }) {
-                self.woken.extend(waker);
+                self.wakers.extend(waker);
             }
             if let Some(slots) = self.endpoints.get_mut(&endpoint) {
                 slots.taken += 1;
                 slots.taken_by_slow += u32::from(ticket.cost > SLOW);
                 slots.taken_beyond += u32::from(is_beyond);
             }
-            // Before it is removed from those that wait, or the user would be removed with it.
+            // Counted before the request is removed from those that wait. Otherwise the user could be removed with it.
             self.users.entry(ticket.user).or_default().taken += 1;
             self.remove_waiting(endpoint, ticket, is_beyond, token);
         }
     }
 
-    /// Once in each interval, gives slots that were left free for others to requests that wait for them.
-    fn hand_on_after_interval(&mut self, now: Micros) {
+    /// Once in each interval, gives slots that were left free for other users to requests beyond their shares.
+    fn give_slots_after_interval(&mut self, now: Micros) {
         if interval(now) <= self.interval {
             return;
         }
@@ -250,12 +250,12 @@ impl Order {
             .map(|(endpoint, _)| *endpoint)
             .collect();
         for endpoint in waited_for {
-            self.hand_on(endpoint, now);
+            self.give_slots(endpoint, now);
         }
     }
 
-    /// Returns the first request that may have a slot of the endpoint, if one is free. Slow ones are passed over while they have all
-    /// that they may have. Those beyond the share of their user have what others leave; the user with the fewest requests goes first.
+    /// Returns the first request that may have a slot of the endpoint, if one is free. Slow ones are passed over while slow ones
+    /// have all the slots that they may have. Those beyond the share of their user come last, the user with the fewest requests first.
     fn first(&self, endpoint: u64, now: Micros) -> Option<u64> {
         let slots = self.endpoints.get(&endpoint).filter(|slots| slots.are_free())?;
         let may_go = |token: &&u64| {
@@ -279,7 +279,7 @@ impl Order {
         other.and_then(|(_, at)| *at).is_some_and(|at| now.saturating_sub(at) < ACTIVE)
     }
 
-    /// Refuses the costliest request that waits; of equal ones the last. While users have more than their share of the places, it is
+    /// Refuses the costliest waiting request; of equal ones, the last. If users have more than their share of the places, it is
     /// one of theirs.
     fn refuse_costliest(&mut self) {
         let crowds = |token: &u64| {
@@ -287,13 +287,13 @@ impl Order {
             user.is_some_and(|user| user.waiting() > self.share_of_places())
         };
         let mut costliest = self.by_cost.iter().rev().map(|(_, token)| *token);
-        let token = if self.crowding > 0 { costliest.find(crowds) } else { costliest.next() };
+        let token = if self.users_over_share > 0 { costliest.find(crowds) } else { costliest.next() };
         if let Some(token) = token {
             self.end_wait(token, Phase::Refused);
         }
     }
 
-    /// Has the requests that wait with this key wait no longer.
+    /// Ends the wait of the requests with this key.
     pub(super) fn stop(&mut self, key: u64) {
         let has_key =
             |token: &u64| self.requests.get(token).is_some_and(|request| request.ticket.stop_keys.contains(&key));
@@ -308,7 +308,7 @@ impl Order {
         let Some(Request { endpoint, ticket, is_beyond, phase }) = self.requests.get_mut(&token) else { return };
         let (endpoint, ticket, is_beyond) = (*endpoint, *ticket, *is_beyond);
         if let Phase::Waiting(waker) = std::mem::replace(phase, end) {
-            self.woken.extend(waker);
+            self.wakers.extend(waker);
         }
         self.remove_waiting(endpoint, ticket, is_beyond, token);
     }
@@ -336,10 +336,10 @@ impl Order {
             change(user);
             is_over = user.waiting() > share;
         });
-        self.crowding = self.crowding + usize::from(is_over) - usize::from(was_over);
+        self.users_over_share = self.users_over_share + usize::from(is_over) - usize::from(was_over);
     }
 
-    /// The places to wait that one user may have when there are too few.
+    /// Returns how many places one user may have when all are taken.
     fn share_of_places(&self) -> usize {
         self.places() / 8
     }
@@ -358,7 +358,7 @@ impl Order {
     }
 }
 
-/// The key of a request that arrives, or comes within the share of its user.
+/// Returns the key of a request that arrives, or moves into the share of its user.
 fn key(now: Micros, cost: Micros) -> Micros {
     now.saturating_add(cost.saturating_mul(AGEING))
 }
@@ -490,12 +490,12 @@ mod tests {
 
     fn is_empty(order: &Order) -> bool {
         let is_idle = |slots: &Slots| slots.are_idle() && slots.taken_by_slow == 0 && slots.taken_beyond == 0;
-        let Order { endpoints, requests, by_cost, users, crowding, .. } = order;
+        let Order { endpoints, requests, by_cost, users, users_over_share, .. } = order;
         endpoints.values().all(is_idle)
             && requests.is_empty()
             && by_cost.is_empty()
             && users.is_empty()
-            && *crowding == 0
+            && *users_over_share == 0
     }
 
     struct Modelled {
@@ -544,7 +544,7 @@ mod tests {
             let (all, within) = self.of_user(ticket.user);
             let is_beyond = within >= self.share(all + 1);
             self.requests.push(Modelled { token, endpoint, ticket, is_beyond, turn: Turn::Wait });
-            self.hand_on(endpoint);
+            self.give_slots(endpoint);
             self.pass_interval();
         }
 
@@ -567,9 +567,9 @@ mod tests {
                     next.ticket.key = next.ticket.key.max(self.now + AGEING * next.ticket.cost);
                 }
                 let endpoint = next.endpoint;
-                self.hand_on(endpoint);
+                self.give_slots(endpoint);
             }
-            self.hand_on(endpoint);
+            self.give_slots(endpoint);
             self.pass_interval();
             token
         }
@@ -579,13 +579,13 @@ mod tests {
             if std::mem::replace(&mut self.interval, interval) != interval {
                 for endpoint in [0, 1] {
                     if self.requests.iter().any(|of| of.endpoint == endpoint && of.is_beyond && of.turn == Turn::Wait) {
-                        self.hand_on(endpoint);
+                        self.give_slots(endpoint);
                     }
                 }
             }
         }
 
-        fn hand_on(&mut self, endpoint: u64) {
+        fn give_slots(&mut self, endpoint: u64) {
             let at = |of: &Modelled| of.endpoint == endpoint;
             let need = self.count(|of| {
                 at(of)

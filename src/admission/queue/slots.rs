@@ -4,9 +4,9 @@ use ahash::AHashMap;
 
 use super::costs::Micros;
 
-/// From so many slots on some are kept for quick queries.
+/// The minimum number of slots of which some are kept for quick queries.
 const MIN_SLOTS_TO_KEEP: u32 = 4;
-/// For how long what others needed is left to them: the present interval and the one before.
+/// The interval of [`Peak`]. Slots that others needed in this interval or the last are left free for them.
 const INTERVAL: Micros = 5_000_000;
 
 /// Requests by their keys.
@@ -19,18 +19,18 @@ pub(super) struct Slots {
     pub(super) limit: Option<u32>,
     pub(super) taken: u32,
     pub(super) taken_by_slow: u32,
-    /// By requests that were beyond the shares of their users when they got their slot.
+    /// The slots of requests that were beyond the shares of their users when they got them.
     pub(super) taken_beyond: u32,
-    /// Those within the shares of their users.
+    /// The waiting requests within the shares of their users.
     pub(super) waiting: ByKey,
-    /// The others, by user. A user without one has no entry.
+    /// The other waiting requests, by user. A user without any has no entry.
     pub(super) beyond: AHashMap<u64, ByKey>,
     needed: Peak,
     pub(super) is_gone: bool,
 }
 
 impl Slots {
-    /// Returns the slots of an endpoint that is no member.
+    /// Returns the slots of an endpoint that has left the cluster.
     pub(super) fn gone() -> Self {
         Slots { is_gone: true, ..Slots::default() }
     }
@@ -43,7 +43,7 @@ impl Slots {
         self.taken == 0 && self.waiting.is_empty() && self.beyond.is_empty()
     }
 
-    /// Returns the slots that are kept for quick queries of users with few slots.
+    /// Returns how many slots are kept for quick queries of users within their shares.
     fn kept(&self) -> u32 {
         self.limit.map_or(0, |limit| if limit < MIN_SLOTS_TO_KEEP { 0 } else { (limit / 8).max(1) })
     }
@@ -53,18 +53,18 @@ impl Slots {
         self.kept() > 0 && self.limit.is_some_and(|limit| self.taken_by_slow >= limit - self.kept())
     }
 
-    /// Returns whether no more slots are free than are kept.
+    /// Returns whether only kept slots are free.
     pub(super) fn are_down_to_kept(&self) -> bool {
         self.limit.is_some_and(|limit| limit.saturating_sub(self.taken) <= self.kept())
     }
 
-    /// Returns whether one more request beyond the share of its user would leave less than was needed lately by requests that were
-    /// within the shares. One may go where all slots are free.
+    /// Returns whether one more request beyond the share of its user would leave fewer slots than requests within the shares
+    /// needed lately. If all slots are free, one may go.
     pub(super) fn are_needed(&self) -> bool {
         self.taken > 0 && self.limit.is_some_and(|limit| self.taken_beyond + 1 + self.needed.max() > limit)
     }
 
-    /// Notes how many slots are needed by requests within the shares of their users.
+    /// Records how many slots the requests within the shares of their users need.
     pub(super) fn note_need(&mut self, now: Micros) {
         let waiting = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
         self.needed.note((self.taken - self.taken_beyond).saturating_add(waiting), now);
@@ -87,7 +87,7 @@ impl Slots {
     }
 }
 
-/// The highest of the numbers that were noted in the present interval and in the one before.
+/// The maximum of the numbers that were recorded in the present interval and the last.
 #[derive(Debug, Default)]
 struct Peak {
     interval: u64,
@@ -95,14 +95,14 @@ struct Peak {
     before: u32,
 }
 
-/// Returns the interval that a moment is in.
+/// Returns the number of the interval at a time.
 pub(super) fn interval(now: Micros) -> u64 {
     now / INTERVAL
 }
 
 impl Peak {
     fn note(&mut self, number: u32, now: Micros) {
-        // The clock is the application's.
+        // The clock is the application's, so it may go backwards.
         let passed = interval(now).saturating_sub(self.interval);
         if passed > 0 {
             (self.interval, self.before, self.present) = (interval(now), if passed == 1 { self.present } else { 0 }, 0);

@@ -1,10 +1,10 @@
 use super::costs::Micros;
 use super::credentials::Credential;
 
-/// The facts that decide when a request is served. It keeps its ticket when it is picked again.
+/// The facts that decide when a request is served. A request keeps its ticket when it is picked again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ticket {
-    /// The lower one goes first: arrival + `AGEING` x cost.
+    /// Arrival + `AGEING` x cost. The lowest key goes first.
     pub(super) key: Micros,
     /// The order of arrival, between equal keys.
     pub(super) sequence: u64,
@@ -12,37 +12,36 @@ pub(crate) struct Ticket {
     pub(super) cost: Micros,
     pub(super) user: u64,
     pub(super) fingerprint: Option<u64>,
-    /// It is beyond the share of a user who floods.
+    /// Whether the request is beyond the share of a user who floods.
     pub(crate) is_of_flood: bool,
-    /// From when on the bound of the wait counts: the arrival, or the end of the attempt before.
+    /// The time from which the limit of the wait counts: the arrival, or the end of the last attempt.
     pub(super) since: Micros,
-    /// Hashes by which the client may stop the query; 0 where there is none.
+    /// Hashes by which the client may stop the query; 0 if there is none.
     pub(super) stop_keys: [u64; 2],
-    /// The credentials that a result of the query shows to be accepted, unless that is known.
+    /// The credentials that a result would prove, unless they are accepted already.
     pub(super) unproven: Option<Credential>,
 }
 
 impl Ticket {
-    /// Takes the credentials that were not known to be accepted.
+    /// Takes the credentials that were not yet accepted.
     pub(crate) fn take_unproven(&mut self) -> Option<Credential> {
         self.unproven.take()
     }
 
-    /// Returns the ticket of a query that is sent in place of an equal one, which leaves its queue: it goes when that one would have
-    /// gone, if that is earlier.
+    /// Returns the ticket of a query that takes the place of an equal one in the queue. It keeps the earlier turn of the two.
     pub(crate) fn in_place_of(self, before: Ticket) -> Self {
         Ticket { key: self.key.min(before.key), since: self.since.max(before.since), ..self }
     }
 }
 
-/// The outcome of a request.
+/// Whether a request may be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Turn {
-    /// It has its slot.
+    /// The request has its slot.
     Go,
     Wait,
     /// Too many requests wait, and this is the costliest.
     Refused,
-    /// Its client has stopped it.
+    /// The client has stopped the request.
     Stopped,
 }

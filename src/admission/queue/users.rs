@@ -1,18 +1,18 @@
 use super::slots::ByKey;
 
-/// The slots that each user may have, however few there are.
+/// The minimum share of a user, in slots.
 const MIN_SLOTS_OF_USER: u32 = 4;
-/// From so many shares on, of requests that run or wait, a user floods.
+/// A user floods with requests, running or waiting, of more than this many shares.
 const SHARES_OF_FLOOD: u32 = 4;
 
 /// The requests and slots of a user in all queues of a cluster.
 #[derive(Debug, Default)]
 pub(super) struct User {
-    /// The requests that run.
+    /// The number of requests that run.
     pub(super) taken: u32,
-    /// Those that wait within the share.
+    /// The number of requests that wait within the share.
     pub(super) within: u32,
-    /// Those that wait beyond it.
+    /// The requests that wait beyond the share.
     pub(super) beyond: ByKey,
 }
 
@@ -26,8 +26,8 @@ impl User {
         u32::try_from(self.waiting()).unwrap_or(u32::MAX).saturating_add(self.taken)
     }
 
-    /// Returns whether the next request of the user, one of `all`, is beyond its share of `slots`.
-    pub(super) fn has_share(&self, slots: u32, all: u32) -> bool {
+    /// Returns whether the share of a user with `all` requests has no room for another one.
+    pub(super) fn share_is_full(&self, slots: u32, all: u32) -> bool {
         self.taken + self.within >= share(slots, all)
     }
 
@@ -37,13 +37,12 @@ impl User {
     }
 }
 
-/// An eighth of the slots.
+/// Returns an eighth of the slots, at least the minimum.
 fn whole_share(slots: u32) -> u32 {
     (slots / 8).max(MIN_SLOTS_OF_USER)
 }
 
-/// Returns how many requests of a user with `all` of them may have a slot before those of others that come later. A user who floods
-/// has the less the more there are, and at least one.
+/// Returns the share of a user with `all` requests. The share of a user who floods shrinks as `all` grows, to one at least.
 fn share(slots: u32, all: u32) -> u32 {
     let (share, flood) = (whole_share(slots), SHARES_OF_FLOOD * whole_share(slots));
     if all <= flood { share } else { (u64::from(share) * u64::from(flood) / u64::from(all)).max(1) as u32 }
@@ -54,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_user_has_an_eighth_and_less_the_more_he_floods() {
+    fn a_user_has_an_eighth_and_less_the_more_it_floods() {
         let cases = [(1, 1, 4), (32, 16, 4), (64, 8, 8), (64, 32, 8), (64, 33, 7), (64, 64, 4), (64, 1_000, 1)];
         for (slots, all, expected) in cases {
             assert_eq!(share(slots, all), expected, "{slots} slots, {all} queries");

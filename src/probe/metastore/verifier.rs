@@ -126,10 +126,10 @@ impl<B: Backend> Verifier<B> {
             }
             record.evidence.merge(result.evidence);
             record.checked = true;
-            self.carry_out(&targets, &mut records, false);
+            self.apply_decisions(&targets, &mut records, false);
         }
         records.iter_mut().for_each(|record| record.checked = true);
-        self.carry_out(&targets, &mut records, true);
+        self.apply_decisions(&targets, &mut records, true);
 
         let retry = timer_in(jittered(self.check.interval.min(RETRY_INTERVAL), JITTER));
         let any_suspected = records.iter().any(|record| record.suspected);
@@ -145,7 +145,7 @@ impl<B: Backend> Verifier<B> {
     }
 
     /// Decides on all nodes with the present evidence.
-    fn carry_out(&mut self, targets: &[Target], records: &mut [NodeRecord], complete: bool) {
+    fn apply_decisions(&mut self, targets: &[Target], records: &mut [NodeRecord], complete: bool) {
         let (decisions, limitation) = decide(&self.check.reference, records, complete);
         for ((target, record), decision) in targets.iter().zip(records).zip(decisions) {
             let membership = match &decision {

@@ -17,11 +17,11 @@ pub(crate) struct Follower<'t, T, S> {
 
 /// The result of a follower's wait.
 pub(crate) enum Waited<'t, T, S> {
-    /// It leads from now on, with the execution of the leader before if that has begun one. The ticket is that of the leader before if
-    /// it has waited for a slot and did not fail.
+    /// The query leads from now on, with the execution of the former leader if that has begun one. The ticket is that of the
+    /// former leader, if it waited for a slot and did not fail.
     Leads(Leader<'t, T, S>, Option<Ticket>),
     Shared(S),
-    /// It is sent as if there were no table.
+    /// The query is sent without single flight.
     Released,
     /// Its client has stopped it.
     Stopped,
@@ -63,7 +63,7 @@ impl<T, S> Drop for Follower<'_, T, S> {
             Some(flight) => flight.followers.remove(&self.id).is_some(),
             None => false,
         };
-        // Otherwise it may have been given the lead a moment ago. If the lead is sent after this, the sender gets it back.
+        // The follower may have been given the lead a moment ago. If the lead is sent after this, the sender gets it back.
         if !waits {
             self.outcome.close();
             if let Ok(Outcome::Lead(running, _)) = self.outcome.try_recv() {

@@ -9,7 +9,7 @@ use super::{FlightTable, Outcome, Waiting};
 use crate::admission::queue::Ticket;
 use crate::sync::Ordering;
 
-/// The query of a flight that is executed. If it is dropped, the oldest follower takes its execution over; without followers the
+/// The query that is executed for a flight. If it is dropped, the oldest follower takes over the execution; without followers the
 /// execution is dropped.
 pub(crate) struct Leader<'t, T, S> {
     table: &'t FlightTable<T, S>,
@@ -30,7 +30,7 @@ impl<'t, T, S> Leader<'t, T, S> {
         self.running.is_some()
     }
 
-    /// Leaves the place in the queue of an endpoint to the follower that leads next.
+    /// Stores the ticket, so that the next leader takes over the place in the queue.
     pub(crate) fn wait_with(&self, ticket: Ticket) {
         if let Some(flight) = self.table.shard(&self.key).flights.get_mut(&self.key.number()) {
             flight.ticket = Some(ticket);
@@ -81,19 +81,20 @@ impl<'t, T, S> Leader<'t, T, S> {
         self.share_with_all(&shared);
     }
 
-    /// Has all followers sent to nodes, because the response cannot be copied.
+    /// Releases all followers, which are then sent to nodes, because the response cannot be copied.
     pub(crate) fn release(mut self) {
         let followers = self.end();
         if !followers.is_empty() {
             self.table.unshareable.add(self.key.hash);
         }
         for follower in followers.into_values() {
-            // One that leaves at this moment needs no outcome.
+            // A follower that leaves at this moment needs no outcome.
             _ = follower.outcome.send(Outcome::Released);
         }
     }
 
-    /// Has one follower lead once more. After the second failure all get `shared`; if there is none, they are sent to nodes.
+    /// Makes one follower lead a second time. After the second failure all followers get `shared`; if there is none, they are sent
+    /// to nodes.
     pub(crate) fn fail(mut self, shared: Option<S>)
     where
         S: Clone,

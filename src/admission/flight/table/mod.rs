@@ -24,7 +24,7 @@ const SHARDS: usize = 16;
 /// The number of followers that a flight has at most. Further queries go to nodes.
 const MAX_FOLLOWERS: usize = 1024;
 
-/// The flights of a proxy. `T` is the execution that a leader holds, `S` what its followers get.
+/// The flights of a proxy. `T` is the execution that a leader holds, `S` the result that its followers get.
 pub(crate) struct FlightTable<T, S> {
     pub(crate) epochs: Epochs,
     shards: [Mutex<Shard<T, S>>; SHARDS],
@@ -34,7 +34,7 @@ pub(crate) struct FlightTable<T, S> {
 }
 
 struct Shard<T, S> {
-    /// By the numbers of their keys.
+    /// The flights by the numbers of their keys.
     flights: AHashMap<u64, Flight<T, S>>,
     last_follower: u64,
 }
@@ -42,21 +42,21 @@ struct Shard<T, S> {
 /// A flight, beside its leader.
 struct Flight<T, S> {
     key: Arc<FlightKey>,
-    /// In the order in which they came.
+    /// The followers in the order of their arrival.
     followers: BTreeMap<u64, Waiting<T, S>>,
-    /// A leader has failed.
+    /// Whether a leader has failed.
     has_failed: bool,
     /// The ids of the leader.
     leader: QueryIds,
     /// The ids with which the execution was sent: those of the leader that began it.
     execution: QueryIds,
-    /// That of the leader, if it has waited for a slot.
+    /// The ticket of the leader, if it has waited for a slot.
     ticket: Option<Ticket>,
-    /// The client of the leader has stopped its query.
+    /// Whether the client of the leader has stopped its query.
     is_leader_stopped: bool,
-    /// It takes no more followers.
+    /// Whether the flight takes no more followers.
     is_closed: bool,
-    /// Wakes a leader that has an id.
+    /// Wakes the leader, if its query has an id.
     waker: Option<Waker>,
 }
 
@@ -67,7 +67,7 @@ struct Waiting<T, S> {
 
 /// The outcome of a follower.
 enum Outcome<T, S> {
-    /// It leads from now on, and takes over the execution if there is one, and the place in the queue.
+    /// The follower leads from now on. It takes over the execution, if there is one, and the place in the queue.
     Lead(Option<T>, Option<Ticket>),
     Shared(S),
     Released,
@@ -78,7 +78,7 @@ enum Outcome<T, S> {
 pub(crate) enum Entered<'t, T, S> {
     Leader(Leader<'t, T, S>),
     Follower(Follower<'t, T, S>),
-    /// It is sent as if there were no table.
+    /// The query is sent without single flight.
     Alone,
 }
 
@@ -119,8 +119,8 @@ impl<T, S> FlightTable<T, S> {
         self.seed.hash_one(id).max(1)
     }
 
-    /// Has a query lead or follow. It is sent alone if an unequal one with the same number leads: many such queries would have to be
-    /// compared with each other.
+    /// Makes a query lead or follow. It is sent alone if an unequal query with the same number leads, so that many such queries
+    /// are not compared with each other.
     pub(crate) fn enter(&self, key: &Arc<FlightKey>) -> Entered<'_, T, S> {
         if self.unshareable.has(key.hash) {
             return Entered::Alone;
@@ -154,7 +154,7 @@ impl<T, S> FlightTable<T, S> {
                     receiver,
                 ));
             }
-            // Compared without the lock, since it may parse both. Another flight may have begun by then.
+            // Compared without the lock, because the comparison may parse both bodies. Another flight may have begun by then.
             let leading = Arc::clone(&flight.key);
             drop(shard);
             if equal.is_some() || !leading.is_equal(key) {
@@ -184,14 +184,14 @@ impl<T, S> FlightTable<T, S> {
             }
         }
         for follower in stopped {
-            // One that leaves at this moment needs no outcome.
+            // A follower that leaves at this moment needs no outcome.
             _ = follower.outcome.send(Outcome::Stopped);
         }
         wakers.into_iter().for_each(Waker::wake);
         is_awaited
     }
 
-    /// Has flights whose key is `of` a client take no more followers.
+    /// Closes the flights of a client, whose keys `of` accepts, to more followers.
     pub(crate) fn close(&self, of: impl Fn(&FlightKey) -> bool) {
         for shard in &self.shards {
             for flight in shard.lock().flights.values_mut().filter(|flight| of(&flight.key)) {
@@ -212,7 +212,7 @@ impl<T, S> FlightTable<T, S> {
     }
 
     fn shard(&self, key: &FlightKey) -> MutexGuard<'_, Shard<T, S>> {
-        // The map of a shard uses the other bits.
+        // The map of the shard uses other bits of the number.
         self.shards[(key.hash >> 32) as usize % SHARDS].lock()
     }
 
