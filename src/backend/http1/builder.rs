@@ -87,7 +87,11 @@ impl HttpBackendBuilder {
     }
 
     /// Sets how many idle connections are kept per core (nginx: `keepalive`, per worker). With 0,
-    /// every request makes a new connection. Default 64.
+    /// every request makes a new connection.
+    ///
+    /// Default 1,024: no more are kept than requests were in flight at the same time in the last
+    /// [`idle_timeout`](Self::idle_timeout). With a low limit, a front end with many busy clients makes a
+    /// new connection for most requests, because the requests that end at the same time exceed it.
     pub fn max_idle(mut self, connections: usize) -> Self {
         self.pool.max_idle = connections;
         self

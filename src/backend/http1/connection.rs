@@ -4,6 +4,7 @@
 //! body of the response, write and read the socket themselves. That saves two task switches and a
 //! hand-over in each direction, and a slow reader holds the node back with no buffer in between.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::mem::take;
@@ -36,11 +37,19 @@ const MAX_READ: usize = 64 * 1024;
 /// that closes later was processing the request.
 const MAX_CLOSE_DELAY: Duration = Duration::from_secs(1);
 
+thread_local! {
+    /// The buffer of the response that was read last, of [`MIN_READ`] bytes. A connection that waits for its node holds none, and the
+    /// next one that reads finds it warm.
+    static SPARE_BUFFER: Cell<Option<BytesMut>> = const { Cell::new(None) };
+}
+
 pub(super) struct Connection {
     stream: Stream,
     /// Bytes that were read and not taken yet.
     pub(super) read: BytesMut,
     read_size: usize,
+    /// The memory of `read` is longer than [`MIN_READ`].
+    has_long_buffer: bool,
     writer: MessageWriter,
     /// The node does not accept the rest of the request.
     write_closed: bool,
@@ -63,6 +72,7 @@ impl Connection {
             stream,
             read: BytesMut::new(),
             read_size: MIN_READ,
+            has_long_buffer: false,
             writer: MessageWriter::default(),
             write_closed: false,
             timer: Box::pin(sleep_until(timer_in(Duration::ZERO))),
@@ -85,11 +95,11 @@ impl Connection {
         self.writer.is_done() && !self.write_closed
     }
 
-    /// Frees the buffer of a long response.
-    pub(super) fn shrink_buffer(&mut self) {
-        if self.read_size > MIN_READ {
-            // Even an empty remainder of a large buffer keeps all of it allocated.
-            self.read = BytesMut::new();
+    /// Gives the empty buffer to the next connection that reads; a long one is freed.
+    pub(super) fn release_buffer(&mut self) {
+        let read = take(&mut self.read);
+        if !take(&mut self.has_long_buffer) {
+            SPARE_BUFFER.set(Some(read));
         }
     }
 
@@ -201,9 +211,21 @@ impl Connection {
 
     /// Reads more bytes. Returns 0 at the end of the connection.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.read.capacity() == 0
+            && let Some(spare) = SPARE_BUFFER.take()
+        {
+            self.read = spare;
+        }
+        self.has_long_buffer |= self.read_size > MIN_READ;
         self.read.reserve(self.read_size);
         let capacity = self.read.capacity() - self.read.len();
-        let length = ready!(pin!(self.stream.read_buf(&mut self.read)).poll(cx))?;
+        let Poll::Ready(read) = pin!(self.stream.read_buf(&mut self.read)).poll(cx) else {
+            if self.read.is_empty() && !self.has_long_buffer {
+                self.release_buffer();
+            }
+            return Poll::Pending;
+        };
+        let length = read?;
         if length == capacity {
             self.read_size = (self.read_size * 2).min(MAX_READ);
         } else if length < self.read_size / 8 {

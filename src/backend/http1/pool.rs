@@ -2,6 +2,7 @@
 
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -10,7 +11,7 @@ use super::connection::Connection;
 use super::open_count::OpenCount;
 use crate::background::{self, BackgroundTask};
 use crate::clock::Clock;
-use crate::shard;
+use crate::{shard, shortage};
 
 /// The interval at which idle connections are searched for those that their node has closed or that are idle
 /// for too long. A request checks its connection itself; the sweep only frees sockets.
@@ -42,7 +43,7 @@ impl Default for PoolSettings {
     fn default() -> Self {
         PoolSettings {
             max_open: None,
-            max_idle: 64,
+            max_idle: 1024,
             idle_timeout: Duration::from_secs(15),
             max_uses: None,
             max_age: None,
@@ -57,6 +58,8 @@ struct Shard {
     /// Oldest first.
     idle: Mutex<Vec<IdleConnection>>,
     sweeper: BackgroundTask,
+    /// The number of shortages of this process at the last sweep.
+    shortages: AtomicU64,
 }
 
 struct IdleConnection {
@@ -120,7 +123,7 @@ impl Pool {
         if max_idle == 0 || used_up || too_old || !connection.read.is_empty() {
             return;
         }
-        connection.shrink_buffer();
+        connection.release_buffer();
         let index = self.index();
         let mut idle = self.shards[index].idle.lock();
         let oldest = (idle.len() >= max_idle).then(|| idle.remove(0));
@@ -131,16 +134,19 @@ impl Pool {
             self,
             move |pool| &pool.shards[index].sweeper,
             |_| SWEEP_INTERVAL,
-            move |pool: Arc<Self>| async move { pool.sweep(&pool.shards[index]) },
+            move |pool: Arc<Self>| async move { pool.sweep(&pool.shards[index], shortage::count()) },
             move |pool| !pool.shards[index].idle.lock().is_empty(),
         );
     }
 
-    /// Closes the idle connections of a shard that cannot be used again.
-    fn sweep(&self, shard: &Shard) {
+    /// Closes the idle connections of a shard that cannot be used again. After a shortage of descriptors or memory, which idle ones may
+    /// have caused, it keeps only those that were in use since the sweep before.
+    fn sweep(&self, shard: &Shard, shortages: u64) {
         let now = self.clock.now();
+        let was_short = shard.shortages.swap(shortages, Ordering::Relaxed) != shortages;
+        let idle_timeout = self.settings.idle_timeout.min(if was_short { SWEEP_INTERVAL } else { Duration::MAX });
         let is_expired = |idle: &mut IdleConnection| {
-            now.saturating_duration_since(idle.since) > self.settings.idle_timeout || !idle.connection.is_idle(false)
+            now.saturating_duration_since(idle.since) > idle_timeout || !idle.connection.is_idle(false)
         };
         // Closed after the lock is released.
         let _expired: Vec<_> = shard.idle.lock().extract_if(.., is_expired).collect();
@@ -179,6 +185,24 @@ mod tests {
             drop(far);
             pool.take().is_some()
         })
+    }
+
+    #[tokio::test]
+    async fn a_shortage_closes_connections_that_idle_and_keeps_those_in_use() {
+        let clock = ManualClock::new();
+        let pool = Arc::new(Pool::new(PoolSettings::default(), Arc::new(clock.clone())));
+        let mut far = Vec::new();
+        for age in [2, 1] {
+            let (near, other_end) = UnixStream::pair().unwrap();
+            far.push(other_end);
+            pool.put(Box::new(Connection::new(Stream::Unix(near), pool.open.acquire().unwrap(), clock.now())));
+            clock.advance(SWEEP_INTERVAL * age / 2);
+        }
+        let left = [0, 1].map(|shortages| {
+            pool.sweep(pool.shard(), shortages);
+            pool.open.get()
+        });
+        assert_eq!(left, [2, 1]);
     }
 
     #[test]
