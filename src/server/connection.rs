@@ -97,7 +97,7 @@ mod tests {
     use http::{Request, Response};
     use hyper_util::rt::TokioExecutor;
     use std::convert::Infallible;
-    use std::pin::Pin;
+    use std::pin::{Pin, pin};
     use std::task::Poll;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
     use tokio::task::JoinHandle;
@@ -143,6 +143,32 @@ mod tests {
         assert!(began.elapsed() >= PARK_DELAY && began.elapsed() < PARK_DELAY * 2, "{:?}", began.elapsed());
         assert!(parked.read.is_empty() && parked.deadline > began + Duration::from_secs(59));
         response(&mut client).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_before_a_connection_is_parked_begins_after_its_request() {
+        let took = PARK_DELAY * 10;
+        let (mut client, stream) = duplex(1024);
+        let (_sender, stop) = StopSignal::channel(Arc::default());
+        let handler = move |_peer: ClientAddr, _request: Request<Body>| async move {
+            sleep(took).await;
+            Response::new(Body::from("here"))
+        };
+        let handler = CurrentHandler::fixed(handler, Limits::default());
+        let mut serving = Client { peer: ClientAddr::Unix, key: None, handler, limits: Limits::default(), stop };
+        let idle = IdleConnection { stream, read: BytesMut::new(), deadline: timer_in(Duration::from_secs(60)) };
+        let (mut timer, began) = (Box::pin(sleep(Duration::ZERO)), timer_in(Duration::ZERO));
+        let mut served = pin!(http1::serve_until_idle(&mut serving, idle, timer.as_mut()));
+        for _ in 0..3 {
+            client.write_all(REQUEST).await.unwrap();
+            tokio::select! {
+                () = response(&mut client) => {}
+                _ = served.as_mut() => panic!("parked {:?} after it began", began.elapsed()),
+            }
+            // A client that reads the response and sends the next request.
+            assert!(timeout(PARK_DELAY / 2, served.as_mut()).await.is_err());
+        }
+        served.await.unwrap().expect("the connection is still open");
     }
 
     #[tokio::test(start_paused = true)]
@@ -335,5 +361,20 @@ mod tests {
             StopSignal::channel(Arc::default()).1,
         );
         assert!(size_of_val(&served) <= 1792, "{}", size_of_val(&served));
+    }
+    #[test]
+    fn the_future_that_serves_requests_is_small() {
+        let handler = |_peer: ClientAddr, _request: Request<Body>| async { Response::new(Body::empty()) };
+        let (handler, limits) = (CurrentHandler::fixed(handler, Limits::default()), Limits::default());
+        let stop = StopSignal::channel(Arc::default()).1;
+        let mut client = Client { peer: ClientAddr::Unix, key: None, handler, limits, stop };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let _entered = runtime.enter();
+        let idle =
+            IdleConnection { stream: tokio::io::empty(), read: BytesMut::new(), deadline: timer_in(Duration::ZERO) };
+        let mut timer = Box::pin(sleep(Duration::ZERO));
+        let served = http1::serve_until_idle(&mut client, idle, timer.as_mut());
+        // It is allocated and written when a parked connection serves again.
+        assert!(size_of_val(&served) <= 4096, "{}", size_of_val(&served));
     }
 }

@@ -20,7 +20,8 @@ pub(super) struct IdleTimer<'t> {
     timer: Pin<&'t mut Sleep>,
     /// The number of requests that were served when the timer was set; `None` if it must be set again.
     set_at: Option<usize>,
-    park_at: Instant,
+    /// From the time when the timer is set: a request before may have taken longer than that.
+    park_delay: Duration,
     /// The time at which the head of the next request must be complete. Computed on the first use after a
     /// request.
     deadline: Option<Instant>,
@@ -38,8 +39,7 @@ pub(super) enum Expired {
 
 impl<'t> IdleTimer<'t> {
     pub(super) fn new(timer: Pin<&'t mut Sleep>, deadline: Instant, head_timeout: Duration) -> Self {
-        let park_at = timer_in(PARK_DELAY);
-        IdleTimer { timer, set_at: None, park_at, deadline: Some(deadline), head_timeout, requests: 0 }
+        IdleTimer { timer, set_at: None, park_delay: PARK_DELAY, deadline: Some(deadline), head_timeout, requests: 0 }
     }
 
     pub(super) fn request_served(&mut self) {
@@ -56,13 +56,13 @@ impl<'t> IdleTimer<'t> {
         loop {
             let Some(requests) = self.set_at else {
                 let deadline = self.deadline();
-                self.timer.as_mut().reset(if is_quiet { self.park_at.min(deadline) } else { deadline });
+                self.timer.as_mut().reset(if is_quiet { timer_in(self.park_delay).min(deadline) } else { deadline });
                 self.set_at = Some(self.requests);
                 continue;
             };
             ready!(self.timer.as_mut().poll(cx));
             if requests != self.requests {
-                (self.set_at, self.park_at) = (None, timer_in(BUSY_PARK_DELAY));
+                (self.set_at, self.park_delay) = (None, BUSY_PARK_DELAY);
             } else if self.timer.deadline() >= self.deadline() {
                 return Poll::Ready(Expired::Head);
             } else if is_quiet {

@@ -92,7 +92,8 @@ where
         match event.await? {
             Event::Request => {}
             Event::Invalid(invalid) => {
-                connection.reject(invalid).await?;
+                // Boxed, as other steps that are rare: the future of each connection would have their size.
+                Box::pin(connection.reject(invalid)).await?;
                 break;
             }
             Event::Expired(Expired::Idle(deadline)) => {
@@ -101,7 +102,7 @@ where
             }
             Event::Expired(Expired::Head) => {
                 if !connection.is_quiet() {
-                    connection.reject(TOO_SLOW).await?;
+                    Box::pin(connection.reject(TOO_SLOW)).await?;
                 }
                 return Ok(None);
             }
@@ -119,7 +120,7 @@ where
         }
         idle_timer.request_served();
     }
-    connection.close().await?;
+    Box::pin(connection.close()).await?;
     Ok(None)
 }
 
