@@ -123,9 +123,14 @@ impl RequestRecorder {
         self.tell(|observer, request| observer.classified(&Classified { request }));
     }
 
+    /// Returns whether an observer wants to know what a query asks.
+    pub(crate) fn wants_query(&self) -> bool {
+        self.detail >= Detail::Query
+    }
+
     /// Records what a query asks, as far as an observer wants to know.
     pub(crate) fn query(&mut self, query: &QueryRequest<'_>) {
-        if self.detail >= Detail::Query {
+        if self.wants_query() {
             self.request.query = Some(ObservedQuery::new(query, self.detail == Detail::Sql));
         }
     }

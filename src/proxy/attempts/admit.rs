@@ -32,7 +32,8 @@ impl<B: Backend> Attempts<'_, B> {
         let user = queues.and_then(|queues| Some((queues, self.stopping_user(queues)?)));
         let (mut project, mut stop_keys) = (None, [0; 2]);
         let wanted = self.wanted_keys();
-        let is_asked_for_more = groups.is_some() || queues.is_some() || self.recorder.is_some();
+        let is_observed = self.recorder.as_ref().is_some_and(|recorder| recorder.wants_query());
+        let is_asked_for_more = groups.is_some() || queues.is_some() || is_observed;
         let recent =
             self.proxy.recent_queries.as_ref().filter(|_| !is_asked_for_more && self.context.has_sql_in_json());
         let mut read = || {
