@@ -32,6 +32,7 @@ pub(crate) struct RelayRequest {
     /// Credentials of the client other than those of its session: a login, or a client that sends
     /// them with every request.
     pub(super) client_credentials: Option<ClientCredentials>,
+    /// Empty unless there is a session, for which the relay makes requests of its own.
     pub(super) client_headers: ClientHeaders,
     /// The client has sent the front end's cookie, so it keeps cookies.
     has_cookie: bool,
@@ -95,7 +96,7 @@ impl Relay {
                 fingerprint: self.sessions.fingerprint(&credentials),
                 credentials,
             }),
-            client_headers: ClientHeaders::of(headers),
+            client_headers: ClientHeaders::default(),
             has_cookie: own_cookie.is_present,
             session: None,
             is_ended: own_cookie.is_present && own_cookie.id.is_none(),
@@ -108,6 +109,9 @@ impl Relay {
         let Some(id) = own_cookie.id.filter(|_| !other_scheme) else { return MaybeReady::Ready(relayed) };
         self.sessions.find(context.client(), id).map(|opened| {
             self.set_session(&mut relayed, opened);
+            if relayed.session.is_some() {
+                relayed.client_headers = ClientHeaders::of(headers);
+            }
             relayed
         })
     }

@@ -58,6 +58,7 @@ const CLIENT_HEADERS: [HeaderName; 5] = [
 ];
 
 /// The headers of a client's request that the relay repeats in its own requests. Most requests need none.
+#[derive(Default)]
 pub(in super::super) struct ClientHeaders([Option<HeaderValue>; 5]);
 
 impl ClientHeaders {
