@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderValue, header};
 
-/// Longer tokens, in base64, are not decoded.
+/// The maximum length of a token in base64. Longer ones are not decoded.
 pub(crate) const MAX_TOKEN: usize = 4096;
 
 /// Returns the base64 token of `Basic` credentials in an `Authorization` value. The scheme may be in any case.
@@ -15,7 +15,7 @@ pub(crate) fn token(value: &[u8]) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"basic ").then(|| token.trim_ascii())
 }
 
-/// Returns the user name of Basic credentials: what precedes the first colon. None where the `Authorization` header has no such
+/// Returns the user name of Basic credentials: the text before the first colon. `None` if the `Authorization` header has no such
 /// credentials, they cannot be decoded, or the name is empty.
 pub(crate) fn user(authorization: &HeaderValue) -> Option<Vec<u8>> {
     let length = token(authorization.as_bytes()).map(<[u8]>::len).filter(|length| *length <= MAX_TOKEN)?;
@@ -25,7 +25,7 @@ pub(crate) fn user(authorization: &HeaderValue) -> Option<Vec<u8>> {
     Some(decoded)
 }
 
-/// Returns the user name of Basic credentials, which are decoded into `decoded`. None also where that is too short for them.
+/// Returns the user name of Basic credentials, which are decoded into `decoded`. Also `None` if `decoded` is too short.
 pub(crate) fn user_in<'d>(authorization: &HeaderValue, decoded: &'d mut [u8]) -> Option<&'d mut [u8]> {
     let length = STANDARD.decode_slice(token(authorization.as_bytes())?, decoded).ok()?;
     let colon = decoded[..length].iter().position(|byte| *byte == b':').filter(|colon| *colon > 0)?;
@@ -54,8 +54,8 @@ pub struct BasicCredentials {
 }
 
 impl BasicCredentials {
-    /// Returns the Basic credentials in the headers of a request (RFC 7617), which no one has checked yet. None without them, if they
-    /// cannot be decoded, or if the user is empty or not UTF-8.
+    /// Returns the Basic credentials in the headers of a request (RFC 7617), which are not verified. `None` if there are none,
+    /// they cannot be decoded, or if the user is empty or not UTF-8.
     pub fn of(headers: &HeaderMap) -> Option<Self> {
         let value = headers.get(header::AUTHORIZATION)?;
         let token = token(value.as_bytes()).filter(|token| token.len() <= MAX_TOKEN)?;
@@ -74,7 +74,7 @@ impl fmt::Debug for BasicCredentials {
     }
 }
 
-/// Returns the `Authorization` value of these credentials, marked as sensitive. None where the user has a colon.
+/// Returns the `Authorization` value of these credentials, marked as sensitive. `None` if the user has a colon.
 pub(crate) fn authorization(user: &str, password: &str) -> Option<HeaderValue> {
     if user.contains(':') {
         return None;

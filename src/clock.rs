@@ -12,8 +12,8 @@ pub trait Clock: Debug + Send + Sync + 'static {
     /// Returns the current instant. It never goes backwards.
     fn now(&self) -> Instant;
 
-    /// Returns the time of day, in seconds since 1970 (UTC), for what other machines have to understand, such as the expiry of a
-    /// cookie. It may be set back.
+    /// Returns the time of day, in seconds since 1970 (UTC), for values that other machines read, such as the expiry of a cookie.
+    /// It may be set back.
     fn unix(&self) -> u64 {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         since.map_or(0, |since| since.as_secs())
@@ -64,7 +64,7 @@ impl Epoch {
     }
 }
 
-/// As long as a sleep of tokio that never ends.
+/// The duration of a sleep of tokio that never ends.
 const NEVER: Duration = Duration::from_secs(30 * 365 * 86_400);
 
 /// Returns `duration` in milliseconds, or `u64::MAX` if they are more.

@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
-/// The owner of what guards release.
+/// The owner of the resources that guards release.
 pub(crate) trait Release: Send + Sync {
-    /// Releases what `token` stands for. Called once for each guard.
+    /// Releases the resource of `token`. Called once for each guard.
     fn release(&self, token: u64);
 }
 

@@ -1,7 +1,7 @@
 //! The way to visit all headers of a message between the codec and the backend.
 //!
-//! A pass over the header map is one of the larger costs of a request. So one pass collects what later steps ask for, and
-//! another one writes the head. Tests count the passes.
+//! A pass over the header map is one of the larger costs of a request. So one pass collects the facts for later steps, and another
+//! one writes the head. Tests count the passes.
 
 use http::header::{HeaderMap, HeaderValue, Iter};
 

@@ -1,6 +1,6 @@
 //! Shortages of this process: descriptors, ports or memory for another connection.
 //!
-//! They are failures of the front end, so they count against no node and no store. Each is counted, and logged once in a while.
+//! They are failures of the front end, so they count against no node and no store. Each is counted, and logged at most every 10 s.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,7 +23,7 @@ mod errno {
     pub(super) const ENOBUFS: i32 = if cfg!(any(target_os = "linux", target_os = "android")) { 105 } else { 55 };
 }
 
-/// Returns whether a connection was not made, or not accepted, because this process or its machine is short of something.
+/// Returns whether a connection was not made, or not accepted, because this process or its machine lacks a resource.
 ///
 /// `EAGAIN` is not among them: at a unix socket it means that the backlog of the peer is full.
 pub(crate) fn is_shortage(error: &io::Error) -> bool {
@@ -31,7 +31,7 @@ pub(crate) fn is_shortage(error: &io::Error) -> bool {
         || matches!(error.raw_os_error(), Some(errno::EMFILE | errno::ENFILE | errno::ENOBUFS))
 }
 
-/// Returns the shortage of descriptors, if there is one now. For failures whose error does not tell: resolvers and drivers of
+/// Returns the shortage of descriptors, if there is one now. For failures whose error does not show it: resolvers and drivers of
 /// stores report a shortage as a host that cannot be reached.
 pub(crate) fn of_descriptors() -> Option<io::Error> {
     // A pipe is the cheapest pair of descriptors.

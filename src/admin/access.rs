@@ -1,4 +1,4 @@
-//! Who may read the status and change the state.
+//! Decides which requests may read the status and change the state.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -14,10 +14,10 @@ use super::Shared;
 use super::refusal::Refusal;
 use crate::request::ClientAddr;
 
-/// Headers of proxies in front, which connect from their own address for clients elsewhere; also any `X-Forwarded-*`.
+/// Headers that show a proxy in front, whose clients may be on other machines; `X-Forwarded-*` do too.
 const FORWARDED_BY_PROXY: [HeaderName; 3] = [FORWARDED, VIA, HeaderName::from_static("x-real-ip")];
 
-/// Browsers say with it which page sends a request (Fetch Metadata).
+/// The header in which browsers say which page sends a request (Fetch Metadata).
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// A peer that is not on this machine.
@@ -65,7 +65,7 @@ impl AdminToken {
     }
 }
 
-/// Digests are compared instead of tokens: that reveals nothing about a token, not even its length.
+/// Digests are compared instead of tokens, so that the time reveals nothing about a token, not even its length.
 fn digest(token: &[u8]) -> Hmac<Sha256> {
     let mut mac = Hmac::new(&[0; 64].into());
     mac.update(token);
@@ -118,7 +118,8 @@ impl Shared {
         }
     }
 
-    /// Checks that no page of another origin sends the request. `typed` admits a request that the user began, as by the address bar.
+    /// Checks that no page of another origin sends the request. `typed` admits a request that the user started, for example in the
+    /// address bar.
     pub(super) fn check_origin<B>(&self, request: &Request<B>, typed: bool) -> Result<(), Refusal> {
         let headers = request.headers();
         let same_site =
@@ -162,7 +163,7 @@ fn host_of<B>(request: &Request<B>) -> Option<Authority> {
         (Some(host), Some(target)) if host != *target => return None,
         (host, target) => host.or_else(|| target.cloned())?,
     };
-    // User information is no part of a Host, and hides the name from a reader of logs.
+    // `Host` has no user information, which could hide the name from a reader of logs.
     (!host.as_str().contains('@')).then_some(host)
 }
 

@@ -41,15 +41,15 @@ pub(super) enum Action {
 /// The result of an action.
 #[derive(Debug, Serialize)]
 pub(super) struct Done {
-    /// In one line.
+    /// The result, in one line.
     done: String,
-    /// The endpoint, as the status has it.
+    /// The endpoint as in the status.
     #[serde(skip_serializing_if = "Option::is_none")]
     endpoint: Option<Value>,
 }
 
 impl Shared {
-    /// Does what the operator at `peer` wants, and logs it.
+    /// Performs an action of the operator at `peer`, and logs it.
     pub(super) async fn perform(&self, peer: ClientAddr, action: Action) -> Result<Done, Refusal> {
         match &action {
             Action::Ready { endpoint, cluster } => self.set_state(peer, endpoint, cluster, AdminState::Ready),
@@ -74,7 +74,7 @@ impl Shared {
             }
             Action::LogLevel { level } => {
                 let set = self.hooks.log_level.as_ref().ok_or_else(|| not_offered("log-level"))?;
-                // Before it is set: the new level may hide the line.
+                // Logged before the level is set, because the new level may hide the line.
                 tracing::warn!(peer = %shown(peer), ?level, "operator sets the log level");
                 set(level).map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, error))?;
                 log(peer, "log-level", true);

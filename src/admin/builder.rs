@@ -47,14 +47,14 @@ impl AdminBuilder {
         self
     }
 
-    /// Sets whether readers of the status need the token on this machine too, for example behind a proxy on it whose requests
-    /// cannot be told from those of a local user. Default: false.
+    /// Sets whether readers of the status need the token on this machine too, for example behind a proxy on this machine whose
+    /// requests look like those of a local user. Default: false.
     pub fn token_for_reading(mut self, on: bool) -> Self {
         self.token_for_reading = on;
         self
     }
 
-    /// Sets names by which clients may call this host, apart from `localhost` and any IP address. Default: none.
+    /// Sets further names of this host, besides `localhost` and any IP address. Default: none.
     pub fn hosts(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.hosts = names.into_iter().map(Into::into).collect();
         self
@@ -66,8 +66,8 @@ impl AdminBuilder {
         self
     }
 
-    /// Sets what the verb `reload` does. The future returns what has changed, or why nothing has, in one line. Default: the verb is
-    /// refused.
+    /// Sets the function of the verb `reload`. Its future returns the changes, or the reason why nothing changed, in one line.
+    /// Default: the verb is refused.
     pub fn on_reload<F, R>(mut self, reload: F) -> Self
     where
         F: Fn() -> R + Send + Sync + 'static,
@@ -77,8 +77,8 @@ impl AdminBuilder {
         self
     }
 
-    /// Sets what the verb `log-level` does with the level of a request. An error says what is wrong with it. Default: the verb is
-    /// refused.
+    /// Sets the function of the verb `log-level`. It takes the level of the request, and returns an error if that is invalid.
+    /// Default: the verb is refused.
     pub fn on_log_level(mut self, set: impl Fn(&str) -> Result<(), String> + Send + Sync + 'static) -> Self {
         self.hooks.log_level = Some(Arc::new(set));
         self

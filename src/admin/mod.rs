@@ -1,33 +1,33 @@
-//! A status page for operators, the same as JSON, and verbs that change the state: the feature `admin`.
+//! A status page for operators, the same data as JSON, and verbs that change the state (feature `admin`).
 //!
 //! [`Admin`] is a handler to mount under a path of its own, beside a proxy or on a listener of its own. It observes proxies for
-//! rates and latencies, and reads the state of what is in its [`Monitored`].
+//! rates and latencies, and reads the state of the parts in its [`Monitored`].
 //!
 //! | request | response |
 //! |---|---|
 //! | `GET PATH` | the page: one HTML file, which reads the status every 2 s |
 //! | `GET PATH/status` | the status as JSON, as [`Admin::status_json`] returns it |
-//! | `POST PATH/action` | does what the JSON of the body says |
+//! | `POST PATH/action` | performs the action in the JSON of the body |
 //!
-//! The body of an action is one of these objects. `cluster` is needed only where several clusters have an endpoint of that id.
+//! The body of an action is one of these objects. `cluster` is needed only if several clusters have an endpoint of that id.
 //!
 //! | body | effect |
 //! |---|---|
 //! | `{"action": "ready", "endpoint": "q1", "cluster": "kylin"}`, also `drain` and `maintenance` | [`Cluster::set_admin_state`](crate::Cluster::set_admin_state) |
 //! | `{"action": "weight", "endpoint": "q1", "weight": 2}` | [`Cluster::set_weight`](crate::Cluster::set_weight), from 1 to 65,535; it holds until the source of nodes or a reload sets another |
-//! | `{"action": "reload"}` | calls what [`AdminBuilder::on_reload`] was given |
-//! | `{"action": "log-level", "level": "debug"}` | calls what [`AdminBuilder::on_log_level`] was given |
+//! | `{"action": "reload"}` | calls the function of [`AdminBuilder::on_reload`] |
+//! | `{"action": "log-level", "level": "debug"}` | calls the function of [`AdminBuilder::on_log_level`] |
 //!
-//! # Who may do what
+//! # Access
 //!
 //! - The page itself holds no data, and every client gets it.
 //! - The status is readable with the [token](AdminToken) as `Authorization: Bearer`. Without it, it is readable on a unix socket,
 //!   and by a loopback address unless the request shows that a proxy has forwarded it: by HTTP/1.0, `Forwarded`, `Via`, `X-Real-IP`
 //!   or any `X-Forwarded-*`. A proxy on this machine that shows none of these (nginx 1.29.7 and later with `proxy_pass` alone) lets
-//!   its clients read the status: have it add `X-Forwarded-For`, or set [`AdminBuilder::token_for_reading`].
-//! - An action needs the token, from everywhere. Without a token there are no actions.
-//! - A request names this host: an IP address, `localhost`, or one of [`AdminBuilder::hosts`]. Otherwise a foreign name that is
-//!   resolved to this address would make the page of an attacker one of the same origin (DNS rebinding).
+//!   its clients read the status: configure it to add `X-Forwarded-For`, or set [`AdminBuilder::token_for_reading`].
+//! - An action always needs the token. Without a token there are no actions.
+//! - A request must name this host: by an IP address, `localhost`, or one of [`AdminBuilder::hosts`]. Otherwise the page of an
+//!   attacker could get the same origin, by a name that resolves to this address (DNS rebinding).
 //! - A request that a page of another origin sends is refused, by `Origin` and `Sec-Fetch-Site`.
 //! - An action is a POST of JSON of at most 4 KiB.
 //!
@@ -103,7 +103,7 @@ struct Shared {
     traffic: Arc<Traffic>,
     monitored: Mutex<Monitored>,
     log_level: Mutex<Option<String>>,
-    /// Requests that were refused for their token, host or origin.
+    /// The number of requests that were refused for their token, host or origin.
     denied: AtomicU64,
     started: Instant,
 }
@@ -114,7 +114,7 @@ impl Admin {
         AdminBuilder::new()
     }
 
-    /// Sets what the status covers and the verbs apply to, from now on.
+    /// Sets the parts that the status covers and the verbs apply to.
     pub fn monitor(&self, monitored: Monitored) {
         let monitored = monitored.started(&self.shared.traffic);
         *self.shared.monitored.lock() = monitored;

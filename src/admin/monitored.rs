@@ -53,14 +53,14 @@ pub struct Monitored {
     pub(super) clusters: Vec<(Arc<str>, Arc<dyn AnyCluster>)>,
     pub(super) sessions: Vec<(String, Sessions)>,
     pub(super) discovery: Vec<(String, Receiver<DiscoveryStatus>)>,
-    /// Logs, with what counts the lines that each has lost.
+    /// Logs, each with a function that counts its lost lines.
     pub(super) logs: Vec<(String, Box<dyn Fn() -> u64 + Send + Sync>)>,
-    /// Result caches, with what reports each; none without the feature `cache`.
+    /// Result caches, each with a function that reports on it; none without the feature `cache`.
     pub(super) caches: Vec<(String, ReportCache)>,
     pub(super) connections: Option<Box<dyn Fn() -> usize + Send + Sync>>,
-    /// Until when the last count of sessions is used, and the count by endpoint.
+    /// The time until which the last count of sessions is used, and the counts by endpoint.
     bound: Option<(Instant, Arc<BoundSessions>)>,
-    /// Tell when endpoints fail.
+    /// The watches that report failures of endpoints.
     watches: Vec<Watch>,
 }
 
@@ -70,32 +70,32 @@ impl Monitored {
         Self::default()
     }
 
-    /// Adds a cluster, which the status calls `name`. Names must differ.
+    /// Adds a cluster, named `name` in the status. Names must differ.
     pub fn cluster<B: Send + Sync + 'static>(mut self, name: impl Into<String>, cluster: &Cluster<B>) -> Self {
         self.clusters.push((name.into().into(), Arc::new(cluster.clone())));
         self
     }
 
-    /// Adds sessions, which the status calls `name`. It shows their store, and counts those in memory by the endpoint to which they
+    /// Adds sessions, named `name` in the status. It shows their store, and counts those in memory by the endpoint to which they
     /// are bound.
     pub fn sessions(mut self, name: impl Into<String>, sessions: &Sessions) -> Self {
         self.sessions.push((name.into(), sessions.clone()));
         self
     }
 
-    /// Adds a source of nodes, which the status calls `name`.
+    /// Adds a source of nodes, named `name` in the status.
     pub fn discovery(mut self, name: impl Into<String>, discovery: &DiscoveryHandle) -> Self {
         self.discovery.push((name.into(), discovery.subscribe()));
         self
     }
 
-    /// Adds a log of requests, which the status calls `name`, with a function that counts the lines that it could not take.
+    /// Adds a log of requests, named `name` in the status, with a function that counts the lines that it could not take.
     pub fn log(mut self, name: impl Into<String>, lost_lines: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
         self.logs.push((name.into(), Box::new(lost_lines)));
         self
     }
 
-    /// Adds the result cache of a proxy, if it has one, which the status calls `name`.
+    /// Adds the result cache of a proxy, if it has one, named `name` in the status.
     #[cfg(feature = "cache")]
     #[cfg_attr(docsrs, doc(cfg(feature = "cache")))]
     pub fn cache<B: crate::Backend>(mut self, name: impl Into<String>, proxy: &crate::Proxy<B>) -> Self {
@@ -110,7 +110,7 @@ impl Monitored {
         self
     }
 
-    /// Has `traffic` learn when endpoints fail, where there is a tokio runtime.
+    /// Reports failures of endpoints to `traffic`, if there is a tokio runtime.
     pub(super) fn started(mut self, traffic: &Arc<Traffic>) -> Self {
         if tokio::runtime::Handle::try_current().is_ok() {
             let watch = |(name, cluster): &(Arc<str>, Arc<dyn AnyCluster>)| cluster.watch(name, Arc::clone(traffic));
@@ -119,8 +119,8 @@ impl Monitored {
         self
     }
 
-    /// Returns the sessions in memory by the endpoint to which they are bound; `None` if none are monitored. A count visits each of
-    /// them, so it is used for a time: [`COUNT_REUSE`].
+    /// Returns the sessions in memory by the endpoint to which they are bound; `None` if none are monitored. A count visits each
+    /// session, so its result is reused: [`COUNT_REUSE`].
     pub(super) fn bound_sessions(&mut self) -> Option<Arc<BoundSessions>> {
         if self.sessions.is_empty() {
             return None;

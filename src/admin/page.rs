@@ -10,8 +10,8 @@ use crate::body::Body;
 
 const PAGE: &str = include_str!("page.html");
 
-/// Allows the script and the style of the page by their hashes, requests to where it comes from, and nothing else. Trusted types
-/// keep the script from making elements out of text, such as the name of a node.
+/// Allows only the script and the style of the page, by their hashes, and requests to its own origin. Trusted types prevent the
+/// script from making elements from text, such as the name of a node.
 static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let policy = format!(
         "default-src 'none'; script-src '{}'; style-src '{}'; connect-src 'self'; base-uri 'none'; form-action 'none'; \

@@ -1,4 +1,4 @@
-//! The requests that there are, and the responses to them.
+//! Routes the requests, and responds to them.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::{Shared, page, status};
 use crate::body::Body;
 use crate::request::ClientAddr;
 
-/// An action has some hundred bytes.
+/// The maximum length of an action, which has some hundred bytes.
 const MAX_BODY: usize = 4096;
 /// The time for the body of an action.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -56,7 +56,7 @@ fn secured(mut response: Response<Body>) -> Response<Body> {
 }
 
 async fn route(shared: &Shared, peer: ClientAddr, request: Request<Body>) -> Result<Response<Body>, Refusal> {
-    // Exact paths: another form of the same path is another path, and gets 404.
+    // Paths must match exactly: another form of the same path gets 404.
     let below = request.uri().path().strip_prefix(&*shared.path).map(str::to_owned);
     let not_found =
         || Refusal::new(StatusCode::NOT_FOUND, "the paths are those of the page, and status and action below it");
@@ -80,7 +80,7 @@ async fn route(shared: &Shared, peer: ClientAddr, request: Request<Body>) -> Res
     }
 }
 
-/// Reads what the operator wants.
+/// Reads an action.
 async fn action(request: Request<Body>) -> Result<Action, Refusal> {
     if !is_json(request.headers()) {
         return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "an action is application/json"));

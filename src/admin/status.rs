@@ -63,7 +63,7 @@ struct ClusterReport {
     /// Whether an endpoint is up. If none is, panic mode tries endpoints that failed, draining ones serve their sessions, or
     /// clients are refused.
     serving: bool,
-    /// Not known where the operator has taken an endpoint out.
+    /// Unknown if the operator has taken an endpoint out.
     not_serving_since: Option<String>,
     panicking: bool,
     in_flight: u64,
@@ -115,7 +115,7 @@ struct FailureReport {
 struct WaitsFor {
     in_flight: u32,
     waiting: u32,
-    /// They end when their users log out, when they expire, or with the restart of the node.
+    /// These sessions end when their users log out, when they expire, or with the restart of the node.
     bound_sessions: Option<usize>,
     /// No request is in flight or waits: the node can be stopped without a failed request.
     drained: bool,
@@ -237,7 +237,7 @@ impl Moment {
 impl ClusterReport {
     fn of(status: &ClusterStatus, moment: &Moment, traffic: &Traffic, bound: &Bound) -> Self {
         let serving = status.endpoints.iter().any(EndpointStatus::is_up);
-        // Since when an endpoint is not ready is not known.
+        // The time at which the operator took an endpoint out is not known.
         let are_ready = status.endpoints.iter().all(|endpoint| endpoint.admin_state == AdminState::Ready);
         let last = status.endpoints.iter().map(|endpoint| endpoint.since).max().filter(|_| are_ready);
         let endpoints = status.endpoints.iter().map(|endpoint| EndpointReport::of(endpoint, moment, traffic, bound));

@@ -84,7 +84,7 @@ impl<B: Backend> KylinServers<B> {
         }
     }
 
-    /// Sets the user for HTTP Basic; any user of Kylin will do. `Debug` hides the password. If a node
+    /// Sets the user for HTTP Basic; any user of Kylin is sufficient. `Debug` hides the password. If a node
     /// refuses the login, the source sends no request for ten minutes.
     ///
     /// # Errors
@@ -120,7 +120,7 @@ impl<B: Backend> KylinServers<B> {
         members.retain(|(member, _)| {
             member.settings.admin_state != AdminState::Maintenance && !member.live.health.is_quarantined()
         });
-        // Unhealthy nodes come last: they may respond all the same.
+        // Unhealthy nodes come last, because they may still respond.
         members.sort_by_key(|(member, _)| member.is_barred(false, true));
         let healthy = members.partition_point(|(member, _)| !member.is_barred(false, true));
         if healthy > 0 {
@@ -220,7 +220,7 @@ fn validate(
     let mut nodes = Vec::with_capacity(servers.len());
     for server in servers {
         if is_loopback(server.host()) && !is_loopback(host_of(asked)) {
-            let why = "it names the loopback address, at which only that node is: set kylin.server.host-address";
+            let why = "it names the loopback address, which means that node alone: set kylin.server.host-address";
             return Err(why.into());
         }
         let node = DiscoveredNode::new(&server.to_string())?.with_source(location);

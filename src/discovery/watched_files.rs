@@ -11,9 +11,9 @@ use super::{DiscoveryError, MIN_INTERVAL};
 use crate::clock::{InvalidDuration, at_least};
 
 const MAX_BYTES: u64 = 1024 * 1024;
-/// A changed file is used once it stays the same for this long, since it may be half written.
+/// The time for which a changed file must stay the same before it is used, because it may be half written.
 const SETTLE_TIME: Duration = Duration::from_millis(100);
-/// A file that still changes after this many reads is an error.
+/// The maximum number of reads of a file that keeps changing. Beyond it the file is an error.
 const MAX_SETTLE_READS: u32 = 50;
 
 /// Files that are read together.

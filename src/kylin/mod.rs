@@ -1,5 +1,5 @@
 //! Knowledge of Apache Kylin and Kyligence (KAP): which requests may be retried, what responses mean, which SQL only reads, and
-//! what Kylin's configuration files say.
+//! the contents of Kylin's configuration files.
 //!
 //! Everything here is a pure function or a value. No item does I/O or depends on a cluster.
 //!

@@ -1,6 +1,6 @@
 //! The resource groups of Kylin 5: which nodes serve a project.
 //!
-//! The relation binds projects to groups, apart for queries and for builds, and instances to groups (kylin5 core-metadata,
+//! It binds projects to groups, separately for queries and for builds, and instances to groups (kylin5 core-metadata,
 //! `ResourceGroup`). A project has at most one group of each kind (KE-040027209).
 
 use std::fmt;

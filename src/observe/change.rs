@@ -17,13 +17,13 @@ pub struct EndpointChanged<'a> {
     pub cluster: &'a str,
     /// The change.
     pub change: EndpointChange,
-    /// The endpoint as it is now; as it was last, if it was removed.
+    /// The present state of the endpoint; the last one, if it was removed.
     pub endpoint: &'a EndpointStatus,
-    /// The reason why the endpoint is not healthy, or was not until now.
+    /// The reason why the endpoint is not healthy, or was not before.
     pub reason: Option<Reason>,
     /// The source of the change.
     pub found_by: FoundBy,
-    /// The time for which the state before lasted, for a state of health.
+    /// The duration of the former state of health.
     pub lasted: Option<Duration>,
 }
 
@@ -54,7 +54,7 @@ pub enum EndpointChange {
     Added,
     /// The endpoint was removed from the cluster.
     Removed,
-    /// The endpoint has failures, and serves.
+    /// The endpoint has failures, but still serves.
     Suspect,
     /// Probes fail, or the endpoint is quarantined.
     Unhealthy,
@@ -68,7 +68,7 @@ pub enum EndpointChange {
     Ready,
     /// The operator drains the endpoint, or its node shows that it stops.
     Draining,
-    /// A draining endpoint has no request in flight any more.
+    /// A draining endpoint has no more requests in flight.
     Drained,
     /// The operator put the endpoint into maintenance.
     Maintenance,
@@ -156,7 +156,7 @@ impl FoundBy {
     }
 }
 
-/// A cluster can serve no more, or again.
+/// A cluster has lost its last healthy endpoint, or has one again.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct ClusterChanged<'a> {
@@ -166,7 +166,7 @@ pub struct ClusterChanged<'a> {
     pub change: ClusterChange,
     /// The cluster with all its endpoints.
     pub status: &'a ClusterStatus,
-    /// The time for which no endpoint could serve, when one can again.
+    /// The time for which no endpoint could serve, if one can again.
     pub lasted: Option<Duration>,
 }
 

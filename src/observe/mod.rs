@@ -19,18 +19,18 @@
 //! | 7 | [`response_head`](Observer::response_head) | once, unless the client leaves before |
 //! | 8 | [`finished`](Observer::finished) | exactly once, when the body of the response has ended or is dropped |
 //!
-//! The requests of the crate itself are no requests here: probes, the metastore check, relayed logins. What they find shows in
+//! Requests of the crate itself have no such events: probes, the metastore check, relayed logins. Their findings are events of
 //! [`endpoint_changed`](Observer::endpoint_changed), whose [`FoundBy`] tells probes from requests.
 //!
-//! The library itself logs changes of state through `tracing`, with the target `kylin_lb::state`. An application that logs what a
-//! [`Watch`] tells turns that target off.
+//! The library itself logs changes of state through `tracing`, with the target `kylin_lb::state`. An application that logs the
+//! events of a [`Watch`] should turn that target off.
 //!
 //! # Request ids and traces
 //!
-//! A request that something observes has an id, which its node gets as `x-request-id`: the [`RequestId`] in its extensions, else the
+//! An observed request has an id, which its node gets as `x-request-id`: the [`RequestId`] in its extensions, else the
 //! client's header, else a new one of 32 hexadecimal digits. A client's id is taken from any client, if it consists of 1 to 128
-//! letters, digits and `-_.:+/=@`; another is replaced. So an id finds the lines of one request in several logs, and proves nothing:
-//! a client may choose one that was used before.
+//! letters, digits and `-_.:+/=@`; another is replaced. So an id finds the lines of one request in several logs, but is no proof:
+//! a client may choose an id that was used before.
 //!
 //! With a `tracing` subscriber that enables the target `kylin_lb::request` at debug, each request has a span `request`
 //! (`request_id`, `traceparent`, `method`, `path`, `user`, `class`, `status`, `bytes`, `attempts`, `end`), and in it each attempt a
@@ -99,15 +99,15 @@ pub use self::termination::Termination;
 pub use self::timestamp::Timestamp;
 pub use self::watch::Watch;
 
-/// Learns what happens to requests and endpoints.
+/// Receives the events of requests and endpoints.
 ///
 /// Every method has an empty body by default, so that an implementation names only the events that it needs. The proxy calls the
-/// methods on the path of a request: they must not block, and should leave I/O to a task of their own. A method that panics costs
-/// the observer this event; the request proceeds, and the panic is logged once.
+/// methods on the path of a request: they must not block, and should leave I/O to a task of their own. If a method panics, the
+/// observer loses this event; the request proceeds, and the panic is logged once.
 ///
 /// Several observers may observe one proxy. Each gets every event, in the order in which they were added.
 pub trait Observer: Send + Sync + 'static {
-    /// Returns what the events have to hold. Asked once, when the proxy is built. Default: [`Detail::Request`].
+    /// Returns which facts the events must hold. Called once, when the proxy is built. Default: [`Detail::Request`].
     fn detail(&self) -> Detail {
         Detail::Request
     }
@@ -121,8 +121,8 @@ pub trait Observer: Send + Sync + 'static {
     /// The session of a request was looked up, or its response has bound or moved it.
     fn session(&self, _event: &SessionEvent<'_>) {}
 
-    /// A query begins to [wait](crate::admission::QueueRules) for a slot of an endpoint. Once more when it is picked again, because
-    /// that endpoint left, is drained or ejected.
+    /// A query begins to [wait](crate::admission::QueueRules) for a slot of an endpoint. Called again when the query is picked
+    /// again, because that endpoint left, is drained or ejected.
     fn queued(&self, _event: &Queued<'_>) {}
 
     /// A query that waited has its slot. Not called if it is refused, waits too long, or its client leaves.
@@ -151,7 +151,7 @@ pub trait Observer: Send + Sync + 'static {
     /// The head of the response for the client is known.
     fn response_head(&self, _event: &ResponseHead<'_>) {}
 
-    /// A request has ended, in whatever way. Called exactly once for each [`received`](Self::received).
+    /// A request has ended. Called exactly once for each [`received`](Self::received).
     fn finished(&self, _event: &Finished<'_>) {}
 
     /// The health or the administrative state of an endpoint has changed, or the endpoint was added or removed.

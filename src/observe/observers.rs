@@ -8,7 +8,8 @@ use super::{Detail, Observer};
 /// An observer of one request, which an application puts into the request's extensions. It gets the events of that request after
 /// the observers of the proxy.
 ///
-/// It knows what the application knows of the request, so it needs no table of requests. The proxy removes it from the extensions.
+/// It can hold the application's own data about the request, so the application needs no table of requests. The proxy removes it
+/// from the extensions.
 #[derive(Clone)]
 pub struct RequestObserver(pub(super) Vec<Arc<dyn Observer>>);
 
@@ -48,7 +49,7 @@ impl Observers {
         self.all.is_empty()
     }
 
-    /// Returns what the events have to hold.
+    /// Returns which facts the events must hold.
     pub(crate) fn detail(&self) -> Detail {
         self.detail
     }

@@ -1,4 +1,4 @@
-//! Collects what happens to one request, and tells the observers.
+//! Collects the events of one request, and passes them to the observers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,8 +23,8 @@ use crate::endpoint::EndpointId;
 use crate::kylin::query::QueryRequest;
 use crate::request::{ClientAddr, ObservedQuery};
 
-/// The record of one request. It exists only where there is an observer. Its drop ends the request: the proxy moves it into the body
-/// of the response.
+/// The record of one request. It exists only if there is an observer. The proxy moves it into the body of the response; dropping
+/// it ends the request.
 pub(crate) struct RequestRecorder {
     observers: Arc<Observers>,
     own: Option<RequestObserver>,
@@ -42,7 +42,7 @@ pub(crate) struct RequestRecorder {
     status: Option<StatusCode>,
     first_byte: Option<Duration>,
     bytes: u64,
-    /// None until it is certain.
+    /// `None` until it is certain.
     termination: Option<Termination>,
     /// The endpoint that has responded to an equal request.
     shared: Option<EndpointId>,
@@ -123,12 +123,12 @@ impl RequestRecorder {
         self.tell(|observer, request| observer.classified(&Classified { request }));
     }
 
-    /// Returns whether an observer wants to know what a query asks.
+    /// Returns whether an observer wants the details of a query.
     pub(crate) fn wants_query(&self) -> bool {
         self.detail >= Detail::Query
     }
 
-    /// Records what a query asks, as far as an observer wants to know.
+    /// Records the query, in the detail that an observer wants.
     pub(crate) fn query(&mut self, query: &QueryRequest<'_>) {
         if self.wants_query() {
             self.request.query = Some(ObservedQuery::new(query, self.detail == Detail::Sql));
@@ -174,7 +174,7 @@ impl RequestRecorder {
         self.tell(|observer, request| observer.shared(&SharedResponse { request, endpoint, waited }));
     }
 
-    /// Records what the result cache had for the query.
+    /// Records the lookup of the query in the result cache.
     #[cfg(feature = "cache")]
     pub(crate) fn cache_looked_up(&self, outcome: CacheOutcome, age: Option<Duration>) {
         self.tell(|observer, request| observer.cache(&CacheLookup { request, outcome, age }));
@@ -254,7 +254,7 @@ impl RequestRecorder {
         }
     }
 
-    /// Records that the request is sent again, to `to`. The response to the attempt before, if there was one, is dropped.
+    /// Records that the request is sent again, to `to`. The response to the last attempt, if there was one, is dropped.
     pub(crate) fn retried(&mut self, to: &EndpointId, reason: RetryReason, budget_left: Option<u32>) {
         if let RetryReason::Response(status) = reason {
             self.end_attempt(AttemptEnd::Responded(status));
@@ -296,11 +296,11 @@ impl RequestRecorder {
             return;
         }
         let termination = match (self.termination, ended) {
-            // The client got a response that says why.
+            // The client got an error response of the proxy.
             (Some(cause), Termination::Complete) => cause,
             (_, ended) => ended,
         };
-        // Of attempts at the same time, which the client did not wait for.
+        // Concurrent attempts may still run, for which the client did not wait.
         let others = self.attempts.len().saturating_sub(1);
         for index in (0..others).filter(|index| self.attempts[*index].end.is_none()).collect::<Vec<_>>() {
             let took = self.elapsed().saturating_sub(self.attempts[index].after);

@@ -110,7 +110,7 @@ impl ObservedRequest {
         self.host.as_ref()
     }
 
-    /// Returns the user name of Basic credentials, which no one has checked yet.
+    /// Returns the user name of Basic credentials, which are not verified.
     pub fn user(&self) -> Option<&str> {
         self.user.as_deref()
     }
@@ -203,15 +203,15 @@ impl RequestId {
     }
 }
 
-/// Returns the user name of Basic credentials in the headers of a request, which no one has checked yet.
+/// Returns the user name of Basic credentials in the headers of a request, which are not verified.
 pub fn basic_user(headers: &HeaderMap) -> Option<String> {
     String::from_utf8(basic_auth::user(headers.get(header::AUTHORIZATION)?)?).ok()
 }
 
-/// The longest `x-request-id` that is passed on, in bytes.
+/// The maximum length of an `x-request-id` that is passed on, in bytes.
 const MAX_REQUEST_ID: usize = 128;
 
-/// Returns whether `id` may stand in logs and traces as it is.
+/// Returns whether `id` can be written to logs and traces unchanged.
 pub(super) fn is_request_id(id: &[u8]) -> bool {
     (1..=MAX_REQUEST_ID).contains(&id.len())
         && id.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:+/=@".contains(byte))

@@ -24,7 +24,7 @@ impl ServedBy {
         ServedBy { endpoint, attempts, reason, shared: false }
     }
 
-    /// Returns the same for a copy of the response.
+    /// Returns the value for a copy of the response.
     pub(crate) fn shared(self) -> Self {
         ServedBy { shared: true, ..self }
     }

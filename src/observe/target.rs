@@ -1,4 +1,4 @@
-//! Targets of requests as logs may show them.
+//! Masks secrets in the targets of requests, for logs.
 
 use std::borrow::Cow;
 
@@ -7,9 +7,8 @@ use percent_encoding::percent_decode_str;
 /// The text in place of a value that is not shown.
 const MASK: &str = "***";
 
-/// Returns a target of a request or another URL as logs may show it: without the values of path parameters, and with `***` in place of
-/// a user with a password, and of values of the query and the fragment that may be secret, such as `sql`, passwords, tokens and
-/// session ids.
+/// Masks the secrets in the target of a request or in another URL. `***` replaces the values of path parameters, a user with a
+/// password, and values of the query and the fragment that may be secret, such as `sql`, passwords, tokens and session ids.
 ///
 /// ```
 /// let masked = kylin_lb::observe::masked_target("/kylin/query;jsessionid=AB?sql=select+1&limit=10");
@@ -18,7 +17,7 @@ const MASK: &str = "***";
 /// ```
 pub fn masked_target(target: &str) -> Cow<'_, str> {
     if let Some((rest, fragment)) = target.split_once('#') {
-        // Pages put a path and a query of their own there.
+        // Pages of single-page applications put a path and a query into the fragment.
         let fragment = fragment.split('?').map(mask_query).collect::<Vec<_>>().join("?");
         return Cow::Owned(format!("{}#{fragment}", masked_target(rest)));
     }

@@ -18,16 +18,16 @@ use crate::endpoint::AdminState;
 use crate::health::Reason;
 use crate::session::Sessions;
 
-/// The interval at which a state is read that changes by the passage of time alone, such as the end of an ejection.
+/// The interval at which states are read that change by the passage of time alone, such as the end of an ejection.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// The time that a source of nodes may take before it is reported, and a cluster may have no endpoint at its start.
 const START_TIME: Duration = Duration::from_secs(1);
 
-/// Tells an observer of changes of state, until it is dropped.
+/// Reports changes of state to an observer, until it is dropped.
 ///
-/// A change of health, of membership or by the operator is reported at once, one that comes by the passage of time within a
-/// second. A state that is gone before the task of the watch has run is not reported.
+/// A change of health, of membership or by the operator is reported at once; one by the passage of time, within a second. A state
+/// that ends before the task of the watch has run is not reported.
 ///
 /// ```
 /// use kylin_lb::observe::{EndpointChanged, Observer, Watch};
@@ -58,7 +58,7 @@ impl Watch {
         Watch { observer: Arc::new(observer), tasks: JoinSet::new() }
     }
 
-    /// Reports the endpoints of `cluster`, which events call `name`, beginning with what changes after this call.
+    /// Reports changes of the endpoints of `cluster`, named `name` in events, from this call on.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -67,7 +67,7 @@ impl Watch {
         self
     }
 
-    /// Reports whether the store of `sessions`, which events call `name`, is available.
+    /// Reports whether the store of `sessions`, named `name` in events, is available.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -76,7 +76,7 @@ impl Watch {
         self
     }
 
-    /// Reports the state of a source of nodes, which events call `name`.
+    /// Reports the state of a source of nodes, named `name` in events.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -151,7 +151,7 @@ struct Differ<'a> {
     name: &'a str,
     /// The endpoints that were reported as drained.
     drained: Vec<crate::endpoint::EndpointId>,
-    /// Since when no endpoint can serve.
+    /// The time since which no endpoint can serve.
     lost: Option<Instant>,
 }
 
@@ -197,7 +197,7 @@ impl Differ<'_> {
     }
 
     fn lose(&mut self, now: &ClusterStatus) {
-        // What the operator does changes no health, so then it is lost now.
+        // A change by the operator does not change the health, so the cluster is lost now.
         let are_ready = now.endpoints.iter().all(|endpoint| endpoint.admin_state == AdminState::Ready);
         let last = now.endpoints.iter().map(|endpoint| endpoint.since).max().filter(|_| are_ready);
         self.lost = Some(last.unwrap_or_else(|| SystemClock.now()));

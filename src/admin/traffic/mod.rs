@@ -17,7 +17,7 @@ use crate::observe::{
     AttemptEnd, AttemptEnded, EndpointChange, EndpointChanged, Finished, Observer, Received, Termination,
 };
 
-/// Counts and latencies of the requests of the last minute. It learns of requests by atomic counters; only a failure takes a lock.
+/// Counts and latencies of the requests of the last minute. Requests update atomic counters; only a failure takes a lock.
 pub(super) struct Traffic {
     clock: Epoch,
     in_flight: AtomicI64,

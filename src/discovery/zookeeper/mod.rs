@@ -60,7 +60,7 @@ pub struct ZooKeeper {
     last: Option<Vec<DiscoveredNode>>,
     /// The nodes of the last update that was not empty. The cluster has them.
     known: Vec<DiscoveredNode>,
-    /// Until when missing nodes of `known` stay.
+    /// The time until which missing nodes of `known` stay.
     grace_until: Option<Instant>,
     leader: watch::Sender<Option<String>>,
 }

@@ -1,9 +1,9 @@
-//! Whose 404 may mean that Kylin does not run at the node.
+//! Decides which requests may get a 404 because Kylin does not run at the node.
 
 use super::{RequestClass, RetrySafety};
 use crate::kylin::path::NormalizedPath;
 
-/// Below `/kylin/api/`, in 2.x, 3.x, 4.x and 5.x (apache/kylin 2.6.6, 3.1.3 and 4.0.4 rest/controller: QueryController,
+/// The paths below `/kylin/api/` that 2.x, 3.x, 4.x and 5.x serve (apache/kylin 2.6.6, 3.1.3 and 4.0.4 rest/controller: QueryController,
 /// UserController, ProjectController, JobController, ModelController, TableController; kylin5 NQueryController, NUserController,
 /// NProjectController, JobController, NModelController, NTableController).
 const CALLS: [&str; 7] = ["query", "query/prestate", "user/authentication", "projects", "jobs", "models", "tables"];
@@ -13,8 +13,8 @@ const CALLS: [&str; 7] = ["query", "query/prestate", "user/authentication", "pro
 ///
 /// Every version serves some paths: Kylin never responds there with 404 unless it says so in JSON, whatever the method, because Spring
 /// responds to a wrong one with 405. A read below `/kylin/api/` changes nothing, and the calls of jobs return the job in JSON in all
-/// versions, so that a page says of both that no call was executed. This is not known of other writes: a handler without a body
-/// leaves the page to Tomcat.
+/// versions, so a page with status 404 shows for both that nothing was executed. For other writes this is not known: if a handler
+/// has no body, Tomcat writes the page.
 pub(crate) fn may_have_no_kylin(class: RequestClass, path: &NormalizedPath<'_>) -> bool {
     let is_known = class == RequestClass::Job || class.retry_safety() == RetrySafety::Read;
     is_in_all_versions(path) || is_known && path.as_str().starts_with("/kylin/api/")

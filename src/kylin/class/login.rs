@@ -41,7 +41,7 @@ pub(crate) enum SessionCall {
 impl SessionCall {
     /// Classifies a request by its method and its path.
     pub(crate) fn of(method: &Method, path: &NormalizedPath<'_>) -> Self {
-        // Spring takes a path with a slash at its end for the one without.
+        // Spring treats a path with a slash at its end like the path without it.
         let path = path.as_str().trim_end_matches('/');
         let Some(below) = path.strip_prefix("/kylin/") else { return SessionCall::Other };
         let is_api = path.starts_with("/kylin/api/");

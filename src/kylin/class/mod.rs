@@ -1,6 +1,6 @@
 //! What a request does, and what follows from it: whether it may be retried, which role must serve it, where its SQL is.
 //!
-//! The method alone does not tell. A `PUT` submits a cube build each time it is sent, a `POST` mostly asks a question, and some
+//! The method alone does not tell. Each `PUT` of a build starts another build, most `POST`s are queries that only read, and some
 //! `GET`s of Kylin 5 write.
 
 mod common;
@@ -172,7 +172,7 @@ impl RequestClass {
         self.role() == Some(Role::Query)
     }
 
-    /// Returns where the SQL is that has to be read before the class is final.
+    /// Returns the location of the SQL that must be read before the class is final.
     pub(crate) fn sql_location(self) -> SqlLocation {
         match self {
             RequestClass::Query(Sql::Unknown) | RequestClass::Prepare(Sql::Unknown) => SqlLocation::Json,

@@ -36,12 +36,12 @@ const V5_WRITING_GETS: [&str; 5] = [
     "/kafka/parsers",
 ];
 
-/// The number of segments that the rules look at.
+/// The number of segments that the rules read.
 const MAX_SEGMENTS: usize = 4;
 
 /// Classifies a request by its method and its path.
 ///
-/// Without a `version` the rules of both versions hold, and the stricter rule where they differ.
+/// Without a `version` the rules of both versions apply, and the stricter rule if they differ.
 pub(crate) fn classify(method: &Method, path: &NormalizedPath<'_>, version: Option<KylinVersion>) -> RequestClass {
     match SessionCall::of(method, path) {
         SessionCall::Login | SessionCall::LoginForm | SessionCall::WhoAmI => return RequestClass::Login,
@@ -95,7 +95,7 @@ impl Verb {
 fn page(verb: Verb, below: &str) -> RequestClass {
     match below.split('/').nth(1).unwrap_or_default() {
         "sparder" => RequestClass::NodeBound,
-        // The exchange of assertions is no page, and an assertion counts once.
+        // An exchange of assertions is no page, because an assertion can be used only once.
         "saml" => RequestClass::Unknown,
         _ if verb == Verb::Get => RequestClass::Page,
         _ => RequestClass::Unknown,
@@ -105,7 +105,7 @@ fn page(verb: Verb, below: &str) -> RequestClass {
 /// Classifies a path below `/kylin/api`.
 fn api(verb: Verb, rest: &str, version: Option<KylinVersion>) -> RequestClass {
     let (may_be_v4, may_be_v5) = (version != Some(KylinVersion::V5), version != Some(KylinVersion::V4));
-    // Spring takes a path with a slash at its end for the one without.
+    // Spring treats a path with a slash at its end like the path without it.
     let mut all = rest.split('/').filter(|segment| !segment.is_empty());
     let mut segments = [""; MAX_SEGMENTS];
     let mut len = 0;
@@ -166,7 +166,7 @@ fn query(verb: Verb, below: &[&str], is_longer: bool, may_be_v4: bool, may_be_v5
         (Verb::Get | Verb::Post, ["format", _]) if !is_longer => RequestClass::Export(Sql::Unknown),
         (Verb::Get, ["runningQueries"]) if may_be_v4 => RequestClass::Running,
         (Verb::Put, [_, "stop"]) if may_be_v4 => RequestClass::Stop,
-        // A call of its own, not the id of a query.
+        // This segment is a call, not the id of a query.
         (Verb::Post | Verb::Delete, ["if_big_query"]) => RequestClass::Unknown,
         (Verb::Delete, ["query_histories" | "history_queries" | "favorite_queries", ..]) => RequestClass::Write,
         (Verb::Delete, [] | [_]) if may_be_v5 => RequestClass::Cancel,

@@ -11,20 +11,20 @@ use crate::kylin::path::NormalizedPath;
 /// The number of segments of a path that patterns are compared with. No path of Kylin has more.
 const MAX_SEGMENTS: usize = 24;
 
-/// The closed paths as a trie over segments: a request compares its path with what patterns have in common once, and mostly
-/// leaves the trie at the second segment.
+/// The closed paths as a trie over segments. The common beginning of several patterns is compared once, and most requests leave
+/// the trie at the second segment.
 #[derive(Debug)]
 pub(crate) struct ClosedPaths {
     nodes: Vec<Node>,
     trusted: Vec<IpNet>,
 }
 
-/// The patterns that begin alike.
+/// A node of the trie: the patterns with a common beginning.
 #[derive(Debug, Default)]
 struct Node {
-    /// By their next segment, where that has no `*`.
+    /// The patterns whose next segment has no `*`, by that segment.
     literals: Vec<(Box<str>, usize)>,
-    /// By their next segment, where that has a `*`.
+    /// The patterns whose next segment has a `*`, by that segment.
     globs: Vec<(Box<str>, usize)>,
     /// The patterns whose next segment is `**`.
     any: Option<usize>,
@@ -32,7 +32,7 @@ struct Node {
     end: Option<Rule>,
 }
 
-/// Of several rules the first counts, which only the reason shows.
+/// If several rules match, the first one counts. Only the reason shows which one.
 type Rule = (usize, &'static str);
 
 impl ClosedPaths {

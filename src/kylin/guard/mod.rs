@@ -38,11 +38,11 @@ const GUARDIAN: &str = "Kylin's guardian controls nodes here";
 
 /// The default rules. A rule without a version holds for both.
 ///
-/// | path | does a person ever need it? |
+/// | path | does a client ever need it? |
 /// |---|---|
 /// | `cache*` | yes, two calls: the reload buttons of the web interface, see [`KylinRules::reload`](crate::proxy::KylinRules::reload) |
 /// | `streaming_coordinator` | no: streaming receivers and the coordinator call each other |
-/// | `snapshotLocalCache` | no: nodes have each other build a local copy |
+/// | `snapshotLocalCache` | no: nodes make each other build a local copy |
 /// | `jobs/spark`, `jobs/stage/status`, `jobs/wait_and_run_time`, `jobs/gluten_cache` | no: running jobs report here |
 /// | `user/update_user` | no: users are edited by `PUT /api/user`, which then tells the nodes |
 /// | `broadcast` | no |

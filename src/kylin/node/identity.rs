@@ -1,8 +1,7 @@
-//! Whether two nodes have the same metastore. Nodes of another cluster behind one address would show other projects, and lose
-//! logins.
+//! Whether two nodes have the same metastore. A node of another cluster behind the same address would show other projects and lose logins.
 //!
-//! No Kylin states it plainly. There are three kinds of evidence, from the strongest: the metadata URL, which 2.x-4.x show to an
-//! administrator; the name of the session cookie of Kylin 5; and the ids of projects.
+//! No version of Kylin states this directly. There are three kinds of evidence, from the strongest: the metadata URL, which
+//! 2.x-4.x show to an administrator; the name of the session cookie of Kylin 5; and the ids of projects.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -60,7 +59,7 @@ impl Evidence {
     }
 
     /// Learns the metadata URL from the body of `GET /api/admin/config` (2.x-4.x, role ADMIN): `{"config":
-    /// "key=value\n…"}`. None, and no change, for another body.
+    /// "key=value\n…"}`. Returns `None`, and changes nothing, for another body.
     pub(crate) fn learn_config(&mut self, body: &[u8]) -> Option<()> {
         #[derive(Deserialize)]
         struct Config {
@@ -74,8 +73,8 @@ impl Evidence {
         Some(())
     }
 
-    /// Learns the projects from the body of `GET /api/projects`, which is a list, bare or in an envelope. None, and no
-    /// change, for another body.
+    /// Learns the projects from the body of `GET /api/projects`, which is a list, bare or in an envelope. Returns `None`, and
+    /// changes nothing, for another body.
     pub(crate) fn learn_projects(&mut self, body: &[u8]) -> Option<()> {
         let body: Value = serde_json::from_slice(body).ok()?;
         let data = body.get("data").unwrap_or(&body);
@@ -87,8 +86,8 @@ impl Evidence {
         Some(())
     }
 
-    /// Adds newer evidence, of which a part may be missing because a response was. Evidence that is not shown again still
-    /// counts, unless the newer contradicts it: then the node was set up again.
+    /// Adds newer evidence, which may be incomplete because a response was missing. Older evidence stays valid unless the newer
+    /// contradicts it: then the node was set up again.
     pub(crate) fn merge(&mut self, newer: Self) {
         if matches!(newer.compare(self), Comparison::Different(_)) {
             *self = newer;

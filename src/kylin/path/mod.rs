@@ -1,7 +1,7 @@
 //! The path as the node sees it.
 //!
 //! The front end decides by the path what a request may do, and Tomcat executes the path that *it* derives. A path that the two
-//! could read differently would get past every rule, so it is an error and gets status 400. Every decision takes a
+//! could read differently could get past the rules, so it is an error and gets status 400. Every decision takes a
 //! [`NormalizedPath`], which only this module makes.
 
 mod target;
@@ -98,7 +98,7 @@ impl fmt::Debug for NormalizedPath<'_> {
     }
 }
 
-/// The characters that mean nothing but themselves, wherever they are in a path.
+/// The characters that have no special meaning anywhere in a path.
 const IS_NAME: [bool; 256] = {
     let mut is_name = [false; 256];
     let mut byte = 0;

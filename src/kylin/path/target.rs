@@ -5,7 +5,7 @@ use http::uri::PathAndQuery;
 
 use super::{NormalizedPath, normalise};
 
-/// The target of a request. Decisions get its normalised path only; as written it serves error messages.
+/// The target of a request. Decisions use only its normalised path; error messages show it as written.
 #[derive(Debug)]
 pub(crate) struct RequestTarget {
     raw: Option<PathAndQuery>,
@@ -52,8 +52,8 @@ impl RequestTarget {
     }
 
     /// Returns the session id that the path carries as `;jsessionid=` (Servlet specification, 7.1.3), which servers write for a
-    /// client without cookies. Of several the last counts, as in Tomcat. The id is as secret as the cookie. An ambiguous path has
-    /// none.
+    /// client without cookies. If there are several, the last one counts, as in Tomcat. The id is as secret as the cookie. An
+    /// ambiguous path has none.
     ///
     /// That Kylin's Tomcat writes such ids is unverified. That it accepts them is Tomcat's default.
     pub(crate) fn session_id(&self) -> Option<&str> {

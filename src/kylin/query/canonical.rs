@@ -1,4 +1,4 @@
-//! The body of a query in a form in which equal queries are equal bytes.
+//! The canonical form of a query's body, which is the same bytes for equal queries.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -16,7 +16,7 @@ const IDS: [&str; 2] = ["queryId", "stopId"];
 /// `None` if the body is not a JSON object.
 ///
 /// Members that the crate does not know stay, and so does the order of those that come twice. Two bodies with the same canonical
-/// form ask the same. Two that ask the same may differ in it, for example by the order of members below the first level.
+/// form are the same query. The same query may have several forms, for example by the order of members below the first level.
 pub(crate) fn canonical(body: &[u8]) -> Option<Box<[u8]>> {
     let Members(mut members) = serde_json::from_slice(body).ok()?;
     members.retain(|(name, _)| !IDS.contains(&&**name));

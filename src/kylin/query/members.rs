@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 pub(super) struct Members<'b> {
     pub(super) sql: Option<Cow<'b, str>>,
     pub(super) project: Option<Cow<'b, str>>,
-    /// As written, as are the others below that have no `Option`: empty without the member.
+    /// The value as written; empty without the member. So are the other members of this type.
     pub(super) offset: &'b str,
     pub(super) limit: &'b str,
     pub(super) accept_partial: &'b str,
@@ -63,7 +63,8 @@ impl<'b> From<SerdeMembers<'b>> for Members<'b> {
 
 impl<'b> Members<'b> {
     pub(super) fn read(body: &'b [u8]) -> serde_json::Result<Self> {
-        // Text is checked faster as a whole than string by string. Of a body that is not UTF-8 serde still reads what it needs.
+        // Checking the whole body for UTF-8 is faster than checking each string. If it is not UTF-8, serde reads only the members
+        // that it needs.
         match std::str::from_utf8(body) {
             Ok(text) => match Self::of_simple(text) {
                 Some(members) => Ok(members),
@@ -73,8 +74,8 @@ impl<'b> Members<'b> {
         }
     }
 
-    /// Reads an object of strings, integers and literals on one line, which most bodies are. `None` leaves the text to serde. The
-    /// members are only returned where serde returns the same.
+    /// Reads an object of strings, integers and literals on one line, which most bodies are. `None` leaves the text to serde.
+    /// Returns members only if serde would return the same.
     fn of_simple(text: &'b str) -> Option<Self> {
         let is_one_line = text.bytes().fold(u8::MAX, u8::min) >= b' ';
         let mut rest = after_blanks(after_blanks(text).strip_prefix('{').filter(|_| is_one_line)?);
@@ -89,7 +90,7 @@ impl<'b> Members<'b> {
             seen |= bit;
             match (take_string(&mut rest), slot) {
                 (Some(string), Slot::Text(slot)) => *slot = Some(string.decode()?),
-                // Escapes may be wrong.
+                // Escapes may be invalid.
                 (Some(JsonString { has_escapes: true, .. }), Slot::Raw(_) | Slot::Other) => return None,
                 (Some(string), Slot::Raw(slot)) => *slot = string.quoted,
                 (Some(_), Slot::Other) => {}
@@ -108,7 +109,7 @@ impl<'b> Members<'b> {
         }
     }
 
-    /// Returns where the member `name` goes, and a bit that tells members apart.
+    /// Returns the place of the member `name`, and its bit in a set of members.
     fn slot(&mut self, name: &str) -> (u16, Slot<'_, 'b>) {
         match name {
             "sql" => (1, Slot::Text(&mut self.sql)),

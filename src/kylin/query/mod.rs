@@ -25,7 +25,7 @@ const END: &[u8] = &[0xff];
 pub struct QueryKeys {
     /// A hash of user, project, SQL, offset, limit and parameters: equal for queries that share an entry of a node's query cache.
     pub affinity: u64,
-    /// A hash of the project and of the SQL without its literals: equal for queries of about the same cost. 0 where neither the
+    /// A hash of the project and of the SQL without its literals: equal for queries of about the same cost. 0 if neither the
     /// [policy](crate::balance::Balancer::reads_fingerprint) nor queues read it.
     pub fingerprint: u64,
 }
@@ -48,7 +48,7 @@ impl QueryKeys {
 
 /// A query as it was sent, borrowed from the request.
 ///
-/// What Kylin could read in another way is an error, never a guess: a duplicate member, text after the object, a body that is
+/// A body that Kylin could read in another way is an error: a duplicate member, text after the object, a body that is
 /// not UTF-8. A request that cannot be read counts as a write.
 #[derive(Clone, Default)]
 pub(crate) struct QueryRequest<'b> {
@@ -156,7 +156,7 @@ impl<'b> QueryRequest<'b> {
         [query_id, self.stop_id()].map(|id| id.filter(|id| !id.is_empty()))
     }
 
-    /// Hashes what decides whether two queries may be equal: all that the crate knows of the body but for the ids.
+    /// Hashes the parts of the body that the crate knows, except the ids. Equal queries have equal hashes.
     pub(crate) fn hash_contents(&self, hasher: &mut impl Hasher) {
         for text in
             [&*self.sql, &*self.project, self.execute_as.as_deref().unwrap_or_default(), self.params, self.toggles]
@@ -179,7 +179,7 @@ impl<'b> QueryRequest<'b> {
         }
     }
 
-    /// Returns the keys of this query when `user` sends it, with the fingerprint where that is wanted. The fingerprint of SQL over
+    /// Returns the keys of this query when `user` sends it, with the fingerprint if that is wanted. The fingerprint of SQL over
     /// 64 KiB keeps its literals.
     ///
     /// The affinity key has the components of the key of Kylin's query cache (apache/kylin 3.1.3 SQLRequest.java, `getCacheKey`):
@@ -238,7 +238,7 @@ fn parse_number(name: &'static str, digits: &str) -> Result<i64, QueryError> {
 }
 
 impl fmt::Debug for QueryRequest<'_> {
-    /// Leaves out the SQL and its parameters: they hold what users search for.
+    /// Leaves out the SQL and its parameters, which may be confidential.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("QueryRequest")
             .field("project", &self.project)

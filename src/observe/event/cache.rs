@@ -1,4 +1,4 @@
-//! What a result cache does.
+//! The events and the status of a result cache.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,22 +12,22 @@ use crate::observe::ObservedRequest;
 pub struct CacheLookup<'a> {
     /// The request.
     pub request: &'a ObservedRequest,
-    /// What the cache had.
+    /// The result of the lookup.
     pub outcome: CacheOutcome,
-    /// How old the result is that the client gets; `None` if it gets none from the cache.
+    /// The age of the cached result that the client gets; `None` if it gets none.
     pub age: Option<Duration>,
 }
 
-/// What the result cache had for a query.
+/// The result of looking a query up in the result cache.
 #[cfg_attr(docsrs, doc(cfg(feature = "cache")))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CacheOutcome {
-    /// The result, which is the response.
+    /// The cache has the result, which the client gets.
     Hit,
-    /// Nothing.
+    /// The cache has no result.
     Miss,
-    /// A result that must not be given.
+    /// The cache has a result that must not be given.
     Stale,
 }
 
@@ -48,26 +48,26 @@ impl fmt::Display for CacheOutcome {
     }
 }
 
-/// What a result cache holds and has done: see [`Proxy::cache`](crate::Proxy::cache).
+/// The state and the counts of a result cache: see [`Proxy::cache`](crate::Proxy::cache).
 #[cfg_attr(docsrs, doc(cfg(feature = "cache")))]
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheStatus {
-    /// The entries, including those that are too old to be given.
+    /// The number of entries, including those that are too old to be given.
     pub entries: usize,
-    /// What they count in the budget, in bytes.
+    /// The bytes of the entries in the budget.
     pub bytes: usize,
-    /// The projects whose builds are followed.
+    /// The number of projects whose builds are followed.
     pub projects: usize,
-    /// How many queries have got a cached result.
+    /// The number of queries that got a cached result.
     pub hits: u64,
-    /// How many found no entry.
+    /// The number of queries without an entry.
     pub misses: u64,
-    /// How many found an entry that must not be given: older than a write, a build or 60 s, or of credentials that no node has accepted
-    /// since.
+    /// The number of queries whose entry must not be given: it is older than a write, a build or 60 s, or no node has accepted the
+    /// credentials since.
     pub stale: u64,
-    /// How many entries were removed to make space for others.
+    /// The number of entries that were removed to make space for others.
     pub evicted: u64,
-    /// Why builds are not followed at present, so that nothing is cached.
+    /// The reason why builds are not followed at present, so that nothing is cached.
     pub error: Option<String>,
 }

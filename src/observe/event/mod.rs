@@ -75,7 +75,7 @@ pub struct Dispatched<'a> {
     pub request: &'a ObservedRequest,
     /// The endpoint.
     pub endpoint: &'a EndpointId,
-    /// The time for which it has waited for this attempt, at other endpoints too.
+    /// The time for which it has waited for this attempt, including that at other endpoints.
     pub waited: Duration,
 }
 
@@ -139,12 +139,12 @@ pub struct Attempt {
     pub reason: PickReason,
     /// From the arrival of the request to the begin of the attempt.
     pub after: Duration,
-    /// The time that the connection took to make; `None` on a connection that was open, and with a backend other than
+    /// The time to make the connection; `None` if an open one was used, and with a backend other than
     /// [`HttpBackend`](crate::HttpBackend).
     pub connecting: Option<Duration>,
     /// From the begin of the attempt to the head of the response.
     pub head: Option<Duration>,
-    /// From the begin of the attempt to its end. That of the response which the client gets ends with the body.
+    /// From the begin of the attempt to its end. The attempt whose response the client gets ends with the body.
     pub total: Duration,
     /// The status of the response, once there is one.
     pub status: Option<StatusCode>,
@@ -243,9 +243,9 @@ impl AttemptPhase {
 pub struct Retried<'a> {
     /// The request.
     pub request: &'a ObservedRequest,
-    /// The endpoint of the attempt before.
+    /// The endpoint of the last attempt.
     pub from: &'a EndpointId,
-    /// The endpoint of the attempt to come.
+    /// The endpoint of the next attempt.
     pub to: &'a EndpointId,
     /// The reason why it is sent again.
     pub reason: RetryReason,
@@ -288,7 +288,7 @@ pub struct ResponseHead<'a> {
     pub status: StatusCode,
     /// The headers that the client gets, except those that the application adds.
     pub(crate) headers: &'a http::HeaderMap,
-    /// The attempts in their order. That of the response has not ended.
+    /// The attempts in order. The last one has not ended.
     pub attempts: &'a [Attempt],
     /// From the arrival of the request.
     pub elapsed: Duration,
@@ -328,17 +328,17 @@ pub struct Finished<'a> {
     pub status: Option<StatusCode>,
     /// The bytes of the response body that the client's connection took.
     pub bytes: u64,
-    /// The attempts in their order.
+    /// The attempts in order.
     pub attempts: &'a [Attempt],
     /// The endpoint whose response to an equal query the client got a copy of; `None` if the request has a response of its own.
     pub shared: Option<&'a EndpointId>,
-    /// The times that the parts took.
+    /// The durations of the parts of the request.
     pub times: Times,
     /// The end of the request.
     pub termination: Termination,
 }
 
-/// The times that the parts of a request took.
+/// The durations of the parts of a request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Times {

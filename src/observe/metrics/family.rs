@@ -4,7 +4,7 @@ use ahash::AHashMap;
 use parking_lot::RwLock;
 
 /// The metrics of one name, by the values of their labels. A recorder looks up a metric by hashing its name and all its labels,
-/// which costs more than the rest of an event; here that happens once for each value.
+/// which costs more than the rest of an event. A family does this once for each value.
 pub(super) struct Family<K, M> {
     known: RwLock<AHashMap<K, M>>,
 }

@@ -1,4 +1,4 @@
-//! The names of all metrics, with what each means.
+//! The names and descriptions of all metrics.
 
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 
@@ -44,17 +44,17 @@ pub(super) const CACHE_BYTES: &str = "kylin_lb_cache_bytes";
 pub(super) const CONNECTIONS: &str = "kylin_lb_client_connections";
 
 const COUNTERS: [(&str, &str); 12] = [
-    (REQUESTS, "Requests that have ended, by how they ended."),
+    (REQUESTS, "Requests that have ended, by their outcome."),
     (RESPONSES, "Responses to clients, by the class of their status."),
     (RESPONSE_BYTES, "Bytes of response bodies that clients took."),
-    (PICKS, "Picks of an endpoint, by why it was picked."),
-    (ATTEMPTS, "Attempts at an endpoint, by how they ended."),
-    (RETRIES, "Requests that were sent again, by why."),
-    (SESSIONS, "Sessions of requests, by what became of them."),
-    (ENDPOINT_CHANGES, "Changes of the state of an endpoint, by what showed them."),
+    (PICKS, "Picks of an endpoint, by the reason."),
+    (ATTEMPTS, "Attempts at an endpoint, by their outcome."),
+    (RETRIES, "Requests that were sent again, by the reason."),
+    (SESSIONS, "Sessions of requests, by the outcome of the lookup."),
+    (ENDPOINT_CHANGES, "Changes of the state of an endpoint, by the source of the change."),
     (SHORTAGES, "How often this process was short of descriptors, ports or memory for a connection."),
     (BUFFER_REFUSED, "Bodies for which the memory budget had no bytes left."),
-    (CACHE_LOOKUPS, "Queries that were looked up in a result cache, by what it had."),
+    (CACHE_LOOKUPS, "Queries that were looked up in a result cache, by the result."),
     (LOG_LINES_LOST, "Lines that a log of requests could not take."),
 ];
 
@@ -87,7 +87,7 @@ const GAUGES: [(&str, &str); 24] = [
     (DISCOVERY_ENDPOINTS, "Endpoints that come from a source of nodes."),
     (DISCOVERY_REJECTED, "Nodes of a source that became no endpoint."),
     (BUFFER_BYTES, "Bytes of bodies that wait in memory."),
-    (BUFFER_LIMIT, "Most bytes of bodies that may wait in memory."),
+    (BUFFER_LIMIT, "Maximum bytes of bodies that may wait in memory."),
     (BUFFER_WAITING, "Request bodies that wait for bytes of the memory budget."),
     (CACHE_UP, "Whether a result cache can follow builds, without which it stores nothing."),
     (CACHE_ENTRIES, "Results in a result cache."),

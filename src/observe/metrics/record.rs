@@ -1,4 +1,4 @@
-//! The gauges, and counters that another part of the crate keeps.
+//! Sets the gauges, and the counters that other parts of the crate keep.
 
 use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -35,7 +35,7 @@ impl Metrics {
         gauge!(names::REQUESTS_IN_FLIGHT).set(self.shared.in_flight.load(Ordering::Relaxed) as f64);
     }
 
-    /// Forgets what the gauges of removed endpoints showed. The exporter drops them itself.
+    /// Forgets the values of the gauges of removed endpoints. The exporter drops the gauges itself.
     fn forget_removed(&self, cluster: &str, status: &ClusterStatus) {
         let ids: AHashSet<&str> = status.endpoints.iter().map(|endpoint| endpoint.id.as_str()).collect();
         self.shared.recorded.lock().retain(|(name, place), _| {
@@ -80,7 +80,7 @@ impl Metrics {
         set(&now, true);
     }
 
-    /// Sets the gauges of a session store, which they call `store`.
+    /// Sets the gauges of a session store, named `store`.
     pub fn record_sessions(&self, store: &str, sessions: &Sessions) {
         let labels = [("store", store.to_owned())];
         gauge!(names::STORE_UP, &labels).set(flag(sessions.is_store_available()));
@@ -88,7 +88,7 @@ impl Metrics {
         gauge!(names::SESSION_ENTRIES, &labels).set(count(sessions.entries_in_memory()));
     }
 
-    /// Sets the gauges of a source of nodes, which they call `source`.
+    /// Sets the gauges of a source of nodes, named `source`.
     pub fn record_discovery(&self, source: &str, status: &DiscoveryStatus) {
         let labels = [("source", source.to_owned())];
         gauge!(names::DISCOVERY_UP, &labels).set(flag(status.source == SourceState::Current));
@@ -108,7 +108,7 @@ impl Metrics {
         counter!(names::BUFFER_REFUSED).absolute(status.refused);
     }
 
-    /// Sets the gauges of a result cache, which they call `cache`.
+    /// Sets the gauges of a result cache, named `cache`.
     #[cfg(feature = "cache")]
     #[cfg_attr(docsrs, doc(cfg(feature = "cache")))]
     pub fn record_cache(&self, cache: &str, status: &crate::observe::CacheStatus) {

@@ -188,7 +188,7 @@ impl Statement {
         after_word || is_write
     }
 
-    /// Returns the beginning as far as it is known with the next token; `None` if the statement is no query.
+    /// Returns the beginning of the statement after the next token; `None` if the statement is no query.
     fn next_head(&self, kind: Kind) -> Option<Head> {
         match (self.head, kind) {
             (head @ (Head::Start | Head::Explain { with: false }), Kind::Open) => Some(head),

@@ -1,11 +1,11 @@
-//! The quick look at ordinary queries, which are most of them.
+//! A fast check for ordinary queries, which are most queries.
 
 use super::keyword::Keyword;
 
 /// Returns whether `sql` is a `SELECT` that certainly only reads and that every dialect reads alike: words that no writing
 /// statement has, strings without backslashes, and few other characters. One pass over the bytes, without tokens.
 ///
-/// False tells nothing: comments, several statements, text that is not ASCII, `WITH` at the beginning and any rarer character
+/// False means unknown: comments, several statements, text that is not ASCII, `WITH` at the beginning and any rarer character
 /// leave the decision to the tokens. The result is true only where theirs is.
 pub(super) fn is_simple_query(sql: &str) -> bool {
     let bytes = sql.as_bytes();

@@ -4,7 +4,7 @@
 //! driver. Where they disagree, a statement could be hidden from the proxy. So text is read under a [`Reading`], and
 //! [`Tokens::seen`] holds the ambiguities that occurred. A caller that needs certainty reads again the other way.
 
-/// One way to read what SQL dialects disagree on.
+/// One way to read the texts on which SQL dialects disagree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Reading {
     /// A backslash in quotes escapes the next character (Hive, Spark, MySQL). Otherwise it is an ordinary character.
