@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-use kylin_lb::admission::QueueRules;
 use kylin_lb::nginx::{ProbeMode, SessionMode};
 use kylin_lb::observe::Watch;
 use kylin_lb::probe::HealthChecker;
@@ -187,7 +186,7 @@ pub fn proxy(
             let groups = args.resource_groups.as_ref().map(|file| file.groups.clone());
             let rules = KylinRules::default().reload(args.reload).resource_groups(groups);
             let proxy = Proxy::builder(cluster).rules(rules);
-            let proxy = proxy.queue(args.queue.then(QueueRules::new)).single_flight(args.single_flight);
+            let proxy = proxy.queue(args.queue_rules()).single_flight(args.single_flight);
             #[cfg(feature = "cache")]
             let proxy = proxy.cache(args.cache.clone());
             configure(proxy, args, observers).affinity(affinity).build()?

@@ -327,8 +327,8 @@ impl<'c> Candidate<'c> {
         self.slot.weight()
     }
 
-    /// Returns the weight in 1024ths, at least 1. It is less during a slow start, and while the node refuses connections. For
-    /// policies that compare loads; hash policies use [`weight`](Self::weight), so that a ramp moves no keys.
+    /// Returns the weight in 1024ths, at least 1. It is less during a slow start, while the node refuses connections, and while
+    /// it is [slow](crate::admission::QueueRules::slow_weights). For policies that compare loads; hash policies use [`weight`](Self::weight), so that a ramp moves no keys.
     #[inline]
     pub fn effective_weight(&self) -> u64 {
         u64::from(self.weight()) * u64::from(self.slot.share(self.all_healthy))

@@ -199,7 +199,7 @@ impl<B> Members<B> {
     /// Tells the owner of the slots how many there are.
     pub(super) fn share_limits(&self) {
         if let Some(slots) = &self.slots {
-            let limit = |entry: &Entry<B>| (entry.live.uid, entry.endpoint.settings.max_in_flight);
+            let limit = |entry: &Entry<B>| (Arc::clone(&entry.live), entry.endpoint.settings.max_in_flight);
             slots.set_limits(&self.entries.iter().map(limit).collect::<Vec<_>>());
         }
     }

@@ -57,8 +57,12 @@ pub struct EndpointStatus {
     pub probe_level: Option<ProbeLevel>,
     /// Whether the endpoint is ejected for its failures.
     pub ejected: bool,
-    /// The current percentage of its weight. It is below 100 during a slow start.
+    /// The current percentage of its weight. It is below 100 during a slow start, while the node refuses connections, and while it
+    /// is slow.
     pub ramp: u32,
+    /// Whether the node is slower than the others, so that the endpoint has less weight: see
+    /// [`QueueRules::slow_weights`](crate::admission::QueueRules::slow_weights).
+    pub slow: bool,
     /// The failures that count towards an ejection: those in a row, or those within `fail_timeout`.
     pub fails: u32,
     /// The requests in flight, without those that wait.
@@ -132,6 +136,7 @@ impl EndpointStatus {
             probe_level: live.probe_level.get(),
             ejected: health == HealthState::Ejected,
             ramp: (member.share() * 100 + WHOLE / 2) / WHOLE,
+            slow: live.health.slowed.share() < WHOLE,
             fails: live.passive.fails().max(live.health.outcomes.row().failures),
             in_flight: live.in_flight(),
             waiting: live.waiting(),

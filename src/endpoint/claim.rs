@@ -4,10 +4,12 @@ use std::any::Any;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use super::Live;
+
 /// Shares out the slots of the endpoints of one cluster.
 pub(crate) trait SlotOwner: Any + Send + Sync {
-    /// Sets the uids of the endpoints and their limits. The cluster calls it at each change of membership, one call at a time.
-    fn set_limits(&self, limits: &[(u64, Option<NonZeroU32>)]);
+    /// Sets the endpoints and their limits. The cluster calls it at each change of membership, one call at a time.
+    fn set_limits(&self, limits: &[(Arc<Live>, Option<NonZeroU32>)]);
 
     /// Ends the claim `token`: the request left the queue, or its slot is free. If `succeeded`, the request held its slot until a
     /// successful end, so the time that it took is typical.
@@ -18,17 +20,16 @@ pub(crate) trait SlotOwner: Any + Send + Sync {
 pub(crate) struct SlotClaim {
     owner: Arc<dyn SlotOwner>,
     token: u64,
+    /// The request does not know yet that it has its slot, if it has one.
     pub(super) is_waiting: bool,
-    /// The request is one of a flood.
-    pub(super) is_of_flood: bool,
     /// The response is a success, so the request succeeds if its body ends well.
     pub(super) may_succeed: bool,
     pub(super) succeeded: bool,
 }
 
 impl SlotClaim {
-    pub(super) fn new(owner: Arc<dyn SlotOwner>, token: u64, is_of_flood: bool) -> Box<Self> {
-        Box::new(SlotClaim { owner, token, is_waiting: true, is_of_flood, may_succeed: false, succeeded: false })
+    pub(super) fn new(owner: Arc<dyn SlotOwner>, token: u64) -> Box<Self> {
+        Box::new(SlotClaim { owner, token, is_waiting: true, may_succeed: false, succeeded: false })
     }
 
     pub(super) fn token(&self) -> u64 {

@@ -1,7 +1,6 @@
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::claim::SlotClaim;
 use super::pending_failure::{PendingFailure, PendingFailures, RequestKey};
@@ -118,6 +117,10 @@ impl Lease {
         self.member.live.uid
     }
 
+    pub(crate) fn live(&self) -> &Arc<Live> {
+        &self.member.live
+    }
+
     /// Returns whether health bars the endpoint from further requests; from those of bound sessions, if `bound`.
     pub(crate) fn is_barred(&self, bound: bool) -> bool {
         self.member.is_barred(self.alone, bound)
@@ -129,25 +132,16 @@ impl Lease {
     }
 
     /// Marks the request as waiting for a slot of the endpoint, under the claim `token` of `owner`. A request that ends while it
-    /// waits was never in flight. If `is_of_flood`, it does not count in the load of the endpoint.
-    pub(crate) fn wait_for_slot(&mut self, owner: Arc<dyn SlotOwner>, token: u64, is_of_flood: bool) {
-        self.member.live.waiting.fetch_add(1, Ordering::Relaxed);
-        self.member.live.waiting_of_floods.fetch_add(is_of_flood.into(), Ordering::Relaxed);
-        self.claim = Some(SlotClaim::new(owner, token, is_of_flood));
+    /// waits was never in flight.
+    pub(crate) fn wait_for_slot(&mut self, owner: Arc<dyn SlotOwner>, token: u64) {
+        self.claim = Some(SlotClaim::new(owner, token));
     }
 
     /// Ends the wait: the owner of the slots has given the request its slot.
     pub(crate) fn take_slot(&mut self) {
-        self.end_wait();
-    }
-
-    /// Ends the wait, if the request waits. Returns whether it did.
-    fn end_wait(&mut self) -> bool {
-        let Some(claim) = self.claim.as_mut().filter(|claim| claim.is_waiting) else { return false };
-        claim.is_waiting = false;
-        self.member.live.waiting.fetch_sub(1, Ordering::Relaxed);
-        self.member.live.waiting_of_floods.fetch_sub(claim.is_of_flood.into(), Ordering::Relaxed);
-        true
+        if let Some(claim) = &mut self.claim {
+            claim.is_waiting = false;
+        }
     }
 
     /// Returns the claim to a slot, if there is one.
@@ -195,7 +189,9 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if self.end_wait() {
+        if self.claim.as_ref().is_some_and(|claim| claim.is_waiting) {
+            // Before the load, which must never be seen without a request that others count.
+            self.claim = None;
             return self.member.withdraw();
         }
         let Member { settings, live, .. } = &*self.member;

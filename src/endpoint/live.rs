@@ -23,9 +23,9 @@ pub(crate) struct Live {
     pub(crate) health: EndpointHealth,
     pub(crate) load: LoadRef,
     /// The requests of the load that wait for a slot.
-    pub(super) waiting: AtomicU32,
-    /// The waiting requests that are of users who flood.
-    pub(super) waiting_of_floods: AtomicU32,
+    waiting: AtomicU32,
+    /// The waiting requests that are of users who flood, and that others do not count.
+    waiting_of_floods: AtomicU32,
     pub(crate) failed: AtomicU64,
     /// The failed requests that count against no endpoint.
     pub(crate) discarded: AtomicU64,
@@ -74,6 +74,18 @@ impl Live {
     /// Returns how many requests are in flight, without those that wait for a slot.
     pub(crate) fn in_flight(&self) -> u32 {
         self.load.get().in_flight().saturating_sub(self.waiting())
+    }
+
+    /// Counts a request that begins to wait for a slot. What shares out the slots does so, at the moment at which it decides.
+    pub(crate) fn begin_wait(&self, is_of_flood: bool) {
+        self.waiting_of_floods.fetch_add(is_of_flood.into(), Ordering::Relaxed);
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a request that waits no longer: it has its slot, or has left.
+    pub(crate) fn end_wait(&self, is_of_flood: bool) {
+        self.waiting_of_floods.fetch_sub(is_of_flood.into(), Ordering::Relaxed);
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Returns how many requests wait for a slot.

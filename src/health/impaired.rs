@@ -8,9 +8,9 @@ use crate::sync::{AtomicBool, AtomicUsize, Ordering};
 /// The number of impairments on the endpoints of a cluster: facts that may keep an endpoint from serving, or lower its share.
 ///
 /// An endpoint has one impairment while nginx's rule counts failures of it, another while it is withdrawn by requests,
-/// unhealthy by its probes, quarantined or not verified, and a third while its share is
-/// [reduced](super::reduced_share::ReducedShare). nginx's rule forgets failures only with a later success, so an endpoint that
-/// failed and has served no request since stays impaired.
+/// unhealthy by its probes, quarantined or not verified, a third while its share is
+/// [reduced](super::reduced_share::ReducedShare), and a fourth while its node is slower than the others. nginx's rule forgets
+/// failures only with a later success, so an endpoint that failed and has served no request since stays impaired.
 ///
 /// While there are none, which is the normal case, a pick need not read the state of each endpoint. That would cost a cache line
 /// for each endpoint, which every request that ends on another core invalidates.
@@ -59,14 +59,19 @@ impl ImpairedCount {
         self.0.changed.notify_waiters();
     }
 
-    /// Updates the count after an impairment began or ended.
+    /// Updates the count after an impairment began or ended, and wakes those that wait for changes.
     pub(crate) fn change(&self, before: bool, now: bool) {
+        self.count(before, now);
+        self.notify();
+    }
+
+    /// Counts the change of one possible impairment.
+    pub(super) fn count(&self, before: bool, now: bool) {
         match (before, now) {
             (false, true) => _ = self.0.count.fetch_add(1, Ordering::Relaxed),
             (true, false) => _ = self.0.count.fetch_sub(1, Ordering::Relaxed),
             _ => {}
         }
-        self.notify();
     }
 }
 

@@ -72,6 +72,10 @@ pub enum EndpointChange {
     Drained,
     /// The operator put the endpoint into maintenance.
     Maintenance,
+    /// The node is slower than the others, so that the endpoint has less weight.
+    Slowed,
+    /// The node is no longer slower than the others.
+    Restored,
 }
 
 impl EndpointChange {
@@ -89,6 +93,8 @@ impl EndpointChange {
             EndpointChange::Draining => "draining",
             EndpointChange::Drained => "drained",
             EndpointChange::Maintenance => "maintenance",
+            EndpointChange::Slowed => "slowed",
+            EndpointChange::Restored => "restored",
         }
     }
 

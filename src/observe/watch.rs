@@ -214,6 +214,10 @@ impl Differ<'_> {
             self.drained.push(endpoint.id.clone());
             self.tell(EndpointChange::Drained, endpoint, None, FoundBy::Operator, None);
         }
+        if old.slow != endpoint.slow {
+            let change = if endpoint.slow { EndpointChange::Slowed } else { EndpointChange::Restored };
+            self.tell(change, endpoint, None, FoundBy::Requests, None);
+        }
         if let Some(change) = EndpointChange::of_health(old.health, endpoint.health) {
             let reason = endpoint.reason.filter(|_| change != EndpointChange::Readmitted).or(old.reason);
             let lasted = endpoint.since.checked_duration_since(old.since);

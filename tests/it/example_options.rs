@@ -862,3 +862,18 @@ async fn results_are_cached_where_the_option_gives_a_login() {
     let output = run(&["--demo=1", "--cache", &login, "--kylin=off", "--check"]);
     assert!(!output.status.success());
 }
+
+#[tokio::test]
+async fn the_weight_of_a_slow_node_is_shown_where_the_option_asks_for_it() {
+    let (_nodes, named) = nodes(1).await;
+    for option in ["on", "off"] {
+        let option = format!("--slow-weights={option}");
+        let args = ["--nodes", &named, "--max-conns=4", &option, "--status=127.0.0.1:0", "--listen=127.0.0.1:0"];
+        let process = spawn(&args).await;
+        let front = address(&process, "listening on http://");
+        assert_eq!(Browser::insistent(front, "ADMIN", "KYLIN").query().await.status(), 200);
+        let told = status(address(&process, "status on http://")).await;
+        assert_eq!(endpoint(&told, "n1")["slow"], false, "a single node is slower than no other: {told}");
+    }
+    assert!(!run(&["--demo=1", "--slow-weights=perhaps", "--check"]).status.success());
+}

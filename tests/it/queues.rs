@@ -10,9 +10,9 @@ use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use kylin_lb::admission::QueueRules;
 use kylin_lb::backend::{SendErrorKind, Timeouts};
-use kylin_lb::balance::{Balancer, Candidate, Candidates, LeastConn, QueryAffinity};
+use kylin_lb::balance::{Balancer, Candidate, Candidates, IpHash, LeastConn, QueryAffinity, RoundRobin};
 use kylin_lb::endpoint::AdminState;
-use kylin_lb::observe::{Dispatched, Finished, Observer, Queued, Termination};
+use kylin_lb::observe::{Dispatched, EndpointChanged, Finished, Observer, Queued, Termination, Watch};
 use kylin_lb::proxy::{Plain, ProxyBuilder};
 use kylin_lb::{Backend, Body, Cluster, Endpoint, Proxy, RequestView, SendError};
 use tokio::task::JoinHandle;
@@ -29,6 +29,8 @@ struct Node {
     /// The users of the queries in their order.
     served: Arc<Mutex<Vec<String>>>,
     refuses: Arc<AtomicU32>,
+    /// How many times as long as their SQL says the queries take, plus one.
+    slowness: Arc<AtomicU32>,
 }
 
 impl Backend for Node {
@@ -50,7 +52,7 @@ impl Backend for Node {
         self.most.fetch_max(self.running.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
         let running = Running(&self.running);
         self.served.lock().unwrap().push(head.headers["x-name"].to_str().unwrap().to_owned());
-        sleep(Duration::from_millis(millis)).await;
+        sleep(Duration::from_millis(millis) * (self.slowness.load(Ordering::Relaxed) + 1)).await;
         drop(running);
         let mut response = Response::new(r#"{"results":[]}"#.into());
         if sql.contains("own_cookie") {
@@ -449,9 +451,8 @@ async fn others_wait_for_one_query_of_a_flood_and_not_for_those_that_wait() {
 /// Eight others send a query at once ten times a second, while a user has queries of 2 s waiting for all nodes.
 #[tokio::test(start_paused = true)]
 async fn a_flood_leaves_others_as_many_slots_as_they_need() {
-    // None of its queries ends at the very moment when others come. The next of the flood has the slot then, and counts in the load
-    // that others see a moment later.
-    const FLOOD: u64 = 2_013;
+    // Some of its queries end at the very moment when others come.
+    const FLOOD: u64 = 2_000;
     let stage = Stage::new(4, 4, LeastConn::new());
     stage.query("flood", FLOOD).await.unwrap();
     let flood: Vec<_> = (0..300).map(|_| stage.query("flood", FLOOD)).collect();
@@ -868,4 +869,85 @@ async fn a_query_on_trial_waits_for_the_endpoint_that_it_tries() {
     }
     assert_eq!(stage.served(0), ["running", "trial"]);
     stage.check_at_rest().await;
+}
+
+/// Sends queries one after the other, and returns how many each node has got.
+async fn share_of_each(stage: &Stage, queries: usize) -> [usize; 3] {
+    let before = [0, 1, 2].map(|node| stage.served(node).len());
+    for number in 0..queries {
+        // Some are ten times as long as others, which makes no node slow.
+        let millis = if number % 7 == 0 { 100 } else { 10 };
+        assert_eq!(stage.query(&format!("{} user", number % 29), millis).await.unwrap().status(), 200);
+    }
+    [0, 1, 2].map(|node| stage.served(node).len() - before[node])
+}
+
+/// Returns whether each node is slow, and what it has of its weight.
+fn weights(stage: &Stage) -> [(bool, u32); 3] {
+    let endpoints = stage.proxy.cluster().status().endpoints;
+    [0, 1, 2].map(|node| (endpoints[node].slow, endpoints[node].ramp))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_slower_than_the_others_has_less_weight_where_the_rules_say_so() {
+    for on in [true, false] {
+        let rules = QueueRules::new().slow_weights(on);
+        let stage = Stage::with(3, 8, RoundRobin::new(), |proxy| proxy.queue(rules).affinity(None));
+        let changes = Arc::new(Changes::default());
+        let _watch = Watch::new(Arc::clone(&changes)).cluster("kylin", stage.proxy.cluster());
+        assert_eq!((share_of_each(&stage, 300).await, weights(&stage)), ([100; 3], [(false, 100); 3]));
+        stage.nodes[1].slowness.store(3, Ordering::Relaxed);
+        share_of_each(&stage, 435).await;
+        let served = share_of_each(&stage, 300).await;
+        if on {
+            let [first, slow, last] = weights(&stage);
+            assert!([first, last] == [(false, 100); 2] && slow.0 && (10..50).contains(&slow.1), "{slow:?}");
+            assert!(served[1] >= 10 && served[1] < served[0] / 2, "{served:?}");
+        } else {
+            assert_eq!((weights(&stage), served), ([(false, 100); 3], [100; 3]));
+        }
+        stage.nodes[1].slowness.store(0, Ordering::Relaxed);
+        share_of_each(&stage, 1_500).await;
+        assert_eq!(weights(&stage), [(false, 100); 3]);
+        sleep(Duration::from_secs(2)).await;
+        let expected: &[&str] = if on { &["slowed", "restored"] } else { &[] };
+        assert_eq!(*changes.0.lock().unwrap(), expected);
+        // The rules of the proxy that was built last apply.
+        stage.nodes[1].slowness.store(3, Ordering::Relaxed);
+        share_of_each(&stage, 435).await;
+        assert_eq!(weights(&stage)[1].0, on);
+        let off = Proxy::builder(stage.proxy.cluster().clone()).clock(PausedClock).queue(QueueRules::new());
+        _ = off.build().unwrap();
+        assert_eq!(weights(&stage), [(false, 100); 3]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_weight_of_a_slow_node_is_part_of_what_the_operator_set_and_moves_no_keys() {
+    let rules = QueueRules::new().slow_weights(true);
+    let stage = Stage::with(3, 8, RoundRobin::new(), |proxy| proxy.queue(rules).affinity(None));
+    stage.proxy.cluster().set_weight(&"1".parse().unwrap(), NonZeroU32::new(4).unwrap()).unwrap();
+    assert_eq!(share_of_each(&stage, 300).await, [50, 200, 50]);
+    stage.nodes[1].slowness.store(3, Ordering::Relaxed);
+    share_of_each(&stage, 435).await;
+    let served = share_of_each(&stage, 600).await;
+    // A quarter of a weight of four is about one.
+    assert!(weights(&stage)[1].0 && served.iter().all(|served| (120..280).contains(served)), "{served:?}");
+
+    let stage = Stage::with(3, 8, IpHash::new(), |proxy| proxy.queue(rules).affinity(None));
+    let before = share_of_each(&stage, 435).await;
+    stage.nodes[1].slowness.store(3, Ordering::Relaxed);
+    share_of_each(&stage, 435).await;
+    assert!(weights(&stage)[1].0 && before.iter().all(|served| *served > 30), "{before:?}");
+    assert_eq!(share_of_each(&stage, 435).await, before);
+}
+
+/// The names of the changes of endpoints.
+#[derive(Default)]
+struct Changes(Mutex<Vec<&'static str>>);
+
+impl Observer for Changes {
+    fn endpoint_changed(&self, event: &EndpointChanged<'_>) {
+        self.0.lock().unwrap().push(event.change.as_str());
+    }
 }

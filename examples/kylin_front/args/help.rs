@@ -68,6 +68,9 @@ Balancing:
   --max-conns N       the most queries at once at a node for which none is set (default: no limit)
   --queue on|off      queries wait for a node that has its max-conns, quick ones first, and other requests pass; off: a full
                       node gets no requests (default: on)
+  --slow-weights on|off
+                      less weight for nodes whose queries take longer than those of the others, where a node has a max-conns
+                      (default: off); not with --config
   --connect-timeout T the time for a connection to a node (default: 5s)
   --read-timeout T    the time until a node responds, and between two pieces of a response (default: 310s, then 60s);
                       --max-conns and these two not with --config, which has max_conns, proxy_connect_timeout and

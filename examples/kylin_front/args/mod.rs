@@ -10,6 +10,7 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use kylin_lb::BufferBudget;
+use kylin_lb::admission::QueueRules;
 use kylin_lb::nginx::{PolicyName, ProbeMode, SessionMode};
 use kylin_lb::proxy::{ReloadAccess, TrustedProxies};
 use kylin_lb::server::{Listen, ListenOptions};
@@ -50,6 +51,7 @@ pub struct Args {
     pub settings: NodeSettings,
     pub panic: bool,
     pub queue: bool,
+    pub slow_weights: bool,
     pub trusted: TrustedProxies,
     pub client_connections: Option<NonZeroU32>,
     pub client_requests: Option<NonZeroU32>,
@@ -113,6 +115,11 @@ const SET_BY_CONFIG: [&str; 6] =
     ["--proxy-protocol", "--max-conns", "--connect-timeout", "--read-timeout", "--trust", "--response-buffer"];
 
 impl Args {
+    /// Returns how queries wait; `None` if they do not.
+    pub fn queue_rules(&self) -> Option<QueueRules> {
+        self.queue.then(|| QueueRules::new().slow_weights(self.slow_weights))
+    }
+
     /// Returns the settings of nodes for which nothing else is set.
     pub fn default_settings(&self) -> DefaultSettings {
         DefaultSettings { settings: self.settings.clone(), outlier: self.outlier, tls: Arc::clone(&self.tls) }
@@ -157,6 +164,7 @@ impl Args {
             settings: NodeSettings::default(),
             panic: true,
             queue: true,
+            slow_weights: false,
             trusted: TrustedProxies::none(),
             client_connections: NonZeroU32::new(1024),
             client_requests: NonZeroU32::new(256),
@@ -253,6 +261,7 @@ impl Args {
                 "--read-timeout" => args.settings.read_timeout = Some(time(&name, &value()?)?),
                 "--panic" => args.panic = switch(&name, &value()?)?,
                 "--queue" => args.queue = switch(&name, &value()?)?,
+                "--slow-weights" => args.slow_weights = switch(&name, &value()?)?,
                 "--trust" => args.trusted = trusted(&value()?).map_err(|error| format!("--trust {error}"))?,
                 "--client-connections" => args.client_connections = limit(&name, &value()?, 1 << 30)?,
                 "--client-requests" => args.client_requests = limit(&name, &value()?, 1 << 30)?,
@@ -326,6 +335,9 @@ impl Args {
                 }
                 if has("--kylin-version") {
                     return Err("--kylin-version is for demo nodes: use it with --demo".into());
+                }
+                if has("--slow-weights") && !has("--httpd") {
+                    return Err("--config and --slow-weights exclude each other".into());
                 }
                 if has("--cache") {
                     return Err(format!("{source} and --cache exclude each other"));

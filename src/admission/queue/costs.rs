@@ -27,16 +27,16 @@ struct Learned {
 
 /// A plain mean at first, later an exponentially weighted one.
 #[derive(Debug, Clone, Copy, Default)]
-struct Mean {
-    micros: f64,
-    count: u32,
+pub(super) struct Mean {
+    pub(super) value: f64,
+    pub(super) count: u32,
 }
 
 impl Mean {
-    /// Adds a duration, with a weight of at least 1 / `max`.
-    fn add(&mut self, took: Micros, max: u32) {
+    /// Adds a number, with a weight of at least 1 / `max`.
+    pub(super) fn add(&mut self, number: f64, max: u32) {
         self.count = (self.count + 1).min(max);
-        self.micros += (took as f64 - self.micros) / f64::from(self.count);
+        self.value += (number - self.value) / f64::from(self.count);
     }
 }
 
@@ -50,13 +50,13 @@ impl Costs {
             entry.used = used;
             Some(entry.mean)
         });
-        known.unwrap_or(self.all).micros as Micros
+        known.unwrap_or(self.all).value as Micros
     }
 
-    /// Learns the duration of a query.
-    pub(super) fn learn(&mut self, fingerprint: Option<u64>, took: Micros) {
-        self.all.add(took, 255);
-        let Some(fingerprint) = fingerprint else { return };
+    /// Learns the duration of a query. Returns how many times as long it was as the mean of its fingerprint before, if there was one.
+    pub(super) fn learn(&mut self, fingerprint: Option<u64>, took: Micros) -> Option<f64> {
+        self.all.add(took as f64, 255);
+        let fingerprint = fingerprint?;
         if self.learned.is_empty() {
             self.learned = vec![Learned::default(); BUCKETS * WAYS];
         }
@@ -68,8 +68,10 @@ impl Costs {
             bucket[oldest] = Learned { fingerprint, ..Learned::default() };
             oldest
         });
-        bucket[index].mean.add(took, 32);
+        let Learned { mean, .. } = bucket[index];
+        bucket[index].mean.add(took as f64, 32);
         bucket[index].used = used;
+        (mean.count > 0 && mean.value > 0.0).then(|| took as f64 / mean.value)
     }
 
     /// Returns the entries that may hold a fingerprint; none while nothing is learned.
@@ -93,17 +95,16 @@ mod tests {
     fn the_mean_is_plain_for_32_queries_and_then_follows_changes() {
         let mut costs = Costs::default();
         assert_eq!(costs.expected(Some(1)), 0);
-        (1..=32).for_each(|took| costs.learn(Some(1), took * 1_000));
+        (1..=32).for_each(|took| _ = costs.learn(Some(1), took * 1_000));
         assert_eq!(costs.expected(Some(1)), 16_500);
-        costs.learn(Some(1), 16_500 + 32_000);
+        assert_eq!(costs.learn(Some(1), 2 * 16_500 + 15_500).map(f64::round), Some(3.0));
         assert_eq!(costs.expected(Some(1)), 17_500);
     }
 
     #[test]
     fn an_unknown_query_costs_the_mean_of_all() {
         let mut costs = Costs::default();
-        costs.learn(Some(1), 1_000);
-        costs.learn(None, 3_000);
+        assert_eq!((costs.learn(Some(1), 1_000), costs.learn(None, 3_000)), (None, None));
         assert_eq!((costs.expected(Some(2)), costs.expected(None), costs.expected(Some(1))), (2_000, 2_000, 1_000));
     }
 
@@ -111,7 +112,7 @@ mod tests {
     fn a_bucket_forgets_the_least_recently_used() {
         let mut costs = Costs::default();
         let of_bucket = |n: u64| Some(n * BUCKETS as u64);
-        (0..WAYS as u64).for_each(|n| costs.learn(of_bucket(n), 10 + n));
+        (0..WAYS as u64).for_each(|n| _ = costs.learn(of_bucket(n), 10 + n));
         assert_eq!(costs.expected(of_bucket(0)), 10);
         costs.learn(of_bucket(99), 500);
         assert_eq!((costs.expected(of_bucket(0)), costs.expected(of_bucket(99))), (10, 500));

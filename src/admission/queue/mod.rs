@@ -4,6 +4,7 @@ mod costs;
 mod credentials;
 mod order;
 mod slots;
+mod slowness;
 mod ticket;
 mod users;
 
@@ -19,11 +20,12 @@ use ahash::RandomState;
 use parking_lot::Mutex;
 
 pub(crate) use self::credentials::{Claims, Credential};
-use self::order::{AGEING, Order};
+use self::order::Order;
+use self::ticket::AGEING;
 pub(crate) use self::ticket::{Ticket, Turn};
 use crate::clock::{Clock, InvalidDuration, at_least};
 use crate::cluster::Cluster;
-use crate::endpoint::{Lease, SlotOwner};
+use crate::endpoint::{Lease, Live, SlotOwner};
 
 /// The rules by which queries wait for endpoints with a [limit](crate::Endpoint::max_in_flight). See the guide on
 /// [waiting](crate::docs::waiting).
@@ -32,17 +34,19 @@ use crate::endpoint::{Lease, SlotOwner};
 /// |---|---|
 /// | [`max_wait`](Self::max_wait) | 60 s |
 /// | [`max_waiting`](Self::max_waiting) | 64 for each endpoint with a limit |
+/// | [`slow_weights`](Self::slow_weights) | off |
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub struct QueueRules {
     max_wait: Duration,
     max_waiting: Option<NonZeroUsize>,
+    slow_weights: bool,
 }
 
 impl QueueRules {
     /// Returns the default rules.
     pub fn new() -> Self {
-        QueueRules { max_wait: Duration::from_secs(60), max_waiting: None }
+        QueueRules { max_wait: Duration::from_secs(60), max_waiting: None, slow_weights: false }
     }
 
     /// Sets the maximum wait of a query for its slot (nginx: `timeout` of `queue`). Default: 60 s. After that the client gets a 503
@@ -66,6 +70,21 @@ impl QueueRules {
     /// the last. If some users have more than an eighth of the places, it is the costliest query of these users.
     pub fn max_waiting(mut self, queries: Option<NonZeroUsize>) -> Self {
         self.max_waiting = queries;
+        self
+    }
+
+    /// Sets whether an endpoint whose node is slower than the others has less [weight](crate::Endpoint::weight). Default: off.
+    ///
+    /// A node is measured by its last 128 queries: the mean of how many times as long each took as queries with its fingerprint took
+    /// before, at most 10. Where that is more than 1.5 times the median of all nodes (of an even number the lower middle one), the weight
+    /// is divided by that relation, at most by 10. Weights change every 100 ms at most, and only those of nodes that have executed 32
+    /// queries. Only queries at endpoints with a limit are measured.
+    ///
+    /// The weight applies as during a [slow start](crate::health::SlowStart), together with it and with the operator's weight: to round
+    /// robin and to policies that compare loads. Policies by hash and bound sessions ignore it. See the guide on
+    /// [waiting](crate::docs::waiting) for when it helps.
+    pub fn slow_weights(mut self, on: bool) -> Self {
+        self.slow_weights = on;
         self
     }
 }
@@ -117,9 +136,10 @@ impl Queues {
         self.with(|order, _| order.accepted.insert(credential, user));
     }
 
-    fn set_rules(&self, QueueRules { max_wait, max_waiting }: QueueRules) {
+    fn set_rules(&self, QueueRules { max_wait, max_waiting, slow_weights }: QueueRules) {
         self.with(|order, _| {
             order.max_wait = max_wait;
+            order.set_slow_weights(slow_weights);
             order.set_max_waiting(max_waiting.map(NonZeroUsize::get));
         });
     }
@@ -160,8 +180,8 @@ impl Queues {
         if lease.limit().is_none() {
             return Turn::Go;
         }
-        let (token, turn) = self.with(|order, now| order.enter(lease.uid(), ticket, now));
-        lease.wait_for_slot(Arc::clone(self) as Arc<dyn SlotOwner>, token, ticket.is_of_flood);
+        let (token, turn) = self.with(|order, now| order.enter(lease.live(), ticket, now));
+        lease.wait_for_slot(Arc::clone(self) as Arc<dyn SlotOwner>, token);
         if turn == Turn::Go {
             lease.take_slot();
         }
@@ -186,24 +206,27 @@ impl Queues {
         max_wait.max(until_key.min(head_timeout)).saturating_sub(Duration::from_micros(waited))
     }
 
-    /// Calls `work` under the lock, and then wakes the requests whose turn has changed.
+    /// Calls `work` under the lock, and then wakes the requests whose turn has changed, and what watches weights.
     fn with<T>(&self, work: impl FnOnce(&mut Order, u64) -> T) -> T {
-        let (result, woken) = {
+        let (result, woken, reweighted) = {
             let mut order = self.order.lock();
             // Read under the lock, so that time never goes backwards between two calls.
             let now = self.clock.now().saturating_duration_since(self.origin);
             let now = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
-            (work(&mut order, now), std::mem::take(&mut order.wakers))
+            (work(&mut order, now), std::mem::take(&mut order.wakers), order.reweighted.take())
         };
         for waker in woken {
             waker.wake();
+        }
+        if let Some(live) = reweighted {
+            live.health.slowed.notify();
         }
         result
     }
 }
 
 impl SlotOwner for Queues {
-    fn set_limits(&self, limits: &[(u64, Option<NonZeroU32>)]) {
+    fn set_limits(&self, limits: &[(Arc<Live>, Option<NonZeroU32>)]) {
         self.is_active.store(limits.iter().any(|(_, limit)| limit.is_some()), Ordering::Relaxed);
         self.with(|order, now| order.set_limits(limits, now));
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
@@ -10,15 +11,13 @@ use ahash::AHashMap;
 use super::costs::{Costs, Micros};
 use super::credentials::Accepted;
 use super::slots::{Slots, interval};
-use super::ticket::{Ticket, Turn};
-use super::users::User;
+use super::slowness;
+use super::ticket::{Ticket, Turn, key};
+use super::users::{Activity, User};
+use crate::endpoint::Live;
 
-/// The time by which a request must have arrived earlier to precede another, for each unit by which its expected duration is longer.
-pub(super) const AGEING: u64 = 30;
 /// Queries with a longer expected duration are slow.
 const SLOW: Micros = 5_000_000;
-/// The time for which a user counts as active after its last query.
-const ACTIVE: Micros = 10_000_000;
 /// The default maximum of waiting requests, for each endpoint with a limit.
 const WAITING_PER_ENDPOINT: usize = 64;
 
@@ -41,14 +40,19 @@ pub(super) struct Order {
     /// [`QueueRules::max_wait`](super::QueueRules::max_wait).
     pub(super) max_wait: Duration,
     costs: Costs,
+    /// Endpoints whose nodes are slow have less weight.
+    slow_weights: bool,
+    /// When the weights were last computed.
+    weighted: Micros,
     pub(super) accepted: Accepted,
-    /// The users of the last query and of the last query of another user, each with the time.
-    latest: [(u64, Option<Micros>); 2],
+    activity: Activity,
     /// The interval in which [`give_slots_after_interval`](Self::give_slots_after_interval) last ran.
     interval: u64,
     next: u64,
     /// Wakers to be called, or dropped, without the lock.
     pub(super) wakers: Vec<Waker>,
+    /// An endpoint whose weight has changed. Those that watch it are notified without the lock.
+    pub(super) reweighted: Option<Arc<Live>>,
 }
 
 #[derive(Debug)]
@@ -75,11 +79,17 @@ impl Order {
         self.users_over_share = self.users.values().filter(|user| user.waiting() > self.share_of_places()).count();
     }
 
+    /// Sets whether slow nodes have less weight.
+    pub(super) fn set_slow_weights(&mut self, on: bool) {
+        self.slow_weights = on;
+        self.set_weights();
+    }
+
     /// Sets the endpoints with their limits.
-    pub(super) fn set_limits(&mut self, limits: &[(u64, Option<NonZeroU32>)], now: Micros) {
+    pub(super) fn set_limits(&mut self, limits: &[(Arc<Live>, Option<NonZeroU32>)], now: Micros) {
         self.endpoints.values_mut().for_each(|slots| slots.is_gone = true);
-        for (endpoint, limit) in limits {
-            let slots = self.endpoints.entry(*endpoint).or_default();
+        for (live, limit) in limits {
+            let slots = self.endpoints.entry(live.uid).or_insert_with(|| Slots::gone(live));
             (slots.limit, slots.is_gone) = (limit.map(NonZeroU32::get), false);
         }
         self.endpoints.retain(|_, slots| !slots.is_gone || !slots.are_idle());
@@ -87,18 +97,16 @@ impl Order {
         self.slots = limited().fold(0, |sum, limit| sum.saturating_add(limit.get()));
         self.limited = limited().count();
         self.set_max_waiting(self.max_waiting);
-        for (endpoint, _) in limits {
-            self.give_slots(*endpoint, now);
+        self.set_weights();
+        for (live, _) in limits {
+            self.give_slots(live.uid, now);
         }
     }
 
     /// Returns the ticket of a request that arrives now.
     pub(super) fn ticket(&mut self, user: u64, fingerprint: Option<u64>, now: Micros) -> Ticket {
         let cost = self.costs.expected(fingerprint);
-        if self.latest[0].0 != user {
-            self.latest = [(user, None), self.latest[0]];
-        }
-        self.latest[0].1 = Some(now);
+        self.activity.note(user, now);
         self.next += 1;
         let floods = self.users.get(&user).is_some_and(|user| user.floods(self.slots));
         let is_of_flood = floods && self.is_next_beyond(user);
@@ -116,13 +124,15 @@ impl Order {
     }
 
     /// Adds a request to the queue of an endpoint. Returns its token, with which it always has to [leave](Self::leave).
-    pub(super) fn enter(&mut self, endpoint: u64, ticket: Ticket, now: Micros) -> (u64, Turn) {
+    pub(super) fn enter(&mut self, live: &Arc<Live>, ticket: Ticket, now: Micros) -> (u64, Turn) {
+        let endpoint = live.uid;
         self.next += 1;
         let (token, key) = (self.next, (ticket.key, ticket.sequence));
         let is_beyond = self.is_next_beyond(ticket.user);
         self.requests.insert(token, Request { endpoint, ticket, is_beyond, phase: Phase::Waiting(None) });
         // A pick from an older view can choose an endpoint that has left. The request then waits until it sees that.
-        let slots = self.endpoints.entry(endpoint).or_insert_with(Slots::gone);
+        let slots = self.endpoints.entry(endpoint).or_insert_with(|| Slots::gone(live));
+        slots.live.begin_wait(ticket.is_of_flood);
         slots.put(ticket.user, is_beyond, key, token);
         self.by_cost.insert((ticket.cost, token));
         self.change_waiting(ticket.user, |user| {
@@ -166,7 +176,7 @@ impl Order {
                 }
                 self.change_user(ticket.user, |user| user.taken -= 1);
                 if succeeded {
-                    self.costs.learn(ticket.fingerprint, now.saturating_sub(since));
+                    self.learn(endpoint, ticket, now.saturating_sub(since), now);
                 }
             }
             Phase::Refused | Phase::Stopped => {}
@@ -177,6 +187,34 @@ impl Order {
         let is_over = |slots: &Slots| slots.is_gone && slots.are_idle();
         if self.endpoints.get(&endpoint).is_some_and(is_over) {
             self.endpoints.remove(&endpoint);
+        }
+    }
+
+    /// Learns that a query took so long.
+    fn learn(&mut self, endpoint: u64, ticket: Ticket, took: Micros, now: Micros) {
+        let ratio = self.costs.learn(ticket.fingerprint, took);
+        if !self.slow_weights {
+            return;
+        }
+        if let (Some(ratio), Some(slots)) = (ratio, self.endpoints.get_mut(&endpoint)) {
+            slots.slowness.add(ratio);
+        }
+        if now.saturating_sub(self.weighted) >= slowness::INTERVAL {
+            self.weighted = now;
+            self.set_weights();
+        }
+    }
+
+    /// Sets what endpoints have of their weights.
+    fn set_weights(&mut self) {
+        let is_compared = |slots: &&Slots| self.slow_weights && !slots.is_gone && slots.limit.is_some();
+        let compared = self.endpoints.values().filter(is_compared);
+        let median = slowness::median(compared.filter_map(|slots| slots.slowness.mean()));
+        for slots in self.endpoints.values() {
+            let share = slots.slowness.share(median.filter(|_| is_compared(&slots)));
+            if slots.live.health.slowed.set(share) {
+                self.reweighted = Some(Arc::clone(&slots.live));
+            }
         }
     }
 
@@ -201,8 +239,11 @@ impl Order {
             if floods {
                 ticket.key = ticket.key.max(key(now, ticket.cost));
             }
+            let was_of_flood = std::mem::take(&mut ticket.is_of_flood);
             let (endpoint, after) = (*endpoint, (ticket.key, ticket.sequence));
             if let Some(slots) = self.endpoints.get_mut(&endpoint) {
+                slots.live.begin_wait(false);
+                slots.live.end_wait(was_of_flood);
                 slots.remove(name, true, before);
                 slots.put(name, false, after, token);
             }
@@ -267,16 +308,11 @@ impl Order {
         let beyond = slots.beyond.iter().filter_map(|(name, queue)| {
             let user = self.users.get(name)?;
             let is_kept = slots.are_down_to_kept() || user.floods(self.slots) && slots.are_needed();
-            let token = queue.values().find(may_go).filter(|_| !is_kept || !self.is_other_active(*name, now))?;
+            let token =
+                queue.values().find(may_go).filter(|_| !is_kept || !self.activity.is_other_active(*name, now))?;
             Some((user.all(), self.requests.get(token)?.ticket.sequence, *token))
         });
         beyond.min().map(|(.., token)| token)
-    }
-
-    /// Returns whether another user has sent a query lately.
-    fn is_other_active(&self, user: u64, now: Micros) -> bool {
-        let other = self.latest.iter().find(|(of, _)| *of != user);
-        other.and_then(|(_, at)| *at).is_some_and(|at| now.saturating_sub(at) < ACTIVE)
     }
 
     /// Refuses the costliest waiting request; of equal ones, the last. If users have more than their share of the places, it is
@@ -317,6 +353,7 @@ impl Order {
         let key = (ticket.key, ticket.sequence);
         if let Some(slots) = self.endpoints.get_mut(&endpoint) {
             slots.remove(ticket.user, is_beyond, key);
+            slots.live.end_wait(ticket.is_of_flood);
         }
         self.by_cost.remove(&(ticket.cost, token));
         self.change_waiting(ticket.user, |user| {
@@ -358,11 +395,6 @@ impl Order {
     }
 }
 
-/// Returns the key of a request that arrives, or moves into the share of its user.
-fn key(now: Micros, cost: Micros) -> Micros {
-    now.saturating_add(cost.saturating_mul(AGEING))
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -371,8 +403,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::admission::queue::ticket::AGEING;
+    use crate::clock::SystemClock;
+    use crate::endpoint::Loads;
+    use crate::health::impaired::ImpairedCount;
+    use crate::health::slow_start::WHOLE;
 
     const SECOND: Micros = 1_000_000;
+    const ACTIVE: Micros = 10 * SECOND;
 
     fn order(limits: &[u32], max_waiting: Option<usize>) -> Order {
         let mut order = Order::default();
@@ -381,9 +419,20 @@ mod tests {
     }
 
     fn set(order: &mut Order, limits: &[u32], max_waiting: Option<usize>) {
-        let limits: Vec<_> = (0..).zip(limits).map(|(uid, limit)| (uid, NonZeroU32::new(*limit))).collect();
+        let limits: Vec<_> =
+            (0..).zip(limits).map(|(uid, limit)| (live(order, uid), NonZeroU32::new(*limit))).collect();
         order.set_max_waiting(max_waiting);
         order.set_limits(&limits, 0);
+    }
+
+    /// Returns the state of the endpoint with this uid.
+    fn live(order: &Order, uid: u64) -> Arc<Live> {
+        let new = || {
+            let mut live = Live::new(Loads::new().next(0), Arc::new(SystemClock), None, ImpairedCount::default());
+            live.uid = uid;
+            Arc::new(live)
+        };
+        order.endpoints.get(&uid).map_or_else(new, |slots| Arc::clone(&slots.live))
     }
 
     /// Returns the ticket of a query that arrives at `now` and is expected to take `cost`.
@@ -393,7 +442,7 @@ mod tests {
 
     fn enter(order: &mut Order, user: u64, cost: Micros, now: Micros) -> (u64, Turn) {
         let ticket = ticket(order, user, cost, now);
-        order.enter(0, ticket, now)
+        order.enter(&live(order, 0), ticket, now)
     }
 
     #[test]
@@ -462,13 +511,75 @@ mod tests {
     }
 
     #[test]
+    fn a_query_of_a_flood_is_load_for_others_from_the_moment_at_which_a_slot_is_given_to_it() {
+        let mut order = order(&[4], None);
+        let live = live(&order, 0);
+        let mut flood: Vec<_> = (0..40).map(|_| enter(&mut order, 1, SECOND, 0).0).collect();
+        let waiting = |order: &Order| flood.iter().filter(|token| order.turn(**token) == Turn::Wait).count() as u32;
+        let before = live.waiting_of_floods();
+        assert_eq!((live.waiting(), waiting(&order)), (36, 36));
+        assert!((20..36).contains(&before), "the first 16 were no flood: {before}");
+        // No task of a query has run since.
+        order.leave(flood[0], true, SECOND);
+        assert_eq!((live.waiting(), waiting(&order)), (35, 35));
+        flood.reverse();
+        for token in flood {
+            let was = (live.waiting(), live.waiting_of_floods());
+            order.leave(token, true, SECOND);
+            assert!(live.waiting() <= was.0 && live.waiting_of_floods() <= was.1);
+            assert!(live.waiting_of_floods() <= live.waiting());
+        }
+        assert_eq!((live.waiting(), live.waiting_of_floods()), (0, 0));
+    }
+
+    /// Has queries of these durations in milliseconds run one after the other, one at each endpoint, a 10th of a second apart.
+    fn run(order: &mut Order, rounds: u64, millis: &[u64], now: &mut Micros) -> Vec<u32> {
+        for round in 0..rounds {
+            for (uid, millis) in (0..).zip(millis) {
+                // Of two kinds, one of which takes ten times as long as the other.
+                let kind = round % 2;
+                let ticket = order.ticket(1, Some(kind), *now);
+                let (token, turn) = order.enter(&live(order, uid), ticket, *now);
+                assert_eq!(turn, Turn::Go);
+                *now += millis * 1_000 * (1 + 9 * kind);
+                order.leave(token, true, *now);
+            }
+            *now += SECOND / 10;
+        }
+        (0..millis.len() as u64).map(|uid| live(order, uid).health.slowed.share()).collect()
+    }
+
+    #[test]
+    fn a_slow_node_has_less_weight_until_it_is_fast_again_where_the_rules_say_so() {
+        let (mut order, mut now) = (order(&[2, 2, 2], None), 0);
+        assert_eq!(run(&mut order, 300, &[10, 10, 40], &mut now), [WHOLE; 3], "off");
+        order.set_slow_weights(true);
+        assert_eq!(run(&mut order, 31, &[10, 10, 40], &mut now), [WHOLE; 3], "too few queries");
+        let shares = run(&mut order, 300, &[10, 10, 40], &mut now);
+        assert!(shares[..2] == [WHOLE; 2] && (WHOLE / 4).abs_diff(shares[2]) < WHOLE / 40, "{shares:?}");
+        assert!(order.reweighted.take().is_some_and(|live| live.uid == 2));
+        assert_eq!(run(&mut order, 600, &[10, 10, 10], &mut now), [WHOLE; 3], "fast again");
+        assert_eq!(run(&mut order, 600, &[40, 40, 40], &mut now), [WHOLE; 3], "all are slow");
+        let slow = |order: &mut Order, now: &mut Micros| {
+            run(order, 600, &[10, 50, 50], now)[0] == WHOLE && run(order, 600, &[90, 10, 10], now)[0] < WHOLE
+        };
+        assert!(slow(&mut order, &mut now));
+        order.set_slow_weights(false);
+        assert_eq!(live(&order, 0).health.slowed.share(), WHOLE, "off");
+        order.set_slow_weights(true);
+        assert!(slow(&mut order, &mut now));
+        set(&mut order, &[0, 2, 2], None);
+        assert_eq!(live(&order, 0).health.slowed.share(), WHOLE, "without a limit");
+    }
+
+    #[test]
     fn limits_follow_the_membership() {
         let mut order = order(&[1, 1], None);
         let (running, _) = enter(&mut order, 1, 0, 0);
         let waiting: Vec<_> = (0..3).map(|user| enter(&mut order, user, 0, 0).0).collect();
         set(&mut order, &[2, 1], None);
         assert_eq!((order.turn(waiting[0]), order.turn(waiting[1])), (Turn::Go, Turn::Wait));
-        order.set_limits(&[(1, NonZeroU32::new(1))], 0);
+        order.set_limits(&[(live(&order, 1), NonZeroU32::new(1))], 0);
         order.leave(running, true, 0);
         assert_eq!(order.turn(waiting[1]), Turn::Wait, "an endpoint that left starts nothing");
         set(&mut order, &[0, 1], None);
@@ -482,7 +593,7 @@ mod tests {
     fn a_request_that_was_picked_for_an_endpoint_that_has_left_waits() {
         let mut order = order(&[1], None);
         let left = ticket(&mut order, 1, 0, 0);
-        let (token, turn) = order.enter(7, left, 0);
+        let (token, turn) = order.enter(&live(&order, 7), left, 0);
         assert_eq!(turn, Turn::Wait);
         order.leave(token, false, 0);
         assert!(is_empty(&order) && order.endpoints.len() == 1);
@@ -658,7 +769,7 @@ mod tests {
                 if action < 3 || model.requests.is_empty() {
                     // The first user sends the most.
                     let ticket = ticket(&mut order, user.saturating_sub(2), seconds * SECOND, now);
-                    let (token, _) = order.enter(endpoint, ticket, now);
+                    let (token, _) = order.enter(&live(&order, endpoint), ticket, now);
                     model.sent.insert(ticket.user, now);
                     model.enter(token, endpoint, ticket);
                     model.refuse(MAX);
@@ -668,6 +779,13 @@ mod tests {
                 }
                 for of in &model.requests {
                     prop_assert_eq!(order.turn(of.token), of.turn);
+                }
+                for (endpoint, slots) in &order.endpoints {
+                    let waits = |of: &&Modelled| of.endpoint == *endpoint && of.turn == Turn::Wait;
+                    let waiting: Vec<_> = model.requests.iter().filter(waits).collect();
+                    let beyond = waiting.iter().filter(|of| of.is_beyond).count();
+                    prop_assert_eq!(slots.live.waiting() as usize, waiting.len());
+                    prop_assert!(slots.live.waiting_of_floods() as usize <= beyond);
                 }
             }
             for of in model.requests {

@@ -1,8 +1,11 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use ahash::AHashMap;
 
 use super::costs::Micros;
+use super::slowness::Slowness;
+use crate::endpoint::Live;
 
 /// The minimum number of slots of which some are kept for quick queries.
 const MIN_SLOTS_TO_KEEP: u32 = 4;
@@ -13,8 +16,10 @@ const INTERVAL: Micros = 5_000_000;
 pub(super) type ByKey = BTreeMap<(Micros, u64), u64>;
 
 /// The slots of one endpoint, and the requests that wait for them by their keys.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Slots {
+    /// Counts those that wait, for policies.
+    pub(super) live: Arc<Live>,
     /// `None` is no limit.
     pub(super) limit: Option<u32>,
     pub(super) taken: u32,
@@ -26,13 +31,25 @@ pub(super) struct Slots {
     /// The other waiting requests, by user. A user without any has no entry.
     pub(super) beyond: AHashMap<u64, ByKey>,
     needed: Peak,
+    pub(super) slowness: Slowness,
     pub(super) is_gone: bool,
 }
 
 impl Slots {
     /// Returns the slots of an endpoint that has left the cluster.
-    pub(super) fn gone() -> Self {
-        Slots { is_gone: true, ..Slots::default() }
+    pub(super) fn gone(live: &Arc<Live>) -> Self {
+        Slots {
+            live: Arc::clone(live),
+            limit: None,
+            taken: 0,
+            taken_by_slow: 0,
+            taken_beyond: 0,
+            waiting: ByKey::new(),
+            beyond: AHashMap::new(),
+            needed: Peak::default(),
+            slowness: Slowness::default(),
+            is_gone: true,
+        }
     }
 
     pub(super) fn are_free(&self) -> bool {

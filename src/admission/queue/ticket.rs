@@ -1,10 +1,13 @@
 use super::costs::Micros;
 use super::credentials::Credential;
 
+/// The time by which a request must have arrived earlier to precede another, for each unit by which its expected duration is longer.
+pub(super) const AGEING: u64 = 30;
+
 /// The facts that decide when a request is served. A request keeps its ticket when it is picked again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ticket {
-    /// Arrival + `AGEING` x cost. The lowest key goes first.
+    /// Arrival + [`AGEING`] x cost. The lowest key goes first.
     pub(super) key: Micros,
     /// The order of arrival, between equal keys.
     pub(super) sequence: u64,
@@ -12,7 +15,7 @@ pub(crate) struct Ticket {
     pub(super) cost: Micros,
     pub(super) user: u64,
     pub(super) fingerprint: Option<u64>,
-    /// Whether the request is beyond the share of a user who floods.
+    /// Whether the request is beyond the share of a user who floods: while it waits, it is no load for others.
     pub(crate) is_of_flood: bool,
     /// The time from which the limit of the wait counts: the arrival, or the end of the last attempt.
     pub(super) since: Micros,
@@ -32,6 +35,11 @@ impl Ticket {
     pub(crate) fn in_place_of(self, before: Ticket) -> Self {
         Ticket { key: self.key.min(before.key), since: self.since.max(before.since), ..self }
     }
+}
+
+/// Returns the key of a request that arrives, or moves into the share of its user.
+pub(super) fn key(now: Micros, cost: Micros) -> Micros {
+    now.saturating_add(cost.saturating_mul(AGEING))
 }
 
 /// Whether a request may be sent.

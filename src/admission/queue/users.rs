@@ -1,9 +1,12 @@
+use super::costs::Micros;
 use super::slots::ByKey;
 
 /// The minimum share of a user, in slots.
 const MIN_SLOTS_OF_USER: u32 = 4;
 /// A user floods with requests, running or waiting, of more than this many shares.
 const SHARES_OF_FLOOD: u32 = 4;
+/// The time for which a user counts as active after its last query.
+const ACTIVE: Micros = 10_000_000;
 
 /// The requests and slots of a user in all queues of a cluster.
 #[derive(Debug, Default)]
@@ -34,6 +37,25 @@ impl User {
     /// Returns whether the user floods a cluster with so many slots.
     pub(super) fn floods(&self, slots: u32) -> bool {
         self.all() > SHARES_OF_FLOOD * whole_share(slots)
+    }
+}
+
+/// The users of the last query and of the last query of another user, each with the time.
+#[derive(Debug, Default)]
+pub(super) struct Activity([(u64, Option<Micros>); 2]);
+
+impl Activity {
+    pub(super) fn note(&mut self, user: u64, now: Micros) {
+        if self.0[0].0 != user {
+            self.0 = [(user, None), self.0[0]];
+        }
+        self.0[0].1 = Some(now);
+    }
+
+    /// Returns whether another user has sent a query lately.
+    pub(super) fn is_other_active(&self, user: u64, now: Micros) -> bool {
+        let other = self.0.iter().find(|(of, _)| *of != user);
+        other.and_then(|(_, at)| *at).is_some_and(|at| now.saturating_sub(at) < ACTIVE)
     }
 }
 

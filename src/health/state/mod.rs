@@ -7,6 +7,7 @@ mod pace;
 mod probes;
 mod requests;
 mod signs;
+mod slowed;
 
 use std::fmt;
 use std::mem::offset_of;
@@ -19,6 +20,7 @@ use tokio::sync::Notify;
 pub(crate) use self::pace::ProbePace;
 pub(crate) use self::signs::Sign;
 use self::signs::Signs;
+use self::slowed::Slowed;
 use super::impaired::ImpairedCount;
 use super::membership::{CheckerId, Membership};
 use super::outcomes::OutcomeCounts;
@@ -47,6 +49,7 @@ pub(crate) struct EndpointHealth {
     bar: Bar,
     ramp: Ramp,
     pub(super) reduced_share: ReducedShare,
+    pub(crate) slowed: Slowed,
     pub(crate) outcomes: OutcomeCounts,
     /// The time of the last failure; 0 if none.
     last_failure: AtomicU64,
@@ -117,6 +120,7 @@ impl EndpointHealth {
             bar: Bar::default(),
             ramp: Ramp::default(),
             reduced_share: ReducedShare::new(impaired.clone()),
+            slowed: Slowed::new(impaired.clone()),
             outcomes: OutcomeCounts::default(),
             last_failure: AtomicU64::new(0),
             returned: AtomicU64::new(0),
@@ -160,11 +164,11 @@ impl EndpointHealth {
         !self.bar.is_open()
     }
 
-    /// Returns the present share of the endpoint's weight, of [`WHOLE`]; never 0. It is less during a slow start, and while the
-    /// node refuses connections.
+    /// Returns the present share of the endpoint's weight, of [`WHOLE`]; never 0. It is less during a slow start, while the node
+    /// refuses connections, and while it is slower than the others.
     pub(crate) fn share(&self, settings: Option<SlowStart>, now: impl Fn() -> u64) -> u32 {
         let (ramp, reduced) = (self.ramp.share(settings, &now), self.reduced_share.share(&now));
-        (ramp * reduced / WHOLE).max(1)
+        (ramp * reduced / WHOLE * self.slowed.share() / WHOLE).max(1)
     }
 
     /// Returns whether the endpoint serves when it is next in rotation. Over many calls exactly its share returns true, evenly spread.

@@ -21,6 +21,7 @@ pub(super) const ENDPOINT_STATE: &str = "kylin_lb_endpoint_state";
 pub(super) const ENDPOINT_SINCE: &str = "kylin_lb_endpoint_health_changed_timestamp_seconds";
 pub(super) const ENDPOINT_IN_FLIGHT: &str = "kylin_lb_endpoint_requests_in_flight";
 pub(super) const ENDPOINT_WAITING: &str = "kylin_lb_endpoint_requests_waiting";
+pub(super) const ENDPOINT_SHARE: &str = "kylin_lb_endpoint_weight_share";
 pub(super) const CLUSTER_ENDPOINTS: &str = "kylin_lb_cluster_endpoints";
 pub(super) const CLUSTER_ENDPOINTS_UP: &str = "kylin_lb_cluster_endpoints_up";
 pub(super) const CLUSTER_PANICKING: &str = "kylin_lb_cluster_panicking";
@@ -65,7 +66,7 @@ const HISTOGRAMS: [(&str, &str); 4] = [
     (ATTEMPT_SECONDS, "Time of an attempt at an endpoint, from its begin to its end."),
 ];
 
-const GAUGES: [(&str, &str); 24] = [
+const GAUGES: [(&str, &str); 25] = [
     (REQUESTS_IN_FLIGHT, "Requests that have arrived and not ended."),
     (RETRY_BUDGET, "Retries that the budget still allowed after the last retry; missing before the first."),
     (ENDPOINT_UP, "Whether an endpoint is ready and in health."),
@@ -73,6 +74,10 @@ const GAUGES: [(&str, &str); 24] = [
     (ENDPOINT_SINCE, "Unix time at which an endpoint entered its state of health."),
     (ENDPOINT_IN_FLIGHT, "Requests in flight on an endpoint."),
     (ENDPOINT_WAITING, "Queries that wait for a slot of an endpoint."),
+    (
+        ENDPOINT_SHARE,
+        "What an endpoint has of its weight, from 0 to 1: less during a slow start, and while its node refuses connections or is slow.",
+    ),
     (CLUSTER_ENDPOINTS, "Endpoints of a cluster."),
     (
         CLUSTER_ENDPOINTS_UP,

@@ -49,6 +49,7 @@ impl Metrics {
         gauge!(names::ENDPOINT_UP, &place).set(flag(endpoint.is_up()));
         gauge!(names::ENDPOINT_IN_FLIGHT, &place).set(endpoint.in_flight);
         gauge!(names::ENDPOINT_WAITING, &place).set(endpoint.waiting);
+        gauge!(names::ENDPOINT_SHARE, &place).set(f64::from(endpoint.ramp) / 100.0);
         gauge!(names::ENDPOINT_SINCE, &place).set(unix_seconds(endpoint.since));
         let now = [
             endpoint.admin_state.as_str().to_owned(),

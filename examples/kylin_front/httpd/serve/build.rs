@@ -5,7 +5,6 @@ use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Arc;
 
-use kylin_lb::admission::QueueRules;
 use kylin_lb::nginx::{ProbeMode, SessionMode};
 use kylin_lb::observe::Observer;
 use kylin_lb::proxy::{KylinRules, ProxyBuilder, RetryPolicy};
@@ -204,7 +203,7 @@ fn proxy(
         true => {
             let groups = args.resource_groups.as_ref().map(|file| file.groups.clone());
             let rules = KylinRules::default().other_paths(false).reload(args.reload).resource_groups(groups);
-            let proxy = Proxy::builder(cluster.clone()).rules(rules).queue(args.queue.then(QueueRules::new));
+            let proxy = Proxy::builder(cluster.clone()).rules(rules).queue(args.queue_rules());
             configure(
                 proxy.single_flight(args.single_flight),
                 server,
