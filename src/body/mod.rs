@@ -47,13 +47,13 @@ pub struct Body {
     kind: Kind,
     on_end: Option<Arc<dyn OnEnd>>,
     lease: Option<Lease>,
-    /// Of a response: the session is in use, and the request counts for its client. Of a request: it counts as one of those that
-    /// stream to the node.
+    /// Guards of a response: the session is in use, and the request counts for its client. Guard of a request: its body streams to
+    /// the node.
     guards: [Option<DropGuard>; 2],
-    /// Of [`hold_until_end`](Self::hold_until_end).
+    /// The value of [`hold_until_end`](Self::hold_until_end).
     held: Option<Box<dyn Any + Send + Sync>>,
     tap: Option<Box<dyn BodyTap>>,
-    /// Of a response: whether it is read ahead of its client.
+    /// Whether a response is read ahead of its client.
     ahead_limit: Option<ReadAhead>,
     stall: Stall,
     /// The number of bytes that may still come; more is an error.
@@ -61,7 +61,7 @@ pub struct Body {
     /// Fewer bytes than the allowance are an error too.
     is_exact: bool,
     drop_trailers: bool,
-    /// Was read from the source, and not yet by the reader.
+    /// Bytes that were read from the source, but not yet by the reader.
     ahead: Bytes,
 }
 
@@ -86,7 +86,7 @@ const _: fn() = || {
 pub(crate) struct ReadAhead {
     /// In bytes.
     pub(crate) max: NonZeroUsize,
-    /// Whose share of the budget counts the bytes.
+    /// The client whose share of the budget counts the bytes.
     pub(crate) client: Option<ClientKey>,
 }
 
@@ -96,7 +96,7 @@ pub(crate) trait OnEnd: Send + Sync {
     fn on_end(self: Arc<Self>, whole: bool);
 }
 
-/// Learns what a reader takes of a body, and how the body ends.
+/// Observes the bytes that a reader takes of a body, and the end of the body.
 pub(crate) trait BodyTap: Send + Sync {
     /// The reader took `bytes`.
     fn data(&mut self, bytes: usize);
@@ -228,7 +228,7 @@ impl Body {
         }
     }
 
-    /// Sets what learns of the bytes and of the end of this response body.
+    /// Sets the observer of the bytes and the end of this response body.
     pub(crate) fn set_tap(&mut self, mut tap: Box<dyn BodyTap>) {
         if self.is_end_stream() {
             tap.end(BodyEnd::Complete);
@@ -250,8 +250,8 @@ impl Body {
         self
     }
 
-    /// Fails the body as [`stall_after`](Self::stall_after) does, and also if all waits together take longer than `limit` and the
-    /// time in which the bytes that arrived come at `min_rate` bytes a second.
+    /// Fails the body as [`stall_after`](Self::stall_after) does, and also if all waits together take longer than `limit` plus the
+    /// time that the received bytes take at `min_rate` bytes a second.
     pub(crate) fn paced(mut self, limit: Duration, min_rate: NonZeroU32) -> Self {
         self.stall = Stall::paced(limit, min_rate);
         self

@@ -1,4 +1,4 @@
-//! How a body is read: its source, its limits, and what happens at its end.
+//! Reads a body: polls its source, applies its limits, and runs the actions at its end.
 
 use std::mem::{replace, take};
 use std::pin::Pin;
@@ -13,10 +13,10 @@ use super::{Body, BodyEnd, BodyError, Joined, Kind};
 const MAX_AHEAD: usize = 4096;
 
 impl Body {
-    /// Reads what has arrived of a stream, up to `MAX_AHEAD`, without waiting for more. The reader gets it all the same.
+    /// Reads what has arrived of a stream, up to `MAX_AHEAD`, without waiting for more. The reader still gets it.
     ///
     /// # Errors
-    /// The error of a body that has failed already, of which the reader has not got a byte.
+    /// The error of a body that has already failed. The reader then gets no byte of it.
     pub(crate) fn read_ahead(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
         let mut ahead = Joined::default();
         ahead.push(take(&mut self.ahead));
@@ -167,7 +167,7 @@ impl Body {
     }
 
     fn finish_with(&mut self, end: BodyEnd<'_>) {
-        // Nearly all bodies that end are of messages without one.
+        // Most bodies are empty and have nothing to do at their end.
         if self.on_end.is_none()
             && self.lease.is_none()
             && self.tap.is_none()

@@ -1,4 +1,4 @@
-//! What was read of a response's body ahead of its client.
+//! The part of a response's body that is read ahead of its client.
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll};
@@ -11,7 +11,7 @@ use crate::buffer::Reservation;
 /// The capacity of a piece, in bytes, unless a frame is longer.
 const PIECE: usize = 16 * 1024;
 
-/// The bytes of a body that its reader did not take yet, in the order in which they came, and what ended the body.
+/// The bytes of a body that its reader has not taken yet, in order, and the end of the body.
 ///
 /// Frames are copied into pieces of its own: a frame may be a small slice of a large buffer, and all of what it keeps allocated
 /// has to be within the budget.
@@ -32,8 +32,8 @@ impl Spool {
         Spool { pieces: VecDeque::new(), frame: Bytes::new(), length: 0, max, end: None, reservation }
     }
 
-    /// Reads what the body has, up to the limit, without waiting. The task is woken when the body has more, unless the limit is
-    /// reached.
+    /// Reads the available bytes of the body, up to the limit, without waiting. The task is woken when the body has more, unless
+    /// the limit is reached.
     pub(crate) fn fill(&mut self, body: &mut Body, cx: &mut Context<'_>) {
         while self.end.is_none() && self.frame.is_empty() && self.length < self.max {
             match body.poll_next(cx) {
@@ -50,7 +50,7 @@ impl Spool {
         }
     }
 
-    /// Returns what follows: bytes, and whether they are reserved; the end of the body; or `None` if the body has to be asked.
+    /// Returns the next bytes, and whether they are reserved; or the end of the body; or `None` if the body must be polled.
     pub(crate) fn next(&mut self) -> Option<Option<Result<(Bytes, bool), BodyError>>> {
         if let Some(piece) = self.pieces.pop_front() {
             self.length -= piece.len();
@@ -66,7 +66,7 @@ impl Spool {
         }
     }
 
-    /// Returns true if nothing follows but what the body has.
+    /// Returns true if the spool has neither bytes nor the end of the body.
     pub(crate) fn is_empty(&self) -> bool {
         self.pieces.is_empty() && self.frame.is_empty() && !matches!(self.end, Some(Err(_)))
     }

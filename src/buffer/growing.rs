@@ -43,7 +43,7 @@ impl GrowingBuffer {
         is_reserved
     }
 
-    /// Appends the last data, whatever the budget has.
+    /// Appends the last data, even beyond the limits.
     pub(crate) fn push_anyway(&mut self, data: &[u8]) {
         let more = (self.data.len() + data.len()).saturating_sub(self.data.capacity());
         self.reservation.grow_anyway(more);
@@ -73,7 +73,7 @@ impl GrowingBuffer {
         let capacity = self.data.capacity() + more;
         self.data.reserve_exact(capacity - self.data.len());
         self.data.extend_from_slice(data);
-        // The allocator may give more than was asked for; that is a few bytes.
+        // The allocator may give a few bytes more.
         self.reservation.grow_anyway(self.data.capacity().saturating_sub(self.reservation.bytes()));
     }
 }

@@ -1,7 +1,7 @@
 //! The budget of the bytes that wait in memory: bodies of requests that can be sent again, responses that slow clients have not
 //! read, and what has arrived of incomplete messages.
 //!
-//! Each part of such a buffer is reserved before it is allocated, by its capacity. What is used up waits, or is not kept:
+//! Each part of such a buffer is reserved before it is allocated, by its capacity. If the budget is used up:
 //!
 //! - A body of a request that gets no bytes waits for a moment. It then streams to a node, without a copy, so that it is not
 //!   sent again. The number of such bodies at each node is limited; beyond that the response is a 503.
@@ -28,8 +28,8 @@ use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering};
 /// The default limit: 256 MiB.
 pub const DEFAULT_LIMIT: NonZeroUsize = NonZeroUsize::new(256 << 20).unwrap();
 
-/// By default, one client has this part of the budget: enough for 60 readers of 1 MB that read slowly at the same time. It also
-/// gets no more than half of what is free, so that a few such clients leave something to the others.
+/// One client has this part of the budget by default, as a divisor: enough for 60 readers of 1 MB that read slowly at the same
+/// time. It also gets no more than half of what is free, so that a few such clients leave something to the others.
 const SHARES: usize = 4;
 
 /// A limit on the bytes that wait in memory, with a share for each client. Clones are the same budget.
@@ -65,7 +65,7 @@ pub struct BufferStatus {
     pub clients: usize,
     /// The number of request bodies that wait for bytes to become free.
     pub waiting: usize,
-    /// The number of times that bytes were refused since the start, after the wait where there is one.
+    /// The number of times that bytes were refused since the start, after the wait, if there is one.
     pub refused: u64,
 }
 
@@ -129,7 +129,7 @@ impl BufferBudget {
         }
     }
 
-    /// Returns what is used.
+    /// Returns the used part of the budget.
     pub fn status(&self) -> BufferStatus {
         let Account { limit, share, used, clients, waiting, refused } = &*self.account;
         let limited = |bytes: usize| Some(bytes).filter(|bytes| *bytes != usize::MAX);
@@ -150,8 +150,8 @@ impl BufferBudget {
 }
 
 impl Account {
-    /// Reserves bytes if the limit and the share of the client allow it. Where only the share does not, others may have been refused
-    /// the bytes for a moment; `returned` is called then.
+    /// Reserves bytes if the limit and the share of the client allow it. If only the share does not, other clients may have been
+    /// refused the bytes for a moment; `returned` is then called.
     fn take(&self, of_client: Option<&AtomicUsize>, bytes: usize, returned: impl FnOnce()) -> bool {
         let add = |most: usize| move |used: usize| used.checked_add(bytes).filter(|used| *used <= most);
         let Ok(used) = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add(self.limit)) else {
@@ -167,7 +167,7 @@ impl Account {
         false
     }
 
-    /// Reserves bytes whatever the limits: for what is needed to respond at all, and is small or bounded otherwise.
+    /// Reserves bytes beyond the limits, for buffers that are needed to respond and are small or bounded in another way.
     fn take_anyway(&self, of_client: Option<&AtomicUsize>, bytes: usize) {
         self.used.fetch_add(bytes, Ordering::Relaxed);
         if let Some(of_client) = of_client {

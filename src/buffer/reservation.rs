@@ -36,7 +36,7 @@ impl Reservation {
         is_taken
     }
 
-    /// Reserves more, and waits for a moment where the limits do not allow it; returns whether they then did.
+    /// Reserves more; waits for a moment if the limits do not allow it. Returns whether it reserved the bytes.
     pub(crate) async fn grow_or_wait(&mut self, bytes: usize) -> bool {
         if self.try_grow(bytes) {
             return true;
@@ -54,7 +54,7 @@ impl Reservation {
         }
     }
 
-    /// Reserves more, whatever the limits.
+    /// Reserves more, even beyond the limits.
     pub(crate) fn grow_anyway(&mut self, bytes: usize) {
         let of_client = self.client_count();
         self.account.take_anyway(of_client.as_deref(), bytes);
@@ -117,8 +117,8 @@ impl Drop for Reservation {
         self.account.release(self.of_client.as_ref(), self.bytes);
         if let (Some(client), Some(of_client)) = (self.client, self.of_client.take()) {
             let mut clients = self.account.clients.lock();
-            // Under the lock, so that one of two that are dropped at once finds that it was the last. A clone is made under the
-            // lock too, or of one that is still held here.
+            // Under the lock, so that of two reservations that are dropped at once one finds that it was the last. Clones are made
+            // under the lock too, or from one that is still held here.
             drop(of_client);
             if let Entry::Occupied(entry) = clients.entry(client)
                 && Arc::strong_count(entry.get()) == 1

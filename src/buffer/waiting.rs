@@ -1,4 +1,4 @@
-//! Those who wait until bytes are free, in the order in which they came.
+//! The bodies that wait until bytes are free, in the order of their arrival.
 
 use std::mem::take;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ const MAX_WAIT: Duration = Duration::from_secs(1);
 /// The number of bodies that may wait. Each release of bytes looks at all of them, and each may hold one read from its client.
 const MAX_WAITING: usize = 1024;
 
-/// The number of bodies of one client that may wait: the others must not be refused for them.
+/// The number of bodies of one client that may wait, so that other clients are not refused.
 const MAX_WAITING_OF_CLIENT: usize = 128;
 
 #[derive(Default)]
@@ -58,14 +58,14 @@ impl Waiting {
             queue.push(Waiter { client, of_client, bytes, granted });
             self.length.store(queue.len(), Ordering::Relaxed);
         }
-        // What became free since the caller was refused was released when this one did not wait yet.
+        // Bytes that became free after the refusal were released before this body began to wait.
         self.serve(account);
         timeout(MAX_WAIT, is_granted).await.ok()?.ok()
     }
 
-    /// Gives free bytes to those who wait, first come first served as far as their shares allow.
+    /// Gives free bytes to waiting bodies, first come, first served, as far as their shares allow.
     pub(super) fn serve(&self, account: &Arc<Account>) {
-        // Either this sees the one who has just begun to wait, or that one sees the bytes that were just released.
+        // Either this call sees a body that has just begun to wait, or that body sees the bytes that were just released.
         fence(Ordering::SeqCst);
         if self.length.load(Ordering::Relaxed) == 0 {
             return;
@@ -90,7 +90,7 @@ impl Waiting {
     }
 }
 
-/// Removes the entries of those who no longer wait.
+/// Removes the entries of bodies that no longer wait.
 struct Leave<'w>(&'w Waiting);
 
 impl Drop for Leave<'_> {

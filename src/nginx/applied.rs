@@ -1,4 +1,4 @@
-//! What applies to each upstream, and why.
+//! Decides which settings apply to each upstream, and why.
 //!
 //! The closest source decides: a directive or comment of the upstream, else a comment of a server that passes requests to it, else
 //! an option of the site, else the default. The defaults of the crate apply to upstreams of Kylin nodes only.
@@ -23,14 +23,14 @@ pub(super) struct Applied {
     /// Whether the rules of Kylin apply.
     pub(super) kylin: Choice<bool>,
     pub(super) sessions: Choice<AppliedSessions>,
-    /// `None`: the method of the upstream.
+    /// `None` is the method of the upstream.
     pub(super) policy: Choice<Option<PolicyName>>,
     pub(super) probe: Choice<ProbeMode>,
     pub(super) outlier: Choice<bool>,
     pub(super) drain: Choice<bool>,
     pub(super) single_flight: Choice<bool>,
     pub(super) panic: Choice<bool>,
-    /// The rules by which queries wait for servers with `max_conns`, if they do.
+    /// The rules by which queries wait for servers with `max_conns`; `None` if they do not wait.
     pub(super) queue: Choice<Option<QueueRules>>,
     pub(super) resource_groups: Choice<Option<ResourceGroups>>,
 }
@@ -45,12 +45,12 @@ pub(super) struct Choice<T> {
 /// The way in which the sessions of an upstream find their server.
 #[derive(Debug, Clone)]
 pub(super) enum AppliedSessions {
-    /// As `sticky` says.
+    /// As the directive `sticky` sets it.
     Sticky,
     Mode(SessionMode),
 }
 
-/// Paths that only Kylin has. Where a location passes one of them to a group, its servers are Kylin nodes.
+/// Paths that only Kylin has. If a location passes one of them to a group, its servers are Kylin nodes.
 const KYLIN_PATHS: [&str; 5] =
     ["/kylin/api/query", "/kylin/api/user/authentication", "/kylin/api/projects", "/kylin/api/jobs", "/kylin/"];
 
@@ -175,11 +175,12 @@ impl fmt::Display for AppliedSessions {
     }
 }
 
-/// Returns for each group whether its servers are Kylin nodes: a comment says so, a location for paths of Kylin passes requests to it,
-/// a location for all paths does and a [sign] says Kylin, or it shares a server with such a group.
+/// Returns for each group whether its servers are Kylin nodes. They are if a comment says so, if a location for paths of Kylin
+/// passes requests to the group, if a location for all paths does and a [sign] names Kylin, or if the group shares a server with
+/// such a group.
 ///
-/// A location for all paths without a sign may be of another site, if something in the file says that another group is the one of
-/// Kylin. If nothing does, it is taken for Kylin's, because a Kylin without the guard is open.
+/// A location for all paths without a sign may be of another site, if something in the file shows that another group is Kylin's.
+/// If nothing does, the group is taken for Kylin's, because without the guard internal calls of a Kylin would be open.
 fn of_kylin(config: &Config) -> Vec<Choice<bool>> {
     let mut found: Vec<Option<Choice<bool>>> = config
         .upstreams
@@ -242,8 +243,8 @@ fn of_kylin(config: &Config) -> Vec<Choice<bool>> {
 /// The ports of Kylin: its own, that of TLS in Kylin 5, and that of a second instance on a machine in the KAP manual.
 const KYLIN_PORTS: [u16; 3] = [7070, 7443, 17070];
 
-/// Returns what says that an upstream to which a location passes all paths is of Kylin: its name, a name of the server, a name or the port of
-/// one of its own servers.
+/// Returns the sign that an upstream, to which a location passes all paths, is of Kylin: its name, a `server_name`, or a name or
+/// port of one of its servers.
 fn sign(upstream: &Upstream, server: &Server) -> Option<String> {
     if names_kylin(&upstream.name) {
         return Some(", and the upstream has that name".into());
@@ -256,7 +257,7 @@ fn sign(upstream: &Upstream, server: &Server) -> Option<String> {
         Address::Name(host, _) if names_kylin(host) => Some(format!(", and {} has that name", node.written)),
         Address::Socket(address) if KYLIN_PORTS.contains(&address.port()) => Some(of_port(node)),
         Address::Name(_, port) if KYLIN_PORTS.contains(port) => Some(of_port(node)),
-        // Socket paths and other ports say nothing.
+        // Socket paths and other ports are no sign.
         _ => None,
     })
 }
@@ -280,7 +281,7 @@ fn note_locations(
 ) {
     for location in locations.iter() {
         for pass in passes(location).into_iter().chain(passes_of_named(location, server)) {
-            // The node gets the path of the client, and the location was found by another.
+            // The node gets the path of the client, but another path found the location.
             let is_of_client = matches!(pass.uri, PassUri::Original) && !rewrites(server).is_empty();
             let of_client = if is_of_client { None } else { Some(false) };
             let steps = location.script.iter().map(Step::leads_to_kylin);
@@ -320,7 +321,7 @@ fn rewrites(server: &Server) -> Vec<&Rewrite> {
     server.script.iter().chain(of_locations).flat_map(Step::rewrites).collect()
 }
 
-/// Returns where a location may pass requests.
+/// Returns the targets to which a location may pass requests.
 fn passes(location: &Location) -> Vec<&ProxyPass> {
     let forms = location.forms().into_iter();
     forms
@@ -331,7 +332,7 @@ fn passes(location: &Location) -> Vec<&ProxyPass> {
         .collect()
 }
 
-/// Returns where the named locations that a location leads to, at once or after an error, may pass requests.
+/// Returns the targets of the named locations to which a location leads, directly or after an error.
 fn passes_of_named<'s>(location: &Location, server: &'s Server) -> Vec<&'s ProxyPass> {
     let forms = location.forms().into_iter();
     let names = forms.flat_map(|form| {
@@ -343,7 +344,7 @@ fn passes_of_named<'s>(location: &Location, server: &'s Server) -> Vec<&'s Proxy
 
 /// Notes the group of a location if the node gets `path` below `/kylin`.
 fn note(pass: &ProxyPass, at: &Matcher, path: &str, server: &Server, sign: &str, found: &mut [Option<Choice<bool>>]) {
-    // No request is served by a location whose path is ambiguous.
+    // A location with an ambiguous path serves no request.
     let normal = NormalizedPath::parse(path).ok();
     let Some(sent) = normal.and_then(|normal| pass.upstream_uri(path, path.as_bytes(), &normal)) else { return };
     if found[pass.upstream].is_none() && (sent == "/kylin" || sent.starts_with("/kylin/")) {
@@ -357,7 +358,7 @@ fn place(at: &Matcher, server: &Server) -> String {
     format!("location {at} of server {listen}")
 }
 
-/// Returns a group of which nothing is known and that has a server of a group of Kylin nodes, and why it is one too.
+/// Returns an undecided group that has a server of a group of Kylin nodes, and the reason why it is one too.
 fn sharing(config: &Config, found: &[Option<Choice<bool>>]) -> Option<(usize, String)> {
     let servers = |index: usize| config.upstreams[index].servers.iter().map(|server| &server.address);
     let unknown = found.iter().enumerate().filter(|(_, choice)| choice.is_none()).map(|(index, _)| index);
@@ -369,7 +370,7 @@ fn sharing(config: &Config, found: &[Option<Choice<bool>>]) -> Option<(usize, St
     })
 }
 
-/// Returns a group of which nothing is known and that gets the requests of a group of Kylin nodes after errors, and why it is one too.
+/// Returns an undecided group that gets the requests of a group of Kylin nodes after errors, and the reason why it is one too.
 fn after_errors(config: &Config, found: &[Option<Choice<bool>>]) -> Option<(usize, String)> {
     config.servers.iter().find_map(|server| {
         let locations = server.locations.deep();

@@ -112,8 +112,8 @@ impl Config {
         self.open_files
     }
 
-    /// Returns the paths of the access logs, each once. [`SiteBuilder::access_log`](super::SiteBuilder::access_log) takes what writes
-    /// them.
+    /// Returns the paths of the access logs, each once. [`SiteBuilder::access_log`](super::SiteBuilder::access_log) takes the
+    /// functions that write them.
     pub fn access_logs(&self) -> impl Iterator<Item = &Path> {
         let mut paths = BTreeSet::new();
         for server in &self.servers {
@@ -186,7 +186,7 @@ fn read_tree(tree: &[Directive], parser: &Parser) -> Result<Config, Fault> {
 fn read_http(block: &[Directive], context: &mut ReadContext<'_>) -> Result<Vec<(Server, Span)>, Fault> {
     let block = catalogue::modelled(block, Block::Http, &mut context.remarks)?;
     let named = |name: &'static str| block.iter().copied().filter(move |directive| directive.is(name));
-    // The variable of a map may stand in any value, before the map as well.
+    // A value may use the variable of a map before the map is defined.
     let mut values = named("add_header").map(|directive| (directive, directive)).collect();
     for server in named("server") {
         collect_values(server, &mut values);
@@ -195,7 +195,7 @@ fn read_http(block: &[Directive], context: &mut ReadContext<'_>) -> Result<Vec<(
     let sources = ValueSources::read(&values, &context.maps);
     context.zones = LimitZones::read(named("limit_req_zone").chain(named("limit_conn_zone")), &context.maps)?;
     context.formats = LogFormats::read(named("log_format"), &context.maps, &sources, &mut context.remarks)?;
-    // Servers inherit directives that stand behind them, and pass to groups that stand behind them.
+    // Servers inherit directives that follow them, and pass requests to groups that follow them.
     let mut level = SettingsReader::default();
     for directive in block.iter().filter(|directive| !Maps::is(directive)) {
         match directive.name.text.as_str() {
@@ -388,8 +388,7 @@ fn note_keepalive(listeners: &[Listener], servers: &[(Server, Span)], remarks: &
 }
 
 impl Listener {
-    /// Returns the position of the server for a request, and what a regular expression found in the
-    /// host.
+    /// Returns the position of the server for a request, and the groups of the regular expression that matched the host.
     ///
     /// `host` is in lower case, with or without a port.
     pub(super) fn server_for<'h>(&self, host: Option<&'h str>) -> (usize, Captures<'h>) {

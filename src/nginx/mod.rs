@@ -1,8 +1,8 @@
 //! Serves an nginx configuration.
 //!
 //! Most clusters of Kylin nodes stand behind nginx today, and the manual shows its configuration.
-//! This module reads that file unchanged: [`Config`] parses and checks it, and [`Site`] serves it,
-//! with a cluster for each upstream and a proxy for each location with `proxy_pass`. It uses only the public API of this crate, as an application would.
+//! This module reads that file unchanged. [`Config`] parses and checks it. [`Site`] serves it, with a cluster for each upstream
+//! and a proxy for each location with `proxy_pass`. It uses only the public API of this crate, as an application would.
 //!
 //! # The rule
 //!
@@ -11,14 +11,14 @@
 //! - it is **supported**, and does what nginx does;
 //! - it is **accepted without effect**, and [`Config::report`] lists it with its line: error logs, processes,
 //!   buffers, files, TLS files, compression;
-//! - it is **left out**: a location or server of something else than the nodes (static files, PHP, nginx's status) responds with 404,
-//!   so that nothing of it reaches a node, and the report says why. An address with such servers only is not opened;
+//! - it is **left out**: a location or server that does not lead to the nodes (static files, PHP, nginx's status) responds with
+//!   404, so its requests never reach a node. The report says why. An address with only such servers is not opened;
 //! - it is **an error** with file, line, column, the reason and what to write instead: an unknown name,
 //!   or a directive that would change behaviour and is not supported (`sub_filter`, `auth_request`).
 //!
-//! Words of other modules are translated where this crate has the same, and the report notes each: `sticky` of nginx-sticky-module-ng,
-//! Tengine's `session_sticky` and `check`, `jvm_route` with `srun_id`, `fair`. A file of another program (HAProxy, Apache httpd, Traefik,
-//! Caddy) is recognised. Comments may be in any encoding.
+//! Directives of other modules are translated if this crate has an equivalent, and the report notes each: `sticky` of
+//! nginx-sticky-module-ng, Tengine's `session_sticky` and `check`, `jvm_route` with `srun_id`, `fair`. A file of another program
+//! (HAProxy, Apache httpd, Traefik, Caddy) is recognised. Comments may be in any encoding.
 //!
 //! # What is supported
 //!
@@ -32,9 +32,9 @@
 //! | `http`, `server`, `location` | `proxy_set_header`, `proxy_hide_header`, `proxy_pass_header`, `add_header`, `access_log`, `charset`, `charset_types`, `expires`, `error_page`, `proxy_intercept_errors`, `allow`, `deny`, `auth_basic`, `auth_basic_user_file`, `satisfy`, `limit_req`, `limit_req_status`, `limit_conn`, `limit_conn_status`, `proxy_redirect`, `proxy_cookie_path`, `proxy_cookie_domain`, `proxy_cookie_flags`, `proxy_next_upstream`, `proxy_next_upstream_tries`, `proxy_next_upstream_timeout`, `proxy_connect_timeout`, `proxy_read_timeout`, `proxy_buffering`, `proxy_request_buffering`, `client_max_body_size`, `client_body_timeout`, `send_timeout`, `keepalive_timeout`, `default_type`, `set_real_ip_from`, `real_ip_header`, `real_ip_recursive` |
 //! | values | `$status`, `$request_time`, `$body_bytes_sent`, `$upstream_addr`, `$upstream_status`, `$upstream_response_time`, `$request_id`, `$remote_user`, `$time_local`, `$host`, `$uri`, `$request_uri`, `$args`, `$remote_addr`, `$proxy_add_x_forwarded_for`, `$scheme`, `$https`, `$ssl_protocol`, `$server_name`, `$http_NAME`, `$cookie_NAME`, `$arg_NAME`, `$1`…`$9` and more |
 //!
-//! # What Kylin nodes get besides
+//! # Additional behaviour for Kylin nodes
 //!
-//! nginx does not know Kylin: with the manual's file it sends every other request of a login to a node that does not know it. Here
+//! nginx does not know Kylin: with the manual's file every other request of a session goes to a node that does not know the session. Here
 //! an upstream of Kylin nodes gets the defaults of the crate, unless the file says otherwise.
 //!
 //! | setting | default for Kylin nodes | option of [`SiteBuilder`] |
@@ -52,7 +52,7 @@
 //!   ejection. `proxy_next_upstream off` turns all retries off; below `/kylin` its other conditions apply to requests that may be
 //!   sent again, and `non_idempotent` and statuses do not apply.
 //! - A comment sets one of the settings for an upstream, or in a server for the upstreams of its locations. nginx still accepts
-//!   the file. Several settings may stand in one comment, and a second `#` begins a comment for people:
+//!   the file. Several settings may stand in one comment, and a second `#` begins an ordinary comment:
 //!
 //!   ```text
 //!   upstream kylin {
@@ -61,15 +61,15 @@
 //!   }
 //!   ```
 //!
-//!   An unknown or misplaced setting is an error, as an unknown directive is. `## kylin_lb: ...` is a comment for people.
-//! - The closest source decides: the upstream, else a server, else an option, else the default. [`Config::report`] names it.
+//!   An unknown or misplaced setting is an error, as an unknown directive is. `## kylin_lb: ...` is an ordinary comment.
+//! - The closest source decides: the upstream, then a server, then an option, then the default. [`Config::report`] names the source.
 //! - An upstream is one of Kylin nodes if a location for paths below `/kylin` passes requests to it, or if it has a server of such an
-//!   upstream. A location for all paths, such as `/`, counts if something else says Kylin: the name of the upstream, of one of its
+//!   upstream. A location for all paths, such as `/`, counts if something else names Kylin: the name of the upstream, of one of its
 //!   servers or in `server_name` (`kylin`, `kyligence`, `kap`), the path behind `proxy_pass`, or a port of Kylin (7070, 7443, 17070).
-//!   It also counts if nothing in the file says Kylin: then it is the file of a Kylin whose names and ports are others.
-//!   [`Config::report`] says what counted, and what is missing. In a file that serves something else too, the other service gets neither
-//!   sessions nor rules nor probes if it has a location and an upstream of its own, such as `location /grafana/`. `kylin on` and
-//!   `kylin off` in a comment say it where the locations do not.
+//!   It also counts if nothing in the file names Kylin: the file is then taken for one of Kylin with other names and ports.
+//!   [`Config::report`] shows what was found, and what is missing. If the file also serves another application with a location and
+//!   an upstream of its own, such as `location /grafana/`, that application gets neither sessions nor rules nor probes. `kylin on`
+//!   and `kylin off` in a comment decide if the locations do not.
 //! - Requests for paths that are not below `/kylin` are retried as in nginx, whatever their upstream.
 //!
 //! # Intended differences from nginx
@@ -89,31 +89,31 @@
 //! | `X-Forwarded-For`, `-Proto`, `-Host` | only by `proxy_set_header` | sent unless `proxy_set_header` changes them |
 //! | `max_conns`, `least_conn` | counted per worker without a `zone` | counted over all threads |
 //! | `max_conns`, every server is full | 502; with `queue`, any request waits for any server, first come, first served | a query [waits](crate::admission::QueueRules) for the server that its session or the method chose, quick ones go first; `queue` sets how many and how long; other requests pass |
-//! | `backlog`, `large_client_header_buffers`, client timeouts | per address | one for all addresses: the most generous of their default servers |
+//! | `backlog`, `large_client_header_buffers`, client timeouts | per address | one for all addresses: the highest limits among their default servers |
 //! | slow heads and idle client connections | two timeouts | one: the longer of `client_header_timeout` and `keepalive_timeout` |
 //! | no eligible server | 502 | 503; every error response has Kylin's form |
 //! | `Server` of a node's response | replaced by nginx's own | dropped |
 //! | redirects of the front end | absolute `Location` | relative `Location`, absolute if a client would read `//host` in it |
 //! | type of a `return`ed text | by the path's ending, else `default_type` | `default_type` |
 //! | `proxy_pass` with `$uri` | the decoded path | the path escaped again |
-//! | `Location` and cookies under a mapped prefix (`location /bi/ { proxy_pass http://k/kylin/; }`) | changed if they name the upstream, and only by `proxy_cookie_path` | those that name the client's host or only a path below `/kylin/` lead below `/bi/` too |
+//! | `Location` and cookies under a mapped prefix (`location /bi/ { proxy_pass http://k/kylin/; }`) | changed if they name the upstream, and only by `proxy_cookie_path` | also changed to lead below `/bi/` if they name the client's host, or only a path below `/kylin/` |
 //! | `rewrite` to a path with `..` | sent | 400 |
-//! | `auth_basic` | any form of `crypt`; hashes are computed again for each request, in the way of others | at most two hashes at a time, for which 512 requests wait, and 503 beyond; MD5, bcrypt, SHA-1 and SHA-crypt as `htpasswd` and `openssl passwd` write them, with the feature `htpasswd`; a right password is remembered for five minutes as a keyed hash, until the file changes |
+//! | `auth_basic` | any form of `crypt`; hashes are computed for each request, and delay other requests | at most two hashes at a time, for which 512 requests wait, and 503 beyond; MD5, bcrypt, SHA-1 and SHA-crypt as `htpasswd` and `openssl passwd` write them, with the feature `htpasswd`; a right password is remembered for five minutes as a keyed hash, until the file changes |
 //! | `return 444` | closes without a response, and many clients send the request again | 403, and closes |
 //! | `error_page` with a page | the page | the front end's own error, in Kylin's form |
-//! | `try_files FILE... @NAME`; `if (-f $request_filename)` | the file, if there is one | as where there is none, because files are not served |
+//! | `try_files FILE... @NAME`; `if (-f $request_filename)` | the file, if there is one | as if there were none, because files are not served |
 //! | `error_page` to a location that passes requests on | sends any request again | sends one again that no node can have executed, or with a safe method; with a body that was read before it was sent: of at most 1 MiB, none with `proxy_request_buffering off` |
 //! | `sticky cookie` | the MD5 of an address or `route=`, set on each response | a [signed cookie](crate::session::StickyCookie) that reveals no address, with `Path=/` by default, set when it is missing, old or names another server; see [`SiteBuilder::secret`] |
 //! | `sticky learn` | binds a session to the server that sets its cookie | also binds one whose cookie a server accepts as a login; also reads `;jsessionid=` in paths; forgets a session that its server ends; `zone=` is the size of the memory, `sync` needs [`SiteBuilder::sessions`] |
 //! | `sticky`, the server is full | binds the session to the server that serves it instead | the session stays bound, and returns |
 //! | `sticky route` | a server without `route=` has a name of its own | a server without `route=` has none |
 //! | `slow_start` | begins at 0 | begins at a tenth of the weight |
-//! | `access_log` | without the directive, a log at a path of its own | without the directive, none; written to files by what [`SiteBuilder::access_log`] names; not to syslog, and not to a path with variables |
+//! | `access_log` | without the directive, a log at a path of its own | without the directive, none; written to files by the functions given to [`SiteBuilder::access_log`]; not to syslog, and not to a path with variables |
 //! | `log_format` with `$http_authorization`, `$http_cookie`, `$cookie_NAME`, `Set-Cookie` or another header of credentials, also behind `map`, `set`, `rewrite`, `add_header` or a group of an expression | written | an error |
 //! | `log_format` with what `set` or an expression takes of `$request_uri`, `$uri`, `$args`, `$arg_sql`, `$http_referer` | written | an error: a session id or SQL is not recognised there |
 //! | `$request`, `$request_uri`, `$args`, `$uri`, `$arg_NAME`, `$http_referer` in a log | as received | `sql=`, passwords, tokens and path parameters are masked: [`masked_target`](crate::observe::masked_target); what `rewrite` makes of a target that has any is `***` |
 //! | `log_format ... escape=none` | writes every byte | control characters are `\xXX`: a client could write lines of its own, for instance with `$remote_user` |
-//! | `resolver` | asks these DNS servers for names in variables and with `resolve` | the system looks all names up, at the start and then every `valid=`, or every 30 s ([`Site::name_lookup_interval`]), and within 30 s after a failure; the addresses that were found last stay |
+//! | `resolver` | asks these DNS servers for names in variables and with `resolve` | the system looks up all names, at the start and then every `valid=`, or every 30 s ([`Site::name_lookup_interval`]), and within 30 s after a failure; the addresses that were found last stay |
 //! | `$time_local`, `$time_iso8601` | local time | UTC |
 //! | `$bytes_sent`, `$request_length`, `$upstream_bytes_received` | bytes on the wire | without framing and what the server adds; without the head of the node's response |
 //! | `$upstream_*` where no server was eligible | the upstream's name, 502 | the upstream's name, 503 |

@@ -21,16 +21,16 @@ impl ClientAddr {
         }
     }
 
-    /// Returns what the shares of one client are counted by; `None` on a unix socket, whose peers cannot be told apart.
+    /// Returns the key for the shares of one client; `None` for a unix socket, whose peers cannot be told apart.
     ///
-    /// The address is that behind the trusted proxies: a proxy would have the share of one client for all its clients.
+    /// The address is that of the client behind trusted proxies. Otherwise all clients of a proxy would share one client's part.
     pub(crate) fn key(&self) -> Option<ClientKey> {
         self.ip().map(ClientKey::of)
     }
 
     /// Returns a number that most likely differs between connections. One application may send all queries, and many users may
-    /// share an address, so the address alone would make one client of them. A trusted proxy names addresses only: of its clients
-    /// those that share one count as one.
+    /// share an address, so the address alone does not identify a client. A trusted proxy names only addresses, so its clients
+    /// that share an address count as one.
     pub(crate) fn connection_hash(&self) -> u32 {
         let port = match self {
             ClientAddr::Inet(addr) => addr.port(),
@@ -38,7 +38,7 @@ impl ClientAddr {
         };
         let client = self.ip().map_or(0, |ip| match ip {
             IpAddr::V4(ip) => u64::from(u32::from(ip)),
-            // The lower half of the address tells clients apart, the upper one networks.
+            // The lower half of the address identifies the client, the upper half the network.
             IpAddr::V6(ip) => (u128::from(ip) >> 64) as u64 ^ u128::from(ip) as u64,
         });
         (crate::hash::mix(client, port.into()) >> 32) as u32

@@ -19,7 +19,7 @@ const MAX_WARNINGS: usize = 32;
 /// The number of locks that the clients are spread over.
 const SHARDS: usize = 16;
 
-/// Counts what each client has open, and refuses more than a limit.
+/// Counts the open requests or connections of each client, and refuses more than a limit.
 ///
 /// A client without an open item has no entry, so the table is no longer than the number of items. Clients of a unix socket cannot
 /// be told apart and have no limit.
@@ -104,7 +104,7 @@ impl Release for ClientLimit {
             *count -= 1;
             if *count == 0 {
                 shard.remove(&key);
-                // A flood of clients leaves no memory behind.
+                // The table shrinks again after a flood of clients.
                 if shard.capacity() > 64 && shard.len() < shard.capacity() / 8 {
                     shard.shrink_to_fit();
                 }

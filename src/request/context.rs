@@ -12,20 +12,20 @@ use crate::kylin::query::{QueryRequest, WantedKeys};
 use crate::kylin::response::Credentials;
 use crate::{basic_auth, cookie};
 
-/// Everything that the proxy knows of one request.
+/// The facts of one request.
 ///
-/// It is made once, from the head, and outlives the request, which goes to a node. Later steps ask it, not the headers. Values
-/// are shared with the head, not copied, and are parsed when they are asked for.
+/// It is made once, from the head, and outlives the request, which goes to a node. Later steps read it instead of the headers.
+/// Values are shared with the head, not copied, and are parsed on first use.
 pub(crate) struct RequestContext {
     client: ClientAddr,
     host: Option<HeaderValue>,
     target: RequestTarget,
     version: Version,
-    /// None in a plain proxy, which does not classify.
+    /// `None` in a plain proxy, which does not classify.
     class: Option<RequestClass>,
     cookies: Option<HeaderValue>,
     has_authorization: bool,
-    /// None in a plain proxy, which knows no users.
+    /// `None` in a plain proxy, which knows no users.
     authorization: Option<HeaderValue>,
     query: Option<QueryKeys>,
 }
@@ -54,7 +54,7 @@ impl RequestContext {
         }
     }
 
-    /// Names the client, once the headers of trusted proxies were read.
+    /// Sets the client, after the headers of trusted proxies were read.
     pub(crate) fn set_client(&mut self, client: ClientAddr) {
         self.client = client;
     }
@@ -74,7 +74,7 @@ impl RequestContext {
         self.class = self.target.path().map(|path| classify(method, &path, version));
     }
 
-    /// Sets the class where more than method and path decides it.
+    /// Sets the class, if more than method and path decides it.
     pub(crate) fn set_class(&mut self, class: RequestClass) {
         self.class = Some(class);
     }
@@ -98,7 +98,7 @@ impl RequestContext {
         query.ok().map(|query| read(&query))
     }
 
-    /// Returns whether nothing but the body decides what [`read_sql`](Self::read_sql) reads.
+    /// Returns whether the result of [`read_sql`](Self::read_sql) depends on the body only.
     pub(crate) fn has_sql_in_json(&self) -> bool {
         self.class.is_some_and(|class| class.sql_location() == SqlLocation::Json)
     }
@@ -113,7 +113,7 @@ impl RequestContext {
         }
     }
 
-    /// Sets what was read of the query: the class then tells whether its SQL writes.
+    /// Sets the facts of the query. The class then tells whether its SQL writes.
     pub(crate) fn set_query(&mut self, effect: Sql, keys: Option<QueryKeys>) {
         self.class = self.class.map(|class| class.with_sql(effect));
         self.query = keys;
@@ -150,7 +150,7 @@ impl RequestContext {
         self.target.path()
     }
 
-    /// Returns what the request does to the session of its client. An ambiguous path neither logs in nor out.
+    /// Returns the effect of the request on the session of its client. An ambiguous path neither logs in nor out.
     #[cfg(feature = "login-relay")]
     pub(crate) fn session_call(&self, method: &Method) -> SessionCall {
         self.path().map_or(SessionCall::Other, |path| SessionCall::of(method, &path))
@@ -186,7 +186,7 @@ impl RequestContext {
         self.has_authorization
     }
 
-    /// Returns the `Authorization` header, where it was kept.
+    /// Returns the `Authorization` header, if it was kept.
     pub(crate) fn authorization(&self) -> Option<&HeaderValue> {
         self.authorization.as_ref()
     }
@@ -213,7 +213,7 @@ impl RequestContext {
         }
     }
 
-    /// Returns whether the request carries anything that can tell its user.
+    /// Returns whether the request carries anything that identifies its user.
     pub(crate) fn has_any_credentials(&self) -> bool {
         self.has_authorization || self.cookies.is_some() || self.path_session_id().is_some()
     }

@@ -1,7 +1,7 @@
 //! The facts of a request that the proxy reads once.
 //!
 //! - [`RequestContext`]: the facts of one request, read from its head once and passed by reference.
-//! - [`ClientLimit`]: how much of something one client has open, up to a limit.
+//! - [`ClientLimit`]: counts the open requests or connections of each client, up to a limit.
 //! - [`RequestView`]: the part that a policy may read. It borrows, so that a pick does not allocate.
 
 mod client;

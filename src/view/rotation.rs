@@ -17,8 +17,8 @@ pub(crate) struct Rotation {
 #[derive(Debug)]
 pub(crate) struct RotationCounters {
     shared: Counter,
-    /// One per core. If order matters only among equals, the cores need not agree on the next endpoint, as nginx's workers do
-    /// not. Each core completes the rounds, so shares are kept, and no core contends for the shared counter.
+    /// One per core. Where only the order among equals matters, the cores need not agree on the next endpoint; neither do nginx's
+    /// workers. Each core completes its rounds, so shares are kept, and the cores do not contend for the shared counter.
     per_core: Vec<Counter>,
 }
 
@@ -115,7 +115,7 @@ impl Rotation {
         Some(self.order[self.position(counter)?] as usize)
     }
 
-    /// Returns the position in the order of a count, which is read only if there is a choice.
+    /// Returns the position in the order for a count. The count is read only if there is a choice.
     #[inline]
     fn position(&self, counter: impl FnOnce() -> u64) -> Option<usize> {
         match self.order.len() {

@@ -3,8 +3,8 @@ use super::max_list_len;
 /// Returns one round of nginx's smooth weighted round robin over `(index, weight)` in configuration order.
 ///
 /// nginx adds every peer's weight to its current weight, picks the highest (the first of equals) and subtracts the total from
-/// it (ngx_http_upstream_get_peer). So before pick t the current weight of peer i is `t * w_i - total * picks_i`. Of peers with
-/// equal weight the one with the fewest picks leads, the first in order of those. Only the leaders of the *distinct* weights
+/// it (ngx_http_upstream_get_peer). So before pick t the current weight of peer i is `t * w_i - total * picks_i`. Among peers of
+/// equal weight the one with the fewest picks leads; among those, the first in order. Only the leaders of the *distinct* weights
 /// have to be compared, which makes this fast for thousands of endpoints.
 pub(super) fn smooth_order(ready: &[(u32, u32)]) -> Vec<u32> {
     struct WeightClass {

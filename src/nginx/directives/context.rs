@@ -1,4 +1,4 @@
-//! What the readers of the blocks share.
+//! The context that the readers of the blocks share.
 
 use std::path::PathBuf;
 
@@ -40,12 +40,12 @@ impl<'s> ReadContext<'s> {
         }
     }
 
-    /// Notes how far the reading is, for [`back_to`](Self::back_to).
+    /// Returns the present position of the reading, for [`back_to`](Self::back_to).
     pub(crate) fn mark(&self) -> [usize; 3] {
         [self.locations, self.remarks.ignored.len(), self.remarks.notes.len()]
     }
 
-    /// Forgets what was read since, of a block that is left out.
+    /// Forgets everything that was read since, because the block is left out.
     pub(crate) fn back_to(&mut self, [locations, ignored, notes]: [usize; 3]) {
         self.locations = locations;
         self.remarks.ignored.truncate(ignored);

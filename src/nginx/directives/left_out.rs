@@ -1,6 +1,6 @@
 //! Locations and servers of something else than the nodes: static files, PHP, nginx's own status.
 //!
-//! Requests for them never reach a node. They are responded to with 404, which also keeps what a `deny` in them says.
+//! Requests for them never reach a node. The response is 404, so a `deny` in them still holds.
 
 use crate::nginx::syntax::Directive;
 

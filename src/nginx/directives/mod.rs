@@ -1,4 +1,4 @@
-//! What directives mean: a directive in, a typed model out.
+//! Reads directives into a typed model.
 //!
 //! [`catalogue`] knows every name and where it may stand. The other modules read one block or one
 //! family of directives each.

@@ -62,11 +62,11 @@ pub(crate) enum Condition {
     True(Template),
     Equals(Template, Template, bool),
     Matches(Template, Pattern, bool),
-    /// Whether a file is there; `None` is one of the files of a site, of which there are none.
+    /// Whether a file exists; `None` stands for a file of the site, which has none.
     File(FileTest, Option<PathBuf>, bool),
 }
 
-/// What is asked of a file.
+/// The test of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FileTest {
     /// `-f`: it is a regular file.

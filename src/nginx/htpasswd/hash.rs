@@ -8,7 +8,7 @@ use sha1::{Digest as _, Sha1};
 
 use super::md5_crypt;
 
-/// Padding is often lost.
+/// Base64 with or without padding, which is often lost.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
@@ -45,7 +45,7 @@ fn is_too_slow(hash: &str) -> bool {
     }
 }
 
-/// Returns whether a password has a hash. It takes as long as its author wished: call it where it may block.
+/// Returns whether a password has this hash. It may take seconds by design, so call it where it may block.
 pub(super) fn verify(password: &[u8], hash: &str) -> bool {
     if is_too_slow(hash) {
         return false;

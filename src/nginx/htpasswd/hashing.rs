@@ -1,13 +1,13 @@
-//! Runs hashes of passwords off the threads that serve requests, few at a time.
+//! Computes hashes of passwords outside the threads that serve requests, a few at a time.
 
 use std::sync::{Arc, LazyLock};
 
 use tokio::sync::Semaphore;
 
-/// How many hashes this process computes at a time. More would leave no core for the requests of others.
+/// The number of hashes that this process computes at a time. More would leave no core for other requests.
 const MAX_RUNNING: usize = 2;
 
-/// How many requests wait for one of them.
+/// The number of requests that may wait for a hash.
 const MAX_WAITING: usize = 512;
 
 /// The hashes that run, and the requests that wait to run one. Clones share them.
@@ -18,7 +18,7 @@ pub(super) struct Hashing {
 }
 
 impl Hashing {
-    /// Returns that of this process, which all files of passwords share: each location may have one, and a reload makes new ones.
+    /// Returns the one of this process, which all password files share: each location may have a file, and a reload makes new ones.
     pub(super) fn of_process() -> Self {
         static HASHING: LazyLock<Hashing> = LazyLock::new(Hashing::new);
         HASHING.clone()

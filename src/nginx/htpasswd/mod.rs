@@ -1,7 +1,7 @@
 //! `auth_basic_user_file`: users and hashes of their passwords (`ngx_http_auth_basic_module`).
 //!
-//! A hash takes as long as its author wished, up to seconds, so it is computed off the threads that serve requests, by few at a time.
-//! The last right password of each user is remembered for a while, as a keyed hash of it.
+//! Computing a hash may take seconds by design, so it runs outside the threads that serve requests, and only a few run at a time.
+//! The last correct password of each user is remembered for a while, as a keyed hash.
 
 #[cfg(feature = "htpasswd")]
 mod hash;
@@ -49,10 +49,10 @@ const MAX_FILE_BYTES: u64 = 4 << 20;
 /// One file of passwords, which is read again when it has changed.
 pub(crate) struct PasswordFile {
     path: PathBuf,
-    /// Of [`PasswordFile::digest`]; it differs in each process.
+    /// The key of [`PasswordFile::digest`], which differs in each process.
     key: [u8; 32],
     hashing: Hashing,
-    /// One at a time looks whether the file has changed.
+    /// Lets one request at a time check whether the file has changed.
     looking: Arc<Semaphore>,
     content: Mutex<Content>,
 }
@@ -62,7 +62,7 @@ struct Content {
     /// The time at which the file was last looked at; `None`: never.
     checked: Option<Instant>,
     stamp: Option<Stamp>,
-    /// By name.
+    /// The users by name.
     users: Users,
     /// The file could not be read.
     error: Option<io::ErrorKind>,
@@ -70,7 +70,7 @@ struct Content {
 
 type Users = Arc<HashMap<String, Arc<User>>>;
 
-/// By what a change of a file is seen.
+/// The time and length of a file, by which a change is recognised.
 type Stamp = (Option<SystemTime>, u64);
 
 struct User {
@@ -96,7 +96,7 @@ pub(crate) enum PasswordCheck {
 impl PasswordFile {
     pub(crate) fn new(path: PathBuf) -> Self {
         let mut key = [0; 32];
-        // Without randomness of the system nothing is remembered across processes either.
+        // A weaker key is enough if the system has no random bytes, because digests are kept in memory only.
         if getrandom::fill(&mut key).is_err() {
             fastrand::fill(&mut key);
         }
@@ -167,7 +167,7 @@ impl PasswordFile {
         content.checked.is_some_and(is_fresh).then(|| content.users())
     }
 
-    /// Looks whether the file has changed, off the threads that serve requests. Those that wait meanwhile get what it finds.
+    /// Checks whether the file has changed, outside the threads that serve requests. Requests that wait meanwhile get the same result.
     async fn look(self: &Arc<Self>) -> Result<Users, io::ErrorKind> {
         // The semaphore is never closed, and the closure does not panic.
         let Ok(looking) = Arc::clone(&self.looking).acquire_owned().await else { return Err(io::ErrorKind::Other) };
@@ -277,7 +277,7 @@ mod tests {
         let path = folder.path().join("users");
         let file = Arc::new(PasswordFile { hashing: Hashing::new(), ..PasswordFile::new(path.clone()) });
         let verify = |user: &str, password: &str| {
-            // As if the last look at the file were long ago.
+            // The last check of the file was then long ago.
             file.content.lock().checked = None;
             Arc::clone(&file).verify(credentials(user, password))
         };

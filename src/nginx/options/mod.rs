@@ -1,5 +1,4 @@
-//! What an operator can say of an upstream besides nginx's directives: in a `# kylin_lb:` comment of the file, or as a default
-//! of the site.
+//! Settings of an upstream besides nginx's directives: in a `# kylin_lb:` comment of the file, or as a default of the site.
 
 mod files;
 mod policy;
@@ -127,7 +126,7 @@ fn switch(value: &str) -> Result<bool, InvalidOption> {
     }
 }
 
-/// Returns what `text` names.
+/// Returns the value that `text` names.
 fn one_of<T: Copy>(text: &str, known: &[(&'static str, T)]) -> Result<T, InvalidOption> {
     let found = known.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
     found.ok_or_else(|| InvalidOption::expected(known.iter().map(|(name, _)| *name)))

@@ -1,4 +1,4 @@
-//! The lines of access logs, and headers of responses that tell of them.
+//! Writes the lines of access logs, and fills variables of responses in headers.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -29,7 +29,7 @@ pub(super) struct WrittenLog {
     shows_headers: bool,
 }
 
-/// Returns those of the logs that have a writer.
+/// Returns the logs that have a writer.
 pub(super) fn written(logs: &AccessLogs, writers: &Writers) -> Arc<[WrittenLog]> {
     let logs = logs.active().iter().filter_map(|log| {
         let (format, condition) = (Arc::clone(&log.format), log.condition.clone());
@@ -56,8 +56,8 @@ impl WrittenLog {
 /// The endpoints of an upstream; `None` if the file has the addresses of all of them.
 pub(super) type Addresses = Option<Arc<Mutex<UpstreamEndpoints>>>;
 
-/// A request whose outcome is shown. The proxy and the site share it, and it writes its lines when both have dropped it: then the
-/// response has been sent, and all its headers are known.
+/// A request that logs or headers show. The proxy and the site share it, and it writes its lines when both have dropped it: then
+/// the response has been sent, and all its headers are known.
 pub(super) struct PendingRequest {
     snapshot: Snapshot,
     logs: Arc<[WrittenLog]>,
@@ -66,13 +66,13 @@ pub(super) struct PendingRequest {
     addresses: Addresses,
     /// The time for which `limit_req` delays the request.
     delay: Duration,
-    /// Headers of the response show what became of the request.
+    /// Headers of the response use variables of its outcome.
     is_shown: bool,
-    ended: Mutex<Ended>,
+    outcome: Mutex<RequestOutcome>,
 }
 
 #[derive(Default)]
-struct Ended {
+struct RequestOutcome {
     /// Another request has the line.
     is_discarded: bool,
     /// The site replaced the response of the proxy.
@@ -90,7 +90,7 @@ struct Ended {
 }
 
 impl PendingRequest {
-    /// Returns what the logs need of a request; `None` if no log gets a line and `is_shown` is false.
+    /// Starts to record a request; returns `None` if no log gets a line and `is_shown` is false.
     pub(super) fn begin(
         logs: &Arc<[WrittenLog]>,
         scope: &Scope<'_>,
@@ -108,11 +108,11 @@ impl PendingRequest {
             addresses: addresses.clone(),
             delay,
             is_shown,
-            ended: Mutex::default(),
+            outcome: Mutex::default(),
         }))
     }
 
-    /// Has the proxy tell of the request, besides to an observer that is there already.
+    /// Adds itself to the observers of the request.
     pub(super) fn observe(self: &Arc<Self>, extensions: &mut http::Extensions) {
         let observer = match extensions.remove::<RequestObserver>() {
             Some(other) => other.and(Arc::clone(self)),
@@ -123,7 +123,7 @@ impl PendingRequest {
 
     /// Keeps the headers of a response of the proxy, before the site changes them.
     pub(super) fn received(&self, response: &Response<Body>) {
-        let mut ended = self.ended.lock();
+        let mut ended = self.outcome.lock();
         ended.status = Some(response.status().as_u16());
         if self.needs_headers() && response.extensions().get::<Termination>().is_none() {
             ended.received = Some(response.headers().clone());
@@ -133,7 +133,7 @@ impl PendingRequest {
     /// Keeps the headers that the client gets.
     pub(super) fn sent(&self, response: &Response<Body>) {
         if self.needs_headers() {
-            self.ended.lock().sent = Some(response.headers().clone());
+            self.outcome.lock().sent = Some(response.headers().clone());
         }
     }
 
@@ -141,10 +141,10 @@ impl PendingRequest {
         self.is_shown || self.logs.iter().any(|log| log.shows_headers)
     }
 
-    /// Keeps a response that the site gives itself.
+    /// Records a response of the site itself.
     pub(super) fn responded(&self, response: &Response<Body>) {
         let body = http_body::Body::size_hint(response.body()).exact();
-        let mut ended = self.ended.lock();
+        let mut ended = self.outcome.lock();
         (ended.status, ended.body_bytes) = (Some(response.status().as_u16()), body.unwrap_or_default());
         ended.is_replaced = true;
         ended.sent = Some(response.headers().clone());
@@ -152,17 +152,17 @@ impl PendingRequest {
 
     /// Keeps the status that the client gets for a response of the proxy.
     pub(super) fn marked(&self, status: StatusCode) {
-        self.ended.lock().marked = Some(status.as_u16());
+        self.outcome.lock().marked = Some(status.as_u16());
     }
 
-    /// Has no line written: another location serves the request and has one.
+    /// Discards the line, because another location serves the request and writes one.
     pub(super) fn discard(&self) {
-        self.ended.lock().is_discarded = true;
+        self.outcome.lock().is_discarded = true;
     }
 
-    /// Calls `read` with what is known of the request.
+    /// Calls `read` with the variables of the request.
     pub(super) fn with<R>(&self, read: impl FnOnce(&Scope<'_>) -> R) -> R {
-        let ended = self.ended.lock();
+        let ended = self.outcome.lock();
         let outcome = Outcome {
             status: ended.marked.or(ended.status),
             body_bytes: ended.body_bytes,
@@ -195,14 +195,14 @@ impl Observer for PendingRequest {
             return;
         }
         let attempts = self.attempts(event.attempts);
-        let mut ended = self.ended.lock();
+        let mut ended = self.outcome.lock();
         ended.is_unserved = attempts.is_empty() && event.status == StatusCode::SERVICE_UNAVAILABLE;
         (ended.status, ended.attempts, ended.elapsed) = (Some(event.status.as_u16()), attempts, event.elapsed);
     }
 
     fn finished(&self, event: &Finished<'_>) {
         let attempts = self.attempts(event.attempts);
-        let mut ended = self.ended.lock();
+        let mut ended = self.outcome.lock();
         ended.is_unserved =
             attempts.is_empty() && matches!(event.termination, Termination::NoEndpoint | Termination::Overflow);
         if !ended.is_replaced {
@@ -214,7 +214,7 @@ impl Observer for PendingRequest {
 
 impl Drop for PendingRequest {
     fn drop(&mut self) {
-        if self.ended.lock().is_discarded {
+        if self.outcome.lock().is_discarded {
             return;
         }
         self.with(|scope| {

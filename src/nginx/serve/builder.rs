@@ -22,7 +22,7 @@ use crate::observe::Observer;
 use crate::proxy::ReloadAccess;
 use crate::session::{Secret, Sessions};
 
-/// Builds a [`Site`] from a configuration, and from what nginx has no directive for.
+/// Builds a [`Site`] from a configuration, and from settings for which nginx has no directive.
 ///
 /// The settings are for the upstreams about which the file says nothing: a directive or a comment of an upstream is closer than a
 /// comment of a server, which is closer than a setting of this builder.
@@ -162,15 +162,15 @@ impl SiteBuilder {
         self
     }
 
-    /// Sets whether a server that failed serves where health bars all of them:
+    /// Sets whether a server that failed serves while health bars all of them:
     /// [`panic_mode`](crate::cluster::ClusterBuilder::panic_mode). Default: on.
     pub fn panic_mode(mut self, on: bool) -> Self {
         self.options.panic = Some(on);
         self
     }
 
-    /// Sets the resource groups of Kylin 5, for upstreams of Kylin: [`KylinRules::resource_groups`](crate::proxy::KylinRules::resource_groups).
-    /// Default: none.
+    /// Sets the resource groups of Kylin 5, for upstreams of Kylin:
+    /// [`KylinRules::resource_groups`](crate::proxy::KylinRules::resource_groups). Default: none.
     pub fn resource_groups(mut self, groups: ResourceGroups) -> Self {
         self.options.resource_groups = Some(groups);
         self
@@ -188,8 +188,8 @@ impl SiteBuilder {
         self
     }
 
-    /// Sets what takes the lines of the access log at `path`, without a line break. It must not block. A log without a writer is not
-    /// written: the application opens files, see [`Config::access_logs`]. Default: none.
+    /// Sets the function that takes the lines of the access log at `path`, without a line break. It must not block. A log without
+    /// a writer is not written: the application opens files, see [`Config::access_logs`]. Default: none.
     pub fn access_log(mut self, path: impl Into<PathBuf>, write: impl Fn(Vec<u8>) + Send + Sync + 'static) -> Self {
         self.writers.insert(path.into(), Arc::new(write));
         self
@@ -216,8 +216,8 @@ impl SiteBuilder {
         self.build_after(None)
     }
 
-    /// Builds a site that takes the place of `site`, which runs, and keeps what lives in it: the clusters of upstreams with the same
-    /// name, with the live state of endpoints by id and their probes, and the sessions of upstreams that keep them as before.
+    /// Builds a site that replaces the running `site` and keeps its state: the clusters of upstreams with the same name, with
+    /// their probes and the live state of endpoints by id, and the sessions of upstreams that keep them as before.
     ///
     /// Nothing changes before the successor is [activated](SiteSuccessor::activate). A secret that is not set is that of `site`. If
     /// the secret differs, sessions from before are found as long as it has the [previous one](Secret::with_previous).

@@ -40,7 +40,7 @@ impl ClusterSettings {
         cluster.map_err(|source| SiteError::Cluster { upstream: upstream.to_owned(), source })
     }
 
-    /// Has a running cluster follow, whose outlier rule stays.
+    /// Applies the settings to a running cluster. Its outlier rule stays.
     pub(super) fn apply(self, cluster: &Cluster, endpoints: Vec<Endpoint<HttpBackend>>) -> Result<(), ClusterError> {
         cluster.replace(endpoints)?;
         cluster.set_balancer(self.balancer);

@@ -1,4 +1,4 @@
-//! One request: which server and location it belongs to, and what is sent to the node.
+//! Forwards one request: finds its server and location, and makes the request for the node.
 
 mod admit;
 mod pages;
@@ -13,9 +13,9 @@ use http::header::{self, HeaderMap, HeaderName};
 use http::{Extensions, Request, Response, StatusCode, Uri, request};
 
 use self::admit::{Passed, Pause, admit};
-use self::pages::{Finished, Kept, Named};
+use self::pages::{Finished, KeptRequest, Named};
 use self::pass::{Admitted, Current, pass};
-use self::script::{Found, Rewritten};
+use self::script::{Destination, Rewritten};
 use super::SiteParts;
 use super::access_log::{PendingRequest, WrittenLog};
 use super::response::{self, BAD_PATH, NOT_FOUND, ResponseEdits};
@@ -64,7 +64,7 @@ pub(super) async fn forward(
         let may_have_page = !named.as_ref().is_some_and(Named::is_after_error);
         if let Some(page) = edits.page(&response).filter(|_| may_have_page) {
             let (status, is_of_node) = (response.status().as_u16(), !response::is_own_error(&response));
-            match kept.map(|kept| kept.go_on(page, has_body, &mut response)) {
+            match kept.map(|kept| kept.into_location(page, has_body, &mut response)) {
                 Some(Some((mut next, next_head, next_body))) => {
                     next.pending = pending;
                     named = Some(next);
@@ -110,16 +110,16 @@ fn scope_tls(connection: &crate::tls::TlsConnection) -> ScopeTls<'_> {
 /// The decision on a request.
 enum Routed<'s> {
     Respond(Box<Response<Body>>),
-    /// The request is to be routed again after it.
+    /// The request waits, and is then routed again.
     Pause(Pause),
-    /// The location of an error page is to respond.
+    /// The named location of an error page responds.
     Named(Box<Named<'s>>),
     /// The head is ready for the proxy.
     Forward {
         proxy: &'s Proxy,
         edits: ResponseEdits<'s>,
         /// The request, if an error may lead it to another location.
-        kept: Option<Box<Kept<'s>>>,
+        kept: Option<Box<KeptRequest<'s>>>,
         pending: Option<Arc<PendingRequest>>,
     },
 }
@@ -151,7 +151,7 @@ fn route<'s>(
 
     let request_uri = head.uri.path_and_query().cloned();
     let request_uri = request_uri.as_ref().map_or("/", |uri| uri.as_str());
-    // Locations belong to what the node serves, so the node's reading of the path decides. nginx's has the `;parameters` too.
+    // The path as the node reads it decides the location. As nginx reads it, it has the `;parameters` too.
     let path = NormalizedPath::of(&head.uri).ok();
     let decoded = normalise(request_uri, server.settings.merge_slashes != Some(false)).ok();
     let local = match &listener.address {
@@ -177,7 +177,7 @@ fn route<'s>(
         server_name: &server.name,
         captures,
         id: Some(&id),
-        // Conditions and rewrites are for the path that the location is for.
+        // Conditions and rewrites see the same path as the location.
         ..Scope::new(
             &head.method,
             request_uri,
@@ -193,7 +193,7 @@ fn route<'s>(
     let found = match (checked, &path, &decoded) {
         (Err(error), ..) => Err(error),
         (Ok(()), Some(path), Some(decoded)) => {
-            let arrived = Arrived { site, server, peer, head, path, decoded, named };
+            let arrived = ServerRequest { site, server, peer, head, path, decoded, named };
             arrived.locate(&mut scope, &mut rewritten, &mut logs, &mut extensions, passed)
         }
         _ => Err(BAD_PATH),
@@ -220,8 +220,8 @@ fn route<'s>(
     Routed::Respond(response)
 }
 
-/// A request at its server.
-struct Arrived<'s, 'r> {
+/// A request whose server was found.
+struct ServerRequest<'s, 'r> {
     site: &'s SiteParts,
     server: &'s Server,
     peer: ClientAddr,
@@ -234,9 +234,9 @@ struct Arrived<'s, 'r> {
     named: Option<&'r Named<'s>>,
 }
 
-impl<'s: 'r, 'r> Arrived<'s, 'r> {
-    /// Finds what serves the request, and sets `scope` and `logs` to what they are there. Also returns the URI for the node if it is
-    /// not that of the request.
+impl<'s: 'r, 'r> ServerRequest<'s, 'r> {
+    /// Finds the destination of the request, and updates `scope` and `logs` for it. Also returns the URI for the node, if it
+    /// differs from that of the request.
     fn locate(
         &self,
         scope: &mut Scope<'r>,
@@ -245,7 +245,7 @@ impl<'s: 'r, 'r> Arrived<'s, 'r> {
         extensions: &mut Extensions,
         passed: &mut Passed,
     ) -> Result<(Routed<'s>, Option<Uri>), ErrorResponse> {
-        let Arrived { site, server, peer, head, path, decoded, named } = *self;
+        let ServerRequest { site, server, peer, head, path, decoded, named } = *self;
         let is_scripted = server.is_scripted || named.is_some();
         let found = match is_scripted {
             true => {
@@ -286,19 +286,19 @@ impl<'s: 'r, 'r> Arrived<'s, 'r> {
             Ok((Routed::from(finished), None))
         };
         let location = match found {
-            Ok(Found::Return(reply, location)) => {
+            Ok(Destination::Return(reply, location)) => {
                 scope.remote = remote(location);
                 return returned(reply, location, scope);
             }
-            Ok(Found::Redirect(status, to, location)) => {
+            Ok(Destination::Redirect(status, to, location)) => {
                 scope.remote = remote(location);
                 return own(response::redirect_to(status, to, scope)?, location, scope);
             }
-            Ok(Found::AddSlash(location)) => {
+            Ok(Destination::AddSlash(location)) => {
                 scope.remote = remote(Some(location));
                 return own(response::redirect(location, scope)?, Some(location), scope);
             }
-            Ok(Found::Location(location)) => location,
+            Ok(Destination::Location(location)) => location,
             Err(error) => {
                 scope.remote = remote(None);
                 return own(error.response_to(head), None, scope);
@@ -337,7 +337,7 @@ impl<'s: 'r, 'r> Arrived<'s, 'r> {
             ignores_pass_uri: rewritten.ignores_pass_uri,
         };
         let kept = match named.is_some_and(Named::is_after_error) {
-            false => Kept::of(server, &location.settings, head, extensions, rewritten).map(Box::new),
+            false => KeptRequest::of(server, &location.settings, head, extensions, rewritten).map(Box::new),
             true => None,
         };
         match pass(site, location, &current, scope, extensions, passed) {
@@ -354,21 +354,21 @@ impl<'s: 'r, 'r> Arrived<'s, 'r> {
     }
 }
 
-/// Finds what serves a path where nothing rewrites it.
+/// Finds the destination of a path that nothing rewrites.
 fn find<'s, 'r>(
     server: &'s Server,
     path: &'r NormalizedPath<'_>,
     scope: &mut Scope<'r>,
-) -> Result<Found<'s>, ErrorResponse> {
+) -> Result<Destination<'s>, ErrorResponse> {
     if let Some(reply) = &server.reply {
-        return Ok(Found::Return(reply, None));
+        return Ok(Destination::Return(reply, None));
     }
     match server.locate(path) {
         Some(LocationMatch::Location { location, captures }) if !location.settings.internal => {
             scope.captures = captures.unwrap_or(scope.captures);
-            Ok(Found::Location(location))
+            Ok(Destination::Location(location))
         }
-        Some(LocationMatch::Redirect(location)) if !location.settings.internal => Ok(Found::AddSlash(location)),
+        Some(LocationMatch::Redirect(location)) if !location.settings.internal => Ok(Destination::AddSlash(location)),
         Some(_) | None => Err(NOT_FOUND),
     }
 }

@@ -8,7 +8,7 @@ use crate::server::{DEFAULT_BACKLOG, Handler, ServerBuilder};
 /// Applies the limits on clients.
 ///
 /// They hold before a server is chosen, so nginx takes those of the default server of an address.
-/// One builder has one set of limits for all `listeners`, so it gets the most generous of each.
+/// One builder has one set of limits for all `listeners`, so it gets the highest of each.
 pub(super) fn apply<H: Handler>(
     config: &Config,
     listeners: &[Listener],

@@ -63,16 +63,17 @@ struct SiteParts {
     clusters: Vec<Cluster>,
     /// Parallel to the clusters.
     endpoints: Vec<Arc<Mutex<UpstreamEndpoints>>>,
-    /// Parallel to the clusters: what a successor changes of a cluster that it shares with the site before, until it is activated.
+    /// Parallel to the clusters: the changes that a successor will make to a cluster that it shares with the former site, once it
+    /// is activated.
     pending: Vec<Mutex<Option<ClusterSettings>>>,
-    /// The settings that differ from those of the site before and need another process.
+    /// The settings that differ from those of the former site, but cannot change in a running process.
     kept_settings: Vec<String>,
     /// Parallel to the clusters.
     probes: Vec<ProbeMode>,
     affinities: Affinities,
-    /// Those that the status of an application shows.
+    /// The sessions that the status of an application shows.
     sessions: Option<Sessions>,
-    /// By the number of the location.
+    /// The routes by the number of the location.
     routes: Vec<Route>,
     /// The logs of requests that no location serves, by the number of the server.
     server_logs: Vec<Arc<[access_log::WrittenLog]>>,
@@ -164,7 +165,7 @@ impl Site {
 
 #[cfg(all(feature = "tls", feature = "server"))]
 impl Site {
-    /// Reads the certificates of all addresses again. New connections get them, and those that are open go on. If one cannot be
+    /// Reads the certificates of all addresses again. New connections get them, and open connections continue. If one cannot be
     /// read, all stay as they are.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ use crate::endpoint::Endpoint;
 use crate::nginx::applied::Applied;
 use crate::nginx::directives::upstream::{Upstream, UpstreamServer};
 
-/// A good interval for [`Site::start_name_lookups`]: names of services that move usually live for so long in DNS.
+/// A good interval for [`Site::start_name_lookups`]: the usual time to live in DNS of services that move.
 pub const NAME_LOOKUP_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The time that a lookup may take. The system asks several DNS servers for 5 s each.
@@ -45,8 +45,8 @@ struct ServerEndpoint {
 }
 
 impl UpstreamEndpoints {
-    /// Finds the addresses of the servers with `look_up`. What `before` has of the same server keeps its id, and its connections if its settings
-    /// are the same; a name that cannot be looked up keeps the addresses that it had there.
+    /// Finds the addresses of the servers with `look_up`. Endpoints of the same server in `before` keep their ids, and their
+    /// connections if the settings are the same. A name that cannot be looked up keeps its addresses from there.
     pub(super) fn look_up(
         upstream: &Upstream,
         applied: &Applied,
@@ -99,7 +99,7 @@ impl UpstreamEndpoints {
         self.servers.iter().flatten().map(|one| one.endpoint.clone()).collect()
     }
 
-    /// Returns the endpoints of the server that is `written` so for the `time`th time, with their upstream.
+    /// Returns the endpoints of the `time`th server with the text `written`, with their upstream.
     fn of_server(&self, written: &str, time: usize) -> Option<(&Self, &[ServerEndpoint])> {
         let mut named = self.upstream.servers.iter().zip(&self.servers).filter(|(server, _)| server.written == written);
         named.nth(time - 1).map(|(_, endpoints)| (self, &endpoints[..]))
@@ -153,7 +153,7 @@ impl UpstreamEndpoints {
         std::iter::once(wanted.to_owned()).chain(numbered).find(|id| !is_taken(id)).unwrap_or_default()
     }
 
-    /// Takes new addresses of the server at `index`. Returns whether they differ.
+    /// Sets the addresses of the server at `index`. Returns whether they changed.
     fn update(&mut self, index: usize, addresses: Vec<Address>) -> Result<bool, SiteError> {
         let had = std::mem::take(&mut self.servers[index]);
         let same =
@@ -174,7 +174,7 @@ impl UpstreamEndpoints {
     }
 }
 
-/// The addresses of names, or why there are none.
+/// The addresses of names, or the error of the lookup.
 pub(super) struct LookedUp(HashMap<(String, u16), Result<Vec<Address>, Arc<io::Error>>>);
 
 /// Host and port, and their addresses.
@@ -213,7 +213,7 @@ impl LookedUp {
                     }
                 }
             };
-            // Without a thread the others do its part; without any no name is found.
+            // If a thread does not start, the others do its work; if none does, no name is found.
             if let Err(error) = thread::Builder::new().name("name lookup".to_owned()).spawn(run) {
                 tracing::warn!(%error, "a thread for lookups of names did not start");
             }

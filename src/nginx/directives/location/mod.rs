@@ -192,7 +192,7 @@ impl Locations {
 }
 
 impl Location {
-    /// Returns the location and those that it may be, by its `if` blocks and the variables of its `proxy_pass`.
+    /// Returns the location and its variants, by its `if` blocks and the variables of its `proxy_pass`.
     pub(crate) fn forms(&self) -> Vec<&Location> {
         let by_host = self.by_host.iter().flat_map(|by_host| by_host.locations.iter().map(|(_, location)| location));
         let mut forms = vec![self];

@@ -38,7 +38,7 @@ type UrlsByHost = (Template, Vec<(String, String)>);
 /// Prefixes of a `Location`, and the replacement of each.
 pub(crate) type Redirects<'s> = Vec<Change<'s>>;
 
-/// The way in which the URI for the node is made.
+/// How the URI for the node is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum PassUri {
     /// As received.
@@ -159,8 +159,8 @@ impl ProxyPass {
 
     /// Returns the prefixes of a `Location` in a node's response, and the replacement of each.
     ///
-    /// A node names itself in it as the client named the front end, because it gets the client's `Host`, or names only a path. So what
-    /// a rule says of `$proxy_host` counts for these too.
+    /// A node gets the client's `Host`, so it names itself there as the client named the front end, or names only a path. So a
+    /// rule for `$proxy_host` applies to these too.
     pub(crate) fn redirects(&self, scope: &Scope<'_>) -> Redirects<'_> {
         let mut changes: Redirects<'_> = self.redirects.iter().map(|redirect| redirect.for_request(scope)).collect();
         if let Some((from, to)) = &self.prefix {
@@ -180,7 +180,7 @@ impl ProxyPass {
         changes
     }
 
-    /// Returns what changes in the cookies of a node's response. Without `proxy_cookie_path`, a path below that of `proxy_pass` becomes
+    /// Returns the changes to the cookies of a node's response. Without `proxy_cookie_path`, a path below that of `proxy_pass` becomes
     /// one below the location's, so that the client sends the cookie back.
     pub(crate) fn cookies<'s>(&'s self, settings: &'s BlockSettings, scope: &Scope<'_>) -> CookieEdits<'s> {
         let changes = |rules: &'s [RedirectRule]| {

@@ -6,14 +6,14 @@ use std::time::Duration;
 use crate::nginx::directives::catalogue::wrong_number;
 use crate::nginx::syntax::{Directive, Fault, did_you_mean};
 
-/// The time at which a request is sent to another server, and how often.
+/// When a request is sent to another server, and how often.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NextUpstream {
     /// The conditions of the line, each once; empty for `off`.
     conditions: Vec<&'static str>,
     /// There is a line; the conditions are not the default.
     pub(crate) is_written: bool,
-    /// The most servers that a request is sent to; 0 is no limit.
+    /// The maximum number of servers that a request is sent to; 0 is no limit.
     pub(crate) tries: u32,
     /// The longest time until the last attempt begins; zero is no limit.
     pub(crate) max_elapsed: Duration,

@@ -20,7 +20,7 @@ use crate::proxy::{BodyCopy, ErrorResponse};
 pub(super) struct Named<'s> {
     pub(super) location: &'s Location,
     error: Option<NamedError<'s>>,
-    /// The changes that the steps before have made to the request.
+    /// The changes that earlier steps made to the request.
     pub(super) rewritten: Rewritten,
     /// The facts of the request that logs need, if a proxy had it before.
     pub(super) pending: Option<Arc<PendingRequest>>,
@@ -41,11 +41,11 @@ pub(super) enum Finished<'s> {
 }
 
 /// The request, kept for the location of an error page.
-pub(super) struct Kept<'s> {
+pub(super) struct KeptRequest<'s> {
     server: &'s Server,
     head: Box<request::Parts>,
     rewritten: Rewritten,
-    /// Filled with the body where the location may pass the request to a node, which needs it too.
+    /// Receives the body, if the location of the page may pass the request to a node.
     body: BodyCopy,
 }
 
@@ -84,7 +84,7 @@ impl<'s> Named<'s> {
     }
 }
 
-impl<'s> Kept<'s> {
+impl<'s> KeptRequest<'s> {
     /// Keeps a request if an error of the proxy may lead it to another location.
     pub(super) fn of(
         server: &'s Server,
@@ -101,12 +101,12 @@ impl<'s> Kept<'s> {
         if locations.any(passes) {
             extensions.insert(body.clone());
         }
-        Some(Kept { server, head, rewritten: rewritten.clone(), body })
+        Some(KeptRequest { server, head, rewritten: rewritten.clone(), body })
     }
 
-    /// Returns the location of a page with head and body of its request. None if the line has no location, or the request cannot be sent
+    /// Returns the location of a page with head and body of its request. `None` if the line has no location, or the request cannot be sent
     /// to another node; then the client gets `response`.
-    pub(super) fn go_on(
+    pub(super) fn into_location(
         self,
         page: &'s ErrorPage,
         has_body: bool,
@@ -119,7 +119,7 @@ impl<'s> Kept<'s> {
         };
         let body = match passes(location) {
             false => Body::empty(),
-            true if !may_go_on(&self.head.method, response) => return None,
+            true if !may_be_passed_on(&self.head.method, response) => return None,
             true if has_body => self.body.body()?,
             true => Body::empty(),
         };
@@ -129,7 +129,7 @@ impl<'s> Kept<'s> {
 
 const INTERCEPTED: &str = "the node's error response is kept back by proxy_intercept_errors";
 
-/// Returns what an error response says of its request.
+/// Returns the facts of a request that its error response shows.
 pub(super) fn asked(head: &request::Parts) -> request::Parts {
     let (mut asked, ()) = Request::new(()).into_parts();
     (asked.uri, asked.version) = (head.uri.clone(), head.version);
@@ -137,7 +137,7 @@ pub(super) fn asked(head: &request::Parts) -> request::Parts {
     asked
 }
 
-/// Puts an error response of the front end in the place of a node's, with the same status and challenge.
+/// Replaces a node's error response by one of the front end, with the same status and challenge.
 pub(super) fn replace(response: &mut Response<Body>, asked: &request::Parts) {
     let challenge = response.headers_mut().remove(header::WWW_AUTHENTICATE);
     let mut own = ErrorResponse::new(response.status(), INTERCEPTED).response_to(asked);
@@ -187,7 +187,7 @@ fn passes(location: &Location) -> bool {
 }
 
 /// Returns whether a request may go to another node after an error of the proxy: no node can have executed it, or it changes nothing.
-fn may_go_on(method: &Method, response: &Response<Body>) -> bool {
+fn may_be_passed_on(method: &Method, response: &Response<Body>) -> bool {
     use Termination as T;
 
     let termination = response.extensions().get::<Termination>();

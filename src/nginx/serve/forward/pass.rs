@@ -1,4 +1,4 @@
-//! What a location does with a request: it refuses it, or prepares it for the proxy.
+//! Admits a request to its location, or refuses it, and prepares it for the proxy.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -79,7 +79,7 @@ pub(super) fn pass<'s>(
     if let Some(timeouts) = timeouts {
         extensions.insert(*timeouts);
     }
-    // Of a header that shows the id, so that logs show it too.
+    // The id is set before headers that show it, so that logs show the same.
     let is_shown = scope.id.is_some_and(|id| id.made().is_some());
     let pending = PendingRequest::begin(logs, &scope, addresses, passed.waited, *shows_outcome);
     let made = scope.id.and_then(|id| observe::RequestId::new(id.made()?));

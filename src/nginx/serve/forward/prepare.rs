@@ -1,4 +1,4 @@
-//! What the proxy and the policy of the upstream read of a request.
+//! Adds the extensions that the proxy and the policy of the upstream read.
 
 use bytes::Bytes;
 use http::Extensions;

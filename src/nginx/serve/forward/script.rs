@@ -35,7 +35,7 @@ pub(super) struct Rewritten {
 }
 
 /// The location or server that serves a request. A location is that whose settings apply; without one those of the server do.
-pub(super) enum Found<'s> {
+pub(super) enum Destination<'s> {
     Location(&'s Location),
     /// The path lacks the slash at the end of the location's.
     AddSlash(&'s Location),
@@ -108,19 +108,19 @@ impl Rewritten {
         scope: &Scope<'_>,
         path: &NormalizedPath<'_>,
         named: Option<&'s Location>,
-    ) -> Result<Found<'s>, ErrorResponse> {
+    ) -> Result<Destination<'s>, ErrorResponse> {
         if let Some(named) = named {
             if let Some(found) = self.run_location(named, scope)? {
                 return Ok(found);
             }
         } else {
             if let Some(reply) = &server.reply {
-                return Ok(Found::Return(reply, None));
+                return Ok(Destination::Return(reply, None));
             }
             match self.run(&server.script, scope, &mut None)? {
                 Outcome::Serve | Outcome::Locate => {}
-                Outcome::Return(reply) => return Ok(Found::Return(reply, None)),
-                Outcome::Redirect(status, to) => return Ok(Found::Redirect(status, to, None)),
+                Outcome::Return(reply) => return Ok(Destination::Return(reply, None)),
+                Outcome::Redirect(status, to) => return Ok(Destination::Redirect(status, to, None)),
             }
         }
         for _ in 0..=MAX_CYCLES {
@@ -134,7 +134,7 @@ impl Rewritten {
                     location
                 }
                 Some(LocationMatch::Redirect(location)) if self.reaches(location) => {
-                    return Ok(Found::AddSlash(location));
+                    return Ok(Destination::AddSlash(location));
                 }
                 Some(LocationMatch::Redirect(_)) => return Err(NOT_FOUND),
                 None => return Err(NOT_FOUND),
@@ -149,20 +149,20 @@ impl Rewritten {
         Err(CYCLE)
     }
 
-    /// Returns what serves the request after the steps of a location; `None` if their path has another location.
+    /// Returns the destination of the request after the steps of a location; `None` if their path has another location.
     fn run_location<'s>(
         &mut self,
         location: &'s Location,
         scope: &Scope<'_>,
-    ) -> Result<Option<Found<'s>>, ErrorResponse> {
+    ) -> Result<Option<Destination<'s>>, ErrorResponse> {
         let mut variant = None;
         let outcome = self.run(&location.script, scope, &mut variant)?;
         let location = variant.map_or(location, |variant| &location.variants[variant]);
         Ok(match outcome {
             Outcome::Locate => None,
-            Outcome::Serve => Some(Found::Location(location)),
-            Outcome::Return(reply) => Some(Found::Return(reply, Some(location))),
-            Outcome::Redirect(status, to) => Some(Found::Redirect(status, to, Some(location))),
+            Outcome::Serve => Some(Destination::Location(location)),
+            Outcome::Return(reply) => Some(Destination::Return(reply, Some(location))),
+            Outcome::Redirect(status, to) => Some(Destination::Redirect(status, to, Some(location))),
         })
     }
 
@@ -222,7 +222,7 @@ impl Rewritten {
                         let location = if args.is_empty() { path } else { [&path[..], b"?", &args].concat() };
                         return Ok(End::Outcome(Outcome::Redirect(status, location)));
                     }
-                    // The path goes to a node as it is, so it must not lead out of where it seems to be.
+                    // The path goes to a node unchanged, so dots must not lead it elsewhere.
                     if !path.starts_with(b"/") || has_dots(&path) {
                         return Err(BAD_PATH);
                     }
@@ -262,7 +262,8 @@ impl Rewritten {
         Some((path, args))
     }
 
-    /// Takes the groups of an expression, and returns whether it matched. If not there are none, as in nginx, not even those of an earlier one.
+    /// Stores the groups of an expression, and returns whether it matched. If it did not, there are no groups, as in nginx, not
+    /// even those of an earlier expression.
     fn capture(&mut self, captures: Option<Captures<'_>>) -> bool {
         let matched = captures.is_some();
         self.captures = Some(captures.unwrap_or_default().0.map(|group| group.map(<[u8]>::to_vec)));
