@@ -1,4 +1,4 @@
-//! A front end of a configuration of nginx or httpd, which it reads again when it is told to.
+//! A front end that a configuration of nginx or httpd describes. A reload reads the configuration again.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -23,14 +23,14 @@ use crate::running::Reload;
 use crate::status::Monitored;
 use crate::{Logs, greet, raise_open_files_limit, say, sessions, table};
 
-/// Where a site comes from.
+/// The file that describes a site, and the options that apply to it.
 pub struct FileSource<'s> {
     pub path: &'s Path,
     pub args: &'s Args,
     pub logs: &'s Logs,
 }
 
-/// A site, or what is to take the place of one, and what its file says besides.
+/// A site or its successor, with the settings of its file that concern the whole process.
 pub struct Loaded<S> {
     pub site: S,
     /// The limit of open files.
@@ -42,7 +42,7 @@ pub struct Loaded<S> {
 pub trait FileSite: Sized {
     type Listener: Handler;
     type Successor;
-    /// What the table of a cluster is called.
+    /// The heading of the table of a cluster.
     const GROUP: &'static str;
 
     /// Builds what the file describes.
@@ -66,7 +66,7 @@ pub trait FileSite: Sized {
     fn longest_timeout(&self) -> Duration;
     /// Returns the addresses of the file, and whether clients speak TLS there.
     fn listens(&self) -> Vec<(Listen, bool)>;
-    /// Returns a server at the addresses of the file, or at `listen` in place of all of them.
+    /// Returns a server at the addresses of the file, or only at `listen`.
     fn server(&self, listen: Option<Listen>) -> ServerBuilder<Self::Listener>;
     fn start_probes(&self) -> Result<Vec<HealthChecker>, InvalidSetting>;
     fn start_name_lookups(&self) -> Option<NameLookups>;
@@ -140,7 +140,7 @@ impl FileSite for Site {
     }
 }
 
-/// What runs of a configuration.
+/// A running front end that a file describes.
 pub struct Configured<S> {
     path: PathBuf,
     args: Args,
@@ -149,7 +149,7 @@ pub struct Configured<S> {
     access_logs: AccessLogs,
     health: Arc<Health>,
     monitored: Arc<Monitored>,
-    /// Serve the status as long as they live.
+    /// Servers of the status, which stop when they are dropped.
     _operators: Vec<Server>,
     secret: Secret,
     site: S,
@@ -197,7 +197,7 @@ pub fn builder(
     for (path, file) in access_logs.iter().filter_map(|(path, file)| Some((path, file.clone()?))) {
         site = site.access_log(path, move |line| file.write(line));
     }
-    // What was not given is left to the defaults, so that the report says so.
+    // Options that were not given are not set, so that the report shows them as defaults.
     for (on, set) in [
         (args.kylin, SiteBuilder::kylin as fn(SiteBuilder, bool) -> SiteBuilder),
         (args.outlier, SiteBuilder::outlier),
@@ -269,7 +269,7 @@ impl<S: FileSite> Configured<S> {
         let server = inherited.into_iter().fold(builder, ServerBuilder::inherit).start()?;
         configured.monitored.set_connections(server.connection_count());
         let listens = configured.site.listens();
-        // The option takes the place of the first address, with what clients speak there.
+        // The option replaces all addresses. Clients speak there what they speak at the first.
         let chosen = configured
             .args
             .listen
@@ -303,7 +303,7 @@ impl<S: FileSite> Configured<S> {
         server.map(|inner| Front { health: Arc::clone(&self.health), inner, redirect: None })
     }
 
-    /// Has the health path, the status and the log follow the site.
+    /// Makes the health path, the status and the log show the current site.
     fn follow(&mut self) {
         let clusters = self.site.clusters();
         self.health.set_clusters(clusters.iter().map(|(_, cluster)| cluster.clone()).collect());

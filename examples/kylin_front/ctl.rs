@@ -31,12 +31,14 @@ Usage: kylin_front ctl VERB [OPTIONS]
   --json              prints JSON
 ";
 
+const VERBS: &str = "status, ready NODE, drain NODE, maintenance NODE, weight NODE N, reload or log-level LEVEL";
+
 /// The time for a connection, and for each read and write. A reload may have to look names up.
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// How often `--wait` asks.
+/// The interval at which `--wait` reads the status.
 const WAIT_INTERVAL: Duration = Duration::from_millis(500);
 
-/// What the arguments ask for.
+/// The parsed arguments.
 struct Ctl {
     admin: String,
     token: Option<String>,
@@ -97,19 +99,20 @@ impl Ctl {
             ["status"] => None,
             [action @ ("ready" | "drain" | "maintenance"), node] => Some(on(node, action)),
             ["weight", node, weight] => {
-                let weight: u32 = weight.parse().map_err(|_| format!("weight {weight}: expected a number"))?;
+                let weight: u32 =
+                    weight.parse().map_err(|_| format!("weight {weight}: expected a number from 1 to 65535"))?;
                 let mut action = on(node, "weight");
                 action["weight"] = weight.into();
                 Some(action)
             }
             ["reload"] => Some(json!({ "action": "reload" })),
             ["log-level", level] => Some(json!({ "action": "log-level", "level": level })),
-            [] => return Err("a verb is missing".into()),
-            other => return Err(format!("not a verb: {}", other.join(" "))),
+            [] => return Err(format!("a verb is missing: expected {VERBS}")),
+            other => return Err(format!("{}: expected {VERBS}", other.join(" "))),
         };
         let drains = ctl.action.as_ref().is_some_and(|action| action["action"] == "drain");
         if ctl.wait && !drains {
-            return Err("--wait is for drain".into());
+            return Err("--wait needs the verb drain: it waits until the node has no requests".into());
         }
         Ok(Some(ctl))
     }
@@ -122,7 +125,7 @@ impl Ctl {
         };
         let done = self.exchange("POST", "/action", &action.to_string())?;
         if self.json {
-            // One object: with --wait, the node as it is in the end.
+            // One JSON object is printed: with --wait, the node as it is in the end.
             if !self.wait {
                 say(format_args!("{done:#}\n"));
             }
@@ -200,7 +203,7 @@ fn exchange(mut stream: impl Read + Write, request: &str) -> std::io::Result<Str
     Ok(String::from_utf8_lossy(&response).into_owned())
 }
 
-/// Returns the JSON of a response, or the error that it has.
+/// Returns the JSON of a response, or the error that it reports.
 fn parse(response: &str) -> Result<Value, String> {
     let invalid = || "the response is not that of a front end with --admin".to_owned();
     let (head, body) = response.split_once("\r\n\r\n").ok_or_else(invalid)?;
@@ -215,7 +218,7 @@ fn parse(response: &str) -> Result<Value, String> {
 fn token(file: &str) -> Result<String, String> {
     let text = std::fs::read_to_string(file).map_err(|error| format!("--token-file {file}: {error}"))?;
     let token = text.trim();
-    // It becomes a part of a header.
+    // The token becomes part of a header.
     match token.bytes().all(|byte| byte.is_ascii_graphic()) && !token.is_empty() {
         true => Ok(token.to_owned()),
         false => Err(format!("--token-file {file}: expected a token in one line")),
@@ -231,7 +234,7 @@ fn find<'s>(status: &'s Value, action: &Value) -> Option<&'s Value> {
     })
 }
 
-/// Returns what remains at an endpoint that is not ready.
+/// Returns the number of requests and sessions that are left at an endpoint that is not ready.
 fn waits_for(endpoint: &Value) -> String {
     let left = &endpoint["waits_for"];
     if left.is_null() {
@@ -245,7 +248,7 @@ fn waits_for(endpoint: &Value) -> String {
     requests + &sessions.unwrap_or_default()
 }
 
-/// Returns the status as text, a node a line.
+/// Returns the status as text, with one node in each line.
 fn table(status: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
     let mut table = String::new();

@@ -11,10 +11,10 @@ use kylin_lb::server::Handler;
 use kylin_lb::{Body, ClientAddr, Cluster};
 use parking_lot::Mutex;
 
-/// Whether a balancer in front should send requests here.
+/// The health path, which tells a balancer in front whether to send requests here.
 #[derive(Default)]
 pub struct Health {
-    /// The path that tells it; none if the option says so.
+    /// `None` if the option turns it off.
     path: Option<String>,
     stopping: AtomicBool,
     clusters: Mutex<Vec<Cluster>>,
@@ -25,7 +25,7 @@ impl Health {
         Arc::new(Health { path, ..Health::default() })
     }
 
-    /// Sets the clusters, of which one must have a node that may serve.
+    /// Sets the clusters. The front end is healthy if a node of one of them may serve.
     pub fn set_clusters(&self, clusters: Vec<Cluster>) {
         *self.clusters.lock() = clusters;
     }
@@ -47,7 +47,7 @@ impl Health {
     }
 }
 
-/// Panic mode tries nodes that failed.
+/// Counts failed nodes in panic mode, which tries them.
 fn has_node(cluster: &Cluster) -> bool {
     let status = cluster.status();
     status.panicking || status.endpoints.iter().any(serves)
@@ -63,7 +63,7 @@ pub fn serves(endpoint: &EndpointStatus) -> bool {
 pub struct Front<H> {
     pub health: Arc<Health>,
     pub inner: H,
-    /// The port of https, to which all requests are redirected; `None` serves them.
+    /// The port of https to which all requests are redirected; if `None`, they are served.
     pub redirect: Option<Arc<AtomicU16>>,
 }
 
@@ -90,7 +90,7 @@ fn redirect(port: u16, request: &Request<Body>) -> Response<Body> {
         http::uri::Authority::try_from(host.as_bytes()).ok()
     });
     let mut response = Response::new(Body::empty());
-    // Without a change of the method, as a query is a POST.
+    // 308 keeps the method: a query is a POST.
     *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
     let path = request.uri().path_and_query().map(|path| path.as_str()).filter(|path| path.starts_with('/'));
     let path = path.unwrap_or("/");
@@ -102,7 +102,7 @@ fn redirect(port: u16, request: &Request<Body>) -> Response<Body> {
         Some(location) => _ = response.headers_mut().insert(header::LOCATION, location),
         None => *response.status_mut() = StatusCode::BAD_REQUEST,
     }
-    // Clients keep a permanent redirect, also after the options have changed.
+    // Otherwise clients would still use a permanent redirect after the options have changed.
     response.headers_mut().insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
     response
 }

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use kylin_lb::kylin::ResourceGroups;
 
-/// How often the file is read.
+/// The interval at which the file is read.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// The groups, and where they come from.
+/// The groups, and the file that lists them.
 pub struct GroupsFile {
     pub path: PathBuf,
     pub groups: ResourceGroups,

@@ -23,7 +23,7 @@ use crate::status::Monitored;
 use crate::tls::Clients;
 use crate::{CHECK_TIMEOUT, Logs, START_TIMEOUT, demo, greet, say, sessions, summary, table};
 
-/// What runs of a list of nodes.
+/// A running front end for a list of nodes.
 pub struct Listed {
     args: Args,
     logs: Logs,
@@ -34,11 +34,11 @@ pub struct Listed {
     listens: Vec<Listen>,
     /// The certificates for clients; `None` if they speak http.
     clients: Option<Clients>,
-    /// Where requests to the address of `--redirect` are redirected.
+    /// The port to which requests to the address of `--redirect` are redirected.
     https_port: Arc<AtomicU16>,
     health: Arc<Health>,
     monitored: Arc<Monitored>,
-    /// Serve the status as long as they live.
+    /// Servers of the status, which stop when they are dropped.
     _operators: Vec<Server>,
     _checker: Option<HealthChecker>,
     _watches: Vec<Watch>,
@@ -46,7 +46,7 @@ pub struct Listed {
 }
 
 impl Listed {
-    /// Starts the front end. Returns none with `--check`.
+    /// Starts the front end. With `--check` it returns `None`.
     pub async fn start(
         mut args: Args,
         secret: Secret,
@@ -94,7 +94,7 @@ impl Listed {
         let server = inherited.into_iter().fold(listed.server(proxy), ServerBuilder::inherit).start()?;
         listed.monitored.set_connections(server.connection_count());
         listed.monitored.set_logs(listed.log_files());
-        // Those of `listens` come first. Behind a unix socket, https has the port that it usually has.
+        // The addresses of `listens` come first. With a unix socket, https has its usual port.
         let is_tcp = listed.listens.iter().any(|listen| !matches!(listen, Listen::Unix(_)));
         if let (Some(address), true) = (server.addresses().first(), is_tcp) {
             listed.https_port.store(address.port(), Ordering::Relaxed);
@@ -195,7 +195,7 @@ pub fn proxy(
     })
 }
 
-/// Applies the options about clients, and has the logs learn of requests.
+/// Applies the options about clients, and adds the observers that log requests.
 fn configure<K>(
     builder: ProxyBuilder<HttpBackend, K>,
     args: &Args,

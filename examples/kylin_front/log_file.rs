@@ -10,14 +10,14 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How many lines, and of how many bytes, wait for the thread. Further ones are dropped and counted.
+/// The number of lines, and of their bytes, that may wait for the thread. Further lines are dropped and counted.
 const MAX_LINES: usize = 8192;
 const MAX_BYTES: usize = 16 << 20;
-/// How long a line may stay in the buffer of the thread.
+/// The time for which a line may stay in the buffer of the thread.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(200);
-/// How long [`LogFile::flush`] waits for a disk, or for the reader of a pipe.
+/// The time for which [`LogFile::flush`] waits for a disk, or for the reader of a pipe.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often lost lines are logged.
+/// The interval at which lost lines are logged.
 const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A log file. Clones write to the same file.
@@ -33,7 +33,7 @@ struct Counts {
     /// Bytes of the lines that wait.
     waiting: AtomicUsize,
     dropped: AtomicU64,
-    /// The thread opens the file again.
+    /// Tells the thread to open the file again.
     reopen: AtomicBool,
 }
 
@@ -43,12 +43,12 @@ enum Message {
 }
 
 impl LogFile {
-    /// Opens a file to append to, and makes one with this mode if there is none; `-` is standard output.
+    /// Opens the file at `path` to append to, and creates it with this mode if it does not exist; `-` is standard output.
     pub fn open(path: &str, mode: u32) -> io::Result<Self> {
         Self::start((path != "-").then(|| PathBuf::from(path)), mode)
     }
 
-    /// Opens the file at `path` to append to, whatever its name. Everyone may read it, as those of nginx.
+    /// As [`open`](Self::open), but `-` is a file too. Everyone may read a file that it creates, as nginx's.
     pub fn open_path(path: &Path) -> io::Result<Self> {
         Self::start(Some(path.to_owned()), 0o644)
     }
@@ -84,7 +84,7 @@ impl LogFile {
         self.counts.dropped.load(Ordering::Relaxed)
     }
 
-    /// Has the file opened again, after it was renamed. Does not wait.
+    /// Makes the thread open the file again after it was renamed. Does not wait.
     pub fn reopen(&self) {
         self.counts.reopen.store(true, Ordering::Relaxed);
     }
@@ -135,7 +135,7 @@ struct Writer {
 }
 
 impl Writer {
-    /// Ends when the last clone of the log is dropped.
+    /// Runs until the last clone of the log is dropped.
     fn run(mut self, messages: &Receiver<Message>) {
         let mut flushed = Instant::now();
         loop {
@@ -166,7 +166,7 @@ impl Writer {
     fn write(&mut self, mut line: Vec<u8>) -> io::Result<()> {
         let bytes = line.len();
         line.push(b'\n');
-        // In one piece, so that another process that appends to the file breaks no line.
+        // One write for each line, so that another process that appends to the file does not break it.
         let written = self.output.write_all(&line);
         self.counts.waiting.fetch_sub(bytes, Ordering::Relaxed);
         if written.is_err() {
@@ -186,7 +186,7 @@ impl Writer {
         unwritten.map_or(Ok(()), |unwritten| self.output.write_all(&unwritten))
     }
 
-    /// Logs an error and lost lines, now and then.
+    /// Logs an error and the number of lost lines, at most once in [`WARN_INTERVAL`].
     fn warn(&mut self, error: Option<io::Error>) {
         let dropped = self.counts.dropped.load(Ordering::Relaxed);
         if error.is_none() && dropped == self.reported {

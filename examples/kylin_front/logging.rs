@@ -18,7 +18,7 @@ use tracing_subscriber::{Layer, Registry, reload};
 
 use crate::front;
 
-/// Changes of state as the library logs them itself, which [`StateLog`] does in its place.
+/// The target of changes of state that the library logs. [`StateLog`] logs them instead.
 const LIBRARY_STATE: &str = "kylin_lb::state";
 
 #[derive(Clone, Copy, Default)]
@@ -28,8 +28,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// Logs to standard error: at `level`, without it at the levels that `RUST_LOG` sets, such as `kylin_lb=debug`, and without both
-/// at info.
+/// Logs to standard error at `level`. Without it, `RUST_LOG` sets the levels, such as `kylin_lb=debug`; without both, it is info.
 pub fn start(level: Option<LevelFilter>, format: LogFormat) -> Levels {
     let levels = match level {
         Some(level) => at(level),
@@ -39,7 +38,7 @@ pub fn start(level: Option<LevelFilter>, format: LogFormat) -> Levels {
             .map_or_else(|| at(LevelFilter::INFO), without_library_state),
     };
     let (levels, handle) = reload::Layer::new(levels);
-    // Without the messages about a standard error that is closed: to print these panics.
+    // The messages about a closed standard error are turned off, because printing them panics.
     let output = layer().with_writer(stderr).log_internal_errors(false);
     let output = match format {
         LogFormat::Text => output.with_ansi(false).boxed(),

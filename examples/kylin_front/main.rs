@@ -65,9 +65,9 @@ use self::running::{Stop, until_signal};
 use self::signals::Signals;
 use self::status::Monitored;
 
-/// How long `--check` waits for nodes.
+/// The time for which `--check` waits for nodes.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the program waits for nodes before it prints them.
+/// The time for which the program waits for nodes before it prints them.
 const START_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
@@ -204,7 +204,7 @@ fn raise_open_files_limit(files: Option<NonZeroU64>) {
     }
 }
 
-/// What learns of requests: the logs that are wanted, and what operators see.
+/// The observers of requests: the logs that the options name, the status page and the metrics.
 #[derive(Clone)]
 struct Logs {
     admin: Admin,
@@ -225,7 +225,7 @@ impl Logs {
             logs.observers.push(Arc::new(RequestLog { file, format: args.access_log_format }));
         }
         if let Some(path) = &args.query_log {
-            // It says what each user asks for.
+            // The query log shows the queries of each user, so others must not read it.
             let file = LogFile::open(path, 0o640).map_err(|error| format!("--query-log: {error}"))?;
             logs.files.push(file.clone());
             logs.observers.push(Arc::new(QueryLog { file, with_sql: args.log_sql }));
@@ -244,18 +244,18 @@ impl Logs {
         [Watch::new(StateLog)].into_iter().chain(metrics).map(watched).collect()
     }
 
-    /// Returns the watches of the store of sessions. Sessions with another secret need new ones.
+    /// Returns the watches of the store of sessions. Sessions with another secret need new watches.
     fn store_watches(&self, sessions: Option<&Sessions>) -> Vec<Watch> {
         let of_store = |sessions| self.watches(|watch| watch.sessions("sessions", sessions));
         sessions.map(of_store).unwrap_or_default()
     }
 }
 
-/// Says where a server listens. `listens` has its addresses, each with whether clients speak TLS there.
+/// Prints where a server listens. `listens` has its addresses, each with whether clients speak TLS there.
 fn greet(server: &Server, listens: &[(Listen, bool)]) {
     let mut tcp = listens.iter().filter(|(listen, _)| !matches!(listen, Listen::Unix(_)));
     for address in server.addresses() {
-        // Behind those of `listens` is the address that redirects.
+        // After the addresses of `listens` comes the one that redirects.
         let is_tls = tcp.next().is_some_and(|(_, is_tls)| *is_tls);
         say(format_args!("listening on {}://{address}\n", if is_tls { "https" } else { "http" }));
     }
@@ -264,8 +264,8 @@ fn greet(server: &Server, listens: &[(Listen, bool)]) {
     }
 }
 
-/// Starts the listeners for operators that are wanted, with their sockets among `inherited`. Call it before clients are served: where a
-/// second process takes over, an address that is in use then ends it before it has accepted a client.
+/// Starts the listeners for operators that the options name, on their sockets among `inherited`. Call it before clients are
+/// served, so that a second process whose address is in use ends before it has accepted a client.
 fn operators(
     args: &Args,
     monitored: &Arc<Monitored>,
@@ -293,12 +293,12 @@ fn operators(
     Ok(servers)
 }
 
-/// Prints to standard output. Nothing reads it any more if the write fails, which must not end the front end.
+/// Prints to standard output. A failed write is ignored: a closed output must not end the front end.
 fn say(text: std::fmt::Arguments<'_>) {
     _ = std::io::stdout().write_fmt(text);
 }
 
-/// Returns the chosen options, one a line.
+/// Returns the chosen options, one in each line.
 fn summary(args: &Args) -> String {
     let on = |on| if on { "on" } else { "off" };
     let limit = |limit: Option<NonZeroU32>| limit.map_or("any number of".to_owned(), |limit| limit.to_string());
@@ -325,7 +325,7 @@ fn summary(args: &Args) -> String {
     )
 }
 
-/// Returns the endpoints of a cluster, one a line.
+/// Returns the endpoints of a cluster, one in each line.
 fn table<B>(cluster: &Cluster<B>) -> String {
     let status = cluster.status();
     let mut table = format!(

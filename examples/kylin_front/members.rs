@@ -14,7 +14,7 @@ use crate::args::{Args, Source};
 use crate::demo::Demo;
 use crate::nodes::{self, NodeSettings};
 
-/// A cluster, and what must live as long as it.
+/// A cluster, and the tasks that it needs, which stop when they are dropped.
 pub struct Members {
     pub cluster: Cluster,
     pub discovery: Option<DiscoveryHandle>,
@@ -79,7 +79,7 @@ impl Members {
                 }
             }
         };
-        // The log says what is missing.
+        // A timeout is no error here: the log names the nodes that are missing.
         _ = tokio::time::timeout(limit, one_serves).await;
     }
 
@@ -99,7 +99,7 @@ impl Members {
         (status.updates == 0).then(|| status.error.unwrap_or_else(|| "the source does not respond".into()))
     }
 
-    /// Has `watch` report the cluster and the source of its nodes.
+    /// Adds the cluster and the source of its nodes to `watch`.
     pub fn watch_state(&self, watch: Watch) -> Watch {
         let watch = watch.cluster("kylin", &self.cluster);
         match &self.discovery {

@@ -11,7 +11,7 @@ use crate::status::Monitored;
 /// The text format of Prometheus.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4";
 
-/// What `/metrics` says in a build without them.
+/// The response of `/metrics` in a build without metrics.
 pub const MISSING: &str = "this build has no metrics: build it with --features prometheus";
 
 #[cfg(feature = "prometheus")]
@@ -26,9 +26,9 @@ mod with_prometheus {
 
     /// The upper bounds of the histograms, in seconds: a query takes from milliseconds to minutes.
     const BUCKETS: [f64; 14] = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
-    /// A gauge that is not set at a scrape is gone: its endpoint was removed.
+    /// A gauge that is not set at a scrape is removed, as the endpoint that it described was.
     const GAUGE_TIMEOUT: Duration = Duration::from_millis(500);
-    /// How often values of histograms are put into their buckets, also if nothing scrapes.
+    /// The interval at which values of histograms are put into their buckets, also if nothing scrapes.
     const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
     /// The recorder of the process.

@@ -23,7 +23,7 @@ pub struct Node {
     settings: NodeSettings,
 }
 
-/// The settings of a node, or those of all nodes for which nothing else is set. The names are nginx's.
+/// The settings of a node, or the defaults of all nodes. The names are nginx's.
 #[derive(Clone, Default)]
 pub struct NodeSettings {
     weight: Option<NonZeroU32>,
@@ -50,7 +50,7 @@ impl Node {
     fn parse(text: &str) -> Result<Self, String> {
         let (text, settings) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
         let (name, rest) = match text.rsplit_once('@') {
-            // `USER:PASSWORD@HOST:PORT`, the form of Kylin's own list: neither is kept, and a password may contain an `@`.
+            // Kylin's own list has the form `USER:PASSWORD@HOST:PORT`. Neither is kept; a password may contain an `@`.
             Some((credentials, rest)) if credentials.contains(':') => (None, rest),
             Some((name, rest)) => (Some(name), rest),
             None => (None, text),
@@ -132,7 +132,7 @@ impl NodeSettings {
         if let Some(timeout) = self.connect_timeout.or(args.settings.connect_timeout) {
             backend = backend.connect_timeout(timeout);
         }
-        // As in nginx, for the head and for each piece of the body.
+        // As in nginx, the time limits the head and each piece of the body.
         match self.read_timeout.or(args.settings.read_timeout) {
             Some(timeout) => backend = backend.head_timeout(timeout).body_timeout(timeout),
             None => backend = head_timeout.into_iter().fold(backend, |backend, timeout| backend.head_timeout(timeout)),
@@ -166,7 +166,7 @@ impl NodeSettings {
     }
 }
 
-/// The settings of nodes for which nothing else is set.
+/// The settings of nodes that set nothing else.
 #[derive(Clone)]
 pub struct DefaultSettings {
     pub settings: NodeSettings,
@@ -175,7 +175,7 @@ pub struct DefaultSettings {
     pub tls: Arc<TlsOptions>,
 }
 
-/// Builds the cluster of these nodes; without any where discovery adds them later. `head_timeout` is the time that Kylin's own files
+/// Builds the cluster of these nodes; there are none if discovery adds them later. `head_timeout` is the time that Kylin's own files
 /// allow a query.
 pub fn cluster(nodes: &[Node], head_timeout: Option<Duration>, args: &Args) -> Result<Cluster, Box<dyn Error>> {
     let mut endpoints = Vec::new();

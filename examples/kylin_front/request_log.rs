@@ -12,12 +12,12 @@ use crate::log_file::LogFile;
 
 /// The status in the log of a request whose client left before the response, as in nginx.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
-/// How many bytes of SQL the query log shows. Generated queries may have megabytes.
+/// The number of bytes of SQL that the query log shows. Generated queries may have megabytes.
 const MAX_SQL: usize = 64 << 10;
 
 #[derive(Clone, Copy, Default)]
 pub enum RequestFormat {
-    /// nginx's `combined`, and behind it the times, the nodes and how the request ended.
+    /// nginx's `combined`, followed by the times, the nodes and the outcome of the request.
     #[default]
     Combined,
     Json,
@@ -50,7 +50,7 @@ impl Observer for RequestLog {
 /// Logs each query, as JSON.
 pub struct QueryLog {
     pub file: LogFile,
-    /// The SQL is written too, with its literals.
+    /// Writes the SQL too, with its literals.
     pub with_sql: bool,
 }
 
@@ -204,7 +204,7 @@ fn client(request: &ObservedRequest) -> String {
     request.client().ip().map_or("unix:".into(), |ip| ip.to_string())
 }
 
-/// Returns one value for each attempt, as nginx lists those of its upstreams; `-` without any.
+/// Returns one value for each attempt, in nginx's form for several upstreams; `-` without attempts.
 fn list<T: Display>(attempts: &[Attempt], value: impl Fn(&Attempt) -> T) -> String {
     let values: Vec<_> = attempts.iter().map(|attempt| value(attempt).to_string()).collect();
     if values.is_empty() { "-".into() } else { values.join(", ") }

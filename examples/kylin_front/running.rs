@@ -1,4 +1,4 @@
-//! The life of the front end from its start to its end: reloads, and a stop that loses no request.
+//! Reloads of the running front end, and a stop that loses no request.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -20,21 +20,21 @@ pub trait Reload {
     fn log_files(&self) -> Vec<LogFile>;
 }
 
-/// How the front end stops.
+/// The settings of the stop.
 pub struct Stop {
-    /// The time of requests in flight.
+    /// The time that requests in flight have to end.
     pub grace: Duration,
-    /// How long it serves on while its health path says that it stops.
+    /// The time for which it still serves while its health path says that it stops.
     pub lame_duck: Duration,
     pub health: Arc<Health>,
 }
 
-/// Serves until a signal to stop, and reloads at each SIGHUP and when an operator asks for it. After the signal it waits for
-/// requests in flight; a second one ends the wait.
+/// Serves until a signal to stop. SIGHUP and a request of an operator reload. After the signal it waits for requests in flight; a
+/// second signal ends the wait.
 pub async fn until_signal(mut server: Server, mut signals: Signals, front: &mut impl Reload, stop: Stop) {
     signals.reopen(front.log_files());
     while let Event::Reload(reply) = signals.next().await {
-        // It reads files, and looks names up.
+        // A reload blocks: it reads files and looks names up.
         let reloaded = tokio::task::block_in_place(|| front.reload(&mut server));
         let reloaded = reloaded.map_err(|error| chain(&*error));
         match &reloaded {
@@ -54,7 +54,7 @@ pub async fn until_signal(mut server: Server, mut signals: Signals, front: &mut 
         say(format_args!("stopping: serving for {} s, while the health path says so\n", lame_duck.as_secs()));
         if tokio::time::timeout(lame_duck, signals.stop()).await.is_ok() {
             say(format_args!("stopped at once\n"));
-            // Its requests end here, and are in the log.
+            // The requests end here, so that the log has them.
             drop(server);
             LogFile::flush(&front.log_files());
             return;

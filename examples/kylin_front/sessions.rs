@@ -13,7 +13,7 @@ pub fn secret(file: Option<&Path>) -> Result<(Secret, bool), Box<dyn Error>> {
     })
 }
 
-/// Reads the secret again. A random one stays.
+/// Reads the secret again. A random secret stays.
 pub fn reread(file: Option<&Path>, present: &Secret) -> Result<Secret, Box<dyn Error>> {
     let read = file.map(read).transpose()?;
     Ok(read.filter(|read| read != present).unwrap_or_else(|| present.clone()))

@@ -14,7 +14,7 @@ use crate::log_file::LogFile;
 /// | signal | effect |
 /// |---|---|
 /// | SIGTERM, SIGINT, SIGQUIT | stops after the requests in flight |
-/// | SIGHUP | reads again what the process was started from |
+/// | SIGHUP | reloads the files that the process was started from |
 /// | SIGUSR1 | opens log files again |
 /// | SIGUSR2, SIGUSR1 without log files | none: it is printed |
 /// | SIGWINCH, SIGPIPE | none |
@@ -22,32 +22,32 @@ pub struct Signals {
     stop: [Signal; 3],
     reload: Signal,
     printed: [(&'static str, Signal); 2],
-    /// What SIGUSR1 opens again.
+    /// The log files that SIGUSR1 opens again.
     logs: Vec<LogFile>,
-    asked: mpsc::Receiver<Reply>,
-    asks: mpsc::Sender<Reply>,
+    reload_requests: mpsc::Receiver<Reply>,
+    reload_sender: mpsc::Sender<Reply>,
 }
 
-/// What a signal or an operator asks for.
+/// A request of a signal or of an operator.
 #[derive(Debug)]
 pub enum Event {
     Stop,
-    /// With where to tell what has changed, or why nothing has.
+    /// An operator waits for the reply: what has changed, or why nothing has.
     Reload(Option<Reply>),
 }
 
 pub type Reply = oneshot::Sender<Result<String, String>>;
 
-/// Asks for reloads, as SIGHUP does.
+/// Requests reloads, as SIGHUP does.
 #[derive(Clone)]
 pub struct Reloads(mpsc::Sender<Reply>);
 
 impl Reloads {
     /// Returns what has changed, or why nothing has.
     pub async fn request(&self) -> Result<String, String> {
-        let (reply, told) = oneshot::channel();
+        let (reply, result) = oneshot::channel();
         _ = self.0.send(reply).await;
-        told.await.unwrap_or_else(|_| Err("not reloaded: the front end stops".to_owned()))
+        result.await.unwrap_or_else(|_| Err("not reloaded: the front end stops".to_owned()))
     }
 }
 
@@ -55,10 +55,10 @@ impl Signals {
     pub fn new() -> io::Result<Self> {
         _ = signal(SignalKind::window_change())?;
         _ = signal(SignalKind::pipe())?;
-        let (asks, asked) = mpsc::channel(1);
+        let (reload_sender, reload_requests) = mpsc::channel(1);
         Ok(Signals {
-            asked,
-            asks,
+            reload_requests,
+            reload_sender,
             stop: [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::quit())?],
             reload: signal(SignalKind::hangup())?,
             printed: [
@@ -69,14 +69,14 @@ impl Signals {
         })
     }
 
-    /// Has SIGUSR1 open these files again.
+    /// Sets the log files that SIGUSR1 opens again.
     pub fn reopen(&mut self, logs: Vec<LogFile>) {
         self.logs = logs;
     }
 
-    /// Returns what asks for reloads.
+    /// Returns a handle that requests reloads.
     pub fn reloads(&self) -> Reloads {
-        Reloads(self.asks.clone())
+        Reloads(self.reload_sender.clone())
     }
 
     /// Waits for a signal to stop or to reload, opens log files again meanwhile, and prints signals without an effect.
@@ -94,7 +94,7 @@ impl Signals {
             if self.stop.iter_mut().any(|signal| signal.poll_recv(cx).is_ready()) {
                 return Poll::Ready(Event::Stop);
             }
-            if let Poll::Ready(reply) = self.asked.poll_recv(cx) {
+            if let Poll::Ready(reply) = self.reload_requests.poll_recv(cx) {
                 return Poll::Ready(Event::Reload(reply));
             }
             self.reload.poll_recv(cx).map(|_| Event::Reload(None))

@@ -1,5 +1,4 @@
-//! What operators see and change, on listeners of their own: `--admin` has the page, its JSON and its verbs, `--status` the JSON
-//! alone, and both have `/metrics`.
+//! The listeners for operators: `--admin` serves the page, its JSON and its verbs, `--status` the JSON alone, and both serve `/metrics`.
 
 use std::error::Error;
 use std::num::NonZero;
@@ -22,7 +21,7 @@ use crate::logging::Levels;
 use crate::metrics::{self, Exporter};
 use crate::signals::Reloads;
 
-/// What the status covers.
+/// The parts of the front end that the status shows.
 pub struct Monitored {
     pub admin: Admin,
     pub exporter: Option<Exporter>,
@@ -66,7 +65,7 @@ pub fn token(file: Option<&Path>) -> Result<Option<AdminToken>, String> {
     file.map(read).transpose()
 }
 
-/// Serves the status alone at `listen`, without a login, on one thread. Uses those of the sockets `inherited` that have this address.
+/// Serves the status alone at `listen`, without a login, on one thread. Uses the sockets of `inherited` that have this address.
 pub fn serve(
     listen: Listen,
     monitored: Arc<Monitored>,
@@ -161,7 +160,7 @@ impl Monitored {
         })
     }
 
-    /// Sets what the status covers from now on.
+    /// Sets the clusters and sessions that the status shows from now on.
     pub fn set(&self, clusters: Vec<(String, Cluster)>, sessions: Option<Sessions>) {
         (*self.clusters.lock(), *self.sessions.lock()) = (clusters, sessions);
         self.show();
@@ -192,7 +191,7 @@ impl Monitored {
         self.cached.lock().clone()
     }
 
-    /// Sets what counts the connections of clients, once.
+    /// Sets the function that counts the connections of clients. Later calls have no effect.
     pub fn set_connections(&self, count: impl Fn() -> usize + Send + Sync + 'static) {
         _ = self.connections.set(Arc::new(count));
         self.show();

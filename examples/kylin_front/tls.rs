@@ -20,13 +20,13 @@ impl Clients {
     }
 }
 
-/// The options, as given.
+/// The options about TLS.
 #[derive(Clone, Default)]
 pub struct TlsOptions {
     certificate: Option<PathBuf>,
     key: Option<PathBuf>,
     client_ca: Option<PathBuf>,
-    /// Where requests are redirected to https.
+    /// The address at which requests are redirected to https.
     pub redirect: Option<Listen>,
     node_ca: Option<PathBuf>,
     node_verify_off: bool,
@@ -35,7 +35,7 @@ pub struct TlsOptions {
 pub const NAMES: [&str; 6] =
     ["--tls-certificate", "--tls-key", "--tls-client-ca", "--redirect", "--node-ca", "--node-verify"];
 
-/// Those about nodes at `https://`.
+/// The names that concern nodes at `https://`.
 pub const OF_NODES: [&str; 2] = ["--node-ca", "--node-verify"];
 
 impl TlsOptions {
@@ -69,7 +69,7 @@ impl TlsOptions {
         }
     }
 
-    /// Returns what a node over TLS costs the operator to know, for `--check`.
+    /// Returns the risk of the options, for `--check`.
     pub fn warning(&self) -> Option<&'static str> {
         let off = "nodes are not verified (--node-verify off): another host at a node's address can read logins";
         self.node_verify_off.then_some(off)

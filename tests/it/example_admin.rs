@@ -176,10 +176,10 @@ async fn a_shell_does_what_the_page_does() {
         (&["drain", "node-1", "--cluster", "other"], 1, "no endpoint is named node-1"),
         (&["weight", "node-1", "0"], 1, "a weight is a number from 1 to 65535"),
         (&["log-level", "loud"], 1, "loud: expected error"),
-        (&["drain"], 2, "not a verb: drain"),
-        (&["destroy", "node-1"], 2, "not a verb"),
+        (&["drain"], 2, "drain: expected status, ready NODE"),
+        (&["destroy", "node-1"], 2, "destroy node-1: expected status"),
         (&[], 2, "a verb is missing"),
-        (&["status", "--wait"], 2, "--wait is for drain"),
+        (&["status", "--wait"], 2, "--wait needs the verb drain"),
     ] {
         let (ended, text) = output(&fixture.ctl(&admin, words).await);
         assert!(ended == Some(code) && text.contains(why), "{words:?}: {ended:?} {text}");
