@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn paths_are_normalised_as_nginx_does() {
-        // Each was confirmed with `return 200 $uri` and nginx 1.22.
+        // Each line was confirmed with `return 200 $uri` and nginx 1.22.
         for (target, expected) in [
             ("/", "/"),
             ("", "/"),

@@ -1,4 +1,4 @@
-//! What `--help` prints.
+//! The text of `--help`.
 
 pub const HELP: &str = "\
 A load-balancing front end for Apache Kylin.

@@ -47,7 +47,7 @@ pub struct Args {
     pub drain: bool,
     pub single_flight: bool,
     pub cache: Option<Cache>,
-    /// The settings of nodes for which nothing else is set.
+    /// The settings of nodes that set nothing else.
     pub settings: NodeSettings,
     pub panic: bool,
     pub queue: bool,
@@ -86,7 +86,7 @@ pub enum AdminRead {
     Token,
 }
 
-/// What the arguments ask for.
+/// The parsed command line.
 pub enum Command {
     Run(Box<Args>),
     Help,
@@ -110,7 +110,7 @@ pub enum Source {
 pub const SOURCES: [&str; 7] =
     ["--demo", "--nodes", "--nodes-file", "--zookeeper", "--properties", "--config", "--httpd"];
 
-/// Options for which nginx and httpd have a directive; httpd not for the last one.
+/// Options for which nginx and httpd have a directive. httpd has none for the last option.
 const SET_BY_CONFIG: [&str; 6] =
     ["--proxy-protocol", "--max-conns", "--connect-timeout", "--read-timeout", "--trust", "--response-buffer"];
 
@@ -120,12 +120,12 @@ impl Args {
         self.queue.then(|| QueueRules::new().slow_weights(self.slow_weights))
     }
 
-    /// Returns the settings of nodes for which nothing else is set.
+    /// Returns the settings of nodes that set nothing else.
     pub fn default_settings(&self) -> DefaultSettings {
         DefaultSettings { settings: self.settings.clone(), outlier: self.outlier, tls: Arc::clone(&self.tls) }
     }
 
-    /// Returns what clients have to speak at an address of `--listen`, or with `None` at one without TLS.
+    /// Returns the options of an address of `--listen`; with `None`, clients speak no TLS there.
     pub fn listen_options(&self, clients: Option<&Clients>) -> ListenOptions {
         let options = ListenOptions::new();
         let options = match &self.proxy_protocol {
@@ -337,10 +337,15 @@ impl Args {
                     return Err("--kylin-version is for demo nodes: use it with --demo".into());
                 }
                 if has("--slow-weights") && !has("--httpd") {
-                    return Err("--config and --slow-weights exclude each other".into());
+                    return Err(
+                        "--config and --slow-weights exclude each other: the option needs another source of nodes"
+                            .into(),
+                    );
                 }
                 if has("--cache") {
-                    return Err(format!("{source} and --cache exclude each other"));
+                    return Err(format!(
+                        "{source} and --cache exclude each other: the option needs another source of nodes"
+                    ));
                 }
             }
             _ if has("--kylin-version") => return Err("--kylin-version is for demo nodes: use it with --demo".into()),

@@ -24,11 +24,11 @@ pub(super) fn zookeeper(_: &str) -> Result<Source, String> {
     Err("this build has no ZooKeeper client: build it with --features zookeeper".into())
 }
 
-/// How results are cached.
+/// The rules of the result cache.
 #[cfg(feature = "cache")]
 pub type Cache = kylin_lb::admission::CacheRules;
 
-/// No results are cached.
+/// A build without a result cache.
 #[cfg(not(feature = "cache"))]
 pub enum Cache {}
 

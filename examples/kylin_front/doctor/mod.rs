@@ -1,5 +1,4 @@
-//! `kylin_front doctor`: checks a cluster against the requirements that the manuals of Kylin and KAP have for one behind a load
-//! balancer.
+//! `kylin_front doctor`: checks a cluster against what the manuals of Kylin and KAP require behind a load balancer.
 
 mod addresses;
 mod checks;
@@ -56,10 +55,10 @@ It checks that
   timeouts         the front end waits longer than a query may take
 ";
 
-/// How long a response may take.
+/// The time for which the doctor waits for a response.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What the arguments ask for.
+/// The parsed arguments.
 struct Options {
     args: Args,
     login: Option<Login>,
@@ -80,7 +79,7 @@ pub fn run(runtime: &tokio::runtime::Runtime, words: impl Iterator<Item = String
             return ExitCode::from(2);
         }
     };
-    // The report says what is wrong. The log of the library would say it again, in other words.
+    // The report says what is wrong. The library would log it a second time, in other words.
     let _levels = logging::start(Some(options.args.log.unwrap_or(LevelFilter::OFF)), options.args.log_format);
     let json = options.json;
     let report = runtime.block_on(check(options));
@@ -153,7 +152,7 @@ async fn check(options: Options) -> Report {
     checks::clock(&nodes, &mut report);
     checks::metastore(&nodes, &mut report);
     checks::timeouts(&nodes, *head_timeout, *follows_kylin, &mut report);
-    // A node may list names that no name server responds to: those of the nodes come first.
+    // A node may list names that no name server knows, so the names of the nodes are looked up first.
     let own = nodes.iter().map(|(node, _)| node.address.to_string());
     let addresses = Addresses::look_up(own.chain(nodes.iter().flat_map(|(_, facts)| checks::known(facts)))).await;
     let given: Vec<&Node> = nodes.iter().map(|(node, _)| node).collect();
@@ -179,7 +178,7 @@ async fn check(options: Options) -> Report {
     report
 }
 
-/// Asks all nodes at once.
+/// Queries all nodes at once.
 async fn ask(nodes: Vec<Node>) -> Vec<Seen> {
     let mut tasks = JoinSet::new();
     for (at, node) in nodes.into_iter().enumerate() {

@@ -119,12 +119,12 @@ pub struct Node {
     /// The name of the cluster, or of the upstream.
     pub cluster: String,
     pub address: Address,
-    /// The roles that the front end was told.
+    /// The roles that the arguments give the node.
     pub given: Roles,
-    /// Whether the operator took it out of service: it is not asked.
+    /// Whether the operator took the node out of service. Such a node gets no requests.
     pub is_down: bool,
     pub backend: Arc<HttpBackend>,
-    /// How long a response may take.
+    /// The time for which the doctor waits for a response.
     pub timeout: Duration,
 }
 
@@ -134,7 +134,7 @@ impl Node {
         request.headers_mut().insert(header::HOST, host);
         let exchange = async {
             let response = self.backend.send(request).await.map_err(|error| {
-                // The error itself may hold the request.
+                // Only the text is kept, because the error itself may hold the request.
                 let mut text = error.to_string();
                 let mut cause = std::error::Error::source(&error);
                 while let Some(error) = cause {
@@ -154,30 +154,30 @@ impl Node {
     }
 }
 
-/// What a node has shown.
+/// The facts that the responses of a node show.
 #[derive(Default)]
 pub struct Facts {
-    /// Why it does not respond, if it does not.
+    /// The reason why the node does not respond.
     pub unreachable: Option<String>,
     pub level: Option<ProbeLevel>,
     /// Version and commit.
     pub version: Option<(String, String)>,
-    /// The range of seconds by which its clock is ahead of this machine's.
+    /// The least and the most seconds by which the node's clock is ahead of this machine's.
     pub clock: Option<(i64, i64)>,
     pub is_kylin5: bool,
     /// The parts that Kylin 5 reports as down.
     pub down_parts: Vec<String>,
     /// The name of Kylin 5's session cookie.
     pub cookie_name: Option<String>,
-    /// Ids by names.
+    /// The ids of the projects by their names.
     pub projects: BTreeMap<String, String>,
-    /// With an administrator's login. Kylin 5 has no such call.
+    /// The configuration, which an administrator's login shows. Kylin 5 has no such call.
     pub config: Option<Properties>,
     /// The properties that everyone may see.
     pub public_config: Option<Properties>,
-    /// The nodes that it knows by discovery.
+    /// The nodes that the node knows by discovery.
     pub discovered: Option<Vec<(String, Roles)>>,
-    /// Whether it is the one that runs the jobs, where one is elected.
+    /// Whether the node is elected to run the jobs; `None` without an election.
     pub is_leader: Option<bool>,
     /// The session of the login.
     pub session: Option<Cookies>,
@@ -185,7 +185,7 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Asks a node what it tells without a login.
+    /// Reads the facts that a node shows without a login.
     pub async fn of(node: &Node) -> Self {
         let mut facts = Facts::default();
         if node.is_down {
@@ -255,7 +255,7 @@ impl Facts {
         Ok(false)
     }
 
-    /// Asks a node what it tells a user who is logged in.
+    /// Reads the facts that a node shows to a logged-in user.
     pub async fn learn_more(&mut self, node: &Node) {
         let Some(session) = self.session.clone() else { return };
         if let Ok(reply) = node.get("/kylin/api/projects", &session).await

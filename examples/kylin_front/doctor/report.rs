@@ -1,4 +1,4 @@
-//! What is checked, the sentence of a manual behind each check, and the report.
+//! The checks, the requirement of a manual behind each, and the report.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -98,7 +98,7 @@ impl Check {
 enum Kind {
     /// Makes the cluster unsound.
     Fault,
-    /// Is worth knowing, and no fault.
+    /// Tells the operator something that is no fault.
     Note,
     /// Could not be checked.
     Unchecked,
@@ -114,11 +114,11 @@ struct Entry {
 /// The result of all checks.
 #[derive(Default)]
 pub struct Report {
-    /// What `--check` says of the source.
+    /// The report of `--check` on the source.
     pub understood: String,
     /// A JSON object for each node.
     pub nodes: Vec<Value>,
-    /// Which ways to keep logins are sound with these nodes, by the name of the cluster.
+    /// The ways to keep logins, and whether each is sound with these nodes, by the name of the cluster.
     pub session_ways: serde_json::Map<String, Value>,
     entries: Vec<Entry>,
     ran: BTreeSet<Check>,

@@ -1,4 +1,4 @@
-//! The ways to keep logins, tried out: log in at one node and ask another, and log in through the front end.
+//! Tests the ways to keep logins: uses the login of one node at another, and logs in through the front end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::node::{Cookies, Facts, Login, Node, Reply, request};
 use super::report::{Check, Report};
 use super::source::Front;
 
-/// How often a node is asked for a session that another may write only after its response, and how long between.
+/// The number of requests with a session that another node may write only after its response, and the pause between them.
 const LATE_ATTEMPTS: usize = 10;
 const LATE_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -26,18 +26,18 @@ fn private_call(facts: &Facts) -> &'static str {
     if facts.is_kylin5 { "/kylin/api/projects?page_size=1" } else { "/kylin/api/cubes?limit=1&offset=0" }
 }
 
-/// What a node makes of the session of another.
+/// The response of a node to the session of another node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Known {
     Yes,
-    /// Only after a while: the other node writes its sessions after the response.
+    /// The node knows it only after a while: the other node writes its sessions after the response.
     Late,
     No,
-    /// It fails at it, and not at its own: the session was never written.
+    /// The node fails with this session, but not with its own: this session was never written.
     Broken,
 }
 
-/// Tries with the sessions of the login whether the nodes share them. Each node is asked for the session of the one before it.
+/// Checks whether the nodes share the sessions of the login. Each node gets the session of the one before it.
 pub async fn between_nodes(nodes: &[Seen], replicated: &[String], report: &mut Report) {
     for members in by_upstream(nodes) {
         let members: Vec<&Seen> = members.into_iter().filter(|(_, facts)| facts.session.is_some()).collect();
@@ -140,7 +140,7 @@ impl Observer for Attempts {
 }
 
 impl Attempts {
-    /// Returns whether a node did not know the login and another was asked. The login relay asks one node again.
+    /// Returns whether a node did not know the login and another node got the request. The login relay sends to one node again.
     fn were_elsewhere(&self) -> bool {
         let attempts = self.0.lock();
         let is_elsewhere = |pair: &[Attempt]| match pair {
@@ -162,7 +162,7 @@ impl Attempts {
         !begun.is_empty() && begun.iter().all(is_kylin)
     }
 
-    /// Returns what is known of the node of the last attempt.
+    /// Returns the facts about the node of the last attempt.
     fn last<'n>(&self, nodes: &'n [Seen]) -> Option<&'n Facts> {
         let last = self.1.lock().last()?.clone();
         let is_last = |(node, facts): &&Seen| node.id == last.as_str() && facts.is_kylin();
@@ -170,13 +170,13 @@ impl Attempts {
     }
 }
 
-/// Returns whether each node that may be picked is a Kylin, as far as it has shown.
+/// Returns whether the responses of each node that may be picked are those of a Kylin.
 fn are_kylins<'n>(mut nodes: impl Iterator<Item = &'n Seen>) -> bool {
     nodes.all(|(node, facts)| node.is_down || facts.is_kylin())
 }
 
-/// Logs in through the front end, and asks it often enough that each node could get requests. Sends the login only where a request
-/// without one has shown that it reaches nothing but Kylins.
+/// Logs in through the front end, and sends enough requests with the login that each node could get some. Sends the login only
+/// where a request without one has shown that it reaches nothing but Kylins.
 pub async fn through_front_end(front: &Front, nodes: &[Seen], login: &Login, report: &mut Report) {
     let Some((Node { timeout, .. }, _)) = nodes.iter().find(|(_, facts)| facts.session.is_some()) else { return };
     for way in 0..front.count() {

@@ -24,7 +24,7 @@ use crate::demo::Demo;
 use crate::members::properties_file;
 use crate::{configured, httpd, listed, nodes, sessions, summary, table};
 
-/// How long a registry has to list its nodes.
+/// The time for which the doctor waits for the list of a registry.
 const LIST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The address of the client in requests through the front end.
@@ -32,7 +32,7 @@ const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
 /// The name of a cluster that has none.
 const CLUSTER: &str = "kylin";
-/// How the name of a way to keep logins begins for which the nodes share their sessions.
+/// The start of the names of the session modes for which the nodes share their sessions.
 const REPLICATED: &str = "replicated";
 
 /// The front end of the arguments, in this process. It does not listen.
@@ -42,22 +42,22 @@ pub enum Front {
     Httpd(Vec<httpd::SiteListener>),
 }
 
-/// What the arguments name.
+/// The nodes that the arguments name, and their front end.
 pub struct Checked {
     pub nodes: Vec<Node>,
     pub front: Front,
-    /// How long the front end waits for a response, at most.
+    /// The longest time for which the front end waits for a response.
     pub head_timeout: Duration,
-    /// Whether that follows from the time that Kylin's own file gives a query.
+    /// Whether that time follows from the one that Kylin's own file gives a query.
     pub follows_kylin: bool,
     /// The clusters whose nodes are expected to share their sessions.
     pub replicated: Vec<String>,
-    /// Live as long as the checks.
+    /// Demo nodes, which stop when this is dropped.
     _demo: Option<Demo>,
 }
 
 impl Front {
-    /// Returns how many ways lead to the nodes: the addresses of a configuration.
+    /// Returns the number of handlers: one for each address of a configuration.
     pub fn count(&self) -> usize {
         match self {
             Front::Proxy(_) => 1,
@@ -76,7 +76,7 @@ impl Front {
 }
 
 impl Checked {
-    /// Finds the nodes. What keeps it from that is a fault in the report, and `None`.
+    /// Finds the nodes. If that fails, records a fault in the report and returns `None`.
     pub async fn find(mut args: Args, timeout: Duration, report: &mut Report) -> Option<Self> {
         report.ran(Check::Source);
         let source = std::mem::replace(&mut args.source, Source::Nodes(Vec::new()));
@@ -132,7 +132,7 @@ fn of_config(
     Ok(Checked { nodes, head_timeout, follows_kylin: false, replicated, front, _demo: None })
 }
 
-/// Reports what the file of a node's session manager says wrong: a fault if sessions are not shared by it, else a note.
+/// Reports mistakes in the file of a node's session manager: a fault if it does not share sessions, else a note.
 fn session_manager(warning: &str, report: &mut Report) {
     let faults = [Warning::NoValve, Warning::WrongPath, Warning::Local, Warning::Sticky, Warning::LongIds];
     match faults.iter().any(|fault| fault.to_string() == warning) {
@@ -247,7 +247,7 @@ fn nodes_of(name: &str, cluster: &Cluster, timeout: Duration) -> Vec<Node> {
     let view = RequestView::of(&request, CLIENT);
     let node = |endpoint: &kylin_lb::cluster::EndpointStatus| {
         let is_down = endpoint.admin_state == AdminState::Maintenance;
-        // One in maintenance is not picked.
+        // A node in maintenance is not picked.
         if is_down {
             cluster.set_admin_state(&endpoint.id, AdminState::Ready).ok()?;
         }

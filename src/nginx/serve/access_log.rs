@@ -25,7 +25,7 @@ pub(super) struct WrittenLog {
     format: Arc<LogFormat>,
     condition: Option<Template>,
     write: LineWriter,
-    /// Lines show headers of the response.
+    /// Whether lines show headers of the response.
     shows_headers: bool,
 }
 
@@ -66,16 +66,16 @@ pub(super) struct PendingRequest {
     addresses: Addresses,
     /// The time for which `limit_req` delays the request.
     delay: Duration,
-    /// Headers of the response use variables of its outcome.
+    /// Whether headers of the response use variables of its outcome.
     is_shown: bool,
     outcome: Mutex<RequestOutcome>,
 }
 
 #[derive(Default)]
 struct RequestOutcome {
-    /// Another request has the line.
+    /// Whether another request has the line.
     is_discarded: bool,
-    /// The site replaced the response of the proxy.
+    /// Whether the site replaced the response of the proxy.
     is_replaced: bool,
     status: Option<u16>,
     /// The status that an `error_page` line gives the response of a node.
@@ -83,7 +83,7 @@ struct RequestOutcome {
     body_bytes: u64,
     elapsed: Duration,
     attempts: Vec<Attempt>,
-    /// No server of the upstream was eligible.
+    /// Whether no server of the upstream was eligible.
     is_unserved: bool,
     sent: Option<HeaderMap>,
     received: Option<HeaderMap>,

@@ -1,4 +1,4 @@
-//! An affinity for each upstream: as its `sticky` says, else as an option or the default does.
+//! An affinity for each upstream: by its `sticky` directive, else by an option or the default.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -26,7 +26,7 @@ pub(super) struct Affinities {
     learned: Vec<(String, u64, Sessions)>,
 }
 
-/// The default of a store's deadline.
+/// The default of the time for one operation of a store.
 const STORE_DEADLINE: Duration = Duration::from_millis(50);
 
 /// The bytes that nginx needs for a session: it stores about 4000 in a megabyte.

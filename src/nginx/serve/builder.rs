@@ -23,9 +23,7 @@ use crate::proxy::ReloadAccess;
 use crate::session::{Secret, Sessions};
 
 /// Builds a [`Site`] from a configuration, and from settings for which nginx has no directive.
-///
-/// The settings are for the upstreams about which the file says nothing: a directive or a comment of an upstream is closer than a
-/// comment of a server, which is closer than a setting of this builder.
+/// A directive or a comment of an upstream takes precedence over a comment of a server, and that over a setting of this builder.
 ///
 /// | setting | default |
 /// |---|---|

@@ -25,7 +25,7 @@ pub const NAME_LOOKUP_INTERVAL: Duration = Duration::from_secs(30);
 /// The time that a lookup may take. The system asks several DNS servers for 5 s each.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// How many names are looked up at a time when the site is built.
+/// The number of names that are looked up at a time when the site is built.
 const MAX_LOOKUPS: usize = 16;
 
 /// The endpoints of an upstream, by server.
@@ -146,7 +146,7 @@ impl UpstreamEndpoints {
         Ok(made)
     }
 
-    /// Returns `wanted`, with a number behind it if another endpoint of the upstream has it.
+    /// Returns `wanted`, with a number appended if another endpoint of the upstream has this id.
     fn free_id(&self, wanted: &str, made: &[ServerEndpoint]) -> String {
         let is_taken = |id: &str| self.servers.iter().flatten().chain(made).any(|one| one.endpoint.id().as_str() == id);
         let numbered = (2..).map(|time| format!("{wanted}#{time}"));
@@ -310,7 +310,7 @@ impl Site {
     }
 }
 
-/// Looks up the names of one upstream, and has its cluster follow.
+/// Looks up the names of one upstream, and updates its cluster.
 async fn refresh<L, F>(
     endpoints: &Arc<Mutex<UpstreamEndpoints>>,
     cluster: &Cluster,

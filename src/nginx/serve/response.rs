@@ -1,4 +1,4 @@
-//! Responses: what changes in a node's, and those that a location gives itself.
+//! The changes of a node's response, and the responses that a location gives itself.
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
@@ -20,7 +20,7 @@ pub(super) const NOT_FOUND: ErrorResponse =
 pub(super) const BAD_PATH: ErrorResponse =
     ErrorResponse::new(StatusCode::BAD_REQUEST, "the path of the request is not valid");
 
-/// The changes of a node's response, computed while the request is still there.
+/// The changes of a node's response, computed before the request is sent.
 pub(super) struct ResponseEdits<'s> {
     settings: &'s BlockSettings,
     added: AddedHeaders<'s>,

@@ -30,9 +30,9 @@ pub(super) struct Route {
     /// The timeouts of a node, if the location changes them.
     pub(super) timeouts: Option<Timeouts>,
     pub(super) logs: Arc<[WrittenLog]>,
-    /// Those of the upstream.
+    /// The endpoints of the upstream.
     pub(super) addresses: Addresses,
-    /// Headers of the response show what became of the request.
+    /// Whether headers of the response show the outcome of the request.
     pub(super) shows_outcome: bool,
 }
 
@@ -73,7 +73,7 @@ pub(super) fn build(config: &Config, groups: &[Group], writers: &Writers) -> Res
     routes.sort_by_key(|(number, _)| *number);
     let mut by_number = Vec::new();
     for (number, route) in routes {
-        // A `return` behind a `proxy_pass` leaves numbers that no location has.
+        // A `return` after a `proxy_pass` leaves numbers that no location has.
         while by_number.len() < number {
             by_number.push(Route::none());
         }
@@ -150,7 +150,7 @@ fn with_settings<K>(
         builder = builder.response_buffer(0);
     }
     if settings.request_buffering == Some(false) {
-        // The file asks for bodies that stream, and nginx does not limit them.
+        // The file turns buffering off, and nginx does not limit bodies that stream.
         builder = builder.replay_limit(0).streamed_bodies(None);
     }
     Ok(builder.build()?)

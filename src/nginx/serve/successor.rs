@@ -16,12 +16,12 @@ pub struct SiteSuccessor {
 }
 
 impl SiteSuccessor {
-    /// Returns the new site, to build the listeners with that take over. Activate the successor when they do.
+    /// Returns the new site, to build the listeners that take over. Activate the successor when they do.
     pub fn site(&self) -> &Site {
         &self.site
     }
 
-    /// Has the clusters follow the new configuration, and returns the new site with what has changed.
+    /// Applies the new configuration to the clusters, and returns the new site and the changes.
     ///
     /// Drop the [`NameLookups`](super::NameLookups) of the old site before, and start those of the new one.
     pub fn activate(self) -> (Site, SiteChanges) {

@@ -58,7 +58,7 @@ pub(super) fn of_nodes(tls: &NodeTls, host: Option<&str>) -> Result<ClientTls, T
     }
     let name = match (&settings.name, settings.verify) {
         (Some(name), _) => Some(name.as_str()),
-        // nginx's default for proxy_ssl_name.
+        // The host is nginx's default for `proxy_ssl_name`.
         (None, Some(true)) => Some(proxy_host.as_str()),
         (None, None) => host,
         (None, Some(false)) => host.or(Some("localhost")),

@@ -207,7 +207,7 @@ fn without_userinfo(line: &str) -> String {
     shown + rest
 }
 
-/// Names that sound secret in front of what is not. Those of variables follow `$`.
+/// Names that look like those of secrets, but whose values are not secret. `VARIABLES` are the prefixes of such variables.
 const NOT_SECRET: [&str; 3] = ["server_tokens", "ssl_password_file", "proxy_ssl_password_file"];
 const VARIABLES: [&str; 5] = ["$http_", "$cookie_", "$arg_", "$sent_", "$upstream_"];
 

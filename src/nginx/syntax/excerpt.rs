@@ -1,4 +1,4 @@
-//! The line of an error, and text of a configuration in messages: safe to print.
+//! Makes the line of an error, and text of a configuration in messages, safe to print.
 //!
 //! The reader of httpd files in the example `kylin_front` compiles this file too, so that both show errors alike.
 

@@ -40,8 +40,8 @@ pub(crate) fn read(path: &Path, max_bytes: usize, span: Option<Span>) -> Result<
     })
 }
 
-/// Returns a text whose bytes of another encoding (GBK, Latin-1) stand in comments only, which nginx passes over. Each such byte
-/// becomes a replacement character.
+/// Returns the text if bytes of another encoding (GBK, Latin-1) stand only in comments, which nginx skips. Each such byte becomes
+/// a replacement character.
 fn without_foreign_remarks(bytes: &[u8]) -> Option<String> {
     let mut text = String::with_capacity(bytes.len());
     for line in bytes.split_inclusive(|&byte| byte == b'\n') {
@@ -49,7 +49,7 @@ fn without_foreign_remarks(bytes: &[u8]) -> Option<String> {
             Ok(line) => text.push_str(line),
             Err(error) => {
                 let code = &line[..error.valid_up_to()];
-                // A comment begins at the start of a word. In quotes there is none, so the byte may stand in a value.
+                // A comment begins at the start of a word, and never in quotes: there the byte may be in a value.
                 let is_comment = code.iter().enumerate().any(|(at, &byte)| {
                     byte == b'#'
                         && (at == 0 || code[at - 1].is_ascii_whitespace() || matches!(code[at - 1], b';' | b'{' | b'}'))
@@ -94,7 +94,7 @@ fn entries(folder: &Path, glob: &str) -> Vec<PathBuf> {
     let listed = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     let (Ok(entries), Some(expression)) = (fs::read_dir(listed), expression(glob)) else { return Vec::new() };
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    // As glob(3): only a dot matches a leading dot.
+    // As in glob(3), only a dot matches a leading dot.
     let visible = names.filter(|name| glob.starts_with('.') || !name.starts_with('.'));
     visible.filter(|name| expression.is_match(name)).map(|name| folder.join(name)).collect()
 }

@@ -3,7 +3,6 @@
 //! Configurations depend on its oddities, so they are kept. A quote has a meaning only at the start
 //! of a word. `}` inside a word is a letter. `${` does not open a block. A backslash that escapes
 //! nothing stays in the word, so that regular expressions need no doubled ones.
-//!
 //! nginx skips comments. One that begins with `# kylin_lb:` holds directives of this crate, up to the end of its line.
 
 use super::error::Fault;
@@ -151,7 +150,7 @@ impl<'t> Lexer<'t> {
         }
     }
 
-    /// Moves behind the block of Lua that a directive has opened.
+    /// Skips the block of Lua that a directive has opened.
     pub(crate) fn skip_lua(&mut self, opened: &Word) -> Result<(), Fault> {
         let length = lua::block(&self.text[self.at..]).ok_or_else(|| {
             let message = format!("the block of \"{}\" is never closed", opened.text);
@@ -244,16 +243,16 @@ impl<'t> Lexer<'t> {
     }
 }
 
-/// A comment that is more than one for people.
+/// A comment that this crate reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum OwnComment {
     /// `# kylin_lb:`, which has this length.
     Directives(usize),
-    /// `# kylin-lb:` and the like, which would otherwise be passed over silently.
+    /// A misspelt prefix such as `# kylin-lb:`, which would otherwise be skipped silently.
     Misspelt,
 }
 
-/// Returns what a comment is, if it is not for people only. A second `#` makes any comment one for people.
+/// Returns the kind of a comment; `None` if it is only for people. A second `#` makes any comment one for people.
 fn own_comment(comment: &str) -> Option<OwnComment> {
     let (name, _) = comment.strip_prefix('#')?.split_once(':')?;
     match name.trim() {
@@ -301,7 +300,7 @@ mod tests {
 
     #[test]
     fn words_are_split_as_nginx_splits_them() {
-        // Each was confirmed with `return 200` and nginx 1.22.
+        // Each line was confirmed with `return 200` and nginx 1.22.
         assert_eq!(words("a b;"), ["a", "b"]);
         assert_eq!(words("\u{feff}a # x ; \n b;"), ["a", "b"]);
         assert_eq!(words(r#"a "b c;{}" 'd"e';"#), ["a", "b c;{}", "d\"e"]);

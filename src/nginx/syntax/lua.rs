@@ -1,4 +1,4 @@
-//! Blocks of Lua, such as `access_by_lua_block { ... }`, whose text is not of nginx's words.
+//! Blocks of Lua, such as `access_by_lua_block { ... }`, whose text is not in nginx's syntax.
 
 /// Returns the length of a block behind its opening brace, with the closing one; `None` if the text ends before.
 pub(super) fn block(text: &str) -> Option<usize> {

@@ -17,7 +17,7 @@ pub(crate) struct Directive {
     pub(crate) name: Word,
     pub(crate) args: Vec<Word>,
     pub(crate) block: Option<Vec<Directive>>,
-    /// It stands in a `# kylin_lb:` comment, which nginx passes over.
+    /// The directive stands in a `# kylin_lb:` comment, which nginx skips.
     pub(crate) in_comment: bool,
 }
 
@@ -31,7 +31,7 @@ impl Directive {
     }
 }
 
-/// Of the words, wherever they stand.
+/// Hashes the words without their places, so that moved directives count as unchanged.
 impl Hash for Directive {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let Directive { name, args, block, in_comment } = self;
@@ -41,7 +41,7 @@ impl Hash for Directive {
     }
 }
 
-/// Files that every nginx comes with, for types of files and for programs behind FastCGI and the like. They need not exist.
+/// Files that are part of every nginx, and may be missing: types of files, and parameters of FastCGI and similar protocols.
 const OF_NGINX: [&str; 8] =
     ["mime.types", "fastcgi.conf", "fastcgi_params", "scgi_params", "uwsgi_params", "koi-utf", "koi-win", "win-utf"];
 
@@ -244,7 +244,7 @@ mod tests {
         fs::write(&main, "a { include d/*.conf; } include d/x.conf; include none/*.conf; include mime.types; z;")
             .unwrap();
         fs::write(folder.path().join("d/x.conf"), "x 1;").unwrap();
-        // Relative to the main file's folder, not to the including file's.
+        // The name is relative to the main file's folder, not to the including file's.
         fs::write(folder.path().join("d/w.conf"), "w { include d/x.conf; }").unwrap();
         let directives = Parser::default().file(&main, None).unwrap();
         assert_eq!(shape(&directives), "a{w{x 1},x 1},x 1,z");

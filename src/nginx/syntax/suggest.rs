@@ -2,7 +2,7 @@
 //!
 //! The reader of httpd files in the example `kylin_front` compiles this file too.
 
-/// The longest word that a suggestion is looked for: the distance costs the square of its length.
+/// The longest word for which a suggestion is computed: the time grows with the square of its length.
 const MAX_WORD_BYTES: usize = 64;
 
 /// Returns `, did you mean "…"?` for the candidate nearest to `word`, or nothing.

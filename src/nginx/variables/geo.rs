@@ -54,7 +54,7 @@ impl Geo {
         self.default.is_some()
     }
 
-    /// Returns the value for an address. As in nginx, what is none stands for 255.255.255.255.
+    /// Returns the value for an address. As in nginx, a text that is no address counts as 255.255.255.255.
     pub(super) fn find(&self, source: &[u8]) -> Option<&Template> {
         let address = std::str::from_utf8(source).ok().and_then(|text| text.parse::<IpAddr>().ok());
         let address = address.unwrap_or(IpAddr::from([255; 4])).to_canonical();

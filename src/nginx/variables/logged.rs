@@ -10,18 +10,18 @@ use crate::observe::{is_secret_name, masked_target};
 /// The way in which values are escaped in a log (`escape=`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Escape {
-    /// Quotes, backslashes and what is not printable ASCII as `\xXX`; a value that there is not is `-`.
+    /// Quotes, backslashes and bytes that are not printable ASCII become `\xXX`; a missing value is `-`.
     Default,
-    /// As in a JSON string; a value that there is not is empty.
+    /// The form of a JSON string; a missing value is empty.
     Json,
-    /// Control characters as `\xXX`: with them, a client could write a line of its own. nginx writes these as well.
+    /// Control characters become `\xXX`: with them, a client could write a line of its own. nginx does not escape them.
     None,
 }
 
 /// The text in place of a value that is not shown, as in [`masked_target`].
 const MASK: &str = "***";
 
-/// Headers with credentials whose names do not tell it.
+/// Headers that hold credentials though their names do not say so.
 const SECRET_HEADERS: [&str; 3] = ["authentication-info", "www-authenticate", "proxy-authenticate"];
 
 /// Headers whose value is the target of a request, which logs show masked.
@@ -36,10 +36,10 @@ const TARGETS: [&str; 8] = [
     "x-forwarded-uri",
 ];
 
-/// Variables whose value may be empty: nginx has one all the same.
+/// Variables whose empty value nginx logs as empty, not as missing.
 const EMPTY: [&str; 4] = ["https", "is_args", "request_completion", "server_name"];
 
-/// Variables of nginx that have no value here. Log formats that were copied from somewhere name them.
+/// Variables of nginx that have no value here. Copied log formats name them.
 const ABSENT: &str = "
     ancient_browser body_bytes connection connection_requests connection_time document_root gzip_ratio limit_rate limit_req_status
     limit_conn_status modern_browser msie nginx_version pid pipe realpath_root request_filename proxy_port proxy_protocol_addr
@@ -97,7 +97,7 @@ impl Template {
         }
     }
 
-    /// Appends the value with masked variables. Returns whether there is one.
+    /// Appends the value with masked variables. Returns whether the value exists.
     pub(super) fn write_masked(&self, scope: &Scope<'_>, value: &mut Vec<u8>) -> bool {
         let mut found = self.pieces.is_empty();
         for piece in &self.pieces {
@@ -114,7 +114,7 @@ impl Template {
 }
 
 impl Variable {
-    /// Appends the value as a log may show it. Returns whether there is one: nginx tells an empty value from none.
+    /// Appends the value as a log may show it. Returns whether the value exists: nginx tells an empty value from a missing one.
     fn write_masked(&self, name: &str, scope: &Scope<'_>, value: &mut Vec<u8>) -> bool {
         if let Variable::Mapped(map) = self {
             map.write_masked(scope, value);
@@ -124,7 +124,7 @@ impl Variable {
         self.write(scope, &mut |piece| value.extend_from_slice(piece));
         let written = &value[start..];
         let masked = match self {
-            // The configuration may have moved a secret of the target to where it is not recognised.
+            // The configuration may have moved a secret of the target to a place where it is not recognised.
             Variable::Path | Variable::Named(_) | Variable::Arg(_) | Variable::Sent(_)
                 if !written.is_empty() && self.is_rewritten(name, scope) && has_secret(scope.request_uri) =>
             {
@@ -151,7 +151,7 @@ impl Variable {
 }
 
 impl Variable {
-    /// Returns whether the value is one that the configuration may have made of the target of the request.
+    /// Returns whether the configuration may have computed the value from the target of the request.
     fn is_rewritten(&self, name: &str, scope: &Scope<'_>) -> bool {
         match self {
             Variable::Sent(header) => is_target(header),

@@ -30,9 +30,9 @@ enum Rules {
 /// The lines of a `map`.
 #[derive(Debug, Default)]
 struct Values {
-    /// By the value in lower case, as nginx compares.
+    /// The results by the value in lower case, as nginx compares.
     exact: HashMap<Vec<u8>, Template>,
-    /// In the order of the file; tried if no exact value matches.
+    /// Expressions in the order of the file, which are tried if no exact value matches.
     patterns: Vec<(Pattern, Template)>,
     default: Option<Template>,
 }
@@ -142,7 +142,7 @@ impl SetValue {
     fn read(value: &Word, block: &Directive, maps: &Maps) -> Option<Self> {
         // The groups of a `rewrite` in the block come after those of its condition.
         let has_rewrite = block.block.iter().flatten().any(|inner| inner.is("rewrite"));
-        // In the block of `!~` there are no groups of its own expression.
+        // The block of `!~` runs only if the expression does not match, so it has no groups.
         let has_groups = |word: &Word| !word.text.starts_with('!') && !has_rewrite;
         let subject = subject(block).filter(|(_, operator)| has_groups(operator));
         let subject = subject.and_then(|(word, _)| Template::new(&word, maps).ok());
@@ -255,7 +255,7 @@ impl Values {
         let key = &line.name;
         let result = match (&line.args[..], &line.block) {
             ([result], None) => result,
-            // Values are computed anew for each use in any case.
+            // This crate computes values anew for each use, with or without the word.
             ([], None) if key.text == "volatile" => return Ok(()),
             ([], None) if key.text == "hostnames" => {
                 return Err(key.span.unsupported("\"hostnames\" of map is not supported", "~EXPRESSION RESULT;"));

@@ -73,12 +73,12 @@ enum Variable {
     Sent(HeaderName),
     /// `$upstream_http_NAME`.
     Received(HeaderName),
-    /// One that nginx has and that has no value here, in a log.
+    /// A variable of nginx without a value here, in a log.
     Absent,
     Mapped(Arc<Map>),
     /// `$uri` and `$document_uri`, which are decoded.
     Path,
-    /// One of `set`, by its slot.
+    /// A variable of `set`, by its slot.
     Set(usize),
 }
 
@@ -91,7 +91,7 @@ impl Template {
     /// Compiles a word of a log's format. Also returns the variables of nginx that have no value here.
     ///
     /// # Errors
-    /// Also for variables that hold secrets.
+    /// Variables that hold secrets are errors too.
     pub(crate) fn for_log(word: &Word, maps: &Maps, sources: &ValueSources) -> Result<(Template, Vec<String>), Fault> {
         let (template, absent) = Template::compile(word, maps, &[], true)?;
         template.check_loggable(word.span, maps, sources)?;
@@ -146,7 +146,7 @@ impl Template {
                     None => {
                         let candidates = NAMES.iter().map(|(name, _)| *name).chain(maps.names());
                         let meant = nearest(lower, candidates);
-                        // Of another module, as files have them; not a misspelled one.
+                        // The name is that of another module's variable, and not misspelt.
                         if for_log && meant.is_none() {
                             absent.push(lower.to_owned());
                             pieces.push(Piece::Variable { variable: Variable::Absent, name: lower.to_owned() });
@@ -242,7 +242,7 @@ impl Template {
         self.pieces.iter().any(|piece| matches!(piece, Piece::Variable { variable: Variable::Capture(_), .. }))
     }
 
-    /// Returns whether one of the variables begins so, also behind a `map`.
+    /// Returns whether the name of one of the variables begins with `start`, also of those that a `map` reads.
     pub(crate) fn mentions(&self, start: &str) -> bool {
         self.pieces.iter().any(|piece| match piece {
             Piece::Literal(_) => false,
@@ -268,7 +268,7 @@ impl Template {
 }
 
 impl fmt::Display for Template {
-    /// As it was written.
+    /// Shows the value as it was written.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }

@@ -81,7 +81,7 @@ fn remote_user(scope: &Scope<'_>, sink: Sink<'_>) {
 
 /// `$http_NAME`: all headers of the name as one value.
 pub(super) fn header(scope: &Scope<'_>, name: &HeaderName, sink: Sink<'_>) {
-    // The first `Host` only: a client must not hide the one that was checked behind a second line.
+    // Only the first `Host` counts: a second line must not hide the one that was checked.
     if name == header::HOST {
         return sink(scope.requested_host().unwrap_or_default());
     }

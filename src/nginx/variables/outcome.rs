@@ -1,4 +1,4 @@
-//! What became of a request, for the variables that logs and response headers show.
+//! The variables of the outcome of a request, which logs and response headers show.
 
 use std::fmt::{Display, Write as _};
 use std::time::Duration;
@@ -21,7 +21,7 @@ pub(super) fn body_bytes_sent(scope: &Scope<'_>, sink: Sink<'_>) {
     with(scope, sink, |outcome, text| write(text, outcome.body_bytes));
 }
 
-/// The head counts as it would be written for HTTP/1.1, without what the server adds.
+/// Counts the head as it would be written for HTTP/1.1, without the headers that the server adds.
 pub(super) fn bytes_sent(scope: &Scope<'_>, sink: Sink<'_>) {
     with(scope, sink, |outcome, text| {
         let reason = outcome.status.and_then(|status| StatusCode::from_u16(status).ok()?.canonical_reason());
@@ -30,7 +30,7 @@ pub(super) fn bytes_sent(scope: &Scope<'_>, sink: Sink<'_>) {
     });
 }
 
-/// The head counts as it would be written for HTTP/1.1, and the body by its `Content-Length`.
+/// Counts the head as it would be written for HTTP/1.1, and the body by its `Content-Length`.
 pub(super) fn request_length(scope: &Scope<'_>, sink: Sink<'_>) {
     let line = scope.method.as_str().len() + scope.request_uri.len() + "  HTTP/1.1\r\n\r\n".len();
     let length = scope.headers.get(http::header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
@@ -62,7 +62,7 @@ pub(super) fn upstream_status(scope: &Scope<'_>, sink: Sink<'_>) {
         Some((Some(status), _)) => text.push_str(status.as_str()),
         Some((None, Some(end))) => text.push_str(status_of_failure(end)),
         Some((None, None)) => text.push('-'),
-        // No server was eligible. The client got the same.
+        // No server was eligible. The client got the same status.
         None => _ = write!(text, "{}", scope.outcome.and_then(|outcome| outcome.status).unwrap_or(503)),
     });
 }
@@ -79,7 +79,7 @@ pub(super) fn upstream_header_time(scope: &Scope<'_>, sink: Sink<'_>) {
     list(scope, sink, |attempt, text| time(attempt.and_then(|attempt| attempt.head), text));
 }
 
-/// 0 on a connection that was open.
+/// Writes 0 for a connection that was open already.
 pub(super) fn upstream_connect_time(scope: &Scope<'_>, sink: Sink<'_>) {
     list(scope, sink, |attempt, text| {
         let is_connected = |attempt: &&Attempt| attempt.phase() != AttemptPhase::Connect;

@@ -27,7 +27,7 @@ pub(crate) struct Scope<'r> {
     pub(crate) peer: Option<SocketAddr>,
     /// This end of the connection.
     pub(crate) local: Option<SocketAddr>,
-    /// The connection came over TLS.
+    /// Whether the connection came over TLS.
     pub(crate) tls: Option<ScopeTls<'r>>,
     /// The first name of the chosen server.
     pub(crate) server_name: &'r str,
@@ -39,7 +39,7 @@ pub(crate) struct Scope<'r> {
     pub(crate) args: Option<&'r [u8]>,
     /// The values of `set`, by their slot.
     pub(crate) sets: &'r [Vec<u8>],
-    /// A `rewrite` changed path or arguments.
+    /// Whether a `rewrite` changed path or arguments.
     pub(crate) is_rewritten: bool,
     /// `$request_id`.
     pub(crate) id: Option<&'r RequestId>,
@@ -107,7 +107,7 @@ pub(crate) struct ScopeTls<'r> {
     pub(crate) protocol: &'static str,
     /// The server that the client asked for.
     pub(crate) server_name: &'r str,
-    /// The client has shown a certificate, which was verified.
+    /// Whether the client has shown a certificate, which was verified.
     pub(crate) has_certificate: bool,
 }
 
@@ -168,7 +168,7 @@ pub(crate) struct Snapshot {
     args: Option<Box<[u8]>>,
     sets: Box<[Vec<u8>]>,
     is_rewritten: bool,
-    /// Made by then: a snapshot is shared by threads.
+    /// Computed when the snapshot is made, because threads share it.
     id: [u8; 32],
 }
 

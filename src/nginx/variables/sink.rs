@@ -1,4 +1,4 @@
-//! Where the values of variables go.
+//! The function that takes the values of variables.
 
 use std::io::{Cursor, Write as _};
 

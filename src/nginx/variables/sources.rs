@@ -1,11 +1,11 @@
-//! Where the values of variables come from, so that no log shows a secret by another name.
+//! Traces variables to the values that they come from, so that no log shows a secret by another name.
 
 use super::logged::{may_be_rewritten, may_hold_target, secret};
 use super::map::{Maps, subject};
 use super::{Piece, Template, Variable};
 use crate::nginx::syntax::{Directive, Fault, Span, Word};
 
-/// The values that the directives of a configuration make of requests and responses.
+/// The values that the directives of a configuration compute from requests and responses.
 #[derive(Debug, Default)]
 pub(crate) struct ValueSources {
     /// The values that the `if` blocks match with an expression.
@@ -30,11 +30,11 @@ struct LoggedSecret {
 /// The way by which a value reaches a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Through {
-    /// As itself. Secrets of the target are masked.
+    /// The log names the variable itself, and masks secrets of the target.
     Itself,
-    /// As the path or the arguments that a `rewrite` makes. Where the target has a secret, the log shows nothing of these.
+    /// A `rewrite` puts the value into the path or the arguments. If the target has a secret, the log shows neither.
     Rewrite,
-    /// By another name, or in part. The secrets of a target are not recognised there.
+    /// The log shows the value under another name, or a part of it. There the log does not recognise the secrets of a target.
     Another,
 }
 
@@ -92,7 +92,7 @@ fn secret_in(value: &Template, maps: &Maps, sources: &ValueSources) -> Option<Lo
 /// The variable that holds a secret, and why no log may show it.
 type Origin = (String, &'static str);
 
-/// In place of a slot of `set`: the groups of all expressions.
+/// Stands for the groups of all expressions, in place of a slot of `set`.
 const ANY_GROUP: usize = usize::MAX;
 
 struct Trace<'m> {
@@ -103,7 +103,8 @@ struct Trace<'m> {
 }
 
 impl Trace<'_> {
-    /// `groups` is what the expression matched whose groups the value may have; `None` if it may be any of the configuration.
+    /// `groups` is the value that the expression matched whose groups `value` may have; `None` if it may be any expression of the
+    /// configuration.
     fn template(&mut self, value: &Template, groups: Option<&Template>, through: Through) -> Option<Origin> {
         value.variables().find_map(|(variable, name)| self.variable(variable, name, groups, through))
     }
@@ -118,7 +119,7 @@ impl Trace<'_> {
         if let Some(why) = secret(name) {
             return Some((name.to_owned(), why));
         }
-        // What a rewrite makes of the target itself is not shown where the target has a secret.
+        // A log does not show a path that a rewrite made of a target with a secret.
         let of_target = matches!(variable, Variable::Path | Variable::Named(_) | Variable::Arg(_));
         let is_masked = through == Through::Itself || (through == Through::Rewrite && of_target);
         if !is_masked && may_hold_target(variable, name) {
@@ -128,7 +129,7 @@ impl Trace<'_> {
             ));
         }
         let sources = self.sources;
-        // The groups of what is not the value itself are parts of it.
+        // A group is a part of the value that was matched.
         let in_part = if through == Through::Rewrite { through } else { Through::Another };
         match variable {
             Variable::Mapped(map) => map.results().find_map(|result| self.template(result, Some(&map.source), through)),
@@ -139,7 +140,7 @@ impl Trace<'_> {
                 maps.set_values(*slot).find_map(|set| self.template(&set.value, set.subject.as_ref(), in_part))
             }
             Variable::Capture(_) => match groups {
-                // A log gives a map what it shows itself.
+                // In a log, the source of a map is masked as the variable itself would be.
                 Some(subject) => self.template(subject, None, through),
                 None if self.seen.contains(&(ANY_GROUP, in_part)) => None,
                 None => {

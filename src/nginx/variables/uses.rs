@@ -5,7 +5,7 @@ use crate::kylin::NormalizedPath;
 use crate::nginx::syntax::Captures;
 use crate::nginx::uri::escape;
 
-/// A value that lacks the groups of an expression: bytes, and numbers of groups.
+/// A value whose groups of an expression are not known yet: bytes, and numbers of groups.
 #[derive(Debug)]
 pub(crate) struct ValueParts(Vec<Result<Vec<u8>, u8>>);
 
@@ -18,7 +18,7 @@ impl ValueParts {
 }
 
 impl Template {
-    /// Returns the value for a URI: what variables hold decoded is escaped.
+    /// Returns the value for a URI. Values of variables that are decoded are escaped.
     pub(crate) fn to_uri(&self, scope: &Scope<'_>) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.text.len());
         for piece in &self.pieces {
@@ -42,7 +42,7 @@ impl Template {
         bytes
     }
 
-    /// Returns the value up to the groups of an expression that is matched later.
+    /// Returns the value without the groups of an expression that is matched later.
     pub(crate) fn parts(&self, scope: &Scope<'_>) -> ValueParts {
         let mut parts = Vec::new();
         for piece in &self.pieces {

@@ -65,7 +65,7 @@ pub(super) fn admit(
     };
     if !passed.limit_req {
         let wait = LimitReq::admit(&settings.limit_reqs, scope).ok_or_else(|| too_many(settings.limit_req_status))?;
-        // A location without limits leaves it to the next, to which `try_files` or an error page leads.
+        // Without limits here, the location to which `try_files` or an error page leads counts the request.
         passed.limit_req = LimitReq::concern(&settings.limit_reqs, scope);
         if !wait.is_zero() {
             return Ok(Some(Pause::Wait(wait)));
