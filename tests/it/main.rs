@@ -51,6 +51,7 @@ mod hop_by_hop;
 mod host_header;
 mod hostile_requests;
 mod http2;
+mod http2_floods;
 mod httpd_files;
 mod kylin_budget;
 mod kylin_compressed;

@@ -1,0 +1,254 @@
+//! HTTP/2 clients that flood the server with frames, or keep a connection and accept nothing.
+
+use std::net::SocketAddr;
+use std::num::NonZero;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use kylin_lb::server::Server;
+use kylin_lb::{Body, ClientAddr};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const CONTINUATION: u8 = 9;
+const ACK: u8 = 1;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// `GET http://k/`, with indexed fields only (RFC 7541, appendix A) but for the authority.
+const GET: &[u8] = b"\x82\x86\x84\x01\x01k";
+
+/// For what must happen on any machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
+    bytes.extend([kind, flags]);
+    bytes.extend(stream.to_be_bytes());
+    bytes.extend(payload);
+    bytes
+}
+
+async fn connect(address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    stream.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
+    stream
+}
+
+/// Returns the kinds of the frames that arrive until the server closes the connection.
+async fn kinds_until_closed(stream: &mut (impl AsyncReadExt + Unpin)) -> Vec<u8> {
+    let mut kinds = Vec::new();
+    while let Ok(first) = stream.read_u8().await {
+        let mut rest = [0; 8];
+        let Ok(_) = stream.read_exact(&mut rest).await else { break };
+        kinds.push(rest[2]);
+        let length = u32::from_be_bytes([0, first, rest[0], rest[1]]);
+        let Ok(_) = stream.read_exact(&mut vec![0; length as usize]).await else { break };
+    }
+    kinds
+}
+
+/// A handler that counts the requests that it has at the same time, and keeps them until the test lets them go.
+struct Requests {
+    now: AtomicUsize,
+    most: AtomicUsize,
+    gate: Semaphore,
+}
+
+impl Requests {
+    /// `open`: responds at once.
+    fn new(open: bool) -> Arc<Self> {
+        let gate = Semaphore::new(0);
+        if open {
+            gate.close();
+        }
+        Arc::new(Requests { now: AtomicUsize::new(0), most: AtomicUsize::new(0), gate })
+    }
+
+    async fn respond(self: Arc<Self>, body: Body) -> Response<Body> {
+        struct Ends(Arc<Requests>);
+        impl Drop for Ends {
+            fn drop(&mut self) {
+                self.0.now.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        self.most.fetch_max(self.now.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+        let _ends = Ends(Arc::clone(&self));
+        _ = self.gate.acquire().await;
+        Response::new(body)
+    }
+}
+
+/// A server whose limits are lower than usual, and whose responses have `length` bytes.
+fn start(requests: &Arc<Requests>, length: usize) -> Server {
+    let requests = Arc::clone(requests);
+    let body = Bytes::from(vec![b'x'; length]);
+    let respond = move |_: ClientAddr, _: Request<Body>| Arc::clone(&requests).respond(body.clone().into());
+    Server::builder()
+        .listen("127.0.0.1:0".parse().unwrap(), respond)
+        .max_streams(NonZero::new(8).unwrap())
+        .head_timeout(Duration::from_millis(200))
+        .send_timeout(Duration::from_millis(200))
+        .start()
+        .unwrap()
+}
+
+async fn get(address: SocketAddr) -> usize {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::get("http://kylin.example/").body(Full::<Bytes>::default()).unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    response.into_body().collect().await.unwrap().to_bytes().len()
+}
+
+/// Sends `frames` of the streams 1, 3, 5 and so on until the server closes the connection. Returns the frames that it sent, and the
+/// number of streams.
+async fn flood(server: &Server, frames: impl Fn(u32) -> Vec<u8> + Send + 'static) -> (Vec<u8>, u32) {
+    let (mut read, mut write) = connect(server.addresses()[0]).await.into_split();
+    let sent = tokio::spawn(async move {
+        for stream in (1..200_001).step_by(2) {
+            if write.write_all(&frames(stream)).await.is_err() {
+                return stream / 2;
+            }
+        }
+        100_000
+    });
+    let kinds = timeout(PATIENCE, kinds_until_closed(&mut read)).await.expect("the server closes the connection");
+    (kinds, timeout(PATIENCE, sent).await.expect("the server no longer reads").unwrap())
+}
+
+#[tokio::test]
+async fn a_flood_of_streams_that_are_reset_at_once_ends_its_connection_only() {
+    let requests = Requests::new(false);
+    let server = start(&requests, 1);
+    let reset = |stream| {
+        let cancel = 8_u32.to_be_bytes();
+        [frame(HEADERS, END_HEADERS | END_STREAM, stream, GET), frame(RST_STREAM, 0, stream, &cancel)].concat()
+    };
+    let (kinds, streams) = flood(&server, reset).await;
+    assert!(kinds.contains(&GOAWAY) && streams < 100_000, "{streams} streams, {kinds:?}");
+    assert!(requests.most.load(Ordering::Relaxed) <= 8, "{:?}", requests.most);
+    crate::support::front::eventually(|| requests.now.load(Ordering::Relaxed) == 0, || format!("{:?}", requests.now))
+        .await;
+    requests.gate.close();
+    assert_eq!(get(server.addresses()[0]).await, 1);
+}
+
+#[tokio::test]
+async fn no_more_streams_than_the_limit_reach_the_handler() {
+    let requests = Requests::new(false);
+    let server = start(&requests, 1);
+    let mut client = connect(server.addresses()[0]).await;
+    for stream in (1..41).step_by(2) {
+        client.write_all(&frame(HEADERS, END_HEADERS | END_STREAM, stream, GET)).await.unwrap();
+    }
+    // 12 streams are refused; then the 8 are let go.
+    let mut refused = 0;
+    let mut responses = 0;
+    timeout(PATIENCE, async {
+        while responses < 8 {
+            let mut head = [0; 9];
+            client.read_exact(&mut head).await.unwrap();
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            client.read_exact(&mut vec![0; length as usize]).await.unwrap();
+            refused += usize::from(head[3] == RST_STREAM);
+            responses += usize::from(head[3] == HEADERS);
+            if refused == 12 {
+                requests.gate.close();
+            }
+        }
+    })
+    .await
+    .expect("each stream is refused or gets a response");
+    assert_eq!((refused, requests.most.load(Ordering::Relaxed)), (12, 8));
+}
+
+/// A head of which no end comes, in many frames.
+#[tokio::test]
+async fn a_head_without_end_is_refused_before_it_takes_memory() {
+    let requests = Requests::new(true);
+    let server = start(&requests, 1);
+    let begin = frame(HEADERS, END_STREAM, 1, GET);
+    let field = [&b"\x00\x7f\x81\x1f"[..], &[b'a'; 4_000]].concat();
+    let more = move |stream| match stream {
+        1 => begin.clone(),
+        _ => frame(CONTINUATION, 0, 1, &field),
+    };
+    let (_, frames) = flood(&server, more).await;
+    assert!(frames < 10_000, "{frames} frames of 4,004 bytes");
+    assert_eq!(requests.most.load(Ordering::Relaxed), 0);
+    assert_eq!(get(server.addresses()[0]).await, 1);
+}
+
+/// Each asks for a frame in response.
+#[tokio::test]
+async fn pings_of_a_client_that_reads_nothing_end_its_connection() {
+    let requests = Requests::new(true);
+    let server = start(&requests, 1);
+    let mut client = connect(server.addresses()[0]).await;
+    let pings = frame(PING, 0, 0, &[7; 8]).repeat(1_000);
+    let mut sent = 0;
+    // 1.7 GB would be more than all buffers of both sides.
+    while sent < 100_000 && timeout(PATIENCE, client.write_all(&pings)).await.expect("it is closed").is_ok() {
+        sent += 1;
+    }
+    assert!(sent < 100_000);
+    assert_eq!(get(server.addresses()[0]).await, 1);
+}
+
+/// It reads its socket and answers pings, but gives no window.
+#[tokio::test]
+async fn a_client_that_accepts_nothing_of_a_response_is_closed() {
+    let requests = Requests::new(true);
+    let server = start(&requests, 1 << 20);
+    let stream = TcpStream::connect(server.addresses()[0]).await.unwrap();
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder.initial_stream_window_size(1_024);
+    let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request = Request::get("http://kylin.example/").body(Full::<Bytes>::default()).unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    _ = timeout(PATIENCE, connection).await.expect("the server closes the connection");
+    assert!(response.into_body().collect().await.is_err(), "a part is no response");
+    assert_eq!(get(server.addresses()[0]).await, 1 << 20);
+}
+
+/// It does not close its connection after GOAWAY.
+#[tokio::test]
+async fn an_idle_client_that_only_answers_pings_is_closed() {
+    let requests = Requests::new(true);
+    let server = start(&requests, 1);
+    let mut client = connect(server.addresses()[0]).await;
+    let mut kinds = Vec::new();
+    let closed = async {
+        loop {
+            let mut head = [0; 9];
+            let Ok(_) = client.read_exact(&mut head).await else { break };
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            let mut payload = vec![0; length as usize];
+            let Ok(_) = client.read_exact(&mut payload).await else { break };
+            kinds.push(head[3]);
+            if head[3] == PING && head[4] & ACK == 0 && client.write_all(&frame(PING, ACK, 0, &payload)).await.is_err()
+            {
+                break;
+            }
+        }
+    };
+    timeout(PATIENCE, closed).await.expect("the server closes the connection");
+    assert!(kinds.contains(&GOAWAY), "{kinds:?}");
+}
