@@ -28,11 +28,11 @@ const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
-/// `GET http://k/`, with indexed fields only (RFC 7541, appendix A) but for the authority.
+/// `GET http://k/`, with names from the static table only (RFC 7541, appendix A) but for the authority.
 const GET: &[u8] = b"\x82\x86\x84\x01\x01k";
 
 /// For what must happen on any machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+const MAX_WAIT: Duration = Duration::from_secs(30);
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut bytes = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
@@ -128,8 +128,8 @@ async fn flood(server: &Server, frames: impl Fn(u32) -> Vec<u8> + Send + 'static
         }
         100_000
     });
-    let kinds = timeout(PATIENCE, kinds_until_closed(&mut read)).await.expect("the server closes the connection");
-    (kinds, timeout(PATIENCE, sent).await.expect("the server no longer reads").unwrap())
+    let kinds = timeout(MAX_WAIT, kinds_until_closed(&mut read)).await.expect("the server closes the connection");
+    (kinds, timeout(MAX_WAIT, sent).await.expect("the server no longer reads").unwrap())
 }
 
 #[tokio::test]
@@ -160,7 +160,7 @@ async fn no_more_streams_than_the_limit_reach_the_handler() {
     // 12 streams are refused; then the 8 are let go.
     let mut refused = 0;
     let mut responses = 0;
-    timeout(PATIENCE, async {
+    timeout(MAX_WAIT, async {
         while responses < 8 {
             let mut head = [0; 9];
             client.read_exact(&mut head).await.unwrap();
@@ -204,14 +204,14 @@ async fn pings_of_a_client_that_reads_nothing_end_its_connection() {
     let pings = frame(PING, 0, 0, &[7; 8]).repeat(1_000);
     let mut sent = 0;
     // 1.7 GB would be more than all buffers of both sides.
-    while sent < 100_000 && timeout(PATIENCE, client.write_all(&pings)).await.expect("it is closed").is_ok() {
+    while sent < 100_000 && timeout(MAX_WAIT, client.write_all(&pings)).await.expect("it is closed").is_ok() {
         sent += 1;
     }
     assert!(sent < 100_000);
     assert_eq!(get(server.addresses()[0]).await, 1);
 }
 
-/// It reads its socket and answers pings, but gives no window.
+/// It reads its socket and acknowledges pings, but gives no window.
 #[tokio::test]
 async fn a_client_that_accepts_nothing_of_a_response_is_closed() {
     let requests = Requests::new(true);
@@ -223,14 +223,14 @@ async fn a_client_that_accepts_nothing_of_a_response_is_closed() {
     let connection = tokio::spawn(connection);
     let request = Request::get("http://kylin.example/").body(Full::<Bytes>::default()).unwrap();
     let response = sender.send_request(request).await.unwrap();
-    _ = timeout(PATIENCE, connection).await.expect("the server closes the connection");
+    _ = timeout(MAX_WAIT, connection).await.expect("the server closes the connection");
     assert!(response.into_body().collect().await.is_err(), "a part is no response");
     assert_eq!(get(server.addresses()[0]).await, 1 << 20);
 }
 
 /// It does not close its connection after GOAWAY.
 #[tokio::test]
-async fn an_idle_client_that_only_answers_pings_is_closed() {
+async fn an_idle_client_that_acknowledges_pings_only_is_closed() {
     let requests = Requests::new(true);
     let server = start(&requests, 1);
     let mut client = connect(server.addresses()[0]).await;
@@ -249,6 +249,6 @@ async fn an_idle_client_that_only_answers_pings_is_closed() {
             }
         }
     };
-    timeout(PATIENCE, closed).await.expect("the server closes the connection");
+    timeout(MAX_WAIT, closed).await.expect("the server closes the connection");
     assert!(kinds.contains(&GOAWAY), "{kinds:?}");
 }
