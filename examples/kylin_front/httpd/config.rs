@@ -1,4 +1,4 @@
-//! A whole configuration: its servers, its balancers, and where it listens.
+//! A whole configuration: its servers, its balancers and its addresses.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
@@ -9,13 +9,13 @@ use super::syntax::{self, ConfigError, Fault, Notice, Parsed, Place};
 /// A configuration of Apache httpd, read and checked.
 #[derive(Debug)]
 pub struct Config {
-    /// The server around the `<VirtualHost>` sections first.
+    /// The servers, of which the first is the one around the `<VirtualHost>` sections.
     pub servers: Vec<Server>,
     pub balancers: Vec<Balancer>,
     pub listeners: Vec<Listener>,
-    /// What was accepted and has no effect here.
+    /// Remarks about accepted lines that have no effect here.
     pub ignored: Vec<Notice>,
-    /// Where the front end does something else than httpd would.
+    /// Remarks about lines for which the front end differs from httpd.
     pub notes: Vec<Notice>,
 }
 
@@ -24,7 +24,7 @@ pub struct Config {
 pub struct Listener {
     pub listen: kylin_lb::server::Listen,
     pub is_tls: bool,
-    /// The virtual hosts, or else the server around them. The first is for hosts that none names.
+    /// The virtual hosts, or else the server around them. The first serves the hosts that no server names.
     pub servers: Vec<usize>,
 }
 
@@ -118,7 +118,7 @@ impl Config {
         Ok(())
     }
 
-    /// Returns whether a server is behind an address: the one around virtual hosts may not be.
+    /// Returns whether a server serves an address. The one around virtual hosts may serve none.
     pub fn is_reached(&self, server: &Server) -> bool {
         let mut numbers = self.listeners.iter().flat_map(|listener| &listener.servers);
         numbers.any(|number| std::ptr::eq(&raw const self.servers[*number], server))
@@ -148,7 +148,7 @@ impl Config {
         Ok(())
     }
 
-    /// Merges balancers of several virtual hosts that are alike, and gives different ones of one name names of their own.
+    /// Merges equal balancers of several virtual hosts, and renames different ones that share a name.
     fn name_balancers(&mut self) {
         let mut kept: Vec<Balancer> = Vec::new();
         let mut places = Vec::new();
@@ -172,7 +172,7 @@ impl Config {
 
     fn listen(&mut self, mut listens: Vec<Listen>, remarks: &mut Remarks) -> Result<(), Fault> {
         if listens.is_empty() {
-            // Part of a configuration, such as one of sites-enabled.
+            // The file is a part of a configuration, such as one of sites-enabled.
             for server in &self.servers {
                 for (ip, port) in &server.addresses {
                     let port = port.unwrap_or(if server.is_tls() { 443 } else { 80 });
@@ -262,7 +262,7 @@ impl Config {
         }
         let address = match listen.ip {
             Some(ip) => kylin_lb::server::Listen::Tcp(SocketAddr::new(ip, listen.port)),
-            // As httpd: IPv6 and IPv4 on one socket, if the system has IPv6.
+            // As in httpd, one socket serves IPv6 and IPv4 if the system has IPv6.
             None if std::net::UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok() => {
                 kylin_lb::server::Listen::DualStack(SocketAddr::from((Ipv6Addr::UNSPECIFIED, listen.port)))
             }

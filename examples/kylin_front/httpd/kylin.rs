@@ -1,4 +1,4 @@
-//! Which balancers are of Kylin nodes.
+//! Decides which balancers have Kylin nodes.
 
 use kylin_lb::kylin::NormalizedPath;
 
@@ -10,8 +10,9 @@ const KYLIN_PATH: &str = "/kylin/api/query";
 /// The ports of Kylin: its own, that of TLS in Kylin 5, and that of a second instance on a machine in the KAP manual.
 const KYLIN_PORTS: [&str; 3] = ["7070", "7443", "17070"];
 
-/// Returns for each balancer whether its members are Kylin nodes, and why: they get paths below `/kylin`, and something says Kylin, or
-/// nothing in the file says it. A balancer with a member of such a balancer is one too.
+/// Returns for each balancer whether its members count as Kylin nodes, and why. They count if they get paths below
+/// `/kylin` and a name, port or path points to Kylin, or if nothing in the file does. A balancer that shares a member with such a
+/// balancer counts too.
 pub fn of_kylin(config: &Config) -> Vec<(bool, String)> {
     let mut found: Vec<Option<(bool, String)>> = vec![None; config.balancers.len()];
     let mut general: Vec<Option<String>> = vec![None; config.balancers.len()];
@@ -55,15 +56,15 @@ pub fn of_kylin(config: &Config) -> Vec<(bool, String)> {
 /// How a line leads to paths below `/kylin` of members.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Leads {
-    /// It names them.
+    /// The line names them.
     Named,
-    /// The paths below `/kylin` of clients are among those that it is for.
+    /// The line covers the paths below `/kylin` of clients, among others.
     WithAll,
-    /// Paths of clients below something else may become such.
+    /// The line may turn other paths of clients into paths below `/kylin`.
     Below,
 }
 
-/// Returns how members get paths below `/kylin` by a line, if they do.
+/// Returns how a line leads to paths below `/kylin` of members; `None` if it does not.
 fn leads_to_kylin(server: &Server, pass: &Pass, target: &Target, balancer: &Balancer) -> Option<Leads> {
     let to = format!("{}{}", balancer.path, target.path);
     if is_below_kylin(&to) {
@@ -96,8 +97,8 @@ fn leads_to_kylin(server: &Server, pass: &Pass, target: &Target, balancer: &Bala
     }
 }
 
-/// Returns whether a target to which an expression leads may become a path below `/kylin`: its root, or one with a group or variable
-/// where the name would stand.
+/// Returns whether the target of an expression may become a path below `/kylin`: it is the root, or has a group or variable in
+/// place of the name.
 fn may_be_kylin(to: &str) -> bool {
     let written = to.trim_start_matches('/');
     match written.find(['$', '%']) {
@@ -110,13 +111,13 @@ fn is_below_kylin(path: &str) -> bool {
     path.strip_prefix("/kylin").is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?', ';']))
 }
 
-/// Returns what says that a balancer to which all paths lead is of Kylin.
+/// Returns the sign that a balancer to which all paths lead has Kylin nodes.
 fn sign(balancer: &Balancer, server: &Server) -> Option<String> {
     let name = || server.names.iter().find(|name| names_kylin(name));
     sign_of_members(balancer).or_else(|| name().map(|name| format!(", and the server is called {name}")))
 }
 
-/// Returns what of the name of a balancer and its members says that it is of Kylin.
+/// Returns the sign of Kylin in the name of a balancer or its members.
 fn sign_of_members(balancer: &Balancer) -> Option<String> {
     if balancer.declared && names_kylin(&balancer.name) {
         return Some(", and the balancer has that name".to_owned());

@@ -1,6 +1,5 @@
 //! `--httpd`: serves a configuration of Apache httpd 2.4.
-//!
-//! The KAP manual names httpd beside nginx as what stands in front of Kylin nodes. [`config`] reads such a file unchanged, with the files
+//! The KAP manual names httpd besides nginx as a load balancer for Kylin nodes. [`config`] reads such a file unchanged, with the files
 //! that it includes, and [`Site`] serves it: a cluster for each balancer, a proxy for each balancer of a `<VirtualHost>`.
 //!
 //! Each directive is treated in one of four ways, and none is ignored silently:

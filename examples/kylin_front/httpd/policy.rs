@@ -21,7 +21,7 @@ pub struct LbMethod {
     members: Vec<Member>,
     /// The `lbset` of the members, each once, lowest first.
     sets: Vec<u32>,
-    /// Picks of sessions that are not in the status yet.
+    /// Picks of sessions that the statuses do not count yet.
     bound: AtomicU32,
 }
 
@@ -31,13 +31,13 @@ struct Member {
     set: u32,
     spare: bool,
     standby: bool,
-    /// Counts for httpd although it gets no new sessions.
+    /// Whether httpd counts the member although it gets no new sessions.
     drain: bool,
     disabled: bool,
     route: Option<String>,
     redirect: Option<String>,
     status: AtomicI64,
-    /// Picks of its sessions that are not in the status yet.
+    /// Picks of the member's sessions that its status does not count yet.
     bound: AtomicU32,
 }
 
@@ -79,12 +79,12 @@ impl LbMethod {
         from.all().zip(indices).filter_map(|(candidate, index)| Some((candidate, &self.members[(*index)?])))
     }
 
-    /// Adds what sessions have taken since the last pick: httpd counts them too.
+    /// Counts the picks of sessions since the last pick, as httpd does.
     fn count_bound(&self, from: &Candidates<'_>) {
         if self.bound.load(Ordering::Relaxed) == 0 || self.bound.swap(0, Ordering::Relaxed) == 0 {
             return;
         }
-        // Members of the other group are taken for usable: what health says of them is not known here.
+        // Members of the other group count as usable, because their health is not known here.
         let is_usable = |member: &Member| {
             let here = self.members(from).find(|(_, other)| std::ptr::eq(*other, member));
             here.map_or(!member.disabled, |(candidate, _)| from.is_eligible(candidate) || member.drain)
@@ -218,7 +218,7 @@ impl fmt::Debug for LbMethod {
     }
 }
 
-/// Tells a policy of the picks that sessions decided.
+/// Counts the picks that sessions decided, for a policy.
 pub struct BoundPicks(pub Arc<LbMethod>);
 
 impl Observer for BoundPicks {

@@ -1,4 +1,4 @@
-//! `--check`: how a configuration was understood.
+//! `--check`: the report on how a configuration is served.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -12,7 +12,7 @@ use super::kylin::of_kylin;
 use super::syntax::{Notice, printable};
 use crate::args::Args;
 
-/// What differs in every configuration.
+/// The differences from httpd in every configuration.
 const DIFFERENCES: [&str; 7] = [
     "Host is the client's: ProxyPreserveHost On",
     "paths are read as Tomcat reads them; ambiguous ones are 400",

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use crate::httpd::syntax::{Directive, Fault, Word};
 
-/// Who may send requests, as one section says it. Both parts must allow a client.
+/// The clients that one section lets send requests. Both parts must allow a client.
 #[derive(Debug, Clone, Default)]
 pub struct Access {
     /// The lines, for the report.
@@ -31,7 +31,7 @@ enum Group {
 
 #[derive(Debug, Clone)]
 enum Who {
-    /// `all granted` and `all denied`.
+    /// `all granted` is true and `all denied` is false.
     All(bool),
     Ip(Vec<IpNet>),
     Local,
@@ -39,7 +39,7 @@ enum Who {
 
 #[derive(Debug, Clone, Default)]
 struct Compat {
-    /// `Order Allow,Deny`: who is in both lists or in none is refused.
+    /// `Order Allow,Deny`: a client in both lists or in none is refused.
     allow_first: bool,
     allow: Vec<Option<IpNet>>,
     deny: Vec<Option<IpNet>>,
@@ -102,7 +102,7 @@ impl Access {
         self.require.is_empty() && self.compat.is_none()
     }
 
-    /// Applies what an inner section says.
+    /// Applies the lines of an inner section.
     pub fn replace(&mut self, inner: &Access) {
         if !inner.require.is_empty() {
             self.require.clone_from(&inner.require);
@@ -128,7 +128,7 @@ impl Access {
     }
 }
 
-/// Returns whether a group grants a request, denies it, or leaves that to others (mod_authz_core).
+/// Returns whether a group grants a request or denies it; `None` if other groups decide (mod_authz_core).
 fn group(group: Group, rules: &[Require], client: Option<IpAddr>) -> Option<bool> {
     let mut results = rules.iter().map(|rule| rule.result(client));
     let has = |wanted: bool| results.clone().any(|result| result == Some(wanted));

@@ -12,22 +12,22 @@ pub struct Balancer {
     /// The name, without `balancer://`.
     pub name: String,
     pub place: Place,
-    /// It stands in `<Proxy balancer://...>`; else it was made for a `ProxyPass`.
+    /// Whether the balancer stands in `<Proxy balancer://...>`; otherwise it was made for a `ProxyPass`.
     pub declared: bool,
     pub members: Vec<Member>,
     pub method: Option<Method>,
     pub sticky: Option<Sticky>,
-    /// `nofailover`: a session is not served elsewhere.
+    /// `nofailover`: no other member serves the requests of a session.
     pub no_failover: bool,
     pub colon_delimits: bool,
     /// `stickysessionsep`; `None` is Off.
     pub separator: Option<u8>,
-    /// `maxattempts`: retries behind the first attempt.
+    /// `maxattempts`: retries after the first attempt.
     pub max_attempts: Option<u32>,
     pub fail_on_timeout: bool,
     /// `forcerecovery`.
     pub recovers: bool,
-    /// The path of all members, in front of that of a request.
+    /// The path of all members, which precedes that of a request.
     pub path: String,
 }
 
@@ -83,7 +83,7 @@ impl Balancer {
         if self.declared { format!("balancer://{}", self.name) } else { self.name.clone() }
     }
 
-    /// Returns whether two balancers differ only in where they are written.
+    /// Returns whether two balancers are equal but for their places in the file.
     pub fn is_like(&self, other: &Balancer) -> bool {
         let bare = |balancer: &Balancer| {
             let members = balancer.members.iter().map(|member| Member { place: Place::default(), ..member.clone() });

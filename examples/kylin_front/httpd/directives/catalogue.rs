@@ -1,8 +1,8 @@
-//! The directives of httpd that do nothing here: without a loss, or refused with the way to say it.
+//! The directives of httpd that are not supported: those that have no effect here, and those that are errors.
 
 use crate::httpd::syntax::{Directive, Fault, did_you_mean};
 
-/// What is read of a configuration, in lower case.
+/// The directives that are supported, in lower case.
 const READ: &str = "
     <location <locationmatch <proxy <proxymatch <virtualhost <directory <directorymatch <files <filesmatch <ifdefine
     <ifmodule <ifversion <iffile <requireall <requireany <requirenone <if <macro allow balancermember define deny header
@@ -14,7 +14,8 @@ const READ: &str = "
     sslproxyverify sslproxycacertificatefile rewritecond sslproxycheckpeercn sslproxycheckpeerexpire timeout undefine undefmacro
     use";
 
-/// What changes no response of a node: processes, logs, files, buffers, compression, environment. A star stands for any rest of a name.
+/// Directives that change no response of a node: processes, logs, files, buffers, compression, environment. A star matches any
+/// rest of a name.
 const NO_EFFECT: &str = "
     acceptfilter acceptpathinfo accessfilename action addalt* addcharset adddefaultcharset adddescription addencoding
     addhandler addicon* addlanguage addmoduleinfo addoutputfilterbytype addtype alias aliasmatch aliasp*
@@ -40,7 +41,7 @@ const NO_EFFECT: &str = "
     stricthostcheck suexec thread* traceenable transferlog typesconfig unsetenv usecanonicalname
     usecanonicalphysicalport user userdir virtualscript watchdoginterval xbithack";
 
-/// What would change a response of a node or keep a client out and is not done: the beginning of names, and what to write instead.
+/// Unsupported directives that would change a response of a node or keep a client out: the start of the names, and what to write instead.
 const REFUSED: &[(&str, &str)] = &[
     ("addinputfilter", "without filters: bodies pass as they are"),
     ("addoutputfilter", "without filters: bodies pass as they are"),
@@ -117,7 +118,7 @@ fn instead_of(name: &str) -> Option<&'static str> {
     REFUSED.iter().find(|(start, _)| name.starts_with(start)).map(|(_, instead)| *instead)
 }
 
-/// Returns why a directive that is not read has no effect; or nothing, where its name says it.
+/// Returns why an unsupported directive has no effect; empty if its name says so.
 pub fn no_effect(directive: &Directive) -> Result<&'static str, Fault> {
     let name = directive.name.text.to_ascii_lowercase();
     let written = &directive.name.text;
@@ -157,7 +158,7 @@ pub fn no_effect(directive: &Directive) -> Result<&'static str, Fault> {
 }
 
 fn is_filter_of_compression(word: &crate::httpd::syntax::Word) -> bool {
-    // Behind the filters are types.
+    // After the filters come types.
     word.text.contains('/') || is_compression(&word.text)
 }
 
@@ -167,7 +168,7 @@ fn is_compression(filters: &str) -> bool {
         .all(|filter| ["deflate", "brotli_compress", "inflate"].iter().any(|known| filter.eq_ignore_ascii_case(known)))
 }
 
-/// Names as people write them, for a suggestion.
+/// The usual spelling of names, for suggestions.
 const CAPITALS: [&str; 16] = [
     "BalancerMember",
     "Define",

@@ -12,7 +12,7 @@ use crate::httpd::syntax::{Directive, Fault, Word};
 /// One line.
 #[derive(Debug, Clone)]
 pub struct HeaderRule {
-    /// `always`: also for responses of the front end itself, and apart from the headers of the node.
+    /// `always`: the line applies to responses of the front end too, and does not see the headers of the node.
     pub always: bool,
     operation: Operation,
     name: HeaderName,
@@ -24,7 +24,7 @@ enum Operation {
     Set(Template),
     SetIfEmpty(Template),
     Add(Template),
-    /// With a comma; with `merge` only a value that is not there yet.
+    /// Appends the value after a comma; with `merge` only if the header does not have it yet.
     Append {
         value: Template,
         merge: bool,
@@ -66,7 +66,7 @@ enum Variable {
     Host,
 }
 
-/// Their names, and whether a request has them before it reaches a node.
+/// The names of the variables, and whether a request has them before it reaches a node.
 const VARIABLES: [(&str, Variable, bool); 9] = [
     ("BALANCER_WORKER_ROUTE", Variable::WorkerRoute, false),
     ("BALANCER_WORKER_NAME", Variable::WorkerName, false),
@@ -79,7 +79,7 @@ const VARIABLES: [(&str, Variable, bool); 9] = [
     ("HTTP_HOST", Variable::Host, true),
 ];
 
-/// What the variables stand for.
+/// The values of the variables.
 #[derive(Debug, Clone, Default)]
 pub struct Scope<'r> {
     pub client: Option<IpAddr>,
@@ -90,7 +90,7 @@ pub struct Scope<'r> {
     pub session_name: Option<&'r str>,
     /// The route and the URL of the node that served.
     pub worker: Option<(&'r str, Cow<'r, str>)>,
-    /// The session got another node than it asked for.
+    /// Whether another node served the session than the one it names.
     pub route_changed: bool,
 }
 
@@ -203,7 +203,7 @@ impl HeaderRule {
         }
     }
 
-    /// Applies a line of `RequestHeader`: to the headers as they are, or behind those that the proxy sets itself.
+    /// Applies a line of `RequestHeader` to the headers as they are, or after those that the proxy sets itself.
     pub fn apply_to_request(&self, headers: &mut HeaderMap, edits: HeaderEdits, scope: &Scope<'_>) -> HeaderEdits {
         let is_set_by_proxy = self.name.as_str().starts_with("x-forwarded-") || self.name == http::header::HOST;
         let value = |template: &Template| HeaderValue::from_bytes(template.value(scope).as_bytes()).ok();
@@ -305,7 +305,7 @@ impl Template {
 
 impl Variable {
     fn add(self, scope: &Scope<'_>, to: &mut String) {
-        // What httpd puts for a variable that is not set.
+        // httpd writes this for a variable that is not set.
         const NONE: &str = "(null)";
         match self {
             Variable::WorkerRoute => {

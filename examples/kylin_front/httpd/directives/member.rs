@@ -31,15 +31,15 @@ pub struct Member {
 /// `status=`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Status {
-    /// D or S: no requests.
+    /// D or S: the member gets no requests.
     pub disabled: bool,
-    /// N: requests of its sessions only.
+    /// N: the member gets requests of its sessions only.
     pub drain: bool,
-    /// H: serves if no other member of its `lbset` does.
+    /// H: the member serves if no other member of its `lbset` does.
     pub standby: bool,
-    /// R: takes the place of a member of its `lbset` that does not serve.
+    /// R: the member takes the place of a member of its `lbset` that does not serve.
     pub spare: bool,
-    /// I: never ejected.
+    /// I: the member is never ejected.
     pub ignores_errors: bool,
 }
 
@@ -135,7 +135,7 @@ impl Member {
         format!("{}://{}", if self.tls { "https" } else { "http" }, self.address)
     }
 
-    /// Returns the URL with its port, and without one that need not be written.
+    /// Returns the URL with its port, and also without it if it is the default of the scheme.
     pub fn urls(&self) -> impl Iterator<Item = String> {
         let url = self.url();
         let bare = url.strip_suffix(if self.tls { ":443" } else { ":80" }).map(str::to_owned);

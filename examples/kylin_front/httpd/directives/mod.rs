@@ -1,4 +1,4 @@
-//! What the directives mean.
+//! The meaning of the directives.
 
 mod access;
 mod address;

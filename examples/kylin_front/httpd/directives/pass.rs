@@ -1,4 +1,4 @@
-//! `ProxyPass`, `ProxyPassReverse`, `Redirect`: which node a path goes to, what the node gets, and the way back.
+//! `ProxyPass`, `ProxyPassReverse` and `Redirect`: the balancer of a path, the path at its nodes, and the changes of their responses.
 
 use std::borrow::Cow;
 
@@ -34,7 +34,7 @@ pub struct Target {
     pub path: String,
 }
 
-/// A `ProxyPassReverse`: what a node says of itself, and the path that stands for it.
+/// A `ProxyPassReverse`: a URL by which a node names itself, and the path that replaces it.
 #[derive(Debug, Clone)]
 pub struct Reverse {
     pub from: String,
@@ -53,7 +53,7 @@ pub struct Redirect {
 /// The most memory that a compiled expression may take.
 const MAX_COMPILED_BYTES: usize = 1 << 20;
 
-/// What a path is escaped by: all but what httpd's `ap_os_escape_path` lets stand.
+/// The bytes that are escaped in a path: those that httpd's `ap_os_escape_path` escapes.
 const ESCAPED: &AsciiSet = &{
     let (mut set, kept, mut index) = (NON_ALPHANUMERIC.remove(b'/'), b"$-_.+!*'(),:@&=~", 0);
     while index < kept.len() {
@@ -155,10 +155,10 @@ impl From {
     }
 }
 
-/// Returns path and query for the node; nothing for those of the request. `prefix` is that of all members.
+/// Returns path and query for the node; `None` if they are those of the request. `prefix` is the path of all members.
 ///
 /// # Errors
-/// The node would not read the path as the one that is meant, for example because of dots.
+/// The node would read another path, for example because of dots.
 pub fn sent_path(from: &From, target: &Target, prefix: &str, raw: &str, path: &str) -> Result<Option<String>, ()> {
     let (raw, query) = raw.split_once('?').map_or((raw, None), |(raw, query)| (raw, Some(query)));
     let read = |text: &str| NormalizedPath::parse(text).map(|path| path.as_str().to_owned()).map_err(|_| ());
@@ -174,7 +174,8 @@ pub fn sent_path(from: &From, target: &Target, prefix: &str, raw: &str, path: &s
                 false => format!("{to}{rest}"),
             };
             let wanted = read(&join(&escape(&path[covered..])))?;
-            // Parameters may hold a session id, and escapes may matter: as the client wrote it, if the node reads that as the path.
+            // Parameters may hold a session id, and escapes may matter, so the path stays as the client wrote it if the node reads
+            // it as the same.
             let as_written = raw.strip_prefix(of.as_str()).filter(|rest| rest.contains([';', '%'])).map(join);
             match as_written.filter(|new| read(new).is_ok_and(|read| read == wanted)) {
                 Some(new) => new,
@@ -191,7 +192,7 @@ pub fn sent_path(from: &From, target: &Target, prefix: &str, raw: &str, path: &s
                 None => new,
             }
         }
-        // An expression without groups: the path as it is, behind that of the target.
+        // Without groups in the expression, the path of the request follows that of the target.
         From::Pattern(_) => {
             let to = format!("{prefix}{}", target.path.trim_end_matches('/'));
             if to.is_empty() {
@@ -238,7 +239,7 @@ impl Redirect {
     }
 }
 
-/// Returns whether browsers read a redirect to this as a path: `//HOST` is another host, also with `\`, or with a tab between.
+/// Returns whether browsers read a redirect to this as a path. `//HOST` is another host, also with `\` or with a tab between the slashes.
 pub fn is_path(to: &str) -> bool {
     to.strip_prefix('/')
         .is_some_and(|rest| !rest.starts_with(|c: char| matches!(c, '/' | '\\') || c.is_ascii_control()))
@@ -248,7 +249,7 @@ pub fn is_path(to: &str) -> bool {
 pub fn reversed<'r>(value: &str, rules: impl IntoIterator<Item = (Cow<'r, str>, &'r str)>) -> Option<String> {
     rules.into_iter().find_map(|(from, to)| {
         let rest = value.strip_prefix(&*from)?;
-        // Not a longer name of a host or a segment.
+        // The prefix must not be the start of a longer host name or segment.
         let is_whole = from.ends_with('/') || rest.is_empty() || rest.starts_with(['/', '?', '#', ';']);
         let joined = match (to.ends_with('/'), rest.starts_with('/')) {
             (true, true) => format!("{to}{}", &rest[1..]),

@@ -18,11 +18,11 @@ pub struct Reader {
     pub remarks: Remarks,
     pub balancers: Vec<Balancer>,
     pub listens: Vec<Listen>,
-    /// The folder that relative paths start from.
+    /// The folder of relative paths.
     root: PathBuf,
-    /// The balancers of the server that is read begin here; those before are of the server around it, or of another one.
+    /// The index of the first balancer of the server that is being read. Earlier ones belong to the server around it, or to another one.
     own: usize,
-    /// The number of those of the server around `<VirtualHost>`.
+    /// The number of balancers of the server around `<VirtualHost>`.
     shared: usize,
 }
 
@@ -44,7 +44,7 @@ impl Balancers for Reader {
             }
             return Ok((index, path.to_owned()));
         }
-        // A server of its own, which is a member of no balancer.
+        // A host that is a member of no balancer gets a balancer of its own.
         let (scheme, rest) = url.text.split_once("://").unwrap_or(("", &url.text));
         let end = url.text.len() - rest.len() + rest.find(['/', '$', '?']).unwrap_or(rest.len());
         if scheme.is_empty() || end == scheme.len() + 3 {
@@ -79,7 +79,7 @@ impl Reader {
         Reader { remarks, balancers: Vec::new(), listens: Vec::new(), root, own: 0, shared: 0 }
     }
 
-    /// Reads a whole configuration: the server around the `<VirtualHost>` sections first. Each has what it inherits.
+    /// Reads a whole configuration: first the server around the `<VirtualHost>` sections. Each server has the settings that it inherits.
     pub fn servers(&mut self, lines: &[Directive], start: Place) -> Result<Vec<Server>, Fault> {
         let is_host = |line: &&Directive| line.is("<VirtualHost");
         let mut server = Server::new(start);
@@ -97,14 +97,14 @@ impl Reader {
                 host.addresses.push(host_address(address)?);
             }
             let inner: Vec<&Directive> = section.section.iter().flatten().collect();
-            // As in httpd, the state is inherited, the rules are not.
+            // As in httpd, `RewriteEngine` is inherited and the rules are not.
             host.rewrites.is_on = servers[0].rewrites.is_on;
             self.server(&mut host, &inner)?;
             host.inherit(&servers[0]);
             servers.push(host);
         }
         for server in &mut servers {
-            // What is more special counts more: a location more than a balancer.
+            // The more specific section takes precedence: a location over a balancer.
             server.sections.sort_by_key(|section| match section.matcher {
                 Matcher::All => 0,
                 Matcher::Proxied(_) => 1,
@@ -345,7 +345,7 @@ impl Reader {
         Ok(self.balancers.len() - 1)
     }
 
-    /// Finds a balancer of the server around the one that is read, else of this.
+    /// Finds a balancer of the server around the one that is read, else of this server.
     fn named(&self, name: &str, url: &Word) -> Result<usize, Fault> {
         let all = || self.balancers.iter().enumerate();
         let is_named = |known: &Balancer| known.declared && known.name.eq_ignore_ascii_case(name);

@@ -1,4 +1,4 @@
-//! Remarks about lines: what has no effect here, and what differs from httpd.
+//! Remarks about lines that have no effect here, or for which the front end differs from httpd.
 
 use std::sync::Arc;
 
@@ -8,9 +8,9 @@ use crate::httpd::syntax::{Notice, Place, Sources};
 #[derive(Debug)]
 pub struct Remarks {
     sources: Arc<Sources>,
-    /// What was accepted and has no effect here.
+    /// Remarks about accepted lines that have no effect here.
     pub ignored: Vec<Notice>,
-    /// Where the front end does something else than httpd would.
+    /// Remarks about lines for which the front end differs from httpd.
     pub notes: Vec<Notice>,
 }
 

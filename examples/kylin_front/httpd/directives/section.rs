@@ -1,4 +1,4 @@
-//! What may stand in `<Location>`, in `<Proxy>`, in `<VirtualHost>` and outside of sections.
+//! The settings that may stand in `<Location>`, in `<Proxy>`, in `<VirtualHost>` and outside of sections.
 
 use http::StatusCode;
 use kylin_lb::kylin::NormalizedPath;
@@ -11,7 +11,7 @@ use super::pass::{self, From, Pass, Redirect, Reverse, Target};
 use super::remarks::Remarks;
 use crate::httpd::syntax::{Directive, Fault, Word};
 
-/// Settings and the requests that they are for.
+/// Settings and the requests to which they apply.
 #[derive(Debug, Clone)]
 pub struct Section {
     pub matcher: Matcher,
@@ -21,9 +21,9 @@ pub struct Section {
 /// The requests of a section.
 #[derive(Debug, Clone)]
 pub enum Matcher {
-    /// All of a server.
+    /// All requests of a server.
     All,
-    /// Those to a balancer or a host, by the beginning of its URL; a star stands for any rest.
+    /// Requests to a balancer or a host, by the start of its URL; a star matches any rest.
     Proxied(String),
     Below(String),
     Pattern(Regex),
@@ -41,11 +41,11 @@ pub struct Settings {
     /// `ProxyPass` within `<Location>`.
     pub pass: Option<Pass>,
     pub redirects: Vec<Redirect>,
-    /// Something else than the nodes serves here.
+    /// Whether something other than the nodes serves this path.
     pub left_out: bool,
 }
 
-/// Finds the balancer of a URL, and makes that of a host.
+/// Finds the balancer of a URL; a host gets one of its own.
 pub trait Balancers {
     /// Returns the balancer of a target with its parameters, and the path of the target.
     fn find(&mut self, url: &Word, parameters: &[Word]) -> Result<(usize, String), Fault>;
@@ -53,7 +53,7 @@ pub trait Balancers {
 }
 
 impl Matcher {
-    /// Reads the words behind `<Location` or `<LocationMatch`.
+    /// Reads the words after `<Location` or `<LocationMatch`.
     fn read(section: &Directive) -> Result<Self, Fault> {
         let expected = "a path such as /kylin, or ~ and an expression";
         match (&section.args[..], section.is("<LocationMatch")) {
@@ -68,7 +68,7 @@ impl Matcher {
         }
     }
 
-    /// Returns whether a section is for a request. `target` is the URL that it goes to, without its path.
+    /// Returns whether a section applies to a request. `target` is the URL to which the request is sent, without its path.
     pub fn is_for(&self, path: &str, target: Option<&str>) -> bool {
         match self {
             Matcher::All => true,
@@ -83,7 +83,7 @@ impl Matcher {
 }
 
 impl Settings {
-    /// Reads the lines of a section. `location` is what `<Location>` says.
+    /// Reads the lines of a section. `location` has the paths of a `<Location>`.
     pub fn section(section: &Directive, balancers: &mut impl Balancers) -> Result<Section, Fault> {
         let matcher = Matcher::read(section)?;
         let mut settings = Settings::default();

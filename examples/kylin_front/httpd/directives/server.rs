@@ -17,13 +17,13 @@ use crate::httpd::syntax::{Fault, Place};
 #[derive(Debug, Clone)]
 pub struct Server {
     pub place: Place,
-    /// The addresses of a `<VirtualHost>`, none for the server around them.
+    /// The addresses of a `<VirtualHost>`; empty for the server around them.
     pub addresses: Vec<(Option<IpAddr>, Option<u16>)>,
-    /// `ServerName` first.
+    /// The names, `ServerName` first.
     pub names: Vec<String>,
-    /// What stands outside of sections, while it is read.
+    /// The settings outside of sections, while they are read.
     pub(super) settings: Settings,
-    /// Later ones count more.
+    /// The sections. Later ones take precedence.
     pub sections: Vec<Section>,
     pub passes: Vec<Pass>,
     /// `Timeout`.
@@ -42,7 +42,7 @@ pub struct Server {
 /// The files of `SSLEngine On`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tls {
-    /// `SSLEngine`, if it is written.
+    /// `SSLEngine`, if the file sets it.
     pub on: Option<bool>,
     pub certificate: Option<PathBuf>,
     pub key: Option<PathBuf>,
@@ -53,7 +53,7 @@ pub struct Tls {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NodeTls {
     pub roots: Option<PathBuf>,
-    /// `SSLProxyVerify`: whether nodes are verified, if it is written. httpd's default is not to.
+    /// `SSLProxyVerify`: whether nodes are verified, if the file sets it. httpd's default is not to verify.
     pub verifies: Option<bool>,
 }
 
@@ -71,7 +71,8 @@ impl Tls {
 }
 
 impl NodeTls {
-    /// Returns the file that nodes are verified by, the inner `None` for that of the system; none if they are not verified.
+    /// Returns the file of authorities that verify nodes; the inner `None` means those of the system, the outer one that nodes are
+    /// not verified.
     pub fn verified_by(&self) -> Option<Option<&Path>> {
         (self.verifies != Some(false)).then_some(self.roots.as_deref())
     }
@@ -144,7 +145,7 @@ impl Server {
         }
     }
 
-    /// Takes what the server around a `<VirtualHost>` says.
+    /// Inherits the settings of the server around a `<VirtualHost>`.
     pub fn inherit(&mut self, outer: &Server) {
         let own = std::mem::take(&mut self.passes);
         self.passes = outer.passes.iter().cloned().chain(own).collect();

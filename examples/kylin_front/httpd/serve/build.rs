@@ -1,4 +1,4 @@
-//! Builds sites, and those that take the place of a running one.
+//! Builds sites, and successors of a running site.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
@@ -23,7 +23,7 @@ use crate::httpd::policy::{BoundPicks, LbMethod};
 /// httpd's default of `LimitRequestBody`.
 const MAX_BODY_BYTES: u64 = 1 << 30;
 
-/// A site that is ready to take the place of a running one. Nothing has changed yet.
+/// A site that is ready to replace a running one. Nothing has changed yet.
 pub struct SiteSuccessor {
     pub site: Site,
     before: Site,
@@ -43,8 +43,7 @@ impl Site {
         Ok(site)
     }
 
-    /// Builds a site that takes the place of this one, and keeps what lives in it: the clusters of balancers with the same name, and the
-    /// sessions.
+    /// Builds a site that replaces this one and keeps its state: the clusters of balancers with the same name, and the sessions.
     pub fn successor(
         &self,
         path: &Path,
@@ -58,7 +57,7 @@ impl Site {
 }
 
 impl SiteSuccessor {
-    /// Has the clusters follow the new configuration. Returns the new site, what has changed, and whether other balancers are probed.
+    /// Applies the new configuration to the clusters. Returns the new site, its changes, and whether other balancers are probed.
     pub fn activate(self) -> (Site, String, bool) {
         let SiteSuccessor { site, before, changes } = self;
         for (cluster, Running { endpoints, policy, panic }) in changes {
@@ -191,7 +190,7 @@ fn proxy(
     let is_of_kylin = is_of_kylin && args.kylin;
     let retry = match is_of_kylin {
         true => RetryPolicy::default(),
-        // httpd repeats only what no node has received.
+        // httpd sends a request again only if no node has received it.
         false => RetryPolicy::none().on_error(true).max_attempts(NonZeroU32::new(1)),
     };
     let retry = match balancer.max_attempts {

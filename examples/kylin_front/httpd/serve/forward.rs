@@ -1,4 +1,4 @@
-//! One request: which server and `ProxyPass` it belongs to, and what the node gets.
+//! Forwards one request: finds its server and `ProxyPass`, and makes the request for the node.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -157,7 +157,7 @@ fn redirect(
         Matcher::Proxied(_) => false,
         Matcher::Below(_) | Matcher::Pattern(_) => is_for(&section.matcher),
     };
-    // What is more special comes first.
+    // The most specific line comes first.
     for redirect in server.sections.iter().rev().filter(of_path).flat_map(|section| &section.settings.redirects) {
         let Some(location) = redirect.location(path, query) else { continue };
         return redirect_to(redirect.status, location, scope).map(Some);
@@ -189,7 +189,7 @@ fn rewrite<'s>(
         return Ok(Rewritten::Unchanged);
     }
     let read = NormalizedPath::of(&head.uri).map_err(|_| BAD_PATH)?;
-    // As httpd: the port of the virtual host, where the client names none.
+    // As in httpd, the port is that of the virtual host if the client names none.
     let port = match (server.addresses.is_empty(), listener.is_tls) {
         (false, _) => listener.port(),
         (true, true) => 443,
@@ -209,7 +209,7 @@ fn rewrite<'s>(
     }))
 }
 
-/// Returns the URI of a decoded path, behind that of all members.
+/// Returns the URI of a decoded path, which follows the path of all members.
 fn uri_of(path: &str, query: Option<&str>, prefix: &str) -> Result<Uri, ErrorResponse> {
     let path = escaped(&format!("{prefix}{path}")).map_err(|()| BAD_PATH)?;
     let uri = query.map_or(path.clone(), |query| format!("{path}?{query}"));

@@ -35,7 +35,7 @@ pub struct Site(Arc<Parts>);
 struct Parts {
     config: Config,
     groups: Vec<Group>,
-    /// By the numbers of servers and balancers; none where no `ProxyPass` leads from one to the other.
+    /// The proxies by the numbers of server and balancer; `None` if no `ProxyPass` leads from one to the other.
     proxies: Vec<Vec<Option<Proxy>>>,
     /// By the number of the server.
     trusted: Vec<TrustedProxies>,
@@ -45,7 +45,7 @@ struct Parts {
     buffers: BufferBudget,
 }
 
-/// A balancer that runs.
+/// A running balancer.
 struct Group {
     name: String,
     cluster: Cluster,
@@ -53,7 +53,7 @@ struct Group {
     timeouts: Timeouts,
 }
 
-/// How logins are kept where no `stickysession` says it.
+/// The sessions of balancers without `stickysession`.
 #[derive(Clone)]
 struct Logins {
     secret: Secret,

@@ -1,4 +1,4 @@
-//! What changes in a response.
+//! The changes of a response.
 
 use std::borrow::Cow;
 
@@ -10,7 +10,7 @@ use kylin_lb::observe::ServedBy;
 use super::session::Asked;
 use crate::httpd::directives::{Balancer, From, Pass, Scope, Settings, Target, reversed};
 
-/// The changes of a response, known while the request is still there.
+/// The changes of a response, computed before the request is sent.
 #[derive(Default)]
 pub struct ResponseEdits<'s> {
     settings: Vec<&'s Settings>,
@@ -18,10 +18,10 @@ pub struct ResponseEdits<'s> {
     origin: Option<Origin<'s>>,
 }
 
-/// Where the request goes.
+/// The destination of the request.
 struct Origin<'s> {
     balancer: &'s Balancer,
-    /// The path at the nodes and that of the client in its place, if they differ.
+    /// The path at the nodes and the client's path for it, if they differ.
     prefix: Option<(String, &'s str)>,
 }
 
@@ -34,7 +34,7 @@ impl<'s> ResponseEdits<'s> {
         &self.scope
     }
 
-    /// Notes where the request goes, and what its session asks for.
+    /// Records the destination of the request and the node that its session names.
     pub fn is_from(&mut self, balancer: &'s Balancer, pass: &'s Pass, target: &Target, asked: Asked<'s>) {
         let at_nodes = format!("{}{}", balancer.path, target.path);
         let prefix = match &pass.from {
@@ -76,14 +76,14 @@ impl<'s> ResponseEdits<'s> {
         response
     }
 
-    /// Applies the lines with `always`, which know nothing of the headers of a node, and adds their headers.
+    /// Applies the lines with `always`, which do not see the headers of a node, and adds their headers.
     fn add_always(&self, headers: &mut HeaderMap) {
         let mut always = HeaderMap::new();
         for rule in self.settings.iter().flat_map(|settings| &settings.headers).filter(|rule| rule.always) {
             rule.apply(&mut always, &self.scope);
         }
         for name in always.keys() {
-            // They precede those of the node.
+            // These headers precede those of the node.
             let of_node: Vec<_> = headers.get_all(name).iter().cloned().collect();
             headers.remove(name);
             for value in always.get_all(name).iter().cloned().chain(of_node) {

@@ -18,7 +18,7 @@ use crate::httpd::policy::LbMethod;
 /// httpd's default of `retry`.
 const RETRY: Duration = Duration::from_secs(60);
 
-/// What a cluster has, before or after a change.
+/// The settings and endpoints of a cluster, before or after a change.
 pub struct Running {
     pub endpoints: Vec<Endpoint<HttpBackend>>,
     pub policy: Policy,
@@ -32,7 +32,7 @@ pub enum Policy {
 }
 
 impl Running {
-    /// Returns what the cluster of a balancer has, and the longest times of its members.
+    /// Returns the settings and endpoints of the cluster of a balancer, and the longest timeouts of its members.
     pub fn of(balancer: &Balancer, servers: &[&Server], args: &Args) -> Result<(Self, Timeouts), BuildError> {
         let first_class = balancer.members.iter().map(class).min();
         let mut longest = Timeouts::default();
@@ -73,7 +73,7 @@ fn class(member: &Member) -> (u32, bool) {
     (member.set, member.status.standby)
 }
 
-/// As `timeout=` says, else `ProxyTimeout`, else a `Timeout` that is longer than the front end's own.
+/// Returns the time of `timeout=`, else of `ProxyTimeout`, else of a `Timeout` that is longer than the front end's own.
 fn timeouts(member: &Member, servers: &[&Server]) -> Timeouts {
     let mut timeouts = Timeouts::default();
     let of_server =

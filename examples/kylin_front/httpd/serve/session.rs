@@ -6,7 +6,7 @@ use kylin_lb::endpoint::AdminState;
 
 use crate::httpd::directives::{Balancer, Member, Sticky};
 
-/// What the session of a request says.
+/// The session of a request.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Asked<'s> {
     /// The name of the cookie or of the path parameter.
@@ -15,7 +15,7 @@ pub struct Asked<'s> {
 }
 
 impl<'s> Asked<'s> {
-    /// Looks in the target of the request, with its query, and then in its cookies.
+    /// Searches the target of the request, with its query, and then its cookies.
     pub fn of(balancer: &'s Balancer, target: &str, headers: &HeaderMap) -> Self {
         let Some(Sticky { cookie, parameter }) = &balancer.sticky else { return Asked::default() };
         let in_cookies = || {
@@ -36,8 +36,8 @@ impl<'s> Asked<'s> {
         Asked { name: Some(name), route: route.filter(|route| !route.is_empty()).map(str::to_owned) }
     }
 
-    /// Returns the member that the session asks for: one that is no standby first. If it has a `redirect` and cannot serve, returns the
-    /// one that this leads to.
+    /// Returns the member that the session names; one that is no standby is preferred. If the member cannot serve and has a
+    /// `redirect`, returns the member of that.
     pub fn member<'b>(&self, balancer: &'b Balancer, cluster: &Cluster) -> Option<&'b Member> {
         let find = |route: &str| {
             let with_route = || balancer.members.iter().filter(|member| member.route.as_deref() == Some(route));

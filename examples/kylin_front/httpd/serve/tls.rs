@@ -16,7 +16,7 @@ pub fn to_member(backend: HttpBackendBuilder, _: &Member, _: &[&Server]) -> Resu
     Ok(backend)
 }
 
-/// Has a member at `https://` verified as `SSLProxy...` of its servers say.
+/// Sets how a member at `https://` is verified: as `SSLProxy...` of its servers says.
 #[cfg(feature = "tls")]
 pub fn to_member(
     backend: HttpBackendBuilder,

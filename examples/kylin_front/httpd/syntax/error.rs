@@ -64,7 +64,7 @@ impl Fault {
     }
 }
 
-/// Punctuation of Chinese keyboards, and what is wanted in its place.
+/// Punctuation of Chinese keyboards, and the character that httpd wants instead.
 const FULL_WIDTH: [(char, &str); 12] = [
     ('\u{ff1c}', "<"),
     ('\u{ff1e}', ">"),

@@ -1,12 +1,12 @@
-//! The files that `Include` means.
+//! The files that `Include` names.
 
 use std::path::{Path, PathBuf};
 
 /// The most files of one `Include`.
 const MAX_FILES: usize = 10_000;
 
-/// Returns the files that a path or a pattern means, in alphabetical order; those of a folder too, and of the folders in it. `None` if
-/// nothing has such a name.
+/// Returns the files that a path or a pattern names, in alphabetical order. A folder stands for all files in it and in its
+/// folders. `None` if nothing has such a name.
 pub(super) fn files(root: &Path, pattern: &str) -> Option<Vec<PathBuf>> {
     let path = root.join(pattern);
     let mut found = vec![PathBuf::new()];
@@ -44,7 +44,7 @@ fn entries(folder: &Path, pattern: Option<&str>) -> Vec<PathBuf> {
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let matches = |name: &str| match pattern {
-        // As for a shell, a pattern does not match a hidden file.
+        // As in a shell, a pattern does not match a hidden file.
         Some(pattern) => matches(pattern, name) && (pattern.starts_with('.') || !name.starts_with('.')),
         None => true,
     };
@@ -58,7 +58,7 @@ fn entries(folder: &Path, pattern: Option<&str>) -> Vec<PathBuf> {
 pub fn matches(pattern: &str, name: &str) -> bool {
     let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
     let (mut p, mut n) = (0, 0);
-    // The last star, and where the text behind it began to match.
+    // The last star, and the position at which the text after it began to match.
     let mut star: Option<(usize, usize)> = None;
     while n < name.len() {
         let step = match pattern.get(p) {

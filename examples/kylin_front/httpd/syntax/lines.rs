@@ -19,7 +19,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// Returns the place so many bytes further right.
+    /// Returns the place `bytes` further right.
     pub fn right(self, bytes: usize) -> Self {
         Place { at: self.at.saturating_add(u32::try_from(bytes).unwrap_or(0)), ..self }
     }
@@ -65,7 +65,7 @@ impl Sources {
         (before.matches('\n').count() + 1, column + 1, line)
     }
 
-    /// Returns where the line of a place begins, and the line.
+    /// Returns the position at which the line of a place begins, and the line.
     pub(super) fn line(&self, place: Place) -> (u32, &str) {
         let text = self.text(place.file);
         let before = &text.as_bytes()[..(place.at as usize).min(text.len())];
@@ -96,12 +96,12 @@ impl Word {
         }
     }
 
-    /// Returns an error at a byte of the word. Right unless the word has variables or escapes.
+    /// Returns an error at a byte of the word. The column is wrong if the word has variables or escapes.
     pub fn fault_at(&self, byte: usize, message: impl Into<String>, expected: impl Into<String>) -> Fault {
         Word { place: self.place.right(byte), ..self.clone() }.fault(message, expected)
     }
 
-    /// Returns an error about a word that is too much.
+    /// Returns an error about a superfluous word.
     pub fn unexpected(&self, directive: &Directive, expected: &str) -> Fault {
         let message = match self.text.starts_with('#') {
             true => "a comment behind a directive, which httpd reads as a value".to_owned(),
@@ -170,7 +170,7 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// Returns the next line of a text behind byte `at`, which moves behind it, without variables. `None` at the end.
+    /// Returns the next line of a text from byte `at`, without variables, and moves `at` to its end; `None` at the end of the text.
     pub(super) fn next(file: u32, text: &str, at: &mut usize) -> Option<Line> {
         if *at >= text.len() {
             return None;
@@ -265,7 +265,7 @@ impl Line {
         Err(Fault::new(place, message, "shorter values"))
     }
 
-    /// Returns its bytes, with the end of the line.
+    /// Returns the bytes of the line, with its end.
     pub(super) fn length(&self) -> usize {
         self.text.len() + 1
     }

@@ -1,7 +1,7 @@
 //! The syntax of httpd's configuration files: lines, words, sections, variables, included files.
 
 mod error;
-// The errors of both readers look alike. These files are private in the library, which promises nothing of them to applications.
+// Both readers show errors alike. The files are compiled here again, because they are private in the library.
 #[path = "../../../../src/nginx/syntax/excerpt.rs"]
 mod excerpt;
 mod include;
@@ -37,7 +37,7 @@ impl Directive {
         self.name.fault(message, expected)
     }
 
-    /// Returns the one word behind the name.
+    /// Returns the only word after the name.
     pub fn one(&self, expected: &str) -> Result<&Word, Fault> {
         match &self.args[..] {
             [word] => Ok(word),

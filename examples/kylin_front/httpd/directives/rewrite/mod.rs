@@ -34,13 +34,13 @@ struct Rule {
     drops_query: bool,
     /// NE: a redirect is sent as it is written.
     is_escaped: bool,
-    /// L, END, or what implies it.
+    /// L, END, or a flag that implies it.
     is_last: bool,
 }
 
 #[derive(Debug, Clone)]
 enum Effect {
-    /// Another path; with PT, `ProxyPass` and sections see it.
+    /// Replaces the path; with PT, `ProxyPass` and sections see it.
     Path {
         passes: bool,
     },
@@ -67,14 +67,14 @@ enum Test {
         text: String,
         ignores_case: bool,
     },
-    /// Of a file of the site there is none.
+    /// A test for a file of the site, which does not exist here.
     File(File),
 }
 
-/// What a test asks of a file.
+/// A test of a file.
 #[derive(Debug, Clone, Copy)]
 enum File {
-    /// `-f`: there is one.
+    /// `-f`: it exists.
     Exists,
     /// `-s`: it is not empty.
     HasBytes,
@@ -82,11 +82,11 @@ enum File {
     IsFolder,
 }
 
-/// What the rules make of a request.
+/// The result of the rules for a request.
 #[derive(Debug)]
 pub enum Rewritten<'r> {
     Unchanged,
-    /// The decoded path and the query; without PT it is that of a file.
+    /// The decoded path and the query; without PT the path names a file.
     Path {
         path: String,
         query: Option<String>,
@@ -94,7 +94,7 @@ pub enum Rewritten<'r> {
     },
     Redirect(StatusCode, String),
     Respond(StatusCode),
-    /// The line, the decoded path behind the balancer, and the query.
+    /// The line, the decoded path after the balancer, and the query.
     Proxy {
         pass: &'r Pass,
         path: String,
@@ -174,7 +174,7 @@ impl Rewrites {
 }
 
 impl Rule {
-    /// Returns the groups if the rule is for a request whose path and query have become these.
+    /// Returns the groups if the rule matches the request with its present path and query.
     fn matches(&self, path: &str, query: Option<&str>, asked: &Asked<'_>) -> Option<Groups> {
         let captures = self.pattern.captures(path.as_bytes());
         if captures.is_some() == self.negated {
@@ -187,7 +187,7 @@ impl Rule {
             match (holds, condition.or_next) {
                 (false, true) | (true, false) => {}
                 (false, false) => return None,
-                // The others of the row do not count.
+                // The other conditions of the `OR` chain do not count.
                 (true, true) => while conditions.next().is_some_and(|other| other.or_next) {},
             }
         }

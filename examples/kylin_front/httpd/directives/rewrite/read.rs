@@ -98,12 +98,12 @@ impl Rewrites {
             balancers.remarks().note(line.name.place, format!("{}: left out, Kylin has no WebSockets", line.line()));
             return Ok(());
         }
-        // A map may stand anywhere in it, in the host too.
+        // A map may stand anywhere in the replacement, in the host too.
         Template::read(to)?;
         let negated = pattern.text.starts_with('!');
         let bare = pattern.text.strip_prefix('!').unwrap_or(&pattern.text);
         let regex = pass::pattern_of(bare, flags.ignores_case, pattern)?;
-        // What a negated rule leads elsewhere may be any path, also one of Kylin.
+        // A negated rule may match any path, also one of Kylin.
         let of_pass = if negated { pass::pattern_of("", false, pattern)? } else { regex.clone() };
         let effect = match (responds, flags.proxies) {
             (Some(status), _) => Effect::Respond(status),
@@ -173,7 +173,7 @@ impl Flags {
     }
 }
 
-/// Returns what a rule with the flag P leads to.
+/// Returns the target of a rule with the flag P.
 fn proxy(
     line: &Directive,
     pattern: regex::bytes::Regex,
@@ -191,7 +191,7 @@ fn proxy(
     Ok(Pass { place: line.name.place, written: line.line(), from, to: Some(target) })
 }
 
-/// Returns where the host of a URL ends.
+/// Returns the position at which the host of a URL ends.
 fn host_end(url: &str) -> usize {
     let start = url.find("://").map_or(0, |at| at + 3);
     url[start..].find(['/', '$', '%', '?']).map_or(url.len(), |at| start + at)

@@ -29,7 +29,7 @@ enum Variable {
     Protocol,
     Query,
     RemoteAddr,
-    /// The path as it is now.
+    /// The path after the rules so far.
     Filename,
     Scheme,
     ServerName,
@@ -67,9 +67,9 @@ const HEADERS: [(&str, &str); 7] = [
     ("HTTP_USER_AGENT", "user-agent"),
 ];
 
-/// A request, as rules see it.
+/// The parts of a request that rules read.
 pub struct Asked<'r> {
-    /// Decoded.
+    /// The decoded path.
     pub path: &'r str,
     /// Path and query as the client wrote them.
     pub raw: &'r str,
@@ -79,13 +79,13 @@ pub struct Asked<'r> {
     pub headers: &'r HeaderMap,
     pub client: Option<IpAddr>,
     pub is_tls: bool,
-    /// With the port, if the client names one.
+    /// The host, with the port if the client names one.
     pub host: &'r str,
     /// The port of the server.
     pub port: u16,
 }
 
-/// What a rule sees besides the request.
+/// The values that a rule reads besides the request.
 pub struct Local<'r> {
     pub path: &'r str,
     pub query: Option<&'r str>,
