@@ -1,4 +1,5 @@
-//! Writes lines to a file or to standard output, in a thread of its own, so that no request waits for a disk.
+//! Writes lines to a file, to standard output or to standard error, in a thread of its own, so that no request waits for a disk or for
+//! the reader of a pipe.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -45,20 +46,33 @@ enum Message {
 impl LogFile {
     /// Opens the file at `path` to append to, and creates it with this mode if it does not exist; `-` is standard output.
     pub fn open(path: &str, mode: u32) -> io::Result<Self> {
-        Self::start((path != "-").then(|| PathBuf::from(path)), mode)
+        Self::start(if path == "-" { Target::Stdout } else { Target::File(PathBuf::from(path), mode) })
+    }
+
+    /// Returns standard output.
+    pub fn stdout() -> io::Result<Self> {
+        Self::start(Target::Stdout)
+    }
+
+    /// Returns standard error.
+    pub fn stderr() -> io::Result<Self> {
+        Self::start(Target::Stderr)
     }
 
     /// As [`open`](Self::open), but `-` is a file too. Everyone may read a file that it creates, as nginx's.
     pub fn open_path(path: &Path) -> io::Result<Self> {
-        Self::start(Some(path.to_owned()), 0o644)
+        Self::start(Target::File(path.to_owned(), 0o644))
     }
 
-    fn start(path: Option<PathBuf>, mode: u32) -> io::Result<Self> {
-        let output = open(path.as_ref(), mode)?;
-        let name = path.as_ref().map_or("-".into(), |path| path.to_string_lossy().into());
+    fn start(target: Target) -> io::Result<Self> {
+        let output = target.open()?;
+        let name = match &target {
+            Target::File(path, _) => path.to_string_lossy().into(),
+            Target::Stdout | Target::Stderr => "-".into(),
+        };
         let (sender, receiver) = mpsc::sync_channel(MAX_LINES);
         let counts = Arc::new(Counts::default());
-        let writer = Writer { path, mode, output, counts: Arc::clone(&counts), warned: None, reported: 0 };
+        let writer = Writer { target, output, counts: Arc::clone(&counts), warned: None, reported: 0 };
         thread::Builder::new().name("log".into()).spawn(move || writer.run(&receiver))?;
         Ok(LogFile { name, sender, counts })
     }
@@ -109,12 +123,34 @@ impl LogFile {
     }
 }
 
-fn open(path: Option<&PathBuf>, mode: u32) -> io::Result<BufWriter<Box<dyn Write + Send>>> {
-    let output: Box<dyn Write + Send> = match path {
-        Some(path) => Box::new(append(path, mode)?),
-        None => Box::new(io::stdout()),
-    };
-    Ok(BufWriter::new(output))
+/// Writes each buffer as a line: `tracing` writes an event with its line break in one piece.
+impl Write for &LogFile {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        LogFile::write(self, buffer.strip_suffix(b"\n").unwrap_or(buffer));
+        Ok(buffer.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+enum Target {
+    /// A file, and the mode of one that is made.
+    File(PathBuf, u32),
+    Stdout,
+    Stderr,
+}
+
+impl Target {
+    fn open(&self) -> io::Result<BufWriter<Box<dyn Write + Send>>> {
+        let output: Box<dyn Write + Send> = match self {
+            Target::File(path, mode) => Box::new(append(path, *mode)?),
+            Target::Stdout => Box::new(io::stdout()),
+            Target::Stderr => Box::new(io::stderr()),
+        };
+        Ok(BufWriter::new(output))
+    }
 }
 
 fn append(path: &PathBuf, mode: u32) -> io::Result<File> {
@@ -125,8 +161,7 @@ fn append(path: &PathBuf, mode: u32) -> io::Result<File> {
 }
 
 struct Writer {
-    path: Option<PathBuf>,
-    mode: u32,
+    target: Target,
     output: BufWriter<Box<dyn Write + Send>>,
     counts: Arc<Counts>,
     /// When a warning was logged last.
@@ -152,7 +187,9 @@ impl Writer {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            if done.is_some() || flushed.elapsed() >= FLUSH_INTERVAL {
+            // What a process logs last is what counts if it dies.
+            let is_urgent = matches!(self.target, Target::Stderr);
+            if done.is_some() || is_urgent || flushed.elapsed() >= FLUSH_INTERVAL {
                 result = result.and(self.output.flush());
                 flushed = Instant::now();
             }
@@ -176,10 +213,10 @@ impl Writer {
     }
 
     fn reopen(&mut self) -> io::Result<()> {
-        if self.path.is_none() {
+        if !matches!(self.target, Target::File(..)) {
             return self.output.flush();
         }
-        let new = open(self.path.as_ref(), self.mode)?;
+        let new = self.target.open()?;
         _ = self.output.flush();
         // What the old file did not take goes to the new one.
         let (_, unwritten) = std::mem::replace(&mut self.output, new).into_parts();
@@ -197,6 +234,6 @@ impl Writer {
         }
         (self.warned, self.reported) = (Some(Instant::now()), dropped);
         let error = error.map(|error| error.to_string());
-        tracing::warn!(error, dropped, "lines of a request log are lost");
+        tracing::warn!(error, dropped, "lines of a log are lost");
     }
 }

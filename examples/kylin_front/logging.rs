@@ -1,6 +1,6 @@
 //! What the program tells its operator on standard error: one line for each change of state.
 
-use std::io::stderr;
+use std::io;
 use std::time::{Instant, SystemTime};
 
 use kylin_lb::cluster::ClusterStatus;
@@ -11,12 +11,13 @@ use kylin_lb::observe::{
 };
 use tracing::{info, warn};
 use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::fmt::layer;
+use tracing_subscriber::fmt::{MakeWriter, layer};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer, Registry, reload};
 
 use crate::front;
+use crate::log_file::LogFile;
 
 /// The target of changes of state that the library logs. [`StateLog`] logs them instead.
 const LIBRARY_STATE: &str = "kylin_lb::state";
@@ -29,7 +30,9 @@ pub enum LogFormat {
 }
 
 /// Logs to standard error at `level`. Without it, `RUST_LOG` sets the levels, such as `kylin_lb=debug`; without both, it is info.
-pub fn start(level: Option<LevelFilter>, format: LogFormat) -> Levels {
+///
+/// Returns the log too, to flush it. A standard error that is not read delays nothing: lines are lost then.
+pub fn start(level: Option<LevelFilter>, format: LogFormat) -> io::Result<(Levels, LogFile)> {
     let levels = match level {
         Some(level) => at(level),
         None => std::env::var("RUST_LOG")
@@ -38,14 +41,26 @@ pub fn start(level: Option<LevelFilter>, format: LogFormat) -> Levels {
             .map_or_else(|| at(LevelFilter::INFO), without_library_state),
     };
     let (levels, handle) = reload::Layer::new(levels);
+    let log = LogFile::stderr()?;
     // The messages about a closed standard error are turned off, because printing them panics.
-    let output = layer().with_writer(stderr).log_internal_errors(false);
+    let output = layer().with_writer(Lines(log.clone())).log_internal_errors(false);
     let output = match format {
         LogFormat::Text => output.with_ansi(false).boxed(),
         LogFormat::Json => output.json().flatten_event(true).boxed(),
     };
     tracing_subscriber::registry().with(output.with_filter(levels)).init();
-    Levels(handle)
+    Ok((Levels(handle), log))
+}
+
+/// Makes writers of events.
+struct Lines(LogFile);
+
+impl<'w> MakeWriter<'w> for Lines {
+    type Writer = &'w LogFile;
+
+    fn make_writer(&'w self) -> Self::Writer {
+        &self.0
+    }
 }
 
 fn at(level: LevelFilter) -> Targets {

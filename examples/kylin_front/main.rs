@@ -102,8 +102,16 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let levels = logging::start(args.log, args.log_format);
-    match runtime.block_on(run(args, levels)) {
+    let (levels, log) = match logging::start(args.log, args.log_format) {
+        Ok(started) => started,
+        Err(error) => {
+            eprintln!("kylin_front: threads cannot be started: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(run(args, levels));
+    LogFile::flush(&[log]);
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("kylin_front: {error}");

@@ -8,7 +8,6 @@ use kylin_lb::server::Server;
 
 use crate::front::Health;
 use crate::log_file::LogFile;
-use crate::say;
 use crate::signals::{Event, Signals};
 
 /// A front end that can read again what it was started from.
@@ -50,22 +49,29 @@ pub async fn until_signal(mut server: Server, mut signals: Signals, front: &mut 
     }
     let Stop { grace, lame_duck, health } = stop;
     health.stop();
+    // No reader of the output may delay the stop.
+    let output = LogFile::stdout();
+    let say = |line: std::fmt::Arguments<'_>| _ = output.as_ref().map(|output| output.write(line.to_string()));
+    let flush = |mut files: Vec<LogFile>| {
+        files.extend(output.iter().cloned());
+        LogFile::flush(&files);
+    };
     if !lame_duck.is_zero() {
-        say(format_args!("stopping: serving for {} s, while the health path says so\n", lame_duck.as_secs()));
+        say(format_args!("stopping: serving for {} s, while the health path says so", lame_duck.as_secs()));
         if tokio::time::timeout(lame_duck, signals.stop()).await.is_ok() {
-            say(format_args!("stopped at once\n"));
+            say(format_args!("stopped at once"));
             // The requests end here, so that the log has them.
             drop(server);
-            LogFile::flush(&front.log_files());
+            flush(front.log_files());
             return;
         }
     }
-    say(format_args!("stopping: requests in flight have {} s\n", grace.as_secs()));
+    say(format_args!("stopping: requests in flight have {} s", grace.as_secs()));
     tokio::select! {
-        stopped = server.stop(grace) => say(format_args!("stopped; {} connections were cut\n", stopped.cut)),
-        () = signals.stop() => say(format_args!("stopped at once\n")),
+        stopped = server.stop(grace) => say(format_args!("stopped; {} connections were cut", stopped.cut)),
+        () = signals.stop() => say(format_args!("stopped at once")),
     }
-    LogFile::flush(&front.log_files());
+    flush(front.log_files());
 }
 
 /// Returns an error and its causes in one line.

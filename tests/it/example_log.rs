@@ -1,14 +1,16 @@
 //! What the example front end tells its operator on standard error.
 
 use std::net::SocketAddr;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use kylin_lb::testing::kylin::KylinNode;
 use serde_json::Value;
+use tempfile::TempDir;
 
 use crate::example_options::nodes;
 use crate::support::browser::Browser;
-use crate::support::example::{TIMEOUT, run, spawn, start};
+use crate::support::example::{TIMEOUT, program, run, spawn, start};
 use crate::support::front::{closed_port, demo, eventually, until};
 use crate::support::http;
 use crate::support::process::Process;
@@ -145,6 +147,27 @@ async fn the_log_has_the_level_and_the_format_that_are_asked_for() {
             assert_eq!(process.file("stderr"), "");
         }
     }
+}
+
+/// A pipe holds 64 KiB.
+#[tokio::test]
+async fn output_that_is_not_read_delays_no_request_and_no_stop() {
+    let (_nodes, named) = nodes(1).await;
+    let address = closed_port();
+    let mut command = Command::new(program());
+    command.args(["--nodes", &named, "--listen", &address.to_string(), "--threads", "1", "--access-log", "-"]);
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut process = Process::of_child("kylin_front", TempDir::new().unwrap(), child);
+    until("it serves", async || http::get(address, "/kylin/api/admin/version", &[]).await.is_ok()).await;
+    let mut client = http::Connection::open(address).await.unwrap();
+    for n in 0..1500 {
+        // A line on standard error each, and a longer one in the access log.
+        client.send("GET /kylin/api/cache/x HTTP/1.1\r\nHost: kylin\r\n\r\n").await.unwrap();
+        assert_eq!(client.response().await.unwrap().status(), 403, "{n}");
+    }
+    assert_eq!(http::get(address, "/kylin/api/admin/version", &[]).await.unwrap().status(), 200);
+    process.signal("TERM");
+    assert!(process.ended(TIMEOUT).await.is_some(), "it stops");
 }
 
 #[test]
