@@ -20,6 +20,8 @@ pub(crate) enum Merge {
     /// The request goes to all nodes, not only to those that serve queries. The client gets one of the worst responses, so that a
     /// success means success everywhere.
     Worst,
+    /// The request ends a session that one of all nodes has. The client gets one of the best responses, with its cookies.
+    Logout,
 }
 
 /// Returns how the responses to a request of `class` are merged if it goes to every node that serves queries, else `None`.

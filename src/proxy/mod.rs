@@ -78,6 +78,8 @@ struct ProxyCore<B> {
     client_limit: Option<Arc<ClientLimit>>,
     /// `None` if retries have no limit.
     budget: Option<RetryAccount>,
+    /// The budget of attempts that look for the node of a session.
+    searches: Option<RetryAccount>,
     /// `None` if no request waits for a slot.
     queues: Option<Arc<Queues>>,
     /// `None` in a plain proxy.

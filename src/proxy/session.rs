@@ -88,6 +88,11 @@ impl<'p> Session<'p> {
         self.context.has_ended()
     }
 
+    /// Returns whether one node has the session, and none is known to.
+    pub(super) fn is_at_unknown_node(&self) -> bool {
+        self.context.is_at_unknown_node()
+    }
+
     /// Returns whether [`prepare`](Self::prepare) may change the request.
     pub(super) fn changes_requests(&self) -> bool {
         self.context.changes_requests()

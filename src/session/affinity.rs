@@ -258,6 +258,16 @@ impl RequestSession<'_> {
         }
     }
 
+    /// Returns whether one node has the session, and none is known to.
+    pub(crate) fn is_at_unknown_node(&self) -> bool {
+        match &self.state {
+            BoundSession::Hinted | BoundSession::Learn(..) | BoundSession::Sticky(..) => !self.hint.is_binding(),
+            BoundSession::Replicated(..) => false,
+            #[cfg(feature = "login-relay")]
+            BoundSession::LoginRelay(..) => false,
+        }
+    }
+
     /// Returns whether [`prepare`](Self::prepare) may change the request.
     pub(crate) fn changes_requests(&self) -> bool {
         match &self.state {

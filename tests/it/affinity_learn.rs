@@ -165,6 +165,65 @@ async fn a_restarted_front_end_binds_sessions_again(dialect: Dialect) {
     }
 }
 
+/// Returns a front end that knows nothing of the sessions of the nodes.
+fn restarted(nodes: &Nodes) -> Front {
+    let affinity = Affinity::learn(Sessions::local(MemoryStore::new(), secret()));
+    Front::kylin(crate::support::front::endpoints(&nodes.addresses()), |proxy| proxy.affinity(affinity))
+}
+
+in_each_dialect!(after_a_restart_a_page_still_learns_who_is_logged_in);
+async fn after_a_restart_a_page_still_learns_who_is_logged_in(dialect: Dialect) {
+    let nodes = Nodes::of(dialect, 4).await;
+    let front = learning(&nodes, &MemoryStore::new());
+    let mut users = vec![Browser::default(); 8];
+    for user in &mut users {
+        user.log_in(&front).await;
+    }
+    let front = restarted(&nodes);
+    for user in &mut users {
+        // The first request of Kylin's web interface when its page is loaded again.
+        let response = user.get(&front, "/kylin/api/user/authentication").await;
+        assert!(response.text().contains("\"ADMIN\""), "{dialect:?}: {}", response.text());
+    }
+    let stranger =
+        Browser { cookies: users[0].cookies.keys().map(|name| (name.clone(), "UNKNOWN".to_owned())).collect() };
+    let response = stranger.clone().get(&front, "/kylin/api/user/authentication").await;
+    assert!(!response.text().contains("ADMIN"), "{dialect:?}: {}", response.text());
+}
+
+in_each_dialect!(after_a_restart_a_logout_ends_the_session_at_its_node);
+async fn after_a_restart_a_logout_ends_the_session_at_its_node(dialect: Dialect) {
+    let nodes = Nodes::of(dialect, 4).await;
+    let front = learning(&nodes, &MemoryStore::new());
+    let mut users = vec![Browser::default(); 8];
+    for user in &mut users {
+        user.log_in(&front).await;
+    }
+    let front = restarted(&nodes);
+    for (left, user) in (0..users.len()).rev().zip(&mut users) {
+        let mut thief = user.clone();
+        let response = user.get(&front, "/kylin/j_spring_security_logout").await;
+        assert_eq!(response.status(), 302, "{dialect:?}");
+        assert_eq!(user.cookies.is_empty(), !is_v5(dialect), "the cookie is deleted as by one node");
+        assert_eq!((nodes.sessions(), thief.query(&front).await), (left, None), "{dialect:?}");
+    }
+}
+
+in_each_dialect!(after_a_restart_all_sessions_are_found_at_once, V4);
+async fn after_a_restart_all_sessions_are_found_at_once(dialect: Dialect) {
+    let nodes = Nodes::of(dialect, 5).await;
+    let front = learning(&nodes, &MemoryStore::new());
+    // More than a budget for retries of failed requests has.
+    let mut users = vec![Browser::default(); 200];
+    for user in &mut users {
+        user.log_in(&front).await;
+    }
+    let front = restarted(&nodes);
+    for user in &mut users {
+        assert!(user.query(&front).await.is_some(), "{dialect:?}");
+    }
+}
+
 in_each_dialect!(two_front_ends_over_one_store_send_a_session_to_one_node);
 async fn two_front_ends_over_one_store_send_a_session_to_one_node(dialect: Dialect) {
     let nodes = Nodes::of(dialect, 3).await;

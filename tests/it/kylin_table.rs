@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use kylin_lb::backend::SendErrorKind;
+use kylin_lb::clock::ManualClock;
 use kylin_lb::endpoint::AdminState;
 use kylin_lb::health::{HealthState, Reason};
 use kylin_lb::probe::{HealthCheck, Probe};
@@ -223,7 +224,7 @@ fn closed_once(then: Says) -> Scripted {
 
 #[tokio::test]
 async fn a_safe_request_on_a_stale_connection_is_repeated_where_its_session_lives_or_elsewhere() {
-    let fine = || Says::Json(200, "{}".to_owned());
+    let fine = || Says::Json(200, r#"{"node":"first"}"#.to_owned());
     for (line, body, class) in requests() {
         let is_safe = matches!(class, Failures | QueryFailures);
         for (headers, is_at_home) in [(COOKIE, true), (COOKIE_5, true), (BASIC, false), (BOTH, false), (OTHER, false)] {
@@ -231,6 +232,8 @@ async fn a_safe_request_on_a_stale_connection_is_repeated_where_its_session_live
             let proxy = three(&first, &second, KylinRules::default());
             let (status, text) = ask(&proxy, request(line, headers, &body)).await;
             let expected = match (is_safe, is_at_home) {
+                // A logout goes to all nodes where none is known to have the session.
+                _ if is_at_home && line == LOGOUT => (1, 2, 200),
                 // The node is asked whether it is still there before.
                 (true, true) => (3, 0, 200),
                 (true, false) => (1, 1, 200),
@@ -273,6 +276,7 @@ async fn a_session_whose_node_has_gone_is_looked_for_elsewhere() {
     }
 }
 
+const LOGOUT: &str = "GET /kylin/j_spring_security_logout";
 const COOKIE: &[(&str, &str)] = &[("cookie", "a=b; JSESSIONID=0123456789ABCDEF; c=d")];
 const COOKIE_5: &[(&str, &str)] =
     &[("cookie", "ce8a5bd5b23fe84d1894dce1bd9399364ba5af3c7a25f025442c92244c729804=eA==")];
@@ -291,7 +295,12 @@ async fn a_session_is_searched_for_and_a_password_is_never_sent_twice() {
             let (first, second) = (unauthorized(), well("second"));
             let proxy = three(&first, &second, KylinRules::default());
             let (status, text) = ask(&proxy, request(line, headers, &body)).await;
-            let expected = if searched { (1, 1, 200) } else { (1, 0, 401) };
+            let expected = match searched {
+                // A logout goes to all nodes where none is known to have the session.
+                true if line == LOGOUT => (1, 2, 200),
+                true => (1, 1, 200),
+                false => (1, 0, 401),
+            };
             assert_eq!((first.calls(), second.calls(), status.as_u16()), expected, "{line} {body} {headers:?}: {text}");
 
             // If no node knows the session, each is asked once and the client gets their response.
@@ -309,15 +318,23 @@ async fn a_session_is_searched_for_and_a_password_is_never_sent_twice() {
 
 #[tokio::test]
 async fn a_search_for_sessions_stops_when_the_budget_is_used_up() {
-    let budget = RetryBudget::default().ratio(0.0).unwrap().min_per_second(1);
-    let node = saying(Says::Html(401, String::new()));
-    let proxy = three_with(&node, &node, |proxy| proxy.retry(RetryPolicy::default().budget(Some(budget))));
-    for _ in 0..1000 {
-        ask(&proxy, request("GET /kylin/api/projects", COOKIE, "")).await;
+    for budget in [RetryBudget::default(), RetryBudget::default().ratio(0.0).unwrap()] {
+        let node = saying(Says::Html(401, String::new()));
+        let clock = ManualClock::new();
+        let retry = RetryPolicy::default().budget(Some(budget));
+        let proxy = three_with(&node, &node, |proxy| proxy.clock(clock.clone()).retry(retry));
+        for _ in 0..2000 {
+            ask(&proxy, request("GET /kylin/api/projects", COOKIE, "")).await;
+        }
+        // What the budget of searches holds, and the share of one client in its reserve.
+        let more = node.calls() - 2000;
+        assert!((3000..=3150).contains(&more), "{more}");
     }
-    // A hundred at once, and what a second or so adds.
-    let more = node.calls() - 1000;
-    assert!((100..140).contains(&more), "{more}");
+    let none = RetryBudget::default().ratio(0.0).unwrap().min_per_second(0);
+    let node = saying(Says::Html(401, String::new()));
+    let proxy = three_with(&node, &node, |proxy| proxy.retry(RetryPolicy::default().budget(Some(none))));
+    ask(&proxy, request("GET /kylin/api/projects", COOKIE, "")).await;
+    assert_eq!(node.calls(), 1);
 }
 
 #[tokio::test]

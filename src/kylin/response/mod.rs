@@ -136,8 +136,15 @@ pub(crate) fn classify_head(
         // (application.yaml of kylin5: from 51200 bytes on).
         let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let is_short = length.is_none_or(|length: u64| length <= MAX_SUCCESS_PEEK as u64);
-        let may_reject = class.is_query() && version != Some(KylinVersion::V4) && status == StatusCode::OK;
-        return if may_reject && is_json && coding == Coding::Identity && is_short {
+        let may_reject = class.is_query() && version != Some(KylinVersion::V4);
+        // Where the session is unknown, the question who is logged in gets no 401.
+        let may_be_unknown = class == RequestClass::Login && sent == Credentials::Cookie;
+        return if (may_reject || may_be_unknown)
+            && status == StatusCode::OK
+            && is_json
+            && coding == Coding::Identity
+            && is_short
+        {
             Err(NeedsBody { max: MAX_SUCCESS_PEEK })
         } else {
             Ok(ResponseClass::Final)
@@ -164,7 +171,7 @@ pub(crate) fn classify_body(
         Coding::Identity | Coding::Other => Cow::Borrowed(body),
     };
     if status.is_success() {
-        return class_of_success(body);
+        return if class == RequestClass::Login { class_of_login(body) } else { class_of_success(body) };
     }
     // An HTML page whose header says JSON is still not Kylin's.
     let is_object = is_json(headers) && body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
@@ -233,6 +240,22 @@ fn class_without_json(status: StatusCode) -> ResponseClass {
         status if status.is_server_error() => ResponseClass::NodeFailure,
         _ => ResponseClass::Final,
     }
+}
+
+/// Classifies the response to a request with a session cookie that asks who is logged in. A node of Kylin 2.x-4.x that does not know the
+/// session responds with an empty object (apache/kylin 3.1.3 UserController.java), which KAP wraps in its envelope.
+fn class_of_login(body: &[u8]) -> ResponseClass {
+    let mut is_empty = body.trim_ascii().starts_with(b"{") && body.trim_ascii().ends_with(b"}");
+    json::members(body, |level, name, value| {
+        let is_of_envelope = match name {
+            b"code" | b"msg" => true,
+            b"data" => matches!(value, Value::Object | Value::Bare("null")),
+            _ => false,
+        };
+        is_empty &= is_of_envelope && level == Level::Top;
+        if is_empty { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    if is_empty { ResponseClass::Unauthenticated(Credentials::Cookie) } else { ResponseClass::Final }
 }
 
 /// Classifies a response of Kylin 5 with status 200, `isException` and a message in its envelope. A response with rows is a result.

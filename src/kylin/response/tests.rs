@@ -219,3 +219,33 @@ fn a_compressed_error_is_read_up_to_its_cut() {
     assert_eq!(is(&gzip(&long)), ResponseClass::Final);
     assert_eq!(gunzip(&gzip(&" ".repeat(10_000_000))).len(), MAX_ERROR_PEEK);
 }
+
+/// `GET /user/authentication` of 2.x-4.x, and KAP's.
+#[test]
+fn a_node_that_names_no_user_does_not_know_the_session() {
+    let class = |sent, body: &str| {
+        let headers = json_headers();
+        match classify_head(RequestClass::Login, None, sent, StatusCode::OK, &headers) {
+            Ok(class) => class,
+            Err(NeedsBody { max }) => {
+                let beginning = &body.as_bytes()[..body.len().min(max)];
+                classify_body(RequestClass::Login, StatusCode::OK, &headers, beginning)
+            }
+        }
+    };
+    let unknown = ResponseClass::Unauthenticated(Credentials::Cookie);
+    for body in ["{}", " { }\n", r#"{"code":"000","data":{},"msg":""}"#, r#"{"code":"000","data":null,"msg":""}"#] {
+        assert_eq!(class(Credentials::Cookie, body), unknown, "{body}");
+        assert_eq!(class(Credentials::Authorization, body), ResponseClass::Final, "{body}");
+        assert_eq!(class(Credentials::None, body), ResponseClass::Final, "{body}");
+    }
+    for body in [
+        r#"{"userDetails":{"username":"ADMIN"}}"#,
+        r#"{"code":"000","data":{"username":"ADMIN"},"msg":""}"#,
+        &format!(r#"{{"x":"{}"}}"#, "y".repeat(5000)),
+        "<html>",
+        "",
+    ] {
+        assert_eq!(class(Credentials::Cookie, body), ResponseClass::Final, "{body}");
+    }
+}

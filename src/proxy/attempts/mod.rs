@@ -224,7 +224,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
         if let Some((rules, class)) = self.kylin() {
             self.writer = rules.writer(&self.context, class);
             self.before_flight(class, query.as_ref(), request);
-            if let Some(merge) = self.reload_merge().or_else(|| rules.merge(class)) {
+            if let Some(merge) = self.merge(rules, class, request.body()) {
                 if self.names_no_host {
                     request.headers_mut().remove(header::HOST);
                 }

@@ -12,15 +12,18 @@ use crate::backend::{Backend, SendError, SendErrorKind};
 use crate::body::Body;
 use crate::cluster::{PickReason, Picked};
 use crate::endpoint::{BodyKey, EndpointHint, EndpointId, Outcome, RequestKey};
+use crate::kylin::class::RequestClass;
+use crate::kylin::fan_out::Merge;
 use crate::kylin::query::WantedKeys;
 use crate::kylin::response::{Credentials, ResponseClass};
 use crate::observe::RetryReason;
 use crate::proxy::error_response::ErrorResponse;
 use crate::proxy::replay;
-use crate::proxy::retry::Withdrawn;
+use crate::proxy::retry::{RetryAccount, Withdrawn};
+use crate::proxy::rules::{ReloadCall, RuleState};
 use crate::request::RequestView;
 
-impl<B: Backend> Attempts<'_, B> {
+impl<'p, B: Backend> Attempts<'p, B> {
     pub(super) fn pick(&mut self, request: &Request<Body>) -> Option<Picked<B>> {
         let view = RequestView::of(request, self.context.client());
         let cluster = &self.proxy.cluster;
@@ -55,6 +58,18 @@ impl<B: Backend> Attempts<'_, B> {
         picked
     }
 
+    /// Returns how the responses of all nodes are merged, if the request goes to all of them.
+    pub(super) fn merge(&self, rules: &RuleState, class: RequestClass, body: &Body) -> Option<Merge> {
+        if matches!(self.reload, Some((ReloadCall::Config, _))) {
+            return Some(Merge::Worst);
+        }
+        // A node that does not know the session responds to a logout as the one that does, and the session would live on.
+        let is_logout = class == RequestClass::Logout
+            && self.context.credentials() == Credentials::Cookie
+            && self.session.is_at_unknown_node();
+        if is_logout && body.whole().is_some() { rules.merge_logout() } else { rules.merge(class) }
+    }
+
     /// Picks an endpoint for the request that is sent.
     pub(super) fn pick_sent(&mut self, request: &Request<Body>) -> Option<Picked<B>> {
         let kept = self.kept_request.take();
@@ -74,12 +89,12 @@ impl<B: Backend> Attempts<'_, B> {
     }
 
     /// Picks another endpoint for `request`, unless the limits of retries are reached. `is_unsent`: no Kylin got the request in
-    /// the last attempt. Withdraws a retry from the budget if it `needs_budget`.
+    /// the last attempt. Withdraws a retry from `budget`, if there is one.
     pub(super) fn pick_again(
         &mut self,
         request: &Request<Body>,
         is_unsent: bool,
-        needs_budget: bool,
+        budget: Option<&'p RetryAccount>,
     ) -> Option<Picked<B>> {
         let settings = &self.proxy.settings;
         let retry = &settings.retry;
@@ -95,7 +110,6 @@ impl<B: Backend> Attempts<'_, B> {
             return None;
         }
         // Withdrawn before the pick: a pick may put the request on trial at an endpoint, and it must then be sent there.
-        let budget = self.proxy.budget.as_ref().filter(|_| needs_budget);
         let retry = match budget {
             Some(budget) => Some(budget.withdraw(self.context.client().key())?),
             None => None,
@@ -218,7 +232,7 @@ impl<B: Backend> Attempts<'_, B> {
         let request = match request {
             Some(request) if kind == SendErrorKind::Stale && !self.reconnected => {
                 let stays = self.stays_at(&mut picked).await;
-                let other = if stays { None } else { self.pick_again(&request, false, true) };
+                let other = if stays { None } else { self.pick_again(&request, false, self.proxy.budget.as_ref()) };
                 if other.is_some() || self.withdraw() {
                     self.reconnected = other.is_none();
                     if let Some(recorder) = &mut self.recorder {
@@ -249,7 +263,8 @@ impl<B: Backend> Attempts<'_, B> {
             self.kept = None;
         }
         if let Some(request) = request
-            && let Some(next) = self.pick_again(&request, kind.is_unsent(), !kind.is_unsent())
+            && let Some(next) =
+                self.pick_again(&request, kind.is_unsent(), self.proxy.budget.as_ref().filter(|_| !kind.is_unsent()))
         {
             self.note_retry(next.lease.endpoint(), RetryReason::Failed(kind));
             return Ok((next, request));

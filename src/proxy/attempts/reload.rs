@@ -6,10 +6,9 @@ use super::{Attempts, ProxyCore, Sender, forward_from};
 use crate::backend::Backend;
 use crate::body::Body;
 use crate::kylin::class::AUTHENTICATION;
-use crate::kylin::fan_out::Merge;
 use crate::maybe_ready::BoxFuture;
 use crate::proxy::ErrorResponse;
-use crate::proxy::rules::{CLOSED_PATH, ReloadAccess, ReloadCall, may_count, names_administrator};
+use crate::proxy::rules::{CLOSED_PATH, ReloadAccess, may_count, names_administrator};
 use crate::request::ClientAddr;
 
 /// The maximum length of the description of a user, in bytes. It has some hundred bytes, and more with many groups.
@@ -19,11 +18,6 @@ const MAX_USER: u64 = 1 << 20;
 static COPIED: [HeaderName; 4] = [header::HOST, header::AUTHORIZATION, header::COOKIE, header::USER_AGENT];
 
 impl<B: Backend> Attempts<'_, B> {
-    /// Returns how the responses to a reload call that goes to all nodes are merged.
-    pub(super) fn reload_merge(&self) -> Option<Merge> {
-        matches!(self.reload, Some((ReloadCall::Config, _))).then_some(Merge::Worst)
-    }
-
     /// Admits a reload call of a client that may make it.
     pub(super) async fn admit_reload(&mut self, request: &Request<Body>) -> Result<(), ErrorResponse> {
         let Some((_, ReloadAccess::Administrators)) = self.reload else { return Ok(()) };

@@ -143,7 +143,14 @@ impl<'p, B: Backend> Attempts<'p, B> {
             && !self.proxy.settings.retry.is_none()
             && let Some(kept) = self.take_kept()
         {
-            if let Some(next) = self.pick_again(&kept, has_no_kylin, !is_free) {
+            let budget = match decision {
+                _ if is_free => None,
+                RetryDecision::SessionOwner if matches!(class, ResponseClass::Unauthenticated(_)) => {
+                    self.proxy.searches.as_ref()
+                }
+                _ => self.proxy.budget.as_ref(),
+            };
+            if let Some(next) = self.pick_again(&kept, has_no_kylin, budget) {
                 tracing::debug!(endpoint = %picked.lease.endpoint(), "retrying on another endpoint");
                 self.note_retry(next.lease.endpoint(), RetryReason::Response(self.response.status()));
                 // The proxy has asked the node itself whether Kylin runs there.
@@ -199,7 +206,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             && self.kept_request.as_ref().is_some_and(|kept| retry.is_repeatable(kept.get().method()))
             && let Some(kept) = self.take_kept()
         {
-            let Some(next) = self.pick_again(&kept, false, true) else {
+            let Some(next) = self.pick_again(&kept, false, self.proxy.budget.as_ref()) else {
                 // The session may need the request.
                 self.kept_request = Some(KeptRequest::Own(kept));
                 return AfterAttempt::Return(picked);

@@ -327,6 +327,8 @@ impl<B, K> ProxyBuilder<B, K> {
         };
         let rules = rules.map(|rules| RuleState::new(rules, &settings.clock));
         let budget = settings.retry.budget.map(|budget| RetryAccount::new(budget, Arc::clone(&settings.clock)));
+        let searches =
+            settings.retry.budget.map(|budget| RetryAccount::for_searches(budget, Arc::clone(&settings.clock)));
         let client_limit = settings.max_requests_per_client.map(|max| ClientLimit::new(max, warn_of_requests));
         let untrusted_proxy = AtomicBool::new(false);
         let queues = queue.map(|rules| Queues::of(&cluster, rules, &settings.clock));
@@ -336,6 +338,7 @@ impl<B, K> ProxyBuilder<B, K> {
             settings,
             client_limit,
             budget,
+            searches,
             queues,
             rules,
             flights,

@@ -18,6 +18,9 @@ use crate::clock::{Clock, Epoch};
 /// | [`ratio`](Self::ratio) | 0.2 | retries for each request |
 /// | [`min_per_second`](Self::min_per_second) | 3 | retries a second, whatever the traffic |
 ///
+/// A request that a node did not execute because it does not know the session is outside the budget too: up to 300 a second, and 3000 at
+/// once, look for the node that knows it, unless the budget allows no retry.
+///
 /// Unused retries add up to 10 s of `min_per_second`, at least to 100, because a node that fails breaks all requests that it
 /// has in flight at once. Half as many again are a reserve for clients (IPv4 addresses, or the first 64 bits of IPv6 addresses)
 /// that have asked for few retries: at most a tenth of the reserve within 10 s. So one client cannot use up the budget for all.
@@ -67,6 +70,9 @@ impl RetryBudget {
     }
 }
 
+/// The number of retries a second that look for the node of a session, unless the budget allows no retry.
+const SEARCHES_PER_SECOND: u32 = 300;
+
 /// The unit of a balance: thousandths of a retry.
 const ONE: i64 = 1000;
 
@@ -113,6 +119,15 @@ impl RetryAccount {
             deposited_until: AtomicU64::new(0),
             epoch: Epoch::new(clock),
         }
+    }
+
+    /// Returns an account for the search for the node that knows a session, which begins when a node has not executed a request because
+    /// it does not know its session. Such a response costs a node little, and after a restart of the front end each session has to be
+    /// found once: so the account holds 3000 retries and gets 300 a second, whatever the traffic.
+    pub(crate) fn for_searches(budget: RetryBudget, clock: Arc<dyn Clock>) -> Self {
+        let is_empty = budget.ratio == 0.0 && budget.min_per_second == 0;
+        let min_per_second = if is_empty { 0 } else { SEARCHES_PER_SECOND };
+        Self::new(RetryBudget { ratio: 0.0, min_per_second }, clock)
     }
 
     /// Adds the share of one request. Writes nothing while the account is full, which is nearly always.

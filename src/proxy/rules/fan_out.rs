@@ -121,7 +121,7 @@ pub(crate) async fn fan_out<B: Backend>(
 
 fn nodes<B>(cluster: &Cluster<B>, merge: Merge) -> Vec<EndpointId> {
     let endpoints = cluster.status().endpoints.into_iter();
-    let is_concerned = |roles: Roles| merge == Merge::Worst || roles.has(Role::Query);
+    let is_concerned = |roles: Roles| matches!(merge, Merge::Worst | Merge::Logout) || roles.has(Role::Query);
     endpoints
         .filter(|endpoint| is_concerned(endpoint.roles) && endpoint.admin_state != AdminState::Maintenance)
         .map(|endpoint| endpoint.id)
@@ -239,7 +239,7 @@ fn merge_all(merge: Merge, mut responses: Vec<Response<Bytes>>) -> Option<Respon
             let (list, invalid) = concat(responses.iter().map(|response| &response.body()[..]));
             (invalid < responses.len()).then_some(list)
         }
-        Merge::Concat | Merge::Best | Merge::Worst => None,
+        Merge::Concat | Merge::Best | Merge::Worst | Merge::Logout => None,
     };
     let statuses = responses.iter().map(|response| response.status());
     let index = if merge == Merge::Worst { worst(statuses) } else { best(statuses) }?;
@@ -250,8 +250,11 @@ fn merge_all(merge: Merge, mut responses: Vec<Response<Bytes>>) -> Option<Respon
     let length = HeaderValue::from(response.body().len());
     let headers = response.headers_mut();
     // These headers describe the response of one node. A session at that node alone is of no use to the client.
-    for name in [header::ETAG, header::CONTENT_ENCODING, header::TRANSFER_ENCODING, header::SET_COOKIE] {
+    for name in [header::ETAG, header::CONTENT_ENCODING, header::TRANSFER_ENCODING] {
         headers.remove(name);
+    }
+    if merge != Merge::Logout {
+        headers.remove(header::SET_COOKIE);
     }
     headers.insert(header::CONTENT_LENGTH, length);
     Some(response.map(Body::from))

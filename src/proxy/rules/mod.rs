@@ -120,14 +120,16 @@ impl KylinRules {
     }
 
     /// Sets whether a request with a session cookie and without `Authorization` is retried after a 401, because the session may
-    /// be on another node. Such retries count against the [budget](crate::proxy::RetryPolicy::budget). Default: on.
+    /// be on another node. So is one that asks who is logged in, if the response names no user. Such retries have a
+    /// [budget](crate::proxy::RetryBudget) of their own. Default: on.
     pub fn retry_unauthorized(mut self, on: bool) -> Self {
         self.retry_unauthorized = on;
         self
     }
 
     /// Sets whether `PUT /query/{id}/stop` and `GET /query/runningQueries` of Kylin 2.x-4.x go to every node that serves queries,
-    /// with the responses merged into one. Default: on.
+    /// with the responses merged into one. A logout goes to all nodes where no node is known to have the session, as after a
+    /// restart of the front end: each responds as if it had ended it. Default: on.
     ///
     /// A node acts only if the request has Basic credentials or a session that the node knows. A session cookie is known to one
     /// node, unless logins are relayed or sessions replicated, so clients should send credentials with these calls.

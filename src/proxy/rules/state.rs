@@ -130,6 +130,11 @@ impl RuleState {
         merge_of(class).filter(|_| self.rules.fan_out)
     }
 
+    /// Returns how the responses of all nodes to a logout are merged; `None` if it goes to one node.
+    pub(crate) fn merge_logout(&self) -> Option<Merge> {
+        self.rules.fan_out.then_some(Merge::Logout)
+    }
+
     /// Returns the client as a writer, if the request writes or any write is remembered.
     pub(crate) fn writer(&self, context: &RequestContext, class: RequestClass) -> Option<Writer> {
         let writes = self.writes.as_ref().filter(|writes| class.is_write() || !writes.is_empty())?;
@@ -179,11 +184,13 @@ impl RuleState {
     ) -> Result<ResponseClass, NeedsBody> {
         let status = response.status();
         // Only a 401 offers NTLM.
+        if status == StatusCode::UNAUTHORIZED {
+            self.warn_of_ntlm(response.headers());
+        }
+        // Only these responses ask for credentials.
         let sent = match status {
-            StatusCode::UNAUTHORIZED => {
-                self.warn_of_ntlm(response.headers());
-                context.credentials()
-            }
+            StatusCode::UNAUTHORIZED => context.credentials(),
+            _ if class == RequestClass::Login => context.credentials(),
             _ => Credentials::None,
         };
         response::classify_head(class, self.rules.version, sent, status, response.headers())
