@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use http::{Request, Version};
 use kylin_lb::nginx::{Config, Site};
 use kylin_lb::testing::Scripted;
-use kylin_lb::{Body, Cluster, Endpoint, Proxy};
+use kylin_lb::{Body, ClientAddr, Cluster, Endpoint, Proxy};
 
 use crate::support::front::{Front, closed_port, endpoints};
 use crate::support::http::Connection;
@@ -51,6 +51,31 @@ async fn a_request_that_names_no_host_gets_the_address_of_the_node() {
         {
             assert_eq!(send(front.address(), bytes).await, 400, "{bytes:?}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_redirect_to_the_host_that_the_front_end_named_is_relative() {
+    // As Tomcat before 8.5.
+    let node = Scripted::new(|request: Request<Body>| async move {
+        let host = request.headers()["host"].to_str().unwrap();
+        let location = request.headers()["x-to"].to_str().unwrap().replace("HOST", host);
+        Ok(http::Response::builder().status(302).header("location", location).body(Body::empty()).unwrap())
+    });
+    let cluster = Cluster::builder().endpoint(Endpoint::new("127.0.0.1:7070", node).unwrap()).build().unwrap();
+    let proxy = Proxy::builder(cluster).build().unwrap();
+    for (host, to, expected) in [
+        ("", "http://HOST/kylin/", "/kylin/"),
+        ("", "https://HOST/kylin/?a=b", "/kylin/?a=b"),
+        ("", "http://HOST", "/"),
+        ("", "http://HOST0/kylin/", "http://127.0.0.1:70700/kylin/"),
+        ("", "http://HOST//evil/", "http://127.0.0.1:7070//evil/"),
+        ("", "http://other/kylin/", "http://other/kylin/"),
+        ("kylin:80", "http://HOST/kylin/", "http://kylin:80/kylin/"),
+    ] {
+        let request = Request::get("/kylin").version(Version::HTTP_10).header("host", host).header("x-to", to);
+        let response = proxy.forward(ClientAddr::Unix, request.body(Body::empty()).unwrap()).await;
+        assert_eq!(response.headers()["location"], expected, "{host} {to}");
     }
 }
 

@@ -21,6 +21,7 @@ use crate::kylin::response::{ClusterFault, Credentials, NeedsBody, Rejection, Re
 use crate::kylin::retry::RetryDecision;
 use crate::observe::RetryReason;
 use crate::proxy::error_response::ErrorResponse;
+use crate::proxy::head;
 use crate::proxy::replay;
 use crate::proxy::rules::{Classified, RuleState};
 use crate::session::hook::AfterResponse;
@@ -251,6 +252,9 @@ impl<'p, B: Backend> Attempts<'p, B> {
 
     /// Lets the session learn from the response. Returns the request if it has to be sent again to the same endpoint.
     pub(super) async fn settle(&mut self, picked: &Picked<B>) -> Option<Box<Request<Body>>> {
+        if self.names_no_host {
+            head::hide_host_of(picked, self.response.headers_mut());
+        }
         match self.session.settle(&self.context, &self.proxy.cluster, picked, &self.attempted, &mut self.response).await
         {
             AfterResponse::SendAgain => self.take_kept(),

@@ -216,8 +216,30 @@ fn set_host<T>(request: &mut Request<T>, has_host: bool) -> Result<(), ErrorResp
 /// Puts the address of the node into `Host`, for a request that names no host: HTTP/1.1 requires the header (RFC 9112, 3.2), and
 /// servers refuse an empty one.
 pub(super) fn set_host_of<B: Backend>(picked: &Picked<B>, request: &mut Request<Body>) {
-    let host = picked.backend().host().unwrap_or_else(|| host_of_node(picked.lease.placement()));
-    request.headers_mut().insert(header::HOST, host);
+    request.headers_mut().insert(header::HOST, host_of(picked));
+}
+
+fn host_of<B: Backend>(picked: &Picked<B>) -> HeaderValue {
+    picked.backend().host().unwrap_or_else(|| host_of_node(picked.lease.placement()))
+}
+
+/// Makes a `Location` relative that names the host of [`set_host_of`]. The client has not named it, and may not reach the node.
+pub(super) fn hide_host_of<B: Backend>(picked: &Picked<B>, headers: &mut HeaderMap) {
+    let path = headers.get(header::LOCATION).and_then(|location| {
+        let location = location.as_bytes();
+        let rest = location.strip_prefix(b"http://").or_else(|| location.strip_prefix(b"https://"))?;
+        let path = rest.strip_prefix(host_of(picked).as_bytes())?;
+        match path {
+            [] => Some(HeaderValue::from_static("/")),
+            // Two slashes would begin the name of a host.
+            [b'/', b'/', ..] => None,
+            [b'/', ..] => HeaderValue::from_bytes(path).ok(),
+            _ => None,
+        }
+    });
+    if let Some(path) = path {
+        headers.insert(header::LOCATION, path);
+    }
 }
 
 fn host_value(authority: &Authority) -> Option<HeaderValue> {
