@@ -300,6 +300,7 @@ impl<S: FileSite> Configured<S> {
     fn server(&self, site: &S) -> ServerBuilder<Front<S::Listener>> {
         let server = site.server(self.args.listen.clone());
         let server = server.threads(self.args.threads).max_connections_per_client(self.args.client_connections);
+        let server = server.half_close(self.args.half_close);
         server.map(|inner| Front { health: Arc::clone(&self.health), inner, redirect: None })
     }
 

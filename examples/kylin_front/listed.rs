@@ -124,7 +124,8 @@ impl Listed {
         let builder = Server::builder()
             .threads(self.args.threads)
             .buffers(self.args.buffers.clone())
-            .max_connections_per_client(self.args.client_connections);
+            .max_connections_per_client(self.args.client_connections)
+            .half_close(self.args.half_close);
         let front = |redirect| Front { health: Arc::clone(&self.health), inner: proxy.clone(), redirect };
         let listens = self.listens.iter().map(|listen| (listen, self.clients.as_ref(), None));
         let redirect = self.args.tls.redirect.iter().map(|listen| (listen, None, Some(Arc::clone(&self.https_port))));

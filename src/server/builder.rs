@@ -171,6 +171,16 @@ impl<H: Handler> ServerBuilder<H> {
         self
     }
 
+    /// Sets whether an HTTP/1.1 client that closes its side of the connection gets the responses to the requests that it has sent, as
+    /// `nc -N` expects, and HAProxy and httpd do. Default false, as in nginx: such a client counts as disconnected, which cancels its
+    /// request.
+    ///
+    /// If it is true, a request whose client has closed its socket is cancelled only when its response cannot be written.
+    pub fn half_close(mut self, on: bool) -> Self {
+        self.limits.half_close = on;
+        self
+    }
+
     /// Wraps each handler in another, for example in one that responds to some paths itself.
     pub fn map<G: Handler>(self, mut wrap: impl FnMut(H) -> G) -> ServerBuilder<G> {
         let listeners = self.listeners.into_iter().map(|(listen, options, handler)| (listen, options, wrap(handler)));

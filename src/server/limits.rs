@@ -21,6 +21,7 @@ pub(super) struct Limits {
     pub(super) head: HeadLimits,
     pub(super) max_streams: NonZeroU32,
     pub(super) keep_alive: bool,
+    pub(super) half_close: bool,
     pub(super) buffers: BufferBudget,
 }
 
@@ -39,6 +40,7 @@ impl Default for Limits {
             head: HeadLimits::default(),
             max_streams: const { NonZeroU32::new(128).unwrap() },
             keep_alive: true,
+            half_close: false,
             buffers: BufferBudget::process(),
         }
     }

@@ -413,6 +413,33 @@ async fn a_client_has_as_many_requests_in_flight_as_the_option_says() {
 }
 
 #[tokio::test]
+async fn a_client_that_closes_its_side_gets_its_response_if_the_option_is_on() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let (nodes, named) = nodes(1).await;
+    let folder = tempfile::TempDir::new().unwrap();
+    let file = manual(&folder, &nodes, "");
+    for source in [["--nodes", &*named], ["--config", &file]] {
+        for (option, sleep, expected) in
+            [("--half-close=on", 300, "HTTP/1.1 200 OK"), ("--half-close=off", 600_000, "")]
+        {
+            let (_process, front) = start(&[&source[..], &[option, "--probe=none"]].concat()).await;
+            let body = format!(r#"{{"sql":"select sleep_ms({sleep})","project":"learn_kylin"}}"#);
+            let request = format!(
+                "POST /kylin/api/query HTTP/1.1\r\nHost: kylin\r\nAuthorization: Basic QURNSU46S1lMSU4=\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            let mut client = tokio::net::TcpStream::connect(front).await.unwrap();
+            client.write_all(request.as_bytes()).await.unwrap();
+            client.shutdown().await.unwrap();
+            let mut received = String::new();
+            client.read_to_string(&mut received).await.unwrap();
+            assert_eq!(received.split("\r\n").next(), Some(expected), "{source:?} {option}: {received}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_node_that_is_listed_as_drained_gets_no_new_clients() {
     let (nodes, named) = nodes(2).await;
     let named = format!("{named} drain");

@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::net::TcpStream;
 use std::num::NonZero;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,6 +11,9 @@ use http::{Request, Response};
 use kylin_lb::clock::InvalidDuration;
 use kylin_lb::server::{Server, ServerBuilder};
 use kylin_lb::{Body, ClientAddr};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Semaphore;
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use crate::support::front::{Front, demo};
@@ -197,6 +201,40 @@ async fn a_client_that_accepts_nothing_of_its_response_is_cut() {
     front.idle().await;
     let error = client.response().await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset), "{error}");
+}
+
+/// Sends two requests, closes the sending side, and returns what comes. The server sees the close before the first response.
+async fn half_closed(half_close: bool) -> String {
+    let permits = Arc::new(Semaphore::new(0));
+    let waits_for = Arc::clone(&permits);
+    let handler = move |_: ClientAddr, request: Request<Body>| {
+        let permits = Arc::clone(&waits_for);
+        async move {
+            permits.acquire().await.unwrap().forget();
+            // The server looks at the client.
+            yield_now().await;
+            Response::new(Body::from(request.uri().path().to_owned()))
+        }
+    };
+    let builder = Server::builder().listen("127.0.0.1:0".parse().unwrap(), handler);
+    let server = builder.threads(NonZero::new(1).unwrap()).half_close(half_close).start().unwrap();
+    let mut client = tokio::net::TcpStream::connect(server.addresses()[0]).await.unwrap();
+    client.write_all(b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    client.shutdown().await.unwrap();
+    if half_close {
+        permits.add_permits(2);
+    }
+    let mut received = String::new();
+    timeout(Duration::from_secs(30), client.read_to_string(&mut received)).await.expect("the server closes").unwrap();
+    received
+}
+
+#[tokio::test]
+async fn a_client_that_closes_its_side_gets_its_responses_where_that_is_set() {
+    let received = half_closed(true).await;
+    assert_eq!(received.matches("HTTP/1.1 200 OK").count(), 2, "{received}");
+    assert!(received.contains("/1HTTP") && received.ends_with("/2"), "{received}");
+    assert_eq!(half_closed(false).await, "");
 }
 
 #[tokio::test]

@@ -83,6 +83,8 @@ Clients:
                       set_real_ip_from and RemoteIPTrustedProxy
   --client-connections N|none  connections of one client: an IPv4 address or an IPv6 /64 (default: 1024)
   --client-requests N|none     its requests in flight; more get 429 (default: 256)
+  --half-close on|off clients that close their side of the connection, as nc -N does, get the responses to what they have sent; off:
+                      they have disconnected, and their requests are cancelled (default: off)
 
 This program:
   --listen ADDR       where to listen (default 127.0.0.1:8080): HOST:PORT, [V6]:PORT, unix:/path; replaces all

@@ -61,7 +61,7 @@ pub(super) struct Http1Connection<S> {
     expects_continue: bool,
     /// `100 Continue` is being written.
     writes_continue: bool,
-    /// The client may be sending bytes that are not read.
+    /// The client may be sending bytes that are not read, or has closed its side and waits for its responses.
     has_unread: bool,
     /// The connection closes after this response.
     is_last: bool,
@@ -347,7 +347,8 @@ impl<S: ClientSocket> Http1Connection<S> {
     fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.has_unread && self.read.len() < MIN_RESERVED {
             if !ready!(poll_some(&mut self.stream, &mut self.read, cx))? {
-                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                self.has_unread = self.limits.half_close;
+                self.has_unread.then_some(()).ok_or(io::ErrorKind::UnexpectedEof)?;
             }
         }
         Poll::Pending
