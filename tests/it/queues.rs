@@ -463,8 +463,8 @@ async fn a_flood_leaves_others_as_many_slots_as_they_need() {
         for user in 0..8 {
             let query = stage.query(&format!("other {user}"), 50);
             let others = tokio::spawn(async move { (query.await.unwrap().status(), began.elapsed().as_millis()) });
-            // At first none of the others was there, and the flood had all slots. It gets slots anew after 10 s and 15 s, which are no
-            // rounds from here on.
+            // At first none of the others was there, and the flood had all slots. It gets slots anew after 15 s, which is no round
+            // from here on.
             if round >= 90 {
                 last.push(others);
             }

@@ -686,7 +686,7 @@ mod tests {
         }
 
         fn pass_interval(&mut self) {
-            let interval = self.now / 5_000_000;
+            let interval = interval(self.now);
             if std::mem::replace(&mut self.interval, interval) != interval {
                 for endpoint in [0, 1] {
                     if self.requests.iter().any(|of| of.endpoint == endpoint && of.is_beyond && of.turn == Turn::Wait) {
@@ -711,7 +711,7 @@ mod tests {
                 let slow = self.count(|of| at(of) && of.turn == Turn::Go && of.ticket.cost > SLOW);
                 let kept = if limit < 4 { 0 } else { (limit / 8).max(1) };
                 let is_full_of_slow = limit >= 4 && slow >= limit - kept;
-                let lately = |at: Micros| self.now / 5_000_000 - at / 5_000_000 <= 1;
+                let lately = |at: Micros| interval(self.now) - interval(at) <= 1;
                 let needs = self.needs.iter().filter(|(at, of, _)| lately(*at) && *of == endpoint);
                 let needed = needs.map(|(.., need)| *need).max().unwrap_or(0);
                 let beyond = self.count(|of| at(of) && of.turn == Turn::Go && of.is_beyond);
@@ -793,6 +793,36 @@ mod tests {
             }
             prop_assert!(is_empty(&order));
         }
+    }
+
+    /// Every 12 s five others send a query at once, and one of them every 4 s, while a user floods with queries of 2 s.
+    #[test]
+    fn slots_that_others_need_now_and_then_are_left_to_them() {
+        let mut order = order(&[8], None);
+        let mut flood: Vec<(u64, Option<Micros>)> =
+            (0..100).map(|_| (enter(&mut order, 1, SECOND, 0).0, None)).collect();
+        let (mut others, mut ended) = (Vec::new(), 0);
+        for tick in 0..240_u64 {
+            let now = tick * SECOND / 2;
+            others.drain(..).for_each(|token| order.leave(token, true, now));
+            for (token, began) in &mut flood {
+                let is_running = order.turn(*token) == Turn::Go;
+                if is_running && began.is_some_and(|began| now - began >= 2 * SECOND) {
+                    order.leave(*token, true, now);
+                    (*token, *began) = (enter(&mut order, 1, SECOND, now).0, None);
+                    ended += 1;
+                } else if is_running && began.is_none() {
+                    *began = Some(now);
+                }
+            }
+            let count = if tick % 24 == 0 { 5 } else { u64::from(tick % 8 == 0) };
+            for user in 10..10 + count {
+                let (token, turn) = enter(&mut order, user, SECOND, now);
+                assert!(turn == Turn::Go || tick < 60, "user {user} waits in tick {tick}");
+                others.push(token);
+            }
+        }
+        assert!(ended > 60, "the flood is served too: {ended}");
     }
 
     /// A user who sends again and again as much as may wait never has a query of another user wait for more than the next end.

@@ -9,8 +9,9 @@ use crate::endpoint::Live;
 
 /// The minimum number of slots of which some are kept for quick queries.
 const MIN_SLOTS_TO_KEEP: u32 = 4;
-/// The interval of [`Peak`]. Slots that others needed in this interval or the last are left free for them.
-const INTERVAL: Micros = 5_000_000;
+/// The interval of [`Peak`]. Slots that others needed in this interval or the last are left free for them. In a shorter one a burst of
+/// their queries, such as a dashboard that is opened, would find the slots of the burst before it taken.
+const INTERVAL: Micros = 15_000_000;
 
 /// Requests by their keys.
 pub(super) type ByKey = BTreeMap<(Micros, u64), u64>;
