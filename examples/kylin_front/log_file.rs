@@ -16,6 +16,8 @@ const MAX_LINES: usize = 8192;
 const MAX_BYTES: usize = 16 << 20;
 /// The time for which a line may stay in the buffer of the thread.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(200);
+/// The time for which the thread sleeps when it has written all lines: to wake it for each line would cost a request more than the line.
+const WRITE_INTERVAL: Duration = Duration::from_millis(10);
 /// The time for which [`LogFile::flush`] waits for a disk, or for the reader of a pipe.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 /// The interval at which lost lines are logged.
@@ -174,7 +176,10 @@ impl Writer {
     fn run(mut self, messages: &Receiver<Message>) {
         let mut flushed = Instant::now();
         loop {
-            let message = messages.recv_timeout(FLUSH_INTERVAL);
+            let message = messages.try_recv().or_else(|_| {
+                thread::sleep(WRITE_INTERVAL);
+                messages.recv_timeout(FLUSH_INTERVAL)
+            });
             if self.counts.reopen.swap(false, Ordering::Relaxed) {
                 let reopened = self.reopen();
                 self.warn(reopened.err());
