@@ -143,7 +143,7 @@ pub fn start(node: &Node, threads: usize, wanted: impl Fn(&str) -> bool) -> Vec<
     let [one, two] = node.addresses;
     let nginx_front_at = |method: &str, listen: &str| {
         format!(
-            "upstream kylin {{ {method} server {one}; server {two}; keepalive 64; keepalive_requests 1000000000; }}
+            "upstream kylin {{ {method} server {one}; server {two}; keepalive 1024; keepalive_requests 1000000000; }}
              server {{ listen 127.0.0.1:{listen}; location / {{
                 proxy_pass http://kylin; proxy_http_version 1.1; proxy_set_header Connection \"\"; proxy_set_header Host $http_host;
                 proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; proxy_set_header X-Forwarded-Proto $scheme;
@@ -205,6 +205,15 @@ backend b\n balance leastconn\n {sticky}\n server n1 {one}\n server n2 {two}\n"
         let (listen, one) = (local(port).to_string(), one.to_string());
         path.exists().then(|| Process::start(front_cores(1), path.to_str().unwrap(), &[&listen, &one], &[], folder))
     };
+    // The example, if it is built with the profile of this program or named by FRONT.
+    let front = |options: &[&str], port: u16, folder: &Path| {
+        let built = || std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("examples/kylin_front");
+        let path = std::env::var_os("FRONT").map_or_else(built, PathBuf::from);
+        let (listen, nodes, count) = (local(port).to_string(), format!("{one},{two}"), threads.to_string());
+        let args = ["--nodes", &nodes, "--probe", "none", "--threads", &count, "--listen", &listen];
+        let args = [&args[..], options].concat();
+        path.exists().then(|| Process::start(front_cores(threads), path.to_str().unwrap(), &args, &[], folder))
+    };
     add("relay", false, &|port, folder| Some(own("relay", None, port, folder)));
     add("nginx", false, &|port, folder| Some(nginx(threads, folder, &nginx_front("least_conn;", port))));
     add("haproxy", false, &|port, folder| haproxy("", port, folder));
@@ -244,6 +253,11 @@ backend b\n balance leastconn\n {sticky}\n server n1 {one}\n server n2 {two}\n"
         });
     }
     add("kylin-lb learned", true, &|port, folder| Some(own("learned", None, port, folder)));
+    add("front", true, &|port, folder| front(&[], port, folder));
+    add("front observed", true, &|port, folder| {
+        let log = folder.join("access.log").display().to_string();
+        front(&["--status", "127.0.0.1:0", "--access-log", &log], port, folder)
+    });
     add("kylin-lb sticky", true, &|port, folder| Some(own("sticky", None, port, folder)));
     peers
 }

@@ -174,10 +174,14 @@ struct Writer {
 impl Writer {
     /// Runs until the last clone of the log is dropped.
     fn run(mut self, messages: &Receiver<Message>) {
+        // What a process logs last is what counts if it dies.
+        let is_urgent = matches!(self.target, Target::Stderr);
         let mut flushed = Instant::now();
         loop {
             let message = messages.try_recv().or_else(|_| {
-                thread::sleep(WRITE_INTERVAL);
+                if !is_urgent {
+                    thread::sleep(WRITE_INTERVAL);
+                }
                 messages.recv_timeout(FLUSH_INTERVAL)
             });
             if self.counts.reopen.swap(false, Ordering::Relaxed) {
@@ -192,8 +196,6 @@ impl Writer {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            // What a process logs last is what counts if it dies.
-            let is_urgent = matches!(self.target, Target::Stderr);
             if done.is_some() || is_urgent || flushed.elapsed() >= FLUSH_INTERVAL {
                 result = result.and(self.output.flush());
                 flushed = Instant::now();

@@ -1,8 +1,9 @@
 //! The request log, with a line for each request, and the query log, with a line for each query.
 
-use std::borrow::Cow;
-use std::fmt::{Display, Write as _};
-use std::time::Duration;
+use std::cell::RefCell;
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kylin_lb::EndpointId;
 use kylin_lb::observe::{Attempt, Detail, Finished, ObservedRequest, Observer, Timestamp};
@@ -42,7 +43,7 @@ impl Observer for RequestLog {
     fn finished(&self, event: &Finished<'_>) {
         self.file.write(match self.format {
             RequestFormat::Combined => combined(event),
-            RequestFormat::Json => request_json(event).to_string(),
+            RequestFormat::Json => request_json(event).to_string().into_bytes(),
         });
     }
 }
@@ -96,50 +97,61 @@ impl Observer for QueryLog {
     }
 }
 
-fn combined(event: &Finished<'_>) -> String {
+/// Appends the parts of a line as bytes: to format each of them would cost more than the rest of what observers do.
+fn combined(event: &Finished<'_>) -> Vec<u8> {
     let request = event.request;
-    let mut line = String::with_capacity(320);
-    let status = event.status.map_or(CLIENT_CLOSED_REQUEST, |status| status.as_u16());
-    let user = request.user().map_or(Cow::Borrowed("-"), |user| escape(user.as_bytes()));
-    let header = |value: Option<&[u8]>| value.map_or("-".into(), |value| escape(value).into_owned());
-    let (referer, agent) = (request.referer(), request.user_agent());
-    // Writing to a string cannot fail.
-    _ = write!(
-        line,
-        "{} - {user} [{}] \"{} {} {:?}\" {status} {} \"{}\" \"{}\"",
-        client(request),
-        Timestamp::from(request.at()).common_log(),
-        request.method(),
-        escape(request.target().as_bytes()),
-        request.version(),
-        event.bytes,
-        header(referer.as_ref().map(|referer| referer.as_bytes())),
-        header(agent.map(|agent| agent.as_bytes())),
-    );
-    _ = write!(
-        line,
-        " rt={} wt={} qt={} ct={} ht={} end={} class={} id={}",
-        time(event.times.total),
-        time(event.times.waiting),
-        time(event.times.queued),
-        time(event.times.connecting),
-        event.times.first_byte.map_or("-".into(), time),
-        event.termination,
-        request.class().unwrap_or("-"),
-        request.id().unwrap_or("-"),
-    );
-    let attempts = event.attempts;
-    _ = write!(
-        line,
-        " node={} why={} us=\"{}\" ut=\"{}\"",
-        event.shared.map_or_else(
-            || list(attempts, |attempt| attempt.endpoint.to_string()).replace(", ", ","),
-            EndpointId::to_string
-        ),
-        why(event),
-        list(attempts, outcome),
-        list(attempts, |attempt| time(attempt.total)),
-    );
+    let mut line = Vec::with_capacity(448);
+    put_client(&mut line, request);
+    put(&mut line, " - ");
+    put_escaped(&mut line, request.user().unwrap_or("-").as_bytes());
+    put(&mut line, " [");
+    put_time_of_day(&mut line, request.at());
+    put(&mut line, "] \"");
+    put(&mut line, request.method().as_str());
+    line.push(b' ');
+    put_escaped(&mut line, request.target().as_bytes());
+    // Writing to a vector cannot fail.
+    _ = write!(line, " {:?}\" ", request.version());
+    put_number(&mut line, event.status.map_or(CLIENT_CLOSED_REQUEST, |status| status.as_u16()).into());
+    line.push(b' ');
+    put_number(&mut line, event.bytes);
+    put(&mut line, " \"");
+    put_escaped(&mut line, request.referer().as_deref().unwrap_or("-").as_bytes());
+    put(&mut line, "\" \"");
+    put_escaped(&mut line, request.user_agent().map_or(b"-", |agent| agent.as_bytes()));
+    let times = &event.times;
+    for (name, time) in [
+        ("\" rt=", Some(times.total)),
+        (" wt=", Some(times.waiting)),
+        (" qt=", Some(times.queued)),
+        (" ct=", Some(times.connecting)),
+        (" ht=", times.first_byte),
+    ] {
+        put(&mut line, name);
+        match time {
+            Some(time) => put_time(&mut line, time),
+            None => line.push(b'-'),
+        }
+    }
+    for (name, value) in [
+        (" end=", event.termination.as_str()),
+        (" class=", request.class().unwrap_or("-")),
+        (" id=", request.id().unwrap_or("-")),
+        (" node=", event.shared.map_or("", EndpointId::as_str)),
+    ] {
+        put(&mut line, name);
+        put(&mut line, value);
+    }
+    if event.shared.is_none() {
+        put_list(&mut line, event.attempts, ",", |line, attempt| put(line, attempt.endpoint.as_str()));
+    }
+    put(&mut line, " why=");
+    put(&mut line, why(event));
+    put(&mut line, " us=\"");
+    put_list(&mut line, event.attempts, ", ", put_outcome);
+    put(&mut line, "\" ut=\"");
+    put_list(&mut line, event.attempts, ", ", |line, attempt| put_time(line, attempt.total));
+    line.push(b'"');
     line
 }
 
@@ -151,12 +163,12 @@ fn why(event: &Finished<'_>) -> &'static str {
     }
 }
 
-/// Returns the status of the response to an attempt, or why there is none.
-fn outcome(attempt: &Attempt) -> String {
+/// Appends the status of the response to an attempt, or why there is none.
+fn put_outcome(line: &mut Vec<u8>, attempt: &Attempt) {
     match (attempt.status, attempt.end) {
-        (Some(status), _) => status.as_str().to_owned(),
-        (None, Some(end)) => end.as_str().to_owned(),
-        (None, None) => "-".to_owned(),
+        (Some(status), _) => put(line, status.as_str()),
+        (None, Some(end)) => put(line, end.as_str()),
+        (None, None) => line.push(b'-'),
     }
 }
 
@@ -204,36 +216,87 @@ fn client(request: &ObservedRequest) -> String {
     request.client().ip().map_or("unix:".into(), |ip| ip.to_string())
 }
 
-/// Returns one value for each attempt, in nginx's form for several upstreams; `-` without attempts.
-fn list<T: Display>(attempts: &[Attempt], value: impl Fn(&Attempt) -> T) -> String {
-    let values: Vec<_> = attempts.iter().map(|attempt| value(attempt).to_string()).collect();
-    if values.is_empty() { "-".into() } else { values.join(", ") }
+/// Appends one value for each attempt, in nginx's form for several upstreams; `-` without attempts.
+fn put(line: &mut Vec<u8>, text: &str) {
+    line.extend_from_slice(text.as_bytes());
 }
 
-/// Returns seconds with milliseconds, as nginx writes times.
-fn time(duration: Duration) -> String {
-    format!("{:.3}", duration.as_secs_f64())
+fn put_client(line: &mut Vec<u8>, request: &ObservedRequest) {
+    match request.client().ip() {
+        Some(IpAddr::V4(ip)) => {
+            for (at, part) in ip.octets().into_iter().enumerate() {
+                put(line, if at == 0 { "" } else { "." });
+                put_number(line, part.into());
+            }
+        }
+        Some(ip) => _ = write!(line, "{ip}"),
+        None => put(line, "unix:"),
+    }
+}
+
+fn put_number(line: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut start = digits.len();
+    loop {
+        start -= 1;
+        digits[start] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    line.extend_from_slice(&digits[start..]);
+}
+
+/// Appends seconds with milliseconds, as nginx writes times.
+fn put_time(line: &mut Vec<u8>, duration: Duration) {
+    let millis = duration.as_secs() * 1000 + u64::from((duration.subsec_nanos() + 500_000) / 1_000_000);
+    put_number(line, millis / 1000);
+    let (rest, digit) = (millis % 1000, |digit: u64| b'0' + digit as u8);
+    line.extend_from_slice(&[b'.', digit(rest / 100), digit(rest / 10 % 10), digit(rest % 10)]);
+}
+
+/// Appends a time of day as the Common Log Format has it. Many requests come in one second, for which a thread formats it once.
+fn put_time_of_day(line: &mut Vec<u8>, at: SystemTime) {
+    thread_local! {
+        static LAST: RefCell<(Option<u64>, String)> = const { RefCell::new((None, String::new())) };
+    }
+    let second = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    LAST.with_borrow_mut(|(last, text)| {
+        if last.replace(second) != Some(second) {
+            *text = Timestamp::from(at).common_log().to_string();
+        }
+        put(line, text);
+    });
+}
+
+/// Appends one value for each attempt, as nginx lists those of its upstreams; `-` without any.
+fn put_list(line: &mut Vec<u8>, attempts: &[Attempt], separator: &str, value: impl Fn(&mut Vec<u8>, &Attempt)) {
+    if attempts.is_empty() {
+        line.push(b'-');
+    }
+    for (at, attempt) in attempts.iter().enumerate() {
+        put(line, if at == 0 { "" } else { separator });
+        value(line, attempt);
+    }
 }
 
 fn seconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e6
 }
 
-/// Escapes what could forge another field or another line, as nginx does (`ngx_http_log_escape`): quotes, backslashes and bytes that
-/// are not printable ASCII become `\xXX`.
-fn escape(text: &[u8]) -> Cow<'_, str> {
+/// Appends text in which what could forge another field or another line is escaped, as in nginx (`ngx_http_log_escape`): quotes,
+/// backslashes and bytes that are not printable ASCII become `\xXX`.
+fn put_escaped(line: &mut Vec<u8>, text: &[u8]) {
     let is_plain = |byte: &u8| matches!(byte, 0x20..=0x7e) && !matches!(byte, b'"' | b'\\');
-    match std::str::from_utf8(text) {
-        Ok(plain) if text.iter().all(is_plain) => Cow::Borrowed(plain),
-        _ => {
-            let mut escaped = String::with_capacity(text.len() + 16);
-            for byte in text {
-                match is_plain(byte) {
-                    true => escaped.push(char::from(*byte)),
-                    false => _ = write!(escaped, "\\x{byte:02X}"),
-                }
-            }
-            Cow::Owned(escaped)
+    if text.iter().all(is_plain) {
+        line.extend_from_slice(text);
+        return;
+    }
+    for byte in text {
+        match is_plain(byte) {
+            true => line.push(*byte),
+            false => _ = write!(line, "\\x{byte:02X}"),
         }
     }
 }

@@ -183,8 +183,9 @@ impl RequestId {
     }
 
     fn random() -> Self {
-        let id = format!("{:032x}", fastrand::u128(..));
-        RequestId(HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static("-")))
+        let number = fastrand::u128(..);
+        let id: [u8; 32] = std::array::from_fn(|at| b"0123456789abcdef"[(number >> (4 * at)) as usize % 16]);
+        RequestId(HeaderValue::from_bytes(&id).unwrap_or(HeaderValue::from_static("-")))
     }
 
     /// Returns the id of a request, and sets its header to it.
