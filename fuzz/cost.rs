@@ -128,7 +128,7 @@ const UNITS: &[&str] = &[
     "union all ",
 ];
 
-/// What goes around the units, by parser.
+/// The text around the units, by parser.
 const FRAMES: &[(&str, &str, &str)] = &[
     ("request_head", "GET /kylin/api/query HTTP/1.1\r\nHost: a\r\n", "\r\n"),
     ("request_head", "GET /", " HTTP/1.1\r\nHost: a\r\n\r\n"),

@@ -91,7 +91,7 @@ async fn the_status_is_readable_without_a_token_on_this_machine_only() {
             assert_eq!(read(&admin, local, &[(name, "192.0.2.7")]).await, 401, "{local} {name}");
         }
     }
-    // As nginx forwards by default before 1.29.7, with no header.
+    // nginx before 1.29.7 forwards so by default, without a header.
     let mut of_nginx = request(Method::GET, "/status", &[], "");
     *of_nginx.version_mut() = Version::HTTP_10;
     assert_eq!(admin.handle(peer("127.0.0.1:5000"), of_nginx).await.status(), 401);
@@ -103,7 +103,7 @@ async fn the_status_is_readable_without_a_token_on_this_machine_only() {
     assert_eq!(response.headers()[header::WWW_AUTHENTICATE], "Bearer");
     // The page itself holds no data.
     assert_eq!(admin.handle(peer(ELSEWHERE), request(Method::GET, "/", &[], "")).await.status(), 200);
-    // Without a token, nothing makes it readable from elsewhere.
+    // Without a token, no setting makes the page readable from elsewhere.
     admin.set_token(None);
     assert_eq!(read(&admin, ELSEWHERE, &[]).await, 403);
     assert_eq!(read(&admin, ELSEWHERE, &[bearer()]).await, 403);

@@ -310,7 +310,7 @@ async fn a_session_whose_node_is_only_full_is_not_moved() {
     drop(held);
     assert_eq!(ask(&proxy, "/kylin/api/x", "JSESSIONID=A1").await, home);
 
-    // In maintenance it is another matter: who serves the session now keeps it.
+    // After maintenance, the endpoint that served the session meanwhile keeps it.
     cluster.set_admin_state(&id(&home), kylin_lb::endpoint::AdminState::Maintenance).unwrap();
     let new_home = ask(&proxy, "/kylin/api/x", "JSESSIONID=A1").await;
     assert_ne!(new_home, home);

@@ -143,7 +143,7 @@ async fn a_wrong_content_length_is_corrected() {
     let node = echo();
     let cluster = Cluster::builder().endpoint(endpoint(0, node.addresses()[0], |backend| backend)).build().unwrap();
     let proxy = Proxy::plain(cluster).build().unwrap();
-    // As a host would send it that has replaced the body and forgotten the field.
+    // A host that replaced the body and forgot the header would send this.
     let request =
         Request::post("/x").header("host", "kylin").header("content-length", "5").body(Body::from("longer")).unwrap();
     let response = proxy.forward(CLIENT, request).await;

@@ -78,7 +78,7 @@ async fn uploads_one_byte_short_take_no_more_memory_than_the_budget_and_others_a
     for number in 0..uploads {
         let sent = Arc::clone(&sent);
         slow.spawn(async move {
-            // From many addresses, so that the budget bounds them, and not the share of one client.
+            // They come from many addresses, so that the budget bounds them, not the share of one client.
             let connection = send_one_byte_short(client(number % 64), front, MIB).await;
             sent.add_permits(1);
             connection?.response().await

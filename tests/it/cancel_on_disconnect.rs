@@ -145,7 +145,7 @@ async fn a_query_with_a_response_is_not_stopped(dialect: Dialect) {
         client.send(bytes(QUERY, &[], &sql(&format!("select {n}, repeat_bytes(3000000)")))).await.unwrap();
         assert_eq!(client.final_head().await.unwrap().status, 200);
     }
-    // What is stopped comes later than all of these, and is all that is asked of the nodes besides.
+    // The cancellations come after all of these, and are the only other requests.
     let (client, node) = begin(&demo, &front, QUERY, &sql(LONG)).await;
     drop(client);
     demo.nodes[node].wait_until(|stats| stats.stopped == 1 && stats.running == 0).await.unwrap();
@@ -247,7 +247,7 @@ impl Backend for Listing {
     }
 }
 
-/// What a client says of itself does not stop a query of another user.
+/// The node names the user, so a client cannot stop the query of another user by what it says of itself.
 #[tokio::test]
 async fn only_the_one_query_of_the_user_whom_the_node_names_is_stopped() {
     const ADA: (u16, &str) = (200, r#"{"userDetails":{"username":"ADA"}}"#);

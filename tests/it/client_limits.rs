@@ -118,7 +118,7 @@ async fn a_client_with_half_of_the_connections_loses_its_idlest_one_for_each_new
     let mut idle = Vec::new();
     for number in 0..400 {
         let mut connection = Connection::open_from(GREEDY, front.address()).await.unwrap();
-        // Those that send nothing are idle from the first moment.
+        // Connections that send nothing are idle from the first moment.
         if number % 2 == 0 {
             connection.send(GET).await.unwrap();
             let response = connection.response().await;

@@ -66,7 +66,7 @@ impl Watched {
         Watched { cluster, handle, script }
     }
 
-    /// Has the source list these nodes, and waits until the cluster has them.
+    /// Makes the source list these nodes, and waits until the cluster has them.
     async fn update(&self, nodes: impl IntoIterator<Item = DiscoveredNode>) -> DiscoveryStatus {
         let updates = self.handle.status().updates;
         self.step(Step::Update(nodes.into_iter().collect()), |status| status.updates == updates + 1).await
@@ -246,7 +246,7 @@ async fn duplicates_and_nodes_without_a_role_for_clients_are_left_out() {
     let twice = node("A:1").with_id("other").unwrap().with_weight(nonzero(9));
     watched.update([node("a:1"), twice, node("stream:1").with_roles(Roles::NONE), node("b:1")]).await;
     assert_eq!(watched.ids(), ["a:1", "b:1"]);
-    // Of two nodes with one id the first has it.
+    // If two nodes have one id, the first keeps it.
     let status = watched.update([node("a:1"), node("b:1").with_id("a:1").unwrap(), node("c:1")]).await;
     assert_eq!((watched.ids(), status.rejected), (vec!["a:1".to_owned(), "c:1".to_owned()], 1));
     // A membership of nodes that serve no clients counts as empty.

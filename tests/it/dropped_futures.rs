@@ -93,7 +93,7 @@ impl http_body::Body for Pieces {
     }
 }
 
-/// How a request passes through the proxy.
+/// The way of a request through the proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Scenario {
     Plain,

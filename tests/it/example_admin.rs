@@ -184,7 +184,7 @@ async fn a_shell_does_what_the_page_does() {
         let (ended, text) = output(&fixture.ctl(&admin, words).await);
         assert!(ended == Some(code) && text.contains(why), "{words:?}: {ended:?} {text}");
     }
-    // Without the token, and with another one.
+    // The requests have no token, or another one.
     assert_eq!(
         output(&run(&["ctl", "drain", "node-1", "--admin", &admin])).1.trim(),
         "kylin_front ctl: actions need the token"
@@ -328,7 +328,7 @@ async fn a_drain_waits_for_the_query_in_flight() {
     let (code, text) = output(&fixture.ctl(&admin, &["drain", "n1"]).await);
     assert!(code == Some(0) && text.contains("waits for 1 requests in flight"), "{text}");
     let mut drained = std::pin::pin!(fixture.ctl(&admin, &["drain", "n1", "--wait"]));
-    // It asks twice a second.
+    // `ctl` reads the status twice a second.
     let early = tokio::time::timeout(Duration::from_millis(1200), drained.as_mut()).await;
     assert!(early.is_err(), "a query is in flight: {early:?}");
     query.abort();

@@ -132,7 +132,7 @@ async fn a_sound_cluster_has_no_findings(dialect: Dialect) {
         );
         assert_eq!((&node["roles"], &node["is_administrator"]), (&json!("all"), &json!(true)), "{found:#}");
     }
-    // It leaves no session behind, has run no query and no build.
+    // The doctor leaves no session behind, and has run no query and no build.
     for node in &cluster.demo.nodes {
         let stats = node.stats();
         assert_eq!((node.sessions(), stats.queries, stats.builds, stats.wrong_passwords), (0, 0, 0, 0));

@@ -49,7 +49,7 @@ async fn an_nginx_configuration_is_served_as_is_and_a_signal_lets_requests_finis
     let served = node.serve((Ipv4Addr::LOCALHOST, 0).into()).await.unwrap();
     let folder = TempDir::new().unwrap();
     let config = folder.path().join("kylin.conf");
-    // What Kylin's manual tells people to write, with an address that is reachable.
+    // The configuration of Kylin's manual, with an address that is reachable.
     let text = format!(
         "upstream kylin {{
     server {}; # Kylin Server 1

@@ -119,7 +119,7 @@ impl Twins {
     }
 }
 
-/// What of a response is compared. A redirect of httpd is absolute, one of the front end relative.
+/// The compared parts of a response. A redirect of httpd is absolute, one of the front end relative.
 fn seen(response: &RawResponse) -> (u16, String, Option<String>, Vec<String>) {
     let status = response.status();
     let is_of_node = ["n1 ", "n2 ", "n3 ", "n4 "].iter().any(|name| response.text().starts_with(name));
@@ -454,7 +454,7 @@ async fn paths_redirects_cookies_headers_and_access_are_httpds() {
             assert_eq!(values(&front), values(&httpd), "{name} of {target}");
         }
     }
-    // What Kylin says of itself under another path leads back, where httpd leaves it as it is.
+    // A redirect of Kylin to its own path is changed to the client's path. httpd leaves it as it is.
     for (target, to) in [
         ("/olap/x?to=/kylin/login", "/olap/login"),
         ("/olap/x?to=/kylin", "/olap/"),

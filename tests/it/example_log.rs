@@ -1,4 +1,4 @@
-//! What the example front end tells its operator on standard error.
+//! The messages of the example front end on standard error.
 
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
@@ -104,7 +104,7 @@ async fn a_lost_store_is_told_also_after_the_secret_was_exchanged() {
 
 #[tokio::test]
 async fn a_source_of_nodes_that_does_not_respond_is_told_while_clients_learn_why_they_are_refused() {
-    // It accepts connections, and says nothing.
+    // The source accepts connections and does not respond.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let place = silent.local_addr().unwrap().to_string();
     let (process, front) = start(&["--zookeeper", &place]).await;

@@ -232,7 +232,7 @@ fn manual(folder: &tempfile::TempDir, nodes: &[(KylinNode, Served)], inside: &st
     file.to_str().unwrap().to_owned()
 }
 
-/// How many of eight queries after a login were not served.
+/// Returns how many of eight queries after a login were not served.
 async fn lost(front: SocketAddr) -> usize {
     let mut browser = Browser::new(front);
     assert_eq!(browser.log_in("ADMIN", "KYLIN").await.status(), 200);
@@ -642,7 +642,7 @@ fn check_says_what_was_understood_and_no_password() {
     assert!(said.contains("node-2 ") && said.contains("probes: auto"), "{said}");
 }
 
-/// What the program says when it refuses these arguments.
+/// Returns the error of the program for these arguments.
 fn refused(args: &[&str]) -> String {
     let output = run(&[args, &["--check"]].concat());
     assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));

@@ -328,7 +328,7 @@ async fn a_second_process_takes_over_by_the_listening_descriptor_without_a_lost_
     assert_eq!(get(front, QUICK, &[]).await.unwrap().status(), 200);
     drop(second);
 
-    // Without --listen the socket says where to listen.
+    // Without --listen the inherited socket determines the address.
     let (_nodes, named) = nodes(1).await;
     let process = with_socket(&socket, &["--nodes", &named]).await;
     assert_eq!(address(&process, "listening on http://"), front);
@@ -365,7 +365,7 @@ async fn a_second_process_with_a_page_for_operators_takes_over_without_a_lost_re
         let path = if option == "--admin" { "/status" } else { "/front/status" };
         assert_eq!(get(page, path, &[]).await.unwrap().status(), 200);
 
-        // Without the socket of operators the next one ends before it takes a client.
+        // Without the socket of operators the next process ends before it accepts a client.
         let mut command = Command::new("sh");
         command.args(["-c", "exec 3<&0; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\"", "sh"]).arg(program()).args(args);
         let socket = Stdio::from(OwnedFd::from(socket.try_clone().unwrap()));

@@ -80,7 +80,7 @@ async fn pair(nodes: &str, sessions: &str) -> ([Process; 2], [SocketAddr; 2]) {
         sessions,
         "--secret-file",
         secret.to_str().unwrap(),
-        // How busy the machine is must not decide.
+        // The load of the machine must not decide.
         "--store-deadline=20000",
     ];
     let (one, first) = start(&args).await;

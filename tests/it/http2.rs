@@ -227,7 +227,7 @@ async fn responses_that_clients_do_not_read_are_within_the_share_of_their_client
     }
     let mut most = 0;
     let mut read = tokio::task::JoinSet::new();
-    // What the codec holds of 80 responses, before and while they are read.
+    // The bytes that the codec holds of 80 responses, before and while they are read.
     for response in responses {
         most = most.max(buffers.status().used);
         read.spawn(response.collect());

@@ -211,7 +211,7 @@ async fn pings_of_a_client_that_reads_nothing_end_its_connection() {
     assert_eq!(get(server.addresses()[0]).await, 1);
 }
 
-/// It reads its socket and acknowledges pings, but gives no window.
+/// The client reads its socket and acknowledges pings, but gives no window.
 #[tokio::test]
 async fn a_client_that_accepts_nothing_of_a_response_is_closed() {
     let requests = Requests::new(true);
@@ -228,7 +228,7 @@ async fn a_client_that_accepts_nothing_of_a_response_is_closed() {
     assert_eq!(get(server.addresses()[0]).await, 1 << 20);
 }
 
-/// It does not close its connection after GOAWAY.
+/// The client does not close its connection after GOAWAY.
 #[tokio::test]
 async fn an_idle_client_that_acknowledges_pings_only_is_closed() {
     let requests = Requests::new(true);

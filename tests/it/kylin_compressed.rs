@@ -39,7 +39,7 @@ fn text(says: Says) -> String {
     }
 }
 
-/// What a client that accepts gzip gets when the first node sends this response, whether another node got the request, and how many
+/// Returns the response to a client that accepts gzip if the first node sends this one, whether another node got the request, and how many
 /// failures were counted.
 async fn after(first: Vec<u8>) -> (RawResponse, bool, u64) {
     let first = RawNode::start([vec![Act::Serve(first)]]).await;

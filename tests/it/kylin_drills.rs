@@ -25,9 +25,9 @@ use crate::support::health::status;
 use crate::support::http::{Connection, RawResponse};
 use crate::support::kylin::{Demo, sql};
 
-/// In each dialect.
+/// The number of clients in each dialect.
 const CLIENTS: u64 = 24;
-/// Those of them that build.
+/// The number of clients that build.
 const BUILDERS: u64 = 4;
 /// No healthy node takes that long, even on a busy machine. Two probes that time out take less, so that it is known of a node that
 /// hangs that it does nothing when requests to it time out.
@@ -43,11 +43,11 @@ struct Drill {
     clients: Vec<JoinHandle<()>>,
 }
 
-/// What the clients have seen.
+/// The counts of the clients' responses.
 #[derive(Default)]
 struct Crowd {
     over: AtomicBool,
-    /// What each query asks for besides its number.
+    /// The rest of the SQL of each query, after its number.
     asks_for: Mutex<&'static str>,
     responded: AtomicU64,
     built: AtomicU64,
@@ -125,7 +125,7 @@ impl Crowd {
         *self.failed.lock().entry(what).or_default() += 1;
     }
 
-    /// What failed, and how many responses were truncated.
+    /// Returns the failures, and how many responses were truncated.
     fn failures(&self) -> (BTreeMap<String, u64>, u64) {
         (self.failed.lock().clone(), self.broken.load(Ordering::Relaxed))
     }

@@ -155,7 +155,7 @@ async fn requests_to_kylin_5_do_not_fan_out(dialect: Dialect) {
     assert_eq!(admin(&front, &format!("DELETE /kylin/api/query/{id}"), "").await.status(), 200);
     assert_eq!(demo.sum(|stats| stats.requests), 2, "the query and one request to stop another");
     task.abort();
-    // Where it is known that the nodes are of Kylin 5, a path of the older ones is nothing special.
+    // With nodes that are known to be Kylin 5, a path of older versions goes to one node.
     let front = demo.front(|proxy| proxy.rules(KylinRules::default().version(dialect.generation())));
     let before = demo.sum(|stats| stats.requests);
     admin(&front, LIST, "").await;

@@ -18,7 +18,7 @@ const BUILD: &str = "PUT /kylin/api/cubes/c/build";
 const READ: &str = "GET /kylin/api/projects";
 const WINDOW: Duration = Duration::from_secs(8);
 
-/// Which node has had requests since `before`, and how many.
+/// Returns the node that has had requests since `before`, and their number.
 fn asked_since(demo: &Demo, before: &[u64]) -> Vec<u64> {
     counts(demo).iter().zip(before).map(|(now, before)| now - before).collect()
 }

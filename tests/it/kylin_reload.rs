@@ -21,7 +21,7 @@ use crate::support::kylin::{Demo, ask, request, scripted};
 const METADATA: &str = "PUT /kylin/api/cache/announce/all/all/update";
 const CONFIG: &str = "POST /kylin/api/cache/announce/config";
 
-/// How often each node was told to reload.
+/// Returns how often each node was told to reload.
 fn reloads(demo: &Demo) -> Vec<u64> {
     demo.nodes.iter().map(|node| node.stats().cache_calls).collect()
 }

@@ -21,7 +21,7 @@ use crate::support::health::state;
 use crate::support::kylin::{Says, ask, request, saying, scripted, sql, well};
 use crate::support::raw_node::{self, Act, RawNode};
 
-/// After which outcomes a request is retried.
+/// The outcomes after which a request is retried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RetriedAfter {
     /// Every failure of a node.
@@ -261,7 +261,7 @@ async fn a_session_whose_node_has_gone_is_looked_for_elsewhere() {
         (Says::Nothing(SendErrorKind::HeadTimeout), false),
         (page(404), false),
         (Says::error(401, "who are you"), true),
-        // Of a login that Kylin leaves to another server.
+        // Kylin redirects so if it leaves logins to another server.
         (page(302), true),
     ] {
         let (first, second) = (closed_once(then.clone()), well("second"));
@@ -415,7 +415,7 @@ async fn a_read_that_timed_out_on_a_node_that_is_out_by_then_goes_on_and_a_write
     }
 }
 
-/// It may be busy with the query, or be dead: a probe knows.
+/// The node may be busy with the query or dead, which a probe finds out.
 #[tokio::test]
 async fn a_node_on_which_a_query_timed_out_is_probed_at_once_and_not_ejected() {
     let version = r#"{"kylin.version":"3.1.3.0","kylin.version.commitId":"x"}"#;

@@ -73,7 +73,7 @@ async fn node(name: &str, dialect: Dialect, mode: Mode, metastore: &Metastore) -
     (node, served)
 }
 
-/// Where a request that needs `role` may go.
+/// Returns the nodes to which a request that needs `role` may go.
 fn goes_to<B>(cluster: &Cluster<B>, role: Role) -> Vec<String> {
     let request = http::Request::get("/").body(()).unwrap();
     let view = RequestView::of(&request, std::net::IpAddr::from([192, 0, 2, 7])).with_role(Some(role));

@@ -1,7 +1,6 @@
 //! The load-balancing chapter of the KAP manual, one sentence after the other: what it says of nodes, of nginx in front of them and
 //! of logins, in our own words and as far as a program can check it.
-//!
-//! Where the manual is wrong, the test says what is right.
+//! If the manual is wrong, the test says what is right.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -156,7 +155,7 @@ async fn a_node_with_another_metadata_url_is_no_member(dialect: Dialect) {
     let finding = &found["findings"][0];
     assert_eq!((&finding["check"], &finding["nodes"]), (&json!("metastore"), &json!(["foreign"])), "{found:#}");
 
-    // As the front end reads the property.
+    // The URLs are compared as the front end reads the property.
     let url = |text: &str| {
         let properties = Properties::parse("kylin.properties", text).unwrap();
         KylinConfig::from_properties(&properties).unwrap().metadata_url().unwrap().clone()
@@ -336,7 +335,7 @@ async fn a_login_is_known_to_its_node_only(dialect: Dialect) {
 }
 
 in_each_dialect!(the_front_end_keeps_logins_with_the_file_of_the_manual);
-/// What the manual's file loses in nginx is kept here. [`crate::nginx_kylin`] counts what a real nginx loses with it.
+/// Logins that the manual's file loses in nginx are kept here. [`crate::nginx_kylin`] counts what a real nginx loses with it.
 async fn the_front_end_keeps_logins_with_the_file_of_the_manual(dialect: Dialect) {
     let cluster = Cluster::start(dialect, "").await;
     let mut used = BTreeSet::new();

@@ -187,7 +187,7 @@ async fn nodes_that_join_do_not_outvote_those_that_serve_but_a_configured_url_do
     drop(again);
     become_healthy(&cluster, &["q1", "x1", "x2", "x3"]).await;
 
-    // Of the nodes at the start, most have the other metastore.
+    // Most of the first nodes have the other metastore.
     let _checker = every_20_ms().start(&cluster).unwrap();
     becomes(&cluster, "q1", quarantined(Mismatch::SessionCookie)).await;
     become_healthy(&cluster, &["x1", "x2", "x3"]).await;

@@ -1,4 +1,4 @@
-//! Which failures eject the servers of an nginx configuration, beside a real nginx where `max_fails` is written.
+//! The failures that eject the servers of an nginx configuration, compared with a real nginx if `max_fails` is written.
 
 use std::net::SocketAddr;
 use std::num::NonZero;
@@ -102,7 +102,7 @@ async fn a_written_max_fails_ejects_after_as_many_failures_as_in_nginx() {
             "proxy_next_upstream timeout; proxy_read_timeout 1s;",
             Some(2),
         ),
-        // How often a server that is never ejected gets a request is a matter of the policy.
+        // The policy decides how often a server that is never ejected gets a request.
         ("server BAD max_fails=0; server GOOD;", "/bad", next, None),
         // The client gets a 503 that no line has retried, which is no failure.
         ("server BAD max_fails=1; server GOOD;", "/bad", "", None),

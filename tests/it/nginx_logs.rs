@@ -340,7 +340,7 @@ fn a_format_that_would_log_a_secret_by_another_name_is_an_error_that_names_the_s
         let error = Config::parse("kylin.conf", &text).map(|_| text).unwrap_err().to_string();
         assert!(error.contains("must not be in a log") && error.contains(source), "{shown} of {script}: {error}");
     }
-    // What only follows from a secret, and what is of something else.
+    // Values that only follow from a secret, and values of other things, are shown.
     for (shown, script) in [
         ("$a", "if ($http_cookie ~ sid) { set $a known; }"),
         ("$a", "if ($time_iso8601 ~ \"^([0-9]+)-\") { set $a $1; } rewrite ^/x /y;"),

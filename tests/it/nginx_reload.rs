@@ -225,7 +225,7 @@ async fn a_configuration_that_cannot_be_served_changes_nothing() {
 
 type Lookup = io::Result<Vec<SocketAddr>>;
 
-/// What a name has at present. `None` is an error.
+/// The present addresses of a name. `None` is an error.
 #[derive(Clone, Default)]
 struct Names(Arc<Mutex<(Option<Vec<SocketAddr>>, usize)>>);
 

@@ -28,7 +28,7 @@ async fn nodes_whose_clocks_differ_are_seen_in_the_status() {
     let dates = [None, Some("Thu, 01 Jan 2026 00:00:02 GMT"), Some("Wed, 31 Dec 2025 23:59:59 GMT")];
     let dates = dates.map(|date| Arc::new(Mutex::new(date)));
     let nodes = ["a", "b", "c"].iter().zip(&dates).map(|(id, date)| node(id, date));
-    // It shows the first second of 2026.
+    // The date is the first second of 2026.
     let cluster = Cluster::builder().endpoints(nodes).clock(ManualClock::new()).build().unwrap();
     assert_eq!(cluster.status().clock_skew, None);
     let _checker = HealthCheck::new(Probe::kylin_version()).start(&cluster).unwrap();

@@ -24,7 +24,7 @@ use tokio::time::sleep;
 
 use crate::support::clock::PausedClock;
 
-/// What a node does.
+/// The behaviour of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Behaviour {
     Responds,

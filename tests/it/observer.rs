@@ -1,4 +1,4 @@
-//! What an observer is told of requests and endpoints.
+//! The events of requests and endpoints that an observer gets.
 
 use std::future::Future;
 use std::num::NonZeroU32;

@@ -25,7 +25,7 @@ fn failing_once(endpoint: Endpoint<Nowhere>) -> Endpoint<Nowhere> {
     endpoint.max_fails(Some(NonZeroU32::MIN))
 }
 
-/// Has each endpoint that can serve fail once, a second apart, in this order.
+/// Makes each endpoint that can serve fail once, a second apart, in this order.
 fn fail_in_order(cluster: &Cluster<Nowhere>, clock: &ManualClock, ids: &[&str]) {
     for id in ids {
         report(cluster, id, Outcome::Failure);
@@ -52,7 +52,7 @@ fn it_is_on_by_default_and_serves_a_retry_where_the_only_other_endpoint_is_eject
     let endpoints = endpoints(&["", ""]).into_iter().map(failing_once);
     let cluster = Cluster::builder().endpoints(endpoints).clock(clock.clone()).build().unwrap();
     fail_in_order(&cluster, &clock, &["0"]);
-    // As after a connection that the node refuses: the endpoint is not ejected yet, but this request has been there.
+    // As after a refused connection, the endpoint is not ejected yet, but this request has tried it.
     let mut attempted = Attempted::none();
     attempted.add(&pick(&cluster).unwrap().lease);
     let request = http::Request::get("/").body(()).unwrap();

@@ -299,7 +299,7 @@ fn random_two_picks_the_less_loaded_and_reaches_every_endpoint() {
     let cluster = cluster(RandomTwo::new(), &["", "weight=3"]);
     let held: Vec<_> = (0..400).map(|_| pick(&cluster, CLIENT_ADDR, "", &Attempted::none()).unwrap()).collect();
     let counts = [0, 1].map(|of| held.iter().filter(|picked| index(picked) == of).count());
-    // Of two endpoints both are drawn every time, so this is least-conn.
+    // With two endpoints, both are drawn every time, so this is least-conn.
     assert_eq!(counts, [100, 300]);
 
     let cluster = many(RandomTwo::new());

@@ -177,7 +177,7 @@ async fn a_tomcat_that_stops_is_unhealthy_and_not_found_healthy_by_less() {
             seconds(1).await;
             assert_eq!(found(&cluster), unhealthy_at(level), "{:?}", node.paths());
         }
-        // It closes its port, and starts again.
+        // The node closes its port and starts again.
         for behaviour in [Fails(SendErrorKind::Connect), NOT_DEPLOYED, Responses((200, PAGE), (200, PAGE))] {
             node.set(behaviour);
             seconds(3).await;
@@ -248,7 +248,7 @@ async fn a_restarted_node_is_found_at_once_in_its_new_version_whether_newer_or_o
         seconds(1).await;
         assert_eq!(found(&cluster), healthy_at(level));
     }
-    // After maintenance too, in which the front end sees nothing of a restart.
+    // The same holds after maintenance, during which the front end does not see a restart.
     let id = "q1".parse().unwrap();
     cluster.set_admin_state(&id, AdminState::Maintenance).unwrap();
     seconds(1).await;

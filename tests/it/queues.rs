@@ -29,7 +29,7 @@ struct Node {
     /// The users of the queries in their order.
     served: Arc<Mutex<Vec<String>>>,
     refuses: Arc<AtomicU32>,
-    /// How many times as long as their SQL says the queries take, plus one.
+    /// The factor by which queries take longer than their SQL says, minus one.
     slowness: Arc<AtomicU32>,
 }
 
@@ -305,7 +305,7 @@ async fn queries_that_wait_for_a_node_which_no_longer_serves_go_to_another_with_
         let stage = Stage::new(2, 1, Named);
         let running = ["0", "1"].map(|node| stage.send(with_header(query("running", 1_000), "x-node", node)));
         tick().await;
-        // It waits for the first node, since it is picked first.
+        // The query waits for the first node, since that is picked first.
         let early = stage.query("early", 100);
         sleep(Duration::from_millis(10)).await;
         let late = stage.send(with_header(query("late", 100), "x-node", "1"));
@@ -443,7 +443,7 @@ async fn others_wait_for_one_query_of_a_flood_and_not_for_those_that_wait() {
     for query in flood {
         assert_eq!(query.await.unwrap().status(), 200, "the flood is served too");
     }
-    // Until no other user counts as active, a user leaves a slot free for others.
+    // As long as another user counts as active, a user leaves a slot free for others.
     sleep(Duration::from_secs(11)).await;
     stage.check_at_rest().await;
 }
@@ -478,7 +478,7 @@ async fn a_flood_leaves_others_as_many_slots_as_they_need() {
         || (0..4).map(|node| stage.served(node).iter().filter(|user| *user == "flood").count()).sum::<usize>();
     let before = of_flood();
     assert!(before > 16 && flood.iter().any(|query| !query.is_finished()), "the flood is served too: {before}");
-    // Without others it gets all slots again.
+    // Without other users it gets all slots again.
     let flood: Vec<_> = flood.into_iter().chain((0..200).map(|_| stage.query("flood", FLOOD))).collect();
     sleep(Duration::from_secs(13)).await;
     assert_eq!(stage.nodes.iter().map(|node| node.running.load(Ordering::Relaxed)).sum::<u32>(), 16);
@@ -531,7 +531,7 @@ async fn credentials_that_a_client_makes_up_make_no_users() {
         assert_eq!(stage.waiting(), [64], "{what}: all places are taken");
         let began = Instant::now();
         assert_eq!(stage.query("honest", 2_000).await.unwrap().status(), 200, "{what}");
-        // It goes when the first query of the flood ends.
+        // The query runs when the first query of the flood ends.
         assert!(began.elapsed() < Duration::from_millis(3_300), "{what}: {:?}", began.elapsed());
         flood.iter().for_each(JoinHandle::abort);
     }
@@ -598,7 +598,7 @@ async fn a_query_dropped_at_any_poll_leaves_no_slot_and_no_place() {
             })
         });
         assert!(!ended.await);
-        // By turns while it waits, when it has its slot and has not noticed it, and while it runs.
+        // The client leaves by turns while the query waits, when it has a slot but was not polled, and while it runs.
         sleep(Duration::from_millis([0, 109, 110, 112, 115][pending % 5])).await;
         if pending % 2 == 1 {
             let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(dropped.as_mut().poll(cx).is_ready()));

@@ -40,13 +40,13 @@ struct NodeState {
     polls: AtomicUsize,
     /// A project of which it has no list of jobs.
     unlisted: Mutex<Option<&'static str>>,
-    /// What the list of jobs responds with, instead of the list.
+    /// The response to a request for the list of jobs, if not the list.
     poll_response: Mutex<Option<(u16, &'static str)>>,
     /// The credentials that it rejects.
     rejected: Mutex<Vec<String>>,
-    /// What it responds to a query with, instead of a result.
+    /// The response to a query, if not a result.
     script: Mutex<Option<Script>>,
-    /// How many queries it may still begin to respond to; `None` is no limit.
+    /// The number of queries to which the node may still respond; `None` is no limit.
     gate: Mutex<Option<Arc<Semaphore>>>,
 }
 
@@ -171,7 +171,7 @@ fn body(sql: &str) -> String {
     format!(r#"{{"sql":"{sql}","project":"p"}}"#)
 }
 
-/// Has the builds of project p followed. Time passes only when all tasks wait.
+/// Makes the proxy follow the builds of project p. Time passes only when all tasks wait.
 async fn follow<B: Backend>(proxy: &Proxy<B>) {
     query(proxy, "FIRST", "select first").await;
     sleep(Duration::from_millis(5)).await;
@@ -206,7 +206,7 @@ async fn a_hit_is_the_same_response_with_its_age_and_asks_no_node() {
     assert_eq!(proxy.cluster().status().in_flight(), 0);
 }
 
-/// In each dialect, over its list of jobs.
+/// The jobs are listed as each dialect lists them.
 #[tokio::test(start_paused = true)]
 async fn every_version_shows_its_builds() {
     for dialect in Dialect::ALL {
@@ -343,7 +343,7 @@ async fn rejected_credentials_get_nothing_that_was_stored_before() {
         }
         assert_eq!(query(&proxy, "MARY", "select other").await.status.as_str(), status);
         assert_eq!(query(&proxy, "MARY", "select a").await.status.as_str(), status);
-        // It is accepted again, and may have other rights.
+        // The login is accepted again, and may have other rights.
         node.0.rejected.lock().unwrap().clear();
         *node.0.script.lock().unwrap() = None;
         sleep(Duration::from_millis(1)).await;

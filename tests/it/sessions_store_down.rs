@@ -319,7 +319,7 @@ async fn secrets_seen(dialect: Dialect) -> Vec<String> {
         let mut user = Browser::default();
         for mode in [WORKS, FAILS, HANGS, WORKS] {
             store.set_fault(mode);
-            // In process, so that the proxy runs on this thread.
+            // The proxy runs in process, on this thread.
             for (path, credentials) in [("/kylin/api/user/authentication", true), ("/kylin/api/projects", false)] {
                 let mut request = Request::get(path).header("host", "kylin").body(Body::empty()).unwrap();
                 if credentials {

@@ -522,7 +522,7 @@ async fn only_a_complete_result_is_shared_at_once() {
         assert_eq!(eight_of(&[failure, rows], budget()).await, (one_and(status, 200), 2), "{status}");
         assert_eq!(eight_of(&[failure], budget()).await, (all(status), 2), "{status}");
     }
-    // What cannot be copied is executed for each client.
+    // A response that cannot be copied is executed for each client.
     for script in [&[with_cookie as fn() -> _][..], &[large], &[in_unknown_coding]] {
         assert_eq!(eight_of(script, budget()).await, (all(200), 8));
     }

@@ -12,13 +12,13 @@ use tokio::task::JoinSet;
 use crate::support::front::{Front, demo, endpoints, eventually};
 use crate::support::http::Connection;
 
-/// Of all kinds together.
+/// The number of clients of all kinds together.
 const SLOW: usize = 1002;
 const NORMAL: usize = 64;
 /// The requests of each normal client.
 const REQUESTS: usize = 10;
 
-/// What a client sends before it stops.
+/// The bytes that a client sends before it stops.
 #[derive(Debug, Clone, Copy)]
 enum Slow {
     Head,

@@ -23,7 +23,7 @@ use crate::support::raw_node::{Act, RawNode};
 
 const MIB: usize = 1 << 20;
 const SLOW: usize = 60;
-/// As many requests as a node takes at a time.
+/// The number of requests that a node takes at a time.
 const THREADS: u32 = 20;
 
 struct Front {
@@ -153,7 +153,7 @@ async fn slow_streams_of_http2_hold_no_node_and_get_all_bytes_in_order() {
         }
         eventually(|| front.in_flight() == held as u64, || format!("{:?}", front.proxy.cluster().status())).await;
         let used = budget.status().used;
-        // Without reading ahead, what the codec takes.
+        // Without reading ahead, only the codec holds bytes.
         let most = THREADS as usize * if held == 0 { MIB + 128 * 1024 } else { 128 * 1024 };
         assert!(used > 0 && used <= most, "{used}");
         for response in responses {

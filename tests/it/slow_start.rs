@@ -128,7 +128,7 @@ fn a_ramp_rejects_no_request() {
     cluster.add(endpoint("1").slow_start(steep)).unwrap();
     cluster.set_admin_state(&"0".parse().unwrap(), kylin_lb::endpoint::AdminState::Maintenance).unwrap();
     assert_eq!(shares(&cluster, 1_000), [0, 1_000]);
-    // It also serves where it is the only one left of many, and so seldom next in rotation.
+    // The endpoint also serves if it is the only one left of many, whose turn in the rotation is rare.
     for id in 2..40 {
         cluster.add(failing_once(&id.to_string())).unwrap();
         report(&cluster, &id.to_string(), Outcome::Failure);

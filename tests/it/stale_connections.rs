@@ -1,7 +1,6 @@
 //! Nodes that close a connection while it is idle, while a request is on its way, or before the
 //! request is read.
-//!
-//! Where the order of events matters, the test blocks the only thread of its runtime until the
+//! If the order of events matters, the test blocks the only thread of its runtime until the
 //! kernel has them all.
 
 use std::io::{Read, Write};

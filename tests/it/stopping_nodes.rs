@@ -154,7 +154,7 @@ async fn a_request_goes_on_until_a_node_has_kylin_whatever_the_limits_of_retries
             assert!(stopping.iter().all(|node| (node.asked(), node.node.calls()) == (1, 2)));
         }
     }
-    // As in nginx, where an application wants it so.
+    // An application can choose the behaviour of nginx.
     let (first, second, third) = (Stopping::new(page(404)), Stopping::new(page(404)), well("third"));
     let proxy = proxy(&[&first.node, &second.node, &third], |proxy| proxy.retry(tries(2).count_unsent(true)));
     let (status, _) = ask(&proxy, request("GET /kylin/api/projects", &[], "")).await;
@@ -188,7 +188,7 @@ async fn if_no_node_has_kylin_the_client_learns_that_and_the_rule_can_be_switche
     }
 }
 
-/// In a rolling restart without a pause the nodes that are back wait for a probe while the last one stops.
+/// In a rolling restart without a pause, restarted nodes wait for a probe while the last one stops.
 #[tokio::test]
 async fn an_endpoint_that_health_bars_is_better_than_the_404_of_a_node_that_stops() {
     let (first, second) = (Stopping::new(page(404)), well("second"));
@@ -250,7 +250,7 @@ async fn a_kylin_that_ran_a_moment_ago_is_asked_again_for_a_path_that_it_always_
     assert_eq!(status.as_u16(), 404);
     clock.advance(Duration::from_millis(100));
     stopped.store(true, Ordering::SeqCst);
-    // In round robin, the second of them meets the node.
+    // In round robin, the second request gets the node.
     for statement in ["select 1", "select 2"] {
         let (status, _) = ask(&proxy, request("POST /kylin/api/query", &[], &sql(statement))).await;
         assert_eq!(status.as_u16(), 200, "{statement}");

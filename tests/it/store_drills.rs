@@ -121,7 +121,7 @@ struct Drill {
 struct Tally {
     stop: AtomicBool,
     responses: AtomicU64,
-    /// How many queries failed, by reason.
+    /// The number of failed queries, by reason.
     failures: Mutex<BTreeMap<String, usize>>,
 }
 

@@ -66,7 +66,7 @@ async fn a_slot_moves_without_a_failed_operation() {
         has_failed || operations.load(Ordering::Relaxed) >= goal
     };
     eventually("operations run", || have_run(20)).await;
-    // As `redis-cli --cluster reshard` does for one slot.
+    // The commands are those of `redis-cli --cluster reshard` for one slot.
     let moved = tokio::task::spawn_blocking(move || {
         let (from_id, to_id) = (id(from), id(to));
         assert_eq!(cli(to, &["cluster", "setslot", &slot, "importing", &from_id]), "OK");

@@ -45,7 +45,7 @@ const SEGMENTS: [&str; 30] = [
     "%3bx",
     "%ff",
 ];
-/// Those that change which location a path belongs to.
+/// Segments that change the location of a path.
 const STEPS: [&str; 10] = ["", ".", "..", "..;", ".%2e;x", "bi", "%62i;x", "gu%61rd", "bi..", "x"];
 /// Beginnings of Kylin's calls, so that the guard has something to close.
 const CALLS: [&str; 4] = ["/kylin/api/", "/kylin/x/..;/api/", "/x/../kylin//api/./", "/kylin;x/%61pi/"];
@@ -98,7 +98,7 @@ async fn what_tomcat_resolves_to_another_location_the_front_end_does_too() {
         let (by_location, by_guard) = (get(site.addresses()[0], &path).await, get(kylin.address(), &path).await);
         let statuses = (by_location.status(), by_guard.status());
         let is_right = match (&theirs, &ours) {
-            // What Tomcat refuses is refused here or there.
+            // The front end refuses what Tomcat refuses.
             (None, Err(_)) => statuses == (400, 400),
             (None, Ok(_)) => false,
             // Tomcat's readings that are refused here: versions or settings of Tomcat differ in them, or other parsers do.

@@ -26,7 +26,7 @@ use crate::support::front::{Front, endpoint, refusal};
 use crate::support::http::{Connection, RawResponse};
 use crate::support::raw_node::{Act, RawNode, find, ok};
 
-/// What a client got.
+/// The response that a client got.
 #[derive(Debug)]
 enum Got {
     Response(RawResponse),
@@ -63,7 +63,7 @@ async fn send_and_repeat(front: &Front, mut kept: Connection, request: &str) -> 
 const LENGTH: &str = "Content-Length: 100000\r\n";
 const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
 
-/// What nodes send of a response before they die, and whether the front end must notice before it responds.
+/// The parts of a response that nodes send before they die, and whether the front end must notice before it responds.
 fn beginnings() -> Vec<(String, bool)> {
     let mut all = Vec::new();
     for (status, media) in [
@@ -181,7 +181,7 @@ fn response(length: Option<u64>, steps: &[Step]) -> Response<Body> {
 enum Expected {
     Whole,
     Refused,
-    /// After a part, which may be the head alone.
+    /// The node dies after a part, which may be the head alone.
     Truncated,
 }
 use Expected::{Refused, Truncated, Whole};

@@ -36,7 +36,7 @@ fn failed_logins(nodes: &Nodes) -> u64 {
     nodes.nodes.iter().map(|node| node.stats().unchecked_logins + node.stats().wrong_passwords).sum()
 }
 
-/// How many requests each node has served.
+/// Returns how many requests each node has served.
 fn queries(nodes: &Nodes) -> Vec<u64> {
     nodes.nodes.iter().map(|node| node.stats().queries).collect()
 }

@@ -23,7 +23,7 @@ use crate::support::zookeeper::{
     ZooKeeperServer, create, create_parent, kylin_3_0, kylin_3_1, kylin_5, require_zookeeper,
 };
 
-/// How long an expected change may take.
+/// The time for which the tests wait for an expected change.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A cluster that watches a ZooKeeper.
@@ -129,7 +129,7 @@ async fn a_new_node_is_in_the_cluster_soon() {
         timeout(TIMEOUT, watched.handle.wait_until(|status| status.endpoints == node + 1)).await.unwrap();
         taken.push(SystemClock.now() - started);
     }
-    // By a watch, and not when the session ends or by a timer. The machine may be busy.
+    // A watch reports it, not the end of the session or a timer. The machine may be busy.
     taken.sort();
     assert!(taken[4] < Duration::from_secs(5), "{taken:?}");
 }

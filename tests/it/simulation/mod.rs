@@ -7,8 +7,7 @@
 //! KYLIN_LB_SEED=17 cargo test --all-features --test it simulation       # this seed alone
 //! KYLIN_LB_SEEDS=5000 cargo test --all-features --test it simulation    # so many seeds, 200 by default
 //! ```
-//!
-//! What holds in every run:
+//! The rules that hold in every run:
 //!
 //! - A response is the right one, or an honest 4xx or 5xx; a body that ends without an error is whole.
 //! - No build is executed twice, no query more than twice.

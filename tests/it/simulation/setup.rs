@@ -24,7 +24,7 @@ use super::world::{PausedClock, World};
 const WORK: Duration = Duration::from_secs(30);
 /// The part of it in which nodes and the store fail.
 const EVENTS: Duration = Duration::from_secs(18);
-/// How long all nodes have to be well until every request of an honest client must succeed: some probes.
+/// The time for which all nodes must be well before every request of an honest client has to succeed: some probes.
 pub(super) const WELL: Duration = Duration::from_secs(5);
 const STORE_FAULTS: [Option<StoreFault>; 4] =
     [None, Some(StoreFault::Slow(Duration::from_millis(30))), Some(StoreFault::Fails), Some(StoreFault::Hangs)];
@@ -119,7 +119,7 @@ impl Cast {
         }
     }
 
-    /// Has nodes, the store and the membership fail, one after the other or at once, and mends all at the end.
+    /// Makes nodes, the store and the membership fail, one after the other or at once, and mends all at the end.
     async fn events(self, mut rng: Rng) {
         let end = Instant::now() + EVENTS;
         self.world.set_well(false);
@@ -222,7 +222,7 @@ impl Cast {
 
     /// Checks what must hold when all clients have left.
     async fn end(&self) {
-        // What is in flight at a node ends by the time-out of the backend at the latest.
+        // Requests in flight at a node end at the latest by the timeout of the backend.
         sleep(Duration::from_secs(15)).await;
         let status = self.proxy.cluster().status();
         self.world.check(status.in_flight() == 0, || format!("{} in flight at the end", status.in_flight()));

@@ -1,4 +1,4 @@
-//! What the parts of a run share: time, randomness, history, and the faults that were found.
+//! The state that the parts of a run share: time, randomness, history, and the faults that were found.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ struct Shared {
     began: Option<tokio::time::Instant>,
     /// The requests of clients that are on their way.
     open: u64,
-    /// From when on no node has failed; `None` while one does.
+    /// The time since which no node has failed; `None` while one fails.
     well_since: Option<tokio::time::Instant>,
 }
 

@@ -10,7 +10,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout};
 
 use super::skip::installed;
 
-/// How long the browser may take for one command, and a page for what it has to show. A machine may be busy.
+/// The time for one command of the browser, and for a page to show its content. A machine may be busy.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Whether Chromium is installed: see [`installed`].
@@ -26,7 +26,7 @@ pub(crate) struct Page {
     replies: BufReader<ChildStdout>,
     session: Value,
     last_id: u64,
-    /// What the page logged: exceptions, errors of the console, and what its policy has blocked.
+    /// The log of the page: exceptions, errors of the console, and requests that its policy has blocked.
     pub(crate) errors: Vec<String>,
     _profile: TempDir,
 }

@@ -27,7 +27,7 @@ pub(crate) fn run(args: &[&str]) -> Output {
     Command::new(program()).args(args).output().unwrap()
 }
 
-/// What `--check` and these arguments print.
+/// Returns the output of `--check` with these arguments.
 pub(crate) fn check(args: &[&str]) -> String {
     let output = run(&[args, &["--check"]].concat());
     let stdout = String::from_utf8(output.stdout).unwrap();

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::http::{Connection, RawResponse};
 
-/// How long a state that must come may take.
+/// The time for which the tests wait for a state.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(crate) struct Front {

@@ -1,7 +1,6 @@
 //! A small HTTP/1.1 client for tests that must control every byte and see every byte.
-//!
-//! It sends the bytes that it is given, and parses responses only as far as to find where they end.
-//! What a test may want to prove is an error, not a panic: a truncated response is `UnexpectedEof`,
+//! The client sends bytes as given, and parses responses only to find their end.
+//! A result that a test may expect is an error, not a panic: a truncated response is `UnexpectedEof`,
 //! silence is `TimedOut`.
 
 use std::io::{self, ErrorKind};
@@ -13,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-/// How long a connection waits for the next byte by default.
+/// The time for which a connection waits for the next byte by default.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest line of a response, in bytes.
 const MAX_LINE: usize = 64 * 1024;
@@ -36,7 +35,7 @@ pub(crate) struct Head {
     /// `HTTP/1.1`, as sent.
     pub(crate) version: String,
     pub(crate) status: u16,
-    /// In the order of their arrival, with the names as sent.
+    /// The headers in the order of their arrival, with the names as sent.
     pub(crate) headers: Vec<(String, String)>,
 }
 

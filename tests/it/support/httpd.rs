@@ -23,7 +23,7 @@ macro_rules! require_httpd {
 }
 pub(crate) use require_httpd;
 
-/// What the configurations of the tests need, with what each module needs itself.
+/// The modules that the configurations of the tests need, and those that these modules need.
 const MODULES: [&str; 24] = [
     "mpm_event",
     "authz_core",

@@ -17,7 +17,7 @@ use super::http::{Connection, RawResponse};
 
 pub(crate) const ADMIN: (&str, &str) = ("ADMIN", "KYLIN");
 
-/// What a node does with a request.
+/// The behaviour of a node for a request.
 #[derive(Debug, Clone)]
 pub(crate) enum Says {
     Nothing(SendErrorKind),

@@ -1,4 +1,4 @@
-//! What the tests stand on: child processes, ports, a real nginx, an HTTP client that controls every byte.
+//! Helpers of the tests: child processes, ports, a real nginx, an HTTP client that controls every byte.
 
 pub(crate) mod browser;
 pub(crate) mod chromium;

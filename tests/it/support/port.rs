@@ -9,8 +9,7 @@ use std::ops::Range;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 /// A loopback TCP port that is free now and that no other test of this process was or will be given.
-///
-/// It lies below the range from which the kernel takes the local ports of outgoing connections, so that a client that
+/// The port lies below the range from which the kernel takes the local ports of outgoing connections, so that a client that
 /// connects elsewhere never steals the port of a server that is about to start, or that was stopped to start again.
 pub(crate) fn free_port() -> u16 {
     static GIVEN: LazyLock<Mutex<HashSet<u16>>> = LazyLock::new(Mutex::default);
@@ -37,7 +36,7 @@ pub(crate) fn free_port() -> u16 {
     unreachable!("the loop ends only with a port")
 }
 
-/// From 15,000 up to where the kernel's range for outgoing connections begins; empty when that begins lower.
+/// Returns the ports from 15,000 up to the kernel's range for outgoing connections; empty if that begins lower.
 fn quiet_range() -> Range<u16> {
     let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let first = range.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(0);

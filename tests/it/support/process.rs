@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-/// How often a condition is looked at again while waiting for it.
+/// The interval at which a condition is checked while waiting for it.
 const POLL: Duration = Duration::from_millis(2);
-/// How many lines of a log a message shows.
+/// The number of lines of a log that a message shows.
 const TAIL: usize = 40;
 
 /// A child process with the temporary folder it lives in. Dropping it kills the process, then removes the folder.
@@ -45,7 +45,7 @@ impl Process {
         self.folder.path()
     }
 
-    /// What a file of its folder holds now (`stdout`, `stderr`, a log); empty when there is none.
+    /// Returns the present content of a file in the folder of the process (`stdout`, `stderr`, a log); empty if there is none.
     pub(crate) fn file(&self, name: &str) -> String {
         let bytes = std::fs::read(self.folder().join(name)).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()

@@ -57,7 +57,7 @@ pub(crate) struct RawNode {
     task: JoinHandle<()>,
 }
 
-/// What a node has received.
+/// The requests that a node has received.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Seen {
     /// Connections accepted, closed ones included.

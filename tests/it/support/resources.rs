@@ -1,4 +1,4 @@
-//! What a process uses, as the kernel counts it.
+//! The resources of a process, as the kernel counts them.
 
 /// Resident memory of a process, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

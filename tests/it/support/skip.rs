@@ -1,4 +1,4 @@
-//! What happens when the server that a test needs is not installed.
+//! Skips a test if the server that it needs is not installed.
 
 use std::fs::OpenOptions;
 use std::io::Write;

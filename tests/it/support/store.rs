@@ -11,7 +11,7 @@ use super::process::Process;
 /// The time limit for the start, which takes about 10 ms.
 pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How a store is started.
+/// The command that starts a store.
 pub(crate) trait Program {
     const NAME: &'static str;
 

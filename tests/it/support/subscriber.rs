@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use tracing::Dispatch;
 use tracing::subscriber::NoSubscriber;
 
-/// Has every subscriber of this process asked about each callsite.
+/// Makes every subscriber of this process decide on each callsite.
 ///
 /// While there is one subscriber alone, `tracing` asks the default of the thread that meets a callsite first. That may be the thread
 /// of another test, which has none, and then the callsite stays off for all. A test calls this before it makes a subscriber.

@@ -120,7 +120,7 @@ pub(crate) struct Tomcat {
     application: Application,
 }
 
-/// What Tomcat serves.
+/// The application that Tomcat serves.
 #[derive(Debug, Clone, Copy)]
 enum Application {
     Kylin,

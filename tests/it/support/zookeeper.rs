@@ -14,7 +14,7 @@ use super::port::free_port;
 use super::process::Process;
 use super::skip;
 
-/// How long ZooKeeper may take to start. It takes a second, and longer if many tests start one.
+/// The time in which ZooKeeper must start. It takes a second, and longer if many tests start one.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// The path of Debian's package.
 const JAR: &str = "/usr/share/java/zookeeper.jar";

@@ -1,4 +1,4 @@
-//! What the modelled code needs of the crate's clock.
+//! The parts of the crate's clock that the modelled code needs.
 
 use std::fmt::Debug;
 use std::time::Duration;

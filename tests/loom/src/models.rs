@@ -331,7 +331,7 @@ fn no_response_is_older_than_its_query() {
             is_written.store(1, Ordering::SeqCst);
         }
     });
-    // What a leader reads, and a query that comes later.
+    // A leader reads the response, and a later query comes.
     let of_leader = table.epochs.current(project);
     let response = data.load(Ordering::SeqCst);
     let has_seen_the_write = is_written.load(Ordering::SeqCst) == 1;

@@ -1,4 +1,4 @@
-//! What the crate's `sync` module has, of loom.
+//! The items of the crate's `sync` module, from loom.
 
 use std::fmt;
 
