@@ -105,7 +105,7 @@ impl LogFormat {
         Ok((LogFormat { name: name.to_owned(), escape, parts }, absent))
     }
 
-    /// Returns whether one of the variables begins so.
+    /// Returns whether the name of one of the variables begins with `start`.
     pub(crate) fn mentions(&self, start: &str) -> bool {
         self.parts.iter().any(|part| part.mentions(start))
     }

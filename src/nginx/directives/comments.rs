@@ -1,4 +1,4 @@
-//! `# kylin_lb:` comments: settings of this crate that nginx passes over.
+//! `# kylin_lb:` comments: settings of this crate that nginx skips.
 
 use std::path::Path;
 
@@ -48,7 +48,7 @@ impl CommentOptions {
         let folder = Path::new(&*file).parent().unwrap_or(Path::new(""));
         let set = self.options.set(known, &word.text, folder);
         set.map_err(|error: InvalidOption| {
-            // The value may hold a password, but the line is in the error in any case.
+            // The value may hold a password, but the error shows the line anyway.
             let expected = error.to_string();
             let expected = expected.strip_prefix("expected ").unwrap_or(&expected).to_owned();
             word.span.value(format!("invalid value of \"{known}\""), expected)
@@ -95,7 +95,7 @@ impl CommentOptions {
     }
 }
 
-/// Takes over a value. Returns false if there is another one.
+/// Takes a value over. Returns false if a different one is set.
 fn merge<T: Clone + PartialEq>(ours: &mut Option<T>, theirs: &Option<T>) -> bool {
     match (&ours, theirs) {
         (Some(one), Some(other)) => one == other,

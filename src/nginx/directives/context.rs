@@ -19,7 +19,7 @@ pub(crate) struct ReadContext<'s> {
     pub(crate) upstreams: Upstreams,
     /// The folder of relative names of files; `None` for a text that is not a file.
     pub(crate) folder: Option<PathBuf>,
-    /// A `rewrite` or `if` of the server that is read gives `$1` a value.
+    /// Whether a `rewrite` or `if` of the server that is read gives `$1` a value.
     pub(crate) has_server_captures: bool,
     locations: usize,
 }
@@ -40,12 +40,12 @@ impl<'s> ReadContext<'s> {
         }
     }
 
-    /// Returns the present position of the reading, for [`back_to`](Self::back_to).
+    /// Returns the present state of the reading, for [`back_to`](Self::back_to).
     pub(crate) fn mark(&self) -> [usize; 3] {
         [self.locations, self.remarks.ignored.len(), self.remarks.notes.len()]
     }
 
-    /// Forgets everything that was read since, because the block is left out.
+    /// Discards everything that was read since, because the block is left out.
     pub(crate) fn back_to(&mut self, [locations, ignored, notes]: [usize; 3]) {
         self.locations = locations;
         self.remarks.ignored.truncate(ignored);

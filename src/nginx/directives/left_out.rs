@@ -1,4 +1,4 @@
-//! Locations and servers of something else than the nodes: static files, PHP, nginx's own status.
+//! Locations and servers that nginx does not pass to nodes: static files, PHP, nginx's own status.
 //!
 //! Requests for them never reach a node. The response is 404, so a `deny` in them still holds.
 
@@ -32,7 +32,7 @@ const HANDLERS: [&str; 24] = [
     "vhost_traffic_status_display",
 ];
 
-/// Returns the reason why a location is left out; `None` if it is to be read.
+/// Returns the reason why a location is left out; `None` if it must be read.
 pub(super) fn location(block: &[Directive]) -> Option<String> {
     let leads_on = |inner: &Directive| {
         inner.is("proxy_pass") || (inner.is("if") && mentions(inner.block.as_deref().unwrap_or_default(), "proxy_pass"))
@@ -45,7 +45,7 @@ pub(super) fn location(block: &[Directive]) -> Option<String> {
     if let Some(handler) = block.iter().find(responds) {
         return Some(reason(handler));
     }
-    // A location with nothing but settings of a proxy lacks its proxy_pass.
+    // A location that only has settings of a proxy is one whose `proxy_pass` was forgotten.
     let is_meant = |inner: &Directive| {
         matches!(inner.name.text.as_str(), "return" | "rewrite" | "if") || inner.name.text.starts_with("proxy_")
     };
@@ -78,7 +78,7 @@ fn leads_to_named(directive: &Directive) -> bool {
     (directive.is("try_files") || directive.is("error_page")) && is_named()
 }
 
-/// Returns whether a server is one of another site: nothing in it leads to a node, and something serves files or programs.
+/// Returns whether a server belongs to another site: no directive in it leads to a node, and one serves files or programs.
 pub(super) fn is_other_site(block: &[Directive]) -> bool {
     !mentions(block, "proxy_pass") && HANDLERS.iter().any(|handler| mentions(block, handler))
 }

@@ -1,4 +1,4 @@
-//! Remarks about lines: what has no effect here, and what differs from nginx.
+//! Remarks about lines that have no effect here, or for which this crate differs from nginx.
 
 use std::fmt;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ pub(crate) struct Remarks<'s> {
     sources: &'s Sources,
     /// Directives that were accepted and have no effect here.
     pub(crate) ignored: Vec<Notice>,
-    /// The places where this crate does something else than nginx would.
+    /// The lines for which this crate differs from nginx.
     pub(crate) notes: Vec<Notice>,
 }
 

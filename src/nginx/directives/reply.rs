@@ -16,8 +16,8 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    /// Returns whether nginx makes the response as it makes errors: `error_page` applies to it, and its status wins over that of an
-    /// `error_page` line that led to it.
+    /// Returns whether nginx treats the response as an error: `error_page` applies to it, and its status takes precedence over
+    /// that of the `error_page` line that led to it.
     pub(crate) fn is_error(&self) -> bool {
         match self.status {
             301 | 302 | 303 | 307 | 308 => true,

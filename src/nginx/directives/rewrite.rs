@@ -1,4 +1,4 @@
-//! `rewrite`, `if`, `set` and `break`: what changes a request before it is served (`ngx_http_rewrite_module`).
+//! `rewrite`, `if`, `set` and `break`: steps that change a request before it is served (`ngx_http_rewrite_module`).
 
 use std::path::{Path, PathBuf};
 
@@ -31,9 +31,9 @@ pub(crate) enum Step {
 pub(crate) struct Rewrite {
     pub(crate) pattern: Pattern,
     pub(crate) path: Template,
-    /// The text behind the `?` of the replacement.
+    /// The text after the `?` of the replacement.
     pub(crate) args: Option<Template>,
-    /// The arguments of the request follow: the replacement does not end with `?`.
+    /// Whether the arguments of the request follow: the replacement does not end with `?`.
     pub(crate) keeps_args: bool,
     pub(crate) then: AfterRewrite,
     /// Whether the new path may be below `/kylin`; `None` if that depends on the request.
@@ -58,7 +58,7 @@ pub(crate) enum AfterRewrite {
 /// The condition of an `if`.
 #[derive(Debug, Clone)]
 pub(crate) enum Condition {
-    /// Neither empty nor `0`.
+    /// The value is neither empty nor `0`.
     True(Template),
     Equals(Template, Template, bool),
     Matches(Template, Pattern, bool),
@@ -69,15 +69,15 @@ pub(crate) enum Condition {
 /// The test of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FileTest {
-    /// `-f`: it is a regular file.
+    /// `-f`: the file is a regular one.
     File,
-    /// `-d`: it is a folder.
+    /// `-d`: the file is a folder.
     Folder,
-    /// `-e`: it exists.
+    /// `-e`: the file exists.
     Exists,
 }
 
-/// Notes an `if` that asks for one of the files of the site.
+/// Adds a remark on an `if` that tests a file of the site.
 pub(crate) fn note_files(directive: &Directive, remarks: &mut Remarks<'_>) {
     if let [test, path, ..] = &directive.args[..]
         && FileTest::read(test.text.trim_start_matches('(')).is_some()
@@ -115,7 +115,7 @@ impl FileTest {
 /// The prefix of Kylin's paths.
 pub(crate) const KYLIN: &str = "/kylin";
 
-/// Returns whether one of several is true; `None` if that is not known.
+/// Returns whether one of several values is true; `None` if that is unknown.
 pub(crate) fn any(all: impl IntoIterator<Item = Option<bool>>) -> Option<bool> {
     let mut known = Some(false);
     for one in all {
@@ -243,7 +243,7 @@ impl Rewrite {
         self.leads_to_kylin == Some(true)
     }
 
-    /// Returns the new paths; none if they depend on the request.
+    /// Returns the new paths; `None` if they depend on the request.
     pub(crate) fn paths(&self) -> &[String] {
         &self.paths
     }

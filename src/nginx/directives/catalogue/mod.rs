@@ -3,7 +3,7 @@
 //! Three lists: directives that are modelled, with the blocks they may stand in; directives that
 //! have no effect here, so that a configuration need not be stripped of them; and directives that
 //! nginx has and this crate refuses, with what to write instead. A name in none of them is an
-//! error, so that nothing that could change behaviour is passed over.
+//! error, so that no directive that could change behaviour is ignored.
 
 mod ignored;
 
@@ -41,7 +41,7 @@ const L: u8 = Block::Location as u8;
 const U: u8 = Block::Upstream as u8;
 const HSL: u8 = H | S | L;
 
-/// Name, blocks, how it is written.
+/// Name, blocks and usage.
 static MODELLED: &[(&str, u8, &str)] = &[
     (
         "access_log",
@@ -275,14 +275,14 @@ static REFUSED: &[(&str, &str)] = &[
 /// Returns the modelled directives of a block; notes those that have no effect here.
 ///
 /// # Errors
-/// For a directive that is unknown, refused, or not allowed in this kind of block.
+/// A directive is unknown, refused, or not allowed in this kind of block.
 pub(crate) fn modelled<'d>(
     directives: impl IntoIterator<Item = &'d Directive>,
     block: Block,
     remarks: &mut Remarks<'_>,
 ) -> Result<Vec<&'d Directive>, Fault> {
     let mut modelled = Vec::new();
-    // The reader of the block reads the comments itself.
+    // The reader of the block reads `# kylin_lb:` comments itself.
     for directive in directives.into_iter().filter(|directive| !directive.in_comment) {
         let name = &directive.name.text;
         if let Some((_, difference)) = NOTED.iter().find(|(names, _)| names.split(' ').any(|known| known == name))

@@ -1,4 +1,4 @@
-//! Which paths a location is for.
+//! The paths of a location.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! `location`: which location a path belongs to (`ngx_http_core_find_location`), and what it does.
+//! `location`: finds the location of a path (`ngx_http_core_find_location`), and its action.
 
 mod matcher;
 mod proxy_pass;
@@ -29,7 +29,7 @@ pub(crate) struct Location {
     pub(crate) settings: BlockSettings,
     /// The steps before the action.
     pub(crate) script: Vec<Step>,
-    /// The location as it is while the condition of an `if` in it holds.
+    /// The variants of the location while the condition of an `if` in it holds.
     pub(crate) variants: Vec<Location>,
     /// The locations for the values of variables in the host of `proxy_pass`.
     pub(crate) by_host: Option<ByHost>,
@@ -37,7 +37,7 @@ pub(crate) struct Location {
     pub(crate) nested: Locations,
 }
 
-/// `proxy_pass http://$NAME`: what the location is for each value.
+/// `proxy_pass http://$NAME`: the variant of the location for each value.
 #[derive(Debug, Clone)]
 pub(crate) struct ByHost {
     pub(crate) host: Template,
@@ -48,13 +48,13 @@ pub(crate) struct ByHost {
 /// The action of a location.
 #[derive(Debug, Clone)]
 pub(crate) enum Action {
-    /// It sends the request to a node.
+    /// The location sends the request to a node.
     Proxy(ProxyPass),
-    /// It responds itself.
+    /// The location responds itself.
     Return(Reply),
-    /// A named location serves the request, because there is none of the files of `try_files`.
+    /// A named location serves the request, because no file of `try_files` exists here.
     Named(String),
-    /// It serves something else in nginx, for this reason not here: 404.
+    /// The location is left out for this reason, and responds with 404: nginx serves something other than nodes there.
     LeftOut(String),
 }
 
@@ -77,11 +77,11 @@ pub(crate) enum LocationMatch<'c, 'r> {
 pub(crate) struct Locations {
     all: Vec<Location>,
     exact: HashMap<Vec<u8>, usize>,
-    /// Longest first.
+    /// The prefix locations, longest first.
     prefixes: Vec<usize>,
-    /// In the order of the file.
+    /// The regular expressions in the order of the file.
     patterns: Vec<usize>,
-    /// By path without the slash at its end: a client that leaves the slash off is redirected.
+    /// The locations by their path without the slash at its end: a request without the slash is redirected.
     without_slash: HashMap<Vec<u8>, usize>,
 }
 

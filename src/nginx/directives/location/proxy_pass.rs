@@ -1,4 +1,4 @@
-//! `proxy_pass`: the group that a location's requests go to, and the URI that they have there.
+//! `proxy_pass`: the group that gets a location's requests, and their URI there.
 
 use std::borrow::Cow;
 
@@ -25,10 +25,10 @@ pub(crate) struct ProxyPass {
     pub(crate) uri: PassUri,
     /// The URI of [`PassUri::Variables`].
     uri_template: Option<Template>,
-    /// Whether that may be a path below `/kylin`; `None` if it depends on the request.
+    /// Whether that URI may be below `/kylin`; `None` if it depends on the request.
     leads_to_kylin: Option<bool>,
     redirects: Vec<Redirect>,
-    /// The path at the nodes and the location's in its place, if the location maps one to the other.
+    /// The path at the nodes and the location's path for it, if the location maps one to the other.
     prefix: Option<(String, String)>,
 }
 
@@ -38,10 +38,10 @@ type UrlsByHost = (Template, Vec<(String, String)>);
 /// Prefixes of a `Location`, and the replacement of each.
 pub(crate) type Redirects<'s> = Vec<Change<'s>>;
 
-/// How the URI for the node is made.
+/// The form of the URI for the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum PassUri {
-    /// As received.
+    /// The URI as received.
     Unchanged,
     /// The normalised path, with its first `prefix` bytes replaced.
     Replace { prefix: usize, with: String },
@@ -50,7 +50,7 @@ pub(crate) enum PassUri {
     Normalised { query: bool },
     /// `$request_uri`: that of the client, even if `rewrite` changed it.
     Original,
-    /// One with other variables, which replaces path and arguments.
+    /// A URI with other variables, which replaces path and arguments.
     Variables,
 }
 
@@ -84,7 +84,7 @@ impl ProxyPass {
                 let new = NormalizedPath::parse(with).ok()?;
                 // The rest of the path is appended to the query, if there is one.
                 let expected = [new.as_str().as_bytes(), if with.contains('?') { b"" } else { rest }].concat();
-                // With parameters behind the prefix, which may hold a session id, if that leads to the path too.
+                // The `;parameters` after the prefix may hold a session id, so they stay if the node reads the same path with them.
                 let uris = [decoded.strip_prefix(prefix), Some(rest)].into_iter().flatten();
                 (uris.map(|rest| append(with, rest)).find(|uri| is_read_as(uri, &expected))?, query)
             }
@@ -103,7 +103,7 @@ impl ProxyPass {
     pub(crate) fn uri_of_variables(&self, scope: &Scope<'_>) -> Option<String> {
         let uri = String::from_utf8(self.uri_template.as_ref()?.to_uri(scope)).ok()?;
         let read = NormalizedPath::parse(&uri).ok()?;
-        // A node must read the path as it stands there, not another that dots in a variable lead to.
+        // The node must read the path as written, not another one because of dots in a variable.
         let path = uri.split('?').next().unwrap_or_default();
         let is_plain = !has_dots(path.as_bytes()) && read.as_str().starts_with('/');
         Some(uri).filter(|uri| is_plain && is_sendable(uri))
@@ -294,8 +294,7 @@ impl PassUri {
     }
 }
 
-/// Returns the position of the group that is meant and its `$proxy_host`. A plain host gets a group
-/// of its own.
+/// Returns the position of the group of a URL, and its `$proxy_host`. A plain host gets a group of its own.
 fn find_group(
     authority: &str,
     default_port: u16,
@@ -328,7 +327,7 @@ fn find_group(
     Ok((upstream.unwrap_or_else(|| upstreams.add(Upstream::of_host(name, written.address))), host))
 }
 
-/// Notes whether the group is reached over TLS. Its connections are made one way, whichever location a request comes from.
+/// Records whether the group is reached over TLS. All locations must agree, because they share its connections.
 fn set_tls(upstream: &mut Upstream, tls: Option<NodeTls>, word: &Word) -> Result<(), Fault> {
     match &upstream.passed {
         Some(before) if *before != tls => {

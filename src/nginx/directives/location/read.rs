@@ -90,7 +90,7 @@ fn read(
     Ok(location)
 }
 
-/// Notes what `auth_basic` means for the nodes of a location.
+/// Adds a remark on what `auth_basic` means for the nodes of a location.
 fn note_auth(location: &Location, directive: &Directive, context: &mut ReadContext<'_>) {
     let settings = &location.settings;
     if settings.auth.lacks_file() {
@@ -118,7 +118,7 @@ fn read_body(
     let (mut pass, mut named) = (None, None);
     let captures = captures || context.has_server_captures || block.iter().any(|inner| matches_an_expression(inner));
     for &inner in &block {
-        // These have expressions of their own.
+        // Inner locations have expressions of their own.
         let is_filled = matches!(
             inner.name.text.as_str(),
             "location" | "proxy_redirect" | "proxy_cookie_path" | "proxy_cookie_domain"
@@ -162,7 +162,7 @@ fn read_body(
     match pass.filter(|_| named.is_none()) {
         Some(word) => set_pass(word, &mut location, context)?,
         None => {
-            // The block is the same location with other settings.
+            // The block of an `if` is the same location with other settings.
             location.by_host = outer.and_then(|outer| outer.by_host.clone()).map(|by_host| ByHost {
                 locations: by_host
                     .locations
@@ -194,7 +194,7 @@ fn read_body(
             }
         }
         match Step::read(inner, &context.maps, variant)? {
-            // nginx runs `return` before it would pass the request. Behind other steps, one of them may end the script.
+            // nginx runs `return` before it passes the request. If other steps come before it, one of them may end the script.
             Step::Return(unconditional) if location.script.is_empty() => {
                 (location.action, location.by_host) = (Action::Return(unconditional), None);
                 break;

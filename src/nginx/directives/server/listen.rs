@@ -27,9 +27,9 @@ pub(crate) struct Listen {
     pub(crate) backlog: Option<u32>,
     /// Whether an IPv6 socket refuses IPv4 clients; nginx's default is yes.
     pub(crate) ipv6_only: bool,
-    /// Connections begin with TLS.
+    /// Whether connections begin with TLS.
     pub(crate) ssl: bool,
-    /// Connections begin with the PROXY protocol.
+    /// Whether connections begin with the PROXY protocol.
     pub(crate) proxy_protocol: bool,
 }
 
@@ -37,7 +37,7 @@ const PARAMETERS: &str = "one of: default_server, ssl, proxy_protocol, backlog=N
                           so_keepalive=..., fastopen=N, rcvbuf=SIZE, sndbuf=SIZE";
 
 impl Listen {
-    /// Returns what nginx assumes for a server without a `listen` line.
+    /// Returns nginx's default for a server without a `listen` line.
     pub(super) fn standard() -> Listen {
         let address = ListenAddress::Tcp(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 80)));
         Listen { address, default_server: false, backlog: None, ipv6_only: true, ssl: false, proxy_protocol: false }
@@ -59,7 +59,7 @@ impl Listen {
                 ("ipv6only", Some(value)) => listen.ipv6_only = values::flag(&value)?,
                 // Every listener accepts HTTP/2.
                 ("http2", None) => {}
-                // These tune how the kernel wakes, probes and buffers.
+                // These parameters tune how the kernel wakes, probes and buffers.
                 ("reuseport" | "deferred" | "bind", None)
                 | ("so_keepalive" | "fastopen" | "rcvbuf" | "sndbuf", Some(_)) => {
                     remarks.ignored(word.span, format!("listen ... {}", word.text));

@@ -30,14 +30,14 @@ pub(crate) struct Server {
     pub(crate) settings: BlockSettings,
     /// The steps of each request before its location is found.
     pub(crate) script: Vec<Step>,
-    /// It or a location in it has a script.
+    /// Whether the server or a location in it has a script.
     pub(crate) is_scripted: bool,
     /// `return` outside locations, before any other step: the response to every request.
     pub(crate) reply: Option<Reply>,
     pub(crate) locations: Locations,
     /// `# kylin_lb:` comments, which concern the upstreams of the locations.
     pub(crate) comments: CommentOptions,
-    /// It serves something else in nginx, and nothing here: 404 for its names.
+    /// Whether the server is left out: nginx serves something other than nodes there, and this crate responds with 404.
     pub(crate) is_left_out: bool,
 }
 
@@ -73,7 +73,7 @@ impl Server {
         Ok(server)
     }
 
-    /// Reads what keeps the names of a server of another site from the other servers.
+    /// Reads only the addresses and names of a server of another site, so that the other servers do not serve its hosts.
     fn read_names(
         directive: &Directive,
         block: &[Directive],
@@ -193,7 +193,7 @@ impl Server {
                         }
                     }
                     match Step::read(inner, &context.maps, None)? {
-                        // What stands behind it never happens. Behind other steps, one of them may end the script.
+                        // No step after it runs. If other steps come before it, one of them may end the script.
                         Step::Return(unconditional) if script.is_empty() => _ = reply.get_or_insert(unconditional),
                         step if reply.is_none() => script.push(step),
                         _ => {}

@@ -1,4 +1,4 @@
-//! Names of servers, and the server that a request belongs to: `ngx_http_find_virtual_server`.
+//! Names of servers, and the server of a request: `ngx_http_find_virtual_server`.
 
 use std::collections::HashMap;
 
@@ -46,7 +46,7 @@ impl ServerName {
         if fixed.contains('*') { Err(invalid()) } else { Ok(read) }
     }
 
-    /// Returns `$server_name` of a server whose first name this is.
+    /// Returns `$server_name` of a server with this first name.
     pub(crate) fn text(&self) -> String {
         match self {
             ServerName::Exact(name) => name.clone(),

@@ -1,4 +1,4 @@
-//! `allow`, `deny`, `limit_except` and `satisfy`: which clients a location serves (`ngx_http_access_module`).
+//! `allow`, `deny`, `limit_except` and `satisfy`: the clients that a location serves (`ngx_http_access_module`).
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub(crate) struct AccessRule {
 #[derive(Debug, Clone)]
 enum Clients {
     All,
-    /// Clients of unix sockets.
+    /// All clients of unix sockets.
     Unix,
     Network(IpNet),
 }
@@ -37,7 +37,7 @@ pub(crate) struct LimitExcept {
     auth: AuthBasic,
 }
 
-/// Whether a location serves a request.
+/// The decision whether a location serves a request.
 pub(crate) enum Access {
     Granted,
     /// The address or the lack of a file of passwords.
@@ -46,9 +46,9 @@ pub(crate) enum Access {
     Unreadable,
     /// Too many passwords wait to be verified.
     Busy,
-    /// The client is to send credentials, with this challenge.
+    /// The client must send credentials for this challenge.
     Unauthorized(HeaderValue),
-    /// The credentials are to be verified.
+    /// The credentials must be verified first.
     Verify(Arc<PasswordFile>, BasicCredentials),
 }
 
@@ -104,7 +104,7 @@ impl BlockSettings {
             (None, Some(credentials)) => Access::Verify(Arc::clone(file), credentials),
             (Some(PasswordCheck::Wrong), _) | (None, None) => {
                 let realm = String::from_utf8_lossy(&realm).replace(['\\', '"'], "'");
-                // A line break in a variable leaves the realm out, and the client is asked all the same.
+                // If a variable has a line break, the realm is left out, and the client still must log in.
                 let challenge = HeaderValue::try_from(format!("Basic realm=\"{realm}\""));
                 Access::Unauthorized(challenge.unwrap_or(HeaderValue::from_static("Basic realm=\"\"")))
             }
@@ -151,7 +151,7 @@ impl LimitExcept {
         Ok(LimitExcept { methods, rules, auth })
     }
 
-    /// Returns whether the rules are not for requests with a method.
+    /// Returns whether the rules do not apply to requests with a method.
     fn exempts(&self, method: &Method) -> bool {
         self.methods.contains(method)
     }

@@ -1,4 +1,4 @@
-//! `auth_basic` and `auth_basic_user_file`: whether a location asks for a password.
+//! `auth_basic` and `auth_basic_user_file`: the password that a location requires.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -21,7 +21,7 @@ pub(crate) struct AuthBasic {
 #[derive(Debug, Clone)]
 enum Realm {
     Off,
-    /// The name that the client shows with its question.
+    /// The realm, which clients show when they ask for the password.
     Named(Template),
 }
 
@@ -72,7 +72,7 @@ impl AuthBasic {
         Ok(())
     }
 
-    /// Returns realm and file if a request needs a password. It needs none where the variables of the realm make it `off`.
+    /// Returns realm and file if a request needs a password. It needs none if the variables of the realm make it `off`.
     pub(crate) fn question(&self, scope: &Scope<'_>) -> Option<(Cow<'_, [u8]>, &Arc<PasswordFile>)> {
         let (Some(Realm::Named(realm)), Some(file)) = (&self.realm, &self.file) else { return None };
         Some((realm.value(scope), file)).filter(|(realm, _)| **realm != *b"off")
@@ -83,12 +83,12 @@ impl AuthBasic {
         matches!((&self.realm, &self.file), (Some(Realm::Named(_)), Some(_)))
     }
 
-    /// Returns whether a realm is named and no file, so that nginx asks for no password.
+    /// Returns whether there is a realm but no file, so that nginx requires no password.
     pub(crate) fn lacks_file(&self) -> bool {
         matches!((&self.realm, &self.file), (Some(Realm::Named(_)), None))
     }
 
-    /// Returns these settings with those of a block around it where it has none.
+    /// Returns these settings, completed by those of the block around it.
     pub(super) fn or(&self, outer: &AuthBasic) -> AuthBasic {
         let (realm, file) = (self.realm.as_ref().or(outer.realm.as_ref()), self.file.as_ref().or(outer.file.as_ref()));
         AuthBasic { realm: realm.cloned(), file: file.cloned() }

@@ -1,4 +1,4 @@
-//! `charset` and `charset_types`: which text a response is (`ngx_http_charset_module`). The text itself is passed unchanged.
+//! `charset` and `charset_types`: the declared charset of a response (`ngx_http_charset_module`). The text itself is passed unchanged.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ const TYPES: [&str; 6] =
 pub(crate) struct Charset {
     /// `None`: `off`, or not written.
     name: Option<Arc<str>>,
-    /// In lower case.
+    /// The types, in lower case.
     types: Option<Arc<[String]>>,
 }
 

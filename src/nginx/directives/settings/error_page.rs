@@ -17,9 +17,9 @@ pub(crate) struct ErrorPage {
 /// The status of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PageStatus {
-    /// That of the error.
+    /// The status of the error.
     OfError,
-    /// `=`: that of the page.
+    /// `=`: the status of the page.
     OfPage,
     /// `=N`.
     Set(u16),
@@ -55,12 +55,13 @@ impl ErrorPage {
         Ok(ErrorPage { codes, status, named, span: directive.span() })
     }
 
-    /// Returns whether the page is for a status of the location itself.
+    /// Returns whether the page applies to a status of the location itself.
     pub(crate) fn is_of(&self, status: u16) -> bool {
         self.codes.contains(&status)
     }
 
-    /// Returns whether the page is for an error of the proxy. Where no server is eligible, nginx has 502 and this crate 503.
+    /// Returns whether the page applies to an error of the proxy. If no server is eligible, nginx responds with 502 and this crate
+    /// with 503.
     pub(crate) fn is_for(&self, status: u16) -> bool {
         self.codes.contains(&status) || (status == 503 && self.codes.contains(&502))
     }

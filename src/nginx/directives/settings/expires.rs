@@ -1,4 +1,4 @@
-//! `expires`: how long a browser may keep a response (`ngx_http_headers_filter_module`).
+//! `expires`: the time for which a browser may keep a response (`ngx_http_headers_filter_module`).
 
 use std::time::{Duration, SystemTime};
 
@@ -15,11 +15,11 @@ const MAX_TIME: Duration = Duration::from_secs(50 * 365 * 86_400);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Expires {
     Off,
-    /// In the past.
+    /// A time in the past.
     Epoch,
     /// Ten years, until the end of 2037.
     Max,
-    /// So long from now; or, if `past`, so long ago.
+    /// A time from now, or before now if `past`.
     After {
         time: Duration,
         past: bool,

@@ -21,7 +21,7 @@ pub(crate) struct LimitConn {
     max: u32,
 }
 
-/// A request counts in these zones until this is dropped.
+/// The zones that count a request until this is dropped.
 #[derive(Debug, Default)]
 pub(crate) struct InFlight(Vec<(Arc<ConnZone>, Arc<[u8]>)>);
 
@@ -48,7 +48,7 @@ impl ConnZone {
 }
 
 impl fmt::Debug for ConnZone {
-    /// Leaves the keys out, which may be addresses of clients.
+    /// Omits the keys, which may be addresses of clients.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ConnZone").field("key", &self.key).finish_non_exhaustive()
     }
@@ -64,10 +64,10 @@ impl LimitConn {
         Arc::ptr_eq(&self.zone, &other.zone)
     }
 
-    /// Counts a request in the zones of all limits; `None` if no limit concerns it.
+    /// Counts a request in the zones of all limits; `None` if no limit applies to it.
     ///
     /// # Errors
-    /// [`TooMany`] if one of them is reached; then the request counts nowhere.
+    /// [`TooMany`] if one of them is reached; then no zone counts the request.
     pub(crate) fn admit(limits: &[LimitConn], scope: &Scope<'_>) -> Result<Option<InFlight>, TooMany> {
         let mut counted = InFlight::default();
         for LimitConn { zone, max } in limits {

@@ -20,7 +20,7 @@ pub(crate) struct LimitZones {
     connections: HashMap<String, Arc<ConnZone>>,
 }
 
-/// `limit_req_zone`: how many requests there were for each key lately (`ngx_http_limit_req_module`).
+/// `limit_req_zone`: the recent requests of each key (`ngx_http_limit_req_module`).
 pub(crate) struct RequestZone {
     key: Template,
     /// Thousandths of a request in a second.
@@ -33,7 +33,7 @@ pub(crate) struct RequestZone {
 #[derive(Default)]
 struct Keys {
     by_key: HashMap<Arc<[u8]>, Account>,
-    /// By the number of the last request, so that the first key is the one without a request for the longest time.
+    /// The keys by the number of their last request. The first key is the one without a request for the longest time.
     by_use: BTreeMap<u64, Arc<[u8]>>,
     uses: u64,
     bytes: u64,
@@ -55,7 +55,7 @@ pub(crate) struct LimitReq {
     zone: Arc<RequestZone>,
     /// Requests over the rate that are served, in thousandths.
     burst: u64,
-    /// Of these the ones that do not wait; `None`: none waits.
+    /// The part of `burst` that does not wait; `None` if no request waits.
     undelayed: Option<u64>,
 }
 
@@ -134,7 +134,7 @@ impl LimitZones {
 }
 
 impl fmt::Debug for RequestZone {
-    /// Leaves the keys out, which may be addresses of clients and are many.
+    /// Omits the keys, which are many and may be addresses of clients.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let RequestZone { key, rate, max_bytes, keys: _ } = self;
         let mut zone = f.debug_struct("RequestZone");
@@ -148,7 +148,7 @@ impl LimitReq {
         LimitReq::admit_at(limits, scope, SystemClock.now())
     }
 
-    /// Returns whether one of the limits concerns a request.
+    /// Returns whether one of the limits applies to a request.
     pub(crate) fn concern(limits: &[LimitReq], scope: &Scope<'_>) -> bool {
         limits.iter().any(|limit| (1..=MAX_KEY_BYTES).contains(&limit.zone.key.to_bytes(scope).len()))
     }
@@ -166,7 +166,7 @@ impl LimitReq {
         Some(others.fold(last.wait(excess), Duration::max))
     }
 
-    /// Returns how long a request waits that comes over the rate.
+    /// Returns how long a request over the rate waits.
     fn wait(&self, excess: u64) -> Duration {
         let waits = self.undelayed.map_or(0, |undelayed| excess.saturating_sub(undelayed));
         Duration::from_millis(waits * 1000 / self.zone.rate.max(1))

@@ -1,4 +1,4 @@
-//! `proxy_next_upstream`: when a request is sent to another server.
+//! `proxy_next_upstream`: the conditions under which a request is sent to another server.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,14 +6,14 @@ use std::time::Duration;
 use crate::nginx::directives::catalogue::wrong_number;
 use crate::nginx::syntax::{Directive, Fault, did_you_mean};
 
-/// When a request is sent to another server, and how often.
+/// The conditions under which a request is sent to another server, and how often.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NextUpstream {
     /// The conditions of the line, each once; empty for `off`.
     conditions: Vec<&'static str>,
-    /// There is a line; the conditions are not the default.
+    /// Whether there is a line, so that the conditions are not the default.
     pub(crate) is_written: bool,
-    /// The maximum number of servers that a request is sent to; 0 is no limit.
+    /// The maximum number of servers that get a request; 0 is no limit.
     pub(crate) tries: u32,
     /// The longest time until the last attempt begins; zero is no limit.
     pub(crate) max_elapsed: Duration,
@@ -56,7 +56,7 @@ impl NextUpstream {
             match CONDITIONS.split(' ').find(|condition| *condition == text) {
                 Some(condition) if !self.has(condition) => self.conditions.push(condition),
                 Some(_) => {}
-                // It concerns nginx's cache.
+                // The condition concerns nginx's cache.
                 None if text == "updating" => {}
                 None if text == "denied" => {
                     return Err(word.span.unsupported("condition \"denied\" is not supported", expected()));
@@ -67,7 +67,7 @@ impl NextUpstream {
                 }
             }
         }
-        // `off` wins over the conditions beside it.
+        // `off` takes precedence over other conditions.
         if self.has("off") {
             self.conditions.clear();
         }

@@ -11,9 +11,9 @@ use crate::proxy::TrustedProxies;
 /// `set_real_ip_from`, `real_ip_header` and `real_ip_recursive`.
 #[derive(Debug, Clone)]
 pub(crate) struct RealIp {
-    /// The networks of the peers whose header is believed.
+    /// The networks of the peers that are trusted to name the client.
     pub(crate) networks: Vec<IpNet>,
-    /// Whether the header of every peer on a unix socket is believed.
+    /// Whether every peer on a unix socket is trusted.
     pub(crate) unix: bool,
     /// The header with the client's address.
     pub(crate) header: HeaderName,
@@ -44,7 +44,7 @@ impl RealIp {
         self.trusted_peers()
     }
 
-    /// Returns the peers that are trusted, whichever way they name the client.
+    /// Returns the trusted peers, for either way of naming the client.
     pub(crate) fn trusted_peers(&self) -> TrustedProxies {
         let networks = self.networks.iter().copied();
         TrustedProxies::new(networks).unix(self.unix).header(self.header.clone()).recursive(self.recursive)

@@ -1,5 +1,5 @@
-//! `proxy_redirect`, `proxy_cookie_path` and `proxy_cookie_domain`: change what a node says of itself, so that it leads back through
-//! the front end.
+//! `proxy_redirect`, `proxy_cookie_path` and `proxy_cookie_domain`: change the addresses in a node's response, so that they lead
+//! through the front end.
 
 use std::borrow::Cow;
 
@@ -12,7 +12,7 @@ use crate::nginx::variables::{Maps, Scope, Template, ValueParts};
 pub(crate) enum RedirectRule {
     /// The address of `proxy_pass` becomes the location's path. Also the rule without any line.
     Default,
-    /// Nothing is changed, whatever other lines say.
+    /// No value is changed, whatever other lines say.
     Off,
     Replace(Redirect),
 }
@@ -22,7 +22,7 @@ pub(crate) enum RedirectRule {
 pub(crate) struct Redirect {
     pub(crate) from: Template,
     pub(crate) to: Template,
-    /// In place of `from`; the whole value is replaced.
+    /// An expression in place of `from`. The replacement then replaces the whole value.
     pattern: Option<Pattern>,
 }
 
@@ -56,8 +56,7 @@ impl RedirectRule {
         }
     }
 
-    /// Returns the replacement of this line, where `default` replaces the prefix of the location
-    /// itself.
+    /// Returns the replacement of this line. `default` is that of the location itself.
     pub(crate) fn with_default(&self, default: &Option<Redirect>) -> Option<Redirect> {
         match self {
             RedirectRule::Default => default.clone(),
@@ -91,7 +90,7 @@ impl<'s> Change<'s> {
         }
     }
 
-    /// Returns the replacement of a domain, whose case and leading dot do not matter.
+    /// Returns the replacement of a domain. Its case and leading dot do not matter.
     fn apply_to_domain(&self, domain: &[u8]) -> Option<Vec<u8>> {
         match &self.2 {
             Some(_) => self.apply(domain),

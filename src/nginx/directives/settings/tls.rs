@@ -15,7 +15,7 @@ pub(crate) struct CertificateFiles {
     pub(crate) key: Option<PathBuf>,
 }
 
-/// `ssl_protocols`, as far as rustls has them.
+/// `ssl_protocols`, those of rustls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Protocols {
     pub(crate) tls12: bool,
@@ -44,7 +44,7 @@ pub(crate) struct ClientSide {
     pub(crate) protocols: Protocols,
     /// `ssl_client_certificate`, the authorities of clients.
     pub(crate) authorities: Option<PathBuf>,
-    /// `ssl_trusted_certificate`, more authorities of clients, whose names nginx does not send.
+    /// `ssl_trusted_certificate`, more authorities of clients. nginx does not send their names.
     pub(crate) trusted: Option<PathBuf>,
     pub(crate) verify: VerifyClient,
 }

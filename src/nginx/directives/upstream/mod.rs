@@ -1,4 +1,4 @@
-//! `upstream`: a group of servers, how one of them is picked, and how sessions find theirs.
+//! `upstream`: a group of servers, the method that picks one, and how sessions find theirs.
 
 mod server_line;
 mod sticky;
@@ -49,7 +49,7 @@ pub(crate) struct Upstream {
     pub(crate) comments: CommentOptions,
     /// The probe of servers that are no Kylin nodes: `check` of another module asks for it.
     pub(crate) checked: Option<ProbeMode>,
-    /// The way in which the locations reach it: over TLS, or (`Some(None)`) without; `None` if no location does.
+    /// The way in which locations reach the group: over TLS, or without (`Some(None)`); `None` if no location does.
     pub(crate) passed: Option<Option<NodeTls>>,
 }
 
