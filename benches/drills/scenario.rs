@@ -77,13 +77,13 @@ pub(crate) async fn run(drill: &'static str, mode: Mode) -> Tally {
     Drill::run(mode, SCALE, event).await
 }
 
-/// How a session store fails.
+/// The failure of a session store.
 enum Failure {
-    /// It lives and has lost everything.
+    /// The store runs and has lost everything.
     Empty,
-    /// It is killed, and comes back empty.
+    /// The store is killed, and comes back empty.
     Killed,
-    /// It accepts bytes and does not respond.
+    /// The store accepts bytes and does not respond.
     Hung,
 }
 

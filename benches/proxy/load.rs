@@ -57,7 +57,7 @@ pub const SESSIONS: usize = 200;
 const CREDENTIALS: &str = "Basic QURNSU46S1lMSU4=";
 pub const LOGIN: &str = "/kylin/api/user/authentication";
 
-/// What identifies the clients of a peer.
+/// The way in which a peer identifies its clients.
 #[derive(Default)]
 pub enum Clients {
     /// A cookie of a node that the front end has not seen, and credentials, with each request.

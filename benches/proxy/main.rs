@@ -36,9 +36,9 @@ const IDLE_CONNECTIONS: usize = 4_000;
 
 struct Options {
     rounds: usize,
-    /// Of each front end.
+    /// The threads of each front end.
     threads: usize,
-    /// Of the load generator.
+    /// The connections of the load generator.
     connections: usize,
     seconds: Duration,
     json: Option<PathBuf>,

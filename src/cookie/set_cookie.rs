@@ -41,7 +41,7 @@ impl<'a> SetCookie<'a> {
     }
 }
 
-/// None where the value is not a number.
+/// `None` if the value is not a number.
 fn is_zero_or_less(max_age: &[u8]) -> Option<bool> {
     let (negative, digits) = max_age.strip_prefix(b"-").map_or((false, max_age), |digits| (true, digits));
     let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);

@@ -20,8 +20,7 @@ use crate::clock::as_millis;
 /// An endpoint is ejected after a number of failures in a row, the last of them within the interval, or when over an interval its
 /// success rate is lower than that of all others together by a margin. [`Outcome::Failure`](crate::Outcome::Failure) and
 /// [`Outcome::Unreachable`](crate::Outcome::Unreachable) are failures. A query that takes long is no failure.
-///
-/// How long an ejection lasts depends on the failures:
+/// The length of an ejection depends on the failures:
 ///
 /// | failures | the endpoint returns |
 /// |---|---|

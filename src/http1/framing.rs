@@ -1,4 +1,4 @@
-//! What the headers of a message say about its body and its connection.
+//! The headers of a message that determine its body and its connection.
 
 use http::Version;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};

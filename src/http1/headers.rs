@@ -20,7 +20,8 @@ thread_local! {
     static SPARE_MAPS: RefCell<Vec<HeaderMap>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Where many clients are busy, many requests end in one turn of the runtime, and the next ones begin in the next turn.
+/// The number of maps that are kept. With many busy clients, many requests end in one turn of the runtime, and the next ones begin
+/// in the next turn.
 const MAX_SPARE_MAPS: usize = 128;
 /// The largest capacity of a map that is kept, in headers.
 const MAX_SPARE_CAPACITY: usize = 64;

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use crate::kylin::query::WantedKeys;
 
-/// How many queries are kept.
+/// The number of queries that are kept.
 const SLOTS: usize = 256;
 /// The maximum length of a body that is kept, in bytes.
 const MAX_BODY: usize = 4096;

@@ -44,11 +44,11 @@ struct Shared {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StoreFault {
-    /// It succeeds after this time.
+    /// Succeeds after this time.
     Slow(Duration),
-    /// It fails at once with [`StoreError::Unavailable`].
+    /// Fails at once with [`StoreError::Unavailable`].
     Fails,
-    /// It never ends.
+    /// Never ends.
     Hangs,
 }
 
@@ -68,7 +68,7 @@ impl FailingStore {
         &self.store
     }
 
-    /// Sets what the operations do that begin from now on; `None` is to work.
+    /// Sets the behaviour of operations that begin from now on. With `None` they work.
     pub fn set_fault(&self, fault: Option<StoreFault>) {
         *self.shared.fault.lock() = fault;
     }

@@ -10,6 +10,6 @@ pub struct TlsConnection {
     pub version: TlsVersion,
     /// The name of the server that the client asked for (SNI), in lower case.
     pub server_name: Option<Arc<str>>,
-    /// The certificate of the client in DER, which was verified.
+    /// The verified certificate of the client, in DER.
     pub client_certificate: Option<Arc<[u8]>>,
 }

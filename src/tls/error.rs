@@ -13,7 +13,7 @@ pub enum TlsError {
         /// The error of the system.
         source: io::Error,
     },
-    /// The text is not PEM: it is neither empty of sections nor well formed.
+    /// The text is not well-formed PEM.
     #[error("not valid PEM: {0}")]
     Pem(String),
     /// The text holds no certificate.
@@ -40,7 +40,7 @@ pub enum TlsError {
     /// The text is not a name of a server.
     #[error("{0:?} is not the name of a server: expected a host name or an IP address")]
     ServerName(String),
-    /// The node listens on a unix socket, so that the name in its certificate must be set.
+    /// The node listens on a unix socket, so the name in its certificate must be set.
     #[error("a node behind a unix socket needs the name in its certificate: set it with ClientTlsBuilder::server_name")]
     NoServerName,
     /// No certificate of an authority could be loaded.

@@ -8,7 +8,7 @@ use rustls::sign::CertifiedKey;
 
 use super::{TlsError, provider};
 
-/// A certificate with its private key: what one side of a connection proves its name with.
+/// A certificate with its private key, by which one side of a connection proves its name.
 ///
 /// ```no_run
 /// use kylin_lb::tls::Identity;
@@ -23,7 +23,7 @@ pub struct Identity {
 
 impl Identity {
     /// Reads PEM: the certificate, followed by those of its issuers without the root, and the private key (PKCS #8, PKCS #1 or
-    /// SEC1, without a passphrase). Other sections are passed over, so that one text may hold both.
+    /// SEC1, without a passphrase). Other sections are ignored, so that one text may hold both.
     ///
     /// # Errors
     /// [`TlsError`] if either is missing or malformed, or if the key is another certificate's.
@@ -66,7 +66,7 @@ pub(super) fn certificates_of(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>
 }
 
 impl fmt::Debug for Identity {
-    /// Leaves out the key.
+    /// Omits the key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Identity").field("certificates", &self.key.cert.len()).finish_non_exhaustive()
     }

@@ -20,7 +20,7 @@ impl Roots {
     /// [`TlsError::NoSystemRoots`] if there are none.
     pub fn system() -> Result<Self, TlsError> {
         let mut store = RootCertStore::empty();
-        // Certificates of the system that cannot be read are passed over, as every TLS library does.
+        // Certificates of the system that cannot be read are ignored, as by every TLS library.
         store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         if store.is_empty() { Err(TlsError::NoSystemRoots) } else { Ok(Roots { store: Arc::new(store) }) }
     }

@@ -41,8 +41,8 @@ impl ServerTls {
         }
     }
 
-    /// Has connections from now on use the certificates and settings of `other`. Connections that are open go on, and clients
-    /// cannot resume sessions that they made before.
+    /// Makes new connections use the certificates and settings of `other`. Open connections continue. Clients cannot resume
+    /// earlier sessions.
     pub fn replace(&self, other: &ServerTls) {
         let config = other.config();
         *self.config.write() = config;
@@ -89,9 +89,9 @@ impl ServerTlsBuilder {
         self
     }
 
-    /// Sets what finds the identity for the name that a client asks for (SNI), in lower case. Where it returns `None`, those of
-    /// [`identity_for`](Self::identity_for) count. A server that chooses by the name of the host what it serves shows the identity that
-    /// belongs to that if it uses the same rules here. Default: none.
+    /// Sets the function that finds the identity for the name that a client asks for (SNI), in lower case. If it returns `None`,
+    /// [`identity_for`](Self::identity_for) decides. A server with virtual hosts can find the certificate of the host by the same
+    /// rules as the host itself. Default: none.
     pub fn identity_by(mut self, find: impl Fn(&str) -> Option<Identity> + Send + Sync + 'static) -> Self {
         self.find = Some(FindIdentity(Box::new(find)));
         self
@@ -175,7 +175,7 @@ impl ByName {
         if self.by_name.is_empty() {
             return None;
         }
-        // From the left, so that the longest domain comes first.
+        // The name is cut from the left, so that the longest domain comes first.
         let mut domains = name.match_indices('.').map(|(dot, _)| format!("*{}", &name[dot..]));
         let found = self.by_name.get(&name).or_else(|| domains.find_map(|domain| self.by_name.get(&domain)));
         found.cloned()

@@ -5,7 +5,7 @@ use http::HeaderValue;
 use crate::basic_auth;
 use crate::probe::InvalidProbe;
 
-/// How results of queries are cached: see [`ProxyBuilder::cache`](crate::proxy::ProxyBuilder::cache) and the guide on
+/// The rules by which results of queries are cached: see [`ProxyBuilder::cache`](crate::proxy::ProxyBuilder::cache) and the guide on
 /// [waiting](crate::docs::waiting#the-result-cache).
 ///
 /// | setting | default |

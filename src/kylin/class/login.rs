@@ -1,4 +1,4 @@
-//! Which calls log in, log out or need a login.
+//! The calls that log in, log out or need a login.
 
 use http::Method;
 
@@ -34,7 +34,7 @@ pub(crate) enum SessionCall {
     WhoAmI,
     /// Logs out.
     Logout,
-    /// None of these.
+    /// Any other request.
     Other,
 }
 

@@ -1,4 +1,4 @@
-//! What a request does, and what follows from it: whether it may be retried, which role must serve it, where its SQL is.
+//! The class of a request, and its consequences: whether it may be retried, which role must serve it, where its SQL is.
 //!
 //! The method alone does not tell. Each `PUT` of a build starts another build, most `POST`s are queries that only read, and some
 //! `GET`s of Kylin 5 write.
@@ -68,7 +68,7 @@ pub(crate) enum RequestClass {
     Internal,
     /// A file of the web interface.
     Page,
-    /// None of the above.
+    /// Any other request.
     Unknown,
 }
 

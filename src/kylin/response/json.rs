@@ -49,7 +49,7 @@ pub(super) struct Text<'b> {
 
 /// Calls `visit` with each member in the order of the text, until `visit` breaks. An array is reported when it begins.
 pub(super) fn members<'b>(text: &'b [u8], mut visit: impl FnMut(Level, &[u8], Value<'b>) -> ControlFlow<()>) {
-    // How the walk ends makes no difference.
+    // Callers do not need to know why the walk ended.
     let _ = Walk { text, at: 0 }.document(&mut visit);
 }
 

@@ -1,4 +1,4 @@
-//! What the response to a login says of the credentials.
+//! The meaning of the response to a login for its credentials.
 //!
 //! A login that fails is not always a wrong password. While LDAP is unreachable, Kylin 5 responds with 500 and KE-010021006
 //! (kylin5 NUnauthorisedEntryPoint), but Kylin 2.x-4.x with the 401 of a wrong password (BasicAuthenticationFilter passes every

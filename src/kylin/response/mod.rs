@@ -1,4 +1,4 @@
-//! What a response means: a result or an error of Kylin, a rejection, or a failure of the node.
+//! The meaning of a response: a result or an error of Kylin, a rejection, or a failure of the node.
 //!
 //! The status alone does not tell. Kylin 2.x-4.x returns 500 for a typo in SQL (apache/kylin 3.1.3 QueryService.java:485-486), and
 //! Kylin 5 returns 200 for a failed query (kylin5 QueryService.java:654-666). A request that was rejected before it was executed,
@@ -137,7 +137,7 @@ pub(crate) fn classify_head(
         let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let is_short = length.is_none_or(|length: u64| length <= MAX_SUCCESS_PEEK as u64);
         let may_reject = class.is_query() && version != Some(KylinVersion::V4);
-        // Where the session is unknown, the question who is logged in gets no 401.
+        // Kylin does not respond with 401 to `GET /user/authentication` if the session is unknown.
         let may_be_unknown = class == RequestClass::Login && sent == Credentials::Cookie;
         return if (may_reject || may_be_unknown)
             && status == StatusCode::OK

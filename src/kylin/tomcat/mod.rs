@@ -1,4 +1,4 @@
-//! Where the nodes store their sessions: the session managers of Tomcat by `context.xml`, Kylin 5 by `kylin.properties`, and the
+//! The session store of the nodes: the session managers of Tomcat by `context.xml`, Kylin 5 by `kylin.properties`, and the
 //! known defects of these setups.
 //!
 //! The KAP manual recommends tomcat-redis-session-manager. Deployments use the other [kinds](ManagerKind) as well. **Keep the

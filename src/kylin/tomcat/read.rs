@@ -165,7 +165,7 @@ pub(super) fn database(url: &str) -> Vec<SessionServer> {
         _ => 3306,
     };
     let hosts = rest.split(['/', '?', ';', '#']).next().unwrap_or_default();
-    // What is in front of the host may be a password.
+    // The text before the host may be a password.
     stores(hosts.rsplit('@').next().unwrap_or_default(), default_port).unwrap_or_default()
 }
 

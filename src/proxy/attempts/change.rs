@@ -19,7 +19,7 @@ use crate::request::RequestContext;
 /// The maximum number of sessions that a logout ends. A client has one.
 const MAX_SESSIONS: usize = 8;
 
-/// What a request changes.
+/// The change that a request makes.
 #[derive(Clone, Copy)]
 pub(super) enum Change {
     /// The data of a project; of all projects if `None`.

@@ -110,11 +110,11 @@ pub(super) fn wants_own_response(headers: &HeaderMap) -> bool {
     })
 }
 
-/// What a query does after it entered the table.
+/// The role of a query after it entered the table.
 pub(super) enum AfterEntry {
-    /// It is sent, or drives its execution.
+    /// The query is sent, or drives its execution.
     Send,
-    /// It has its response.
+    /// The query has its response.
     Respond,
 }
 

@@ -161,7 +161,7 @@ impl AttemptRecorder<'_> {
 /// The result of one node.
 struct NodeResult {
     number: usize,
-    /// None if the node failed or its response is too long.
+    /// `None` if the node failed or its response is too long.
     response: Option<Response<Bytes>>,
     /// The failure, if the node may have got the request.
     failed: PendingFailures,
@@ -192,7 +192,7 @@ async fn send<B: Backend>(mut picked: Picked<B>, request: Request<Body>, key: Re
 /// Returns the response; `None` if it is too long.
 ///
 /// # Errors
-/// What the failure tells about the node, and how the attempt ended.
+/// The meaning of the failure for the node, and the end of the attempt.
 async fn whole_response<B: Backend>(
     backend: &B,
     request: Request<Body>,

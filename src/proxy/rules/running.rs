@@ -25,7 +25,7 @@ const MAX_BODY: u64 = 64 * 1024;
 /// The time for which the result that Kylin does not run is reused, so that a node that stops is not asked for each of its clients.
 const REUSE_INTERVAL: Duration = Duration::from_millis(500);
 
-/// What a node shows of Kylin.
+/// The facts about Kylin that a node shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Running {
     /// Kylin responded.

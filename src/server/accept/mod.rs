@@ -43,7 +43,7 @@ const CLOSE_INTERVAL: Duration = Duration::from_millis(100);
 pub(super) struct Admission {
     /// One for each connection of the server.
     pub(super) permits: Arc<Semaphore>,
-    /// None is no limit.
+    /// `None` is no limit.
     pub(super) shares: Option<ClientShares>,
     pub(super) idle: Arc<IdleList>,
 }

@@ -47,7 +47,7 @@ pub enum Fault {
 pub enum FaultScope {
     /// All requests, including health checks.
     Everything,
-    /// Those below `/kylin/api/query`: health checks succeed and queries fail.
+    /// Requests below `/kylin/api/query`: health checks succeed and queries fail.
     Queries,
     /// Logins and logouts.
     Sessions,

@@ -10,7 +10,7 @@ use super::keyword::Keyword;
 pub(super) fn is_simple_query(sql: &str) -> bool {
     let bytes = sql.as_bytes();
     let (mut at, mut depth, mut has_select) = (0, 0_usize, false);
-    // Where the number ends that was read last.
+    // The end of the number that was read last.
     let mut number_end = None;
     while let Some(&byte) = bytes.get(at) {
         let class = CLASSES[usize::from(byte)];
