@@ -178,9 +178,9 @@ fn the_version_is_printed_and_wrong_levels_are_refused() {
     for (args, why) in [
         (&["--log", "loud"][..], "--log loud: expected error, warn, info, debug, trace or off"),
         (&["--log-format", "xml"], "--log-format xml: expected text or json"),
-        (&["--log-sql"], "--log-sql is for --query-log, which is not given"),
-        (&["--log-sql", "--access-log=-"], "--log-sql is for --query-log, which is not given"),
-        (&["--access-log-format=json"], "--access-log-format is for --access-log, which is not given"),
+        (&["--log-sql"], "--log-sql needs --query-log"),
+        (&["--log-sql", "--access-log=-"], "--log-sql needs --query-log"),
+        (&["--access-log-format=json"], "--access-log-format needs --access-log"),
         (&["--acess-log=x"], "unknown option --acess-log"),
     ] {
         let output = run(args);

@@ -324,7 +324,7 @@ impl Args {
             ("--prefix", "--config", has("--config")),
         ] {
             if has(option) && !is_given {
-                return Err(format!("{option} is for {of}, which is not given"));
+                return Err(format!("{option} needs {of}"));
             }
         }
         match &mut self.source {
