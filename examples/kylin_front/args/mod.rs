@@ -142,9 +142,8 @@ impl Args {
         }
     }
 
-    /// Parses the arguments. Call it within a tokio runtime: it opens a store, without connecting.
-    pub fn parse(mut words: impl Iterator<Item = String>) -> Result<Command, String> {
-        let mut args = Args {
+    fn defaults() -> Self {
+        Args {
             source: Source::Demo(3, Dialect::default()),
             prefix: None,
             policy: None,
@@ -189,7 +188,12 @@ impl Args {
             proxy_protocol: None,
             threads: available_parallelism().unwrap_or(NonZeroUsize::MIN),
             check: false,
-        };
+        }
+    }
+
+    /// Parses the arguments. Call it within a tokio runtime: it opens a store, without connecting.
+    pub fn parse(mut words: impl Iterator<Item = String>) -> Result<Command, String> {
+        let mut args = Args::defaults();
         let mut given: Vec<String> = Vec::new();
         let mut version = Dialect::default();
         while let Some(word) = words.next() {
@@ -206,109 +210,117 @@ impl Args {
             }
             let mut value = || value.take().or_else(|| words.next()).ok_or(format!("{name} needs a value"));
             match name.as_str() {
-                "--demo" => args.source = Source::Demo(count(&name, &value()?, 1024)?.get(), Dialect::default()),
+                "--help" | "-h" => return Ok(Command::Help),
+                "--version" => return Ok(Command::Version),
                 "--kylin-version" => {
                     let value = value()?;
                     version = value.parse().map_err(|error| format!("{name} {value}: {error}"))?;
                 }
-                "--nodes" => {
-                    args.source = Source::Nodes(nodes::parse(&value()?).map_err(|error| format!("--nodes: {error}"))?)
-                }
-                "--zookeeper" => {
-                    args.source = zookeeper(&value()?).map_err(|error| format!("--zookeeper: {error}"))?;
-                }
-                "--nodes-file" => args.source = Source::List(value()?.into()),
-                "--properties" => args.source = Source::Properties(value()?.into()),
-                "--config" => args.source = Source::Config(value()?.into()),
-                "--httpd" => args.source = Source::Httpd(value()?.into()),
-                "--prefix" => args.prefix = Some(value()?.into()),
-                "--policy" => args.policy = Some(parse(&name, &value()?)?),
-                "--kylin" => args.kylin = switch(&name, &value()?)?,
-                "--reload" => {
-                    args.reload = match &*value()? {
-                        "administrators" => ReloadAccess::Administrators,
-                        "closed" => ReloadAccess::Closed,
-                        "everyone" => ReloadAccess::Everyone,
-                        other => return Err(format!("--reload {other}: expected administrators, closed, everyone")),
-                    }
-                }
-                "--resource-groups" => {
-                    let file = GroupsFile::read(&value()?);
-                    args.resource_groups = Some(file.map_err(|error| format!("{name}: {error}"))?);
-                }
-                "--sessions" => args.sessions = Some(value()?.parse().map_err(|error| format!("--sessions: {error}"))?),
-                "--store-deadline" => {
-                    args.store_deadline = Duration::from_millis(count(&name, &value()?, 60_000)?.get() as u64)
-                }
-                "--restore-sessions" => args.restore = Some(restore(&name, &value()?)?),
-                "--secret-file" => args.secret_file = Some(value()?.into()),
-                "--probe" => args.probe = Some(parse(&name, &value()?)?),
-                "--buffer-bytes" => args.buffers = BufferBudget::new(limit(&name, &value()?, usize::MAX - 1)?),
-                "--response-buffer" => {
-                    let value = value()?;
-                    let bytes = value
-                        .parse()
-                        .map_err(|_| format!("--response-buffer {value}: expected a number of bytes, or 0"))?;
-                    args.response_buffer = bytes;
-                }
-                "--outlier" => args.outlier = switch(&name, &value()?)?,
-                "--drain" => args.drain = switch(&name, &value()?)?,
-                "--single-flight" => args.single_flight = switch(&name, &value()?)?,
-                "--cache" => args.cache = Some(cache(&value()?).map_err(|error| format!("{name}: {error}"))?),
-                "--max-conns" => {
-                    let count = count(&name, &value()?, u32::MAX as usize)?.get();
-                    args.settings.max_conns = NonZeroU32::new(u32::try_from(count).unwrap_or(u32::MAX));
-                }
-                "--connect-timeout" => args.settings.connect_timeout = Some(time(&name, &value()?)?),
-                "--read-timeout" => args.settings.read_timeout = Some(time(&name, &value()?)?),
-                "--panic" => args.panic = switch(&name, &value()?)?,
-                "--queue" => args.queue = switch(&name, &value()?)?,
-                "--slow-weights" => args.slow_weights = switch(&name, &value()?)?,
-                "--trust" => args.trusted = trusted(&value()?).map_err(|error| format!("--trust {error}"))?,
-                "--client-connections" => args.client_connections = limit(&name, &value()?, 1 << 30)?,
-                "--client-requests" => args.client_requests = limit(&name, &value()?, 1 << 30)?,
-                "--half-close" => args.half_close = switch(&name, &value()?)?,
-                "--listen" => args.listen = Some(value()?.parse().map_err(|error| format!("--listen: {error}"))?),
-                "--status" => args.status = Some(value()?.parse().map_err(|error| format!("--status: {error}"))?),
-                "--admin" => args.admin = Some(value()?.parse().map_err(|error| format!("--admin: {error}"))?),
-                "--admin-token-file" => args.admin_token_file = Some(value()?.into()),
-                "--admin-host" => args.admin_hosts = value()?.split(',').map(|name| name.trim().to_owned()).collect(),
-                "--admin-read" => {
-                    args.admin_read = match &*value()? {
-                        "local" => AdminRead::Local,
-                        "token" => AdminRead::Token,
-                        other => return Err(format!("{name} {other}: expected local or token")),
-                    }
-                }
-                "--grace" => args.grace = Some(seconds(&name, &value()?)?),
-                "--lame-duck" => args.lame_duck = seconds(&name, &value()?)?,
-                "--health-path" => {
-                    args.health_path = match value()? {
-                        none if none == "none" => None,
-                        path if path.starts_with('/') => Some(path),
-                        other => return Err(format!("{name} {other}: expected /PATH or none")),
-                    }
-                }
-                "--proxy-protocol" => {
-                    let networks = trusted(&value()?).map_err(|error| format!("--proxy-protocol {error}"))?;
-                    args.proxy_protocol = Some(networks);
-                }
-                name if tls::NAMES.contains(&name) => Arc::make_mut(&mut args.tls).set(name, &value()?)?,
-                "--threads" => args.threads = count(&name, &value()?, 1024)?,
-                "--check" => args.check = true,
-                "--log" => args.log = Some(logging::level(&value()?).map_err(|error| format!("--log {error}"))?),
-                "--log-format" => args.log_format = logging::format(&value()?)?,
-                "--access-log" => args.access_log = Some(value()?),
-                "--access-log-format" => args.access_log_format = request_log::format(&value()?)?,
-                "--query-log" => args.query_log = Some(value()?),
-                "--log-sql" => args.log_sql = true,
-                "--help" | "-h" => return Ok(Command::Help),
-                "--version" => return Ok(Command::Version),
-                _ => return Err(format!("unknown option {name}")),
+                name => args.set(name, &mut value)?,
             }
         }
         args.check_agreement(&given, version)?;
         Ok(Command::Run(Box::new(args)))
+    }
+
+    /// Sets one option. `value` takes its value, and fails if there is none.
+    fn set(&mut self, name: &str, value: &mut impl FnMut() -> Result<String, String>) -> Result<(), String> {
+        match name {
+            "--demo" => self.source = Source::Demo(count(name, &value()?, 1024)?.get(), Dialect::default()),
+            "--nodes" => {
+                self.source = Source::Nodes(nodes::parse(&value()?).map_err(|error| format!("--nodes: {error}"))?)
+            }
+            "--zookeeper" => {
+                self.source = zookeeper(&value()?).map_err(|error| format!("--zookeeper: {error}"))?;
+            }
+            "--nodes-file" => self.source = Source::List(value()?.into()),
+            "--properties" => self.source = Source::Properties(value()?.into()),
+            "--config" => self.source = Source::Config(value()?.into()),
+            "--httpd" => self.source = Source::Httpd(value()?.into()),
+            "--prefix" => self.prefix = Some(value()?.into()),
+            "--policy" => self.policy = Some(parse(name, &value()?)?),
+            "--kylin" => self.kylin = switch(name, &value()?)?,
+            "--reload" => {
+                self.reload = match &*value()? {
+                    "administrators" => ReloadAccess::Administrators,
+                    "closed" => ReloadAccess::Closed,
+                    "everyone" => ReloadAccess::Everyone,
+                    other => return Err(format!("--reload {other}: expected administrators, closed, everyone")),
+                }
+            }
+            "--resource-groups" => {
+                let file = GroupsFile::read(&value()?);
+                self.resource_groups = Some(file.map_err(|error| format!("{name}: {error}"))?);
+            }
+            "--sessions" => self.sessions = Some(value()?.parse().map_err(|error| format!("--sessions: {error}"))?),
+            "--store-deadline" => {
+                self.store_deadline = Duration::from_millis(count(name, &value()?, 60_000)?.get() as u64)
+            }
+            "--restore-sessions" => self.restore = Some(restore(name, &value()?)?),
+            "--secret-file" => self.secret_file = Some(value()?.into()),
+            "--probe" => self.probe = Some(parse(name, &value()?)?),
+            "--buffer-bytes" => self.buffers = BufferBudget::new(limit(name, &value()?, usize::MAX - 1)?),
+            "--response-buffer" => {
+                let value = value()?;
+                let bytes = value
+                    .parse()
+                    .map_err(|_| format!("--response-buffer {value}: expected a number of bytes, or 0"))?;
+                self.response_buffer = bytes;
+            }
+            "--outlier" => self.outlier = switch(name, &value()?)?,
+            "--drain" => self.drain = switch(name, &value()?)?,
+            "--single-flight" => self.single_flight = switch(name, &value()?)?,
+            "--cache" => self.cache = Some(cache(&value()?).map_err(|error| format!("{name}: {error}"))?),
+            "--max-conns" => {
+                let count = count(name, &value()?, u32::MAX as usize)?.get();
+                self.settings.max_conns = NonZeroU32::new(u32::try_from(count).unwrap_or(u32::MAX));
+            }
+            "--connect-timeout" => self.settings.connect_timeout = Some(time(name, &value()?)?),
+            "--read-timeout" => self.settings.read_timeout = Some(time(name, &value()?)?),
+            "--panic" => self.panic = switch(name, &value()?)?,
+            "--queue" => self.queue = switch(name, &value()?)?,
+            "--slow-weights" => self.slow_weights = switch(name, &value()?)?,
+            "--trust" => self.trusted = trusted(&value()?).map_err(|error| format!("--trust {error}"))?,
+            "--client-connections" => self.client_connections = limit(name, &value()?, 1 << 30)?,
+            "--client-requests" => self.client_requests = limit(name, &value()?, 1 << 30)?,
+            "--half-close" => self.half_close = switch(name, &value()?)?,
+            "--listen" => self.listen = Some(value()?.parse().map_err(|error| format!("--listen: {error}"))?),
+            "--status" => self.status = Some(value()?.parse().map_err(|error| format!("--status: {error}"))?),
+            "--admin" => self.admin = Some(value()?.parse().map_err(|error| format!("--admin: {error}"))?),
+            "--admin-token-file" => self.admin_token_file = Some(value()?.into()),
+            "--admin-host" => self.admin_hosts = value()?.split(',').map(|name| name.trim().to_owned()).collect(),
+            "--admin-read" => {
+                self.admin_read = match &*value()? {
+                    "local" => AdminRead::Local,
+                    "token" => AdminRead::Token,
+                    other => return Err(format!("{name} {other}: expected local or token")),
+                }
+            }
+            "--grace" => self.grace = Some(seconds(name, &value()?)?),
+            "--lame-duck" => self.lame_duck = seconds(name, &value()?)?,
+            "--health-path" => {
+                self.health_path = match value()? {
+                    none if none == "none" => None,
+                    path if path.starts_with('/') => Some(path),
+                    other => return Err(format!("{name} {other}: expected /PATH or none")),
+                }
+            }
+            "--proxy-protocol" => {
+                let networks = trusted(&value()?).map_err(|error| format!("--proxy-protocol {error}"))?;
+                self.proxy_protocol = Some(networks);
+            }
+            name if tls::NAMES.contains(&name) => Arc::make_mut(&mut self.tls).set(name, &value()?)?,
+            "--threads" => self.threads = count(name, &value()?, 1024)?,
+            "--check" => self.check = true,
+            "--log" => self.log = Some(logging::level(&value()?).map_err(|error| format!("--log {error}"))?),
+            "--log-format" => self.log_format = logging::format(&value()?)?,
+            "--access-log" => self.access_log = Some(value()?),
+            "--access-log-format" => self.access_log_format = request_log::format(&value()?)?,
+            "--query-log" => self.query_log = Some(value()?),
+            "--log-sql" => self.log_sql = true,
+            _ => return Err(format!("unknown option {name}")),
+        }
+        Ok(())
     }
 
     /// Checks that the options agree.
