@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use super::config::Config;
 use super::directives::comments::CommentOptions;
+use super::directives::left_out::{KYLIN_PORTS, names_kylin};
 use super::directives::location::{Action, Location, LocationMatch, Locations, Matcher, PassUri, ProxyPass};
 use super::directives::rewrite::{Rewrite, Step, any};
 use super::directives::server::{Server, ServerName};
+use super::directives::settings::ErrorPage;
 use super::directives::upstream::{EjectionRule, Method, Upstream, UpstreamServer};
 use super::options::{KylinOptions, PolicyName, ProbeMode, SessionMode};
 use crate::admission::QueueRules;
@@ -240,9 +242,6 @@ fn of_kylin(config: &Config) -> Vec<Choice<bool>> {
     found.into_iter().zip(general).map(|(choice, general)| choice.unwrap_or_else(|| guess(general))).collect()
 }
 
-/// The ports of Kylin: its own, that of TLS in Kylin 5, and that of a second instance on a machine in the KAP manual.
-const KYLIN_PORTS: [u16; 3] = [7070, 7443, 17070];
-
 /// Returns the sign that an upstream, to which a location passes all paths, is of Kylin: its name, a `server_name`, or a name or
 /// port of one of its servers.
 fn sign(upstream: &Upstream, server: &Server) -> Option<String> {
@@ -260,13 +259,6 @@ fn sign(upstream: &Upstream, server: &Server) -> Option<String> {
         // Socket paths and other ports are no sign.
         _ => None,
     })
-}
-
-/// Returns whether a name or path has a word for Kylin.
-fn names_kylin(text: &str) -> bool {
-    let text = text.to_ascii_lowercase();
-    let mut words = text.split(|letter: char| !letter.is_ascii_alphabetic());
-    text.contains("kylin") || text.contains("kyligence") || words.any(|word| word == "kap")
 }
 
 /// Notes locations that no path of [`KYLIN_PATHS`] leads to, and whose own path is below `/kylin`.
@@ -337,7 +329,7 @@ fn passes_of_named<'s>(location: &Location, server: &'s Server) -> Vec<&'s Proxy
     let forms = location.forms().into_iter();
     let names = forms.flat_map(|form| {
         let at_once = if let Action::Named(name) = &form.action { Some(name) } else { None };
-        form.settings.error_pages.iter().filter_map(|page| page.named.as_ref()).chain(at_once)
+        form.settings.error_pages.iter().filter_map(ErrorPage::named).chain(at_once)
     });
     names.filter_map(|name| server.locations.named(name)).flat_map(passes).collect()
 }

@@ -16,7 +16,7 @@ use super::directives::server::{ListenAddress, Server, ServerNames};
 use super::directives::settings::{BlockSettings, LimitZones, SettingsReader, VerifyClient};
 use super::directives::upstream::Upstream;
 use super::syntax::values;
-use super::syntax::{Captures, ConfigError, Directive, ErrorKind, Fault, Parser, Span, Word, explain};
+use super::syntax::{Captures, ConfigError, Directive, ErrorKind, Fault, NamedGroup, Parser, Span, Word, explain};
 use super::uri::host_without_port;
 use super::variables::{Maps, ValueSources};
 
@@ -187,9 +187,10 @@ fn read_http(block: &[Directive], context: &mut ReadContext<'_>) -> Result<Vec<(
     let block = catalogue::modelled(block, Block::Http, &mut context.remarks)?;
     let named = |name: &'static str| block.iter().copied().filter(move |directive| directive.is(name));
     // A value may use the variable of a map before the map is defined.
-    let mut values = named("add_header").map(|directive| (directive, directive)).collect();
+    let headers = named("add_header").chain(named("more_set_headers"));
+    let mut values = headers.map(|directive| (directive, directive)).collect();
     for server in named("server") {
-        collect_values(server, &mut values);
+        ValueSources::collect(server, &mut values);
     }
     context.maps = Maps::read(block.iter().copied().filter(|directive| Maps::is(directive)), &values)?;
     let sources = ValueSources::read(&values, &context.maps);
@@ -211,18 +212,7 @@ fn read_http(block: &[Directive], context: &mut ReadContext<'_>) -> Result<Vec<(
             _ => level.read(directive, context)?,
         }
     }
-    let servers = named("server");
-    servers.map(|directive| Ok((Server::read(directive, &level.settings, context)?, directive.span()))).collect()
-}
-
-/// Finds the directives of a block that give variables their values, wherever they stand, with the block of each.
-fn collect_values<'d>(block: &'d Directive, values: &mut Vec<(&'d Directive, &'d Directive)>) {
-    for inner in block.block.iter().flatten() {
-        if ["set", "rewrite", "if", "return", "add_header", "proxy_redirect"].iter().any(|name| inner.is(name)) {
-            values.push((inner, block));
-        }
-        collect_values(inner, values);
-    }
+    Server::read_all(named("server"), named("upstream"), &level.settings, context)
 }
 
 /// Finds the shortest `valid=` of `resolver`, wherever it stands.
@@ -391,9 +381,9 @@ impl Listener {
     /// Returns the position of the server for a request, and the groups of the regular expression that matched the host.
     ///
     /// `host` is in lower case, with or without a port.
-    pub(super) fn server_for<'h>(&self, host: Option<&'h str>) -> (usize, Captures<'h>) {
+    pub(super) fn server_for<'h>(&self, host: Option<&'h str>) -> (usize, Captures<'h>, &[NamedGroup]) {
         let host = host_without_port(host.unwrap_or_default().as_bytes());
         let host = std::str::from_utf8(host).unwrap_or_default();
-        self.names.find(host).unwrap_or((self.default, Captures::default()))
+        self.names.find(host).unwrap_or((self.default, Captures::default(), &[]))
     }
 }

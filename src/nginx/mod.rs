@@ -11,7 +11,7 @@
 //! - it is **supported**, and does what nginx does;
 //! - it is **accepted without effect**, and [`Config::report`] lists it with its line: error logs, processes,
 //!   buffers, files, TLS files, compression;
-//! - it is **left out**: a location or server that does not lead to the nodes (static files, PHP, nginx's status) responds with
+//! - it is **left out**: a location or server that does not lead to the nodes (static files, PHP, nginx's status, another site) responds with
 //!   404, so its requests never reach a node. The report says why. An address with only such servers is not opened;
 //! - it is **an error** with file, line, column, the reason and what to write instead: an unknown name,
 //!   or a directive that would change behaviour and is not supported (`sub_filter`, `auth_request`).
@@ -27,9 +27,9 @@
 //! | top | `http`, `include` (also in every block) |
 //! | `http` | `upstream`, `server`, `map`, `geo`, `split_clients`, `limit_req_zone`, `limit_conn_zone`, `log_format` |
 //! | `upstream` | `server` (`weight`, `max_conns`, `max_fails`, `fail_timeout`, `backup`, `down`, `drain`, `route`, `slow_start`), round robin, `ip_hash`, `least_conn`, `hash` \[`consistent`\], `random` \[`two`\], `keepalive`, `keepalive_requests`, `keepalive_time`, `keepalive_timeout`, `sticky cookie`, `sticky route`, `sticky learn`, `queue`, `zone` |
-//! | `server` | `listen`, `server_name`, `location`, `return`, `http2`, `large_client_header_buffers`, `client_header_timeout`, `max_headers`, `merge_slashes`, `underscores_in_headers`, `ignore_invalid_headers`, `rewrite`, `if`, `set`, `break` |
+//! | `server` | `listen`, `server_name`, `location`, `return`, `http2`, `large_client_header_buffers`, `client_header_timeout`, `max_headers`, `merge_slashes`, `try_files ... @NAME`, `underscores_in_headers`, `ignore_invalid_headers`, `rewrite`, `if`, `set`, `break` |
 //! | `location` | prefix, `=`, `^~`, `~`, `~*`, nested; `proxy_pass` (with variables of `map`, `set` and expressions), `return`, `rewrite`, `if`, `set`, `break`, `limit_except`, `internal`; `@NAME` for `try_files` and `error_page`, which returns a response or passes requests to another upstream |
-//! | `http`, `server`, `location` | `proxy_set_header`, `proxy_hide_header`, `proxy_pass_header`, `add_header`, `access_log`, `charset`, `charset_types`, `expires`, `error_page`, `proxy_intercept_errors`, `allow`, `deny`, `auth_basic`, `auth_basic_user_file`, `satisfy`, `limit_req`, `limit_req_status`, `limit_conn`, `limit_conn_status`, `proxy_redirect`, `proxy_cookie_path`, `proxy_cookie_domain`, `proxy_cookie_flags`, `proxy_next_upstream`, `proxy_next_upstream_tries`, `proxy_next_upstream_timeout`, `proxy_connect_timeout`, `proxy_read_timeout`, `proxy_buffering`, `proxy_request_buffering`, `client_max_body_size`, `client_body_timeout`, `send_timeout`, `keepalive_timeout`, `default_type`, `set_real_ip_from`, `real_ip_header`, `real_ip_recursive` |
+//! | `http`, `server`, `location` | `proxy_set_header`, `proxy_hide_header`, `proxy_pass_header`, `add_header`, `more_set_headers`, `more_clear_headers`, `access_log`, `charset`, `charset_types`, `expires`, `error_page` (to `@NAME`, a path or a URL), `recursive_error_pages`, `proxy_intercept_errors`, `allow`, `deny`, `auth_basic`, `auth_basic_user_file`, `satisfy`, `limit_req`, `limit_req_status`, `limit_conn`, `limit_conn_status`, `proxy_redirect`, `proxy_cookie_path`, `proxy_cookie_domain`, `proxy_cookie_flags`, `proxy_next_upstream`, `proxy_next_upstream_tries`, `proxy_next_upstream_timeout`, `proxy_connect_timeout`, `proxy_read_timeout`, `proxy_buffering`, `proxy_request_buffering`, `client_max_body_size`, `client_body_timeout`, `send_timeout`, `keepalive_timeout`, `default_type`, `set_real_ip_from`, `real_ip_header`, `real_ip_recursive` |
 //! | values | `$status`, `$request_time`, `$body_bytes_sent`, `$upstream_addr`, `$upstream_status`, `$upstream_response_time`, `$request_id`, `$remote_user`, `$time_local`, `$host`, `$uri`, `$request_uri`, `$args`, `$remote_addr`, `$proxy_add_x_forwarded_for`, `$scheme`, `$https`, `$ssl_protocol`, `$server_name`, `$http_NAME`, `$cookie_NAME`, `$arg_NAME`, `$1`…`$9` and more |
 //!
 //! # Additional behaviour for Kylin nodes
@@ -100,7 +100,7 @@
 //! | `rewrite` to a path with `..` | sent | 400 |
 //! | `auth_basic` | any form of `crypt`; hashes are computed for each request, and delay other requests | at most two hashes at a time, for which 512 requests wait, and 503 beyond; MD5, bcrypt, SHA-1 and SHA-crypt as `htpasswd` and `openssl passwd` write them, with the feature `htpasswd`; a right password is remembered for five minutes as a keyed hash, until the file changes |
 //! | `return 444` | closes without a response, and many clients send the request again | 403, and closes |
-//! | `error_page` with a page | the page | the front end's own error, in Kylin's form |
+//! | `error_page` with a page that is a file | the page | the front end's own error, in Kylin's form, with its own status: not that of `=200` |
 //! | `try_files FILE... @NAME`; `if (-f $request_filename)` | the file, if there is one | as if there were none, because files are not served |
 //! | `error_page` to a location that passes requests on | sends any request again | sends one again that no node can have executed, or with a safe method; with a body that was read before it was sent: of at most 1 MiB, none with `proxy_request_buffering off` |
 //! | `sticky cookie` | the MD5 of an address or `route=`, set on each response | a [signed cookie](crate::session::StickyCookie) that reveals no address, with `Path=/` by default, set when it is missing, old or names another server; see [`SiteBuilder::secret`] |
@@ -109,8 +109,8 @@
 //! | `sticky route` | a server without `route=` has a name of its own | a server without `route=` has none |
 //! | `slow_start` | begins at 0 | begins at a tenth of the weight |
 //! | `access_log` | without the directive, a log at a path of its own | without the directive, none; written to files by the functions given to [`SiteBuilder::access_log`]; not to syslog, and not to a path with variables |
-//! | `log_format` with `$http_authorization`, `$http_cookie`, `$cookie_NAME`, `Set-Cookie` or another header of credentials, also behind `map`, `set`, `rewrite`, `add_header` or a group of an expression | written | an error |
-//! | `log_format` with what `set` or an expression takes of `$request_uri`, `$uri`, `$args`, `$arg_sql`, `$http_referer` | written | an error: a session id or SQL is not recognised there |
+//! | `log_format` with `$http_authorization`, `$http_cookie`, `$cookie_NAME`, `$request_body`, `Set-Cookie` or another header of credentials, also behind `map`, `set`, `rewrite`, `add_header` or a group of an expression | written | `***` |
+//! | `log_format` with what `set` or an expression takes of `$request_uri`, `$uri`, `$args`, `$arg_sql`, `$http_referer` | written | `***`: a session id or SQL is not recognised there |
 //! | `$request`, `$request_uri`, `$args`, `$uri`, `$arg_NAME`, `$http_referer` in a log | as received | `sql=`, passwords, tokens and path parameters are masked: [`masked_target`](crate::observe::masked_target); what `rewrite` makes of a target that has any is `***` |
 //! | `log_format ... escape=none` | writes every byte | control characters are `\xXX`: a client could write lines of its own, for instance with `$remote_user` |
 //! | `resolver` | asks these DNS servers for names in variables and with `resolve` | the system looks up all names, at the start and then every `valid=`, or every 30 s ([`Site::name_lookup_interval`]), and within 30 s after a failure; the addresses that were found last stay |
@@ -118,7 +118,10 @@
 //! | `$bytes_sent`, `$request_length`, `$upstream_bytes_received` | bytes on the wire | without framing and what the server adds; without the head of the node's response |
 //! | `$upstream_*` where no server was eligible | the upstream's name, 502 | the upstream's name, 503 |
 //! | `$upstream_*` of a query that got the response to an equal one (`single_flight`) | | `-` |
-//! | `map` | `hostnames`; named groups are variables everywhere | no `hostnames`; named groups only in the map's own results |
+//! | `map` | named groups are variables everywhere | named groups are variables in the map's own results |
+//! | `proxy_cache`, `slice`, `mirror` | responses are cached, requests copied | every request reaches a node, once; `$upstream_cache_status` is empty |
+//! | `listen ... quic`, `http3` | HTTP/3 | not served, and not announced by `Alt-Svc` |
+//! | a server of another site than Kylin that has a mistake or something unsupported | served | left out if the file says Kylin elsewhere: 404 for its names |
 
 mod applied;
 mod config;

@@ -221,7 +221,7 @@ fn settings(location: &Location, groups: &[Group<'_>]) -> Vec<(&'static str, Str
         lines.push(("time-out", timeout.into()));
         lines.extend(settings.set_headers.iter().map(|header| ("sends", format!("{}: {}", header.name, header.value))));
     }
-    for header in settings.add_headers.iter() {
+    for header in settings.headers() {
         let always = if header.always { " (always)" } else { "" };
         lines.push(("adds", format!("{}: {}{always}", header.name, header.value)));
     }

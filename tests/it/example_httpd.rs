@@ -605,6 +605,11 @@ fn errors_name_the_place_and_what_to_write_instead() {
         (
             "Listen 8080\nProxyPass / http://a/\n<If \"%{HTTPS} == 'off'\">\nRedirect / /x\n</If>\n",
             "3:1",
+            "RewriteCond %{HTTPS} =off, RewriteRule ^/(.*)$ /x$1 [R=302,L]",
+        ),
+        (
+            "Listen 8080\nProxyPass / http://a/\n<If \"-R '10.0.0.0/8'\">\nRequire all denied\n</If>\n",
+            "3:1",
             "<Location> and <VirtualHost>",
         ),
         (

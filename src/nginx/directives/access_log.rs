@@ -65,10 +65,9 @@ impl LogFormats {
             if parts.is_empty() {
                 return Err(wrong_number(directive));
             }
-            let (format, absent) = LogFormat::new(&name.text, escape, parts, maps, sources)?;
-            for variable in absent {
-                let text = format!("log_format {}: ${variable} has no value here", name.text);
-                remarks.note(directive.span(), text);
+            let (format, found) = LogFormat::new(&name.text, escape, parts, maps, sources)?;
+            for remark in found {
+                remarks.note(directive.span(), format!("log_format {}: {remark}", name.text));
             }
             if formats.0.insert(name.text.clone(), Arc::new(format)).is_some() {
                 return Err(name.span.duplicate(format!("duplicate log_format \"{}\"", name.text), "another name"));
@@ -88,7 +87,7 @@ impl LogFormats {
 }
 
 impl LogFormat {
-    /// Also returns the variables of nginx that have no value here.
+    /// Also returns remarks on variables whose values are not those of nginx.
     fn new<'w>(
         name: &str,
         escape: Escape,
@@ -96,13 +95,13 @@ impl LogFormat {
         maps: &Maps,
         sources: &ValueSources,
     ) -> Result<(Self, Vec<String>), Fault> {
-        let (mut parts, mut absent) = (Vec::new(), Vec::new());
+        let (mut parts, mut remarks) = (Vec::new(), Vec::new());
         for word in words {
-            let (template, without) = Template::for_log(word, maps, sources)?;
+            let (template, found) = Template::for_log(word, maps, sources)?;
             parts.push(template);
-            absent.extend(without);
+            remarks.extend(found);
         }
-        Ok((LogFormat { name: name.to_owned(), escape, parts }, absent))
+        Ok((LogFormat { name: name.to_owned(), escape, parts }, remarks))
     }
 
     /// Returns whether the name of one of the variables begins with `start`.

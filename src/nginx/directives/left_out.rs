@@ -5,29 +5,46 @@
 use crate::nginx::syntax::Directive;
 
 /// Directives that make the response of a location, other than `proxy_pass` and `return`.
-const HANDLERS: [&str; 24] = [
+const HANDLERS: [&str; 41] = [
     "alias",
+    "api",
     "check_status",
     "content_by_lua",
     "content_by_lua_block",
     "content_by_lua_file",
+    "dashboard",
     "dav_methods",
+    "dyups_interface",
     "echo",
     "empty_gif",
+    "f4f",
     "fastcgi_pass",
     "flv",
     "grpc_pass",
+    "hls",
+    "image_filter",
     "internal",
     "js_content",
+    "memc_pass",
     "memcached_pass",
     "mp4",
     "perl",
+    "proxy_cache_purge",
+    "push_stream_publisher",
+    "push_stream_subscriber",
     "random_index",
+    "redis2_pass",
+    "redis_pass",
+    "req_status_show",
     "root",
+    "rtmp_control",
+    "rtmp_stat",
     "scgi_pass",
     "status",
     "stub_status",
     "try_files",
+    "upload_pass",
+    "upstream_show",
     "uwsgi_pass",
     "vhost_traffic_status_display",
 ];
@@ -37,7 +54,10 @@ pub(super) fn location(block: &[Directive]) -> Option<String> {
     let leads_on = |inner: &Directive| {
         inner.is("proxy_pass") || (inner.is("if") && mentions(inner.block.as_deref().unwrap_or_default(), "proxy_pass"))
     };
-    if block.iter().any(|inner| leads_on(inner) || (inner.is("try_files") && leads_to_named(inner))) {
+    // Where there are no files, the page of 404 gets every request.
+    let is_page = |inner: &Directive| inner.is("error_page") && inner.args.iter().any(|word| word.text == "404");
+    let leads_by_files = |inner: &Directive| (inner.is("try_files") || is_page(inner)) && leads_to_named(inner);
+    if block.iter().any(|inner| leads_on(inner) || leads_by_files(inner)) {
         return None;
     }
     // `root` and `internal` do not respond by themselves, so a `return` beside them counts.
@@ -95,6 +115,36 @@ fn reason(handler: &Directive) -> String {
 }
 
 /// Returns whether a directive stands in a block, at any depth.
-fn mentions(block: &[Directive], name: &str) -> bool {
+pub(super) fn mentions(block: &[Directive], name: &str) -> bool {
     block.iter().any(|inner| inner.is(name) || mentions(inner.block.as_deref().unwrap_or_default(), name))
+}
+
+/// The ports of Kylin: its own, that of TLS in Kylin 5, and that of a second instance on a machine in the KAP manual.
+pub(crate) const KYLIN_PORTS: [u16; 3] = [7070, 7443, 17070];
+
+/// Returns whether a name or path has a word for Kylin.
+pub(crate) fn names_kylin(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    let mut words = text.split(|letter: char| !letter.is_ascii_alphabetic());
+    text.contains("kylin") || text.contains("kyligence") || words.any(|word| word == "kap")
+}
+
+/// Returns the names of the upstreams that a name or a port says are of Kylin.
+pub(crate) fn kylin_upstreams<'d>(upstreams: impl Iterator<Item = &'d Directive>) -> Vec<&'d str> {
+    let name = |upstream: &'d Directive| Some((upstream.args.first()?.text.as_str(), upstream));
+    let is_of_kylin = |(name, upstream): &(&str, &Directive)| names_kylin(name) || says_kylin(upstream, &[]);
+    upstreams.filter_map(name).filter(is_of_kylin).map(|(name, _)| name).collect()
+}
+
+/// Returns whether a word in a block says Kylin: a name, a path, a port, or one of its upstreams.
+pub(crate) fn says_kylin(block: &Directive, upstreams: &[&str]) -> bool {
+    block.block.iter().flatten().any(|inner| {
+        let counts =
+            ["server", "server_name", "location", "proxy_pass", "rewrite", "set"].iter().any(|name| inner.is(name));
+        let says = |text: &str| {
+            let has_port = || KYLIN_PORTS.iter().any(|port| text.contains(&format!(":{port}")));
+            names_kylin(text) || has_port() || upstreams.iter().any(|upstream| text.contains(upstream))
+        };
+        inner.in_comment || (counts && inner.args.iter().any(|word| says(&word.text))) || says_kylin(inner, upstreams)
+    })
 }

@@ -7,7 +7,7 @@ pub(crate) mod access_log;
 pub(crate) mod catalogue;
 pub(crate) mod comments;
 pub(crate) mod context;
-mod left_out;
+pub(crate) mod left_out;
 pub(crate) mod location;
 pub(crate) mod remarks;
 pub(crate) mod reply;

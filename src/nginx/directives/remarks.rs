@@ -44,6 +44,14 @@ impl<'s> Remarks<'s> {
         self.notes.push(self.notice(span, text.into()));
     }
 
+    /// Notes what several blocks inherit from one line.
+    pub(crate) fn note_once(&mut self, span: Span, text: impl Into<String>) {
+        let notice = self.notice(span, text.into());
+        if !self.notes.contains(&notice) {
+            self.notes.push(notice);
+        }
+    }
+
     /// Returns file and line of a word.
     pub(crate) fn place(&self, span: Span) -> String {
         format!("{}:{}", self.sources.name(span.file), span.line)

@@ -82,12 +82,18 @@ pub(crate) fn note_files(directive: &Directive, remarks: &mut Remarks<'_>) {
     if let [test, path, ..] = &directive.args[..]
         && FileTest::read(test.text.trim_start_matches('(')).is_some()
         && path.text.starts_with('$')
+        && below_root(path.text.trim_end_matches(')')).is_none()
     {
         remarks.note(
             directive.span(),
             format!("if {}: the site has no files, because static files are not served", test.text),
         );
     }
+}
+
+/// Returns the name of `$document_root/NAME`.
+fn below_root(text: &str) -> Option<&str> {
+    text.strip_prefix("$document_root/").filter(|rest| !rest.contains('$'))
 }
 
 impl FileTest {
@@ -136,8 +142,14 @@ impl Step {
         matches!(directive.name.text.as_str(), "rewrite" | "set" | "break" | "return" | "if")
     }
 
-    /// Reads a directive. `variant` is the place of the settings of an `if` among those of its location.
-    pub(crate) fn read(directive: &Directive, maps: &Maps, variant: Option<usize>) -> Result<Step, Fault> {
+    /// Reads a directive. `root` is the `$document_root` of the block, if it is known, and `variant` the place of the settings of an `if`
+    /// among those of its location.
+    pub(crate) fn read(
+        directive: &Directive,
+        maps: &Maps,
+        root: Option<&Path>,
+        variant: Option<usize>,
+    ) -> Result<Step, Fault> {
         match directive.name.text.as_str() {
             "rewrite" => Rewrite::read(directive, maps).map(Step::Rewrite),
             "set" => {
@@ -152,17 +164,27 @@ impl Step {
             "break" => args::<0>(directive).map(|_| Step::Break),
             "return" => Reply::read(directive, maps).map(Step::Return),
             _ => {
-                let condition = Condition::read(directive, maps)?;
+                let condition = Condition::read(directive, maps, root)?;
                 let block = directive.block.as_deref().unwrap_or_default();
                 let mut then = Vec::new();
                 for inner in block.iter().filter(|inner| Step::is(inner)) {
                     if inner.is("if") {
                         return Err(inner.span().misplaced("\"if\" inside \"if\"", "one condition, or a map"));
                     }
-                    then.push(Step::read(inner, maps, None)?);
+                    then.push(Step::read(inner, maps, root, None)?);
                 }
                 Ok(Step::If { condition, then, variant })
             }
+        }
+    }
+
+    /// Returns whether the location of the step serves the request all the same.
+    pub(crate) fn ends_here(&self) -> bool {
+        match self {
+            Step::Rewrite(rewrite) => rewrite.then == AfterRewrite::Break,
+            Step::If { then, .. } => then.iter().all(Step::ends_here),
+            Step::Set { .. } | Step::Break => true,
+            Step::Return(_) => false,
         }
     }
 
@@ -203,7 +225,7 @@ impl Rewrite {
             [expression, replacement, flag] => (expression, replacement, Some(flag)),
             _ => return Err(wrong_number(directive)),
         };
-        let pattern = Pattern::new(&expression.text, false, expression, 0)?;
+        let pattern = maps.bind(Pattern::new(&expression.text, false, expression, 0)?, expression)?;
         let is_url = ["http://", "https://", "$scheme"].iter().any(|start| replacement.text.starts_with(start));
         let then = match flag.map(|flag| flag.text.as_str()) {
             Some("permanent") => AfterRewrite::Redirect(301),
@@ -250,7 +272,7 @@ impl Rewrite {
 }
 
 impl Condition {
-    fn read(directive: &Directive, maps: &Maps) -> Result<Condition, Fault> {
+    fn read(directive: &Directive, maps: &Maps, root: Option<&Path>) -> Result<Condition, Fault> {
         let wrong = || directive.span().value("invalid condition of \"if\"", IF);
         let mut words = directive.args.clone();
         // `( $a = b )` and `($a = b)` are the same.
@@ -272,6 +294,9 @@ impl Condition {
             && let Some((test, is_negated)) = FileTest::read(&word.text)
         {
             let of_site = ["$request_filename", "$document_root$", "$realpath_root$"];
+            if let Some(rest) = below_root(&path.text) {
+                return Ok(Condition::File(test, root.map(|root| root.join(rest)), is_negated));
+            }
             return match path.text.contains('$') {
                 false if path.text.starts_with('/') => {
                     Ok(Condition::File(test, Some(PathBuf::from(&path.text)), is_negated))
@@ -293,11 +318,10 @@ impl Condition {
                 let is_negated = operator.text.starts_with('!');
                 match operator.text.as_str() {
                     "=" | "!=" => Ok(Condition::Equals(subject, Template::new(value, maps)?, is_negated)),
-                    "~" | "!~" => {
-                        Ok(Condition::Matches(subject, Pattern::new(&value.text, false, value, 0)?, is_negated))
-                    }
-                    "~*" | "!~*" => {
-                        Ok(Condition::Matches(subject, Pattern::new(&value.text, true, value, 0)?, is_negated))
+                    "~" | "!~" | "~*" | "!~*" => {
+                        let ignores_case = operator.text.ends_with('*');
+                        let pattern = maps.bind(Pattern::new(&value.text, ignores_case, value, 0)?, value)?;
+                        Ok(Condition::Matches(subject, pattern, is_negated))
                     }
                     _ => Err(operator.invalid("operator", IF)),
                 }

@@ -13,7 +13,7 @@ use http::header::{self, HeaderMap, HeaderName};
 use http::{Extensions, Request, Response, StatusCode, Uri, request};
 
 use self::admit::{Passed, Pause, admit};
-use self::pages::{Finished, KeptRequest, Named};
+use self::pages::{Finished, KeptRequest, Named, Redirect};
 use self::pass::{Admitted, Current, pass};
 use self::script::{Destination, Rewritten};
 use super::SiteParts;
@@ -50,6 +50,7 @@ pub(super) async fn forward(
                     continue;
                 }
                 Routed::Named(next) => {
+                    next.prepare(&mut head, &mut body);
                     named = Some(*next);
                     continue;
                 }
@@ -61,21 +62,14 @@ pub(super) async fn forward(
         if let Some(pending) = &pending {
             pending.received(&response);
         }
-        let may_have_page = !named.as_ref().is_some_and(Named::is_after_error);
+        let may_have_page = !named.as_ref().is_some_and(Named::is_last_page);
         if let Some(page) = edits.page(&response).filter(|_| may_have_page) {
-            let (status, is_of_node) = (response.status().as_u16(), !response::is_own_error(&response));
-            match kept.map(|kept| kept.into_location(page, has_body, &mut response)) {
-                Some(Some((mut next, next_head, next_body))) => {
-                    next.pending = pending;
-                    named = Some(next);
-                    (head, body) = (next_head, next_body);
-                    continue;
-                }
-                Some(None) => {}
-                None => pages::set_status(&mut response, page, status),
-            }
-            if let Some(asked) = asked.filter(|_| is_of_node) {
-                pages::replace(&mut response, &asked);
+            if let Some((mut next, next_head, next_body)) = pages::lead_on(page, kept, has_body, asked, &mut response) {
+                (head, body) = (next_head, next_body);
+                next.prepare(&mut head, &mut body);
+                next.pending = pending;
+                named = Some(next);
+                continue;
             }
             if let Some(pending) = &pending {
                 pending.responded(&response);
@@ -140,7 +134,7 @@ fn route<'s>(
     named: Option<&Named<'s>>,
 ) -> Routed<'s> {
     let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).map(str::to_ascii_lowercase);
-    let (number, captures) = listener.server_for(host.as_deref());
+    let (number, captures, groups) = listener.server_for(host.as_deref());
     let server = &site.config.servers[number];
     if checked.is_ok() && server.settings.max_headers.is_some_and(|max| head.headers.len() > max) {
         checked = Err(TOO_MANY_HEADERS);
@@ -173,6 +167,7 @@ fn route<'s>(
         peer: inet(peer),
         remote: inet(peer),
         local,
+        proxied: inet(peer).filter(|_| listener.proxy_protocol),
         tls,
         server_name: &server.name,
         captures,
@@ -187,7 +182,7 @@ fn route<'s>(
     };
     let mut rewritten = match named {
         Some(named) => named.rewritten.clone(),
-        None => Rewritten::new(if server.is_scripted { site.config.set_slots } else { 0 }),
+        None => Rewritten::new(if server.is_scripted { site.config.set_slots } else { 0 }, groups, &captures),
     };
     let mut logs = &site.server_logs[number];
     let found = match (checked, &path, &decoded) {
@@ -250,7 +245,12 @@ impl<'s: 'r, 'r> ServerRequest<'s, 'r> {
         let found = match is_scripted {
             true => {
                 scope.remote = inet(server.settings.real_ip.trusted_proxies().client(peer, scope.headers));
-                rewritten.find(server, scope, path, named.map(|named| named.location))
+                match named.and_then(Named::redirect) {
+                    Some(Redirect { status, to, location }) => {
+                        Ok(Destination::Redirect(status, to.to_bytes(&rewritten.scope(scope)), location))
+                    }
+                    None => rewritten.find(server, scope, path, named.and_then(Named::location)),
+                }
             }
             false => find(server, path, scope),
         };
@@ -270,18 +270,16 @@ impl<'s: 'r, 'r> ServerRequest<'s, 'r> {
                 None => server.settings.real_ip.trusted_proxies().client(peer, &head.headers),
             })
         };
-        let settings_of =
-            |location: Option<&'s Location>| location.map_or(&server.settings, |location| &location.settings);
         let own = |response, location, scope: &Scope<'_>| {
-            let finished = pages::finish(response, server, settings_of(location), scope, rewritten, true, named)?;
+            let finished = pages::finish(response, server, location, scope, rewritten, true, named)?;
             Ok((Routed::from(finished), None))
         };
-        let returned = |reply: &Reply, location, scope: &Scope<'_>| {
-            let (settings, is_error) = (settings_of(location), reply.is_error());
-            let response = response::reply(reply, settings, scope)?;
+        let returned = |reply: &Reply, location: Option<&'s Location>, scope: &Scope<'_>| {
+            let settings = location.map_or(&server.settings, |location| &location.settings);
+            let (response, is_error) = (response::reply(reply, settings, scope)?, reply.is_error());
             let finished = match reply.closes() {
                 true => Finished::Response(response),
-                false => pages::finish(response, server, settings, scope, rewritten, is_error, named)?,
+                false => pages::finish(response, server, location, scope, rewritten, is_error, named)?,
             };
             Ok((Routed::from(finished), None))
         };
@@ -336,10 +334,7 @@ impl<'s: 'r, 'r> ServerRequest<'s, 'r> {
             path: new_path.as_ref().unwrap_or(path),
             ignores_pass_uri: rewritten.ignores_pass_uri,
         };
-        let kept = match named.is_some_and(Named::is_after_error) {
-            false => KeptRequest::of(server, &location.settings, head, extensions, rewritten).map(Box::new),
-            true => None,
-        };
+        let kept = KeptRequest::of(server, location, head, extensions, rewritten, named).map(Box::new);
         match pass(site, location, &current, scope, extensions, passed) {
             Ok(Admitted::Pause(pause)) => Ok((Routed::Pause(pause), None)),
             Ok(Admitted::Forward { proxy, edits, pending, uri }) => {
@@ -364,7 +359,7 @@ fn find<'s, 'r>(
         return Ok(Destination::Return(reply, None));
     }
     match server.locate(path) {
-        Some(LocationMatch::Location { location, captures }) if !location.settings.internal => {
+        Some(LocationMatch::Location { location, captures, .. }) if !location.settings.internal => {
             scope.captures = captures.unwrap_or(scope.captures);
             Ok(Destination::Location(location))
         }

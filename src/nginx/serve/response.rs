@@ -8,7 +8,7 @@ use super::access_log::PendingRequest;
 use crate::Body;
 use crate::nginx::directives::location::{Location, ProxyPass, Redirects};
 use crate::nginx::directives::reply::Reply;
-use crate::nginx::directives::settings::{AddHeader, BlockSettings, CookieEdits, ErrorPage, adds_to};
+use crate::nginx::directives::settings::{AddHeader, BlockSettings, CookieEdits, ErrorPage, Lifetime, adds_to};
 use crate::nginx::uri::escape;
 use crate::nginx::variables::{Outcome, Scope, Unsendable};
 use crate::observe::Termination;
@@ -24,7 +24,9 @@ pub(super) const BAD_PATH: ErrorResponse =
 pub(super) struct ResponseEdits<'s> {
     settings: &'s BlockSettings,
     added: AddedHeaders<'s>,
-    /// `add_header` lines whose values need the response.
+    /// Of `expires`, unless it needs the response.
+    lifetime: Option<Lifetime>,
+    /// Values need the response.
     late: bool,
     redirects: Redirects<'s>,
     cookies: CookieEdits<'s>,
@@ -42,7 +44,12 @@ impl<'s> ResponseEdits<'s> {
         Ok(ResponseEdits {
             settings,
             added: added_headers(settings, scope)?,
-            late: settings.add_headers.iter().any(|header| header.value.needs_outcome()),
+            lifetime: settings
+                .expires
+                .as_ref()
+                .filter(|expires| !expires.needs_outcome())
+                .map(|expires| expires.lifetime(scope)),
+            late: settings.shows_outcome(),
             redirects: pass.redirects(scope),
             cookies: pass.cookies(settings, scope),
         })
@@ -56,7 +63,7 @@ impl<'s> ResponseEdits<'s> {
         match is_own_error(response) {
             false if self.intercepts() => pages.find(|page| page.is_of(status)),
             false => None,
-            true => pages.find(|page| page.has_effect() && page.is_for(status)),
+            true => pages.find(|page| page.is_for(status)),
         }
     }
 
@@ -89,14 +96,17 @@ impl<'s> ResponseEdits<'s> {
         {
             headers.insert(header::LOCATION, changed);
         }
-        let mut added = self.added;
+        let (mut added, mut lifetime) = (self.added, self.lifetime);
         if let Some(pending) = pending.filter(|_| self.late) {
+            pending.sent(&response);
             // A value that cannot be sent is left out: the request has been served.
-            let late = self.settings.add_headers.iter().filter(|header| header.value.needs_outcome());
+            let late = self.settings.headers().filter(|header| header.value.needs_outcome());
             let value = |header: &AddHeader| pending.with(|scope| header.value.to_header(scope)).ok().flatten();
             added.extend(late.filter_map(|header| Some((header, value(header)?))));
+            let expires = self.settings.expires.as_ref().filter(|expires| expires.needs_outcome());
+            lifetime = expires.map(|expires| pending.with(|scope| expires.lifetime(scope))).or(lifetime);
         }
-        add(self.settings, added, &mut response);
+        add(self.settings, lifetime, added, &mut response);
         if let Some(pending) = pending {
             pending.sent(&response);
         }
@@ -179,8 +189,11 @@ pub(super) fn add_headers(
     scope: &Scope<'_>,
     response: &mut Response<Body>,
 ) -> Result<(), ErrorResponse> {
-    let scope = &with_status(scope, response.status());
-    add(settings, headers(settings.add_headers.iter(), scope)?, response);
+    let outcome = Outcome { sent: Some(response.headers()), ..Outcome::of_site(response.status().as_u16()) };
+    let scope = &Scope { outcome: Some(outcome), ..*scope };
+    let lifetime = settings.expires.as_ref().map(|expires| expires.lifetime(scope));
+    let added = headers(settings.headers(), scope)?;
+    add(settings, lifetime, added, response);
     Ok(())
 }
 
@@ -191,7 +204,7 @@ fn with_status<'r>(scope: &Scope<'r>, status: StatusCode) -> Scope<'r> {
 
 /// Returns the headers whose values need no response.
 fn added_headers<'s>(settings: &'s BlockSettings, scope: &Scope<'_>) -> Result<AddedHeaders<'s>, ErrorResponse> {
-    headers(settings.add_headers.iter().filter(|header| !header.value.needs_outcome()), scope)
+    headers(settings.headers().filter(|header| !header.value.needs_outcome()), scope)
 }
 
 fn headers<'s>(
@@ -207,13 +220,16 @@ fn headers<'s>(
     Ok(added)
 }
 
-fn add(settings: &BlockSettings, added: AddedHeaders<'_>, response: &mut Response<Body>) {
+fn add(settings: &BlockSettings, lifetime: Option<Lifetime>, added: AddedHeaders<'_>, response: &mut Response<Body>) {
+    for name in &settings.more_headers.removed {
+        response.headers_mut().remove(name);
+    }
     settings.charset.apply(response.headers_mut());
     let status = response.status().as_u16();
-    if let Some(expires) = settings.expires
+    if let Some(lifetime) = lifetime
         && adds_to(status)
     {
-        expires.apply(response.headers_mut());
+        lifetime.apply(response.headers_mut());
     }
     for (header, value) in added.into_iter().filter(|(header, _)| header.applies_to(status)) {
         response.headers_mut().append(header.name.clone(), value);

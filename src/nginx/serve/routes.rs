@@ -109,7 +109,7 @@ fn route(location: &Location, groups: &[Group], writers: &Writers) -> Result<Rou
         timeouts: timeouts(settings),
         logs: access_log::written(&settings.access_logs, writers),
         addresses,
-        shows_outcome: settings.add_headers.iter().any(|header| header.value.needs_outcome()),
+        shows_outcome: settings.shows_outcome(),
     })
 }
 

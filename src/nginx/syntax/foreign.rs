@@ -25,14 +25,16 @@ pub(crate) fn explain(fault: Fault, sources: &Sources) -> Fault {
 /// Returns the program that a text is written for, and the line that shows it.
 fn program(text: &str) -> Option<(&'static str, Span)> {
     let mut at = 0;
+    // HAProxy has braces in its lines only.
+    let has_blocks = || text.lines().any(|line| without_comment(line).trim_end().ends_with('{'));
     for (number, whole) in text.split_inclusive('\n').enumerate() {
-        let line = whole.trim();
+        let line = without_comment(whole).trim();
         let mut words = line.split_ascii_whitespace();
         let (first, second) = (words.next().unwrap_or_default(), words.next());
         let ends_open = line.ends_with(['{', ';', '}']);
         let program = match (first, second) {
             ("global" | "defaults", None) => Some("HAProxy"),
-            ("frontend" | "backend" | "listen", Some(_)) if !ends_open => Some("HAProxy"),
+            ("frontend" | "backend" | "listen", Some(_)) if !ends_open && !has_blocks() => Some("HAProxy"),
             (
                 "LoadModule" | "ProxyPass" | "ProxyPassMatch" | "BalancerMember" | "ServerRoot" | "ProxyRequests",
                 Some(_),
@@ -64,6 +66,10 @@ fn program(text: &str) -> Option<(&'static str, Span)> {
     None
 }
 
+fn without_comment(line: &str) -> &str {
+    line.find('#').map_or(line, |comment| &line[..comment])
+}
+
 /// Full-width punctuation and what nginx wants in its place.
 const FULL_WIDTH: [(char, &str); 13] = [
     ('\u{ff1b}', ";"),
@@ -87,8 +93,7 @@ fn full_width(span: Span, sources: &Sources) -> Option<(Span, char, &'static str
     let mut at = 0;
     let lines = text.split_inclusive('\n').take(span.line.max(1) as usize + 1);
     for (number, line) in lines.enumerate() {
-        let code = line.find('#').map_or(line, |comment| &line[..comment]);
-        let mut found = code.char_indices().filter_map(|(index, c)| {
+        let mut found = without_comment(line).char_indices().filter_map(|(index, c)| {
             let (_, ascii) = FULL_WIDTH.iter().find(|(wide, _)| *wide == c)?;
             Some((index, c, *ascii))
         });

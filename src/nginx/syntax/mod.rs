@@ -21,6 +21,6 @@ pub(crate) use excerpt::printable;
 pub(crate) use foreign::explain;
 pub(crate) use lexer::Word;
 pub(crate) use parser::{Directive, Parser};
-pub(crate) use pattern::{Captures, Pattern};
+pub(crate) use pattern::{Captures, NamedGroup, Pattern};
 pub(crate) use source::{Sources, Span};
 pub(crate) use suggest::{did_you_mean, nearest};

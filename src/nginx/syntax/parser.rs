@@ -45,6 +45,18 @@ impl Hash for Directive {
 const OF_NGINX: [&str; 8] =
     ["mime.types", "fastcgi.conf", "fastcgi_params", "scgi_params", "uwsgi_params", "koi-utf", "koi-win", "win-utf"];
 
+/// Files that Debian, certbot and panels put beside a configuration, and what they say as far as it counts here. They are read where
+/// they exist.
+const OF_PACKAGES: [(&str, &str); 3] = [
+    (
+        "proxy_params",
+        "proxy_set_header Host $http_host; proxy_set_header X-Real-IP $remote_addr; \
+         proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; proxy_set_header X-Forwarded-Proto $scheme;",
+    ),
+    ("options-ssl-nginx.conf", "ssl_protocols TLSv1.2 TLSv1.3; ssl_prefer_server_ciphers off;"),
+    ("fastcgi-php.conf", ""),
+];
+
 /// The most text of all files together.
 const MAX_TEXT_BYTES: usize = 4 << 20;
 const MAX_DIRECTIVES: usize = 200_000;
@@ -57,7 +69,7 @@ const MAX_INCLUDE_DEPTH: usize = 16;
 #[derive(Debug, Default)]
 pub(crate) struct Parser {
     pub(crate) sources: Sources,
-    /// Includes of [`OF_NGINX`].
+    /// Includes of [`OF_NGINX`], and those of [`OF_PACKAGES`] that do not exist.
     pub(crate) skipped_includes: Vec<(Span, String)>,
     /// The folder of relative includes; `None` refuses `include`.
     pub(crate) folder: Option<PathBuf>,
@@ -183,9 +195,16 @@ impl Parser {
         let (false, [pattern]) = (opens_block, args) else {
             return Err(name.span.value("include takes one file", "include FILE;"));
         };
-        if Path::new(&pattern.text).file_name().is_some_and(|name| OF_NGINX.iter().any(|known| name == *known)) {
+        let file_name = Path::new(&pattern.text).file_name().unwrap_or_default();
+        if OF_NGINX.iter().any(|known| file_name == *known) {
             self.skipped_includes.push((name.span, pattern.text.clone()));
             return Ok(Vec::new());
+        }
+        if let Some((file, text)) = OF_PACKAGES.iter().find(|(known, _)| file_name == *known)
+            && !self.folder.as_ref().is_some_and(|folder| folder.join(&pattern.text).exists())
+        {
+            self.skipped_includes.push((name.span, format!("{}, which does not exist: {text}", pattern.text)));
+            return self.source(file, text, Some(pattern.span));
         }
         let Some(folder) = &self.folder else {
             let expected = "the included text itself, or a configuration read from a file";

@@ -38,7 +38,6 @@ fn every_mistake_has_its_message() {
             33,
             "ip_hash, hash and random do not support parameter \"backup\"",
         ),
-        (upstream("ip_hash; least_conn; server a;"), ErrorKind::Duplicate, 23, "load balancing method redefined"),
         (upstream("hash $nope; server a;"), ErrorKind::Unknown, 19, "unknown variable \"$nope\""),
         (
             upstream("hash $cookie_a consistant; server a;"),
@@ -52,10 +51,10 @@ fn every_mistake_has_its_message() {
         (format!("{MANUAL}upstream KYLIN {{ server a; }}"), ErrorKind::Duplicate, 1, "duplicate upstream \"KYLIN\""),
         (server("listen 81;"), ErrorKind::Duplicate, 21, "a duplicate listen 0.0.0.0:81"),
         (
-            location("recursive_error_pages on; return 200;"),
+            location("auth_request /auth; return 200;"),
             ErrorKind::Unsupported,
             34,
-            "\"recursive_error_pages\" is supported as \"recursive_error_pages off\" only",
+            "\"auth_request\" is supported as \"auth_request off\" only",
         ),
         (
             location("vhost_traffic_status_limit_traffic in:64G; return 200;"),
@@ -66,7 +65,7 @@ fn every_mistake_has_its_message() {
         (server("charset_map a b { 80 E282AC; }"), ErrorKind::Unsupported, 21, "\"charset_map\" is not supported"),
         (server("charset $charset; return 200;"), ErrorKind::Value, 29, "invalid charset \"$charset\""),
         (server("charset_types json; return 200;"), ErrorKind::Value, 35, "invalid type \"json\""),
-        (server("listen 443 quic;"), ErrorKind::Unsupported, 32, "listen parameter \"quic\" is not supported"),
+        (server("listen 443 setfib=1;"), ErrorKind::Unsupported, 32, "listen parameter \"setfib=1\" is not supported"),
         (
             server("listen 1 proxy_protocol; return 403;"),
             ErrorKind::Missing,
@@ -100,7 +99,12 @@ fn every_mistake_has_its_message() {
             21,
             "location with neither proxy_pass nor return: static files are not served",
         ),
-        (location("proxy_pass http://$host;"), ErrorKind::Unsupported, 45, "variables in proxy_pass are not supported"),
+        (
+            location("proxy_pass http://$host/kylin;"),
+            ErrorKind::Unsupported,
+            45,
+            "variables in proxy_pass are not supported",
+        ),
         (location("proxy_pass http://kylin:80;"), ErrorKind::Value, 45, "upstream \"kylin\" may not have a port"),
         (
             server("location ~ a { proxy_pass http://kylin/x; }"),
@@ -148,10 +152,10 @@ fn every_mistake_has_its_message() {
             "\"send_timeout\" is duplicate",
         ),
         (
-            location("return 200; proxy_cache zone;"),
+            location("return 200; proxy_store on;"),
             ErrorKind::Unsupported,
             46,
-            "\"proxy_cache\" is supported as \"proxy_cache off\" only",
+            "\"proxy_store\" is supported as \"proxy_store off\" only",
         ),
         (
             location("return 200 $1;"),

@@ -183,7 +183,7 @@ fn every_mistake_has_its_message() {
         (map("map $b $a { } map $a $b { }"), ErrorKind::Unknown, 19, "unknown variable \"$a\""),
         (map("map $uri $v { a 1; A 2; }"), ErrorKind::Duplicate, 20, "\"A\" is duplicate"),
         (map("map $uri $v { default 1; default 2; }"), ErrorKind::Duplicate, 26, "\"default\" is duplicate"),
-        (map("map $uri $v { hostnames; }"), ErrorKind::Unsupported, 15, "\"hostnames\" of map is not supported"),
+        (map("map $uri $v { hostnames; *.a 1; *.A 2; }"), ErrorKind::Duplicate, 33, "\"*.A\" is duplicate"),
         (map("map $uri $v { a 1 2; }"), ErrorKind::Value, 15, "a line of map is a value and a result"),
         (map("map $uri $v { ~a $nope; }"), ErrorKind::Unknown, 18, "unknown variable \"$nope\""),
         (

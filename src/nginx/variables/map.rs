@@ -32,6 +32,12 @@ enum Rules {
 struct Values {
     /// The results by the value in lower case, as nginx compares.
     exact: HashMap<Vec<u8>, Template>,
+    /// `hostnames`: names with an asterisk may follow.
+    has_hostnames: bool,
+    /// By the end of the value, which begins with a dot: `*.example.org`.
+    suffixes: HashMap<Vec<u8>, Template>,
+    /// By the beginning of the value, which ends with a dot: `www.example.*`.
+    prefixes: HashMap<Vec<u8>, Template>,
     /// Expressions in the order of the file, which are tried if no exact value matches.
     patterns: Vec<(Pattern, Template)>,
     default: Option<Template>,
@@ -47,6 +53,8 @@ struct SetVariable {
     name: String,
     /// Every value that a `set` of the configuration gives it.
     values: Vec<SetValue>,
+    /// A group of an expression has its name.
+    is_group: bool,
 }
 
 /// A value that a `set` gives to a variable.
@@ -75,7 +83,15 @@ impl Maps {
         for (set, _) in values.iter().filter(|(directive, _)| directive.is("set")) {
             let name = set.args.first().and_then(|name| name.text.strip_prefix('$')).map(str::to_ascii_lowercase);
             if let Some(name) = name.filter(|name| !is_built_in(name) && maps.set_slot(name).is_none()) {
-                maps.1.push(SetVariable { name, values: Vec::new() });
+                maps.1.push(SetVariable { name, values: Vec::new(), is_group: false });
+            }
+        }
+        let patterns = values.iter().filter(|(directive, _)| !directive.is("set"));
+        for name in patterns.flat_map(|(directive, _)| directive.args.iter().flat_map(|word| groups_of(&word.text))) {
+            match maps.set_slot(&name) {
+                Some(slot) => maps.1[slot].is_group = true,
+                None if is_built_in(&name) => {}
+                None => maps.1.push(SetVariable { name, values: Vec::new(), is_group: true }),
             }
         }
         while !pending.is_empty() {
@@ -117,6 +133,16 @@ impl Maps {
     /// Returns the slot of a variable of `set`, by its name in lower case.
     pub(crate) fn set_slot(&self, name: &str) -> Option<usize> {
         self.1.iter().position(|variable| variable.name == name)
+    }
+
+    /// Returns whether a group of an expression gives the variable of a slot a value.
+    pub(super) fn is_group(&self, slot: usize) -> bool {
+        self.1.get(slot).is_some_and(|variable| variable.is_group)
+    }
+
+    /// Returns the expression, whose named groups give variables their values.
+    pub(crate) fn bind(&self, pattern: Pattern, word: &Word) -> Result<Pattern, Fault> {
+        pattern.with_variables(word, |name| self.set_slot(name))
     }
 
     /// Returns how many variables `set` gives a value.
@@ -248,7 +274,8 @@ impl Values {
     }
 
     fn results(&self) -> impl Iterator<Item = &Template> {
-        self.exact.values().chain(self.patterns.iter().map(|(_, result)| result)).chain(&self.default)
+        let names = self.suffixes.values().chain(self.prefixes.values());
+        self.exact.values().chain(names).chain(self.patterns.iter().map(|(_, result)| result)).chain(&self.default)
     }
 
     fn read_line(&mut self, line: &Directive, maps: &Maps) -> Result<(), Fault> {
@@ -258,7 +285,8 @@ impl Values {
             // This crate computes values anew for each use, with or without the word.
             ([], None) if key.text == "volatile" => return Ok(()),
             ([], None) if key.text == "hostnames" => {
-                return Err(key.span.unsupported("\"hostnames\" of map is not supported", "~EXPRESSION RESULT;"));
+                self.has_hostnames = true;
+                return Ok(());
             }
             _ => return Err(key.span.value("a line of map is a value and a result", USAGE)),
         };
@@ -273,11 +301,20 @@ impl Values {
             return Ok(());
         }
         let result = Template::new(result, maps)?;
+        let lower = key.text.strip_prefix('\\').unwrap_or(&key.text).to_ascii_lowercase();
+        let name = Some(&lower).filter(|_| self.has_hostnames && !key.text.starts_with('\\'));
+        let suffix = name.and_then(|name| name.strip_prefix('*').unwrap_or(name).strip_prefix('.'));
+        let prefix = name.and_then(|name| name.strip_suffix(".*"));
         let replaced = if key.text == "default" {
             self.default.replace(result)
+        } else if let Some(suffix) = suffix {
+            // `.example.org` is the name itself too.
+            let own = (!lower.starts_with('*')).then(|| self.exact.insert(suffix.into(), result.clone())).flatten();
+            own.or(self.suffixes.insert(format!(".{suffix}").into_bytes(), result))
+        } else if let Some(prefix) = prefix {
+            self.prefixes.insert(format!("{prefix}.").into_bytes(), result)
         } else {
-            let value = key.text.strip_prefix('\\').unwrap_or(&key.text).to_ascii_lowercase().into_bytes();
-            self.exact.insert(value, result)
+            self.exact.insert(lower.into_bytes(), result)
         };
         match replaced {
             None => Ok(()),
@@ -285,9 +322,24 @@ impl Values {
         }
     }
 
+    /// Returns the result for a name by its longest known end, else by its longest known beginning.
+    fn name(&self, lower: &[u8]) -> Option<&Template> {
+        const MAX_NAME: usize = 255;
+        if !self.has_hostnames || lower.len() > MAX_NAME {
+            return None;
+        }
+        let dots = || (1..lower.len()).filter(|&at| lower[at] == b'.');
+        let suffix = dots().find_map(|dot| self.suffixes.get(&lower[dot..]));
+        suffix.or_else(|| dots().rev().find_map(|dot| self.prefixes.get(&lower[..=dot])))
+    }
+
     /// Calls `write` with the result for a value, and the scope with the groups of its expression.
     fn find(&self, source: &[u8], scope: &Scope<'_>, write: impl FnOnce(&Template, &Scope<'_>)) {
-        if let Some(result) = self.exact.get(&source.to_ascii_lowercase()) {
+        let mut lower = source.to_ascii_lowercase();
+        if self.has_hostnames && lower.last() == Some(&b'.') {
+            lower.pop();
+        }
+        if let Some(result) = self.exact.get(&lower).or_else(|| self.name(&lower)) {
             return write(result, scope);
         }
         for (pattern, result) in &self.patterns {
@@ -299,6 +351,16 @@ impl Values {
             write(default, scope);
         }
     }
+}
+
+/// Returns the names of the groups in an expression, in lower case.
+fn groups_of(text: &str) -> impl Iterator<Item = String> {
+    let starts = text.split("(?").skip(1).map(|rest| rest.strip_prefix('P').unwrap_or(rest));
+    starts.filter_map(|rest| {
+        let (name, _) = rest.strip_prefix('<')?.split_once('>')?;
+        let is_name = !name.is_empty() && name.chars().all(is_name_letter);
+        is_name.then(|| name.to_ascii_lowercase())
+    })
 }
 
 /// Returns the names of an expression's groups in lower case, with their number.

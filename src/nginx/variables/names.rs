@@ -22,11 +22,23 @@ pub(super) static NAMES: &[(&str, Evaluate)] = &[
     ("content_type", |scope, sink| header(scope, &header::CONTENT_TYPE, sink)),
     ("document_uri", |scope, sink| sink(scope.path)),
     ("host", host),
+    ("http2", |scope, sink| {
+        sink(match scope.version == Version::HTTP_2 {
+            true if scope.tls.is_some() => b"h2",
+            true => b"h2c",
+            false => b"",
+        });
+    }),
+    ("http3", |_, _| {}),
     ("https", |scope, sink| sink(if scope.tls.is_some() { b"on" } else { b"" })),
     ("is_args", |scope, sink| sink(if scope.query().is_empty() { b"" } else { b"?" })),
     ("msec", |_, sink| display(format_args!("{:.3}", now().unix_seconds()), sink)),
     ("proxy_add_x_forwarded_for", proxy_add_x_forwarded_for),
+    // Of the PROXY protocol, where the connection has it.
+    ("proxy_protocol_addr", |scope, sink| scope.proxied.iter().for_each(|peer| display(peer.ip(), sink))),
+    ("proxy_protocol_port", |scope, sink| scope.proxied.iter().for_each(|peer| display(peer.port(), sink))),
     ("proxy_host", |scope, sink| sink(scope.proxy_host.as_bytes())),
+    ("proxy_port", proxy_port),
     ("query_string", |scope, sink| sink(scope.query())),
     ("realip_remote_addr", |scope, sink| ip(scope.peer, sink)),
     ("realip_remote_port", |scope, sink| port(scope.peer, sink)),
@@ -45,9 +57,13 @@ pub(super) static NAMES: &[(&str, Evaluate)] = &[
     ("server_name", |scope, sink| sink(scope.server_name.as_bytes())),
     ("server_port", |scope, sink| port(scope.local, sink)),
     ("server_protocol", |scope, sink| sink(protocol(scope.version).as_bytes())),
+    // Responses are not cached, so a range reaches the node as it is.
+    ("slice_range", |scope, sink| header(scope, &header::RANGE, sink)),
     ("ssl_client_verify", |scope, sink| {
         sink(scope.tls.map_or(b"", |tls| if tls.has_certificate { b"SUCCESS" } else { b"NONE" }))
     }),
+    // Early data is not accepted.
+    ("ssl_early_data", |_, _| {}),
     ("ssl_protocol", |scope, sink| sink(scope.tls.map_or("", |tls| tls.protocol).as_bytes())),
     ("ssl_server_name", |scope, sink| sink(scope.tls.map_or("", |tls| tls.server_name).as_bytes())),
     ("status", outcome::status),
@@ -55,6 +71,8 @@ pub(super) static NAMES: &[(&str, Evaluate)] = &[
     ("time_local", |_, sink| display(now().common_log(), sink)),
     ("upstream_addr", outcome::upstream_addr),
     ("upstream_bytes_received", outcome::upstream_response_length),
+    // As in nginx where nothing is cached.
+    ("upstream_cache_status", |_, _| {}),
     ("upstream_connect_time", outcome::upstream_connect_time),
     ("upstream_header_time", outcome::upstream_header_time),
     ("upstream_response_length", outcome::upstream_response_length),
@@ -92,6 +110,13 @@ pub(super) fn header(scope: &Scope<'_>, name: &HeaderName, sink: Sink<'_>) {
         }
         sink(value.as_bytes());
     }
+}
+
+/// `$proxy_port`: that of `proxy_pass`, or the one that its scheme has.
+fn proxy_port(scope: &Scope<'_>, sink: Sink<'_>) {
+    let written = scope.proxy_host.rsplit_once(':').map(|(_, port)| port);
+    let is_port = |port: &&str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    sink(written.filter(is_port).unwrap_or(scope.proxy_default_port).as_bytes());
 }
 
 fn binary_remote_addr(scope: &Scope<'_>, sink: Sink<'_>) {

@@ -33,6 +33,10 @@ pub(crate) struct Scope<'r> {
     pub(crate) server_name: &'r str,
     /// The host of `proxy_pass`.
     pub(crate) proxy_host: &'r str,
+    /// The port of the scheme of `proxy_pass`, or nothing.
+    pub(crate) proxy_default_port: &'static str,
+    /// The client of the PROXY protocol.
+    pub(crate) proxied: Option<SocketAddr>,
     /// The groups of the regular expression that chose the location or server.
     pub(crate) captures: Captures<'r>,
     /// The arguments, if `rewrite` changed them.
@@ -126,6 +130,8 @@ impl<'r> Scope<'r> {
             tls: None,
             server_name: "",
             proxy_host: "",
+            proxy_default_port: "",
+            proxied: None,
             captures: Captures::default(),
             args: None,
             sets: &[],
@@ -164,6 +170,8 @@ pub(crate) struct Snapshot {
     tls: Option<(&'static str, Box<str>, bool)>,
     server_name: Box<str>,
     proxy_host: Box<str>,
+    proxy_default_port: &'static str,
+    proxied: Option<SocketAddr>,
     captures: Box<[Option<Box<[u8]>>]>,
     args: Option<Box<[u8]>>,
     sets: Box<[Vec<u8>]>,
@@ -188,6 +196,8 @@ impl Snapshot {
             tls: scope.tls.map(|tls| (tls.protocol, tls.server_name.into(), tls.has_certificate)),
             server_name: scope.server_name.into(),
             proxy_host: scope.proxy_host.into(),
+            proxy_default_port: scope.proxy_default_port,
+            proxied: scope.proxied,
             captures: captures.map(|capture| capture.map(Into::into)).collect(),
             args: scope.args.map(Into::into),
             sets: scope.sets.into(),
@@ -216,6 +226,8 @@ impl Snapshot {
             tls,
             server_name: &self.server_name,
             proxy_host: &self.proxy_host,
+            proxy_default_port: self.proxy_default_port,
+            proxied: self.proxied,
             captures,
             args: self.args.as_deref(),
             sets: &self.sets,

@@ -3,7 +3,7 @@
 use super::logged::{may_be_rewritten, may_hold_target, secret};
 use super::map::{Maps, subject};
 use super::{Piece, Template, Variable};
-use crate::nginx::syntax::{Directive, Fault, Span, Word};
+use crate::nginx::syntax::{Directive, Word};
 
 /// The values that the directives of a configuration compute from requests and responses.
 #[derive(Debug, Default)]
@@ -18,15 +18,6 @@ pub(crate) struct ValueSources {
     redirects: Vec<Template>,
 }
 
-/// A secret that a log would show.
-struct LoggedSecret {
-    /// The variable of the log.
-    variable: String,
-    /// The variable that holds the secret.
-    source: String,
-    why: &'static str,
-}
-
 /// The way by which a value reaches a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Through {
@@ -38,7 +29,21 @@ enum Through {
     Another,
 }
 
+/// The directives of the blocks of a server that give variables their values.
+const VALUES: [&str; 9] =
+    ["add_header", "if", "location", "more_set_headers", "proxy_redirect", "return", "rewrite", "server_name", "set"];
+
 impl ValueSources {
+    /// Finds the directives of a block that give variables their values, wherever they stand, with the block of each.
+    pub(crate) fn collect<'d>(block: &'d Directive, values: &mut Vec<(&'d Directive, &'d Directive)>) {
+        for inner in block.block.iter().flatten() {
+            if VALUES.contains(&inner.name.text.as_str()) {
+                values.push((inner, block));
+            }
+            ValueSources::collect(inner, values);
+        }
+    }
+
     /// Reads the directives. The readers of their blocks report what is wrong with them.
     pub(crate) fn read(directives: &[(&Directive, &Directive)], maps: &Maps) -> Self {
         let mut sources = ValueSources::default();
@@ -51,6 +56,13 @@ impl ValueSources {
                     sources.redirects.extend(template(to));
                 }
                 ("return" | "proxy_redirect", [.., to]) => sources.redirects.extend(template(to)),
+                ("more_set_headers", words) => {
+                    for word in words {
+                        let (name, value) = word.text.split_once(':').unwrap_or_default();
+                        let value = template(&Word { text: value.to_owned(), span: word.span });
+                        sources.headers.extend(value.map(|value| (name.trim().to_ascii_lowercase(), value)));
+                    }
+                }
                 ("add_header", [name, value, ..]) => {
                     sources.headers.extend(template(value).map(|value| (name.text.to_ascii_lowercase(), value)));
                 }
@@ -61,32 +73,29 @@ impl ValueSources {
     }
 }
 
-impl Template {
-    /// Refuses variables that hold secrets, also behind `map`, `set`, `rewrite` and the groups of expressions.
-    pub(crate) fn check_loggable(&self, span: Span, maps: &Maps, sources: &ValueSources) -> Result<(), Fault> {
-        let Some(secret) = secret_in(self, maps, sources) else { return Ok(()) };
-        let (name, why) = (&secret.variable, secret.why);
-        // Braces or not: the error points at the dollar.
-        let at = self.text.to_ascii_lowercase();
-        let at = at.find(&format!("${name}")).or_else(|| at.find(&format!("${{{name}"))).unwrap_or(0);
-        let from = match secret.source == *name {
-            true => String::new(),
-            false => format!("its value may come from ${}: ", secret.source),
-        };
-        let message = format!("\"${name}\" must not be in a log: {from}{why}");
-        Err(span
-            .right(at)
-            .unsupported(message, "$remote_user, $request_id or $upstream_addr, which tell of a request without them"))
-    }
-}
+/// The most variables of a word that are traced to a secret; all behind them are masked.
+const MAX_TRACED: usize = 64;
 
-/// Returns a secret that a log with this value would show.
-fn secret_in(value: &Template, maps: &Maps, sources: &ValueSources) -> Option<LoggedSecret> {
-    let mut trace = Trace { maps, sources, seen: Vec::new() };
-    value.variables().find_map(|(variable, name)| {
-        let (source, why) = trace.variable(variable, name, None, Through::Itself)?;
-        Some(LoggedSecret { variable: name.to_owned(), source, why })
-    })
+impl Template {
+    /// Masks variables that hold secrets, also behind `map`, `set`, `rewrite` and the groups of expressions. Returns what is masked, and
+    /// why.
+    pub(super) fn mask_secrets(&mut self, maps: &Maps, sources: &ValueSources) -> Vec<String> {
+        let mut masked: Vec<String> = Vec::new();
+        for piece in &mut self.pieces {
+            let Piece::Variable { variable, name } = piece else { continue };
+            let mut trace = Trace { maps, sources, seen: Vec::new() };
+            let found = match masked.len() < MAX_TRACED {
+                true => trace.variable(variable, name, None, Through::Itself),
+                false => Some((name.clone(), "it is not known to hold no secret")),
+            };
+            if let Some((source, why)) = found {
+                let from = if source == *name { String::new() } else { format!("its value may come from ${source}: ") };
+                masked.push(format!("${name} is written as ***: {from}{why}"));
+                *variable = Variable::Masked;
+            }
+        }
+        masked
+    }
 }
 
 /// The variable that holds a secret, and why no log may show it.
@@ -137,7 +146,13 @@ impl Trace<'_> {
             Variable::Set(slot) => {
                 self.seen.push((*slot, in_part));
                 let maps = self.maps;
-                maps.set_values(*slot).find_map(|set| self.template(&set.value, set.subject.as_ref(), in_part))
+                let set = maps.set_values(*slot);
+                let found = set.into_iter().find_map(|set| self.template(&set.value, set.subject.as_ref(), in_part));
+                // The group may be one of any expression.
+                match found {
+                    None if maps.is_group(*slot) => self.variable(&Variable::Capture(1), name, None, through),
+                    found => found,
+                }
             }
             Variable::Capture(_) => match groups {
                 // In a log, the source of a map is masked as the variable itself would be.

@@ -102,6 +102,7 @@ impl Template {
                     of_templates(&mut map.results(), &mut of_piece)?;
                     of_piece.extend((!map.has_default()).then(String::new));
                 }
+                Piece::Variable { variable: Variable::Set(slot), .. } if maps.is_group(*slot) => return None,
                 Piece::Variable { variable: Variable::Set(slot), .. } => {
                     of_templates(&mut maps.set_values(*slot).map(|set| &set.value), &mut of_piece)?;
                 }

@@ -63,6 +63,10 @@ pub(crate) fn node() -> Server {
                 response = response.header("location", format!("http://{host}/kylin/login?a=b"));
                 302
             }
+            uri if uri.contains("network") => {
+                response = response.header("location", "//other.example/login?a=b");
+                302
+            }
             uri if uri.contains("relative") => {
                 response = response.header("location", "/kylin/login?a=b");
                 302

@@ -115,6 +115,11 @@ impl<'s> ResponseEdits<'s> {
                     for scheme in ["http", "https"] {
                         rules.push((Cow::Owned(format!("{scheme}://{}{path}", self.scope.host)), to));
                     }
+                    // A host without a scheme, which is no path.
+                    rules.push((Cow::Owned(format!("//{}{path}", self.scope.host)), to));
+                    if value.starts_with("//") {
+                        continue;
+                    }
                     rules.push((Cow::Borrowed(path), to));
                     // The path itself, without a slash at its end.
                     let bare = Some(path.trim_end_matches('/')).filter(|bare| !bare.is_empty());

@@ -1,5 +1,6 @@
 //! The syntax of httpd's configuration files: lines, words, sections, variables, included files.
 
+mod condition;
 mod error;
 // Both readers show errors alike. The files are compiled here again, because they are private in the library.
 #[path = "../../../../src/nginx/syntax/excerpt.rs"]

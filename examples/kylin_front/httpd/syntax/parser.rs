@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::error::{ConfigError, Fault};
 use super::excerpt::printable;
 use super::lines::{Line, MAX_BYTES, Place, Sources, Word};
-use super::{Directive, include};
+use super::{Directive, condition, include};
 
 /// How deeply files may include each other.
 const MAX_DEPTH: usize = 16;
@@ -150,7 +150,9 @@ impl Parser {
                         let inner = std::mem::replace(&mut directives, last.outer);
                         match last.kind {
                             Kind::Section => {
-                                directives.push(Directive { name: last.name, args: last.args, section: Some(inner) })
+                                let section = Directive { name: last.name, args: last.args, section: Some(inner) };
+                                condition::check(&section)?;
+                                directives.push(section);
                             }
                             Kind::Spliced => directives.extend(inner),
                             Kind::Skipped => {}
@@ -333,10 +335,6 @@ impl Parser {
             "<ifdirective" => |_: &Self, text: &str| crate::httpd::directives::is_known(text),
             "<ifsection" => |_: &Self, text: &str| crate::httpd::directives::is_known(&format!("<{text}")),
             "<ifversion" => return version(name, args),
-            "<if" | "<elseif" | "<else" => {
-                let expected = "what applies to every request; or <Location> and <VirtualHost>";
-                return Err(name.fault(format!("{}> is not supported: no expressions", name.text), expected));
-            }
             _ => return Ok(Kind::Section),
         };
         let [word] = args else { return Err(name.fault(format!("{}> needs one value", name.text), "[!]NAME")) };

@@ -61,7 +61,7 @@ static MODELLED: &[(&str, u8, &str)] = &[
     ("client_max_body_size", HSL, "client_max_body_size SIZE;"),
     ("default_type", HSL, "default_type TYPE;"),
     ("deny", HSL, "deny ADDRESS|CIDR|unix:|all;"),
-    ("error_page", HSL, "error_page CODE... [=[CODE]] @NAME|PAGE;"),
+    ("error_page", HSL, "error_page CODE... [=[CODE]] @NAME|PATH|URL;"),
     ("expires", HSL, "expires TIME|epoch|max|off;"),
     ("geo", H, "geo [$ADDRESS] $NAME { default VALUE; NETWORK VALUE; ... }"),
     ("hash", U, "hash KEY [consistent];"),
@@ -90,6 +90,8 @@ static MODELLED: &[(&str, u8, &str)] = &[
     ("map", H, "map SOURCE $NAME { VALUE RESULT; ... }"),
     ("max_headers", H | S, "max_headers NUMBER;"),
     ("merge_slashes", H | S, "merge_slashes on|off;"),
+    ("more_clear_headers", HSL, "more_clear_headers NAME...;"),
+    ("more_set_headers", HSL, "more_set_headers \"NAME: VALUE\"...;"),
     ("proxy_buffering", HSL, "proxy_buffering on|off;"),
     ("proxy_connect_timeout", HSL, "proxy_connect_timeout TIME;"),
     ("proxy_cookie_domain", HSL, "proxy_cookie_domain off|DOMAIN REPLACEMENT;"),
@@ -120,8 +122,10 @@ static MODELLED: &[(&str, u8, &str)] = &[
     ("random", U, "random [two [least_conn]];"),
     ("real_ip_header", HSL, "real_ip_header NAME;"),
     ("real_ip_recursive", HSL, "real_ip_recursive on|off;"),
+    ("recursive_error_pages", HSL, "recursive_error_pages on|off;"),
     ("return", S | L, "return CODE [TEXT|URL];"),
     ("rewrite", S | L, "rewrite EXPRESSION REPLACEMENT [last|break|redirect|permanent];"),
+    ("root", HSL, "root FOLDER;"),
     ("satisfy", HSL, "satisfy all|any;"),
     ("send_timeout", HSL, "send_timeout TIME;"),
     ("server", H | U, "server { ... } in http, server ADDRESS [parameters]; in upstream"),
@@ -129,6 +133,7 @@ static MODELLED: &[(&str, u8, &str)] = &[
     ("set", S | L, "set $NAME VALUE;"),
     ("set_real_ip_from", HSL, "set_real_ip_from ADDRESS|CIDR|unix:;"),
     ("split_clients", H, "split_clients STRING $NAME { PERCENT% VALUE; ... * VALUE; }"),
+    ("ssl", H | S, "ssl on|off;"),
     ("ssl_certificate", H | S, "ssl_certificate FILE;"),
     ("ssl_certificate_key", H | S, "ssl_certificate_key FILE;"),
     ("ssl_client_certificate", H | S, "ssl_client_certificate FILE;"),
@@ -136,7 +141,7 @@ static MODELLED: &[(&str, u8, &str)] = &[
     ("ssl_trusted_certificate", H | S, "ssl_trusted_certificate FILE;"),
     ("ssl_verify_client", H | S, "ssl_verify_client on|off|optional;"),
     ("sticky", U, "sticky cookie|route|learn PARAMETERS;"),
-    ("try_files", L, "try_files FILE... @NAME;"),
+    ("try_files", S | L, "try_files FILE... @NAME;"),
     ("underscores_in_headers", H | S, "underscores_in_headers on|off;"),
     ("upstream", H, "upstream NAME { ... }"),
     ("zone", U, "zone NAME [SIZE];"),
@@ -149,14 +154,12 @@ static IGNORED_WITH: &[(&str, &str, &str)] = &[
     ("auth_request", "off", "auth_request off; Kylin asks for a password itself"),
     ("limit_conn_dry_run", "off", "limit_conn_dry_run off; limits that only write a log are not counted"),
     ("limit_req_dry_run", "off", "limit_req_dry_run off; limits that only write a log are not counted"),
-    ("proxy_cache", "off", "proxy_cache off; Kylin's responses depend on the user"),
     ("proxy_force_ranges", "off", "proxy_force_ranges off; ranges stay unchanged"),
     ("proxy_pass_request_body", "on", "proxy_pass_request_body on;"),
     ("proxy_pass_request_headers", "on", "proxy_pass_request_headers on;"),
     ("proxy_store", "off", "proxy_store off; responses are not stored"),
     ("ssi", "off", "ssi off; response bodies are passed unchanged"),
     ("userid", "off", "userid off; requests have an id in $request_id, and logins in --sessions"),
-    ("recursive_error_pages", "off", "recursive_error_pages off; an error on the way to a page has no page"),
     ("ssl_ocsp", "off", "ssl_ocsp off; certificates of short life: whether one of a client is revoked is not asked"),
     (
         "ssl_reject_handshake",
@@ -183,6 +186,17 @@ static NOTED: &[(&str, &str)] = &[
     ("user", "this process does not change its user: start it as one without rights"),
     ("ssl_verify_depth", "a chain of a client's certificate may have up to six certificates of authorities between"),
     ("limit_rate proxy_limit_rate", "bandwidth is not limited"),
+    ("http3", "HTTP/3 is not served: clients use HTTP/2 and HTTP/1.1"),
+    ("health_check", "the front end probes the nodes: # kylin_lb: probe auto|version|health|tcp|none; in the upstream"),
+    ("mirror", "requests are not copied"),
+    ("proxy_bind", "the system chooses the local address"),
+    ("proxy_cache", "responses are not cached: every request reaches a node"),
+    ("pagespeed", "bodies of responses are passed unchanged"),
+    (
+        "sysguard sysguard_load sysguard_mem sysguard_rt sysguard_mode sysguard_interval",
+        "no request is refused because of the load of this machine",
+    ),
+    ("slice", "responses are not cached, so ranges reach the nodes unchanged"),
     (
         "proxy_ignore_client_abort",
         "a client that disconnects cancels its request at the node; Kylin continues a build all the same",
@@ -194,13 +208,14 @@ static NOTED: &[(&str, &str)] = &[
 ];
 
 /// Directives of upstreams that come with other modules than nginx's own, and are translated.
-pub(super) const OF_OTHER_MODULES: [&str; 10] = [
+pub(super) const OF_OTHER_MODULES: [&str; 11] = [
     "check",
     "check_fastcgi_param",
     "check_http_expect_alive",
     "check_http_send",
     "check_keepalive_requests",
     "consistent_hash",
+    "dynamic_resolve",
     "fair",
     "jvm_route",
     "session_sticky",
@@ -218,16 +233,10 @@ static REFUSED: &[(&str, &str)] = &[
         "least_conn, or # kylin_lb: policy query-affinity|least-conn;: both did better in simulations of long queries",
     ),
     ("ajp_pass", "proxy_pass http://...: the HTTP port of the same Tomcat"),
+    ("more_set_input_headers", "proxy_set_header NAME VALUE;"),
+    ("more_clear_input_headers", "proxy_set_header NAME \"\";"),
     (
-        "more_set_headers more_set_input_headers",
-        "add_header NAME VALUE always; for responses, proxy_set_header NAME VALUE; for requests",
-    ),
-    (
-        "more_clear_headers more_clear_input_headers",
-        "proxy_hide_header NAME; for responses, proxy_set_header NAME \"\"; for requests",
-    ),
-    (
-        "access_by_lua access_by_lua_block access_by_lua_file balancer_by_lua_block balancer_by_lua_file header_filter_by_lua header_filter_by_lua_block header_filter_by_lua_file rewrite_by_lua rewrite_by_lua_block rewrite_by_lua_file",
+        "access_by_lua access_by_lua_block access_by_lua_file balancer_by_lua_block balancer_by_lua_file header_filter_by_lua header_filter_by_lua_block header_filter_by_lua_file rewrite_by_lua rewrite_by_lua_block rewrite_by_lua_file set_by_lua set_by_lua_block set_by_lua_file",
         "an application that embeds the crate: Lua does not run here",
     ),
     (
@@ -237,32 +246,28 @@ static REFUSED: &[(&str, &str)] = &[
     ("modsecurity modsecurity_rules modsecurity_rules_file", "a firewall in front of this front end"),
     ("fastcgi_pass grpc_pass scgi_pass uwsgi_pass", "proxy_pass http://..."),
     (
-        "health_check",
-        "# kylin_lb: probe auto|version|health|tcp|none; or max_fails=N fail_timeout=TIME on the servers of an upstream",
-    ),
-    (
         "stream",
         "http { upstream kylin { ... } server { location / { proxy_pass http://kylin; } } }: connections of TCP are not forwarded",
     ),
-    ("add_after_body add_before_body sub_filter", "no such line: response bodies are passed unchanged"),
+    ("keyval keyval_zone", "map SOURCE $NAME { VALUE RESULT; ... }"),
+    (
+        "add_after_body add_before_body image_filter sub_filter subs_filter",
+        "no such line: response bodies are passed unchanged",
+    ),
     ("add_trailer", "add_header NAME VALUE;"),
     ("ancient_browser modern_browser", "map $http_user_agent $NAME { ~EXPRESSION VALUE; }"),
     ("auth_request_set", "auth_request off; Kylin asks for a password itself"),
-    ("mirror", "no mirror: requests are not copied"),
     ("post_action", "access_log: a second request is not made for each"),
     ("secure_link secure_link_md5 secure_link_secret", NO_ACCESS),
-    ("slice", "no slice: ranges reach the node unchanged"),
     (
         "valid_referers",
         "map $http_referer $invalid_referer { default 1; \"\" \"\"; ~^https?://kylin\\.example/ \"\"; } in http",
     ),
     ("ntlm", "sticky cookie: connections are not bound to clients"),
-    ("proxy_bind", "no proxy_bind: the system chooses the local address"),
     ("proxy_method", "no proxy_method: the method is passed unchanged"),
     ("proxy_protocol", "real_ip_header X-Forwarded-For: nodes are not sent the PROXY protocol"),
     ("proxy_set_body", "no proxy_set_body: the body is passed unchanged"),
     ("source_charset charset_map override_charset", "charset NAME; the bytes of responses are passed unchanged"),
-    ("ssl", "listen ADDRESS ssl;"),
     (
         "vhost_traffic_status_limit vhost_traffic_status_limit_traffic vhost_traffic_status_limit_traffic_by_set_key",
         "limit_req or limit_conn",
@@ -291,7 +296,7 @@ pub(crate) fn modelled<'d>(
             if !directive.args.iter().all(|word| matches!(word.text.as_str(), "0" | "off")) {
                 remarks.note(directive.span(), format!("{name}: {difference}"));
             }
-        } else if block == Block::Main && matches!(name.as_str(), "stream" | "mail") {
+        } else if block == Block::Main && matches!(name.as_str(), "stream" | "mail" | "rtmp") {
             remarks.note(directive.span(), format!("{name}: left out, only http is served"));
         } else if block == Block::Upstream && OF_OTHER_MODULES.contains(&name.as_str()) {
             // The reader of the block reads it itself.

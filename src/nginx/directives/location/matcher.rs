@@ -3,7 +3,8 @@
 use std::fmt;
 
 use crate::nginx::directives::catalogue::{usage, wrong_number};
-use crate::nginx::syntax::{Captures, Directive, Fault, Pattern, Word};
+use crate::nginx::syntax::{Captures, Directive, Fault, NamedGroup, Pattern, Word};
+use crate::nginx::variables::Maps;
 
 #[derive(Debug, Clone)]
 pub(crate) enum Matcher {
@@ -25,6 +26,10 @@ pub(crate) struct PathPattern {
 }
 
 impl PathPattern {
+    pub(super) fn named_groups(&self) -> &[NamedGroup] {
+        self.pattern.named_groups()
+    }
+
     pub(super) fn captures<'r>(&self, path: &'r [u8]) -> Option<Captures<'r>> {
         self.pattern.captures(path)
     }
@@ -33,7 +38,7 @@ impl PathPattern {
 impl Matcher {
     /// Reads the arguments of `location = /x`; as in nginx the space may be missing. Also returns
     /// the word of the path.
-    pub(super) fn read(directive: &Directive) -> Result<(Matcher, &Word), Fault> {
+    pub(super) fn read<'d>(directive: &'d Directive, maps: &Maps) -> Result<(Matcher, &'d Word), Fault> {
         let modifiers = ["=", "^~", "~*", "~"];
         let (modifier, word, skip) = match &directive.args[..] {
             [word] => {
@@ -50,7 +55,8 @@ impl Matcher {
             "~" | "~*" if text.is_empty() => return Err(word.invalid("regular expression", usage("location"))),
             "~" | "~*" => {
                 let ignore_case = modifier == "~*";
-                Matcher::Regex(PathPattern { pattern: Pattern::new(text, ignore_case, word, skip)?, ignore_case })
+                let pattern = maps.bind(Pattern::new(text, ignore_case, word, skip)?, word)?;
+                Matcher::Regex(PathPattern { pattern, ignore_case })
             }
             "" if text.starts_with('@') && text.len() > 1 => Matcher::Named(text.to_owned()),
             _ if !text.starts_with('/') => {
@@ -70,6 +76,11 @@ impl Matcher {
         }
     }
 
+    /// Returns the groups of an expression that give variables a value.
+    pub(crate) fn named_groups(&self) -> &[NamedGroup] {
+        if let Matcher::Regex(pattern) = self { pattern.named_groups() } else { &[] }
+    }
+
     /// Returns whether this is `location /`.
     pub(crate) fn is_catch_all(&self) -> bool {
         matches!(self, Matcher::Prefix { path, .. } if path == "/")
@@ -85,6 +96,7 @@ impl fmt::Display for Matcher {
             Matcher::Regex(PathPattern { ignore_case: false, .. }) => "~ ",
             Matcher::Regex(PathPattern { ignore_case: true, .. }) => "~* ",
         };
-        write!(f, "{modifier}{}", self.text())
+        let text = if let Matcher::Regex(pattern) = self { pattern.pattern.written() } else { self.text() };
+        write!(f, "{modifier}{text}")
     }
 }

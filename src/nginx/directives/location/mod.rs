@@ -15,7 +15,7 @@ use super::reply::Reply;
 use super::rewrite::Step;
 use super::settings::BlockSettings;
 use crate::kylin::NormalizedPath;
-use crate::nginx::syntax::Captures;
+use crate::nginx::syntax::{Captures, NamedGroup};
 use crate::nginx::variables::Template;
 
 /// One `location` block.
@@ -66,6 +66,8 @@ pub(crate) enum LocationMatch<'c, 'r> {
         /// The groups of its regular expression; `None` if it has none, so that those of the server
         /// name stay.
         captures: Option<Captures<'r>>,
+        /// Those that give variables a value.
+        groups: &'c [NamedGroup],
     },
     /// The path lacks the slash at the end of this location's: the response redirects there with
     /// 301.
@@ -117,9 +119,12 @@ impl Locations {
     /// Returns a named location; `None` if there is none, or if it is left out.
     pub(crate) fn named(&self, name: &str) -> Option<&Location> {
         let is_named = |location: &&Location| matches!(&location.matcher, Matcher::Named(known) if known == name);
-        let is_left_out =
-            |location: &Location| matches!(location.action, Action::LeftOut(_)) && location.script.is_empty();
-        self.all.iter().find(is_named).filter(|location| !is_left_out(location))
+        self.all.iter().find(is_named).filter(|location| location.responds())
+    }
+
+    /// Returns whether there is a named location, which may be left out.
+    pub(crate) fn has_named(&self, name: &str) -> bool {
+        self.all.iter().any(|location| matches!(&location.matcher, Matcher::Named(known) if known == name))
     }
 
     /// Returns all locations, and those inside them.
@@ -127,17 +132,17 @@ impl Locations {
         self.all.iter().flat_map(|location| [vec![location], location.nested.deep()].concat()).collect()
     }
 
-    /// Returns whether a location has a script.
+    /// Returns whether a location has a script, or an expression that gives variables a value.
     pub(crate) fn has_scripts(&self) -> bool {
-        self.all.iter().any(|location| !location.script.is_empty() || location.nested.has_scripts())
+        let has_script = |location: &Location| {
+            !location.script.is_empty() || !location.matcher.named_groups().is_empty() || location.nested.has_scripts()
+        };
+        self.all.iter().any(has_script)
     }
 
     /// Returns whether no location is served.
     pub(crate) fn all_left_out(&self) -> bool {
-        let is_left_out = |location: &Location| {
-            (matches!(location.action, Action::LeftOut(_)) && location.script.is_empty())
-                || matches!(location.matcher, Matcher::Named(_))
-        };
+        let is_left_out = |location: &Location| !location.is_served() || matches!(location.matcher, Matcher::Named(_));
         self.all.iter().all(|location| is_left_out(location) && location.nested.all_left_out())
     }
 
@@ -154,7 +159,7 @@ impl Locations {
     /// and `NGX_DECLINED`.
     fn search<'r>(&self, path: &'r [u8]) -> (Option<LocationMatch<'_, 'r>>, bool) {
         if let Some(&index) = self.exact.get(path) {
-            return (Some(LocationMatch::Location { location: &self.all[index], captures: None }), true);
+            return (Some(LocationMatch::Location { location: &self.all[index], captures: None, groups: &[] }), true);
         }
         let mut prefixes = self.prefixes.iter().map(|&index| &self.all[index]);
         let longest = prefixes.find(|location| path.starts_with(location.matcher.text().as_bytes()));
@@ -168,7 +173,7 @@ impl Locations {
             if over {
                 return (nested, true);
             }
-            found = nested.or(Some(LocationMatch::Location { location, captures: None }));
+            found = nested.or(Some(LocationMatch::Location { location, captures: None, groups: &[] }));
             if matches!(location.matcher, Matcher::Prefix { no_regex: true, .. }) {
                 return (found, false);
             }
@@ -176,13 +181,13 @@ impl Locations {
         for location in self.patterns.iter().map(|&index| &self.all[index]) {
             let Matcher::Regex(pattern) = &location.matcher else { continue };
             if let Some(captures) = pattern.captures(path) {
-                let captures = Some(captures);
+                let (captures, groups) = (Some(captures), pattern.named_groups());
                 let found = match location.nested.search(path).0 {
-                    Some(LocationMatch::Location { location, captures: None }) => {
-                        LocationMatch::Location { location, captures }
+                    Some(LocationMatch::Location { location, captures: None, .. }) => {
+                        LocationMatch::Location { location, captures, groups }
                     }
                     Some(found) => found,
-                    None => LocationMatch::Location { location, captures },
+                    None => LocationMatch::Location { location, captures, groups },
                 };
                 return (Some(found), true);
             }
@@ -192,6 +197,17 @@ impl Locations {
 }
 
 impl Location {
+    /// Returns whether the location responds itself: it is not left out, or its steps lead elsewhere.
+    pub(crate) fn responds(&self) -> bool {
+        !matches!(self.action, Action::LeftOut(_)) || !self.script.iter().all(Step::ends_here)
+    }
+
+    /// Returns whether anything but 404 can be the response: the location responds, or the page of 404 does.
+    pub(crate) fn is_served(&self) -> bool {
+        let mut pages = self.settings.error_pages.iter();
+        self.responds() || pages.any(|page| page.is_of(404) && page.named().is_some())
+    }
+
     /// Returns the location and its variants, by its `if` blocks and the variables of its `proxy_pass`.
     pub(crate) fn forms(&self) -> Vec<&Location> {
         let by_host = self.by_host.iter().flat_map(|by_host| by_host.locations.iter().map(|(_, location)| location));

@@ -168,13 +168,14 @@ impl ProxyPass {
             let host = scope.headers.get(http::header::HOST).map(|host| host.as_bytes()).unwrap_or_default();
             let is_changed = |change: &Change<'_>| change.0.strip_prefix(&own[..]) == Some(from.as_bytes());
             if changes.iter().any(is_changed) {
-                for scheme in [&b"http://"[..], b"https://"] {
+                // `//` is a host without a scheme, which is no path.
+                for scheme in [&b"http://"[..], b"https://", b"//"] {
                     changes.push(Change::of_prefix(
                         [scheme, host, from.as_bytes()].concat(),
                         Cow::Borrowed(to.as_bytes()),
                     ));
                 }
-                changes.push(Change::of_prefix(from.clone().into_bytes(), Cow::Borrowed(to.as_bytes())));
+                changes.push(Change::of_path(from.as_bytes(), to.as_bytes()));
             }
         }
         changes

@@ -26,7 +26,7 @@ pub(crate) fn read_all<'d>(
     let mut all = Vec::new();
     let mut seen = HashSet::new();
     for directive in block.into_iter().filter(|directive| directive.is("location")) {
-        let (matcher, word) = Matcher::read(directive)?;
+        let (matcher, word) = Matcher::read(directive, &context.maps)?;
         let is_exact = matches!(matcher, Matcher::Exact(_));
         let is_regex = matches!(matcher, Matcher::Regex(_));
         let is_named = matches!(matcher, Matcher::Named(_));
@@ -81,9 +81,16 @@ fn read(
     let mut location = read_body(modelled, matcher, None, settings, captures, context)?;
     if let Some(reason) = left_out {
         location.action = Action::LeftOut(reason);
-    } else if location.script.is_empty() && matches!(location.action, Action::LeftOut(_)) {
+    } else if location.script.is_empty() && !location.is_served() {
         let message = "location with neither proxy_pass nor return: static files are not served";
         return Err(directive.span().missing(message, "proxy_pass http://UPSTREAM; or return CODE;"));
+    }
+    if matches!(location.action, Action::LeftOut(_)) && location.is_served() {
+        let text = format!(
+            "location {}: static files are not served, so its error page or its steps serve every request",
+            location.matcher
+        );
+        context.remarks.note(directive.span(), text);
     }
     note_auth(&location, directive, context);
     location.nested = read_all(block, Some(&location.matcher), &location.settings, captures, context)?;
@@ -193,7 +200,7 @@ fn read_body(
                 location.variants.push(form);
             }
         }
-        match Step::read(inner, &context.maps, variant)? {
+        match Step::read(inner, &context.maps, location.settings.root.as_deref(), variant)? {
             // nginx runs `return` before it passes the request. If other steps come before it, one of them may end the script.
             Step::Return(unconditional) if location.script.is_empty() => {
                 (location.action, location.by_host) = (Action::Return(unconditional), None);

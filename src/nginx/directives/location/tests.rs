@@ -11,7 +11,7 @@ fn choice(config: &Config, path: &str) -> String {
     match config.servers[0].locate(&NormalizedPath::parse(path).unwrap()) {
         None => "404".into(),
         Some(LocationMatch::Redirect(to)) => format!("301 {}", to.matcher.text()),
-        Some(LocationMatch::Location { location, captures }) => {
+        Some(LocationMatch::Location { location, captures, .. }) => {
             let capture =
                 captures.and_then(|captures| captures.0[1]).map(|one| format!(" $1={}", String::from_utf8_lossy(one)));
             format!("{}{}", location.matcher, capture.unwrap_or_default())

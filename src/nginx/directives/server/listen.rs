@@ -31,6 +31,8 @@ pub(crate) struct Listen {
     pub(crate) ssl: bool,
     /// Whether connections begin with the PROXY protocol.
     pub(crate) proxy_protocol: bool,
+    /// The line is for HTTP/3 only, which is not served.
+    pub(crate) quic: bool,
 }
 
 const PARAMETERS: &str = "one of: default_server, ssl, proxy_protocol, backlog=N, ipv6only=on|off, http2, reuseport, deferred, bind, \
@@ -40,7 +42,15 @@ impl Listen {
     /// Returns nginx's default for a server without a `listen` line.
     pub(super) fn standard() -> Listen {
         let address = ListenAddress::Tcp(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 80)));
-        Listen { address, default_server: false, backlog: None, ipv6_only: true, ssl: false, proxy_protocol: false }
+        Listen {
+            address,
+            default_server: false,
+            backlog: None,
+            ipv6_only: true,
+            ssl: false,
+            proxy_protocol: false,
+            quic: false,
+        }
     }
 
     pub(super) fn read(directive: &Directive, remarks: &mut Remarks<'_>) -> Result<Listen, Fault> {
@@ -67,8 +77,8 @@ impl Listen {
                 ("ssl", None) if cfg!(feature = "tls") => listen.ssl = true,
                 ("ssl", _) => return unsupported("a build with the feature tls, or a TLS terminator in front"),
                 ("proxy_protocol", None) => listen.proxy_protocol = true,
-                ("quic" | "http3", _) => return unsupported("ssl http2"),
-                ("spdy", _) => return unsupported("http2"),
+                ("quic" | "http3", None) => listen.quic = true,
+                ("spdy", None) => remarks.ignored(word.span, "listen ... spdy"),
                 ("accept_filter" | "setfib", _) => return unsupported(PARAMETERS),
                 _ => {
                     let message = format!("unknown parameter \"{}\" of listen", word.text);

@@ -15,9 +15,9 @@ use super::left_out;
 use super::location::{self, Action, LocationMatch, Locations};
 use super::reply::Reply;
 use super::rewrite::{Step, note_files};
-use super::settings::{BlockSettings, SettingsReader};
+use super::settings::{BlockSettings, PageTarget, SettingsReader};
 use crate::kylin::NormalizedPath;
-use crate::nginx::syntax::{Directive, Fault};
+use crate::nginx::syntax::{Directive, ErrorKind, Fault, Span, Word};
 
 /// One `server` block.
 #[derive(Debug, Clone)]
@@ -35,6 +35,8 @@ pub(crate) struct Server {
     /// `return` outside locations, before any other step: the response to every request.
     pub(crate) reply: Option<Reply>,
     pub(crate) locations: Locations,
+    /// The paths of error pages for which a location is served.
+    pages: HashSet<String>,
     /// `# kylin_lb:` comments, which concern the upstreams of the locations.
     pub(crate) comments: CommentOptions,
     /// Whether the server is left out: nginx serves something other than nodes there, and this crate responds with 404.
@@ -47,9 +49,28 @@ impl Server {
         self.locations.find(path)
     }
 
-    pub(crate) fn read(
+    /// Reads the servers of a configuration with these upstreams.
+    pub(crate) fn read_all<'d>(
+        servers: impl Iterator<Item = &'d Directive>,
+        upstreams: impl Iterator<Item = &'d Directive>,
+        http: &BlockSettings,
+        context: &mut ReadContext<'_>,
+    ) -> Result<Vec<(Server, Span)>, Fault> {
+        let of_kylin = left_out::kylin_upstreams(upstreams);
+        let servers: Vec<_> = servers.map(|server| (server, left_out::says_kylin(server, &of_kylin))).collect();
+        let is_elsewhere = servers.iter().any(|(_, says_kylin)| *says_kylin);
+        let read = |(directive, says_kylin): (&Directive, bool)| {
+            Ok((Server::read(directive, http, is_elsewhere && !says_kylin, context)?, directive.span()))
+        };
+        servers.into_iter().map(read).collect()
+    }
+
+    /// Reads a block. `may_be_left_out` says that it is of another site than Kylin, although it passes requests on: then a mistake in it
+    /// does not keep Kylin from being served.
+    fn read(
         directive: &Directive,
         http: &BlockSettings,
+        may_be_left_out: bool,
         context: &mut ReadContext<'_>,
     ) -> Result<Server, Fault> {
         if let Some(word) = directive.args.first() {
@@ -57,11 +78,16 @@ impl Server {
             return Err(word.span.misplaced("server with an address outside an upstream", expected));
         }
         let block = directive.block.as_deref().unwrap_or_default();
-        if !left_out::is_other_site(block) {
+        let passes_on = !left_out::is_other_site(block);
+        if passes_on && !(may_be_left_out && left_out::mentions(block, "proxy_pass")) {
             return Server::read_block(directive, block, http, context);
         }
         let mark = context.mark();
         let server = Server::read_block(directive, block, http, context).or_else(|fault| {
+            // Of what it passes on, only a mistake that nginx does not find is passed over.
+            if passes_on && !matches!(fault.kind(), ErrorKind::Unsupported | ErrorKind::Unknown) {
+                return Err(fault);
+            }
             context.back_to(mark);
             context.remarks.note(directive.span(), format!("server of another site: {}", fault.message()));
             Server::read_names(directive, block, http, context)
@@ -95,6 +121,51 @@ impl Server {
         Ok(Server { is_left_out: true, ..server })
     }
 
+    /// Returns the paths of error pages for which a location is served.
+    ///
+    /// # Errors
+    /// For a page that is a named location which the server does not have.
+    fn check_pages(&self, context: &mut ReadContext<'_>) -> Result<HashSet<String>, Fault> {
+        let mut settings = vec![&self.settings];
+        collect_settings(&self.locations, &mut settings);
+        let mut served = HashSet::new();
+        for page in settings.iter().flat_map(|settings| settings.error_pages.iter()) {
+            let not_served = match &page.target {
+                PageTarget::Named(name) if !self.locations.has_named(name) => {
+                    let message = format!("error_page to {name}, which is no location of the server");
+                    let expected =
+                        "location @NAME { return CODE TEXT; } or location @NAME { proxy_pass http://UPSTREAM; }";
+                    return Err(page.span.unsupported(message, expected));
+                }
+                PageTarget::Named(name) => self.locations.named(name).is_none().then_some(name),
+                PageTarget::Path { path, .. } => {
+                    let found = NormalizedPath::parse(path).ok();
+                    let found = found.as_ref().and_then(|path| self.locate(path));
+                    let is_served = match &found {
+                        Some(LocationMatch::Location { location, .. }) => location.responds(),
+                        Some(LocationMatch::Redirect(_)) => true,
+                        None => false,
+                    };
+                    if is_served {
+                        served.insert(path.clone());
+                    }
+                    (!is_served).then_some(path)
+                }
+                PageTarget::Redirect(..) | PageTarget::Never => None,
+            };
+            if let Some(page_text) = not_served {
+                let text = format!("error_page {page_text}: errors of the front end keep their form, that of Kylin");
+                context.remarks.note_once(page.span, text);
+            }
+        }
+        Ok(served)
+    }
+
+    /// Returns whether an error page with this path leads to a location that is served.
+    pub(crate) fn serves_page(&self, path: &str) -> bool {
+        self.pages.contains(path)
+    }
+
     fn read_block(
         directive: &Directive,
         block: &[Directive],
@@ -107,17 +178,10 @@ impl Server {
         server.comments = comments;
         let captures = server.names.iter().any(|name| matches!(name, ServerName::Regex(_)));
         context.has_server_captures = block.iter().any(location::matches_an_expression);
-        server.locations = location::read_all(block, None, &server.settings, captures, context)?;
+        let rest = location_of_files(block, context);
+        server.locations = location::read_all(block.iter().chain(&rest), None, &server.settings, captures, context)?;
         context.has_server_captures = false;
-        let mut settings = vec![&server.settings];
-        collect_settings(&server.locations, &mut settings);
-        for page in settings.iter().flat_map(|settings| settings.error_pages.iter()) {
-            if let Some(name) = page.named.as_ref().filter(|name| server.locations.named(name).is_none()) {
-                let message = format!("error_page to {name}, which is no location of the server, or left out");
-                let expected = "location @NAME { return CODE TEXT; } or location @NAME { proxy_pass http://UPSTREAM; }";
-                return Err(page.span.unsupported(message, expected));
-            }
-        }
+        server.pages = server.check_pages(context)?;
         for location in server.locations.deep() {
             if let Action::Named(name) = &location.action
                 && server.locations.named(name).is_none()
@@ -129,7 +193,8 @@ impl Server {
                 return Err(directive.span().unsupported(message, "location @NAME { proxy_pass http://UPSTREAM; }"));
             }
         }
-        server.is_scripted = !server.script.is_empty() || server.locations.has_scripts();
+        let has_groups = server.names.iter().any(ServerName::has_groups);
+        server.is_scripted = has_groups || !server.script.is_empty() || server.locations.has_scripts();
         if server.reply.is_none() {
             let only_names = |inner: &Directive| matches!(inner.name.text.as_str(), "listen" | "server_name");
             if server.locations.is_empty() && block.iter().all(only_names) {
@@ -160,11 +225,26 @@ impl Server {
         let (mut listens, mut names, mut reply) = (Vec::<Listen>::new(), Vec::new(), None);
         let mut script = Vec::new();
         let mut addresses = HashSet::new();
+        // An `if` asks for files below it, also above its line.
+        let mut root = SettingsReader::inside(http);
+        for inner in block.iter().filter(|inner| inner.is("root")) {
+            root.read(inner, context)?;
+        }
+        level.settings.root = root.settings.root;
+        let mut quic = None;
         for inner in block {
             match inner.name.text.as_str() {
                 "location" => {}
+                "root" => {}
+                "try_files" => level.once(inner)?,
                 "listen" => {
                     let listen = Listen::read(inner, &mut context.remarks)?;
+                    if listen.quic {
+                        let text = "listen ... quic: HTTP/3 is not served, clients use HTTP/2 and HTTP/1.1";
+                        context.remarks.note(inner.span(), text);
+                        quic = Some(inner.span());
+                        continue;
+                    }
                     if !addresses.insert(listen.address.clone()) {
                         let message = format!("a duplicate listen {}", listen.address);
                         return Err(inner.span().duplicate(message, "another address"));
@@ -176,7 +256,7 @@ impl Server {
                         return Err(wrong_number(inner));
                     }
                     for word in &inner.args {
-                        names.extend(ServerName::read(word)?);
+                        names.extend(ServerName::read(word, &context.maps)?);
                     }
                 }
                 "rewrite" | "set" | "break" | "return" | "if" => {
@@ -192,7 +272,7 @@ impl Server {
                             return Err(other.span().misplaced(message, "rewrite, return, set or break"));
                         }
                     }
-                    match Step::read(inner, &context.maps, None)? {
+                    match Step::read(inner, &context.maps, level.settings.root.as_deref(), None)? {
                         // No step after it runs. If other steps come before it, one of them may end the script.
                         Step::Return(unconditional) if script.is_empty() => _ = reply.get_or_insert(unconditional),
                         step if reply.is_none() => script.push(step),
@@ -203,8 +283,18 @@ impl Server {
             }
         }
         if listens.is_empty() {
+            if let Some(span) = quic {
+                return Err(span.unsupported("a server for HTTP/3 only", "listen ADDRESS ssl; beside it"));
+            }
             context.remarks.note(directive.span(), "server without listen: port 80, as nginx started by root");
             listens.push(Listen::standard());
+        }
+        if level.settings.ssl == Some(true) {
+            if cfg!(not(feature = "tls")) {
+                let expected = "a build with the feature tls, or a TLS terminator in front";
+                return Err(directive.span().unsupported("\"ssl on\" is not supported", expected));
+            }
+            listens.iter_mut().for_each(|listen| listen.ssl = true);
         }
         if names.is_empty() {
             names.push(ServerName::Exact(String::new()));
@@ -219,10 +309,30 @@ impl Server {
             is_scripted: false,
             reply,
             locations: Locations::default(),
+            pages: HashSet::new(),
             comments: CommentOptions::default(),
             is_left_out: false,
         })
     }
+}
+
+/// Returns the location that `try_files FILE... @NAME` of a server is: one for the paths without another.
+fn location_of_files(block: &[Directive], context: &mut ReadContext<'_>) -> Option<Directive> {
+    let files = block.iter().find(|inner| inner.is("try_files"))?;
+    let path = Word { text: "/".to_owned(), span: files.span() };
+    let is_catch_all = |inner: &Directive| {
+        inner.is("location") && inner.args.last().is_some_and(|last| last.text == "/") && {
+            inner.args.len() == 1 || inner.args[0].text == "^~"
+        }
+    };
+    let leads_on = files.args.last().is_some_and(|last| last.text.starts_with('@'));
+    if !leads_on || block.iter().any(is_catch_all) {
+        context.remarks.ignored(files.span(), "try_files");
+        return None;
+    }
+    let name = |text: &str| Word { text: text.to_owned(), span: files.span() };
+    let inner = Directive { name: name("try_files"), args: files.args.clone(), block: None, in_comment: false };
+    Some(Directive { name: name("location"), args: vec![path], block: Some(vec![inner]), in_comment: false })
 }
 
 fn collect_settings<'l>(locations: &'l Locations, settings: &mut Vec<&'l BlockSettings>) {

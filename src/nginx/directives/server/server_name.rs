@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use crate::nginx::syntax::{Captures, Fault, Pattern, Word};
+use crate::nginx::syntax::{Captures, Fault, NamedGroup, Pattern, Word};
+use crate::nginx::variables::Maps;
 
 /// One name of `server_name`.
 #[derive(Debug, Clone)]
@@ -19,11 +20,11 @@ pub(crate) enum ServerName {
 
 impl ServerName {
     /// Reads one word, which is one name, or two for `.example.org`.
-    pub(crate) fn read(word: &Word) -> Result<Vec<ServerName>, Fault> {
+    pub(crate) fn read(word: &Word, maps: &Maps) -> Result<Vec<ServerName>, Fault> {
         let name = word.text.to_ascii_lowercase();
         let invalid = || word.invalid("server name", "a name, *.NAME, NAME.*, .NAME, ~EXPRESSION, _ or \"\"");
         if let Some(expression) = word.text.strip_prefix('~').filter(|expression| !expression.is_empty()) {
-            return Ok(vec![ServerName::Regex(Pattern::new(expression, true, word, 1)?)]);
+            return Ok(vec![ServerName::Regex(maps.bind(Pattern::new(expression, true, word, 1)?, word)?)]);
         }
         if name.starts_with('~') || name.contains(|c: char| c.is_whitespace() || c.is_control() || c == '/' || c == '$')
         {
@@ -44,6 +45,11 @@ impl ServerName {
             _ => return Err(invalid()),
         };
         if fixed.contains('*') { Err(invalid()) } else { Ok(read) }
+    }
+
+    /// Returns whether groups of the name give variables a value.
+    pub(crate) fn has_groups(&self) -> bool {
+        matches!(self, ServerName::Regex(pattern) if !pattern.named_groups().is_empty())
     }
 
     /// Returns `$server_name` of a server with this first name.
@@ -85,7 +91,7 @@ impl ServerNames {
     /// the first expression.
     ///
     /// `host` is in lower case and has no port.
-    pub(crate) fn find<'h>(&self, host: &'h str) -> Option<(usize, Captures<'h>)> {
+    pub(crate) fn find<'h>(&self, host: &'h str) -> Option<(usize, Captures<'h>, &[NamedGroup])> {
         // From the left a suffix gets shorter, from the right a prefix does: the longest comes
         // first.
         let suffixes = || host.match_indices('.').map(|(dot, _)| dot).filter(|&dot| dot > 0);
@@ -94,13 +100,14 @@ impl ServerNames {
         let fixed = fixed.or_else(|| suffixes().find_map(|dot| self.suffixes.get(&host[dot..])));
         let fixed = fixed.or_else(|| prefixes().find_map(|end| self.prefixes.get(&host[..end])));
         if let Some(server) = fixed {
-            return Some((*server, Captures::default()));
+            return Some((*server, Captures::default(), &[]));
         }
         if host.is_empty() {
             return None;
         }
         let mut patterns = self.patterns.iter();
-        patterns.find_map(|(pattern, server)| pattern.captures(host.as_bytes()).map(|captures| (*server, captures)))
+        patterns
+            .find_map(|(pattern, server)| Some((*server, pattern.captures(host.as_bytes())?, pattern.named_groups())))
     }
 }
 
@@ -127,7 +134,7 @@ mod tests {
             "",
         ];
         for (server, text) in all.into_iter().enumerate() {
-            for name in ServerName::read(&word(text)).unwrap() {
+            for name in ServerName::read(&word(text), &Maps::default()).unwrap() {
                 assert!(names.add(&name, server), "{text}");
             }
         }
@@ -147,7 +154,7 @@ mod tests {
             ("example.org", None),
             ("www.", None),
         ] {
-            assert_eq!(names.find(host).map(|(server, _)| server), expected, "{host}");
+            assert_eq!(names.find(host).map(|(server, ..)| server), expected, "{host}");
         }
         assert_eq!(names.find("x.net").unwrap().1.0[1], Some(&b"x"[..]));
     }
@@ -155,7 +162,7 @@ mod tests {
     #[test]
     fn malformed_names_are_refused() {
         for text in ["*", "*a", "w*.org", "a.*.b", "*.a.*", ".", "*.", "~", "~(", "a b", "a/b"] {
-            assert!(ServerName::read(&word(text)).is_err(), "{text}");
+            assert!(ServerName::read(&word(text), &Maps::default()).is_err(), "{text}");
         }
     }
 }

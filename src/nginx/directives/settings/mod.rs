@@ -16,6 +16,7 @@ mod real_ip;
 mod redirect;
 mod tls;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,12 +25,12 @@ use http::HeaderName;
 pub(crate) use access::{Access, AccessRule, LimitExcept};
 pub(crate) use auth_basic::AuthBasic;
 pub(crate) use charset::Charset;
-pub(crate) use error_page::ErrorPage;
-pub(crate) use expires::Expires;
+pub(crate) use error_page::{ErrorPage, PageTarget};
+pub(crate) use expires::{Expires, Lifetime};
 pub(crate) use limit_conn::{InFlight, LimitConn, TooMany};
 pub(crate) use limit_req::{LimitReq, LimitZones};
 pub(crate) use next_upstream::NextUpstream;
-pub(crate) use read::SettingsReader;
+pub(crate) use read::{MoreHeaders, SettingsReader};
 pub(crate) use real_ip::RealIp;
 pub(crate) use redirect::{Change, CookieEdits, CookieFlags, Redirect, RedirectRule};
 #[cfg_attr(not(feature = "tls"), allow(unused_imports, reason = "read, and not used"))]
@@ -47,8 +48,12 @@ pub(crate) struct BlockSettings {
     pub(crate) set_headers: Arc<Vec<SetHeader>>,
     /// `add_header`.
     pub(crate) add_headers: Arc<Vec<AddHeader>>,
+    /// `more_set_headers` and `more_clear_headers`.
+    pub(crate) more_headers: Arc<MoreHeaders>,
     /// `proxy_intercept_errors`: error pages replace responses of nodes too.
     pub(crate) intercept_errors: Option<bool>,
+    /// `recursive_error_pages`: an error on the way to a page may have a page too.
+    pub(crate) recursive_error_pages: Option<bool>,
     /// `error_page`.
     pub(crate) error_pages: Arc<Vec<ErrorPage>>,
     /// `limit_req`.
@@ -124,6 +129,10 @@ pub(crate) struct BlockSettings {
     pub(crate) underscores_in_headers: Option<bool>,
     /// `ignore_invalid_headers`; nginx: on, which drops headers of a request with other letters than `A-Za-z0-9-`.
     pub(crate) ignore_invalid_headers: Option<bool>,
+    /// `ssl` of older versions: every address of the server is one of TLS.
+    pub(crate) ssl: Option<bool>,
+    /// `root`, for `$document_root` in an `if`; nginx: `html`.
+    pub(crate) root: Option<PathBuf>,
     /// `default_type`, the type of the text of a `return`; nginx: `text/plain`.
     pub(crate) default_type: Option<String>,
 }
@@ -157,6 +166,17 @@ pub(crate) fn adds_to(status: u16) -> bool {
 }
 
 impl BlockSettings {
+    /// Returns the headers that responses get.
+    pub(crate) fn headers(&self) -> impl Iterator<Item = &AddHeader> {
+        self.more_headers.set.iter().chain(self.add_headers.iter())
+    }
+
+    /// Returns whether one of these headers, or how long a response may be kept, depends on the response.
+    pub(crate) fn shows_outcome(&self) -> bool {
+        self.headers().any(|header| header.value.needs_outcome())
+            || self.expires.as_ref().is_some_and(Expires::needs_outcome)
+    }
+
     /// Returns whether a header of a node's response is kept from the client.
     pub(crate) fn hides(&self, name: &HeaderName) -> bool {
         // nginx drops these unless `proxy_pass_header` names them.

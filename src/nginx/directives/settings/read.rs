@@ -1,9 +1,13 @@
 //! Reads the directives of [`BlockSettings`] in one block: `http`, `server` or `location`.
 
+mod more_headers;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, header};
+
+pub(crate) use self::more_headers::MoreHeaders;
 
 use super::{
     AccessRule, AddHeader, BlockSettings, CookieFlags, ErrorPage, Expires, LimitExcept, RedirectRule, SetHeader,
@@ -52,6 +56,9 @@ impl SettingsReader {
         match directive.name.text.as_str() {
             "proxy_set_header" => list(is_first, &mut settings.set_headers).extend(set_header(directive, context)?),
             "add_header" => list(is_first, &mut settings.add_headers).extend(add_header(directive, context)?),
+            "more_set_headers" | "more_clear_headers" => {
+                Arc::make_mut(&mut settings.more_headers).read(directive, &context.maps)?;
+            }
             "proxy_hide_header" => list(is_first, &mut settings.hide_headers).push(header_name(arg(directive)?)?),
             "proxy_pass_header" => list(is_first, &mut settings.pass_headers).push(header_name(arg(directive)?)?),
             "proxy_redirect" => {
@@ -68,9 +75,7 @@ impl SettingsReader {
                 list(is_first, &mut settings.cookie_domains).push(RedirectRule::read(directive, &context.maps)?);
             }
             "proxy_cookie_flags" => list(is_first, &mut settings.cookie_flags).extend(CookieFlags::read(directive)?),
-            "error_page" => {
-                list(is_first, &mut settings.error_pages).push(ErrorPage::read(directive, &mut context.remarks)?)
-            }
+            "error_page" => list(is_first, &mut settings.error_pages).push(ErrorPage::read(directive, context)?),
             "limit_req" => {
                 let (limits, limit) = (list(is_first, &mut settings.limit_reqs), context.zones.limit_req(directive)?);
                 if limits.iter().any(|other| other.shares_zone(&limit)) {
@@ -118,6 +123,13 @@ impl SettingsReader {
             "auth_basic" => return settings.auth.read_realm(directive, &context.maps),
             "charset" => return settings.charset.read_name(directive),
             "charset_types" => return settings.charset.read_types(directive),
+            // Files are not served, but an `if` may ask for one.
+            "root" => {
+                let folder = Some(&arg(directive)?.text).filter(|folder| !folder.contains('$'));
+                settings.root = folder.map(|folder| context.folder.clone().unwrap_or_default().join(folder));
+                context.remarks.ignored(directive.span(), "root");
+                return Ok(());
+            }
             "auth_basic_user_file" => {
                 return settings.auth.read_file(directive, context.folder.as_deref(), &mut context.remarks);
             }
@@ -165,9 +177,11 @@ impl SettingsReader {
                 values::number(arg(directive)?, 0..=u32::MAX)?;
                 remarks.note(span, "keepalive_requests: the requests of a client connection have no limit");
             }
+            "recursive_error_pages" => settings.recursive_error_pages = Some(flag()?),
             "proxy_intercept_errors" => settings.intercept_errors = Some(flag()?),
             "proxy_buffering" => settings.buffering = Some(flag()?),
             "proxy_request_buffering" => settings.request_buffering = Some(flag()?),
+            "ssl" => settings.ssl = Some(flag()?),
             "merge_slashes" => settings.merge_slashes = Some(flag()?),
             "underscores_in_headers" => settings.underscores_in_headers = Some(flag()?),
             "ignore_invalid_headers" => settings.ignore_invalid_headers = Some(flag()?),
@@ -189,7 +203,7 @@ impl SettingsReader {
                     _ => return Err(arg(directive)?.invalid("value", "satisfy all|any;")),
                 };
             }
-            "expires" => settings.expires = Some(Expires::read(directive)?),
+            "expires" => settings.expires = Some(Expires::read(directive, &context.maps)?),
             "http2" => {
                 if !flag()? {
                     remarks.note(span, "http2 off: a client that begins with HTTP/2 is served all the same");
@@ -291,6 +305,10 @@ fn add_header(directive: &Directive, context: &mut ReadContext<'_>) -> Result<Op
     let name = header_name(word)?;
     if name == header::CONTENT_LENGTH {
         context.remarks.note(word.span, "add_header Content-Length: the length follows from the message itself");
+        return Ok(None);
+    }
+    if name == header::ALT_SVC && value.text.contains("h3") {
+        context.remarks.note(word.span, "add_header Alt-Svc: left out, because HTTP/3 is not served");
         return Ok(None);
     }
     settable(&name, word)?;

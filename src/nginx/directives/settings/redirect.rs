@@ -28,7 +28,13 @@ pub(crate) struct Redirect {
 
 /// A [`Redirect`] for one request: its prefix, its replacement, and the expression.
 #[derive(Debug)]
-pub(crate) struct Change<'s>(pub(crate) Cow<'s, [u8]>, pub(crate) Cow<'s, [u8]>, Option<(&'s Pattern, ValueParts)>);
+pub(crate) struct Change<'s>(
+    pub(crate) Cow<'s, [u8]>,
+    pub(crate) Cow<'s, [u8]>,
+    Option<(&'s Pattern, ValueParts)>,
+    /// Whether the prefix is that of a path, so that `//host` does not begin with it.
+    bool,
+);
 
 impl RedirectRule {
     pub(super) fn read(directive: &Directive, maps: &Maps) -> Result<RedirectRule, Fault> {
@@ -73,19 +79,25 @@ impl Redirect {
 
     pub(crate) fn for_request(&self, scope: &Scope<'_>) -> Change<'_> {
         let pattern = self.pattern.as_ref().map(|pattern| (pattern, self.to.parts(scope)));
-        Change(self.from.value(scope), self.to.value(scope), pattern)
+        Change(self.from.value(scope), self.to.value(scope), pattern, false)
     }
 }
 
 impl<'s> Change<'s> {
     pub(crate) fn of_prefix(from: Vec<u8>, to: Cow<'s, [u8]>) -> Self {
-        Change(Cow::Owned(from), to, None)
+        Change(Cow::Owned(from), to, None, false)
+    }
+
+    /// Makes the change of a path, which is not that of a host without a scheme.
+    pub(crate) fn of_path(from: &'s [u8], to: &'s [u8]) -> Self {
+        Change(Cow::Borrowed(from), Cow::Borrowed(to), None, true)
     }
 
     /// Returns a value with its prefix replaced, or as a whole if an expression matches.
     pub(crate) fn apply(&self, value: &[u8]) -> Option<Vec<u8>> {
         match &self.2 {
             Some((pattern, to)) => pattern.captures(value).map(|captures| to.fill(&captures)),
+            None if self.3 && value.starts_with(b"//") => None,
             None => value.strip_prefix(&*self.0).map(|rest| [&*self.1, rest].concat()),
         }
     }

@@ -21,7 +21,7 @@ use crate::backend::http1::Address;
 use crate::clock::InvalidDuration;
 use crate::nginx::options::ProbeMode;
 use crate::nginx::syntax::values::{self, TimeUnit};
-use crate::nginx::syntax::{Directive, Fault, Word};
+use crate::nginx::syntax::{Directive, Fault, Span, Word};
 use crate::nginx::variables::{Maps, Template};
 
 /// A group of servers.
@@ -97,12 +97,17 @@ impl Upstream {
         let comments = CommentOptions::read(block, remarks)?;
         let mut upstream = Upstream { name: name.text.clone(), declared: true, comments, ..Upstream::default() };
         let mut seen = HashSet::new();
+        // The line that sets the method.
+        let mut method_at: Option<Span> = None;
         let of_other_modules = |inner: &&Directive| catalogue::OF_OTHER_MODULES.contains(&inner.name.text.as_str());
         for inner in block.iter().filter(of_other_modules) {
             if inner.block.is_some() {
                 return Err(inner.span().syntax(format!("\"{}\" takes no block", inner.name.text), "a \";\""));
             }
             third_party::read(inner, &mut upstream, maps, remarks)?;
+            if third_party::is_method(inner) {
+                method_at = Some(inner.span());
+            }
         }
         for inner in catalogue::modelled(block, Block::Upstream, remarks)? {
             let known = inner.name.text.as_str();
@@ -131,11 +136,13 @@ impl Upstream {
                 "keepalive_time" => upstream.keepalive_time = Some(milliseconds()?),
                 "keepalive_timeout" => upstream.keepalive_timeout = Some(milliseconds()?),
                 _ => {
-                    if !matches!(upstream.method, Method::RoundRobin) {
-                        let expected = "one of: ip_hash, least_conn, hash, random, or none for round robin";
-                        return Err(inner.span().duplicate("load balancing method redefined", expected));
+                    let (method, at) = (Method::read(inner, maps)?, inner.span());
+                    if method_at.is_some() {
+                        remarks.note(at, format!("{known}: load balancing method redefined, the last line counts"));
                     }
-                    upstream.method = Method::read(inner, maps)?;
+                    if method_at.is_none_or(|other| other.at < at.at) {
+                        (upstream.method, method_at) = (method, Some(at));
+                    }
                 }
             }
         }

@@ -27,6 +27,12 @@ pub(super) fn read(
             upstream.method = Method::Hash { key: Template::new(key, maps)?, consistent: true };
             remarks.note(span, "consistent_hash: as hash ... consistent, which places keys differently");
         }
+        "dynamic_resolve" => {
+            remarks.note(
+                span,
+                "dynamic_resolve: names of servers are looked up every valid= of the resolver, or every 30 s",
+            );
+        }
         "session_sticky" => upstream.sticky = Some(session_sticky(directive, remarks)?),
         "jvm_route" => jvm_route(directive, upstream, remarks)?,
         "check" => {
@@ -42,6 +48,11 @@ pub(super) fn read(
         _ => return Ok(false),
     }
     Ok(true)
+}
+
+/// Returns whether a directive of another module sets the balancing method.
+pub(super) fn is_method(directive: &Directive) -> bool {
+    matches!(directive.name.text.as_str(), "fair" | "vnswrr" | "consistent_hash")
 }
 
 const HASH: &str = "hash KEY consistent;";

@@ -9,21 +9,40 @@ use crate::Body;
 use crate::nginx::directives::location::{Action, Location};
 use crate::nginx::directives::rewrite::Step;
 use crate::nginx::directives::server::Server;
-use crate::nginx::directives::settings::{BlockSettings, ErrorPage};
+use crate::nginx::directives::settings::{ErrorPage, PageTarget};
 use crate::nginx::serve::access_log::PendingRequest;
 use crate::nginx::serve::response;
-use crate::nginx::variables::Scope;
+use crate::nginx::variables::{Scope, Template};
 use crate::observe::Termination;
 use crate::proxy::{BodyCopy, ErrorResponse};
 
-/// The named location that a request goes to after an error, or because of `try_files`.
+/// Where a request goes after an error, or because of `try_files`.
 pub(super) struct Named<'s> {
-    pub(super) location: &'s Location,
+    to: To<'s>,
     error: Option<NamedError<'s>>,
     /// The changes that earlier steps made to the request.
     pub(super) rewritten: Rewritten,
     /// The facts of the request that logs need, if a proxy had it before.
     pub(super) pending: Option<Arc<PendingRequest>>,
+    /// The number of error pages so far.
+    pages: u8,
+}
+
+/// The target of an error page.
+enum To<'s> {
+    Location(&'s Location),
+    /// The location for the path that the request has now.
+    Path,
+    Redirect(Redirect<'s>),
+}
+
+/// A redirect in place of an error.
+#[derive(Clone, Copy)]
+pub(super) struct Redirect<'s> {
+    pub(super) status: u16,
+    pub(super) to: &'s Template,
+    /// The location with the error; `None` for the server itself.
+    pub(super) location: Option<&'s Location>,
 }
 
 /// The error that has led a request to a named location, and its `error_page` line.
@@ -31,7 +50,12 @@ struct NamedError<'s> {
     page: &'s ErrorPage,
     status: u16,
     challenge: Option<HeaderValue>,
+    /// `recursive_error_pages on` where it occurred.
+    is_recursive: bool,
 }
+
+/// The number of error pages that may follow each other, as in nginx.
+const MAX_PAGES: u8 = 10;
 
 /// The outcome of a response without a node.
 pub(super) enum Finished<'s> {
@@ -43,43 +67,90 @@ pub(super) enum Finished<'s> {
 /// The request, kept for the location of an error page.
 pub(super) struct KeptRequest<'s> {
     server: &'s Server,
+    location: &'s Location,
     head: Box<request::Parts>,
     rewritten: Rewritten,
+    /// The number of error pages so far.
+    pages: u8,
     /// Receives the body, if the location of the page may pass the request to a node.
     body: BodyCopy,
 }
 
 impl<'s> Named<'s> {
-    pub(super) fn new(
+    /// Leads a request with an error to its page; `None` if the page is not served.
+    fn new(
         page: &'s ErrorPage,
-        location: &'s Location,
+        server: &'s Server,
+        location: Option<&'s Location>,
         response: &mut Response<Body>,
-        rewritten: Rewritten,
-    ) -> Self {
+        mut rewritten: Rewritten,
+        pages: u8,
+    ) -> Option<Self> {
+        let to = To::of(page, server, location)?;
+        if let (To::Path, PageTarget::Path { path, args }) = (&to, &page.target) {
+            rewritten.lead_to(path, args);
+        }
         let challenge = response.headers_mut().remove(header::WWW_AUTHENTICATE);
-        let error = Some(NamedError { page, status: response.status().as_u16(), challenge });
-        Named { location, error, rewritten, pending: None }
+        let settings = location.map_or(&server.settings, |location| &location.settings);
+        let is_recursive = settings.recursive_error_pages == Some(true);
+        let error = Some(NamedError { page, status: response.status().as_u16(), challenge, is_recursive });
+        Some(Named { to, error, rewritten, pending: None, pages: pages + 1 })
     }
 
     /// Leads a request to the location of `try_files`; `None` if there is none of this name.
     pub(super) fn of_files(server: &'s Server, name: &str, rewritten: Rewritten) -> Option<Self> {
-        Some(Named { location: server.locations.named(name)?, error: None, rewritten, pending: None })
+        let to = To::Location(server.locations.named(name)?);
+        Some(Named { to, error: None, rewritten, pending: None, pages: 0 })
     }
 
-    /// Returns whether an error has led the request here. As in nginx, another error on the way has no page.
-    pub(super) fn is_after_error(&self) -> bool {
-        self.error.is_some()
+    /// Returns the named location.
+    pub(super) fn location(&self) -> Option<&'s Location> {
+        if let To::Location(location) = self.to { Some(location) } else { None }
+    }
+
+    pub(super) fn redirect(&self) -> Option<Redirect<'s>> {
+        if let To::Redirect(redirect) = self.to { Some(redirect) } else { None }
+    }
+
+    /// Makes the request what nginx makes it for a page with a path: a GET without a body.
+    pub(super) fn prepare(&self, head: &mut request::Parts, body: &mut Body) {
+        if let To::Path = self.to {
+            if head.method != Method::HEAD {
+                head.method = Method::GET;
+            }
+            head.headers.remove(header::CONTENT_LENGTH);
+            head.headers.remove(header::TRANSFER_ENCODING);
+            *body = Body::empty();
+        }
+    }
+
+    /// Returns whether another error has no page, as in nginx.
+    pub(super) fn is_last_page(&self) -> bool {
+        self.pages >= MAX_PAGES || self.error.as_ref().is_some_and(|error| !error.is_recursive)
     }
 
     /// Gives a response the challenge of the error, and the status that the line asks for. As in nginx, an error on the way to the
     /// page keeps its own status.
     pub(super) fn mark(&self, response: &mut Response<Body>, is_error: bool) {
-        let Some(NamedError { page, status, challenge }) = &self.error else { return };
+        let Some(NamedError { page, status, challenge, .. }) = &self.error else { return };
         if !is_error {
-            set_status(response, page, *status);
+            let status = page.status(*status, response.status().as_u16());
+            set_status(response, status);
         }
         if let Some(challenge) = challenge {
             response.headers_mut().entry(header::WWW_AUTHENTICATE).or_insert_with(|| challenge.clone());
+        }
+    }
+}
+
+impl<'s> To<'s> {
+    /// Returns the target of a page; `None` if it is not served.
+    fn of(page: &'s ErrorPage, server: &'s Server, location: Option<&'s Location>) -> Option<Self> {
+        match &page.target {
+            PageTarget::Named(name) => server.locations.named(name).map(To::Location),
+            PageTarget::Path { path, .. } => server.serves_page(path).then_some(To::Path),
+            PageTarget::Redirect(status, to) => Some(To::Redirect(Redirect { status: *status, to, location })),
+            PageTarget::Never => None,
         }
     }
 }
@@ -88,43 +159,69 @@ impl<'s> KeptRequest<'s> {
     /// Keeps a request if an error of the proxy may lead it to another location.
     pub(super) fn of(
         server: &'s Server,
-        settings: &BlockSettings,
+        location: &'s Location,
         head: &request::Parts,
         extensions: &mut Extensions,
         rewritten: &Rewritten,
+        named: Option<&Named<'_>>,
     ) -> Option<Self> {
-        let mut locations = settings.error_pages.iter().filter_map(|page| location(page, server)).peekable();
-        locations.peek()?;
+        if named.is_some_and(Named::is_last_page) {
+            return None;
+        }
+        let pages = location.settings.error_pages.iter();
+        let mut targets = pages.filter_map(|page| To::of(page, server, Some(location))).peekable();
+        targets.peek()?;
         let body = BodyCopy::new();
         let mut head = Box::new(head.clone());
         head.extensions = extensions.clone();
-        if locations.any(passes) {
+        if targets.any(|to| matches!(to, To::Location(location) if passes(location))) {
             extensions.insert(body.clone());
         }
-        Some(KeptRequest { server, head, rewritten: rewritten.clone(), body })
+        let pages = named.map_or(0, |named| named.pages);
+        Some(KeptRequest { server, location, head, rewritten: rewritten.clone(), pages, body })
     }
 
-    /// Returns the location of a page with head and body of its request. `None` if the line has no location, or the request cannot be sent
+    /// Returns where a page leads with head and body of its request. `None` if the page is not served, or the request cannot be sent
     /// to another node; then the client gets `response`.
-    pub(super) fn into_location(
+    fn into_page(
         self,
         page: &'s ErrorPage,
         has_body: bool,
         response: &mut Response<Body>,
     ) -> Option<(Named<'s>, request::Parts, Body)> {
-        let Some(location) = location(page, self.server) else {
-            let status = response.status().as_u16();
-            set_status(response, page, status);
-            return None;
+        let body = match To::of(page, self.server, Some(self.location))? {
+            To::Location(location) if passes(location) => match has_body {
+                _ if !may_be_passed_on(&self.head.method, response) => return None,
+                true => self.body.body()?,
+                false => Body::empty(),
+            },
+            To::Location(_) | To::Path | To::Redirect(_) => Body::empty(),
         };
-        let body = match passes(location) {
-            false => Body::empty(),
-            true if !may_be_passed_on(&self.head.method, response) => return None,
-            true if has_body => self.body.body()?,
-            true => Body::empty(),
-        };
-        Some((Named::new(page, location, response, self.rewritten), *self.head, body))
+        let named = Named::new(page, self.server, Some(self.location), response, self.rewritten, self.pages)?;
+        Some((named, *self.head, body))
     }
+}
+
+/// Returns where the page for a response of the proxy leads, with head and body of its request. Without that, the client gets `response`
+/// with the status of the page. `asked` is the request where nodes' errors are kept back.
+pub(super) fn lead_on<'s>(
+    page: &'s ErrorPage,
+    kept: Option<Box<KeptRequest<'s>>>,
+    has_body: bool,
+    asked: Option<request::Parts>,
+    response: &mut Response<Body>,
+) -> Option<(Named<'s>, request::Parts, Body)> {
+    let is_of_node = !response::is_own_error(response);
+    if let Some(led) = kept.and_then(|kept| kept.into_page(page, has_body, response)) {
+        return Some(led);
+    }
+    if let Some(status) = page.status_without_page() {
+        set_status(response, status);
+    }
+    if let Some(asked) = asked.filter(|_| is_of_node) {
+        replace(response, &asked);
+    }
+    None
 }
 
 const INTERCEPTED: &str = "the node's error response is kept back by proxy_intercept_errors";
@@ -138,7 +235,7 @@ pub(super) fn asked(head: &request::Parts) -> request::Parts {
 }
 
 /// Replaces a node's error response by one of the front end, with the same status and challenge.
-pub(super) fn replace(response: &mut Response<Body>, asked: &request::Parts) {
+fn replace(response: &mut Response<Body>, asked: &request::Parts) {
     let challenge = response.headers_mut().remove(header::WWW_AUTHENTICATE);
     let mut own = ErrorResponse::new(response.status(), INTERCEPTED).response_to(asked);
     own.headers_mut().extend(challenge.map(|challenge| (header::WWW_AUTHENTICATE, challenge)));
@@ -147,37 +244,37 @@ pub(super) fn replace(response: &mut Response<Body>, asked: &request::Parts) {
 }
 
 /// Decides what the client gets for a response without a node: that of the page for its status if there is one, else the response
-/// itself with the headers of `settings`. `is_error` is as of [`Reply::is_error`](crate::nginx::directives::reply::Reply::is_error),
-/// `named` the location that an error has led to.
+/// itself with the headers of the location. `is_error` is as of [`Reply::is_error`](crate::nginx::directives::reply::Reply::is_error),
+/// `named` where an error has led to.
 pub(super) fn finish<'s>(
     mut response: Response<Body>,
     server: &'s Server,
-    settings: &'s BlockSettings,
+    location: Option<&'s Location>,
     scope: &Scope<'_>,
     rewritten: &Rewritten,
     is_error: bool,
     named: Option<&Named<'_>>,
 ) -> Result<Finished<'s>, ErrorResponse> {
+    let settings = location.map_or(&server.settings, |location| &location.settings);
     let status = response.status().as_u16();
-    match named.filter(|named| named.is_after_error()) {
-        // As in nginx, an error on the way to a page has no page.
+    let may_have_page = is_error && !named.is_some_and(Named::is_last_page);
+    let page = settings.error_pages.iter().find(|page| may_have_page && page.is_of(status));
+    if let Some(page) = page {
+        let pages = named.map_or(0, |named| named.pages);
+        if let Some(next) = Named::new(page, server, location, &mut response, rewritten.clone(), pages) {
+            return Ok(Finished::Named(next));
+        }
+    }
+    match named.filter(|named| named.error.is_some()) {
         Some(named) => named.mark(&mut response, is_error),
         None => {
-            if let Some(page) = settings.error_pages.iter().find(|page| is_error && page.is_of(status)) {
-                if let Some(location) = location(page, server) {
-                    return Ok(Finished::Named(Named::new(page, location, &mut response, rewritten.clone())));
-                }
-                set_status(&mut response, page, status);
+            if let Some(status) = page.and_then(ErrorPage::status_without_page) {
+                set_status(&mut response, status);
             }
         }
     }
     response::add_headers(settings, scope, &mut response)?;
     Ok(Finished::Response(response))
-}
-
-/// Returns the named location of a page.
-fn location<'s>(page: &ErrorPage, server: &'s Server) -> Option<&'s Location> {
-    server.locations.named(page.named.as_ref()?)
 }
 
 /// Returns whether a location may pass requests to a node.
@@ -194,7 +291,6 @@ fn may_be_passed_on(method: &Method, response: &Response<Body>) -> bool {
     method.is_safe() || matches!(termination, Some(T::NoEndpoint | T::Overflow | T::ConnectFailed | T::ConnectTimeout))
 }
 
-pub(super) fn set_status(response: &mut Response<Body>, page: &ErrorPage, of_error: u16) {
-    let status = page.status(of_error, response.status().as_u16());
+fn set_status(response: &mut Response<Body>, status: u16) {
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
 }

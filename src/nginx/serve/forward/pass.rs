@@ -60,8 +60,9 @@ pub(super) fn pass<'s>(
     let Route { proxy, timeouts, logs, addresses, shows_outcome, .. } = &site.routes[location.number];
     let Action::Proxy(pass) = &location.action else { return Err(LEFT_OUT.into()) };
     let Some(proxy) = proxy else { return Err(NOT_FOUND.into()) };
-    let scope = Scope { proxy_host: &pass.host, ..*scope };
     let upstream = &site.config.upstreams[pass.upstream];
+    let proxy_default_port = if matches!(upstream.passed, Some(Some(_))) { "443" } else { "80" };
+    let scope = Scope { proxy_host: &pass.host, proxy_default_port, ..*scope };
     let sent = match &pass.uri {
         PassUri::Original => Cow::Borrowed(scope.request_uri),
         PassUri::Variables => Cow::Owned(pass.uri_of_variables(&scope).ok_or(BAD_PATH)?),

@@ -8,7 +8,7 @@ use crate::nginx::directives::reply::Reply;
 use crate::nginx::directives::rewrite::{AfterRewrite, Condition, Rewrite, Step};
 use crate::nginx::directives::server::Server;
 use crate::nginx::serve::response::{BAD_PATH, NOT_FOUND};
-use crate::nginx::syntax::Captures;
+use crate::nginx::syntax::{Captures, NamedGroup};
 use crate::nginx::uri::{escape, has_dots};
 use crate::nginx::variables::Scope;
 use crate::proxy::ErrorResponse;
@@ -63,8 +63,26 @@ enum End<'s> {
 }
 
 impl Rewritten {
-    pub(super) fn new(slots: usize) -> Self {
-        Rewritten { sets: vec![Vec::new(); slots], ..Rewritten::default() }
+    /// Begins with the groups of the server's name.
+    pub(super) fn new(slots: usize, groups: &[NamedGroup], captures: &Captures<'_>) -> Self {
+        let mut rewritten = Rewritten { sets: vec![Vec::new(); slots], ..Rewritten::default() };
+        rewritten.assign(groups, captures);
+        rewritten
+    }
+
+    /// Gives variables the values of named groups.
+    fn assign(&mut self, groups: &[NamedGroup], captures: &Captures<'_>) {
+        for (number, slot) in groups {
+            if let Some(set) = self.sets.get_mut(*slot) {
+                *set = captures.0.get(usize::from(*number)).copied().flatten().unwrap_or_default().to_vec();
+            }
+        }
+    }
+
+    /// Gives the request another path, decoded, and arguments.
+    pub(super) fn lead_to(&mut self, path: &str, args: &str) {
+        (self.path, self.args, self.captures) = (Some(path.into()), Some(args.into()), None);
+        self.ignores_pass_uri = false;
     }
 
     /// Returns the new path, decoded, if there is one.
@@ -127,9 +145,9 @@ impl Rewritten {
             let escaped = self.path.as_ref().map(|path| escape(path));
             let new = escaped.as_deref().map(NormalizedPath::parse).transpose().map_err(|_| BAD_PATH)?;
             let location = match server.locate(new.as_ref().unwrap_or(path)) {
-                Some(LocationMatch::Location { location, captures }) => {
+                Some(LocationMatch::Location { location, captures, groups }) => {
                     if captures.is_some() {
-                        self.capture(captures);
+                        self.capture(captures, groups);
                     }
                     location
                 }
@@ -245,7 +263,7 @@ impl Rewritten {
     /// Returns the new path and arguments, if the expression matches: decoded, or escaped for a redirect.
     fn rewritten(&mut self, rewrite: &Rewrite, scope: &Scope<'_>) -> Option<(Vec<u8>, Vec<u8>)> {
         let subject = self.path.clone().unwrap_or_else(|| scope.path.to_vec());
-        if !self.capture(rewrite.pattern.captures(&subject)) {
+        if !self.capture(rewrite.pattern.captures(&subject), rewrite.pattern.named_groups()) {
             return None;
         }
         let scope = self.scope(scope);
@@ -264,8 +282,11 @@ impl Rewritten {
 
     /// Stores the groups of an expression, and returns whether it matched. If it did not, there are no groups, as in nginx, not
     /// even those of an earlier expression.
-    fn capture(&mut self, captures: Option<Captures<'_>>) -> bool {
+    fn capture(&mut self, captures: Option<Captures<'_>>, groups: &[NamedGroup]) -> bool {
         let matched = captures.is_some();
+        if let Some(captures) = &captures {
+            self.assign(groups, captures);
+        }
         self.captures = Some(captures.unwrap_or_default().0.map(|group| group.map(<[u8]>::to_vec)));
         matched
     }
@@ -282,7 +303,7 @@ impl Rewritten {
             }
             Condition::Matches(value, pattern, is_negated) => {
                 let value = value.to_bytes(&self.scope(scope));
-                self.capture(pattern.captures(&value)) != *is_negated
+                self.capture(pattern.captures(&value), pattern.named_groups()) != *is_negated
             }
         }
     }
