@@ -216,7 +216,6 @@ fn client(request: &ObservedRequest) -> String {
     request.client().ip().map_or("unix:".into(), |ip| ip.to_string())
 }
 
-/// Appends one value for each attempt, in nginx's form for several upstreams; `-` without attempts.
 fn put(line: &mut Vec<u8>, text: &str) {
     line.extend_from_slice(text.as_bytes());
 }
@@ -270,7 +269,7 @@ fn put_time_of_day(line: &mut Vec<u8>, at: SystemTime) {
     });
 }
 
-/// Appends one value for each attempt, as nginx lists those of its upstreams; `-` without any.
+/// Appends one value for each attempt, in nginx's form for several upstreams; `-` without attempts.
 fn put_list(line: &mut Vec<u8>, attempts: &[Attempt], separator: &str, value: impl Fn(&mut Vec<u8>, &Attempt)) {
     if attempts.is_empty() {
         line.push(b'-');
