@@ -39,9 +39,9 @@ pub struct Loaded<S> {
 }
 
 /// A site that a file describes.
-pub trait FileSite: Sized {
+pub trait FileSite: Clone + Send + 'static {
     type Listener: Handler;
-    type Successor;
+    type Successor: Send + 'static;
     /// The heading of the table of a cluster.
     const GROUP: &'static str;
 
@@ -143,7 +143,7 @@ impl FileSite for Site {
 /// A running front end that a file describes.
 pub struct Configured<S> {
     path: PathBuf,
-    args: Args,
+    args: Arc<Args>,
     logs: Logs,
     /// The logs of the configuration.
     access_logs: AccessLogs,
@@ -254,7 +254,7 @@ impl<S: FileSite> Configured<S> {
             logs,
             access_logs,
             _operators: Vec::new(),
-            args,
+            args: Arc::new(args),
             secret,
             site,
             checkers,
@@ -323,13 +323,32 @@ impl<S: FileSite> Configured<S> {
     }
 }
 
+/// What a reload reads.
+pub struct Read<S> {
+    secret: Secret,
+    loaded: Loaded<S>,
+}
+
 impl<S: FileSite> Reload for Configured<S> {
-    /// Reads the configuration, its certificates and the secret, and opens its logs. Nothing changes unless all of them are valid.
-    fn reload(&mut self, server: &mut Server) -> Result<String, Box<dyn Error>> {
-        let secret = sessions::reread(self.args.secret_file.as_deref(), &self.secret)?;
+    type New = Read<S::Successor>;
+
+    /// The reader reads the configuration, its certificates and the secret, and opens its logs. Nothing changes unless all of them are
+    /// valid.
+    fn reader(&self) -> impl FnOnce() -> Result<Self::New, Box<dyn Error>> + Send + 'static {
+        let Configured { path, args, logs, access_logs, secret, site, .. } = self;
+        let (path, args, logs) = (path.clone(), Arc::clone(args), logs.clone());
+        let (access_logs, secret, site) = (access_logs.clone(), secret.clone(), site.clone());
+        move || {
+            let secret = sessions::reread(args.secret_file.as_deref(), &secret)?;
+            let source = FileSource { path: &path, args: &args, logs: &logs };
+            let loaded = site.successor(&source, secret.clone(), &access_logs)?;
+            Ok(Read { secret, loaded })
+        }
+    }
+
+    fn reload(&mut self, new: Self::New, server: &mut Server) -> Result<String, Box<dyn Error>> {
         let token = crate::status::token(self.args.admin_token_file.as_deref())?;
-        let source = FileSource { path: &self.path, args: &self.args, logs: &self.logs };
-        let loaded = self.site.successor(&source, secret.clone(), &self.access_logs)?;
+        let Read { secret, loaded } = new;
         let Loaded { site: successor, open_files, access_logs } = loaded;
         let replaced = server.replace(self.server(S::of(&successor)))?;
         self.monitored.admin.set_token(token);

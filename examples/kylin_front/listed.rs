@@ -136,9 +136,15 @@ impl Listed {
 }
 
 impl Reload for Listed {
-    /// Reads the secret and the certificates. The source of the nodes is followed as it changes.
-    fn reload(&mut self, server: &mut Server) -> Result<String, Box<dyn Error>> {
-        let secret = sessions::reread(self.args.secret_file.as_deref(), &self.secret)?;
+    type New = Secret;
+
+    fn reader(&self) -> impl FnOnce() -> Result<Secret, Box<dyn Error>> + Send + 'static {
+        let (file, before) = (self.args.secret_file.clone(), self.secret.clone());
+        move || sessions::reread(file.as_deref(), &before)
+    }
+
+    /// Reads the certificates. The source of the nodes is followed as it changes.
+    fn reload(&mut self, secret: Secret, server: &mut Server) -> Result<String, Box<dyn Error>> {
         let token = crate::status::token(self.args.admin_token_file.as_deref())?;
         self.members.check()?;
         let clients = self.args.tls.clients()?;

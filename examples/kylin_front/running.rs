@@ -2,9 +2,12 @@
 
 use std::error::Error;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use kylin_lb::server::Server;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
 use crate::front::Health;
 use crate::log_file::LogFile;
@@ -12,8 +15,14 @@ use crate::signals::{Event, Signals};
 
 /// A front end that can read again what it was started from.
 pub trait Reload {
-    /// Returns what has changed, in one line. After an error nothing has.
-    fn reload(&mut self, server: &mut Server) -> Result<String, Box<dyn Error>>;
+    /// What is read first, and takes time.
+    type New: Send + 'static;
+
+    /// Returns what reads it, in a thread of its own: files, and names that are looked up.
+    fn reader(&self) -> impl FnOnce() -> Result<Self::New, Box<dyn Error>> + Send + 'static;
+
+    /// Puts it in the place of what serves. Returns what has changed, in one line. After an error nothing has.
+    fn reload(&mut self, new: Self::New, server: &mut Server) -> Result<String, Box<dyn Error>>;
 
     /// Returns the log files that are open.
     fn log_files(&self) -> Vec<LogFile>;
@@ -33,9 +42,15 @@ pub struct Stop {
 pub async fn until_signal(mut server: Server, mut signals: Signals, front: &mut impl Reload, stop: Stop) {
     signals.reopen(front.log_files());
     while let Event::Reload(reply) = signals.next().await {
-        // A reload blocks: it reads files and looks names up.
-        let reloaded = tokio::task::block_in_place(|| front.reload(&mut server));
-        let reloaded = reloaded.map_err(|error| chain(&*error));
+        let read = tokio::select! {
+            read = in_thread(front.reader()) => read,
+            () = signals.stop_only() => break,
+        };
+        let reloaded = read.and_then(|new| {
+            // It reads certificates.
+            let reloaded = tokio::task::block_in_place(|| front.reload(new, &mut server));
+            reloaded.map_err(|error| chain(&*error))
+        });
         match &reloaded {
             Ok(changes) => {
                 signals.reopen(front.log_files());
@@ -72,6 +87,21 @@ pub async fn until_signal(mut server: Server, mut signals: Signals, front: &mut 
         () = signals.stop() => say(format_args!("stopped at once")),
     }
     flush(front.log_files());
+}
+
+/// Runs `read` in a thread, which the end of the process does not wait for.
+async fn in_thread<R: Send + 'static>(
+    read: impl FnOnce() -> Result<R, Box<dyn Error>> + Send + 'static,
+) -> Result<R, String> {
+    let (done, result) = oneshot::channel();
+    let runtime = Handle::current();
+    let run = move || {
+        // Stores of sessions start tasks.
+        let _entered = runtime.enter();
+        _ = done.send(read().map_err(|error| chain(&*error)));
+    };
+    thread::Builder::new().name("reload".to_owned()).spawn(run).map_err(|error| error.to_string())?;
+    result.await.unwrap_or_else(|_| Err("the thread that reads has panicked".to_owned()))
 }
 
 /// Returns an error and its causes in one line.

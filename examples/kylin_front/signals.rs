@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -82,16 +82,7 @@ impl Signals {
     /// Waits for a signal to stop or to reload, opens log files again meanwhile, and prints signals without an effect.
     pub async fn next(&mut self) -> Event {
         poll_fn(|cx| {
-            for (name, signal) in &mut self.printed {
-                while signal.poll_recv(cx).is_ready() {
-                    if *name == "SIGUSR1" && !self.logs.is_empty() {
-                        self.logs.iter().for_each(LogFile::reopen);
-                        continue;
-                    }
-                    crate::say(format_args!("received {name}, which has no effect\n"));
-                }
-            }
-            if self.stop.iter_mut().any(|signal| signal.poll_recv(cx).is_ready()) {
+            if self.poll_stop(cx).is_ready() {
                 return Poll::Ready(Event::Stop);
             }
             if let Poll::Ready(reply) = self.reload_requests.poll_recv(cx) {
@@ -100,6 +91,24 @@ impl Signals {
             self.reload.poll_recv(cx).map(|_| Event::Reload(None))
         })
         .await
+    }
+
+    /// Waits for a signal to stop, while others wait. It opens log files again meanwhile, and prints signals without an effect.
+    pub async fn stop_only(&mut self) {
+        poll_fn(|cx| self.poll_stop(cx)).await
+    }
+
+    fn poll_stop(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        for (name, signal) in &mut self.printed {
+            while signal.poll_recv(cx).is_ready() {
+                if *name == "SIGUSR1" && !self.logs.is_empty() {
+                    self.logs.iter().for_each(LogFile::reopen);
+                    continue;
+                }
+                crate::say(format_args!("received {name}, which has no effect\n"));
+            }
+        }
+        if self.stop.iter_mut().any(|signal| signal.poll_recv(cx).is_ready()) { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// Waits for a signal to stop. A front end that stops reloads nothing.

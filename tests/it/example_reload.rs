@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use crate::example_options::nodes;
 use crate::support::browser::Browser;
 use crate::support::example::{TIMEOUT, address, program, run, spawn, start};
-use crate::support::front::{closed_port, demo};
+use crate::support::front::{closed_port, demo, eventually};
 use crate::support::http::{Connection, FIRST_REQUEST, get};
 use crate::support::load::load;
 use crate::support::process::Process;
@@ -139,6 +139,31 @@ async fn a_reload_under_load_loses_no_request_and_a_broken_file_changes_nothing(
     // A connection from before all that.
     idle.send(format!("GET {QUICK} HTTP/1.1\r\nHost: kylin\r\n\r\n")).await.unwrap();
     assert_eq!(idle.response().await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_a_reload_that_hangs() {
+    let (_nodes, named) = nodes(1).await;
+    let files = Files::new();
+    let users = files.write("users", "");
+    let server = "auth_basic off; listen 127.0.0.1:1; location / { proxy_pass http://kylin; }";
+    let text = format!("upstream kylin {{ server {named}; }} server {{ auth_basic_user_file {users}; {server} }}");
+    let (mut process, front) = start(&["--config", &files.write("kylin.conf", &text)]).await;
+    // A pipe whose writer is silent is never read to its end.
+    std::fs::remove_file(&users).unwrap();
+    assert!(Command::new("mkfifo").arg(&users).status().unwrap().success());
+    let _writer = std::fs::OpenOptions::new().read(true).write(true).open(&users).unwrap();
+    process.signal("HUP");
+    let open_files = PathBuf::from(format!("/proc/{}/fd", process.id()));
+    let reads = || {
+        let mut links =
+            std::fs::read_dir(&open_files).unwrap().filter_map(|entry| entry.unwrap().path().read_link().ok());
+        links.any(|link| link.as_os_str() == users.as_str())
+    };
+    eventually(reads, || "the reload reads the file".to_owned()).await;
+    assert_eq!(get(front, QUICK, &[]).await.unwrap().status(), 200);
+    process.signal("TERM");
+    assert!(process.ended(TIMEOUT).await.is_some_and(|status| status.success()), "{}", process.log());
 }
 
 #[tokio::test]
