@@ -83,6 +83,17 @@ impl Lease {
         self.member.settings.rule.max_fails > 0
     }
 
+    /// Returns whether the endpoint has been probed.
+    pub(crate) fn is_probed(&self) -> bool {
+        self.member.live.health.is_probed()
+    }
+
+    /// Has the endpoint probed, and returns whether that fails: see [`EndpointHealth::fails_probe`](crate::health::state::EndpointHealth).
+    pub(crate) async fn fails_probe(&self) -> bool {
+        let Live { health, .. } = &*self.member.live;
+        health.fails_probe(self.member.live.now_ms()).await
+    }
+
     /// Returns whether the endpoint that was picked is a backup.
     pub(crate) fn is_backup(&self) -> bool {
         self.member.settings.backup

@@ -121,6 +121,7 @@ mod slow_start;
 mod spans;
 mod stale_connections;
 mod stopping_nodes;
+mod stopping_plain;
 mod store_drills;
 mod store_memcached;
 mod store_mysql;

@@ -3,6 +3,7 @@
 //! It is part of the endpoint's live state and survives changes of membership. A pick reads atomics only. The lock is taken by
 //! what changes the health, and by a status.
 
+mod asked;
 mod pace;
 mod probes;
 mod requests;
@@ -17,6 +18,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use self::asked::ProbeCount;
 pub(crate) use self::pace::ProbePace;
 pub(crate) use self::signs::Sign;
 use self::signs::Signs;
@@ -64,6 +66,7 @@ pub(crate) struct EndpointHealth {
     record: Mutex<HealthRecord>,
     /// The [`ProbePace`] that requests have asked for since the last probe began.
     wanted_pace: AtomicU8,
+    probe_count: ProbeCount,
     /// Wakes the checker, so that it probes the endpoint soon.
     pub(crate) wake: Notify,
     listener: Option<Arc<dyn OutcomeListener>>,
@@ -130,6 +133,7 @@ impl EndpointHealth {
             uncompared: AtomicU64::new(0),
             record: Mutex::default(),
             wanted_pace: AtomicU8::new(0),
+            probe_count: ProbeCount::default(),
             wake: Notify::new(),
             listener,
             impaired,

@@ -7,6 +7,8 @@ pub(crate) enum ProbePace {
     Fast,
     /// At the reconnect interval: the node could not be reached, and may accept connections again at any time.
     Reconnect,
+    /// At once, and at most ten times a second: a response of the node raises the question whether it still serves.
+    Asked,
 }
 
 impl ProbePace {
@@ -14,7 +16,8 @@ impl ProbePace {
         match pace {
             0 => ProbePace::Normal,
             1 => ProbePace::Fast,
-            _ => ProbePace::Reconnect,
+            2 => ProbePace::Reconnect,
+            _ => ProbePace::Asked,
         }
     }
 }

@@ -26,6 +26,7 @@ impl EndpointHealth {
 
     /// Records that a probe begins. It meets all earlier requests for a probe.
     pub(crate) fn probe_begins(&self) {
+        self.probe_count.begin();
         self.wanted_pace.store(ProbePace::Normal as u8, Ordering::Relaxed);
     }
 
@@ -69,7 +70,7 @@ impl EndpointHealth {
         if result.is_err() {
             self.last_failure.store(now.max(1), Ordering::Relaxed);
         } else {
-            record.good_probe = now;
+            record.good_probe = now.max(1);
         }
         // A node that refuses a connection and completes requests is at its limit of connections, or stops: either is no outage.
         let serves = std::mem::replace(&mut record.successes, successes) < successes;

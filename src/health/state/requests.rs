@@ -10,7 +10,7 @@ use crate::health::{ProbePace, Reason};
 const MAX_WAIT_SECONDS: u64 = 60;
 
 impl EndpointHealth {
-    fn want_probe(&self, pace: ProbePace) {
+    pub(super) fn want_probe(&self, pace: ProbePace) {
         self.wanted_pace.fetch_max(pace as u8, Ordering::Relaxed);
         self.wake.notify_one();
     }

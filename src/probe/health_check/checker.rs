@@ -21,6 +21,8 @@ use crate::probe::{AbortOnDrop, jittered};
 
 /// The time until credentials that a node rejected are sent to it again.
 const LOGIN_PAUSE: Duration = Duration::from_secs(60);
+/// The time from one probe to the next where responses ask for it.
+const ASKED_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A running [`HealthCheck`]. Dropping it ends the probing and forgets its results, which would otherwise become outdated.
 #[derive(Debug)]
@@ -184,7 +186,14 @@ impl ProbeTask {
             if matches!(result, ProbeResult::Unhealthy(_)) {
                 self.live.clock.clear();
             }
-            match self.record(result) {
+            let next = self.record(result);
+            let is_healthy = match result {
+                ProbeResult::Healthy => Some(true),
+                ProbeResult::Unhealthy(_) => Some(false),
+                ProbeResult::Inconclusive(_) => None,
+            };
+            self.live.health.probe_ends(is_healthy, self.live.now_ms());
+            match next {
                 Next::AfterInterval => self.wait(took).await,
                 Next::AfterLoginPause => {
                     sleep_until(timer_in(jittered(check.interval.max(LOGIN_PAUSE), check.jitter))).await;
@@ -199,9 +208,11 @@ impl ProbeTask {
         let Live { health, passive, .. } = &*self.live;
         let due_after = |interval| timer_in(jittered(interval, check.jitter));
         let [normal, fast, reconnect] = [check.interval, check.fast(), check.reconnect()].map(due_after);
+        let asked = timer_in(ASKED_INTERVAL);
         loop {
             let due = match health.probe_pace(passive, self.live.now_ms()) {
                 ProbePace::Normal => normal,
+                ProbePace::Asked => asked.min(normal),
                 // Probes of a node that does not respond to an attempt to connect would hold the permits of the others.
                 ProbePace::Reconnect if took <= check.fast() => reconnect.min(normal),
                 ProbePace::Fast | ProbePace::Reconnect => fast.min(normal),

@@ -15,7 +15,8 @@ use crate::health::{InvalidSetting, Thresholds};
 /// Endpoints that are ready or drained are probed, those in maintenance are not: see the table in
 /// [`health`](crate::health). An endpoint that joins the cluster is probed at once. At the start the first probes are spread
 /// over the fast interval. After a failed probe, a failed request or a timeout the endpoint is probed at the fast interval; a node
-/// that cannot be reached is probed at the [reconnect interval](Self::reconnect_interval).
+/// that cannot be reached is probed at the [reconnect interval](Self::reconnect_interval). After a
+/// response with 404 to a plain proxy it is [probed at once](crate::proxy::RetryPolicy::on_error).
 ///
 /// ```
 /// use kylin_lb::probe::{HealthCheck, Probe};

@@ -9,6 +9,7 @@ use super::Attempts;
 use crate::admission::flight::FlightKey;
 use crate::backend::{self, Backend};
 use crate::body::Body;
+use crate::endpoint::Lease;
 
 /// A request that is kept: by itself, or in the key of its [flight](super::flight).
 pub(super) enum KeptRequest {
@@ -50,7 +51,7 @@ impl<B: Backend> Attempts<'_, B> {
 
     /// Keeps the request if it may have to be sent again after a node has received it. If the request is not changed for nodes,
     /// the kept one is sent and `request` is left empty: a copy costs as much as parsing a head.
-    pub(super) fn keep(&mut self, request: &mut Request<Body>) {
+    pub(super) fn keep(&mut self, request: &mut Request<Body>, lease: &Lease) {
         if self.sends_kept {
             return;
         }
@@ -58,7 +59,8 @@ impl<B: Backend> Attempts<'_, B> {
         let retry = &self.proxy.settings.retry;
         let is_repeatable = match self.kylin() {
             Some((rules, class)) => rules.may_repeat(class),
-            None => retry.is_repeatable(request.method()),
+            // The node may show that it did not execute the request.
+            None => retry.is_repeatable(request.method()) || (retry.covers_refusals() && lease.is_probed()),
         };
         let is_wanted = (is_repeatable && !retry.is_none()) || self.session.may_send_again();
         if !is_wanted || request.body().whole().is_none() {

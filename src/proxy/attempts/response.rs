@@ -29,6 +29,9 @@ use crate::session::hook::AfterResponse;
 /// The maximum length of a response that is copied, in bytes.
 pub(super) const MAX_SHARED: usize = 1 << 20;
 
+/// The class of a 404 or 503 of a node that no longer serves, in a plain proxy too.
+pub(super) const REFUSED: ResponseClass = ResponseClass::Rejected(Rejection::NotRunning);
+
 pub(super) enum AfterAttempt<B> {
     /// Return the response to the client.
     Return(Picked<B>),
@@ -85,16 +88,28 @@ impl<'p, B: Backend> Attempts<'p, B> {
         }
     }
 
-    /// Decides between the response and another attempt. `class` is `None` in a plain proxy.
+    /// Returns whether the response may be that of a node which has ended its applications and still responds, so that another endpoint
+    /// should get the request. For a plain proxy. With a 404 the request was not executed, whatever its method. With a 503 it may have been.
+    pub(super) fn may_refuse(&self) -> bool {
+        let retry = &self.proxy.settings.retry;
+        let Some(kept) = self.kept_request.as_ref().filter(|_| retry.covers_refusals()) else { return false };
+        match self.response.status() {
+            StatusCode::NOT_FOUND => true,
+            StatusCode::SERVICE_UNAVAILABLE => retry.is_repeatable(kept.get().method()),
+            _ => false,
+        }
+    }
+
+    /// Decides between the response and another attempt. `class` is `None` or [`REFUSED`] in a plain proxy.
     pub(super) fn after_response(&mut self, mut picked: Picked<B>, class: Option<ResponseClass>) -> AfterAttempt<B> {
         // Any other endpoint, even one that health bars, is better than the page of a node without Kylin.
-        self.attempted.set_has_response(class != Some(ResponseClass::Rejected(Rejection::NotRunning)));
+        self.attempted.set_has_response(class != Some(REFUSED));
         if let Some(sign) = self.sign(class) {
             picked.lease.show(sign);
         }
         match (self.kylin(), class) {
             (Some((rules, of_request)), Some(class)) => self.after_classified(picked, rules, of_request, class),
-            _ => self.after_status(picked),
+            _ => self.after_status(picked, class == Some(REFUSED)),
         }
     }
 
@@ -198,29 +213,35 @@ impl<'p, B: Backend> Attempts<'p, B> {
         is_final.then(|| Box::new(take(&mut self.response)))
     }
 
-    /// Decides by the status alone, like nginx.
-    fn after_status(&mut self, mut picked: Picked<B>) -> AfterAttempt<B> {
+    /// Decides by the status, like nginx, or by the state of a node that refuses requests.
+    fn after_status(&mut self, mut picked: Picked<B>, is_refused: bool) -> AfterAttempt<B> {
         let retry = &self.proxy.settings.retry;
         let status = self.response.status();
         picked.lease.set_outcome(Outcome::Success);
-        if retry.covers_status(status)
-            && self.kept_request.as_ref().is_some_and(|kept| retry.is_repeatable(kept.get().method()))
+        let is_repeatable = |kept: &KeptRequest| retry.is_repeatable(kept.get().method());
+        if (is_refused || (retry.covers_status(status) && self.kept_request.as_ref().is_some_and(is_repeatable)))
             && let Some(kept) = self.take_kept()
         {
-            let Some(next) = self.pick_again(&kept, false, self.proxy.budget.as_ref()) else {
+            let is_unsent = is_refused && status == StatusCode::NOT_FOUND;
+            self.unsent += usize::from(is_unsent);
+            let budget = self.proxy.budget.as_ref().filter(|_| !is_unsent);
+            let Some(next) = self.pick_again(&kept, is_unsent, budget) else {
                 // The session may need the request.
                 self.kept_request = Some(KeptRequest::Own(kept));
                 return AfterAttempt::Return(picked);
             };
             // Only a response that is dropped counts against its endpoint, as in nginx (ngx_http_upstream_test_next). A response
             // that the client gets does not, because Kylin sends 500 for every SQL error.
-            if retry.is_failure(status) {
+            if is_refused || retry.is_failure(status) {
                 picked.lease.set_outcome(Outcome::Failure);
             }
             tracing::debug!(endpoint = %picked.lease.endpoint(), status = status.as_u16(), "retrying on another endpoint");
             self.note_retry(next.lease.endpoint(), RetryReason::Response(status));
-            let key = self.key_of(&kept);
-            self.pending_failures.add(picked.lease.defer_failure(key));
+            // The probe has shown already whose failure it is.
+            if !is_refused {
+                let key = self.key_of(&kept);
+                self.pending_failures.add(picked.lease.defer_failure(key));
+            }
             return AfterAttempt::Retry(next, kept);
         }
         AfterAttempt::Return(picked)

@@ -66,6 +66,11 @@ impl RetryPolicy {
     }
 
     /// Sets whether to retry when a connection fails, before or after the request was sent. Default: yes.
+    ///
+    /// A plain proxy then also retries a request whose node responds with 404, or with 503 if its method is idempotent, and then
+    /// fails its [probe](crate::probe::HealthCheck), which found it healthy before: a server that stops ends its applications before it
+    /// closes its port. The node is probed for this at most ten times a second, for which a 404 waits. With 404 nothing was
+    /// executed, so that each endpoint may get the request, whatever its method and the budget.
     pub fn on_error(mut self, on: bool) -> Self {
         self.error = on;
         self
@@ -160,6 +165,11 @@ impl RetryPolicy {
             SendErrorKind::HeadTimeout if may_time_out || !self.timeout_is_failure => Outcome::Slow,
             kind => kind.outcome(),
         }
+    }
+
+    /// Returns whether responses of a node that no longer serves are retried.
+    pub(super) fn covers_refusals(&self) -> bool {
+        self.error
     }
 
     /// Returns whether responses of this status are retried.
