@@ -101,7 +101,8 @@ pub(crate) enum BarState {
 }
 
 impl Bar {
-    /// Sets the state, and returns whether there was a bar before and is one now.
+    /// Sets the state, and returns whether there was a bar before and is one now. A request on trial keeps its time: no other becomes one
+    /// because a probe ends meanwhile.
     pub(crate) fn set(&self, state: BarState) -> (bool, bool) {
         let word = match state {
             BarState::Open => OPEN,
@@ -109,7 +110,15 @@ impl Bar {
             BarState::Down => DOWN,
             BarState::Quarantined => QUARANTINED,
         };
-        (self.0.swap(word, Ordering::Relaxed) != OPEN, word != OPEN)
+        let mut before = self.0.load(Ordering::Relaxed);
+        loop {
+            let kind = WithdrawalKind::of(word);
+            let next = if kind.is_some() && kind == WithdrawalKind::of(before) { word.max(before) } else { word };
+            match self.0.compare_exchange(before, next, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return (before != OPEN, word != OPEN),
+                Err(changed) => before = changed,
+            }
+        }
     }
 
     #[inline]

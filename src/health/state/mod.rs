@@ -390,6 +390,35 @@ mod tests {
     }
 
     #[test]
+    fn a_request_on_trial_stays_the_only_one_whatever_probes_find_meanwhile() {
+        let thresholds = Thresholds { fall: NonZeroU32::new(9).unwrap(), rise: NonZeroU32::MIN };
+        for result in [BAD, Err(ProbeFailure::Timeout), Ok(())] {
+            for drains in [false, true] {
+                let (health, checker) = (health(), CheckerId::next());
+                health.attach_checker(checker, false, 0);
+                match drains {
+                    true => assert!(health.drain(Reason::Refusing, 1_000)),
+                    false => _ = health.eject_unreachable(1_000),
+                }
+                // A success readmits an endpoint that could not be reached, and one that drains after its time for that.
+                let at = if drains { 2_000 } else { 1_250 };
+                assert!(health.choose(false, || at));
+                health.record_probe(checker, thresholds, result, &Passive::default(), 0, at + 1);
+                let is_barred = health.is_unavailable(false, false, || at + 2);
+                assert_eq!(
+                    (is_barred, health.is_impaired()),
+                    (result.is_err(), result.is_err()),
+                    "{result:?}, {drains}"
+                );
+                assert!(
+                    result.is_ok() || health.choose(false, || at + 1_000),
+                    "after its time, another one is on trial"
+                );
+            }
+        }
+    }
+
+    #[test]
     fn a_probe_that_is_refused_makes_an_ejection_for_responses_one_for_connections() {
         let (health, checker) = (health(), CheckerId::next());
         health.attach_checker(checker, false, 0);
