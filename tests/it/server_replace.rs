@@ -139,6 +139,37 @@ async fn a_listener_that_leaves_drains_and_a_new_one_accepts() {
     assert_eq!(server.stop(LONG).await.cut, 0);
 }
 
+/// Connections in the backlog of a listener that leaves wait for their places as others do.
+#[tokio::test]
+async fn what_a_removed_listener_has_accepted_is_served_within_the_limit_of_connections() {
+    let (stays, leaves) = (Listen::Tcp(closed_port()), Listen::Tcp(closed_port()));
+    let (handler, one) = (Named::new("front"), NonZero::new(1).unwrap());
+    let both = handler.server(&[stays.clone(), leaves.clone()]).threads(one).max_connections(Some(one));
+    let mut server = both.start().unwrap();
+    let [Listen::Tcp(stays_at), Listen::Tcp(leaves_at)] = [&stays, &leaves] else { unreachable!() };
+    let mut clients = Vec::new();
+    for address in [stays_at, leaves_at, leaves_at, leaves_at] {
+        let mut client = Connection::open(*address).await.unwrap();
+        client.send("GET /slow HTTP/1.1\r\nHost: kylin\r\nConnection: close\r\n\r\n").await.unwrap();
+        clients.push(client);
+        if clients.len() == 1 {
+            handler.wait_for_slow(1).await;
+        }
+    }
+    server.replace(handler.server(std::slice::from_ref(&stays)).threads(one).max_connections(Some(one))).unwrap();
+    until("the listener is closed", async || Connection::open(*leaves_at).await.is_err()).await;
+    for _ in 0..3 {
+        assert_eq!(handler.arrived.available_permits(), 0, "a connection more than the limit is served");
+        handler.go.add_permits(1);
+        handler.wait_for_slow(1).await;
+    }
+    handler.go.add_permits(1);
+    for client in &mut clients {
+        assert_eq!(client.response().await.unwrap().text(), "front");
+    }
+    assert_eq!(server.stop(LONG).await.cut, 0);
+}
+
 #[tokio::test]
 async fn a_removed_listener_with_requests_in_flight_is_cut_when_the_server_stops() {
     let (old, new) = (Named::new("old"), Named::new("new"));

@@ -48,6 +48,27 @@ pub(super) struct Admission {
     pub(super) idle: Arc<IdleList>,
 }
 
+impl Admission {
+    /// Waits for the permit of another connection. The server first closes idle ones. Returns `None` when the server stops: the
+    /// connection is then served without a permit.
+    async fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        let Admission { permits, idle, .. } = self;
+        if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
+            return Some(permit);
+        }
+        let mut permit = pin!(Arc::clone(permits).acquire_owned());
+        loop {
+            idle.close_idlest();
+            tokio::select! {
+                biased;
+                permit = permit.as_mut() => return permit.ok(),
+                // The connection may have received a request at the same time, or none was idle.
+                () = sleep(CLOSE_INTERVAL) => {}
+            }
+        }
+    }
+}
+
 /// A change of the listeners of an accept loop.
 pub(super) enum ListenerChange {
     /// Accepts from one socket of the listener with this number.
@@ -100,6 +121,8 @@ pub(super) async fn accept(
         }
     };
     drop(alive);
+    // Connections that wait for a permit are served without one.
+    admission.permits.close();
     let advance = |to| stages.iter().for_each(|(_, stage)| _ = stage.send_replace(to));
     advance(StopStage::Draining);
     acceptors.join_all().await;
@@ -142,7 +165,7 @@ impl<H: Handler> AcceptTask<H> {
             tokio::select! {
                 biased;
                 () = stop.stopped() => {
-                    // At a stop, a connection that waits for a permit is served without one.
+                    // A connection that waits for a permit continues to wait in its own task.
                     _ = timeout(Duration::ZERO, unconstrained(accepted)).await;
                     break;
                 }
@@ -194,35 +217,25 @@ impl<H: Handler> AcceptTask<H> {
             },
             _ => None,
         };
-        let permit = self.permit().await;
+        let mut is_closing = self.stop.clone();
+        let permit = tokio::select! {
+            biased;
+            permit = self.admission.permit() => Ok(permit),
+            () = is_closing.stopped() => Err(self.admission.clone()),
+        };
         let (stop, alive) = (self.stop.clone(), self.alive.clone());
         let handler = Arc::clone(&self.serving);
         tokio::spawn(async move {
+            let permit = match permit {
+                Ok(permit) => permit,
+                // Boxed, because it is rare.
+                Err(admission) => Box::pin(async move { admission.permit().await }).await,
+            };
             if let Err(error) = accepted(stream, peer, serving, handler, shares, stop).await {
                 tracing::debug!(%error, "client connection failed");
             }
             drop((alive, permit, share));
         });
-    }
-
-    /// Waits for the permit of another connection. The server first closes idle ones. Returns `None` when the server stops: the
-    /// connection is then served without a permit.
-    async fn permit(&self) -> Option<OwnedSemaphorePermit> {
-        let Admission { permits, idle, .. } = &self.admission;
-        if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
-            return Some(permit);
-        }
-        let (mut permit, mut stop) = (pin!(Arc::clone(permits).acquire_owned()), self.stop.clone());
-        loop {
-            idle.close_idlest();
-            tokio::select! {
-                biased;
-                permit = permit.as_mut() => return permit.ok(),
-                () = stop.stopped() => return None,
-                // The connection may have received a request at the same time, or none was idle.
-                () = sleep(CLOSE_INTERVAL) => {}
-            }
-        }
     }
 
     /// Waits a moment after an error of the listening socket. An error of a single connection needs no

@@ -42,7 +42,8 @@ impl Server {
     ///   the next request of each connection gets the new handler, and new connections the new options and limits.
     /// - New listeners accept connections before old ones are closed.
     /// - A listener that `builder` does not have is closed. Its requests in flight finish, and its idle connections are closed, as
-    ///   [`stop`](Self::stop) does; no time limits them before the server stops.
+    ///   [`stop`](Self::stop) does; no time limits them before the server stops. Connections that its socket has accepted get a
+    ///   response, within the limit of connections.
     ///
     /// A listener stays if `builder` has an equal [`Listen`]. The number of threads, the limits of connections and the backlog
     /// stay, and [`Replaced`] names those that differ.
