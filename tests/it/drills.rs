@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use crate::support::drills::outages::{self, StoreFailure};
 use crate::support::drills::{Drill, Event, MODES, Mode, Scale, Tally, Tomcats};
+use crate::support::redis::redis_installed;
 use crate::support::tomcat::Tomcat;
+use crate::support::zookeeper::require_zookeeper;
 
 const SCALE: Scale = Scale {
     clients: 6,
@@ -86,6 +89,60 @@ async fn a_node_that_is_paused_fails_no_request() {
         // Far less than a timeout, and more than a busy machine needs.
         assert!(tally.slowest < pause + Duration::from_secs(30), "{}: {tally}", mode.name);
     }
+}
+
+/// Longer than a front end trusts what it has read from a store.
+const OUTAGE: Duration = Duration::from_secs(6);
+
+/// Each session store of the front end fails in this way.
+async fn store_fails(failure: StoreFailure) {
+    if !redis_installed() {
+        return;
+    }
+    let relay = MODES.iter().find(|mode| mode.keeps_logins).unwrap();
+    let run = |mode, kind| outages::redis(mode, kind, failure, SCALE, OUTAGE);
+    let (bindings, logins) = tokio::join!(run(&MODES[0], ""), run(relay, "login-relay:"));
+    for (mode, tally) in [(&MODES[0], bindings), (relay, logins)] {
+        println!("{failure:?} store, {}: {tally}", mode.name);
+        check(mode, &tally);
+        assert_eq!((tally.failed(), tally.lost, tally.broken_writes, tally.repeated_reads), (0, 0, 0, 0), "{tally}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_has_lost_everything_ends_no_session() {
+    store_fails(StoreFailure::Empty).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_is_killed_and_comes_back_empty_ends_no_session() {
+    store_fails(StoreFailure::Killed).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_hangs_ends_no_session_and_fails_no_request() {
+    store_fails(StoreFailure::Hung).await;
+}
+
+/// A session that only the node knew waits until a node can check its login again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_restarts_while_no_login_can_be_checked_ends_no_session() {
+    let relay = MODES.iter().find(|mode| mode.keeps_logins).unwrap();
+    let tally = outages::user_source(relay, SCALE, OUTAGE).await;
+    println!("user source down: {tally}");
+    check(relay, &tally);
+    assert!(tally.failures.keys().all(|what| what.contains("503") && what.contains("login")), "{tally}");
+    // Those in flight at the node when it died.
+    assert!(tally.broken_writes <= SCALE.clients as u64, "{tally}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_zookeeper_that_restarts_changes_nothing_for_clients() {
+    require_zookeeper!();
+    let tally = outages::zookeeper(&MODES[0], SCALE, Duration::from_secs(3)).await;
+    println!("ZooKeeper restarted: {tally}");
+    check(&MODES[0], &tally);
+    assert_eq!((tally.failed(), tally.lost, tally.broken_writes, tally.repeated_reads), (0, 0, 0, 0), "{tally}");
 }
 
 /// Tomcat lets requests run for two seconds, then it cuts them. The front end sends the queries to another node, and says

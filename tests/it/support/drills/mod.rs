@@ -6,12 +6,13 @@ mod client;
 mod crew;
 mod mode;
 mod node;
+pub(crate) mod outages;
 mod tally;
 mod tomcats;
 
 pub(crate) use crew::{Drill, Event, Scale};
 #[allow(unused_imports, reason = "for the bench")]
-pub(crate) use mode::{FrontEnd, PEERS};
+pub(crate) use mode::PEERS;
 pub(crate) use mode::{MODES, Mode};
 pub(crate) use tally::Tally;
 pub(crate) use tomcats::Tomcats;
