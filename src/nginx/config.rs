@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::num::NonZeroU64;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::directives::access_log::LogFormats;
@@ -14,7 +15,7 @@ use super::directives::location::{Action, Locations};
 use super::directives::remarks::{Notice, Remarks};
 use super::directives::server::{ListenAddress, Server, ServerNames};
 use super::directives::settings::{BlockSettings, LimitZones, SettingsReader, VerifyClient};
-use super::directives::upstream::Upstream;
+use super::directives::upstream::{Resolvers, Upstream};
 use super::syntax::values;
 use super::syntax::{Captures, ConfigError, Directive, ErrorKind, Fault, NamedGroup, Parser, Span, Word, explain};
 use super::uri::host_without_port;
@@ -41,8 +42,7 @@ use super::variables::{Maps, ValueSources};
 pub struct Config {
     /// `worker_rlimit_nofile`.
     open_files: Option<NonZeroU64>,
-    /// The shortest `valid=` of `resolver`.
-    pub(super) resolver_valid: Option<Duration>,
+    pub(super) resolvers: Resolvers,
     /// The groups: declared ones in the order of the file, then those made for a `proxy_pass` to a host.
     pub(super) upstreams: Vec<Upstream>,
     /// For each group the comments of the servers that pass requests to it.
@@ -51,6 +51,7 @@ pub struct Config {
     pub(super) text: u64,
     /// The number of variables that `set` gives a value.
     pub(super) set_slots: usize,
+    pub(super) zones: Arc<LimitZones>,
     /// The servers in the order of the file.
     pub(super) servers: Vec<Server>,
     /// The addresses to accept connections at, each once.
@@ -157,8 +158,8 @@ fn read_tree(tree: &[Directive], parser: &Parser) -> Result<Config, Fault> {
     let servers = read_http(http, &mut context)?;
     let mut text = DefaultHasher::new();
     http.iter().filter(|directive| !directive.is("upstream")).for_each(|directive| directive.hash(&mut text));
-    let mut resolver_valid = None;
-    shortest_valid(http, &mut resolver_valid)?;
+    let mut resolvers = Resolvers::default();
+    resolvers.read(http)?;
     if servers.is_empty() {
         let expected = "server { listen PORT; location / { proxy_pass http://UPSTREAM; } }";
         return Err(Fault::new(ErrorKind::Missing, None, "no server { ... } in the configuration", expected));
@@ -172,8 +173,9 @@ fn read_tree(tree: &[Directive], parser: &Parser) -> Result<Config, Fault> {
     Ok(Config {
         text: text.finish(),
         set_slots,
+        zones: Arc::new(context.zones),
         open_files,
-        resolver_valid,
+        resolvers,
         upstreams: context.upstreams.all,
         server_comments,
         servers,
@@ -213,24 +215,6 @@ fn read_http(block: &[Directive], context: &mut ReadContext<'_>) -> Result<Vec<(
         }
     }
     Server::read_all(named("server"), named("upstream"), &level.settings, context)
-}
-
-/// Finds the shortest `valid=` of `resolver`, wherever it stands.
-fn shortest_valid(block: &[Directive], shortest: &mut Option<Duration>) -> Result<(), Fault> {
-    for directive in block {
-        for word in directive.args.iter().filter(|_| directive.is("resolver")) {
-            if let Some(text) = word.text.strip_prefix("valid=") {
-                let valid = Word { text: text.to_owned(), span: word.span.right("valid=".len()) };
-                let time = values::time(&valid, values::TimeUnit::Seconds)?;
-                if time.is_zero() {
-                    return Err(valid.invalid("time", "1s or more"));
-                }
-                *shortest = Some(shortest.map_or(time, |shortest| shortest.min(time)));
-            }
-        }
-        shortest_valid(directive.block.as_deref().unwrap_or_default(), shortest)?;
-    }
-    Ok(())
 }
 
 /// Returns for each group the comments of the servers whose locations pass requests to it.

@@ -113,7 +113,7 @@
 //! | `log_format` with what `set` or an expression takes of `$request_uri`, `$uri`, `$args`, `$arg_sql`, `$http_referer` | written | `***`: a session id or SQL is not recognised there |
 //! | `$request`, `$request_uri`, `$args`, `$uri`, `$arg_NAME`, `$http_referer` in a log | as received | `sql=`, passwords, tokens and path parameters are masked: [`masked_target`](crate::observe::masked_target); what `rewrite` makes of a target that has any is `***` |
 //! | `log_format ... escape=none` | writes every byte | control characters are `\xXX`: a client could write lines of its own, for instance with `$remote_user` |
-//! | `resolver` | asks these DNS servers for names in variables and with `resolve` | the system looks up all names, at the start and then every `valid=`, or every 30 s ([`Site::name_lookup_interval`]), and within 30 s after a failure; the addresses that were found last stay |
+//! | `resolver` | asks these DNS servers for names in variables and with `resolve` | asks them for the names of servers with `resolve`, with the feature `dns`; the system looks up all other names; both at the start and then every `valid=`, or every 30 s ([`Site::name_lookup_interval`]), and within 30 s after a failure; the addresses that were found last stay |
 //! | `$time_local`, `$time_iso8601` | local time | UTC |
 //! | `$bytes_sent`, `$request_length`, `$upstream_bytes_received` | bytes on the wire | without framing and what the server adds; without the head of the node's response |
 //! | `$upstream_*` where no server was eligible | the upstream's name, 502 | the upstream's name, 503 |

@@ -8,11 +8,15 @@ use std::time::Duration;
 use kylin_lb::Cluster;
 use kylin_lb::discovery::{self, Backoff, DiscoveryHandle, DiscoveryStatus, Dns, SourceState};
 use kylin_lb::endpoint::Role;
+use kylin_lb::nginx::{Config, Site};
 use tokio::net::UdpSocket;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use crate::support::cluster::Nowhere;
+use crate::support::front::eventually;
+use crate::support::http;
+use crate::support::raw_node::{RawNode, healthy};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 const A: u16 = 1;
@@ -293,4 +297,37 @@ async fn hostile_responses_change_nothing() {
         server.records(SRV, [srv(1, weight, 7070, "q1.", 0)]);
         resolved.has(&[&format!("q1:7070 {weight}")]).await;
     }
+}
+
+/// nginx asks the servers of `resolver` too, where the system knows nothing of the name.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_configuration_asks_its_resolver_for_the_servers_with_resolve() {
+    let node = RawNode::start([healthy("node")]).await;
+    let (dns, port) = (DnsServer::start().await, node.address().port());
+    let loopback = |last| Record { kind: A, ttl: 0, data: vec![127, 0, 0, last] };
+    dns.records(A, [loopback(1)]);
+    let text = |resolve: &str| {
+        format!(
+            "resolver {} ipv6=off valid=1s;
+            upstream kylin {{ zone kylin 64k; server kylin.test:{port} {resolve}; }}
+            server {{ listen 127.0.0.1:1; location / {{ proxy_pass http://kylin; }} }}",
+            dns.address
+        )
+    };
+    // It waits for the lookups.
+    let build = |text: String| {
+        tokio::task::spawn_blocking(move || Site::builder(Config::parse("kylin.conf", &text).unwrap()).build())
+    };
+    assert!(build(text("")).await.unwrap().is_err(), "the system does not know the name");
+    let site = build(text("resolve")).await.unwrap().unwrap();
+    let server = site.server_on("127.0.0.1:0".parse().unwrap()).start().unwrap();
+    assert_eq!(http::get(server.addresses()[0], "/", &[]).await.unwrap().text(), "node");
+    let _lookups = site.start_name_lookups(Duration::from_millis(10));
+    dns.records(A, [loopback(1), loopback(2)]);
+    let ids = || {
+        let status = site.clusters().next().unwrap().1.status();
+        status.endpoints.iter().map(|endpoint| endpoint.id.to_string()).collect::<Vec<_>>()
+    };
+    let both = [format!("kylin.test:{port}"), format!("kylin.test:{port}/127.0.0.2:{port}")];
+    eventually(|| ids() == both, || format!("{:?}", ids())).await;
 }

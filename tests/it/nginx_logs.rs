@@ -42,6 +42,10 @@ fn site(dead: SocketAddr, node: SocketAddr, closing: SocketAddr, folder: &str) -
             location / {{ proxy_pass http://retried; }}
             location /closing {{ proxy_pass http://closing; }}
             location /dead {{ proxy_pass http://dead; }}
+            location /second {{ proxy_pass http://dead; error_page 502 = @second; }}
+            location @second {{ proxy_pass http://closing; }}
+            location /page {{ proxy_pass http://dead; error_page 502 @text; }}
+            location @text {{ return 418 "page"; }}
             location /text {{ return 200 "hello"; }}
             location /moved/ {{ proxy_pass http://retried; }}
             location /quiet {{ proxy_pass http://retried; access_log {folder}/all all if=$loggable; }}
@@ -150,6 +154,8 @@ async fn lines_are_those_of_nginx_with_retries_errors_and_responses_of_the_front
         get("/plain", "Authorization: Basic QURNSU46S1lMSU4=\r\nCookie: JSESSIONID=hidden\r\n"),
         get("/empty?", ""),
         get("/closing/x", ""),
+        get("/second", ""),
+        get("/page", ""),
         get("/text", ""),
         get("/moved", ""),
         get("/off", ""),
@@ -161,8 +167,8 @@ async fn lines_are_those_of_nginx_with_retries_errors_and_responses_of_the_front
     for request in &requests {
         pair.ask(request).await;
     }
-    let [nginx, here] = pair.lines("all", 7).await;
-    assert_eq!(here.len(), 7, "/off, /quiet and /errors have no line: {here:#?}");
+    let [nginx, here] = pair.lines("all", 9).await;
+    assert_eq!(here.len(), 9, "/off, /quiet and /errors have no line: {here:#?}");
     for (nginx, here) in nginx.iter().zip(&here) {
         // The page of a redirect has another length here.
         let cut = |line: &str| line.contains("|301|").then(|| line.split("|301|").next().unwrap().to_owned());
@@ -170,6 +176,8 @@ async fn lines_are_those_of_nginx_with_retries_errors_and_responses_of_the_front
     }
     assert!(here[0].contains(", 127.0.0.1:") && here[0].contains("|502, 200|0, 4|one|one|"), "{}", here[0]);
     assert!(here[1].contains("|ADMIN|"), "{}", here[1]);
+    // Between the upstreams of the locations before and after an error page stands a colon.
+    assert!(here[4].contains(" : 127.0.0.1:") && here[4].contains("|502 : 502, 200|0 : 0, 4|"), "{}", here[4]);
     assert!(
         !here.concat().contains("secret") && !here.concat().contains("hidden") && !here.concat().contains("KYLIN|"),
         "{here:#?}"

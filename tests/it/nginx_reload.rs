@@ -13,7 +13,7 @@ use kylin_lb::session::Secret;
 use kylin_lb::testing::kylin::Dialect;
 
 use crate::support::browser::Browser;
-use crate::support::front::{closed_port, eventually};
+use crate::support::front::{closed_port, eventually, until};
 use crate::support::http::{Connection, get};
 use crate::support::kylin::Demo;
 use crate::support::raw_node::{Act, RawNode, healthy, ok};
@@ -78,6 +78,45 @@ async fn endpoints_keep_their_live_state_and_requests_in_flight_finish() {
     assert_eq!(changes, format!("endpoints removed: kylin/{kept}"));
     slow.go();
     assert_eq!(busy.response().await.unwrap().text(), "slow");
+}
+
+/// Zones with the name and the key of before go on counting, as in nginx. A zone with another key begins anew.
+#[tokio::test]
+async fn limits_of_clients_go_on_counting() {
+    let exchange = [Act::Read, Act::WaitForGo, Act::Write(ok("slow"))];
+    let slow = RawNode::start([exchange.to_vec()]).await;
+    let node = RawNode::start([healthy("node")]).await;
+    let with = |req: &str, conn: &str, note: &str| {
+        let text = format!(
+            "limit_req_zone {req} zone=requests:1m rate=1r/m; limit_conn_zone {conn} zone=flight:1m;
+            server {{ listen 127.0.0.1:1;
+            location /req {{ limit_req zone=requests; add_header x-note {note}; proxy_pass http://{node}; }}
+            location /conn {{ limit_conn flight 1; proxy_pass http://{slow}; }}
+            location /conn/quick {{ limit_conn flight 1; proxy_pass http://{node}; }} }}",
+            node = node.address(),
+            slow = slow.address(),
+        );
+        Site::builder(Config::parse("kylin.conf", &text).unwrap_or_else(|error| panic!("{error}")))
+    };
+    let (address, user) = ("$binary_remote_addr", "$remote_user");
+    let mut site = with(address, address, "first").build().unwrap();
+    let mut server = start(&site);
+    let front = server.addresses()[0];
+    let status = async |path| get(front, path, &[]).await.unwrap().status();
+    let mut busy = Connection::open(front).await.unwrap();
+    busy.send("GET /conn HTTP/1.1\r\nHost: kylin\r\n\r\n").await.unwrap();
+    slow.wait_until(|seen| seen.requests.len() == 1).await;
+    assert_eq!([status("/req").await, status("/req").await, status("/conn/quick").await], [200, 503, 503]);
+    for note in ["second", "third"] {
+        reload(&mut site, &mut server, with(address, address, note));
+        assert_eq!([status("/req").await, status("/conn/quick").await], [503, 503], "after a {note} reading");
+    }
+    slow.go();
+    assert_eq!(busy.response().await.unwrap().status(), 200);
+    // The request that an earlier site counted has ended for this one too.
+    until("the limit is free", async || status("/conn/quick").await == 200).await;
+    reload(&mut site, &mut server, with(user, user, "fourth"));
+    assert_eq!([status("/req").await, status("/req").await], [200, 200], "a request without a user has no limit");
 }
 
 #[tokio::test]
@@ -312,7 +351,10 @@ fn resolver_says_how_often_names_are_looked_up_and_that_the_system_does_it() {
     assert_eq!(interval("", "").unwrap().0, 30);
     let (seconds, report) =
         interval("resolver 10.0.0.2 10.0.0.3 valid=10s ipv6=off; resolver_timeout 2s;", "").unwrap();
-    assert!(seconds == 10 && report.contains("resolver: this machine looks names up"), "{report}");
+    assert!(
+        seconds == 10 && report.contains("resolver: its servers are asked for the names of servers with resolve"),
+        "{report}"
+    );
     assert_eq!(interval("resolver 10.0.0.2;", "resolver kube-dns valid=5s; resolver_timeout 1s;").unwrap().0, 5);
     let error = interval("resolver 10.0.0.2 valid=soon;", "").unwrap_err();
     assert!(error.contains("invalid time \"soon\""), "{error}");

@@ -1,6 +1,7 @@
 //! Writes the lines of access logs, and fills variables of responses in headers.
 
 use std::collections::HashMap;
+use std::mem::take;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use parking_lot::Mutex;
 use super::names::UpstreamEndpoints;
 use crate::Body;
 use crate::nginx::directives::access_log::{AccessLogs, LogFormat};
-use crate::nginx::variables::{Outcome, Scope, Snapshot, Template};
+use crate::nginx::variables::{Outcome, Scope, Snapshot, Template, UpstreamAttempts};
 use crate::observe::{Attempt, Finished, Observer, RequestObserver, ResponseHead, Termination};
 
 /// Takes a line of an access log, without a line break.
@@ -81,7 +82,10 @@ struct RequestOutcome {
     /// The status that an `error_page` line gives the response of a node.
     marked: Option<u16>,
     body_bytes: u64,
+    /// The time at locations before.
+    elapsed_before: Duration,
     elapsed: Duration,
+    earlier: Vec<UpstreamAttempts>,
     attempts: Vec<Attempt>,
     /// Whether no server of the upstream was eligible.
     is_unserved: bool,
@@ -155,9 +159,20 @@ impl PendingRequest {
         self.outcome.lock().marked = Some(status.as_u16());
     }
 
-    /// Discards the line, because another location serves the request and writes one.
-    pub(super) fn discard(&self) {
-        self.outcome.lock().is_discarded = true;
+    /// Leaves the line to another location, to which an error has led the request. If that has a log, its line tells of both.
+    pub(super) fn yield_to(&self, next: Option<&Self>) {
+        let mut ended = self.outcome.lock();
+        ended.is_discarded = true;
+        let Some(next) = next else { return };
+        let mut next = next.outcome.lock();
+        next.elapsed_before = ended.elapsed_before + ended.elapsed;
+        next.earlier = take(&mut ended.earlier);
+        let attempts = take(&mut ended.attempts);
+        let name = self.upstream.as_ref().filter(|_| ended.is_unserved);
+        let unserved = name.map(|name| (name.clone(), ended.status.unwrap_or(503)));
+        if unserved.is_some() || !attempts.is_empty() {
+            next.earlier.push(UpstreamAttempts { attempts, unserved });
+        }
     }
 
     /// Calls `read` with the variables of the request.
@@ -166,7 +181,8 @@ impl PendingRequest {
         let outcome = Outcome {
             status: ended.marked.or(ended.status),
             body_bytes: ended.body_bytes,
-            elapsed: self.delay + ended.elapsed,
+            elapsed: self.delay + ended.elapsed_before + ended.elapsed,
+            earlier: &ended.earlier,
             attempts: &ended.attempts,
             upstream: self.upstream.as_deref().filter(|_| ended.is_unserved),
             sent: ended.sent.as_ref(),

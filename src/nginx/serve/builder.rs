@@ -256,7 +256,10 @@ impl SiteBuilder {
         affinities.secret = affinities.secret.or_else(|| before_affinities?.secret.clone());
         let (mut groups, mut probes, mut endpoints, mut pending) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut kept_settings = Vec::new();
-        let names = LookedUp::all(&config.upstreams);
+        if let Some(before) = before {
+            config.zones.follow(&before.config.zones);
+        }
+        let names = LookedUp::all(&config);
         for (upstream, mut applied) in config.upstreams.iter().zip(applied(&config, &options)) {
             let name = &upstream.name;
             let place = before.and_then(|before| before.config.upstreams.iter().position(|other| other.name == *name));

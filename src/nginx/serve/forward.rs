@@ -338,9 +338,8 @@ impl<'s: 'r, 'r> ServerRequest<'s, 'r> {
         match pass(site, location, &current, scope, extensions, passed) {
             Ok(Admitted::Pause(pause)) => Ok((Routed::Pause(pause), None)),
             Ok(Admitted::Forward { proxy, edits, pending, uri }) => {
-                // The other location has a line of its own.
-                if let Some(pending) = named.and_then(|named| named.pending.as_ref()) {
-                    pending.discard();
+                if let Some(before) = named.and_then(|named| named.pending.as_ref()) {
+                    before.yield_to(pending.as_deref());
                 }
                 Ok((Routed::Forward { proxy, edits, kept, pending }, uri))
             }

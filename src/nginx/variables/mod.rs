@@ -27,7 +27,7 @@ pub(crate) use logged::Escape;
 pub(crate) use map::Maps;
 #[cfg(feature = "tls")]
 pub(crate) use scope::ScopeTls;
-pub(crate) use scope::{Outcome, RequestId, Scope, Snapshot};
+pub(crate) use scope::{Outcome, RequestId, Scope, Snapshot, UpstreamAttempts};
 pub(crate) use sources::ValueSources;
 pub(crate) use uses::ValueParts;
 
@@ -85,6 +85,11 @@ enum Variable {
 }
 
 impl Template {
+    /// Returns the text as the file has it.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
     /// Compiles a word as `ngx_http_script_compile` does.
     pub(crate) fn new(word: &Word, maps: &Maps) -> Result<Template, Fault> {
         Template::with_groups(word, maps, &[])

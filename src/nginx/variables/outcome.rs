@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, StatusCode};
 
-use super::scope::{Outcome, Scope};
+use super::scope::{Outcome, Scope, UpstreamAttempts};
 use super::sink::{Sink, display};
 use crate::backend::SendErrorKind;
 use crate::observe::{Attempt, AttemptEnd, AttemptPhase};
@@ -52,38 +52,38 @@ pub(super) fn request_completion(scope: &Scope<'_>, sink: Sink<'_>) {
 
 pub(super) fn upstream_addr(scope: &Scope<'_>, sink: Sink<'_>) {
     list(scope, sink, |attempt, text| match attempt {
-        Some(attempt) => text.push_str(&attempt.address),
-        None => text.push_str(scope.outcome.and_then(|outcome| outcome.upstream).unwrap_or_default()),
+        Ok(attempt) => text.push_str(&attempt.address),
+        Err(Unserved { upstream, .. }) => text.push_str(upstream),
     });
 }
 
 pub(super) fn upstream_status(scope: &Scope<'_>, sink: Sink<'_>) {
     list(scope, sink, |attempt, text| match attempt.map(|attempt| (attempt.status, attempt.end)) {
-        Some((Some(status), _)) => text.push_str(status.as_str()),
-        Some((None, Some(end))) => text.push_str(status_of_failure(end)),
-        Some((None, None)) => text.push('-'),
-        // No server was eligible. The client got the same status.
-        None => _ = write!(text, "{}", scope.outcome.and_then(|outcome| outcome.status).unwrap_or(503)),
+        Ok((Some(status), _)) => text.push_str(status.as_str()),
+        Ok((None, Some(end))) => text.push_str(status_of_failure(end)),
+        Ok((None, None)) => text.push('-'),
+        // The client got the same, or the error page did.
+        Err(Unserved { status, .. }) => write(text, status),
     });
 }
 
 pub(super) fn upstream_response_time(scope: &Scope<'_>, sink: Sink<'_>) {
     list(scope, sink, |attempt, text| match attempt {
-        Some(attempt) if attempt.end.is_some() => text.push_str(&seconds(attempt.total)),
-        Some(_) => text.push('-'),
-        None => text.push_str("0.000"),
+        Ok(attempt) if attempt.end.is_some() => text.push_str(&seconds(attempt.total)),
+        Ok(_) => text.push('-'),
+        Err(_) => text.push_str("0.000"),
     });
 }
 
 pub(super) fn upstream_header_time(scope: &Scope<'_>, sink: Sink<'_>) {
-    list(scope, sink, |attempt, text| time(attempt.and_then(|attempt| attempt.head), text));
+    list(scope, sink, |attempt, text| time(attempt.ok().and_then(|attempt| attempt.head), text));
 }
 
 /// Writes 0 for a connection that was open already.
 pub(super) fn upstream_connect_time(scope: &Scope<'_>, sink: Sink<'_>) {
     list(scope, sink, |attempt, text| {
         let is_connected = |attempt: &&Attempt| attempt.phase() != AttemptPhase::Connect;
-        time(attempt.filter(is_connected).map(|attempt| attempt.connecting.unwrap_or_default()), text);
+        time(attempt.ok().filter(is_connected).map(|attempt| attempt.connecting.unwrap_or_default()), text);
     });
 }
 
@@ -130,17 +130,34 @@ fn with(scope: &Scope<'_>, sink: Sink<'_>, value: impl FnOnce(&Outcome<'_>, &mut
     }
 }
 
-/// Writes a value for each attempt, as nginx does for its servers; one for the group if none was eligible; none for a request that
-/// no group serves.
-fn list(scope: &Scope<'_>, sink: Sink<'_>, value: impl Fn(Option<&Attempt>, &mut String)) {
+/// An upstream of which no server was eligible.
+#[derive(Clone, Copy)]
+struct Unserved<'r> {
+    upstream: &'r str,
+    status: u16,
+}
+
+/// Writes a value for each attempt, as nginx does for its servers; one for an upstream of which none was eligible; none for a request
+/// that no upstream serves. A colon stands between upstreams.
+fn list(scope: &Scope<'_>, sink: Sink<'_>, value: impl Fn(Result<&Attempt, Unserved<'_>>, &mut String)) {
     with(scope, sink, |outcome, text| {
-        if outcome.attempts.is_empty() && outcome.upstream.is_some() {
-            value(None, text);
+        let write = |attempts: &[Attempt], unserved: Option<Unserved<'_>>, text: &mut String| {
+            if let Some(unserved) = unserved.filter(|_| attempts.is_empty()) {
+                value(Err(unserved), text);
+            }
+            for (index, attempt) in attempts.iter().enumerate() {
+                text.push_str(if index > 0 { ", " } else { "" });
+                value(Ok(attempt), text);
+            }
+        };
+        for UpstreamAttempts { attempts, unserved } in outcome.earlier {
+            write(attempts, unserved.as_ref().map(|(upstream, status)| Unserved { upstream, status: *status }), text);
+            if !outcome.attempts.is_empty() || outcome.upstream.is_some() {
+                text.push_str(" : ");
+            }
         }
-        for (index, attempt) in outcome.attempts.iter().enumerate() {
-            text.push_str(if index > 0 { ", " } else { "" });
-            value(Some(attempt), text);
-        }
+        let status = outcome.status.unwrap_or(503);
+        write(outcome.attempts, outcome.upstream.map(|upstream| Unserved { upstream, status }), text);
     });
 }
 

@@ -51,6 +51,14 @@ pub(crate) struct Scope<'r> {
     pub(crate) outcome: Option<Outcome<'r>>,
 }
 
+/// The attempts at an upstream.
+#[derive(Debug)]
+pub(crate) struct UpstreamAttempts {
+    pub(crate) attempts: Vec<Attempt>,
+    /// The name of the upstream and the status of the response, if none of its servers was eligible.
+    pub(crate) unserved: Option<(Box<str>, u16)>,
+}
+
 /// The known facts of the response: at its head for `add_header`, at its end for a log.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Outcome<'r> {
@@ -58,6 +66,8 @@ pub(crate) struct Outcome<'r> {
     pub(crate) status: Option<u16>,
     pub(crate) body_bytes: u64,
     pub(crate) elapsed: Duration,
+    /// Those at the upstreams of locations from which an error has led the request to this one.
+    pub(crate) earlier: &'r [UpstreamAttempts],
     pub(crate) attempts: &'r [Attempt],
     /// The name of the upstream, if none of its servers was eligible.
     pub(crate) upstream: Option<&'r str>,
@@ -74,6 +84,7 @@ impl Outcome<'_> {
             status: Some(status),
             body_bytes: 0,
             elapsed: Duration::ZERO,
+            earlier: &[],
             attempts: &[],
             upstream: None,
             sent: None,

@@ -203,7 +203,16 @@ static NOTED: &[(&str, &str)] = &[
     ),
     (
         "resolver resolver_timeout",
-        "this machine looks names up, at the start and then every valid= or 30s, and keeps the last addresses that were found",
+        match cfg!(feature = "dns") {
+            true => {
+                "its servers are asked for the names of servers with resolve, this machine for the others, at the start and then \
+                     every valid= or 30s; the last addresses that were found stay"
+            }
+            false => {
+                "this machine looks names up, at the start and then every valid= or 30s, and keeps the last addresses that were found; \
+                      to ask those servers needs the feature dns"
+            }
+        },
     ),
 ];
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
@@ -11,7 +11,24 @@ use crate::nginx::variables::{Scope, Template};
 /// `limit_conn_zone`: how many requests of each key are in flight.
 pub(crate) struct ConnZone {
     key: Template,
-    in_flight: Mutex<HashMap<Arc<[u8]>, u32>>,
+    in_flight: ZoneState<Counts>,
+}
+
+type Counts = HashMap<Arc<[u8]>, u32>;
+
+/// What a zone has counted. A reload hands it on to the zone that takes its place.
+#[derive(Default)]
+pub(super) struct ZoneState<T>(OnceLock<Arc<Mutex<T>>>);
+
+impl<T: Default> ZoneState<T> {
+    pub(super) fn get(&self) -> &Arc<Mutex<T>> {
+        self.0.get_or_init(Arc::default)
+    }
+
+    /// Goes on with what another zone has counted. Has no effect once this zone counts.
+    pub(super) fn follow(&self, before: &Self) {
+        _ = self.0.set(Arc::clone(before.get()));
+    }
 }
 
 /// One `limit_conn` line.
@@ -23,7 +40,7 @@ pub(crate) struct LimitConn {
 
 /// The zones that count a request until this is dropped.
 #[derive(Debug, Default)]
-pub(crate) struct InFlight(Vec<(Arc<ConnZone>, Arc<[u8]>)>);
+pub(crate) struct InFlight(Vec<(Arc<Mutex<Counts>>, Arc<[u8]>)>);
 
 /// The limits of a location do not admit a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,12 +51,19 @@ const MAX_KEY_BYTES: usize = 255;
 
 impl ConnZone {
     pub(super) fn new(key: Template) -> Self {
-        ConnZone { key, in_flight: Mutex::default() }
+        ConnZone { key, in_flight: ZoneState::default() }
+    }
+
+    /// Counts the requests in flight of another zone too, if it has the same key.
+    pub(super) fn follow(&self, before: &ConnZone) {
+        if self.key.text() == before.key.text() {
+            self.in_flight.follow(&before.in_flight);
+        }
     }
 
     /// Counts a request of a key, unless `max` of them are in flight.
     fn count(&self, key: &Arc<[u8]>, max: u32) -> bool {
-        let mut in_flight = self.in_flight.lock();
+        let mut in_flight = self.in_flight.get().lock();
         let count = in_flight.entry(Arc::clone(key)).or_default();
         let has_room = *count < max;
         *count += u32::from(has_room);
@@ -79,7 +103,7 @@ impl LimitConn {
             if !zone.count(&key, *max) {
                 return Err(TooMany);
             }
-            counted.0.push((Arc::clone(zone), key));
+            counted.0.push((Arc::clone(zone.in_flight.get()), key));
         }
         Ok(Some(counted).filter(|counted| !counted.0.is_empty()))
     }
@@ -87,8 +111,8 @@ impl LimitConn {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        for (zone, key) in &self.0 {
-            let mut in_flight = zone.in_flight.lock();
+        for (counts, key) in &self.0 {
+            let mut in_flight = counts.lock();
             if let Some(count) = in_flight.get_mut(key) {
                 *count -= 1;
                 // Only keys with a request in flight take memory.
@@ -131,7 +155,7 @@ mod tests {
         assert!(matches!(other, Ok(Some(_))), "neither refused request counts");
         assert!(admit(locations[2], "/").unwrap().is_none(), "a request without a key has no limit");
         drop((held, other));
-        let zones = locations[0].settings.limit_conns.iter().map(|limit| limit.zone.in_flight.lock().len());
+        let zones = locations[0].settings.limit_conns.iter().map(|limit| limit.zone.in_flight.get().lock().len());
         assert_eq!(zones.collect::<Vec<_>>(), [0, 0]);
     }
 }

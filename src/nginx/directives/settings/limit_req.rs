@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::limit_conn::{ConnZone, LimitConn};
+use super::limit_conn::{ConnZone, LimitConn, ZoneState};
 use crate::clock::{Clock, SystemClock};
 use crate::nginx::directives::catalogue::{args, usage, wrong_number};
 use crate::nginx::syntax::{Directive, Fault, Word, values};
@@ -26,7 +26,7 @@ pub(crate) struct RequestZone {
     /// Thousandths of a request in a second.
     rate: u64,
     max_bytes: u64,
-    keys: Mutex<Keys>,
+    keys: ZoneState<Keys>,
 }
 
 /// The keys of a zone.
@@ -91,7 +91,7 @@ impl LimitZones {
             let is_known = match is_req {
                 true => {
                     let rate = rate.ok_or_else(|| missing("rate="))?;
-                    let zone = RequestZone { key, rate, max_bytes: bytes, keys: Mutex::default() };
+                    let zone = RequestZone { key, rate, max_bytes: bytes, keys: ZoneState::default() };
                     zones.requests.insert(name.clone(), Arc::new(zone)).is_some()
                 }
                 false => zones.connections.insert(name.clone(), Arc::new(ConnZone::new(key))).is_some(),
@@ -101,6 +101,20 @@ impl LimitZones {
             }
         }
         Ok(zones)
+    }
+
+    /// Has zones go on with what those of a running site with the same name and key have counted, as nginx does.
+    pub(crate) fn follow(&self, before: &LimitZones) {
+        for (name, zone) in &self.requests {
+            if let Some(before) = before.requests.get(name).filter(|before| before.key.text() == zone.key.text()) {
+                zone.keys.follow(&before.keys);
+            }
+        }
+        for (name, zone) in &self.connections {
+            if let Some(before) = before.connections.get(name) {
+                zone.follow(before);
+            }
+        }
     }
 
     /// Reads `limit_req zone=NAME [burst=N] [nodelay|delay=N]`.
@@ -181,7 +195,7 @@ impl LimitReq {
 impl RequestZone {
     /// Returns the excess that a request would have.
     fn excess(&self, key: &[u8], now: Instant) -> u64 {
-        self.keys.lock().by_key.get(key).map_or(0, |account| self.excess_after(account, now))
+        self.keys.get().lock().by_key.get(key).map_or(0, |account| self.excess_after(account, now))
     }
 
     fn excess_after(&self, account: &Account, now: Instant) -> u64 {
@@ -192,7 +206,7 @@ impl RequestZone {
 
     /// Counts a request and returns its excess; `None` if that is over `burst`.
     fn count(&self, key: &[u8], burst: u64, now: Instant) -> Option<u64> {
-        let keys = &mut *self.keys.lock();
+        let keys = &mut *self.keys.get().lock();
         keys.uses += 1;
         let used = keys.uses;
         if let Some(account) = keys.by_key.get_mut(key) {
@@ -303,7 +317,7 @@ mod tests {
             assert!(admit(&location, &format!("client{number}"), now).is_some(), "{number}");
             assert!(admit(&location, "busy", now).is_some() == (number == 0), "{number}");
         }
-        let keys = location.settings.limit_reqs[0].zone.keys.lock();
+        let keys = location.settings.limit_reqs[0].zone.keys.get().lock();
         assert!(keys.bytes <= 32 << 10 && keys.by_key.len() == keys.by_use.len(), "{} bytes", keys.bytes);
         assert!(keys.by_key.len() > 200, "{} keys", keys.by_key.len());
     }

@@ -1,5 +1,6 @@
 //! `upstream`: a group of servers, the method that picks one, and how sessions find theirs.
 
+mod resolvers;
 mod server_line;
 mod sticky;
 mod third_party;
@@ -9,6 +10,7 @@ use std::fmt;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+pub(crate) use resolvers::Resolvers;
 pub(crate) use server_line::{EjectionRule, UpstreamServer};
 pub(crate) use sticky::{LearnedCookies, Sticky};
 

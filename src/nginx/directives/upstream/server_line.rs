@@ -29,6 +29,8 @@ pub(crate) struct UpstreamServer {
     pub(crate) route: Option<String>,
     /// `slow_start`; zero is none.
     pub(crate) slow_start: Duration,
+    /// `resolve`: the DNS servers of `resolver` are asked for the name.
+    pub(crate) resolve: bool,
 }
 
 /// The rule that ejects a server.
@@ -59,6 +61,7 @@ impl UpstreamServer {
             drain: false,
             route: None,
             slow_start: Duration::ZERO,
+            resolve: false,
         }
     }
 
@@ -86,8 +89,7 @@ impl UpstreamServer {
                 ("backup", None) => server.backup = true,
                 ("down", None) => server.down = true,
                 ("drain", None) => server.drain = true,
-                // All names are looked up again.
-                ("resolve", None) => {}
+                ("resolve", None) => server.resolve = true,
                 (name, _) => return Err(unknown(name, word)),
             }
         }

@@ -1,19 +1,21 @@
 //! The endpoints of an upstream: one for each address that the names of its servers have, looked up again while the site runs.
 
-use std::collections::{HashMap, HashSet};
+mod lookup;
+
+use std::collections::HashMap;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs as _};
-use std::sync::{Arc, mpsc};
-use std::thread;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
+pub(super) use self::lookup::LookedUp;
+use self::lookup::{LOOKUP_TIMEOUT, ask_dns, asks_dns, some};
 use super::{Site, SiteError, clusters};
 use crate::backend::HttpBackend;
 use crate::backend::http1::Address;
-use crate::clock::{Clock as _, SystemClock};
 use crate::cluster::Cluster;
 use crate::endpoint::Endpoint;
 use crate::nginx::applied::Applied;
@@ -21,12 +23,6 @@ use crate::nginx::directives::upstream::{Upstream, UpstreamServer};
 
 /// A good interval for [`Site::start_name_lookups`]: the usual time to live in DNS of services that move.
 pub const NAME_LOOKUP_INTERVAL: Duration = Duration::from_secs(30);
-
-/// The time that a lookup may take. The system asks several DNS servers for 5 s each.
-const LOOKUP_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// The number of names that are looked up at a time when the site is built.
-const MAX_LOOKUPS: usize = 16;
 
 /// The endpoints of an upstream, by server.
 #[derive(Clone)]
@@ -174,84 +170,6 @@ impl UpstreamEndpoints {
     }
 }
 
-/// The addresses of names, or the error of the lookup.
-pub(super) struct LookedUp(HashMap<(String, u16), Result<Vec<Address>, Arc<io::Error>>>);
-
-/// Host and port, and their addresses.
-type FoundName = ((String, u16), Result<Vec<Address>, Arc<io::Error>>);
-
-impl LookedUp {
-    /// Looks up the names of all servers with the system, several at a time. It blocks until all are found, for at most 15 s: a name
-    /// that takes longer has no addresses.
-    pub(super) fn all(upstreams: &[Upstream]) -> Self {
-        let names =
-            upstreams.iter().flat_map(|upstream| &upstream.servers).filter_map(|server| match &server.address {
-                Address::Name(host, port) => Some((host.clone(), *port)),
-                _ => None,
-            });
-        Self::within(LOOKUP_TIMEOUT, names.collect(), |host, port| (host, port).to_socket_addrs().map(Vec::from_iter))
-    }
-
-    /// `look_up` runs in threads of its own, which end after it: a lookup of the system cannot be cancelled.
-    fn within(
-        limit: Duration,
-        names: HashSet<(String, u16)>,
-        look_up: impl Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static,
-    ) -> Self {
-        let threads = names.len().min(MAX_LOOKUPS);
-        let names = Arc::new((Mutex::new(Vec::from_iter(names)), look_up));
-        let (sender, found) = mpsc::channel();
-        for _ in 0..threads {
-            let (names, sender) = (Arc::clone(&names), sender.clone());
-            let run = move || {
-                let (names, look_up) = &*names;
-                let next = || names.lock().pop();
-                while let Some((host, port)) = next() {
-                    let addresses = look_up(&host, port).and_then(|found| some(found.into_iter()));
-                    if sender.send(((host, port), addresses.map_err(Arc::new))).is_err() {
-                        return;
-                    }
-                }
-            };
-            // If a thread does not start, the others do its work; if none does, no name is found.
-            if let Err(error) = thread::Builder::new().name("name lookup".to_owned()).spawn(run) {
-                tracing::warn!(%error, "a thread for lookups of names did not start");
-            }
-        }
-        drop(sender);
-        Self::collect(&found, limit)
-    }
-
-    /// Takes what is found within `limit`, or until all lookups have ended.
-    fn collect(found: &mpsc::Receiver<FoundName>, limit: Duration) -> Self {
-        let (begun, mut all) = (SystemClock.now(), HashMap::new());
-        let left = || limit.saturating_sub(SystemClock.now().saturating_duration_since(begun));
-        while let Ok((name, addresses)) = found.recv_timeout(left()) {
-            all.insert(name, addresses);
-        }
-        LookedUp(all)
-    }
-
-    pub(super) fn addresses(&self, address: &Address) -> io::Result<Vec<Address>> {
-        let Address::Name(host, port) = address else { return Ok(vec![address.clone()]) };
-        match self.0.get(&(host.clone(), *port)) {
-            Some(Ok(addresses)) => Ok(addresses.clone()),
-            Some(Err(error)) => Err(io::Error::new(error.kind(), Arc::clone(error))),
-            None => Err(io::ErrorKind::TimedOut.into()),
-        }
-    }
-}
-
-fn some(found: impl Iterator<Item = SocketAddr>) -> io::Result<Vec<Address>> {
-    let mut addresses: Vec<Address> = Vec::new();
-    for address in found.map(Address::Socket) {
-        if !addresses.contains(&address) {
-            addresses.push(address);
-        }
-    }
-    if addresses.is_empty() { Err(io::ErrorKind::NotFound.into()) } else { Ok(addresses) }
-}
-
 /// Looks names up for as long as it lives: see [`Site::start_name_lookups`].
 #[must_use = "dropping it ends the lookups"]
 #[derive(Debug)]
@@ -269,20 +187,28 @@ impl Site {
     /// that was set in the cluster is that of the file again when addresses change. A name that cannot be looked up, or not within 15 s,
     /// keeps its last addresses, with one warning, and is looked up again within 30 s.
     ///
-    /// nginx does this for `server ... resolve` only (1.27.3). The lookups are those of the system (`getaddrinfo`), as at the start.
+    /// nginx does this for `server ... resolve` only (1.27.3). The names of such servers are asked for at the DNS servers of `resolver`,
+    /// with the feature `dns`. Other lookups are those of the system (`getaddrinfo`). Both are so at the start too.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn start_name_lookups(&self, interval: Duration) -> NameLookups {
-        self.start_name_lookups_with(interval, |host, port| async move {
-            tokio::net::lookup_host((host, port)).await.map(Iterator::collect)
+        let parts = Arc::clone(&self.parts);
+        self.look_up_every(interval, move |server, host, port| {
+            let resolvers = asks_dns(&parts.config, server).then(|| parts.config.resolvers.servers.clone());
+            async move {
+                match resolvers {
+                    Some(resolvers) => ask_dns(&resolvers, &host, port).await,
+                    None => tokio::net::lookup_host((host, port)).await.map(Iterator::collect),
+                }
+            }
         })
     }
 
     /// Returns how often the configuration wants names to be looked up: the shortest `valid=` of its `resolver` lines, else
-    /// [`NAME_LOOKUP_INTERVAL`]. Their addresses of DNS servers have no effect.
+    /// [`NAME_LOOKUP_INTERVAL`].
     pub fn name_lookup_interval(&self) -> Duration {
-        self.parts.config.resolver_valid.unwrap_or(NAME_LOOKUP_INTERVAL)
+        self.parts.config.resolvers.valid.unwrap_or(NAME_LOOKUP_INTERVAL)
     }
 
     /// Looks names up as [`start_name_lookups`](Self::start_name_lookups) does, with `lookup`, which gets a host and a port.
@@ -293,6 +219,14 @@ impl Site {
     where
         L: Fn(String, u16) -> F + Send + Sync + 'static,
         F: Future<Output = io::Result<Vec<std::net::SocketAddr>>> + Send,
+    {
+        self.look_up_every(interval, move |_, host, port| lookup(host, port))
+    }
+
+    fn look_up_every<L, F>(&self, interval: Duration, lookup: L) -> NameLookups
+    where
+        L: Fn(&UpstreamServer, String, u16) -> F + Send + Sync + 'static,
+        F: Future<Output = io::Result<Vec<SocketAddr>>> + Send,
     {
         let site = self.clone();
         let mut task = JoinSet::new();
@@ -317,14 +251,14 @@ async fn refresh<L, F>(
     lookup: &L,
     failing: &mut Vec<(String, String)>,
 ) where
-    L: Fn(String, u16) -> F,
-    F: Future<Output = io::Result<Vec<std::net::SocketAddr>>>,
+    L: Fn(&UpstreamServer, String, u16) -> F,
+    F: Future<Output = io::Result<Vec<SocketAddr>>>,
 {
     let upstream = endpoints.lock().upstream.clone();
     let mut changed = false;
     for (index, server) in upstream.servers.iter().enumerate() {
         let Address::Name(host, port) = &server.address else { continue };
-        let found = tokio::time::timeout(LOOKUP_TIMEOUT, lookup(host.clone(), *port)).await;
+        let found = tokio::time::timeout(LOOKUP_TIMEOUT, lookup(server, host.clone(), *port)).await;
         let found =
             found.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).and_then(|found| some(found.into_iter()));
         let place = (upstream.name.clone(), server.written.clone());
@@ -367,33 +301,6 @@ mod tests {
     use super::*;
     use crate::nginx::applied::applied;
     use crate::nginx::{Config, options::KylinOptions};
-
-    #[test]
-    fn names_are_looked_up_together_and_one_that_hangs_keeps_none_from_its_addresses() {
-        let names = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), 1)).collect();
-        let of = |found: &LookedUp, name: &str| found.addresses(&Address::Name(name.into(), 1)).map(|all| all.len());
-        // Each waits until all are being looked up.
-        let barrier = std::sync::Barrier::new(MAX_LOOKUPS);
-        let hosts: Vec<_> = (0..MAX_LOOKUPS).map(|number| format!("k{number}")).collect();
-        let hosts: Vec<_> = hosts.iter().map(String::as_str).collect();
-        let found = LookedUp::within(Duration::from_secs(60), names(&hosts), move |_, port| {
-            barrier.wait();
-            Ok(vec![([127, 0, 0, 1], port).into()])
-        });
-        assert!(hosts.iter().all(|host| of(&found, host).unwrap() == 1));
-
-        // As long as the sender lives, a lookup runs.
-        let (sender, found) = mpsc::channel();
-        let name = |name: &str| (name.to_owned(), 1);
-        sender.send((name("fails"), Err(Arc::new(io::Error::other("no such name"))))).unwrap();
-        sender
-            .send((name("good"), some(std::iter::once(SocketAddr::from(([127, 0, 0, 1], 1)))).map_err(Arc::new)))
-            .unwrap();
-        let found = LookedUp::collect(&found, Duration::from_millis(10));
-        assert_eq!(of(&found, "hangs").unwrap_err().kind(), io::ErrorKind::TimedOut);
-        assert_eq!(of(&found, "fails").unwrap_err().to_string(), "no such name");
-        assert_eq!(of(&found, "good").unwrap(), 1);
-    }
 
     #[tokio::test(start_paused = true)]
     async fn a_lookup_that_fails_or_hangs_is_repeated_soon() {
