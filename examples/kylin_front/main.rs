@@ -236,7 +236,7 @@ impl Logs {
             // The query log shows the queries of each user, so others must not read it.
             let file = LogFile::open(path, 0o640).map_err(|error| format!("--query-log: {error}"))?;
             logs.files.push(file.clone());
-            logs.observers.push(Arc::new(QueryLog { file, with_sql: args.log_sql }));
+            logs.observers.push(Arc::new(QueryLog { file, with_sql: args.log_sql, with_flags: args.log_flags }));
         }
         if args.status.is_some() || args.admin.is_some() {
             logs.observers.push(Arc::new(logs.admin.clone()));

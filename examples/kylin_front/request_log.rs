@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kylin_lb::EndpointId;
-use kylin_lb::observe::{Attempt, Detail, Finished, ObservedRequest, Observer, Timestamp};
+use kylin_lb::observe::{Attempt, Detail, Finished, ObservedRequest, Observer, QueryFlags, Timestamp};
 use serde_json::{Value, json};
 
 use crate::log_file::LogFile;
@@ -53,11 +53,17 @@ pub struct QueryLog {
     pub file: LogFile,
     /// Writes the SQL too, with its literals.
     pub with_sql: bool,
+    /// It is written too how the node got the result.
+    pub with_flags: bool,
 }
 
 impl Observer for QueryLog {
     fn detail(&self) -> Detail {
         if self.with_sql { Detail::Sql } else { Detail::Query }
+    }
+
+    fn reads_query_flags(&self) -> bool {
+        self.with_flags
     }
 
     fn finished(&self, event: &Finished<'_>) {
@@ -83,6 +89,12 @@ impl Observer for QueryLog {
             "bytes": event.bytes,
             "outcome": event.termination.as_str(),
         });
+        if self.with_flags {
+            let flag = |read: fn(QueryFlags) -> Option<bool>| json!(event.query_flags.and_then(read));
+            line["storage_cache_used"] = flag(|flags| flags.storage_cache_used);
+            line["exception_cache_hit"] = flag(|flags| flags.exception_cache_hit);
+            line["push_down"] = flag(|flags| flags.push_down);
+        }
         if let Some(sql) = request.sql().filter(|_| self.with_sql) {
             let mut end = sql.len().min(MAX_SQL);
             while !sql.is_char_boundary(end) {

@@ -98,8 +98,8 @@ pub(crate) trait OnEnd: Send + Sync {
 
 /// Observes the bytes that a reader takes of a body, and the end of the body.
 pub(crate) trait BodyTap: Send + Sync {
-    /// The reader took `bytes`.
-    fn data(&mut self, bytes: usize);
+    /// The reader took these bytes.
+    fn data(&mut self, bytes: &[u8]);
 
     /// The body ended. Called once.
     fn end(&mut self, end: BodyEnd<'_>);
@@ -190,7 +190,7 @@ impl Body {
             Kind::Full(bytes) => {
                 let bytes = take(bytes);
                 if let Some(tap) = &mut self.tap {
-                    tap.data(bytes.len());
+                    tap.data(&bytes);
                 }
                 self.finish(true);
                 Some(bytes)

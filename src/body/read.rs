@@ -63,7 +63,7 @@ impl Body {
             }
             Some(Ok(frame)) => {
                 if let Some(tap) = &mut self.tap {
-                    tap.data(frame.data_ref().map_or(0, Bytes::len));
+                    tap.data(frame.data_ref().map_or(&[], |bytes| bytes));
                 }
                 if self.is_end_stream() {
                     self.finish(true);

@@ -17,7 +17,7 @@ use super::directives::server::{ListenAddress, Server, ServerNames};
 use super::directives::settings::{BlockSettings, LimitZones, SettingsReader, VerifyClient};
 use super::directives::upstream::{Resolvers, Upstream};
 use super::syntax::values;
-use super::syntax::{Captures, ConfigError, Directive, ErrorKind, Fault, NamedGroup, Parser, Span, Word, explain};
+use super::syntax::{Captures, ConfigError, Directive, ErrorKind, Fault, NamedGroup, Parser, Span, explain};
 use super::uri::host_without_port;
 use super::variables::{Maps, ValueSources};
 

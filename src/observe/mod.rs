@@ -98,6 +98,7 @@ pub use self::target::{is_secret_name, masked_target};
 pub use self::termination::Termination;
 pub use self::timestamp::Timestamp;
 pub use self::watch::Watch;
+pub use crate::kylin::response::QueryFlags;
 
 /// Receives the events of requests and endpoints.
 ///
@@ -110,6 +111,12 @@ pub trait Observer: Send + Sync + 'static {
     /// Returns which facts the events must hold. Called once, when the proxy is built. Default: [`Detail::Request`].
     fn detail(&self) -> Detail {
         Detail::Request
+    }
+
+    /// Returns whether [`Finished::query_flags`] has to be there, with [`Detail::Query`] or more. The last 4 KiB of the response to each
+    /// query are then copied. Asked once, when the proxy is built. Default: no.
+    fn reads_query_flags(&self) -> bool {
+        false
     }
 
     /// A request arrived, and its head is known.
@@ -183,6 +190,10 @@ pub enum Detail {
 impl<O: Observer + ?Sized> Observer for Arc<O> {
     fn detail(&self) -> Detail {
         (**self).detail()
+    }
+
+    fn reads_query_flags(&self) -> bool {
+        (**self).reads_query_flags()
     }
 
     fn received(&self, event: &Received<'_>) {

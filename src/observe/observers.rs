@@ -37,11 +37,13 @@ impl fmt::Debug for RequestObserver {
 pub(crate) struct Observers {
     all: Vec<Arc<dyn Observer>>,
     detail: Detail,
+    reads_query_flags: bool,
 }
 
 impl Observers {
     pub(crate) fn add(&mut self, observer: Arc<dyn Observer>) {
         self.detail = self.detail.max(observer.detail());
+        self.reads_query_flags |= observer.reads_query_flags();
         self.all.push(observer);
     }
 
@@ -52,6 +54,11 @@ impl Observers {
     /// Returns which facts the events must hold.
     pub(crate) fn detail(&self) -> Detail {
         self.detail
+    }
+
+    /// Returns whether the end of the response to a query is read.
+    pub(crate) fn reads_query_flags(&self) -> bool {
+        self.reads_query_flags
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<dyn Observer>> {

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use memchr::memmem;
 use tracing::Span;
 
 use super::observers::call;
@@ -21,6 +22,7 @@ use crate::clock::Clock;
 use crate::cluster::Picked;
 use crate::endpoint::EndpointId;
 use crate::kylin::query::QueryRequest;
+use crate::kylin::response::{BodyTail, QueryFlags};
 use crate::request::{ClientAddr, ObservedQuery};
 
 /// The record of one request. It exists only if there is an observer. The proxy moves it into the body of the response; dropping
@@ -32,6 +34,9 @@ pub(crate) struct RequestRecorder {
     clock: Arc<dyn Clock>,
     request: ObservedRequest,
     detail: Detail,
+    reads_flags: bool,
+    /// The end of the body of the response to a query, if an observer wants to know its flags.
+    tail: Option<Box<BodyTail>>,
     /// The time at which the query that waits for a slot began to wait.
     queued_since: Option<Duration>,
     queued: Duration,
@@ -62,6 +67,8 @@ impl RequestRecorder {
             return None;
         }
         let detail = own.iter().flat_map(|own| &own.0).map(|own| own.detail()).fold(observers.detail(), Detail::max);
+        let reads_flags =
+            observers.reads_query_flags() || own.iter().flat_map(|own| &own.0).any(|own| own.reads_query_flags());
         let connect_timer = ConnectTimer::default();
         request.extensions_mut().insert(connect_timer.clone());
         let client = client(request);
@@ -73,6 +80,8 @@ impl RequestRecorder {
             own,
             clock: Arc::clone(clock),
             detail,
+            reads_flags,
+            tail: None,
             queued_since: None,
             queued: Duration::ZERO,
             attempts: Vec::new(),
@@ -283,6 +292,9 @@ impl RequestRecorder {
         self.tell(|observer, request| {
             observer.response_head(&ResponseHead { request, endpoint, status, headers, attempts, elapsed });
         });
+        let has_flags =
+            self.reads_flags && self.request.query.is_some() && status.is_success() && is_plain_json(headers);
+        self.tail = has_flags.then(Box::default);
         if is_head {
             self.finish(Termination::Complete);
         } else {
@@ -325,16 +337,29 @@ impl RequestRecorder {
             total,
         };
         let (status, bytes, attempts, shared) = (self.status, self.bytes, &self.attempts[..], self.shared.as_ref());
-        self.spans.finished(&Finished { request: &self.request, status, bytes, attempts, shared, times, termination });
-        self.tell(|observer, request| {
-            observer.finished(&Finished { request, status, bytes, attempts, shared, times, termination });
-        });
+        let tail = self.tail.as_ref().filter(|_| termination == Termination::Complete);
+        let query_flags = tail.and_then(|tail| QueryFlags::of_tail(tail.bytes()));
+        let request = &self.request;
+        let finished = Finished { request, status, bytes, attempts, shared, times, query_flags, termination };
+        self.spans.finished(&finished);
+        self.tell(|observer, _| observer.finished(&finished));
     }
 }
 
+/// Returns whether a body is JSON that is not compressed.
+fn is_plain_json(headers: &HeaderMap) -> bool {
+    let media = headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    media.starts_with(b"application/")
+        && memmem::find(media, b"json").is_some()
+        && !headers.contains_key(header::CONTENT_ENCODING)
+}
+
 impl BodyTap for RequestRecorder {
-    fn data(&mut self, bytes: usize) {
-        self.bytes += bytes as u64;
+    fn data(&mut self, bytes: &[u8]) {
+        self.bytes += bytes.len() as u64;
+        if let Some(tail) = &mut self.tail {
+            tail.push(bytes);
+        }
     }
 
     fn end(&mut self, end: BodyEnd<'_>) {

@@ -179,6 +179,7 @@ fn the_version_is_printed_and_wrong_levels_are_refused() {
         (&["--log", "loud"][..], "--log loud: expected error, warn, info, debug, trace or off"),
         (&["--log-format", "xml"], "--log-format xml: expected text or json"),
         (&["--log-sql"], "--log-sql needs --query-log"),
+        (&["--log-flags"], "--log-flags needs --query-log"),
         (&["--log-sql", "--access-log=-"], "--log-sql needs --query-log"),
         (&["--access-log-format=json"], "--access-log-format needs --access-log"),
         (&["--acess-log=x"], "unknown option --acess-log"),

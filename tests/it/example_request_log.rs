@@ -109,7 +109,8 @@ async fn a_query_is_logged_by_its_fingerprint_unless_sql_is_asked_for() {
         let file = folder.path().join(format!("queries.{with_sql}"));
         let args = ["--nodes", &named, "--query-log", file.to_str().unwrap()];
         let access = folder.path().join(format!("access.{with_sql}"));
-        let more: &[&str] = if with_sql { &["--log-sql", "--access-log", access.to_str().unwrap()] } else { &[] };
+        let more: &[&str] =
+            if with_sql { &["--log-sql", "--log-flags", "--access-log", access.to_str().unwrap()] } else { &[] };
         let (_process, front) = start(&[&args[..], more].concat()).await;
         let mut connection = Connection::open(front).await.unwrap();
         for sql in ["select 'hunter2'", "select 'hunter3'"] {
@@ -138,6 +139,9 @@ async fn a_query_is_logged_by_its_fingerprint_unless_sql_is_asked_for() {
         assert!(first["executed"].as_f64().unwrap() > 0.0 && first["bytes"].as_u64().unwrap() > 0, "{first}");
         assert_eq!(first["sql"].as_str(), Some("select 'hunter2'").filter(|_| with_sql));
         assert_eq!(first.to_string().contains("hunter2"), with_sql);
+        for flag in ["storage_cache_used", "exception_cache_hit", "push_down"] {
+            assert_eq!(first.get(flag), with_sql.then_some(&Value::Bool(false)), "{flag} in {first}");
+        }
         if with_sql {
             let line = &lines(&access, 3).await[0];
             assert!(line.contains("sql=***") && !line.contains("select"), "only the query log shows SQL: {line}");

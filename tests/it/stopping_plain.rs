@@ -72,11 +72,15 @@ fn proxy(nodes: &[&Scripted], policy: RetryPolicy) -> Proxy<Scripted> {
 
 /// Starts probes, and waits until each endpoint has succeeded at one.
 async fn probed(proxy: &Proxy<Scripted>) -> HealthChecker {
-    let check = HealthCheck::new(Probe::get("/alive").unwrap()).interval(NEVER).fast_interval(Duration::from_millis(10));
+    let check =
+        HealthCheck::new(Probe::get("/alive").unwrap()).interval(NEVER).fast_interval(Duration::from_millis(10));
     let checker = check.wait_for_first_success(true).start(proxy.cluster()).unwrap();
     let status = || proxy.cluster().status().endpoints;
-    eventually(|| status().iter().all(|endpoint| endpoint.health == HealthState::Healthy), || format!("{:?}", status()))
-        .await;
+    eventually(
+        || status().iter().all(|endpoint| endpoint.health == HealthState::Healthy),
+        || format!("{:?}", status()),
+    )
+    .await;
     checker
 }
 

@@ -115,6 +115,8 @@ This program:
                       standard output; SIGUSR1 opens the file again (default: off)
   --access-log-format F  combined (default) or json, one object a line
   --query-log FILE    a JSON object for each query: user, project, fingerprint, node and why there, times, outcome
+  --log-flags         the query log also shows how the node got the result: from its cache, or by pushing the query down; not of
+                      responses that are compressed
   --log-sql           the query log shows SQL; without it, it has its fingerprint alone. sql= in a URL is masked in both logs
   --grace SECONDS     how long requests in flight may take after a signal to stop (default: as long as the longest query)
   --lame-duck SECONDS how long it serves on after that signal, while the health path says 503, so that a balancer in front

@@ -68,6 +68,7 @@ pub struct Args {
     pub access_log_format: RequestFormat,
     pub query_log: Option<String>,
     pub log_sql: bool,
+    pub log_flags: bool,
     /// `None` for the longest time that a query may take.
     pub grace: Option<Duration>,
     pub lame_duck: Duration,
@@ -181,6 +182,7 @@ impl Args {
             access_log_format: RequestFormat::default(),
             query_log: None,
             log_sql: false,
+            log_flags: false,
             grace: None,
             lame_duck: Duration::ZERO,
             health_path: Some("/front/health".into()),
@@ -205,7 +207,9 @@ impl Args {
                 return Err(format!("{name} is given twice"));
             }
             given.push(name.clone());
-            if matches!(name.as_str(), "--check" | "--help" | "-h" | "--version" | "--log-sql") && value.is_some() {
+            if matches!(name.as_str(), "--check" | "--help" | "-h" | "--version" | "--log-sql" | "--log-flags")
+                && value.is_some()
+            {
                 return Err(format!("{name} takes no value"));
             }
             let mut value = || value.take().or_else(|| words.next()).ok_or(format!("{name} needs a value"));
@@ -318,6 +322,7 @@ impl Args {
             "--access-log-format" => self.access_log_format = request_log::format(&value()?)?,
             "--query-log" => self.query_log = Some(value()?),
             "--log-sql" => self.log_sql = true,
+            "--log-flags" => self.log_flags = true,
             _ => return Err(format!("unknown option {name}")),
         }
         Ok(())
@@ -333,6 +338,7 @@ impl Args {
         for (option, of, is_given) in [
             ("--access-log-format", "--access-log", has("--access-log")),
             ("--log-sql", "--query-log", has("--query-log")),
+            ("--log-flags", "--query-log", has("--query-log")),
             ("--prefix", "--config", has("--config")),
         ] {
             if has(option) && !is_given {

@@ -4,6 +4,7 @@
 //! Kylin 5 returns 200 for a failed query (kylin5 QueryService.java:654-666). A request that was rejected before it was executed,
 //! and may go to another node, looks like any other error. So the beginning of some bodies is read.
 
+mod flags;
 mod json;
 mod login;
 mod phrases;
@@ -16,8 +17,10 @@ use flate2::read::GzDecoder;
 use http::{HeaderMap, StatusCode, header};
 use memchr::memchr;
 
-use self::json::{Level, Value};
 #[cfg(feature = "login-relay")]
+pub(crate) use self::flags::BodyTail;
+pub use self::flags::QueryFlags;
+use self::json::{Level, Value};
 pub(crate) use self::login::LoginVerdict;
 pub(crate) use self::login::is_user_source_down;
 use self::phrases::{class_by_code, rejection_by_message};

@@ -10,7 +10,7 @@ use http::StatusCode;
 
 #[cfg(feature = "cache")]
 pub use self::cache::{CacheLookup, CacheOutcome, CacheStatus};
-use super::{ObservedRequest, Termination};
+use super::{ObservedRequest, QueryFlags, Termination};
 use crate::backend::SendErrorKind;
 use crate::cluster::PickReason;
 use crate::endpoint::EndpointId;
@@ -334,6 +334,9 @@ pub struct Finished<'a> {
     pub shared: Option<&'a EndpointId>,
     /// The durations of the parts of the request.
     pub times: Times,
+    /// How the node got the result of a query. `None` unless an observer [reads them](super::Observer::reads_query_flags), and for a
+    /// response that is compressed, not JSON, or was not sent to its end.
+    pub query_flags: Option<QueryFlags>,
     /// The end of the request.
     pub termination: Termination,
 }

@@ -5,8 +5,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
 use super::limit_conn::{ConnZone, LimitConn, ZoneState};
 use crate::clock::{Clock, SystemClock};
 use crate::nginx::directives::catalogue::{args, usage, wrong_number};
