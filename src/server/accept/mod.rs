@@ -221,14 +221,14 @@ impl<H: Handler> AcceptTask<H> {
         let permit = tokio::select! {
             biased;
             permit = self.admission.permit() => Ok(permit),
-            () = is_closing.stopped() => Err(self.admission.clone()),
+            // Boxed, because it is rare and the task of each connection would hold it.
+            () = is_closing.stopped() => Err(Box::new(self.admission.clone())),
         };
         let (stop, alive) = (self.stop.clone(), self.alive.clone());
         let handler = Arc::clone(&self.serving);
         tokio::spawn(async move {
             let permit = match permit {
                 Ok(permit) => permit,
-                // Boxed, because it is rare.
                 Err(admission) => Box::pin(async move { admission.permit().await }).await,
             };
             if let Err(error) = accepted(stream, peer, serving, handler, shares, stop).await {
