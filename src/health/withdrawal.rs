@@ -101,9 +101,9 @@ pub(crate) enum BarState {
 }
 
 impl Bar {
-    /// Sets the state, and returns whether there was a bar before and is one now. A request on trial keeps its time: no other becomes one
-    /// because a probe ends meanwhile.
-    pub(crate) fn set(&self, state: BarState) -> (bool, bool) {
+    /// Sets the state, and returns whether there was a bar before and is one now. With `keeps_trial`, the time of a request on trial
+    /// stays, if there is one: no other request may try the endpoint because something else ends meanwhile.
+    pub(crate) fn set(&self, state: BarState, keeps_trial: bool) -> (bool, bool) {
         let word = match state {
             BarState::Open => OPEN,
             BarState::Withdrawn(Withdrawal { until, kind, .. }) => word(until, kind),
@@ -113,7 +113,8 @@ impl Bar {
         let mut before = self.0.load(Ordering::Relaxed);
         loop {
             let kind = WithdrawalKind::of(word);
-            let next = if kind.is_some() && kind == WithdrawalKind::of(before) { word.max(before) } else { word };
+            let stays = keeps_trial && kind.is_some() && kind == WithdrawalKind::of(before);
+            let next = if stays { word.max(before) } else { word };
             match self.0.compare_exchange(before, next, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return (before != OPEN, word != OPEN),
                 Err(changed) => before = changed,

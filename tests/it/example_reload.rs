@@ -147,7 +147,8 @@ async fn a_stop_does_not_wait_for_a_reload_that_hangs() {
     let files = Files::new();
     let users = files.write("users", "");
     let server = "auth_basic off; listen 127.0.0.1:1; location / { proxy_pass http://kylin; }";
-    let text = format!("upstream kylin {{ server {named}; }} server {{ auth_basic_user_file {users}; {server} }}");
+    let address = named.trim_start_matches("n1@");
+    let text = format!("upstream kylin {{ server {address}; }} server {{ auth_basic_user_file {users}; {server} }}");
     let (mut process, front) = start(&["--config", &files.write("kylin.conf", &text)]).await;
     // A pipe whose writer is silent is never read to its end.
     std::fs::remove_file(&users).unwrap();

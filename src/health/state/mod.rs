@@ -233,13 +233,22 @@ impl EndpointHealth {
 
     /// Updates the word that picks read.
     fn publish(&self, record: &HealthRecord) {
+        self.write_bar(record, false);
+    }
+
+    /// [`Self::publish`] for a change that does not concern the withdrawal, and leaves a request on trial alone.
+    fn publish_probes(&self, record: &HealthRecord) {
+        self.write_bar(record, true);
+    }
+
+    fn write_bar(&self, record: &HealthRecord, keeps_trial: bool) {
         let state = match record.withdrawal {
             _ if record.membership != Membership::Assumed || record.probes.is_unproven() => BarState::Quarantined,
             _ if !record.probes.is_up() => BarState::Down,
             Some(withdrawal) => BarState::Withdrawn(withdrawal),
             None => BarState::Open,
         };
-        let (before, now) = self.bar.set(state);
+        let (before, now) = self.bar.set(state, keeps_trial);
         self.impaired.change(before, now);
     }
 

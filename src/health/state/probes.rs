@@ -39,7 +39,7 @@ impl EndpointHealth {
             record.probes = RiseFall::default();
         }
         record.checker = Some(checker);
-        self.publish(&record);
+        self.publish_probes(&record);
     }
 
     /// Forgets the reports of `checker`, because no later report would replace them.
@@ -47,7 +47,7 @@ impl EndpointHealth {
         let mut record = self.record.lock();
         if record.checker == Some(checker) {
             (record.checker, record.probes, record.healthy_since) = (None, RiseFall::default(), now);
-            self.publish(&record);
+            self.publish_probes(&record);
         }
     }
 
@@ -99,7 +99,7 @@ impl EndpointHealth {
         if transition == Transition::Rose {
             self.begin_ramp(now);
         }
-        self.publish(&record);
+        self.publish_probes(&record);
         if returned && transition != Transition::Rose { Transition::Readmitted } else { transition }
     }
 
@@ -183,6 +183,6 @@ impl EndpointHealth {
 
     fn change_membership(&self, record: &mut HealthRecord, membership: Membership, now: u64) {
         (record.membership, record.membership_since, record.healthy_since) = (membership, now, now);
-        self.publish(record);
+        self.publish_probes(record);
     }
 }
