@@ -40,7 +40,7 @@ impl Resolvers {
             let server = match written.map(|written| written.address) {
                 Ok(Address::Socket(address)) => (address.ip().to_string(), address.port()),
                 Ok(Address::Name(host, port)) => (host, port),
-                Ok(Address::Unix(_)) | Err(_) => return Err(word.invalid("DNS server", "HOST[:PORT] or [IPV6]:PORT")),
+                Ok(_) | Err(_) => return Err(word.invalid("DNS server", "HOST[:PORT] or [IPV6]:PORT")),
             };
             if !self.servers.contains(&server) {
                 self.servers.push(server);
