@@ -6,7 +6,7 @@
 //! cargo bench --bench simulation -- --quick      # seconds
 //! cargo bench --bench simulation -- --write      # the whole, into benches/simulation/README.md and results.svg
 //! cargo bench --bench simulation -- --check      # a short run twice: both must come out alike
-//! cargo bench --bench simulation -- --proxy      # only the tables of the whole proxy
+//! cargo bench --bench simulation -- --proxy      # only the tables of the whole proxy; with --write, proxy.svg and users.svg too
 //! ```
 //!
 //! See `benches/simulation/README.md` for the model and how to read the figures.
@@ -34,7 +34,9 @@ use self::served::Served;
 /// How busy round robin would keep all slots.
 const LOADS: [f64; 3] = [0.70, 0.85, 0.95];
 /// How busy it would keep them for the rows of the whole proxy.
-const PROXY_LOADS: [f64; 3] = [0.85, 0.95, 1.10];
+const PROXY_LOADS: [f64; 4] = [0.70, 0.85, 0.95, 1.10];
+/// The numbers of users in the tables about affinity.
+const USERS: [usize; 3] = [5, 40, 500];
 
 /// A name, its kind, and how it is made.
 type Subject = (&'static str, Kind, fn() -> Front);
@@ -56,13 +58,25 @@ const FRONTS: [Subject; 7] = [
 ];
 
 /// The whole proxy, with and without queues and single flight.
-const PROXIES: [Subject; 6] = [
+const PROXIES: [Subject; 8] = [
     ("proxy, least-conn", Kind::Common, || least_conn(false, false, false)),
     ("+ single flight", Kind::Common, || least_conn(false, true, false)),
     ("+ queues", Kind::Common, || least_conn(true, false, false)),
     ("+ both", Kind::Common, || least_conn(true, true, false)),
-    ("proxy, QueryAffinity", Kind::KnowsQueries, || affinity(false)),
-    ("+ both", Kind::KnowsQueries, || affinity(true)),
+    ("proxy, QueryAffinity", Kind::KnowsQueries, || affinity(false, false)),
+    ("+ single flight", Kind::KnowsQueries, || affinity(false, true)),
+    ("+ queues, stays home", Kind::KnowsQueries, || affinity(true, false)),
+    ("+ both", Kind::KnowsQueries, || affinity(true, true)),
+];
+
+/// The whole proxy, with users who each have an account and a session.
+const AFFINITIES: [Subject; 6] = [
+    ("ip_hash", Kind::Common, || of_users(IpHash::new(), false, false)),
+    ("learned sessions", Kind::Common, || of_users(LeastConn::new(), true, false)),
+    ("free, least-conn", Kind::Common, || of_users(LeastConn::new(), false, false)),
+    ("ip_hash + both", Kind::Ideal, || of_users(IpHash::new(), false, true)),
+    ("learned sessions + both", Kind::Ideal, || of_users(LeastConn::new(), true, true)),
+    ("free, least-conn + both", Kind::Ideal, || of_users(LeastConn::new(), false, true)),
 ];
 
 /// The whole proxy at nodes whose queries share cores.
@@ -90,11 +104,12 @@ struct Size {
 const WHOLE: Size = Size { seeds: 8, queries: 150_000 };
 const QUICK: Size = Size { seeds: 2, queries: 40_000 };
 const PROXY: Size = Size { seeds: 2, queries: 20_000 };
+const OF_USERS: Size = Size { seeds: 2, queries: 10_000 };
 
 const USAGE: &str = "[--quick] [--write] [--check] [--proxy]
 
   --quick  a smaller run
-  --write  puts the results into benches/simulation/README.md and results.svg
+  --write  puts the results into benches/simulation/README.md and its pictures
   --check  makes a short run twice and fails unless both come out alike
   --proxy  the tables of the whole proxy only";
 
@@ -120,31 +135,56 @@ fn main() -> ExitCode {
     if check {
         return repeats();
     }
-    let proxies = PROXY_LOADS.map(|load| (load, measure(&PROXIES, load, PROXY)));
-    let shared = PROXY_LOADS.map(|load| (load, measure(&SHARED, load, PROXY)));
-    let tables = table::markdown(&proxies, ", whole proxy") + &table::markdown(&shared, ", whole proxy, shared cores");
-    if proxy_only {
-        println!("{tables}");
-        return ExitCode::SUCCESS;
+    let proxies = PROXY_LOADS.map(|load| (load, measure(&PROXIES, load, PROXY, None)));
+    let shared = PROXY_LOADS.map(|load| (load, measure(&SHARED, load, PROXY, None)));
+    let of_users =
+        USERS.map(|users| (users, PROXY_LOADS.map(|load| (load, measure(&AFFINITIES, load, OF_USERS, Some(users))))));
+    let mut tables = table::markdown(&proxies, ", whole proxy");
+    tables += &table::markdown(&shared, ", whole proxy, shared cores");
+    for (users, results) in &of_users {
+        tables += &table::markdown(results, &format!(", {users} users"));
     }
-    let results = LOADS.map(|load| (load, measure(&FRONTS, load, size)));
-    let tables = table::markdown(&results, "") + &tables;
     println!("{tables}");
     if write {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/simulation");
-        table::put_into(&folder.join("README.md"), &tables).expect("README.md can be written");
-        std::fs::write(folder.join("results.svg"), plot::svg(&results)).expect("results.svg can be written");
+        put("--proxy --write", &tables, "proxy.svg", &by_load(&proxies));
+        // Of the load of 85 %.
+        let results = of_users.each_ref().map(|(users, results)| (format!("{users} users"), &results[1].1));
+        put("--proxy --write", &tables, "users.svg", &results);
+    }
+    if proxy_only {
+        return ExitCode::SUCCESS;
+    }
+    let results = LOADS.map(|load| (load, measure(&FRONTS, load, size, None)));
+    let tables = table::markdown(&results, "");
+    println!("{tables}");
+    if write {
+        put("--write", &tables, "results.svg", &by_load(&results));
     }
     ExitCode::SUCCESS
 }
 
-fn least_conn(queues: bool, single_flight: bool, shared_cores: bool) -> Front {
-    Front::Proxy(Served { policy: Arc::new(LeastConn::new()), queues, single_flight, shared_cores })
+fn by_load(results: &[(f64, Results)]) -> Vec<(String, &Results)> {
+    results.iter().map(|(load, results)| (format!("load {:.0} %", load * 100.0), results)).collect()
 }
 
-fn affinity(both: bool) -> Front {
+/// Puts tables into the README, and results into a picture.
+fn put(options: &str, tables: &str, picture: &str, results: &[(String, &Results)]) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/simulation");
+    table::put_into(&folder.join("README.md"), options, tables).expect("README.md can be written");
+    std::fs::write(folder.join(picture), plot::svg(results)).expect("the picture can be written");
+}
+
+fn least_conn(queues: bool, single_flight: bool, shared_cores: bool) -> Front {
+    Front::Proxy(Served::of_one_account(Arc::new(LeastConn::new()), queues, single_flight, shared_cores))
+}
+
+fn affinity(queues: bool, single_flight: bool) -> Front {
     let policy = Arc::new(QueryAffinity::new().or(LeastConn::new()));
-    Front::Proxy(Served { policy, queues: both, single_flight: both, shared_cores: false })
+    Front::Proxy(Served::of_one_account(policy, queues, single_flight, false))
+}
+
+fn of_users(policy: impl Balancer, sessions: bool, both: bool) -> Front {
+    Front::Proxy(Served { accounts: true, sessions, ..Served::of_one_account(Arc::new(policy), both, both, false) })
 }
 
 fn policy(policy: impl Balancer) -> Front {
@@ -154,8 +194,13 @@ fn policy(policy: impl Balancer) -> Front {
 /// The figures of all fronts in their order.
 pub(crate) type Results = Vec<(&'static str, Kind, Figures)>;
 
-fn measure(fronts: &[Subject], load: f64, size: Size) -> Results {
-    let traces: Vec<_> = (1..=size.seeds).map(|seed| (seed, workload::trace(seed, size.queries, load))).collect();
+/// `users`: how many clients there are, if not as many as in the model.
+fn measure(fronts: &[Subject], load: f64, size: Size, users: Option<usize>) -> Results {
+    let trace = |seed| match users {
+        Some(users) => workload::trace_of(users, seed, size.queries, load),
+        None => workload::trace(seed, size.queries, load),
+    };
+    let traces: Vec<_> = (1..=size.seeds).map(|seed| (seed, trace(seed))).collect();
     fronts
         .iter()
         .map(|(name, kind, front)| {
@@ -174,7 +219,7 @@ fn measure(fronts: &[Subject], load: f64, size: Size) -> Results {
 fn repeats() -> ExitCode {
     let size = Size { seeds: 1, queries: 15_000 };
     let checksums =
-        || measure(&FRONTS, 0.85, size).iter().map(|(name, _, figures)| (*name, figures.checksum())).collect();
+        || measure(&FRONTS, 0.85, size, None).iter().map(|(name, _, figures)| (*name, figures.checksum())).collect();
     let (first, second): (Vec<_>, Vec<_>) = (checksums(), checksums());
     for ((name, first), (_, second)) in first.iter().zip(&second) {
         println!("{first:016x} {} {name}", if first == second { "twice" } else { "and something else" });

@@ -1,4 +1,4 @@
-//! The results as a picture: a panel for each load, a row for each front, seconds on a logarithmic scale.
+//! The results as a picture: a row for each front, seconds on a logarithmic scale.
 
 use std::fmt::Write as _;
 
@@ -14,8 +14,8 @@ const FROM: f64 = 0.05;
 const TO: f64 = 2000.0;
 const TICKS: [f64; 5] = [0.1, 1.0, 10.0, 100.0, 1000.0];
 
-/// The picture of all loads.
-pub(crate) fn svg(results: &[(f64, Results)]) -> String {
+/// The picture of results side by side, each under its title.
+pub(crate) fn svg(results: &[(String, &Results)]) -> String {
     let rows = results.iter().map(|(_, rows)| rows.len()).max().unwrap_or(0);
     let bottom = TOP + ROW * rows as f64;
     let (width, height) = (NAMES + (PANEL + GAP) * results.len() as f64, bottom + 62.0);
@@ -39,17 +39,16 @@ pub(crate) fn svg(results: &[(f64, Results)]) -> String {
             text(&mut svg, NAMES - 10.0, middle(row) + 4.0, "end", &style, name);
         }
     }
-    for (index, (load, rows)) in results.iter().enumerate() {
-        panel(&mut svg, NAMES + (PANEL + GAP) * index as f64, bottom, *load, rows);
+    for (index, (title, rows)) in results.iter().enumerate() {
+        panel(&mut svg, NAMES + (PANEL + GAP) * index as f64, bottom, title, rows);
     }
     legend(&mut svg, bottom + 46.0);
     svg.push_str("</svg>\n");
     svg
 }
 
-fn panel(svg: &mut String, left: f64, bottom: f64, load: f64, rows: &Results) {
-    let title = format!("load {:.0} %", load * 100.0);
-    text(svg, left + PANEL / 2.0, TOP - 12.0, "middle", "font-weight=\"bold\"", &title);
+fn panel(svg: &mut String, left: f64, bottom: f64, title: &str, rows: &Results) {
+    text(svg, left + PANEL / 2.0, TOP - 12.0, "middle", "font-weight=\"bold\"", title);
     for (row, _) in rows.iter().enumerate().step_by(2) {
         let y = middle(row) - ROW / 2.0;
         let _ = writeln!(svg, "<rect x=\"{left}\" y=\"{y}\" width=\"{PANEL}\" height=\"{ROW}\" fill=\"#f5f6f8\"/>");

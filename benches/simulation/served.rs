@@ -1,6 +1,7 @@
 //! The whole proxy of the crate in front of simulated nodes: `Proxy::forward` for every query, on the timers of tokio. Paused, they
 //! are a virtual clock; otherwise the same runs in real time.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
@@ -11,6 +12,7 @@ use http_body_util::BodyExt;
 use kylin_lb::admission::QueueRules;
 use kylin_lb::balance::Balancer;
 use kylin_lb::clock::Clock;
+use kylin_lb::session::{Affinity, Sessions};
 use kylin_lb::{Backend, Body, Cluster, Endpoint, Proxy, SendError};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -34,6 +36,22 @@ pub(crate) struct Served {
     pub(crate) single_flight: bool,
     /// The queries of a node share its cores, as many as it has slots here; all run at once.
     pub(crate) shared_cores: bool,
+    /// Each client of the trace is a user with an account of its own; else all queries come from one account.
+    pub(crate) accounts: bool,
+    /// Each client has a session, which is bound to the node of its first query.
+    pub(crate) sessions: bool,
+}
+
+impl Served {
+    /// All queries come from one account, as those of a dashboard server do.
+    pub(crate) fn of_one_account(
+        policy: Arc<dyn Balancer>,
+        queues: bool,
+        single_flight: bool,
+        shared_cores: bool,
+    ) -> Self {
+        Served { policy, queues, single_flight, shared_cores, accounts: false, sessions: false }
+    }
 }
 
 /// The passage of virtual time, from the first query on.
@@ -96,7 +114,12 @@ impl Node {
             self.cache.lock().expect("no panic").put(query, began);
         }
         let response = Response::builder().header("content-type", "application/json").header("x-hit", u32::from(hit));
-        response.header("x-takes", takes).body(RESULT.into()).expect("valid headers")
+        let mut response = response.header("x-takes", takes).body(RESULT.into()).expect("valid headers");
+        if let Some(session) = request.headers().get("x-new-session").and_then(|id| id.to_str().ok()) {
+            let cookie = format!("JSESSIONID={session}; Path=/kylin").parse().expect("a valid value");
+            response.headers_mut().insert("set-cookie", cookie);
+        }
+        response
     }
 }
 
@@ -182,7 +205,8 @@ pub(crate) fn proxy<B: Backend>(served: &Served, backends: impl IntoIterator<Ite
     let cluster = Cluster::builder()
         .endpoints((0..).zip(backends).map(|(number, backend): (u32, B)| endpoint((number, backend))));
     let cluster = cluster.balancer(Arc::clone(&served.policy)).clock(TimerClock).build().expect("distinct ids");
-    let proxy = Proxy::builder(cluster).clock(TimerClock).affinity(None).max_requests_per_client(None);
+    let affinity = served.sessions.then(|| Affinity::learn(Sessions::in_memory().expect("random bytes")));
+    let proxy = Proxy::builder(cluster).clock(TimerClock).affinity(affinity).max_requests_per_client(None);
     proxy.queue(QueueRules::new()).build().expect("valid settings")
 }
 
@@ -191,7 +215,7 @@ pub(crate) fn run(queries: &[Query], served: &Served, scale: f64) -> Vec<Complet
     in_virtual_time(async {
         let (queries, pace) = (Arc::<[Query]>::from(queries), Pace::new(scale));
         let proxy = proxy(served, in_process(&queries, pace, served));
-        drive(proxy, queries, pace, served.single_flight, false).await
+        drive(proxy, queries, pace, served).await
     })
 }
 
@@ -206,34 +230,50 @@ pub(crate) fn in_process(queries: &Arc<[Query]>, pace: Pace, served: &Served) ->
     (0..NODES).map(move |_| InProcess(Node::new(queries, pace, served.shared_cores)))
 }
 
-/// Sends the queries, each when it is its time. All come from one account, as those of a dashboard server do, unless each office has
-/// its own.
+/// Sends the queries, each when it is its time.
 pub(crate) async fn drive<B: Backend>(
     proxy: Proxy<B>,
     queries: Arc<[Query]>,
     pace: Pace,
-    single_flight: bool,
-    has_accounts: bool,
+    served: &Served,
 ) -> Vec<Completion> {
+    let sessions = Arc::new(Mutex::new(HashSet::new()));
     let mut tasks = Vec::with_capacity(queries.len());
     for (number, query) in queries.iter().enumerate() {
         sleep_until(pace.start + pace.real(query.at as f64)).await;
         let mut request = request(number, query);
-        if has_accounts {
+        if served.accounts {
             let account = format!("Basic {}", query.client);
             request.headers_mut().insert("authorization", account.parse().expect("a valid value"));
         }
-        if !single_flight {
+        if served.sessions {
+            let id = session_id(query.client);
+            let is_known = sessions.lock().expect("no panic").contains(&query.client);
+            let (name, value) = if is_known { ("cookie", format!("JSESSIONID={id}")) } else { ("x-new-session", id) };
+            request.headers_mut().insert(name, value.parse().expect("a valid value"));
+        }
+        if !served.single_flight {
             request.headers_mut().insert("cache-control", http::HeaderValue::from_static("no-cache"));
         }
-        let (proxy, client) = (proxy.clone(), query.client);
-        tasks.push(tokio::spawn(send(proxy, client, request, pace)));
+        let (proxy, client, sessions) = (proxy.clone(), query.client, Arc::clone(&sessions));
+        tasks.push(tokio::spawn(async move {
+            let completion = send(proxy, client, request, pace).await;
+            sessions.lock().expect("no panic").insert(client);
+            completion
+        }));
     }
     let mut completions = Vec::with_capacity(tasks.len());
     for task in tasks {
         completions.push(task.await.expect("no panic"));
     }
     completions
+}
+
+fn session_id(client: IpAddr) -> String {
+    match client {
+        IpAddr::V4(client) => format!("{:032X}", client.to_bits()),
+        IpAddr::V6(client) => format!("{:032X}", client.to_bits()),
+    }
 }
 
 /// Makes the request of a query.

@@ -6,7 +6,6 @@ use std::path::Path;
 
 use crate::Results;
 
-const BEGIN: &str = "<!-- written by cargo bench --bench simulation -- --write -->\n";
 const END: &str = "<!-- end of what is written -->\n";
 
 /// One table for each load. `model` is in the head of each.
@@ -39,12 +38,13 @@ pub(crate) fn markdown(results: &[(f64, Results)], model: &str) -> String {
     text
 }
 
-/// Puts `tables` between the two marks in `file`.
-pub(crate) fn put_into(file: &Path, tables: &str) -> io::Result<()> {
+/// Puts `tables` between two marks in `file`, the first of which names the options of the run.
+pub(crate) fn put_into(file: &Path, options: &str, tables: &str) -> io::Result<()> {
     let text = std::fs::read_to_string(file)?;
-    let parts = text.split_once(BEGIN).and_then(|(head, rest)| Some((head, rest.split_once(END)?.1)));
+    let begin = format!("<!-- written by cargo bench --bench simulation -- {options} -->\n");
+    let parts = text.split_once(&begin).and_then(|(head, rest)| Some((head, rest.split_once(END)?.1)));
     let (head, tail) = parts.ok_or_else(|| io::Error::other("the marks of the results are not in it"))?;
-    std::fs::write(file, format!("{head}{BEGIN}{tables}\n{END}{tail}"))
+    std::fs::write(file, format!("{head}{begin}{tables}\n{END}{tail}"))
 }
 
 /// Three digits.

@@ -61,9 +61,14 @@ struct Template {
 
 /// `count` queries that keep 8 x 8 slots busy to `load` under round robin.
 pub(crate) fn trace(seed: u64, count: usize, load: f64) -> Vec<Query> {
+    trace_of(CLIENTS, seed, count, load)
+}
+
+/// A [`trace`] of so many clients.
+pub(crate) fn trace_of(clients: usize, seed: u64, count: usize, load: f64) -> Vec<Query> {
     let mut random = Rng::with_seed(seed);
     let templates: Vec<Template> = (0..TEMPLATES).map(|rank| template(rank, &mut random)).collect();
-    let (by_rank, by_client) = (Zipf::new(TEMPLATES, ZIPF), Zipf::new(CLIENTS, ZIPF_OF_CLIENTS));
+    let (by_rank, by_client) = (Zipf::new(TEMPLATES, ZIPF), Zipf::new(clients, ZIPF_OF_CLIENTS));
     let mut queries = Vec::with_capacity(count);
     let mut now = 0.0;
     while queries.len() < count {

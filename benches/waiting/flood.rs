@@ -24,14 +24,20 @@ impl Flood {
     pub(crate) fn simulate(self, queries: &[Query], front: &Served, scale: f64) -> Vec<Completion> {
         served::in_virtual_time(async {
             let (queries, pace) = (Arc::<[Query]>::from(queries), Pace::new(scale));
-            self.drive(served::proxy(front, served::in_process(&queries, pace, front)), queries, pace).await
+            self.drive(served::proxy(front, served::in_process(&queries, pace, front)), queries, pace, front).await
         })
     }
 
     /// Runs the queries of others through a proxy, beside the flood.
-    pub(crate) async fn drive<B: Backend>(self, proxy: Proxy<B>, queries: Arc<[Query]>, pace: Pace) -> Vec<Completion> {
+    pub(crate) async fn drive<B: Backend>(
+        self,
+        proxy: Proxy<B>,
+        queries: Arc<[Query]>,
+        pace: Pace,
+        front: &Served,
+    ) -> Vec<Completion> {
         let flooding = self.begin(&proxy, &queries, pace);
-        let completions = served::drive(proxy, queries, pace, false, true).await;
+        let completions = served::drive(proxy, queries, pace, front).await;
         drop(flooding);
         completions
     }

@@ -43,7 +43,7 @@ fn main() {
         return floods();
     }
     let queries = if std::env::args().any(|argument| argument == "--quick") { 6_000 } else { 30_000 };
-    let served = |policy, queues, single_flight| Served { policy, queues, single_flight, shared_cores: false };
+    let served = |policy, queues, single_flight| Served::of_one_account(policy, queues, single_flight, false);
     let least_conn: Arc<dyn Balancer> = Arc::new(LeastConn::new());
     let affinity: Arc<dyn Balancer> = Arc::new(QueryAffinity::new().or(LeastConn::new()));
     let fronts = [
@@ -81,7 +81,7 @@ fn figures_of(trace: &[Query], completions: &[Completion]) -> Figures {
 /// Prints how long quick queries of others take while a user has 1,000 queries on their way all the time. Each of the others is an
 /// office with an account of its own.
 fn floods() {
-    let front = Served { policy: Arc::new(LeastConn::new()), queues: true, single_flight: false, shared_cores: false };
+    let front = Served { accounts: true, ..Served::of_one_account(Arc::new(LeastConn::new()), true, false, false) };
     let flood = |of: fn(&Query) -> bool, queries| Flood { queries, of };
     let floods = [
         ("none", flood(|_| true, 0)),
@@ -139,8 +139,8 @@ fn live(flood: Option<Flood>, trace: &[Query], front: &Served) -> Vec<Completion
         });
         let proxy = served::proxy(front, backends.collect::<Vec<_>>());
         match flood {
-            Some(flood) => flood.drive(proxy, queries, pace).await,
-            None => served::drive(proxy, queries, pace, front.single_flight, false).await,
+            Some(flood) => flood.drive(proxy, queries, pace, front).await,
+            None => served::drive(proxy, queries, pace, front).await,
         }
     })
 }
