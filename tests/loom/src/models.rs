@@ -88,7 +88,7 @@ fn one_request_tries_an_ejected_endpoint() {
 fn one_request_tries_a_withdrawn_endpoint() {
     let bar = Arc::new(Bar::default());
     let withdrawal = Withdrawal { at: 0, until: 5, reason: Reason, kind: WithdrawalKind::Connections };
-    bar.set(BarState::Withdrawn(withdrawal));
+    bar.set(BarState::Withdrawn(withdrawal), false);
     let choose = |bar: &Bar| u32::from(bar.choose(false, || 6));
     let other = thread::spawn({
         let bar = Arc::clone(&bar);
@@ -98,7 +98,7 @@ fn one_request_tries_a_withdrawn_endpoint() {
     // A bar of another kind that comes meanwhile is not overwritten by the one who tries.
     let other = thread::spawn({
         let bar = Arc::clone(&bar);
-        move || bar.set(BarState::Down)
+        move || bar.set(BarState::Down, true)
     });
     bar.choose(false, || 100_000);
     other.join().unwrap();
