@@ -84,59 +84,25 @@ pub(super) fn read(
         }
         Ok(folder.map_or_else(|| PathBuf::from(&word.text), |folder| folder.join(&word.text)))
     };
-    let clients = |settings: &mut BlockSettings, change: &dyn Fn(&mut ClientSide)| {
-        change(Arc::make_mut(&mut settings.client_tls));
-    };
-    let nodes = |settings: &mut BlockSettings, change: &dyn Fn(&mut NodeSide)| {
-        change(Arc::make_mut(&mut settings.node_tls));
-    };
     match name {
-        "ssl_certificate" => {
-            let file = file()?;
-            clients(settings, &|tls| tls.files.certificate = Some(file.clone()));
-        }
-        "ssl_certificate_key" => {
-            let file = file()?;
-            clients(settings, &|tls| tls.files.key = Some(file.clone()));
-        }
-        "ssl_client_certificate" => {
-            let file = file()?;
-            clients(settings, &|tls| tls.authorities = Some(file.clone()));
-        }
-        "ssl_trusted_certificate" => {
-            let file = file()?;
-            clients(settings, &|tls| tls.trusted = Some(file.clone()));
-        }
-        "ssl_protocols" => {
-            let read = protocols(directive, remarks)?;
-            clients(settings, &|tls| tls.protocols = read);
-        }
+        "ssl_certificate" => clients(settings).files.certificate = Some(file()?),
+        "ssl_certificate_key" => clients(settings).files.key = Some(file()?),
+        "ssl_client_certificate" => clients(settings).authorities = Some(file()?),
+        "ssl_trusted_certificate" => clients(settings).trusted = Some(file()?),
+        "ssl_protocols" => clients(settings).protocols = protocols(directive, remarks)?,
         "ssl_verify_client" => {
             let word = arg(directive)?;
-            let verify = match word.text.as_str() {
+            clients(settings).verify = match word.text.as_str() {
                 "off" => VerifyClient::Off,
                 "on" => VerifyClient::On,
                 "optional" => VerifyClient::Optional,
                 _ => return Err(word.invalid("value", "on, off or optional")),
             };
-            clients(settings, &|tls| tls.verify = verify);
         }
-        "proxy_ssl_certificate" => {
-            let file = file()?;
-            nodes(settings, &|tls| tls.files.certificate = Some(file.clone()));
-        }
-        "proxy_ssl_certificate_key" => {
-            let file = file()?;
-            nodes(settings, &|tls| tls.files.key = Some(file.clone()));
-        }
-        "proxy_ssl_trusted_certificate" => {
-            let file = file()?;
-            nodes(settings, &|tls| tls.authorities = Some(file.clone()));
-        }
-        "proxy_ssl_protocols" => {
-            let read = protocols(directive, remarks)?;
-            nodes(settings, &|tls| tls.protocols = read);
-        }
+        "proxy_ssl_certificate" => nodes(settings).files.certificate = Some(file()?),
+        "proxy_ssl_certificate_key" => nodes(settings).files.key = Some(file()?),
+        "proxy_ssl_trusted_certificate" => nodes(settings).authorities = Some(file()?),
+        "proxy_ssl_protocols" => nodes(settings).protocols = protocols(directive, remarks)?,
         "proxy_ssl_verify" => {
             let on = values::flag(arg(directive)?)?;
             if !on {
@@ -144,12 +110,9 @@ pub(super) fn read(
                     "proxy_ssl_verify off: a machine that can redirect connections to the nodes reads every login";
                 remarks.note(span, text);
             }
-            nodes(settings, &|tls| tls.verify = Some(on));
+            nodes(settings).verify = Some(on);
         }
-        "proxy_ssl_server_name" => {
-            let on = values::flag(arg(directive)?)?;
-            nodes(settings, &|tls| tls.sni = Some(on));
-        }
+        "proxy_ssl_server_name" => nodes(settings).sni = Some(values::flag(arg(directive)?)?),
         "proxy_ssl_name" => {
             let word = arg(directive)?;
             if word.text.contains('$') {
@@ -158,11 +121,19 @@ pub(super) fn read(
                     "the name in the certificates of the nodes",
                 ));
             }
-            nodes(settings, &|tls| tls.name = Some(word.text.clone()));
+            nodes(settings).name = Some(word.text.clone());
         }
         _ => return Ok(false),
     }
     Ok(true)
+}
+
+fn clients(settings: &mut BlockSettings) -> &mut ClientSide {
+    Arc::make_mut(&mut settings.client_tls)
+}
+
+fn nodes(settings: &mut BlockSettings) -> &mut NodeSide {
+    Arc::make_mut(&mut settings.node_tls)
 }
 
 fn protocols(directive: &Directive, remarks: &mut Remarks<'_>) -> Result<Protocols, Fault> {
