@@ -558,17 +558,17 @@ async fn waiting_queries_of_a_flood_are_no_load_for_others() {
     let stage = Stage::new(2, 4, LeastConn::new());
     let set = |state| stage.proxy.cluster().set_admin_state(&"1".parse().unwrap(), state).unwrap();
     set(AdminState::Maintenance);
-    let flood: Vec<_> = (0..30).map(|_| stage.query("flood", 1_000)).collect();
+    let flood: Vec<_> = (0..46).map(|_| stage.query("flood", 1_000)).collect();
     tick().await;
     set(AdminState::Ready);
-    assert_eq!(stage.waiting(), [26, 0]);
-    // The user floods from the 18th query on, with more than four shares of four before it.
-    let others: Vec<_> = (0..21).map(|user| stage.query(&user.to_string(), 1_000)).collect();
+    assert_eq!(stage.waiting(), [42, 0]);
+    // The user floods from the 34th query on, with more than eight shares of four before it.
+    let others: Vec<_> = (0..37).map(|user| stage.query(&user.to_string(), 1_000)).collect();
     tick().await;
-    assert_eq!(stage.waiting(), [28, 15], "as if the first node had 17");
+    assert_eq!(stage.waiting(), [44, 31], "as if the first node had 33");
     let more = stage.query("flood", 1_000);
     tick().await;
-    assert_eq!(stage.waiting(), [28, 16], "for the flood itself they count");
+    assert_eq!(stage.waiting(), [44, 32], "for the flood itself they count");
     for query in flood.into_iter().chain(others).chain([more]) {
         assert_eq!(query.await.unwrap().status(), 200);
     }

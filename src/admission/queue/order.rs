@@ -307,7 +307,7 @@ impl Order {
         }
         let beyond = slots.beyond.iter().filter_map(|(name, queue)| {
             let user = self.users.get(name)?;
-            let is_kept = slots.are_down_to_kept() || user.floods(self.slots) && slots.are_needed();
+            let is_kept = user.floods(self.slots) && (slots.are_down_to_kept() || slots.are_needed());
             let token =
                 queue.values().find(may_go).filter(|_| !is_kept || !self.activity.is_other_active(*name, now))?;
             Some((user.all(), self.requests.get(token)?.ticket.sequence, *token))
@@ -480,7 +480,7 @@ mod tests {
     #[test]
     fn a_user_with_an_eighth_of_the_slots_lets_others_pass_and_gets_what_they_leave() {
         let mut order = order(&[32, 8], None);
-        let flood: Vec<_> = (0..40).map(|_| enter(&mut order, 1, SECOND, 0)).collect();
+        let flood: Vec<_> = (0..90).map(|_| enter(&mut order, 1, SECOND, 0)).collect();
         assert_eq!(flood.iter().filter(|(_, turn)| *turn == Turn::Go).count(), 32, "no slot stays idle");
         let (other, turn) = enter(&mut order, 2, 2 * SECOND, SECOND);
         assert_eq!(turn, Turn::Wait);
@@ -514,14 +514,14 @@ mod tests {
     fn a_query_of_a_flood_is_load_for_others_from_the_moment_at_which_a_slot_is_given_to_it() {
         let mut order = order(&[4], None);
         let live = live(&order, 0);
-        let mut flood: Vec<_> = (0..40).map(|_| enter(&mut order, 1, SECOND, 0).0).collect();
+        let mut flood: Vec<_> = (0..60).map(|_| enter(&mut order, 1, SECOND, 0).0).collect();
         let waiting = |order: &Order| flood.iter().filter(|token| order.turn(**token) == Turn::Wait).count() as u32;
         let before = live.waiting_of_floods();
-        assert_eq!((live.waiting(), waiting(&order)), (36, 36));
-        assert!((20..36).contains(&before), "the first 16 were no flood: {before}");
+        assert_eq!((live.waiting(), waiting(&order)), (56, 56));
+        assert_eq!(before, 27, "the first 33 are no flood");
         // No task of a query has run since.
         order.leave(flood[0], true, SECOND);
-        assert_eq!((live.waiting(), waiting(&order)), (35, 35));
+        assert_eq!((live.waiting(), waiting(&order)), (55, 55));
         flood.reverse();
         for token in flood {
             let was = (live.waiting(), live.waiting_of_floods());
@@ -648,7 +648,7 @@ mod tests {
 
         fn share(&self, all: u32) -> u32 {
             let share = self.whole_share();
-            if all <= 4 * share { share } else { (4 * share * share / all).max(1) }
+            if all <= 8 * share { share } else { (8 * share * share / all).max(1) }
         }
 
         fn enter(&mut self, token: u64, endpoint: u64, ticket: Ticket) {
@@ -661,7 +661,7 @@ mod tests {
 
         fn leave(&mut self, index: usize) -> u64 {
             let Modelled { token, endpoint, ticket, .. } = self.requests.remove(index);
-            let flood = 4 * self.whole_share();
+            let flood = 8 * self.whole_share();
             loop {
                 let (all, within) = self.of_user(ticket.user);
                 let of = |of: &&mut Modelled| of.ticket.user == ticket.user && of.is_beyond && of.turn == Turn::Wait;
@@ -717,7 +717,7 @@ mod tests {
                 let beyond = self.count(|of| at(of) && of.turn == Turn::Go && of.is_beyond);
                 let is_needed = taken > 0 && beyond + 1 + needed > limit;
                 let others = |user: u64| self.sent.iter().any(|(of, at)| *of != user && self.now - at < ACTIVE);
-                let floods = |user: u64| self.of_user(user).0 > 4 * self.whole_share();
+                let floods = |user: u64| self.of_user(user).0 > 8 * self.whole_share();
                 let may_go =
                     |of: &&Modelled| at(of) && of.turn == Turn::Wait && !(is_full_of_slow && of.ticket.cost > SLOW);
                 let within = self.requests.iter().filter(may_go).filter(|of| !of.is_beyond);
@@ -726,7 +726,7 @@ mod tests {
                     let users: std::collections::BTreeSet<u64> =
                         self.requests.iter().map(|of| of.ticket.user).collect();
                     let firsts = users.into_iter().filter_map(|user| {
-                        let is_kept = limit - taken <= kept || floods(user) && is_needed;
+                        let is_kept = floods(user) && (limit - taken <= kept || is_needed);
                         let of_user = self.requests.iter().filter(may_go).filter(|of| of.ticket.user == user);
                         of_user
                             .min_by_key(|of| (of.ticket.key, of.ticket.sequence))
@@ -793,6 +793,15 @@ mod tests {
             }
             prop_assert!(is_empty(&order));
         }
+    }
+
+    #[test]
+    fn a_user_beyond_its_share_who_does_not_flood_leaves_no_slot_free() {
+        let mut order = order(&[8, 8], None);
+        let (other, _) = enter(&mut order, 2, SECOND, 0);
+        order.leave(other, true, 0);
+        let queries: Vec<_> = (0..9).map(|_| enter(&mut order, 1, SECOND, 0).1).collect();
+        assert_eq!(queries.iter().filter(|turn| **turn == Turn::Go).count(), 8, "twice the share of four");
     }
 
     /// Every 12 s five others send a query at once, and one of them every 4 s, while a user floods with queries of 2 s.
