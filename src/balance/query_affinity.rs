@@ -11,6 +11,7 @@ use crate::request::RequestView;
 /// - An endpoint with [`max_in_flight`](crate::Endpoint::max_in_flight) is below its limit while it has a free slot.
 /// - The limit of an endpoint without one is its share: the load factor times the mean in flight for its weight,
 ///   including this request. (In its slow start an endpoint has a smaller share and the same keys.)
+///
 /// If queries [wait](crate::admission::QueueRules) and no endpoint has a free slot, that share is the limit of each. So a query
 /// waits for the endpoint that has its result, unless far more queries wait there than elsewhere.
 ///

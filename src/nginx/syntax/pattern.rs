@@ -115,7 +115,8 @@ fn without_look_ahead(text: &str) -> Option<(String, String)> {
     let mut literal = start.strip_prefix('^')?.chars();
     while let Some(c) = literal.next() {
         let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '_' | '-');
-        if !is_plain(c) && !(c == '\\' && literal.next().is_some_and(|c| !c.is_ascii_alphanumeric())) {
+        let is_escaped = c == '\\' && literal.next().is_some_and(|c| !c.is_ascii_alphanumeric());
+        if !(is_plain(c) || is_escaped) {
             return None;
         }
     }

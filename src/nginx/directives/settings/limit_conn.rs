@@ -25,7 +25,7 @@ impl<T: Default> ZoneState<T> {
         self.0.get_or_init(Arc::default)
     }
 
-    /// Goes on with what another zone has counted. Has no effect once this zone counts.
+    /// Continues with what another zone has counted. Has no effect once this zone counts.
     pub(super) fn follow(&self, before: &Self) {
         _ = self.0.set(Arc::clone(before.get()));
     }
@@ -40,7 +40,10 @@ pub(crate) struct LimitConn {
 
 /// The zones that count a request until this is dropped.
 #[derive(Debug, Default)]
-pub(crate) struct InFlight(Vec<(Arc<Mutex<Counts>>, Arc<[u8]>)>);
+pub(crate) struct InFlight(Vec<Counted>);
+
+/// The counts of a zone, and the key of the request in them.
+type Counted = (Arc<Mutex<Counts>>, Arc<[u8]>);
 
 /// The limits of a location do not admit a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

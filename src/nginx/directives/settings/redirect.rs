@@ -14,7 +14,7 @@ pub(crate) enum RedirectRule {
     Default,
     /// No value is changed, whatever other lines say.
     Off,
-    Replace(Redirect),
+    Replace(Box<Redirect>),
 }
 
 /// A prefix or an expression, and its replacement.
@@ -56,7 +56,8 @@ impl RedirectRule {
                 }
                 let none = Word { text: String::new(), span: from.span };
                 let from = Template::new(if pattern.is_some() { &none } else { from }, maps)?;
-                Ok(RedirectRule::Replace(Redirect { from, to: Template::for_header(to, maps)?, pattern }))
+                let to = Template::for_header(to, maps)?;
+                Ok(RedirectRule::Replace(Box::new(Redirect { from, to, pattern })))
             }
             _ => Err(wrong_number(directive)),
         }
@@ -67,7 +68,7 @@ impl RedirectRule {
         match self {
             RedirectRule::Default => default.clone(),
             RedirectRule::Off => None,
-            RedirectRule::Replace(redirect) => Some(redirect.clone()),
+            RedirectRule::Replace(redirect) => Some(Redirect::clone(redirect)),
         }
     }
 }
