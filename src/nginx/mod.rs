@@ -109,8 +109,8 @@
 //! | `sticky route` | a server without `route=` has a name of its own | a server without `route=` has none |
 //! | `slow_start` | begins at 0 | begins at a tenth of the weight |
 //! | `access_log` | without the directive, a log at a path of its own | without the directive, none; written to files by the functions given to [`SiteBuilder::access_log`]; not to syslog, and not to a path with variables |
-//! | `log_format` with `$http_authorization`, `$http_cookie`, `$cookie_NAME`, `$request_body`, `Set-Cookie` or another header of credentials, also behind `map`, `set`, `rewrite`, `add_header` or a group of an expression | written | `***` |
-//! | `log_format` with what `set` or an expression takes of `$request_uri`, `$uri`, `$args`, `$arg_sql`, `$http_referer` | written | `***`: a session id or SQL is not recognised there |
+//! | `log_format` with `$http_authorization`, `$http_cookie`, `$cookie_NAME`, `$request_body`, `Set-Cookie` or another header of credentials, also behind `map`, `set`, `rewrite`, `add_header` or a group of an expression | written | an error |
+//! | `log_format` with what `set` or an expression takes of `$request_uri`, `$uri`, `$args`, `$arg_sql`, `$http_referer` | written | an error: a session id or SQL is not recognised there |
 //! | `$request`, `$request_uri`, `$args`, `$uri`, `$arg_NAME`, `$http_referer` in a log | as received | `sql=`, passwords, tokens and path parameters are masked: [`masked_target`](crate::observe::masked_target); what `rewrite` makes of a target that has any is `***` |
 //! | `log_format ... escape=none` | writes every byte | control characters are `\xXX`: a client could write lines of its own, for instance with `$remote_user` |
 //! | `resolver` | asks these DNS servers for names in variables and with `resolve` | asks them for the names of servers with `resolve`, with the feature `dns`; the system looks up all other names; both at the start and then every `valid=`, or every 30 s ([`Site::name_lookup_interval`]), and within 30 s after a failure; the addresses that were found last stay |

@@ -65,9 +65,10 @@ impl LogFormats {
             if parts.is_empty() {
                 return Err(wrong_number(directive));
             }
-            let (format, found) = LogFormat::new(&name.text, escape, parts, maps, sources)?;
-            for remark in found {
-                remarks.note(directive.span(), format!("log_format {}: {remark}", name.text));
+            let (format, absent) = LogFormat::new(&name.text, escape, parts, maps, sources)?;
+            for variable in absent {
+                let text = format!("log_format {}: ${variable} has no value here", name.text);
+                remarks.note(directive.span(), text);
             }
             if formats.0.insert(name.text.clone(), Arc::new(format)).is_some() {
                 return Err(name.span.duplicate(format!("duplicate log_format \"{}\"", name.text), "another name"));
@@ -87,7 +88,7 @@ impl LogFormats {
 }
 
 impl LogFormat {
-    /// Also returns remarks on variables whose values are not those of nginx.
+    /// Also returns the variables of nginx that have no value here.
     fn new<'w>(
         name: &str,
         escape: Escape,
@@ -95,13 +96,13 @@ impl LogFormat {
         maps: &Maps,
         sources: &ValueSources,
     ) -> Result<(Self, Vec<String>), Fault> {
-        let (mut parts, mut remarks) = (Vec::new(), Vec::new());
+        let (mut parts, mut absent) = (Vec::new(), Vec::new());
         for word in words {
-            let (template, found) = Template::for_log(word, maps, sources)?;
+            let (template, without) = Template::for_log(word, maps, sources)?;
             parts.push(template);
-            remarks.extend(found);
+            absent.extend(without);
         }
-        Ok((LogFormat { name: name.to_owned(), escape, parts }, remarks))
+        Ok((LogFormat { name: name.to_owned(), escape, parts }, absent))
     }
 
     /// Returns whether the name of one of the variables begins with `start`.

@@ -116,16 +116,9 @@ impl Template {
 impl Variable {
     /// Appends the value as a log may show it. Returns whether the value exists: nginx tells an empty value from a missing one.
     fn write_masked(&self, name: &str, scope: &Scope<'_>, value: &mut Vec<u8>) -> bool {
-        match self {
-            Variable::Mapped(map) => {
-                map.write_masked(scope, value);
-                return true;
-            }
-            Variable::Masked => {
-                value.extend_from_slice(MASK.as_bytes());
-                return true;
-            }
-            _ => {}
+        if let Variable::Mapped(map) = self {
+            map.write_masked(scope, value);
+            return true;
         }
         let start = value.len();
         self.write(scope, &mut |piece| value.extend_from_slice(piece));

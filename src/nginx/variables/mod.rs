@@ -75,8 +75,6 @@ enum Variable {
     Received(HeaderName),
     /// A variable of nginx without a value here, in a log.
     Absent,
-    /// One that holds a secret, in a log.
-    Masked,
     Mapped(Arc<Map>),
     /// `$uri` and `$document_uri`, which are decoded.
     Path,
@@ -95,13 +93,14 @@ impl Template {
         Template::with_groups(word, maps, &[])
     }
 
-    /// Compiles a word of a log's format. Also returns remarks on the variables of nginx that have no value here, and on those that are
-    /// masked because they hold secrets.
+    /// Compiles a word of a log's format. Also returns the variables of nginx that have no value here.
+    ///
+    /// # Errors
+    /// Variables that hold secrets are errors too.
     pub(crate) fn for_log(word: &Word, maps: &Maps, sources: &ValueSources) -> Result<(Template, Vec<String>), Fault> {
-        let (mut template, absent) = Template::compile(word, maps, &[], true)?;
-        let mut remarks: Vec<_> = absent.iter().map(|name| format!("${name} has no value here")).collect();
-        remarks.extend(template.mask_secrets(maps, sources));
-        Ok((template, remarks))
+        let (template, absent) = Template::compile(word, maps, &[], true)?;
+        template.check_loggable(word.span, maps, sources)?;
+        Ok((template, absent))
     }
 
     /// Compiles a word in which the named groups of a regular expression are variables.
@@ -334,7 +333,7 @@ impl Variable {
             Variable::Header(name) => names::header(scope, name, sink),
             Variable::Sent(name) => outcome::sent(scope, name, sink),
             Variable::Received(name) => outcome::received(scope, name, sink),
-            Variable::Absent | Variable::Masked => {}
+            Variable::Absent => {}
             Variable::Mapped(map) => map.write(scope, sink),
             Variable::Path => sink(scope.path),
             Variable::Set(slot) => sink(scope.sets.get(*slot).map_or(b"", Vec::as_slice)),

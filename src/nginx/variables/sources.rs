@@ -3,7 +3,7 @@
 use super::logged::{may_be_rewritten, may_hold_target, secret};
 use super::map::{Maps, subject};
 use super::{Piece, Template, Variable};
-use crate::nginx::syntax::{Directive, Word};
+use crate::nginx::syntax::{Directive, Fault, Span, Word};
 
 /// The values that the directives of a configuration compute from requests and responses.
 #[derive(Debug, Default)]
@@ -73,28 +73,21 @@ impl ValueSources {
     }
 }
 
-/// The most variables of a word that are traced to a secret; all behind them are masked.
-const MAX_TRACED: usize = 64;
-
 impl Template {
-    /// Masks variables that hold secrets, also behind `map`, `set`, `rewrite` and the groups of expressions. Returns what is masked, and
-    /// why.
-    pub(super) fn mask_secrets(&mut self, maps: &Maps, sources: &ValueSources) -> Vec<String> {
-        let mut masked: Vec<String> = Vec::new();
-        for piece in &mut self.pieces {
-            let Piece::Variable { variable, name } = piece else { continue };
-            let mut trace = Trace { maps, sources, seen: Vec::new() };
-            let found = match masked.len() < MAX_TRACED {
-                true => trace.variable(variable, name, None, Through::Itself),
-                false => Some((name.clone(), "it is not known to hold no secret")),
-            };
-            if let Some((source, why)) = found {
-                let from = if source == *name { String::new() } else { format!("its value may come from ${source}: ") };
-                masked.push(format!("${name} is written as ***: {from}{why}"));
-                *variable = Variable::Masked;
-            }
+    /// Refuses variables that hold secrets, also behind `map`, `set`, `rewrite` and the groups of expressions.
+    pub(super) fn check_loggable(&self, span: Span, maps: &Maps, sources: &ValueSources) -> Result<(), Fault> {
+        let mut trace = Trace { maps, sources, seen: Vec::new() };
+        for (variable, name) in self.variables() {
+            let Some((source, why)) = trace.variable(variable, name, None, Through::Itself) else { continue };
+            // Braces or not: the error points at the dollar.
+            let at = self.text.to_ascii_lowercase();
+            let at = at.find(&format!("${name}")).or_else(|| at.find(&format!("${{{name}"))).unwrap_or(0);
+            let from = if source == name { String::new() } else { format!("its value may come from ${source}: ") };
+            let message = format!("\"${name}\" must not be in a log: {from}{why}");
+            let expected = "$remote_user, $request_id or $upstream_addr, which tell of a request without them";
+            return Err(span.right(at).unsupported(message, expected));
         }
-        masked
+        Ok(())
     }
 }
 
