@@ -184,6 +184,36 @@ async fn store<B: Backend>(proxy: &Proxy<B>, user: &str, sql: &str) {
     assert_eq!(query(proxy, user, sql).await.cache(), "HIT");
 }
 
+/// Two equal queries are executed, and the first of them ends last, with older data.
+#[tokio::test(start_paused = true)]
+async fn an_older_result_never_takes_the_place_of_a_newer_one() {
+    for wants_new in [false, true] {
+        let (node, proxy) = stage_with(rules(), |proxy| proxy.single_flight(false));
+        follow(&proxy).await;
+        let gate = Arc::new(Semaphore::new(0));
+        *node.0.gate.lock().unwrap() = Some(Arc::clone(&gate));
+        let (slow, before) = (proxy.clone(), node.queries());
+        let slow = tokio::spawn(async move { query(&slow, "ADMIN", "select a from t").await.body });
+        while node.queries() == before {
+            sleep(Duration::from_millis(1)).await;
+        }
+        *node.0.gate.lock().unwrap() = None;
+        // The list of jobs does not show it.
+        node.0.data.fetch_add(1, Ordering::SeqCst);
+        sleep(Duration::from_millis(1)).await;
+        let user = basic("ADMIN", "ADMIN");
+        let mut headers = vec![("authorization", &*user)];
+        headers.extend(wants_new.then_some(("cache-control", "no-cache")));
+        assert_eq!(send(&proxy, request(&headers, &body("select a from t"))).await.body, result("1"));
+        gate.add_permits(1);
+        assert_eq!(slow.await.unwrap(), result("0"));
+        let next = query(&proxy, "ADMIN", "select a from t").await;
+        assert_eq!((&*next.body, next.cache()), (&*result("1"), if wants_new { "MISS" } else { "HIT" }));
+        // New results are stored again.
+        assert_eq!(query(&proxy, "ADMIN", "select a from t").await.cache(), "HIT");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_hit_is_the_same_response_with_its_age_and_asks_no_node() {
     let (node, proxy) = stage();

@@ -80,8 +80,14 @@ struct KnownCredentials {
 
 struct Results {
     map: Cache<CacheKey, Arc<CachedResult>, EntryWeight, RandomState>,
+    /// The times at which clients last wanted new results, in milliseconds, by a part of the keys: queries that arrived before may still
+    /// run. Keys that share a slot lose an entry at most.
+    forgotten: Box<[u64]>,
     evicted: u64,
 }
+
+/// The number of slots for keys whose results were forgotten.
+const FORGOTTEN: usize = 4096;
 
 /// The counts that [`Entries::usage`] returns.
 pub(super) struct CacheUsage {
@@ -107,24 +113,40 @@ impl Entries {
             DefaultLifecycle::default(),
         );
         let known = KnownCredentials { accepted, rejections: vec![0; REJECTIONS].into() };
-        Entries { results: Mutex::new(Results { map, evicted: 0 }), credentials: Mutex::new(known) }
+        Entries {
+            results: Mutex::new(Results { map, forgotten: vec![0; FORGOTTEN].into(), evicted: 0 }),
+            credentials: Mutex::new(known),
+        }
     }
 
     pub(super) fn get(&self, key: &CacheKey) -> Option<Arc<CachedResult>> {
         self.results.lock().map.get(key).cloned()
     }
 
+    /// Adds an entry, unless a query that arrived later has one, or the key was forgotten after its query arrived.
     pub(super) fn insert(&self, key: CacheKey, entry: CachedResult) {
         let mut results = self.results.lock();
-        let before = results.map.len() + usize::from(results.map.peek(&key).is_none());
+        let present = results.map.peek(&key);
+        let is_old = results.forgotten[key.part() as usize % FORGOTTEN] > entry.arrived;
+        if is_old || present.is_some_and(|present| present.arrived > entry.arrived) {
+            return;
+        }
+        let before = results.map.len() + usize::from(present.is_none());
         results.map.insert(key, Arc::new(entry));
         let after = results.map.len();
         results.evicted += before.saturating_sub(after) as u64;
     }
 
-    /// Removes the entry of a key. If `only` is given, removes no other entry.
-    pub(super) fn remove(&self, key: &CacheKey, only: Option<&Arc<CachedResult>>) {
-        self.results.lock().map.remove_if(key, |entry| only.is_none_or(|only| Arc::ptr_eq(only, entry)));
+    /// Removes this entry of a key, and no other.
+    pub(super) fn remove(&self, key: &CacheKey, only: &Arc<CachedResult>) {
+        self.results.lock().map.remove_if(key, |entry| Arc::ptr_eq(only, entry));
+    }
+
+    /// Removes the entry of a key. Results of queries that arrived until now are not added afterwards.
+    pub(super) fn forget(&self, key: &CacheKey, now: u64) {
+        let mut results = self.results.lock();
+        results.forgotten[key.part() as usize % FORGOTTEN] = now;
+        results.map.remove(key);
     }
 
     /// Removes entries that were stored before this time.

@@ -41,6 +41,13 @@ impl Credentials {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct CacheKey([u8; 32]);
 
+impl CacheKey {
+    /// Returns a part of the hash.
+    pub(super) fn part(&self) -> u16 {
+        u16::from_ne_bytes([self.0[0], self.0[1]])
+    }
+}
+
 /// Makes keys with a random secret, so that no client can construct two queries with the same key.
 pub(super) struct Keys {
     tagger: Arc<[Tagger]>,

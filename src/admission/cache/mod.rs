@@ -175,7 +175,7 @@ impl<B: Backend> ResultCache<B> {
                 let age = arrived.saturating_sub(entry.stored);
                 let is_valid = entry.epoch == epoch && age <= as_millis(MAX_AGE);
                 if !is_valid {
-                    self.entries.remove(&key, Some(&entry));
+                    self.entries.remove(&key, &entry);
                 }
                 let is_young = max_age.is_none_or(|max_age| age <= as_millis(max_age));
                 let may_get = is_young && allowed.is_some_and(|allowed| allowed.get);
@@ -193,7 +193,7 @@ impl<B: Backend> ResultCache<B> {
 
     /// Removes the result of a query whose client wants a new one. It must not get the older one afterwards.
     pub(crate) fn forget(&self, key: &CacheKey) {
-        self.entries.remove(key, None);
+        self.entries.forget(key, self.clock.millis());
     }
 
     /// Stores the result of a query. `head` and `body` are copied.
