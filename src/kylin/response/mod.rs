@@ -17,10 +17,10 @@ use flate2::read::GzDecoder;
 use http::{HeaderMap, StatusCode, header};
 use memchr::memchr;
 
-#[cfg(feature = "login-relay")]
 pub(crate) use self::flags::BodyTail;
 pub use self::flags::QueryFlags;
 use self::json::{Level, Value};
+#[cfg(feature = "login-relay")]
 pub(crate) use self::login::LoginVerdict;
 pub(crate) use self::login::is_user_source_down;
 use self::phrases::{class_by_code, rejection_by_message};
