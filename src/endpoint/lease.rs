@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::claim::SlotClaim;
 use super::pending_failure::{PendingFailure, PendingFailures, RequestKey};
 use super::{EndpointHint, EndpointId, EndpointSettings, Live, Member, SlotOwner};
-use crate::health::state::Sign;
+use crate::health::state::{AskedProbe, Sign};
 
 /// The outcome of a request, as it concerns the health of its endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -88,10 +88,10 @@ impl Lease {
         self.member.live.health.is_probed()
     }
 
-    /// Has the endpoint probed, and returns whether that fails: see [`EndpointHealth::fails_probe`](crate::health::state::EndpointHealth).
-    pub(crate) async fn fails_probe(&self) -> bool {
+    /// Has the endpoint probed: see [`EndpointHealth::ask_probe`](crate::health::state::EndpointHealth::ask_probe).
+    pub(crate) async fn ask_probe(&self) -> AskedProbe {
         let Live { health, .. } = &*self.member.live;
-        health.fails_probe(self.member.live.now_ms()).await
+        health.ask_probe(self.member.live.now_ms()).await
     }
 
     /// Returns whether the endpoint that was picked is a backup.

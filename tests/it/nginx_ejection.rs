@@ -3,15 +3,16 @@
 use std::net::SocketAddr;
 use std::num::NonZero;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use http::{Request, Response, StatusCode};
 use kylin_lb::health::{HealthState, Reason};
 use kylin_lb::nginx::{Config, Site};
+use kylin_lb::probe::{HealthCheck, Probe};
 use kylin_lb::server::Server;
 use kylin_lb::{Body, ClientAddr};
 
-use crate::support::front::closed_port;
+use crate::support::front::{closed_port, eventually};
 use crate::support::http::Connection;
 use crate::support::{Nginx, require_nginx};
 
@@ -178,4 +179,32 @@ async fn while_all_servers_are_ejected_one_of_them_serves() {
     assert_eq!(get(front, "/bad", 1).await[0].0, 503);
     let responses = get(front, "/", 6).await;
     assert!(responses.iter().all(|(status, _)| *status == 200), "{responses:?}");
+}
+
+/// nginx does not know that a server stops, and `proxy_next_upstream` says what is repeated.
+#[tokio::test]
+async fn a_404_of_a_server_that_fails_its_probe_is_returned_unless_the_file_says_otherwise() {
+    for (lines, expected) in [("", 404), ("proxy_next_upstream error http_404;", 200)] {
+        let stops = Arc::new(AtomicBool::new(false));
+        let is_stopping = Arc::clone(&stops);
+        let respond = move |_peer: ClientAddr, _request: Request<Body>| {
+            let mut response = Response::new(Body::from("page"));
+            if is_stopping.load(Ordering::SeqCst) {
+                *response.status_mut() = StatusCode::NOT_FOUND;
+            }
+            std::future::ready(response)
+        };
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
+        let stopping = Server::builder().listen(listen, respond).threads(NonZero::new(1).unwrap()).start().unwrap();
+        let good = Node::start("GOOD", None);
+        let servers = format!("server {}; server GOOD backup;", stopping.addresses()[0]);
+        let (site, server) = ours(&text(&servers, lines, &[&good]));
+        let (_, cluster) = site.clusters().next().unwrap();
+        let check = HealthCheck::new(Probe::get("/alive").unwrap()).wait_for_first_success(true);
+        let _checker = check.start(cluster).unwrap();
+        let is_healthy = || cluster.status().endpoints.iter().all(|endpoint| endpoint.health == HealthState::Healthy);
+        eventually(is_healthy, || format!("{:?}", cluster.status())).await;
+        stops.store(true, Ordering::SeqCst);
+        assert_eq!(get(server.addresses()[0], "/a", 1).await[0].0, expected, "{lines}");
+    }
 }

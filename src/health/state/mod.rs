@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+pub(crate) use self::asked::AskedProbe;
 use self::asked::ProbeCount;
 pub(crate) use self::pace::ProbePace;
 pub(crate) use self::signs::Sign;

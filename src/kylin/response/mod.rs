@@ -334,7 +334,7 @@ pub(crate) fn is_cacheable(headers: &HeaderMap, body: &[u8]) -> bool {
 }
 
 /// Returns whether the content type is `application/json`, or one of Kylin's such as `application/vnd.apache.kylin-v4+json`.
-fn is_json(headers: &HeaderMap) -> bool {
+pub(crate) fn is_json(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return false };
     let media = value.as_bytes();
     let media = memchr(b';', media).map_or(media, |end| &media[..end]).trim_ascii();

@@ -157,7 +157,8 @@ fn with_settings<K>(
 }
 
 /// Returns the conditions of `proxy_next_upstream`. Where the rules of Kylin apply, the class of a request decides which of them
-/// count, and a budget bounds the retries.
+/// count, and a budget bounds the retries. A response of a node that stops is repeated only if the conditions say so
+/// ([`RetryPolicy::none`]).
 fn retry(next: &NextUpstream, kylin: bool) -> RetryPolicy {
     let statuses = (400..600).filter(|status| next.on_status(*status));
     let retry = RetryPolicy::none()

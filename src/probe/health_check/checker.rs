@@ -187,12 +187,12 @@ impl ProbeTask {
                 self.live.clock.clear();
             }
             let next = self.record(result);
-            let is_healthy = match result {
-                ProbeResult::Healthy => Some(true),
-                ProbeResult::Unhealthy(_) => Some(false),
+            let result = match result {
+                ProbeResult::Healthy => Some(Ok(())),
+                ProbeResult::Unhealthy(failure) => Some(Err(failure)),
                 ProbeResult::Inconclusive(_) => None,
             };
-            self.live.health.probe_ends(is_healthy, self.live.now_ms());
+            self.live.health.probe_ends(result, self.live.now_ms());
             match next {
                 Next::AfterInterval => self.wait(took).await,
                 Next::AfterLoginPause => {

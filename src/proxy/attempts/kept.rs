@@ -57,12 +57,12 @@ impl<B: Backend> Attempts<'_, B> {
         }
         self.kept_request = None;
         let retry = &self.proxy.settings.retry;
-        let is_repeatable = match self.kylin() {
-            Some((rules, class)) => rules.may_repeat(class),
+        let (is_repeatable, may_stop) = match self.kylin() {
+            Some((rules, class)) => (rules.may_repeat(class), false),
             // The node may show that it did not execute the request.
-            None => retry.is_repeatable(request.method()) || (retry.covers_refusals() && lease.is_probed()),
+            None => (retry.is_repeatable(request.method()), retry.covers_stopping() && lease.is_probed()),
         };
-        let is_wanted = (is_repeatable && !retry.is_none()) || self.session.may_send_again();
+        let is_wanted = (is_repeatable && !retry.is_none()) || may_stop || self.session.may_send_again();
         if !is_wanted || request.body().whole().is_none() {
             return;
         }

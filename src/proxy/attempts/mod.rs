@@ -27,7 +27,7 @@ pub(super) use self::flight::QueryFlights;
 use self::flight::{AfterEntry, Execution, FlightResult, execution, execution_of_flight};
 use self::kept::KeptRequest;
 use self::next::is_abandoned;
-use self::response::{AfterAttempt, REFUSED};
+use self::response::AfterAttempt;
 
 use super::error_response::{ErrorResponse, PANICKED, TRUNCATED};
 use super::head::{self, Hops};
@@ -350,7 +350,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             };
             let class = match class {
                 Some(ResponseClass::NotFound) => Some(Box::pin(self.confirm_not_found(&picked)).await),
-                None if self.may_refuse() && Box::pin(picked.lease.fails_probe()).await => Some(REFUSED),
+                None if self.may_stop() => Box::pin(self.confirm_stop(&picked)).await,
                 class => class,
             };
             match self.after_response(picked, class) {

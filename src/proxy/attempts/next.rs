@@ -8,6 +8,7 @@ use http_body::Body as _;
 
 use super::Attempts;
 use super::kept::KeptRequest;
+use super::response::MAY_BE_EXECUTED;
 use crate::backend::{Backend, SendError, SendErrorKind};
 use crate::body::Body;
 use crate::cluster::{PickReason, Picked};
@@ -202,7 +203,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
         } else if !self.pending_failures.is_empty() {
             match class {
                 // Nothing shows whether this node would have failed too.
-                Some(class) if class.is_refusal() => self.pending_failures.end(),
+                Some(class) if class.is_refusal() || class == MAY_BE_EXECUTED => self.pending_failures.end(),
                 // In a plain proxy the client gets a failing response like any other.
                 None if self.response.status().is_server_error() => self.pending_failures.discard(),
                 _ => self.pending_failures.confirm(),

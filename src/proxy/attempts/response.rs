@@ -15,9 +15,9 @@ use crate::body::{Body, BodyError, ReadAhead};
 use crate::buffer::GrowingBuffer;
 use crate::cluster::Picked;
 use crate::endpoint::{Lease, Outcome};
-use crate::health::state::Sign;
+use crate::health::state::{AskedProbe, Sign};
 use crate::kylin::class::{RequestClass, needs_login};
-use crate::kylin::response::{ClusterFault, Credentials, NeedsBody, Rejection, ResponseClass, denies_access};
+use crate::kylin::response::{ClusterFault, Credentials, NeedsBody, Rejection, ResponseClass, denies_access, is_json};
 use crate::kylin::retry::RetryDecision;
 use crate::observe::RetryReason;
 use crate::proxy::error_response::ErrorResponse;
@@ -29,8 +29,10 @@ use crate::session::hook::AfterResponse;
 /// The maximum length of a response that is copied, in bytes.
 pub(super) const MAX_SHARED: usize = 1 << 20;
 
-/// The class of a 404 or 503 of a node that no longer serves, in a plain proxy too.
-pub(super) const REFUSED: ResponseClass = ResponseClass::Rejected(Rejection::NotRunning);
+/// The class of a response whose node runs no application that could have executed the request, in a plain proxy too.
+pub(super) const NOT_EXECUTED: ResponseClass = ResponseClass::Rejected(Rejection::NotRunning);
+/// The class of a response in a plain proxy whose node stops, but may have executed the request.
+pub(super) const MAY_BE_EXECUTED: ResponseClass = ResponseClass::NodeFailure;
 
 pub(super) enum AfterAttempt<B> {
     /// Return the response to the client.
@@ -81,35 +83,52 @@ impl<'p, B: Backend> Attempts<'p, B> {
     /// Returns the class of a 404 that Kylin did not write, after asking the node whether Kylin runs there.
     pub(super) async fn confirm_not_found(&mut self, picked: &Picked<B>) -> ResponseClass {
         match self.kylin() {
-            Some((rules, class)) if rules.is_running(class, &self.context, picked).await == Some(false) => {
-                ResponseClass::Rejected(Rejection::NotRunning)
-            }
+            Some((rules, class)) if rules.is_running(class, &self.context, picked).await == Some(false) => NOT_EXECUTED,
             _ => ResponseClass::NotFound,
         }
     }
 
     /// Returns whether the response may be that of a node which has ended its applications and still responds, so that another endpoint
-    /// should get the request. For a plain proxy. With a 404 the request was not executed, whatever its method. With a 503 it may have been.
-    pub(super) fn may_refuse(&self) -> bool {
-        let retry = &self.proxy.settings.retry;
-        let Some(kept) = self.kept_request.as_ref().filter(|_| retry.covers_refusals()) else { return false };
-        match self.response.status() {
-            StatusCode::NOT_FOUND => true,
-            StatusCode::SERVICE_UNAVAILABLE => retry.is_repeatable(kept.get().method()),
-            _ => false,
+    /// should get the request. For a plain proxy.
+    pub(super) fn may_stop(&self) -> bool {
+        matches!(self.response.status(), StatusCode::NOT_FOUND | StatusCode::SERVICE_UNAVAILABLE)
+            && self.proxy.settings.retry.covers_stopping()
+            && self.kept_request.is_some()
+            && (self.is_server_404() || self.is_kept_repeatable())
+    }
+
+    /// Asks the probe of the node whether the node stops, if [`may_stop`](Self::may_stop). Returns [`NOT_EXECUTED`] or [`MAY_BE_EXECUTED`]
+    /// if another endpoint should get the request.
+    pub(super) async fn confirm_stop(&mut self, picked: &Picked<B>) -> Option<ResponseClass> {
+        match picked.lease.ask_probe().await {
+            AskedProbe::ShowsNothing => None,
+            AskedProbe::Failed if self.is_server_404() => Some(NOT_EXECUTED),
+            AskedProbe::Failed | AskedProbe::Unclear => self.is_kept_repeatable().then_some(MAY_BE_EXECUTED),
         }
     }
 
-    /// Decides between the response and another attempt. `class` is `None` or [`REFUSED`] in a plain proxy.
+    /// Returns whether the response is a 404 that its server may have written without an application. Applications write JSON.
+    fn is_server_404(&self) -> bool {
+        self.response.status() == StatusCode::NOT_FOUND && !is_json(self.response.headers())
+    }
+
+    fn is_kept_repeatable(&self) -> bool {
+        let retry = &self.proxy.settings.retry;
+        self.kept_request.as_ref().is_some_and(|kept| retry.is_repeatable(kept.get().method()))
+    }
+
+    /// Decides between the response and another attempt. `class` is `None`, [`NOT_EXECUTED`] or [`MAY_BE_EXECUTED`] in a plain proxy.
     pub(super) fn after_response(&mut self, mut picked: Picked<B>, class: Option<ResponseClass>) -> AfterAttempt<B> {
+        let kylin = self.kylin().zip(class);
         // Any other endpoint, even one that health bars, is better than the page of a node without Kylin.
-        self.attempted.set_has_response(class != Some(REFUSED));
+        let has_response = if kylin.is_some() { class != Some(NOT_EXECUTED) } else { class.is_none() };
+        self.attempted.set_has_response(has_response);
         if let Some(sign) = self.sign(class) {
             picked.lease.show(sign);
         }
-        match (self.kylin(), class) {
-            (Some((rules, of_request)), Some(class)) => self.after_classified(picked, rules, of_request, class),
-            _ => self.after_status(picked, class == Some(REFUSED)),
+        match kylin {
+            Some(((rules, of_request), class)) => self.after_classified(picked, rules, of_request, class),
+            None => self.after_status(picked, class),
         }
     }
 
@@ -143,7 +162,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
         let is_unknown = matches!(class, ResponseClass::ClusterFault(ClusterFault::Transfer | ClusterFault::Metastore));
         self.note_outcome(is_unknown || !(class.is_refusal() || denies_access(self.response.status())));
         picked.lease.set_outcome(outcome);
-        let has_no_kylin = class == ResponseClass::Rejected(Rejection::NotRunning);
+        let has_no_kylin = class == NOT_EXECUTED;
         self.unsent += usize::from(has_no_kylin);
         if class == ResponseClass::Final && self.response.status().is_success() {
             self.note_accepted();
@@ -208,21 +227,21 @@ impl<'p, B: Backend> Attempts<'p, B> {
     /// Takes the response to return it if no other endpoint can be reached. A stream is not kept, because it would hold its connection.
     fn keep_for_failure(&mut self, class: ResponseClass) -> Option<Box<Response<Body>>> {
         // The 404 of a node without Kylin says nothing about what the client asked for.
-        let is_final =
-            class != ResponseClass::Rejected(Rejection::NotRunning) && self.response.body().whole().is_some();
+        let is_final = class != NOT_EXECUTED && self.response.body().whole().is_some();
         is_final.then(|| Box::new(take(&mut self.response)))
     }
 
-    /// Decides by the status, like nginx, or by the state of a node that refuses requests.
-    fn after_status(&mut self, mut picked: Picked<B>, is_refused: bool) -> AfterAttempt<B> {
+    /// Decides by the status, like nginx, or by the class of a response whose node stops.
+    fn after_status(&mut self, mut picked: Picked<B>, class: Option<ResponseClass>) -> AfterAttempt<B> {
         let retry = &self.proxy.settings.retry;
         let status = self.response.status();
-        picked.lease.set_outcome(Outcome::Success);
-        let is_repeatable = |kept: &KeptRequest| retry.is_repeatable(kept.get().method());
-        if (is_refused || (retry.covers_status(status) && self.kept_request.as_ref().is_some_and(is_repeatable)))
+        let stops = class.is_some();
+        // The probe of a node that stops has counted already.
+        picked.lease.set_outcome(if stops { Outcome::Unknown } else { Outcome::Success });
+        if (stops || (retry.covers_status(status) && self.is_kept_repeatable()))
             && let Some(kept) = self.take_kept()
         {
-            let is_unsent = is_refused && status == StatusCode::NOT_FOUND;
+            let is_unsent = class == Some(NOT_EXECUTED);
             self.unsent += usize::from(is_unsent);
             let budget = self.proxy.budget.as_ref().filter(|_| !is_unsent);
             let Some(next) = self.pick_again(&kept, is_unsent, budget) else {
@@ -232,13 +251,13 @@ impl<'p, B: Backend> Attempts<'p, B> {
             };
             // Only a response that is dropped counts against its endpoint, as in nginx (ngx_http_upstream_test_next). A response
             // that the client gets does not, because Kylin sends 500 for every SQL error.
-            if is_refused || retry.is_failure(status) {
+            if retry.is_failure(status) {
                 picked.lease.set_outcome(Outcome::Failure);
             }
             tracing::debug!(endpoint = %picked.lease.endpoint(), status = status.as_u16(), "retrying on another endpoint");
             self.note_retry(next.lease.endpoint(), RetryReason::Response(status));
             // The probe has shown already whose failure it is.
-            if !is_refused {
+            if !stops {
                 let key = self.key_of(&kept);
                 self.pending_failures.add(picked.lease.defer_failure(key));
             }

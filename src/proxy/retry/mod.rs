@@ -31,6 +31,7 @@ pub struct RetryPolicy {
     pub(super) error: bool,
     pub(super) timeout: bool,
     pub(super) invalid: bool,
+    pub(super) stopping: bool,
     pub(super) timeout_is_failure: bool,
     pub(super) statuses: Vec<StatusCode>,
     pub(super) non_idempotent: bool,
@@ -48,6 +49,7 @@ impl Default for RetryPolicy {
             error: true,
             timeout: true,
             invalid: true,
+            stopping: true,
             timeout_is_failure: false,
             statuses: Vec::new(),
             non_idempotent: false,
@@ -62,15 +64,10 @@ impl Default for RetryPolicy {
 impl RetryPolicy {
     /// Returns a policy without retries. The proxy still skips an endpoint whose backend is at its connection limit.
     pub fn none() -> Self {
-        RetryPolicy { error: false, timeout: false, invalid: false, ..RetryPolicy::default() }
+        RetryPolicy { error: false, timeout: false, invalid: false, stopping: false, ..RetryPolicy::default() }
     }
 
     /// Sets whether to retry when a connection fails, before or after the request was sent. Default: yes.
-    ///
-    /// A plain proxy then also retries a request whose node responds with 404, or with 503 if its method is idempotent, and then
-    /// fails its [probe](crate::probe::HealthCheck), which found it healthy before: a server that stops ends its applications before it
-    /// closes its port. The node is probed for this at most ten times a second, for which a 404 waits. With 404 nothing was
-    /// executed, so that each endpoint may get the request, whatever its method and the budget.
     pub fn on_error(mut self, on: bool) -> Self {
         self.error = on;
         self
@@ -95,6 +92,28 @@ impl RetryPolicy {
     /// Sets whether to retry when a response is not valid HTTP. Default: yes.
     pub fn on_invalid(mut self, on: bool) -> Self {
         self.invalid = on;
+        self
+    }
+
+    /// Sets whether a plain proxy retries a request whose node responds with 404 or 503 because it stops: a server ends its applications
+    /// before it closes its port. nginx and httpd do not do this. Default: yes, except after [`RetryPolicy::none`].
+    ///
+    /// The endpoint needs a running [`HealthCheck`](crate::probe::HealthCheck) that has found it healthy. On such a response it is
+    /// probed, at most ten times a second, and the response waits for the result, at most 500 ms.
+    ///
+    /// | response | probe | retried |
+    /// |---|---|---|
+    /// | 404 in HTML or text, or without a body | 404, 503, or no connection | whatever the method and the budget: no application has executed the request |
+    /// | 404 in JSON, as an application writes it | fails | if the method is idempotent, within the budget |
+    /// | any 404 | fails otherwise, or has no result in 500 ms | if the method is idempotent, within the budget |
+    /// | 503 | fails, or has no result in 500 ms | if the method is idempotent, within the budget |
+    /// | any | succeeds, or cannot be made | no |
+    ///
+    /// Such a response counts neither as a failure nor as a success of the endpoint, because the probe has counted, unless its status is
+    /// one of [`on_status`](Self::on_status). A Kylin-aware proxy does this for paths to which its rules do not apply
+    /// ([`KylinRules::other_paths`](crate::proxy::KylinRules::other_paths)). For all others it asks the node whether Kylin runs there.
+    pub fn on_stopping(mut self, on: bool) -> Self {
+        self.stopping = on;
         self
     }
 
@@ -167,9 +186,9 @@ impl RetryPolicy {
         }
     }
 
-    /// Returns whether responses of a node that no longer serves are retried.
-    pub(super) fn covers_refusals(&self) -> bool {
-        self.error
+    /// Returns whether the responses of a node that stops are retried.
+    pub(super) fn covers_stopping(&self) -> bool {
+        self.stopping
     }
 
     /// Returns whether responses of this status are retried.

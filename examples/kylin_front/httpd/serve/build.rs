@@ -189,8 +189,8 @@ fn proxy(
     };
     let is_of_kylin = is_of_kylin && args.kylin;
     let retry = match is_of_kylin {
-        true => RetryPolicy::default(),
-        // httpd sends a request again only if no node has received it.
+        true => RetryPolicy::default().on_stopping(false),
+        // httpd sends a request again only if no node has received it, whatever a node responds.
         false => RetryPolicy::none().on_error(true).max_attempts(NonZeroU32::new(1)),
     };
     let retry = match balancer.max_attempts {
