@@ -9,10 +9,8 @@
 
 use std::path::Path;
 
-use kylin_lb::server::Server;
-
 use crate::support::example::{run, start};
-use crate::support::files::{compare_all, send};
+use crate::support::files::{Nodes, compare_all, send};
 use crate::support::httpd::{Httpd, require_httpd};
 
 #[tokio::test]
@@ -22,10 +20,10 @@ async fn files_as_people_have_them_serve_as_in_httpd_or_are_refused_clearly() {
 }
 
 /// Returns what is not as the file says.
-async fn compare(file: &Path, nodes: &[Server; 2]) -> Vec<String> {
+async fn compare(file: &Path, nodes: &Nodes) -> Vec<String> {
     let mut text = std::fs::read_to_string(file).unwrap();
-    for (name, value) in [("@node1@", &nodes[0]), ("@node2@", &nodes[1])] {
-        text = text.replace(name, &value.addresses()[0].to_string());
+    for (name, value) in [("@node1@", nodes.address(0)), ("@node2@", nodes.address(1))] {
+        text = text.replace(name, &value.to_string());
     }
     text = text.replace("@files@", file.parent().unwrap().to_str().unwrap());
     let folder = tempfile::tempdir().unwrap();

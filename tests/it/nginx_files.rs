@@ -3,7 +3,8 @@
 //! The first lines of a file say what is expected:
 //!
 //! - `#? METHOD PATH [HEADER: VALUE] => STATUS [PATH AT THE NODE] [location=...] [cookie=...] [cache=...] [type=...]`: a request and
-//!   its response, from this crate and from nginx;
+//!   its response, from this crate and from nginx. The nodes get the same requests from both;
+//! - `#?ours` and `#?nginx` in place of `#?`: the response is that of one of them;
 //! - `#! ours only`: nginx as Debian has it does not read the file, or differs as documented;
 //! - `#! error LINE:COLUMN MESSAGE ## EXPECTED`: the file is refused.
 
@@ -12,23 +13,22 @@ use std::path::Path;
 use std::time::Duration;
 
 use kylin_lb::nginx::{Config, Site};
-use kylin_lb::server::Server;
 
-use crate::support::files::{compare_all, replaced, send};
+use crate::support::files::{Nodes, compare_all, replaced, send};
 use crate::support::{Nginx, require_nginx};
 
 #[tokio::test]
 async fn files_as_people_have_them_serve_as_in_nginx_or_are_refused_clearly() {
     require_nginx!();
-    compare_all("nginx_files", 70, compare).await;
+    compare_all("nginx_files", 82, compare).await;
 }
 
 /// Returns what is not as the file says.
-async fn compare(file: &Path, nodes: &[Server; 2]) -> Vec<String> {
+async fn compare(file: &Path, nodes: &Nodes) -> Vec<String> {
     let mut bytes = std::fs::read(file).unwrap();
     let folder = file.parent().unwrap().to_str().unwrap();
-    for (name, value) in [("@node1@", &nodes[0]), ("@node2@", &nodes[1])] {
-        bytes = replaced(&bytes, name, &value.addresses()[0].to_string());
+    for (name, value) in [("@node1@", nodes.address(0)), ("@node2@", nodes.address(1))] {
+        bytes = replaced(&bytes, name, &value.to_string());
     }
     bytes = replaced(&bytes, "@files@", folder);
     let text = String::from_utf8_lossy(&bytes).into_owned();
@@ -64,23 +64,40 @@ async fn compare(file: &Path, nodes: &[Server; 2]) -> Vec<String> {
     };
     let site = Site::new(config).unwrap();
     let ours = site.server_on("127.0.0.1:0".parse().unwrap()).threads(NonZero::new(1).unwrap()).start().unwrap();
-    if marked("#? ").next().is_none() {
+    nodes.take_seen();
+    let lines: Vec<_> =
+        text.lines().filter_map(|line| line.trim_start_matches('\u{feff}').strip_prefix("#?")).collect();
+    if lines.is_empty() {
         differences.push("no request".to_owned());
     }
-    for line in marked("#? ") {
+    for (who, line) in lines.iter().filter_map(|line| line.split_once(' ')) {
         let (request, expected) = line.trim().split_once(" => ").unwrap();
         let typed = expected.contains(" type=");
-        let found = send(ours.addresses()[0], request, typed).await;
-        if found != expected {
-            differences.push(format!("{request}\n  expected {expected}\n  found    {found}"));
-        }
-        if let Some(nginx) = &nginx {
-            let found = send(nginx.address("front"), request, typed).await;
-            if found != expected {
-                differences.push(format!("{request}\n  expected {expected}\n  nginx    {found}"));
+        let fronts =
+            [("ours", Some(ours.addresses()[0])), ("nginx", nginx.as_ref().map(|nginx| nginx.address("front")))];
+        let mut seen = Vec::new();
+        for (name, front) in fronts.into_iter().filter(|(name, _)| who.is_empty() || who == *name) {
+            let Some(front) = front else { continue };
+            let found = send(front, request, typed).await;
+            if !fits(&found, expected) {
+                differences.push(format!("{request}\n  expected {expected}\n  {name} {found}"));
             }
+            seen.push(nodes.take_seen());
+        }
+        if let [ours, nginx] = &seen[..]
+            && ours != nginx
+        {
+            differences.push(format!("{request}: the nodes got\n  ours {ours:?}\n  nginx {nginx:?}"));
         }
     }
     ours.stop(Duration::from_secs(5)).await;
     differences
+}
+
+/// `*` in `expected` stands for anything.
+fn fits(found: &str, expected: &str) -> bool {
+    match expected.split_once('*') {
+        Some((start, end)) => found.strip_prefix(start).is_some_and(|rest| rest.ends_with(end)),
+        None => found == expected,
+    }
 }

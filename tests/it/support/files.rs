@@ -3,17 +3,40 @@
 use std::net::SocketAddr;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode, header};
+use http_body_util::BodyExt;
 use kylin_lb::server::Server;
 use kylin_lb::{Body, ClientAddr};
 
 use super::http::{Connection, RawResponse};
 
+/// The nodes behind the front ends, and the requests that they got.
+pub(crate) struct Nodes {
+    servers: [Server; 2],
+    seen: Seen,
+}
+
+/// The requests that nodes got: the method, the URI and the bytes of the body of each.
+type Seen = Arc<Mutex<Vec<String>>>;
+
+impl Nodes {
+    pub(crate) fn address(&self, node: usize) -> SocketAddr {
+        self.servers[node].addresses()[0]
+    }
+
+    /// Returns the requests since the last call.
+    pub(crate) fn take_seen(&self) -> Vec<String> {
+        std::mem::take(&mut self.seen.lock().unwrap())
+    }
+}
+
 /// Compares each `.conf` file of a folder of the tests, of which there are at least so many. `compare` returns what is not as a file says.
-pub(crate) async fn compare_all(folder: &str, least: usize, compare: impl AsyncFn(&Path, &[Server; 2]) -> Vec<String>) {
-    let nodes = [node(), node()];
+pub(crate) async fn compare_all(folder: &str, least: usize, compare: impl AsyncFn(&Path, &Nodes) -> Vec<String>) {
+    let seen = Seen::default();
+    let nodes = Nodes { servers: [node_that_tells(&seen), node_that_tells(&seen)], seen };
     let files = configurations(folder);
     assert!(files.len() >= least, "{} files", files.len());
     let mut differences = Vec::new();
@@ -22,7 +45,7 @@ pub(crate) async fn compare_all(folder: &str, least: usize, compare: impl AsyncF
         differences.extend(found.into_iter().map(|text| format!("{}: {text}", file.display())));
     }
     assert!(differences.is_empty(), "{}", differences.join("\n"));
-    for node in nodes {
+    for node in nodes.servers {
         node.stop(Duration::from_secs(5)).await;
     }
 }
@@ -39,42 +62,12 @@ fn configurations(folder: &str) -> Vec<PathBuf> {
 
 /// Starts a node that responds with its path. Some paths redirect or set the cookie of a session, as Kylin does.
 pub(crate) fn node() -> Server {
-    let respond = |_peer: ClientAddr, request: Request<Body>| async move {
-        let uri = request.uri().to_string();
-        let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-        let mut response = Response::builder().header("x-node", &uri);
-        if uri.contains("cookie") {
-            response = response.header("set-cookie", "JSESSIONID=42; Path=/kylin; HttpOnly");
-        }
-        if uri.contains("scoped") {
-            response = response.header("set-cookie", "JSESSIONID=42; Domain=node1.internal; Path=/kylin");
-        }
-        let kinds = [
-            ("json", "application/json"),
-            ("plain", "text/plain"),
-            ("utf", "text/html;charset=ISO-8859-1"),
-            ("parameter", "text/html; a=b"),
-            ("upper", "TEXT/HTML"),
-        ];
-        let kind = kinds.into_iter().find(|(name, _)| uri.ends_with(name)).map_or("text/html", |(_, kind)| kind);
-        response = response.header("content-type", kind);
-        let status = match &uri {
-            uri if uri.contains("absolute") => {
-                response = response.header("location", format!("http://{host}/kylin/login?a=b"));
-                302
-            }
-            uri if uri.contains("network") => {
-                response = response.header("location", "//other.example/login?a=b");
-                302
-            }
-            uri if uri.contains("relative") => {
-                response = response.header("location", "/kylin/login?a=b");
-                302
-            }
-            uri => uri.split_once("status").and_then(|(_, status)| status.get(..3)?.parse().ok()).unwrap_or(200),
-        };
-        response.status(StatusCode::from_u16(status).unwrap()).body(Body::from(uri)).unwrap()
-    };
+    node_that_tells(&Seen::default())
+}
+
+fn node_that_tells(seen: &Seen) -> Server {
+    let seen = Arc::clone(seen);
+    let respond = move |_peer: ClientAddr, request: Request<Body>| respond(request, Arc::clone(&seen));
     Server::builder()
         .listen(SocketAddr::from(([127, 0, 0, 1], 0)).into(), respond)
         .threads(NonZero::new(1).unwrap())
@@ -82,15 +75,58 @@ pub(crate) fn node() -> Server {
         .unwrap()
 }
 
-/// Sends a request. Returns the response in one line, with its type if that is `typed`.
+async fn respond(request: Request<Body>, seen: Seen) -> Response<Body> {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    let uri = head.uri.to_string();
+    seen.lock().unwrap().push(format!("{} {uri} {}", head.method, body.len()));
+    let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let mut response = Response::builder().header("x-node", &uri);
+    if uri.contains("cookie") {
+        response = response.header("set-cookie", "JSESSIONID=42; Path=/kylin; HttpOnly");
+    }
+    if uri.contains("scoped") {
+        response = response.header("set-cookie", "JSESSIONID=42; Domain=node1.internal; Path=/kylin");
+    }
+    let kinds = [
+        ("json", "application/json"),
+        ("plain", "text/plain"),
+        ("utf", "text/html;charset=ISO-8859-1"),
+        ("parameter", "text/html; a=b"),
+        ("upper", "TEXT/HTML"),
+    ];
+    let kind = kinds.into_iter().find(|(name, _)| uri.ends_with(name)).map_or("text/html", |(_, kind)| kind);
+    response = response.header("content-type", kind);
+    let status = match &uri {
+        uri if uri.contains("absolute") => {
+            response = response.header("location", format!("http://{host}/kylin/login?a=b"));
+            302
+        }
+        uri if uri.contains("network") => {
+            response = response.header("location", "//other.example/login?a=b");
+            302
+        }
+        uri if uri.contains("relative") => {
+            response = response.header("location", "/kylin/login?a=b");
+            302
+        }
+        uri => uri.split_once("status").and_then(|(_, status)| status.get(..3)?.parse().ok()).unwrap_or(200),
+    };
+    response.status(StatusCode::from_u16(status).unwrap()).body(Body::from(uri)).unwrap()
+}
+
+/// Sends a request, with a body of four bytes if it is a POST or PUT. Returns the response in one line, with its type if that is `typed`.
 pub(crate) async fn send(front: SocketAddr, request: &str, typed: bool) -> String {
     let mut connection = Connection::open(front).await.unwrap();
     let mut words = request.splitn(3, ' ');
     let (method, path) = (words.next().unwrap(), words.next().unwrap());
     let headers = words.next().map(|headers| headers.replace(" | ", "\r\n") + "\r\n").unwrap_or_default();
     let host = if headers.contains("Host: ") { "" } else { "Host: kylin.example\r\n" };
-    let length = if method == "POST" { "Content-Length: 0\r\n" } else { "" };
-    connection.send(format!("{method} {path} HTTP/1.1\r\n{host}{headers}{length}\r\n")).await.unwrap();
+    let (length, body) = match method {
+        "POST" | "PUT" => ("Content-Length: 4\r\n", "body"),
+        _ => ("", ""),
+    };
+    connection.send(format!("{method} {path} HTTP/1.1\r\n{host}{headers}{length}\r\n{body}")).await.unwrap();
     match connection.response().await {
         Ok(response) if typed => {
             format!("{} type={}", shown(&response), response.header("content-type").unwrap_or_default())

@@ -95,7 +95,8 @@ impl Nginx {
         std::fs::write(&file, configuration).expect("the configuration can be written");
 
         let mut command = Command::new(program);
-        command.arg("-p").arg(folder.path()).arg("-c").arg(&file);
+        // This crate has no other time zone.
+        command.arg("-p").arg(folder.path()).arg("-c").arg(&file).env("TZ", "UTC");
         let mut process = Process::spawn("nginx", folder, &mut command).expect("nginx can be run");
         let mut taken = false;
         let started = process.wait_ready(START_TIMEOUT, |nginx| {
