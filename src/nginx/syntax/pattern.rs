@@ -43,7 +43,10 @@ impl Pattern {
                 let error = error.to_string();
                 let reason = error.lines().last().unwrap_or_default();
                 let message = format!("regular expression not understood: {}", reason.trim_start_matches("error: "));
-                span.unsupported(message, "an expression without backreferences, and (?!...) only as in ^/x(?!y)")
+                span.unsupported(
+                    message,
+                    "an expression without backreferences, and (?!...) only as in ^/x(?!y), without \"|\" beside it",
+                )
             })
         };
         match without_look_ahead(text) {
@@ -56,22 +59,42 @@ impl Pattern {
     }
 
     /// Has the named groups give variables a value. `slot` returns the slot of a variable by its name in lower case.
+    ///
+    /// # Errors
+    /// As of [`name_groups`](Self::name_groups).
     pub(crate) fn with_variables(
         mut self,
         word: &Word,
         slot: impl Fn(&str) -> Option<usize>,
     ) -> Result<Pattern, Fault> {
-        let mut variables = Vec::new();
-        for (number, name) in self.group_names().enumerate().filter_map(|(number, name)| Some((number, name?))) {
-            let Some(slot) = slot(&name.to_ascii_lowercase()) else { continue };
+        let groups = self.name_groups(word, slot)?;
+        self.groups = groups.into_iter().map(|(slot, number)| (number, slot)).collect();
+        Ok(self)
+    }
+
+    /// Returns what `variable` makes of the name of each named group, in lower case, and the number of the group.
+    ///
+    /// # Errors
+    /// `variable` returns `None`, because the name is that of a built-in variable, or the number is more than nine.
+    pub(crate) fn name_groups<T>(
+        &self,
+        word: &Word,
+        variable: impl Fn(&str) -> Option<T>,
+    ) -> Result<Vec<(T, u8)>, Fault> {
+        let mut groups = Vec::new();
+        for (number, name) in self.regex.capture_names().enumerate().filter_map(|(number, name)| Some((number, name?)))
+        {
+            let Some(variable) = variable(&name.to_ascii_lowercase()) else {
+                let message = format!("the group \"{name}\" has the name of a built-in variable");
+                return Err(word.span.duplicate(message, "(?<NAME>...) with another name"));
+            };
             let number = u8::try_from(number).ok().filter(|number| *number <= 9).ok_or_else(|| {
                 let expected = "(?:...) for groups that are not used";
                 word.span.unsupported("more than nine groups before a named one", expected)
             })?;
-            variables.push((number, slot));
+            groups.push((variable, number));
         }
-        self.groups = variables;
-        Ok(self)
+        Ok(groups)
     }
 
     /// Returns the groups that give variables a value.
@@ -89,12 +112,6 @@ impl Pattern {
             *to = group.map(|group| group.as_bytes());
         }
         Some(groups)
-    }
-
-    /// Returns the names of the groups by their number; `None` for the whole match and unnamed
-    /// groups.
-    pub(crate) fn group_names(&self) -> impl Iterator<Item = Option<&str>> {
-        self.regex.capture_names()
     }
 
     /// Returns the expression without what it excludes.
@@ -120,28 +137,63 @@ fn without_look_ahead(text: &str) -> Option<(String, String)> {
             return None;
         }
     }
-    let (mut depth, mut in_class, mut escaped) = (1, false, false);
-    let end = behind.char_indices().find_map(|(index, c)| {
-        match c {
-            _ if escaped => escaped = false,
-            '\\' => escaped = true,
-            '[' => in_class = true,
-            ']' => in_class = false,
-            '(' if !in_class => depth += 1,
-            ')' if !in_class => depth -= 1,
-            _ => {}
-        }
-        (depth == 0).then_some(index)
-    })?;
+    let end = operators(behind).find_map(|(at, _, depth)| (depth < 0).then_some(at))?;
     let (excluded, rest) = (&behind[..end], &behind[end + 1..]);
     // Groups of the look-ahead count too.
     let has_groups = |text: &str| text.replace("\\(", "").replace("(?:", "").contains('(');
     if has_groups(excluded) && has_groups(rest) {
         return None;
     }
+    // The look-ahead would be in one of the alternatives only.
+    if operators(rest).any(|(_, operator, depth)| operator == b'|' && depth == 0) {
+        return None;
+    }
     // A repetition would be one of the look-ahead.
     let is_repeated = rest.starts_with(['*', '+', '?', '{']);
     (!is_repeated).then(|| (format!("{start}{rest}"), format!("{start}(?:{excluded})")))
+}
+
+/// Returns the parentheses and bars of an expression, unless they are escaped or in `[...]`: the place of each, and the number of groups
+/// that are open behind it, which is negative behind a parenthesis that closes none.
+fn operators(text: &str) -> impl Iterator<Item = (usize, u8, i32)> {
+    let (bytes, mut at, mut depth) = (text.as_bytes(), 0, 0);
+    std::iter::from_fn(move || {
+        while at < bytes.len() {
+            let here = at;
+            at += match &bytes[here..] {
+                [b'\\', ..] => 2,
+                class @ [b'[', ..] => length_of_class(class),
+                _ => 1,
+            };
+            match bytes[here] {
+                b'(' => depth += 1,
+                b')' => depth -= 1,
+                b'|' => {}
+                _ => continue,
+            }
+            return Some((here, bytes[here], depth));
+        }
+        None
+    })
+}
+
+/// Returns the number of bytes of a `[...]` at the beginning of `class`.
+fn length_of_class(class: &[u8]) -> usize {
+    // A bracket at the beginning is one of the characters.
+    let mut at = match class {
+        [b'[', b'^', b']', ..] => 3,
+        [b'[', b'^', ..] | [b'[', b']', ..] => 2,
+        _ => 1,
+    };
+    while at < class.len() {
+        match &class[at..] {
+            [b'\\', ..] => at += 2,
+            [b'[', b':', name @ ..] => at += name.windows(2).position(|pair| pair == b":]").map_or(1, |end| end + 4),
+            [b']', ..] => return at + 1,
+            _ => at += 1,
+        }
+    }
+    class.len()
 }
 
 /// Finds an operator of the `regex` crate inside `[...]` that PCRE takes literally.
@@ -203,6 +255,12 @@ mod tests {
         let pattern = compile(r"^/v\.1/(?![ab)]x)(.+)$").unwrap();
         assert_eq!(pattern.captures(b"/v.1/cx").unwrap().0[1], Some(&b"cx"[..]));
         assert!(pattern.captures(b"/v.1/)x").is_none() && pattern.captures(b"/v_1/cx").is_none());
+        let pattern = compile(r"^/a(?![])|x]|y[^]|(]|\|)(?:b|[|c]\|)").unwrap();
+        for (path, expected) in
+            [("/ab", true), ("/a)", false), ("/a]b", false), ("/ac|", true), ("/a||", false), ("/ax", false)]
+        {
+            assert_eq!(pattern.captures(path.as_bytes()).is_some(), expected, "{path}");
+        }
     }
 
     #[test]
@@ -210,7 +268,16 @@ mod tests {
         for text in ["(?=a)", "(?<!a)b", r"(a)\1", "a(", "[a&&b]", "[a[b]]", "[a--b]", "(?>a)", r"\x{110000}"] {
             assert!(compile(text).is_err(), "{text}");
         }
-        for text in ["^a(?!b", "(?!a)b", "^a*(?!b)", "^a(?!(b))(c)", "^a(?!b)(?!c)", "^a(?!b)*"] {
+        for text in [
+            "^a(?!b",
+            "(?!a)b",
+            "^a*(?!b)",
+            "^a(?!(b))(c)",
+            "^a(?!b)(?!c)",
+            "^a(?!b)*",
+            "^a(?!b)|^c",
+            "^a(?![])])(b)|c",
+        ] {
             assert!(compile(text).is_err(), "{text}");
         }
         for text in [r"[[:alpha:]_-]", r"[\[\]]", "[]a]", "[^]a]", "a&&b", r"\.(gif|jpg)$", r"^/a\-b\/c", "(?i)x", "é"]

@@ -7,10 +7,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::geo::Geo;
+use super::names::may_be_group;
+use super::order::in_order;
 use super::sink::Sink;
 use super::split_clients::Split;
 use super::{Scope, Template, is_built_in, is_name_letter};
-use crate::nginx::syntax::{Directive, ErrorKind, Fault, Pattern, Word};
+use crate::nginx::syntax::{Directive, Fault, Pattern, Word};
 
 /// One block.
 #[derive(Debug)]
@@ -43,14 +45,19 @@ struct Values {
     default: Option<Template>,
 }
 
-/// The maps of a configuration, by the name of their variable in lower case.
+/// The variables that a configuration defines.
 #[derive(Debug, Default)]
-pub(crate) struct Maps(HashMap<String, Arc<Map>>, Vec<SetVariable>);
+pub(crate) struct Maps {
+    /// The maps, by the name of their variable in lower case.
+    maps: HashMap<String, Arc<Map>>,
+    sets: Vec<SetVariable>,
+    /// The places in `sets`, by the name in lower case.
+    slots: HashMap<String, usize>,
+}
 
-/// A variable that `set` gives a value.
-#[derive(Debug)]
+/// A variable that `set` or a group of an expression gives a value.
+#[derive(Debug, Default)]
 struct SetVariable {
-    name: String,
     /// Every value that a `set` of the configuration gives it.
     values: Vec<SetValue>,
     /// A group of an expression has its name.
@@ -79,88 +86,84 @@ impl Maps {
         blocks: impl Iterator<Item = &'d Directive>,
         values: &[(&'d Directive, &'d Directive)],
     ) -> Result<Maps, Fault> {
-        let (mut maps, mut pending) = (Maps::default(), blocks.collect::<Vec<_>>());
+        let mut maps = Maps::default();
         for (set, _) in values.iter().filter(|(directive, _)| directive.is("set")) {
             let name = set.args.first().and_then(|name| name.text.strip_prefix('$')).map(str::to_ascii_lowercase);
-            if let Some(name) = name.filter(|name| !is_built_in(name) && maps.set_slot(name).is_none()) {
-                maps.1.push(SetVariable { name, values: Vec::new(), is_group: false });
+            if let Some(name) = name.filter(|name| !is_built_in(name)) {
+                maps.add_set(name);
             }
         }
-        let patterns = values.iter().filter(|(directive, _)| !directive.is("set"));
+        let has_groups =
+            |directive: &Directive| ["if", "location", "rewrite", "server_name"].iter().any(|name| directive.is(name));
+        let patterns = values.iter().filter(|(directive, _)| has_groups(directive));
         for name in patterns.flat_map(|(directive, _)| directive.args.iter().flat_map(|word| groups_of(&word.text))) {
-            match maps.set_slot(&name) {
-                Some(slot) => maps.1[slot].is_group = true,
-                None if is_built_in(&name) => {}
-                None => maps.1.push(SetVariable { name, values: Vec::new(), is_group: true }),
+            if may_be_group(&name) {
+                maps.add_set(name).is_group = true;
             }
         }
-        while !pending.is_empty() {
-            let (before, mut fault) = (pending.len(), None);
-            let mut later = Vec::new();
-            for block in pending {
-                match Map::read(block, &maps) {
-                    Ok(map) if maps.0.contains_key(&map.name) => {
-                        let message = format!("map: the variable \"${}\" has a map already", map.name);
-                        return Err(block.span().duplicate(message, "another name"));
-                    }
-                    Ok(map) => _ = maps.0.insert(map.name.clone(), Arc::new(map)),
-                    Err(error) => {
-                        // An unknown variable may be the consequence of a mistake in the map that
-                        // defines it.
-                        if fault.as_ref().is_none_or(|fault: &Fault| fault.kind() == ErrorKind::Unknown) {
-                            fault = Some(error);
-                        }
-                        later.push(block);
-                    }
-                }
+        // Those in a circle are named by the error of the first of them.
+        for block in in_order(&blocks.collect::<Vec<_>>()) {
+            let map = Map::read(block, &maps)?;
+            if maps.maps.contains_key(&map.name) {
+                let message = format!("map: the variable \"${}\" has a map already", map.name);
+                return Err(block.span().duplicate(message, "another name"));
             }
-            match fault {
-                Some(fault) if later.len() == before => return Err(fault),
-                _ => pending = later,
-            }
+            maps.maps.insert(map.name.clone(), Arc::new(map));
         }
         for (set, block) in values.iter().filter(|(directive, _)| directive.is("set")) {
             let [name, value] = &set.args[..] else { continue };
             let slot = maps.set_slot(&name.text.trim_start_matches('$').to_ascii_lowercase());
             // The reader of the block reports what is wrong with a value.
             if let (Some(slot), Some(value)) = (slot, SetValue::read(value, block, &maps)) {
-                maps.1[slot].values.push(value);
+                maps.sets[slot].values.push(value);
             }
         }
         Ok(maps)
     }
 
+    /// Returns the variable of a name in lower case.
+    fn add_set(&mut self, name: String) -> &mut SetVariable {
+        let slot = *self.slots.entry(name).or_insert(self.sets.len());
+        if slot == self.sets.len() {
+            self.sets.push(SetVariable::default());
+        }
+        &mut self.sets[slot]
+    }
+
     /// Returns the slot of a variable of `set`, by its name in lower case.
     pub(crate) fn set_slot(&self, name: &str) -> Option<usize> {
-        self.1.iter().position(|variable| variable.name == name)
+        self.slots.get(name).copied()
     }
 
     /// Returns whether a group of an expression gives the variable of a slot a value.
     pub(super) fn is_group(&self, slot: usize) -> bool {
-        self.1.get(slot).is_some_and(|variable| variable.is_group)
+        self.sets.get(slot).is_some_and(|variable| variable.is_group)
     }
 
     /// Returns the expression, whose named groups give variables their values.
+    ///
+    /// # Errors
+    /// A group has the name of a built-in variable.
     pub(crate) fn bind(&self, pattern: Pattern, word: &Word) -> Result<Pattern, Fault> {
         pattern.with_variables(word, |name| self.set_slot(name))
     }
 
-    /// Returns how many variables `set` gives a value.
+    /// Returns how many variables `set` and groups of expressions give a value.
     pub(crate) fn set_slots(&self) -> usize {
-        self.1.len()
+        self.sets.len()
     }
 
     /// Returns the values that `set` gives to the variable of a slot.
     pub(super) fn set_values(&self, slot: usize) -> impl Iterator<Item = &SetValue> {
-        self.1.get(slot).into_iter().flat_map(|variable| &variable.values)
+        self.sets.get(slot).into_iter().flat_map(|variable| &variable.values)
     }
 
     pub(super) fn get(&self, name: &str) -> Option<Arc<Map>> {
-        self.0.get(name).cloned()
+        self.maps.get(name).cloned()
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str).chain(self.1.iter().map(|variable| variable.name.as_str()))
+        self.maps.keys().chain(self.slots.keys()).map(String::as_str)
     }
 }
 
@@ -296,7 +299,7 @@ impl Values {
                 None => (expression, false),
             };
             let pattern = Pattern::new(expression, ignore_case, key, key.text.len() - expression.len())?;
-            let result = Template::with_groups(result, maps, &named_groups(&pattern, key)?)?;
+            let result = Template::with_groups(result, maps, &pattern, key)?;
             self.patterns.push((pattern, result));
             return Ok(());
         }
@@ -364,15 +367,9 @@ fn groups_of(text: &str) -> impl Iterator<Item = String> {
 }
 
 /// Returns the names of an expression's groups in lower case, with their number.
-fn named_groups(pattern: &Pattern, word: &Word) -> Result<Vec<(String, u8)>, Fault> {
-    let named = pattern.group_names().enumerate().filter_map(|(number, name)| Some((number, name?)));
-    named
-        .map(|(number, name)| match u8::try_from(number) {
-            Ok(number @ 1..=9) => Ok((name.to_ascii_lowercase(), number)),
-            _ => {
-                let expected = "(?:...) for groups that are not used";
-                Err(word.span.unsupported("more than nine groups before a named one", expected))
-            }
-        })
-        .collect()
+///
+/// # Errors
+/// A group has the name of a built-in variable.
+pub(super) fn named_groups(pattern: &Pattern, word: &Word) -> Result<Vec<(String, u8)>, Fault> {
+    pattern.name_groups(word, |name| may_be_group(name).then(|| name.to_owned()))
 }

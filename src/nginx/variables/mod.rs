@@ -8,6 +8,7 @@ mod logged;
 mod lookup;
 mod map;
 mod names;
+mod order;
 mod outcome;
 mod scope;
 mod sink;
@@ -34,7 +35,7 @@ pub(crate) use uses::ValueParts;
 use self::map::Map;
 use self::names::{Evaluate, NAMES, hostname};
 use self::sink::Sink;
-use super::syntax::{Fault, Word, nearest};
+use super::syntax::{Fault, Pattern, Word, nearest};
 
 /// A value as nginx writes it: literal text and variables.
 #[derive(Debug, Clone)]
@@ -90,7 +91,7 @@ impl Template {
 
     /// Compiles a word as `ngx_http_script_compile` does.
     pub(crate) fn new(word: &Word, maps: &Maps) -> Result<Template, Fault> {
-        Template::with_groups(word, maps, &[])
+        Template::compile(word, maps, &[], false).map(|(template, _)| template)
     }
 
     /// Compiles a word of a log's format. Also returns the variables of nginx that have no value here.
@@ -103,9 +104,10 @@ impl Template {
         Ok((template, absent))
     }
 
-    /// Compiles a word in which the named groups of a regular expression are variables.
-    fn with_groups(word: &Word, maps: &Maps, groups: &[(String, u8)]) -> Result<Template, Fault> {
-        Template::compile(word, maps, groups, false).map(|(template, _)| template)
+    /// Compiles a word in which the named groups of an expression are variables. `from` is the word of the expression.
+    pub(crate) fn with_groups(word: &Word, maps: &Maps, pattern: &Pattern, from: &Word) -> Result<Template, Fault> {
+        let groups = map::named_groups(pattern, from)?;
+        Template::compile(word, maps, &groups, false).map(|(template, _)| template)
     }
 
     fn compile(
@@ -190,9 +192,7 @@ impl Template {
 
     /// Compiles a word for a header, and refuses control characters in its literal parts.
     pub(crate) fn for_header(word: &Word, maps: &Maps) -> Result<Template, Fault> {
-        if word.text.bytes().any(|byte| byte != b'\t' && byte.is_ascii_control()) {
-            return Err(word.span.value("a line break or control character in a header", "a value on one line"));
-        }
+        check_header(word)?;
         Template::new(word, maps)
     }
 
@@ -339,6 +339,14 @@ impl Variable {
             Variable::Set(slot) => sink(scope.sets.get(*slot).map_or(b"", Vec::as_slice)),
         }
     }
+}
+
+/// Refuses control characters in what becomes a header.
+pub(crate) fn check_header(word: &Word) -> Result<(), Fault> {
+    if word.text.bytes().any(|byte| byte != b'\t' && byte.is_ascii_control()) {
+        return Err(word.span.value("a line break or control character in a header", "a value on one line"));
+    }
+    Ok(())
 }
 
 fn is_name_letter(c: char) -> bool {

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use http::{HeaderName, Version, header};
 
 use super::sink::{Sink, display};
-use super::{Scope, outcome};
+use super::{Scope, is_built_in, outcome};
 use crate::nginx::uri::host_without_port;
 use crate::observe::{Timestamp, basic_user};
 
@@ -86,6 +86,33 @@ pub(super) fn needs_outcome(name: &str) -> bool {
     name.starts_with("upstream_")
         || matches!(name, "body_bytes_sent" | "bytes_sent" | "request_completion" | "request_time" | "status")
 }
+
+/// Returns whether a group of an expression may have a name, in lower case. In nginx it may be that of a request's argument, cookie or
+/// header, which the variable then no longer is.
+pub(super) fn may_be_group(name: &str) -> bool {
+    const PREFIXES: [&str; 5] = ["arg_", "cookie_", "http_", "sent_http_", "upstream_http_"];
+    !is_built_in(name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix)) && !OWN_HEADERS.contains(&name)
+}
+
+/// The variables of headers that nginx defines by themselves (`ngx_http_core_variables`).
+const OWN_HEADERS: [&str; 16] = [
+    "http_cookie",
+    "http_forwarded",
+    "http_host",
+    "http_referer",
+    "http_user_agent",
+    "http_via",
+    "http_x_forwarded_for",
+    "sent_http_cache_control",
+    "sent_http_connection",
+    "sent_http_content_length",
+    "sent_http_content_type",
+    "sent_http_keep_alive",
+    "sent_http_last_modified",
+    "sent_http_link",
+    "sent_http_location",
+    "sent_http_transfer_encoding",
+];
 
 fn now() -> Timestamp {
     SystemTime::now().into()

@@ -4,8 +4,8 @@
 use std::borrow::Cow;
 
 use crate::nginx::directives::catalogue::wrong_number;
-use crate::nginx::syntax::{Directive, Fault, Pattern, Word};
-use crate::nginx::variables::{Maps, Scope, Template, ValueParts};
+use crate::nginx::syntax::{Directive, Fault, Pattern};
+use crate::nginx::variables::{Maps, Scope, Template, ValueParts, check_header};
 
 /// One `proxy_redirect`, `proxy_cookie_path` or `proxy_cookie_domain` line.
 #[derive(Debug, Clone)]
@@ -54,9 +54,11 @@ impl RedirectRule {
                     let message = format!("{} from an empty prefix", directive.name.text);
                     return Err(directive.span().unsupported(message, format!("{} FROM TO;", directive.name.text)));
                 }
-                let none = Word { text: String::new(), span: from.span };
-                let from = Template::new(if pattern.is_some() { &none } else { from }, maps)?;
-                let to = Template::for_header(to, maps)?;
+                check_header(to)?;
+                let (from, to) = match &pattern {
+                    Some(pattern) => (Template::literal(""), Template::with_groups(to, maps, pattern, from)?),
+                    None => (Template::new(from, maps)?, Template::new(to, maps)?),
+                };
                 Ok(RedirectRule::Replace(Box::new(Redirect { from, to, pattern })))
             }
             _ => Err(wrong_number(directive)),
