@@ -13,7 +13,7 @@ use super::directives::comments::CommentOptions;
 use super::directives::context::ReadContext;
 use super::directives::location::{Action, Locations};
 use super::directives::remarks::{Notice, Remarks};
-use super::directives::server::{ListenAddress, Server, ServerNames};
+use super::directives::server::{ListenAddress, Server, ServerName, ServerNames};
 use super::directives::settings::{BlockSettings, LimitZones, SettingsReader, VerifyClient};
 use super::directives::upstream::{Resolvers, Upstream};
 use super::syntax::values;
@@ -90,7 +90,7 @@ impl Config {
 
     /// Reads a file as [`read`](Self::read) does, and takes relative names of files in it (`include`, `ssl_certificate`,
     /// `auth_basic_user_file`) for names in the folder `prefix`, as nginx does with `-p`. By default they are names in the folder of the
-    /// file.
+    /// file. A relative `root` is one below `prefix`, and has no meaning without it.
     ///
     /// # Errors
     /// As of [`read`](Self::read).
@@ -136,7 +136,7 @@ impl Config {
 }
 
 fn read_tree(tree: &[Directive], parser: &Parser) -> Result<Config, Fault> {
-    let mut context = ReadContext::new(&parser.sources, parser.folder.clone());
+    let mut context = ReadContext::new(&parser.sources, parser.folder.clone(), parser.prefix.clone());
     for (include, file) in &parser.skipped_includes {
         context.remarks.ignored(*include, format!("include {file}"));
     }
@@ -295,14 +295,19 @@ fn listeners(servers: &[(Server, Span)], remarks: &mut Remarks<'_>) -> Result<Ve
         }
     }
     // nginx may serve another site there.
-    listeners.retain(|listener| {
-        let is_served = listener.servers.iter().any(|server| !servers[*server].0.is_left_out);
-        if !is_served {
-            let text = format!("listen {}: not opened, its servers are left out", listener.address);
-            remarks.note(servers[listener.default].1, text);
+    let (mut listeners, closed): (Vec<_>, Vec<_>) = listeners
+        .into_iter()
+        .partition(|listener| listener.servers.iter().any(|server| !servers[*server].0.is_left_out));
+    for listener in closed {
+        let text = format!("listen {}: not opened, its servers are left out", listener.address);
+        remarks.note(servers[listener.default].1, text);
+        // Its connections reach the address that is open for all.
+        for open in listeners.iter_mut().filter(|open| open.address.includes(&listener.address)) {
+            add_left_out(&listener.servers, servers, open);
         }
-        is_served
-    });
+    }
+    let everywhere: Vec<_> = (0..servers.len()).filter(|number| servers[*number].0.is_everywhere).collect();
+    listeners.iter_mut().for_each(|listener| add_left_out(&everywhere, servers, listener));
     if let (true, Some((_, span))) = (listeners.is_empty(), servers.first()) {
         let message = "no server passes requests to an upstream, or returns a response";
         return Err(span.missing(message, "location / { proxy_pass http://UPSTREAM; }"));
@@ -311,6 +316,16 @@ fn listeners(servers: &[(Server, Span)], remarks: &mut Remarks<'_>) -> Result<Ve
         check_entry(listener, servers)?;
     }
     Ok(listeners)
+}
+
+/// Keeps the hosts of servers that are left out from the other servers at an address, unless one of them has the name too.
+fn add_left_out(left_out: &[usize], servers: &[(Server, Span)], listener: &mut Listener) {
+    for number in left_out {
+        let names = servers[*number].0.names.iter();
+        for name in names.filter(|name| !matches!(name, ServerName::Exact(name) if name.is_empty())) {
+            listener.names.add(name, *number);
+        }
+    }
 }
 
 /// Checks what an address needs before the first request: certificates, and trust in peers that name clients.

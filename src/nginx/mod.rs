@@ -29,7 +29,7 @@
 //! | `upstream` | `server` (`weight`, `max_conns`, `max_fails`, `fail_timeout`, `backup`, `down`, `drain`, `route`, `slow_start`), round robin, `ip_hash`, `least_conn`, `hash` \[`consistent`\], `random` \[`two`\], `keepalive`, `keepalive_requests`, `keepalive_time`, `keepalive_timeout`, `sticky cookie`, `sticky route`, `sticky learn`, `queue`, `zone` |
 //! | `server` | `listen`, `server_name`, `location`, `return`, `http2`, `large_client_header_buffers`, `client_header_timeout`, `max_headers`, `merge_slashes`, `try_files ... @NAME`, `underscores_in_headers`, `ignore_invalid_headers`, `rewrite`, `if`, `set`, `break` |
 //! | `location` | prefix, `=`, `^~`, `~`, `~*`, nested; `proxy_pass` (with variables of `map`, `set` and expressions), `return`, `rewrite`, `if`, `set`, `break`, `limit_except`, `internal`; `@NAME` for `try_files` and `error_page`, which returns a response or passes requests to another upstream |
-//! | `http`, `server`, `location` | `proxy_set_header`, `proxy_hide_header`, `proxy_pass_header`, `add_header`, `more_set_headers`, `more_clear_headers`, `access_log`, `charset`, `charset_types`, `expires`, `error_page` (to `@NAME`, a path or a URL), `recursive_error_pages`, `proxy_intercept_errors`, `allow`, `deny`, `auth_basic`, `auth_basic_user_file`, `satisfy`, `limit_req`, `limit_req_status`, `limit_conn`, `limit_conn_status`, `proxy_redirect`, `proxy_cookie_path`, `proxy_cookie_domain`, `proxy_cookie_flags`, `proxy_next_upstream`, `proxy_next_upstream_tries`, `proxy_next_upstream_timeout`, `proxy_connect_timeout`, `proxy_read_timeout`, `proxy_buffering`, `proxy_request_buffering`, `client_max_body_size`, `client_body_timeout`, `send_timeout`, `keepalive_timeout`, `default_type`, `set_real_ip_from`, `real_ip_header`, `real_ip_recursive` |
+//! | `http`, `server`, `location` | `proxy_set_header`, `proxy_hide_header`, `proxy_pass_header`, `add_header`, `more_set_headers`, `more_clear_headers`, `access_log`, `charset`, `charset_types`, `expires`, `error_page` (to `@NAME`, a path or a URL, also with variables), `recursive_error_pages`, `proxy_intercept_errors`, `allow`, `deny`, `auth_basic`, `auth_basic_user_file`, `satisfy`, `limit_req`, `limit_req_status`, `limit_conn`, `limit_conn_status`, `proxy_redirect`, `proxy_cookie_path`, `proxy_cookie_domain`, `proxy_cookie_flags`, `proxy_next_upstream`, `proxy_next_upstream_tries`, `proxy_next_upstream_timeout`, `proxy_connect_timeout`, `proxy_read_timeout`, `proxy_buffering`, `proxy_request_buffering`, `client_max_body_size`, `client_body_timeout`, `send_timeout`, `keepalive_timeout`, `default_type`, `set_real_ip_from`, `real_ip_header`, `real_ip_recursive` |
 //! | values | `$status`, `$request_time`, `$body_bytes_sent`, `$upstream_addr`, `$upstream_status`, `$upstream_response_time`, `$request_id`, `$remote_user`, `$time_local`, `$host`, `$uri`, `$request_uri`, `$args`, `$remote_addr`, `$proxy_add_x_forwarded_for`, `$scheme`, `$https`, `$ssl_protocol`, `$server_name`, `$http_NAME`, `$cookie_NAME`, `$arg_NAME`, `$1`…`$9` and more |
 //!
 //! # Additional behaviour for Kylin nodes
@@ -98,6 +98,11 @@
 //! | `proxy_pass` with `$uri` | the decoded path | the path escaped again |
 //! | `Location` and cookies under a mapped prefix (`location /bi/ { proxy_pass http://k/kylin/; }`) | changed if they name the upstream, and only by `proxy_cookie_path` | also changed to lead below `/bi/` if they name the client's host, or only a path below `/kylin/` |
 //! | `rewrite` to a path with `..` | sent | 400 |
+//! | `error_page` to a path with `..` from a variable | the page | the error in its own form |
+//! | `error_page` to a path, for a request with a body | a GET with that body | a GET without a body |
+//! | `error_page` for 494 to 497 | the page, on a connection that has broken the rules of TLS, speaks HTTP where TLS is, or has too long a head | none: the connection is closed, or the error has Kylin's form |
+//! | `root` that is relative or not written, for `if (-f $document_root/FILE)` | a folder below nginx's prefix | the same with [`Config::read_with_prefix`], else an error |
+//! | a group `(?<NAME>...)` of `proxy_redirect` | a variable everywhere | a variable in the replacement of its line |
 //! | `auth_basic` | any form of `crypt`; hashes are computed for each request, and delay other requests | at most two hashes at a time, for which 512 requests wait, and 503 beyond; MD5, bcrypt, SHA-1 and SHA-crypt as `htpasswd` and `openssl passwd` write them, with the feature `htpasswd`; a right password is remembered for five minutes as a keyed hash, until the file changes |
 //! | `return 444` | closes without a response, and many clients send the request again | 403, and closes |
 //! | `error_page` with a page that is a file | the page | the front end's own error, in Kylin's form, with its own status: not that of `=200` |
@@ -114,14 +119,14 @@
 //! | `$request`, `$request_uri`, `$args`, `$uri`, `$arg_NAME`, `$http_referer` in a log | as received | `sql=`, passwords, tokens and path parameters are masked: [`masked_target`](crate::observe::masked_target); what `rewrite` makes of a target that has any is `***` |
 //! | `log_format ... escape=none` | writes every byte | control characters are `\xXX`: a client could write lines of its own, for instance with `$remote_user` |
 //! | `resolver` | asks these DNS servers for names in variables and with `resolve` | asks them for the names of servers with `resolve`, with the feature `dns`; the system looks up all other names; both at the start and then every `valid=`, or every 30 s ([`Site::name_lookup_interval`]), and within 30 s after a failure; the addresses that were found last stay |
-//! | `$time_local`, `$time_iso8601` | local time | UTC |
+//! | `$time_local`, `$time_iso8601`, `expires @TIME` | local time | UTC |
 //! | `$bytes_sent`, `$request_length`, `$upstream_bytes_received` | bytes on the wire | without framing and what the server adds; without the head of the node's response |
 //! | `$upstream_*` where no server was eligible | the upstream's name, 502 | the upstream's name, 503 |
 //! | `$upstream_*` of a query that got the response to an equal one (`single_flight`) | | `-` |
 //! | `map` | named groups are variables everywhere | named groups are variables in the map's own results |
 //! | `proxy_cache`, `slice`, `mirror` | responses are cached, requests copied | every request reaches a node, once; `$upstream_cache_status` is empty |
 //! | `listen ... quic`, `http3` | HTTP/3 | not served, and not announced by `Alt-Svc` |
-//! | a server of another site than Kylin that has a mistake or something unsupported | served | left out if the file says Kylin elsewhere: 404 for its names |
+//! | a server of another site than Kylin that has a mistake or something unsupported | served | left out if the file says Kylin elsewhere: 404 for its names, at every address if one of its addresses cannot be read |
 
 mod applied;
 mod config;

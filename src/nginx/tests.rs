@@ -17,7 +17,9 @@ use crate::backend::http1::Address;
 use crate::kylin::NormalizedPath;
 
 mod comments;
+mod left_out;
 mod mistakes;
+mod pages;
 mod sticky;
 
 /// The configuration of the KAP manual.

@@ -55,7 +55,7 @@ async fn limit_conn_refuses_the_second_request_of_an_address_while_the_first_is_
     for by_nginx in [true, false] {
         let node = RawNode::start([vec![Act::Read, Act::WaitForGo, Act::Write(ok("first"))], healthy("other")]).await;
         let zone = "limit_conn_zone $binary_remote_addr zone=clients:1m;";
-        let text = configuration(&node, zone, "limit_conn clients 1; limit_conn_status 429;");
+        let text = configuration(&node, zone, "limit_conn clients 1; limit_conn_status 429; error_page 429 /page;");
         let (nginx, ours) = if by_nginx { (Some(Nginx::start(&text).await), None) } else { (None, Some(serve(&text))) };
         let front = nginx.as_ref().map_or_else(|| ours.as_ref().unwrap().1, |nginx| nginx.address("front"));
         let mut first = Connection::open(front).await.unwrap();
@@ -63,6 +63,9 @@ async fn limit_conn_refuses_the_second_request_of_an_address_while_the_first_is_
         node.wait_until(|seen| seen.requests.len() == 1).await;
         assert_eq!(status_from([127, 0, 0, 1], front).await, 429, "nginx: {by_nginx}");
         assert_eq!(status_from([127, 0, 0, 2], front).await, 200, "nginx: {by_nginx}");
+        // The page is not refused too.
+        let page = get(front, "/kylin", &[]).await.unwrap();
+        assert_eq!((page.status(), page.text()), (429, "other"), "nginx: {by_nginx}");
         node.go();
         assert_eq!(first.response().await.unwrap().text(), "first");
         // The count goes down after the last byte.

@@ -386,6 +386,10 @@ server {
     location @node { add_header X-Status $status always; proxy_pass http://node; }
     location /moved { error_page 403 =410 @moved; deny all; proxy_pass http://node; }
     location @moved { return 302 /served; }
+    location /files { error_page 502 =503 /page-of-files; proxy_pass http://dead; }
+    location /page-of-files { try_files /nonexistent @files; }
+    location @files { proxy_pass http://node; }
+    location /own { error_page 403 =410 /page-of-files; deny all; proxy_pass http://node; }
     location /off { if ($arg_quiet) { access_log off; } proxy_pass http://node; }
     location /groups {
         set $first none;
@@ -418,6 +422,8 @@ async fn lines_after_rewrite_set_and_error_page_are_those_of_nginx() {
         "/page",
         "/served",
         "/moved",
+        "/files",
+        "/own",
         "/off?quiet=1",
         "/off",
         "/groups?a=xy",

@@ -19,13 +19,15 @@ pub(crate) struct ReadContext<'s> {
     pub(crate) upstreams: Upstreams,
     /// The folder of relative names of files; `None` for a text that is not a file.
     pub(crate) folder: Option<PathBuf>,
+    /// nginx's prefix, if it is known.
+    pub(crate) prefix: Option<PathBuf>,
     /// Whether a `rewrite` or `if` of the server that is read gives `$1` a value.
     pub(crate) has_server_captures: bool,
     locations: usize,
 }
 
 impl<'s> ReadContext<'s> {
-    pub(crate) fn new(sources: &'s Sources, folder: Option<PathBuf>) -> Self {
+    pub(crate) fn new(sources: &'s Sources, folder: Option<PathBuf>, prefix: Option<PathBuf>) -> Self {
         let (maps, formats, upstreams) = (Maps::default(), LogFormats::default(), Upstreams::default());
         let zones = LimitZones::default();
         ReadContext {
@@ -35,6 +37,7 @@ impl<'s> ReadContext<'s> {
             formats,
             upstreams,
             folder,
+            prefix,
             has_server_captures: false,
             locations: 0,
         }

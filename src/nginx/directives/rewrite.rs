@@ -142,12 +142,12 @@ impl Step {
         matches!(directive.name.text.as_str(), "rewrite" | "set" | "break" | "return" | "if")
     }
 
-    /// Reads a directive. `root` is the `$document_root` of the block, if it is known, and `variant` the place of the settings of an `if`
-    /// among those of its location.
+    /// Reads a directive. `root` is the `$document_root` of the block, or why that is not known, and `variant` the place of the settings of
+    /// an `if` among those of its location.
     pub(crate) fn read(
         directive: &Directive,
         maps: &Maps,
-        root: Option<&Path>,
+        root: &Result<PathBuf, &str>,
         variant: Option<usize>,
     ) -> Result<Step, Fault> {
         match directive.name.text.as_str() {
@@ -272,7 +272,7 @@ impl Rewrite {
 }
 
 impl Condition {
-    fn read(directive: &Directive, maps: &Maps, root: Option<&Path>) -> Result<Condition, Fault> {
+    fn read(directive: &Directive, maps: &Maps, root: &Result<PathBuf, &str>) -> Result<Condition, Fault> {
         let wrong = || directive.span().value("invalid condition of \"if\"", IF);
         let mut words = directive.args.clone();
         // `( $a = b )` and `($a = b)` are the same.
@@ -295,7 +295,14 @@ impl Condition {
         {
             let of_site = ["$request_filename", "$document_root$", "$realpath_root$"];
             if let Some(rest) = below_root(&path.text) {
-                return Ok(Condition::File(test, root.map(|root| root.join(rest)), is_negated));
+                let root = root.as_ref().map_err(|reason| {
+                    let message = format!("the folder of $document_root is not known: {reason}");
+                    path.span.unsupported(
+                        message,
+                        format!("root /FOLDER; or the whole name of the file, as in /FOLDER/{rest}"),
+                    )
+                })?;
+                return Ok(Condition::File(test, Some(root.join(rest)), is_negated));
             }
             return match path.text.contains('$') {
                 false if path.text.starts_with('/') => {

@@ -1,14 +1,17 @@
 //! The changes of a node's response, and the responses that a location gives itself.
 
+mod headers;
+
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
 
+use self::headers::{HeaderFilters, Variables};
 use super::access_log::PendingRequest;
 use crate::Body;
 use crate::nginx::directives::location::{Location, ProxyPass, Redirects};
 use crate::nginx::directives::reply::Reply;
-use crate::nginx::directives::settings::{AddHeader, BlockSettings, CookieEdits, ErrorPage, Lifetime, adds_to};
+use crate::nginx::directives::settings::{BlockSettings, CookieEdits, ErrorPage};
 use crate::nginx::uri::escape;
 use crate::nginx::variables::{Outcome, Scope, Unsendable};
 use crate::observe::Termination;
@@ -23,17 +26,10 @@ pub(super) const BAD_PATH: ErrorResponse =
 /// The changes of a node's response, computed before the request is sent.
 pub(super) struct ResponseEdits<'s> {
     settings: &'s BlockSettings,
-    added: AddedHeaders<'s>,
-    /// Of `expires`, unless it needs the response.
-    lifetime: Option<Lifetime>,
-    /// Values need the response.
-    late: bool,
+    filters: HeaderFilters<'s>,
     redirects: Redirects<'s>,
     cookies: CookieEdits<'s>,
 }
-
-/// `add_header` lines and their values for a request.
-type AddedHeaders<'s> = Vec<(&'s AddHeader, HeaderValue)>;
 
 impl<'s> ResponseEdits<'s> {
     pub(super) fn new(
@@ -43,13 +39,7 @@ impl<'s> ResponseEdits<'s> {
     ) -> Result<Self, ErrorResponse> {
         Ok(ResponseEdits {
             settings,
-            added: added_headers(settings, scope)?,
-            lifetime: settings
-                .expires
-                .as_ref()
-                .filter(|expires| !expires.needs_outcome())
-                .map(|expires| expires.lifetime(scope)),
-            late: settings.shows_outcome(),
+            filters: HeaderFilters::new(settings, scope)?,
             redirects: pass.redirects(scope),
             cookies: pass.cookies(settings, scope),
         })
@@ -96,17 +86,7 @@ impl<'s> ResponseEdits<'s> {
         {
             headers.insert(header::LOCATION, changed);
         }
-        let (mut added, mut lifetime) = (self.added, self.lifetime);
-        if let Some(pending) = pending.filter(|_| self.late) {
-            pending.sent(&response);
-            // A value that cannot be sent is left out: the request has been served.
-            let late = self.settings.headers().filter(|header| header.value.needs_outcome());
-            let value = |header: &AddHeader| pending.with(|scope| header.value.to_header(scope)).ok().flatten();
-            added.extend(late.filter_map(|header| Some((header, value(header)?))));
-            let expires = self.settings.expires.as_ref().filter(|expires| expires.needs_outcome());
-            lifetime = expires.map(|expires| pending.with(|scope| expires.lifetime(scope))).or(lifetime);
-        }
-        add(self.settings, lifetime, added, &mut response);
+        self.filters.apply(&mut response, pending.map(Variables::OfNode));
         if let Some(pending) = pending {
             pending.sent(&response);
         }
@@ -123,6 +103,11 @@ impl<'s> ResponseEdits<'s> {
 /// Returns whether a response is an error of the proxy itself, not one of a node.
 pub(super) fn is_own_error(response: &Response<Body>) -> bool {
     response.extensions().get::<Termination>().is_some()
+}
+
+/// Sets a status of the file.
+pub(super) fn set_status(response: &mut Response<Body>, status: u16) {
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
 }
 
 /// Makes the response of a `return`, without added headers.
@@ -183,57 +168,19 @@ pub(super) fn redirect(location: &Location, scope: &Scope<'_>) -> Result<Respons
     redirect_to(301, to, scope)
 }
 
-/// Adds the headers of `add_header` and `expires` to a response of the front end.
+/// Adds the headers of the block to a response of the front end.
 pub(super) fn add_headers(
     settings: &BlockSettings,
     scope: &Scope<'_>,
     response: &mut Response<Body>,
 ) -> Result<(), ErrorResponse> {
-    let outcome = Outcome { sent: Some(response.headers()), ..Outcome::of_site(response.status().as_u16()) };
-    let scope = &Scope { outcome: Some(outcome), ..*scope };
-    let lifetime = settings.expires.as_ref().map(|expires| expires.lifetime(scope));
-    let added = headers(settings.headers(), scope)?;
-    add(settings, lifetime, added, response);
+    HeaderFilters::new(settings, scope)?.apply(response, Some(Variables::OfSite(scope)));
     Ok(())
 }
 
 /// Returns the scope of a request that gets a response of the site itself.
-fn with_status<'r>(scope: &Scope<'r>, status: StatusCode) -> Scope<'r> {
+pub(super) fn with_status<'r>(scope: &Scope<'r>, status: StatusCode) -> Scope<'r> {
     Scope { outcome: Some(Outcome::of_site(status.as_u16())), ..*scope }
-}
-
-/// Returns the headers whose values need no response.
-fn added_headers<'s>(settings: &'s BlockSettings, scope: &Scope<'_>) -> Result<AddedHeaders<'s>, ErrorResponse> {
-    headers(settings.headers().filter(|header| !header.value.needs_outcome()), scope)
-}
-
-fn headers<'s>(
-    headers: impl Iterator<Item = &'s AddHeader>,
-    scope: &Scope<'_>,
-) -> Result<AddedHeaders<'s>, ErrorResponse> {
-    let mut added = Vec::new();
-    for header in headers {
-        if let Some(value) = header.value.to_header(scope)? {
-            added.push((header, value));
-        }
-    }
-    Ok(added)
-}
-
-fn add(settings: &BlockSettings, lifetime: Option<Lifetime>, added: AddedHeaders<'_>, response: &mut Response<Body>) {
-    for name in &settings.more_headers.removed {
-        response.headers_mut().remove(name);
-    }
-    settings.charset.apply(response.headers_mut());
-    let status = response.status().as_u16();
-    if let Some(lifetime) = lifetime
-        && adds_to(status)
-    {
-        lifetime.apply(response.headers_mut());
-    }
-    for (header, value) in added.into_iter().filter(|(header, _)| header.applies_to(status)) {
-        response.headers_mut().append(header.name.clone(), value);
-    }
 }
 
 impl From<Unsendable> for ErrorResponse {

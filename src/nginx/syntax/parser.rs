@@ -73,6 +73,8 @@ pub(crate) struct Parser {
     pub(crate) skipped_includes: Vec<(Span, String)>,
     /// The folder of relative includes; `None` refuses `include`.
     pub(crate) folder: Option<PathBuf>,
+    /// The folder that the caller says nginx has for its prefix.
+    pub(crate) prefix: Option<PathBuf>,
     /// The files that are being read, outermost first.
     open_files: Vec<PathBuf>,
     /// The names of the blocks that are being read, outermost first.
@@ -84,6 +86,7 @@ pub(crate) struct Parser {
 impl Parser {
     /// Reads a file and what it includes. Relative names are of files in `folder`, by default that of the file.
     pub(crate) fn file(&mut self, path: &Path, folder: Option<&Path>) -> Result<Vec<Directive>, Fault> {
+        self.prefix = folder.map(Path::to_owned);
         let folder = folder.or(path.parent()).filter(|folder| !folder.as_os_str().is_empty());
         self.folder = Some(folder.unwrap_or(Path::new(".")).to_owned());
         self.include_file(path, None)

@@ -29,11 +29,29 @@ const IGNORED: &str = "
     server_admin server_info server_names_hash_* server_tag server_tokens ssi_* ssl_buffer_size ssl_certificate_cache ssl_ciphers ssl_dhparam
     ssl_early_data ssl_ecdh_curve ssl_encrypted_hello_key ssl_engine ssl_key_log ssl_ocsp_cache ssl_ocsp_responder
     ssl_prefer_server_ciphers ssl_session_cache ssl_session_ticket_key ssl_session_tickets ssl_session_timeout ssl_stapling
-    ssl_stapling_file status_zone ssl_stapling_responder ssl_stapling_verify sub_filter_* subrequest_output_buffer_size tcp_nodelay
+    ssl_stapling_file status_zone ssl_stapling_responder ssl_stapling_verify sub_filter_* subrequest_output_buffer_size sysguard_* tcp_nodelay
     tcp_nopush thread_pool timer_resolution types types_hash_* uninitialized_variable_warn uwsgi_* variables_hash_*
     worker_aio_requests worker_connections worker_cpu_affinity worker_priority worker_processes worker_rlimit_core worker_rlimit_sigpending
     worker_shutdown_timeout working_directory zone_sync zone_sync_* zstd zstd_*
 ";
+
+/// Modules that have no effect without `NAME on`, and what to write instead of that.
+pub(super) static IGNORED_UNLESS_ON: &[(&str, &str)] = &[
+    ("pagespeed", "pagespeed off; bodies of responses are passed unchanged"),
+    ("sysguard", "sysguard off; limit_conn and limit_req refuse requests here, not the load of this machine"),
+];
+
+/// The commands of `ssl_conf_command` and `proxy_ssl_conf_command` that do not change who is served: rustls has safe ciphers only.
+pub(super) const OPENSSL_COMMANDS: [&str; 8] = [
+    "CipherString",
+    "Ciphersuites",
+    "Curves",
+    "DHParameters",
+    "Groups",
+    "NumTickets",
+    "Options",
+    "SignatureAlgorithms",
+];
 
 pub(super) fn ignored() -> impl Iterator<Item = &'static str> {
     IGNORED.split_ascii_whitespace()

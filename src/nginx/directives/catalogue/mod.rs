@@ -7,7 +7,7 @@
 
 mod ignored;
 
-use self::ignored::ignored;
+use self::ignored::{IGNORED_UNLESS_ON, OPENSSL_COMMANDS, ignored};
 use super::remarks::Remarks;
 use crate::nginx::syntax::{Directive, Fault, Word, nearest};
 
@@ -168,18 +168,6 @@ static IGNORED_WITH: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// The commands of `ssl_conf_command` and `proxy_ssl_conf_command` that do not change who is served: rustls has safe ciphers only.
-const OPENSSL_COMMANDS: [&str; 8] = [
-    "CipherString",
-    "Ciphersuites",
-    "Curves",
-    "DHParameters",
-    "Groups",
-    "NumTickets",
-    "Options",
-    "SignatureAlgorithms",
-];
-
 /// Directives whose effect differs from nginx, and how.
 static NOTED: &[(&str, &str)] = &[
     ("auth_delay", "a 401 is sent at once; hashes of passwords are computed few at a time"),
@@ -191,11 +179,6 @@ static NOTED: &[(&str, &str)] = &[
     ("mirror", "requests are not copied"),
     ("proxy_bind", "the system chooses the local address"),
     ("proxy_cache", "responses are not cached: every request reaches a node"),
-    ("pagespeed", "bodies of responses are passed unchanged"),
-    (
-        "sysguard sysguard_load sysguard_mem sysguard_rt sysguard_mode sysguard_interval",
-        "no request is refused because of the load of this machine",
-    ),
     ("slice", "responses are not cached, so ranges reach the nodes unchanged"),
     (
         "proxy_ignore_client_abort",
@@ -355,6 +338,14 @@ fn is_modelled(directive: &Directive, block: Block) -> Result<bool, Fault> {
         return match &directive.args[..] {
             [word] if word.text == *value => Ok(false),
             _ => Err(span.unsupported(format!("\"{name}\" is supported as \"{name} {value}\" only"), *instead)),
+        };
+    }
+    if let Some((_, instead)) = IGNORED_UNLESS_ON.iter().find(|(known, _)| *known == name) {
+        return match directive.args.first() {
+            Some(word) if word.text.eq_ignore_ascii_case("on") => {
+                Err(span.unsupported(format!("\"{name} on\" is not supported"), *instead))
+            }
+            _ => Ok(false),
         };
     }
     let is_ignored = |known: &str| known.strip_suffix('*').map_or(known == name, |start| name.starts_with(start));

@@ -125,15 +125,8 @@ fn read_body(
     let (mut pass, mut named) = (None, None);
     let captures = captures || context.has_server_captures || block.iter().any(|inner| matches_an_expression(inner));
     for &inner in &block {
-        // Inner locations have expressions of their own.
-        let is_filled = matches!(
-            inner.name.text.as_str(),
-            "location" | "proxy_redirect" | "proxy_cookie_path" | "proxy_cookie_domain"
-        );
-        let is_unset = |word: &&Word| !captures && !is_filled && has_capture(word);
-        if let Some(word) = inner.args.iter().find(is_unset) {
-            let message = "a capture, but neither the location nor the server's name is a regular expression";
-            return Err(word.span.value(message, "location ~ EXPRESSION"));
+        if !captures {
+            check_captures(inner)?;
         }
         match inner.name.text.as_str() {
             "location" | "rewrite" | "set" | "break" | "if" => {}
@@ -187,7 +180,36 @@ fn read_body(
         (location.action, location.by_host) = (Action::Named(name), None);
     }
     // The steps of an `if` are those of the location around it.
-    for inner in block.iter().filter(|inner| outer.is_none() && Step::is(inner)) {
+    if outer.is_none() {
+        read_script(&block, &mut location, captures, context)?;
+    }
+    Ok(location)
+}
+
+/// Refuses the groups of an expression where there is none.
+fn check_captures(directive: &Directive) -> Result<(), Fault> {
+    // Inner locations have expressions of their own.
+    let is_filled = ["location", "proxy_redirect", "proxy_cookie_path", "proxy_cookie_domain"]
+        .iter()
+        .any(|name| directive.is(name));
+    match directive.args.iter().find(|word| !is_filled && has_capture(word)) {
+        Some(word) => {
+            let message = "a capture, but neither the location nor the server's name is a regular expression";
+            Err(word.span.value(message, "location ~ EXPRESSION"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Reads the steps of a location, and the variants of it that its `if` blocks make.
+fn read_script(
+    block: &[&Directive],
+    location: &mut Location,
+    captures: bool,
+    context: &mut ReadContext<'_>,
+) -> Result<(), Fault> {
+    let root = location.settings.root.known(context.prefix.as_deref());
+    for inner in block.iter().filter(|inner| Step::is(inner)) {
         let mut variant = None;
         if inner.is("if") {
             note_files(inner, &mut context.remarks);
@@ -195,12 +217,12 @@ fn read_body(
                 catalogue::modelled(inner.block.as_deref().unwrap_or_default(), Block::Location, &mut context.remarks)?;
             if body.iter().any(|inner| !Step::is(inner)) {
                 let (matcher, settings) = (location.matcher.clone(), location.settings.clone());
-                let form = read_body(body, matcher, Some(&location), &settings, captures, context)?;
+                let form = read_body(body, matcher, Some(&*location), &settings, captures, context)?;
                 variant = Some(location.variants.len());
                 location.variants.push(form);
             }
         }
-        match Step::read(inner, &context.maps, location.settings.root.as_deref(), variant)? {
+        match Step::read(inner, &context.maps, &root, variant)? {
             // nginx runs `return` before it passes the request. If other steps come before it, one of them may end the script.
             Step::Return(unconditional) if location.script.is_empty() => {
                 (location.action, location.by_host) = (Action::Return(unconditional), None);
@@ -209,7 +231,7 @@ fn read_body(
             step => location.script.push(step),
         }
     }
-    Ok(location)
+    Ok(())
 }
 
 /// Returns the named location of `try_files FILE... @NAME`.

@@ -54,39 +54,55 @@ impl Listen {
     }
 
     pub(super) fn read(directive: &Directive, remarks: &mut Remarks<'_>) -> Result<Listen, Fault> {
+        let (mut listen, parameters) = Listen::read_address(directive)?;
+        parameters.iter().try_for_each(|word| listen.read_parameter(word, remarks))?;
+        Ok(listen)
+    }
+
+    /// Reads a line of a server that is left out, without the parameters that cannot be read.
+    pub(super) fn read_left_out(directive: &Directive, remarks: &mut Remarks<'_>) -> Result<Listen, Fault> {
+        let (mut listen, parameters) = Listen::read_address(directive)?;
+        for word in parameters {
+            _ = listen.read_parameter(word, remarks);
+        }
+        Ok(listen)
+    }
+
+    fn read_address(directive: &Directive) -> Result<(Listen, &[Word]), Fault> {
         let Some((first, parameters)) = directive.args.split_first() else {
             return Err(directive.span().value("listen without an address", usage("listen")));
         };
-        let mut listen = Listen { address: read_address(first)?, ..Listen::standard() };
-        for word in parameters {
-            let unsupported = |expected: &str| {
-                let message = format!("listen parameter \"{}\" is not supported", word.text);
-                Err(word.span.unsupported(message, expected))
-            };
-            match word.parameter() {
-                ("default_server" | "default", None) => listen.default_server = true,
-                ("backlog", Some(value)) => listen.backlog = Some(values::number(&value, 1..=1 << 20)?),
-                ("ipv6only", Some(value)) => listen.ipv6_only = values::flag(&value)?,
-                // Every listener accepts HTTP/2.
-                ("http2", None) => {}
-                // These parameters tune how the kernel wakes, probes and buffers.
-                ("reuseport" | "deferred" | "bind", None)
-                | ("so_keepalive" | "fastopen" | "rcvbuf" | "sndbuf", Some(_)) => {
-                    remarks.ignored(word.span, format!("listen ... {}", word.text));
-                }
-                ("ssl", None) if cfg!(feature = "tls") => listen.ssl = true,
-                ("ssl", _) => return unsupported("a build with the feature tls, or a TLS terminator in front"),
-                ("proxy_protocol", None) => listen.proxy_protocol = true,
-                ("quic" | "http3", None) => listen.quic = true,
-                ("spdy", None) => remarks.ignored(word.span, "listen ... spdy"),
-                ("accept_filter" | "setfib", _) => return unsupported(PARAMETERS),
-                _ => {
-                    let message = format!("unknown parameter \"{}\" of listen", word.text);
-                    return Err(word.span.unknown(message, PARAMETERS));
-                }
+        Ok((Listen { address: read_address(first)?, ..Listen::standard() }, parameters))
+    }
+
+    fn read_parameter(&mut self, word: &Word, remarks: &mut Remarks<'_>) -> Result<(), Fault> {
+        let unsupported = |expected: &str| {
+            let message = format!("listen parameter \"{}\" is not supported", word.text);
+            Err(word.span.unsupported(message, expected))
+        };
+        match word.parameter() {
+            ("default_server" | "default", None) => self.default_server = true,
+            ("backlog", Some(value)) => self.backlog = Some(values::number(&value, 1..=1 << 20)?),
+            ("ipv6only", Some(value)) => self.ipv6_only = values::flag(&value)?,
+            // Every listener accepts HTTP/2.
+            ("http2", None) => {}
+            // These parameters tune how the kernel wakes, probes and buffers.
+            ("reuseport" | "deferred" | "bind", None)
+            | ("so_keepalive" | "fastopen" | "rcvbuf" | "sndbuf", Some(_)) => {
+                remarks.ignored(word.span, format!("listen ... {}", word.text));
+            }
+            ("ssl", None) if cfg!(feature = "tls") => self.ssl = true,
+            ("ssl", _) => return unsupported("a build with the feature tls, or a TLS terminator in front"),
+            ("proxy_protocol", None) => self.proxy_protocol = true,
+            ("quic" | "http3", None) => self.quic = true,
+            ("spdy", None) => remarks.ignored(word.span, "listen ... spdy"),
+            ("accept_filter" | "setfib", _) => return unsupported(PARAMETERS),
+            _ => {
+                let message = format!("unknown parameter \"{}\" of listen", word.text);
+                return Err(word.span.unknown(message, PARAMETERS));
             }
         }
-        Ok(listen)
+        Ok(())
     }
 }
 
@@ -110,6 +126,18 @@ fn read_address(word: &Word) -> Result<ListenAddress, Fault> {
             Ok(ListenAddress::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port))))
         }
         _ => Err(invalid("names are not looked up here")),
+    }
+}
+
+impl ListenAddress {
+    /// Returns whether this is an address of all interfaces, and `other` one of them.
+    pub(crate) fn includes(&self, other: &ListenAddress) -> bool {
+        match (self, other) {
+            (ListenAddress::Tcp(all), ListenAddress::Tcp(other)) => {
+                all.ip().is_unspecified() && all.port() == other.port() && all.is_ipv4() == other.is_ipv4()
+            }
+            (ListenAddress::Tcp(_) | ListenAddress::Unix(_), _) => false,
+        }
     }
 }
 

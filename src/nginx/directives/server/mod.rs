@@ -12,7 +12,7 @@ use super::catalogue::{self, Block, wrong_number};
 use super::comments::CommentOptions;
 use super::context::ReadContext;
 use super::left_out;
-use super::location::{self, Action, LocationMatch, Locations};
+use super::location::{self, Action, Location, LocationMatch, Locations};
 use super::reply::Reply;
 use super::rewrite::{Step, note_files};
 use super::settings::{BlockSettings, PageTarget, SettingsReader};
@@ -23,6 +23,8 @@ use crate::nginx::syntax::{Directive, ErrorKind, Fault, Span, Word};
 #[derive(Debug, Clone)]
 pub(crate) struct Server {
     pub(crate) listens: Vec<Listen>,
+    /// Whether an address of a server that is left out cannot be read. Its names then count at every address.
+    pub(crate) is_everywhere: bool,
     pub(crate) names: Vec<ServerName>,
     /// `$server_name`: the first name as written, or nothing.
     pub(crate) name: String,
@@ -90,7 +92,7 @@ impl Server {
             }
             context.back_to(mark);
             context.remarks.note(directive.span(), format!("server of another site: {}", fault.message()));
-            Server::read_names(directive, block, http, context)
+            Server::read_names(block, http, context)
         })?;
         if server.is_left_out {
             let text = "server of another site is left out: the response for its names is 404";
@@ -100,25 +102,26 @@ impl Server {
     }
 
     /// Reads only the addresses and names of a server of another site, so that the other servers do not serve its hosts.
-    fn read_names(
-        directive: &Directive,
-        block: &[Directive],
-        http: &BlockSettings,
-        context: &mut ReadContext<'_>,
-    ) -> Result<Server, Fault> {
-        let mut kept: Vec<&Directive> = Vec::new();
-        for inner in block {
-            let mark = context.mark();
-            match inner.name.text.as_str() {
-                "listen" if Listen::read(inner, &mut context.remarks).is_ok() => kept.push(inner),
-                "server_name" => kept.push(inner),
-                name if name.starts_with("ssl_") => kept.push(inner),
-                _ => {}
+    fn read_names(block: &[Directive], http: &BlockSettings, context: &mut ReadContext<'_>) -> Result<Server, Fault> {
+        let mark = context.mark();
+        let (mut listens, mut is_everywhere) = (Vec::new(), false);
+        for inner in block.iter().filter(|inner| inner.is("listen")) {
+            match Listen::read_left_out(inner, &mut context.remarks) {
+                Ok(listen) if listen.quic => {}
+                Ok(listen) => listens.push(listen),
+                // Without the address, the hosts that no server names might be its.
+                Err(fault) if inner.args.iter().any(|word| word.text.starts_with("default")) => return Err(fault),
+                Err(_) => is_everywhere = true,
             }
-            context.back_to(mark);
         }
-        let server = Server::read_directives(directive, kept, http, context)?;
-        Ok(Server { is_left_out: true, ..server })
+        context.back_to(mark);
+        if !block.iter().any(|inner| inner.is("listen")) {
+            listens.push(Listen::standard());
+        }
+        let is_kept = |inner: &&Directive| inner.is("server_name") || inner.name.text.starts_with("ssl_");
+        let kept = block.iter().filter(is_kept).collect();
+        let server = Server::read_directives(listens, kept, http, context)?;
+        Ok(Server { is_left_out: true, is_everywhere, ..server })
     }
 
     /// Returns the paths of error pages for which a location is served.
@@ -139,19 +142,24 @@ impl Server {
                 }
                 PageTarget::Named(name) => self.locations.named(name).is_none().then_some(name),
                 PageTarget::Path { path, .. } => {
-                    let found = NormalizedPath::parse(path).ok();
-                    let found = found.as_ref().and_then(|path| self.locate(path));
-                    let is_served = match &found {
-                        Some(LocationMatch::Location { location, .. }) => location.responds(),
-                        Some(LocationMatch::Redirect(_)) => true,
-                        None => false,
-                    };
+                    let is_served = self.responds_to(path);
                     if is_served {
                         served.insert(path.clone());
                     }
                     (!is_served).then_some(path)
                 }
-                PageTarget::Redirect(..) | PageTarget::Never => None,
+                PageTarget::Computed(value) => {
+                    let is_left_out = |location: &&Location| !location.responds();
+                    let is_everywhere = self.responds_to("/") && !self.locations.deep().iter().any(is_left_out);
+                    if !is_everywhere {
+                        let text = format!(
+                            "error_page {value}: where no location serves the page, errors of the front end keep their form, that of Kylin"
+                        );
+                        context.remarks.note_once(page.span, text);
+                    }
+                    None
+                }
+                PageTarget::Redirect(_) | PageTarget::Never => None,
             };
             if let Some(page_text) = not_served {
                 let text = format!("error_page {page_text}: errors of the front end keep their form, that of Kylin");
@@ -159,6 +167,16 @@ impl Server {
             }
         }
         Ok(served)
+    }
+
+    /// Returns whether the location for a path responds itself or passes requests on.
+    pub(crate) fn responds_to(&self, path: &str) -> bool {
+        let Ok(path) = NormalizedPath::parse(path) else { return false };
+        match self.locate(&path) {
+            Some(LocationMatch::Location { location, .. }) => location.responds(),
+            Some(LocationMatch::Redirect(_)) => true,
+            None => false,
+        }
     }
 
     /// Returns whether an error page with this path leads to a location that is served.
@@ -174,7 +192,8 @@ impl Server {
     ) -> Result<Server, Fault> {
         let comments = CommentOptions::read(block, &context.remarks)?;
         let modelled = catalogue::modelled(block, Block::Server, &mut context.remarks)?;
-        let mut server = Server::read_directives(directive, modelled, http, context)?;
+        let listens = Server::read_listens(directive, &modelled, context)?;
+        let mut server = Server::read_directives(listens, modelled, http, context)?;
         server.comments = comments;
         let captures = server.names.iter().any(|name| matches!(name, ServerName::Regex(_)));
         context.has_server_captures = block.iter().any(location::matches_an_expression);
@@ -214,43 +233,60 @@ impl Server {
         Ok(server)
     }
 
+    fn read_listens(
+        directive: &Directive,
+        block: &[&Directive],
+        context: &mut ReadContext<'_>,
+    ) -> Result<Vec<Listen>, Fault> {
+        let (mut listens, mut addresses, mut quic) = (Vec::new(), HashSet::new(), None);
+        for inner in block.iter().filter(|inner| inner.is("listen")) {
+            let listen = Listen::read(inner, &mut context.remarks)?;
+            if listen.quic {
+                let text = "listen ... quic: HTTP/3 is not served, clients use HTTP/2 and HTTP/1.1";
+                context.remarks.note(inner.span(), text);
+                quic = Some(inner.span());
+                continue;
+            }
+            if !addresses.insert(listen.address.clone()) {
+                let message = format!("a duplicate listen {}", listen.address);
+                return Err(inner.span().duplicate(message, "another address"));
+            }
+            listens.push(listen);
+        }
+        if listens.is_empty() {
+            if let Some(span) = quic {
+                return Err(span.unsupported("a server for HTTP/3 only", "listen ADDRESS ssl; beside it"));
+            }
+            context.remarks.note(directive.span(), "server without listen: port 80, as nginx started by root");
+            listens.push(Listen::standard());
+        }
+        Ok(listens)
+    }
+
     /// Reads the directives outside of locations.
     fn read_directives(
-        directive: &Directive,
+        mut listens: Vec<Listen>,
         block: Vec<&Directive>,
         http: &BlockSettings,
         context: &mut ReadContext<'_>,
     ) -> Result<Server, Fault> {
         let mut level = SettingsReader::inside(http);
-        let (mut listens, mut names, mut reply) = (Vec::<Listen>::new(), Vec::new(), None);
+        let (mut names, mut reply) = (Vec::new(), None);
         let mut script = Vec::new();
-        let mut addresses = HashSet::new();
         // An `if` asks for files below it, also above its line.
         let mut root = SettingsReader::inside(http);
         for inner in block.iter().filter(|inner| inner.is("root")) {
             root.read(inner, context)?;
         }
-        level.settings.root = root.settings.root;
-        let mut quic = None;
-        for inner in block {
+        let root = root.settings.root;
+        level.settings.root = root.clone();
+        let root = root.known(context.prefix.as_deref());
+        for &inner in &block {
             match inner.name.text.as_str() {
                 "location" => {}
                 "root" => {}
                 "try_files" => level.once(inner)?,
-                "listen" => {
-                    let listen = Listen::read(inner, &mut context.remarks)?;
-                    if listen.quic {
-                        let text = "listen ... quic: HTTP/3 is not served, clients use HTTP/2 and HTTP/1.1";
-                        context.remarks.note(inner.span(), text);
-                        quic = Some(inner.span());
-                        continue;
-                    }
-                    if !addresses.insert(listen.address.clone()) {
-                        let message = format!("a duplicate listen {}", listen.address);
-                        return Err(inner.span().duplicate(message, "another address"));
-                    }
-                    listens.push(listen);
-                }
+                "listen" => {}
                 "server_name" => {
                     if inner.args.is_empty() {
                         return Err(wrong_number(inner));
@@ -272,7 +308,7 @@ impl Server {
                             return Err(other.span().misplaced(message, "rewrite, return, set or break"));
                         }
                     }
-                    match Step::read(inner, &context.maps, level.settings.root.as_deref(), None)? {
+                    match Step::read(inner, &context.maps, &root, None)? {
                         // No step after it runs. If other steps come before it, one of them may end the script.
                         Step::Return(unconditional) if script.is_empty() => _ = reply.get_or_insert(unconditional),
                         step if reply.is_none() => script.push(step),
@@ -282,17 +318,11 @@ impl Server {
                 _ => level.read(inner, context)?,
             }
         }
-        if listens.is_empty() {
-            if let Some(span) = quic {
-                return Err(span.unsupported("a server for HTTP/3 only", "listen ADDRESS ssl; beside it"));
-            }
-            context.remarks.note(directive.span(), "server without listen: port 80, as nginx started by root");
-            listens.push(Listen::standard());
-        }
         if level.settings.ssl == Some(true) {
+            let ssl = block.iter().find(|inner| inner.is("ssl")).map(|inner| inner.span());
             if cfg!(not(feature = "tls")) {
                 let expected = "a build with the feature tls, or a TLS terminator in front";
-                return Err(directive.span().unsupported("\"ssl on\" is not supported", expected));
+                return Err(Fault::new(ErrorKind::Unsupported, ssl, "\"ssl on\" is not supported", expected));
             }
             listens.iter_mut().for_each(|listen| listen.ssl = true);
         }
@@ -302,6 +332,7 @@ impl Server {
         let name = names[0].text();
         Ok(Server {
             listens,
+            is_everywhere: false,
             names,
             name,
             settings: level.settings,

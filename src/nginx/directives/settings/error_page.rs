@@ -1,9 +1,9 @@
-//! `error_page`: other responses for errors of the front end itself.
+//! `error_page`: other responses for errors of the front end itself, and of nodes with `proxy_intercept_errors`.
 
 use crate::nginx::directives::catalogue::wrong_number;
 use crate::nginx::directives::context::ReadContext;
 use crate::nginx::syntax::{Directive, Fault, Span, Word, values};
-use crate::nginx::variables::Template;
+use crate::nginx::variables::{Maps, Template};
 
 /// One `error_page` line.
 #[derive(Debug, Clone)]
@@ -21,8 +21,10 @@ pub(crate) enum PageTarget {
     Named(String),
     /// The location for this path, with these arguments. A file is not served.
     Path { path: String, args: String },
-    /// A redirect with this status.
-    Redirect(u16, Template),
+    /// A redirect.
+    Redirect(Template),
+    /// A value that begins with a variable or has one in its path. It is one of the others, which depends on the request.
+    Computed(Template),
     /// Errors that do not occur here.
     Never,
 }
@@ -56,15 +58,17 @@ impl ErrorPage {
         }
         let codes: Result<Vec<_>, _> = codes.iter().map(|code| values::number(code, 300..=599)).collect();
         let codes: Vec<_> = codes?.into_iter().filter_map(|code| u16::try_from(code).ok()).collect();
-        let target = match codes.iter().all(|code| matches!(code, 494..=497)) {
-            true => {
-                let text =
-                    "error_page: connections are closed for errors of TLS, and for plain HTTP at an address of TLS";
-                context.remarks.note(directive.span(), text);
-                PageTarget::Never
-            }
-            false => PageTarget::read(page, &codes, status, context)?,
-        };
+        let absent: Vec<_> = codes.iter().filter(|code| matches!(code, 494..=497)).map(u16::to_string).collect();
+        if !absent.is_empty() {
+            let text = format!(
+                "error_page {}: the client gets no response to such an error: its connection is closed if it breaks the rules of TLS, \
+                 speaks HTTP at an address of TLS, or sends too long a head",
+                absent.join(" ")
+            );
+            context.remarks.note(directive.span(), text);
+        }
+        let target =
+            if absent.len() == codes.len() { PageTarget::Never } else { PageTarget::read(page, &context.maps)? };
         Ok(ErrorPage { codes, status, target, span: directive.span() })
     }
 
@@ -84,12 +88,20 @@ impl ErrorPage {
         self.codes.contains(&status) || (status == 503 && self.codes.contains(&502))
     }
 
-    /// Returns the status of the response to the client.
-    pub(crate) fn status(&self, of_error: u16, of_page: u16) -> u16 {
+    /// Returns the status of the response to the client; `None` for that of the page.
+    pub(crate) fn status(&self, of_error: u16) -> Option<u16> {
         match self.status {
-            PageStatus::OfError => of_error,
-            PageStatus::OfPage => of_page,
-            PageStatus::Set(status) => status,
+            PageStatus::OfError => Some(of_error),
+            PageStatus::OfPage => None,
+            PageStatus::Set(status) => Some(status),
+        }
+    }
+
+    /// Returns the status of a redirect in place of the error.
+    pub(crate) fn redirect_status(&self) -> u16 {
+        match self.status {
+            PageStatus::Set(status @ (301..=303 | 307 | 308)) => status,
+            PageStatus::OfError | PageStatus::OfPage | PageStatus::Set(_) => 302,
         }
     }
 
@@ -100,37 +112,40 @@ impl ErrorPage {
 }
 
 impl PageTarget {
-    fn read(
-        page: &Word,
-        codes: &[u16],
-        status: PageStatus,
-        context: &mut ReadContext<'_>,
-    ) -> Result<PageTarget, Fault> {
+    fn read(page: &Word, maps: &Maps) -> Result<PageTarget, Fault> {
         let text = page.text.as_str();
-        let has_variables = text.contains('$');
+        let is_url = text.starts_with("$scheme:") || text.contains("://");
+        if text.contains('$') && !is_url {
+            return Ok(PageTarget::Computed(Template::for_header(page, maps)?));
+        }
         if text.starts_with('@') {
             return Ok(PageTarget::Named(text.to_owned()));
         }
-        if text.starts_with('/') && !has_variables {
+        if text.starts_with('/') {
             let (path, args) = text.split_once('?').unwrap_or((text, ""));
             return Ok(PageTarget::Path { path: path.to_owned(), args: args.to_owned() });
         }
-        if text.starts_with("$scheme:") || text.contains("://") {
-            let status = match status {
-                PageStatus::Set(status @ (301..=303 | 307 | 308)) => status,
-                _ => 302,
-            };
-            return Ok(PageTarget::Redirect(status, Template::for_header(page, &context.maps)?));
+        Ok(PageTarget::Redirect(Template::for_header(page, maps)?))
+    }
+
+    /// Returns the template of a target with variables.
+    pub(crate) fn variables(&self) -> Option<&Template> {
+        match self {
+            PageTarget::Computed(value) | PageTarget::Redirect(value) => {
+                Some(value).filter(|value| value.as_literal().is_none())
+            }
+            PageTarget::Named(_) | PageTarget::Path { .. } | PageTarget::Never => None,
         }
-        // The recipe for files that are to respond to a POST, and pages by the number of the error.
-        if text.starts_with('/') || codes == [405] {
-            context.remarks.note(
-                page.span,
-                format!("error_page {text}: static files are not served, so the error has Kylin's form"),
-            );
-            return Ok(PageTarget::Never);
+    }
+
+    /// Returns whether the target may be a named location.
+    pub(crate) fn may_be_named(&self) -> bool {
+        match self {
+            PageTarget::Named(_) => true,
+            PageTarget::Computed(value) => {
+                !["/", "$uri", "$document_uri", "$request_uri"].iter().any(|path| value.text().starts_with(path))
+            }
+            PageTarget::Path { .. } | PageTarget::Redirect(_) | PageTarget::Never => false,
         }
-        let expected = "error_page CODE... [=CODE] @NAME, PATH or URL;";
-        Err(page.span.unsupported("error_page to a path that depends on the request", expected))
     }
 }

@@ -5,11 +5,14 @@ use std::time::{Duration, SystemTime};
 use http::header::{self, HeaderMap, HeaderValue};
 
 use crate::nginx::directives::catalogue::arg;
+use crate::nginx::directives::remarks::Remarks;
 use crate::nginx::syntax::values::{self, TimeUnit};
 use crate::nginx::syntax::{Directive, Fault, Span, Word};
 use crate::nginx::variables::{Maps, Scope, Template};
 
-/// Every date within this time can be written.
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// The longest time that makes sense in a file.
 const MAX_TIME: Duration = Duration::from_secs(50 * 365 * 86_400);
 
 /// One `expires` line.
@@ -33,18 +36,34 @@ pub(crate) enum Lifetime {
         time: Duration,
         past: bool,
     },
+    /// Until this time of the day, in UTC.
+    Daily(Duration),
 }
 
 impl Expires {
-    pub(super) fn read(directive: &Directive, maps: &Maps) -> Result<Expires, Fault> {
+    pub(super) fn read(directive: &Directive, maps: &Maps, remarks: &mut Remarks<'_>) -> Result<Expires, Fault> {
         let word = match &directive.args[..] {
             [modified, _] if modified.text == "modified" => modified,
             _ => arg(directive)?,
         };
-        match word.text.contains('$') {
-            true => Template::new(word, maps).map(Expires::Variable),
-            false => Lifetime::read(word).map(Expires::Fixed),
+        let note = |remarks: &mut Remarks<'_>| remarks.note(word.span, "expires @TIME: a time of the day in UTC");
+        if !word.text.contains('$') {
+            let lifetime = Lifetime::read(word)?;
+            match lifetime {
+                Lifetime::Daily(_) => note(remarks),
+                Lifetime::After { time, .. } if time > MAX_TIME => {
+                    return Err(word.span.value("\"expires\" of more than 50 years", "expires max; or a shorter time"));
+                }
+                Lifetime::After { .. } | Lifetime::Off | Lifetime::Epoch | Lifetime::Max => {}
+            }
+            return Ok(Expires::Fixed(lifetime));
         }
+        let value = Template::new(word, maps)?;
+        let values = value.possible_values(maps).unwrap_or_default();
+        if values.iter().any(|value| value.starts_with('@')) {
+            note(remarks);
+        }
+        Ok(Expires::Variable(value))
     }
 
     /// Returns whether the value is known only when there is a response.
@@ -70,19 +89,22 @@ impl Lifetime {
             "off" => Ok(Lifetime::Off),
             "epoch" => Ok(Lifetime::Epoch),
             "max" => Ok(Lifetime::Max),
-            text if text == "modified" || text.starts_with('@') => {
-                let message = format!("\"expires {text}\" is not supported");
+            "modified" => {
+                let message = "\"expires modified\" is not supported";
                 Err(word.span.unsupported(message, "expires TIME|epoch|max|off; or add_header Cache-Control VALUE;"))
+            }
+            text if text.starts_with('@') => {
+                let time = Word { text: text[1..].to_owned(), span: word.span.right(1) };
+                match values::time(&time, TimeUnit::Seconds)? {
+                    time if time <= DAY => Ok(Lifetime::Daily(time)),
+                    _ => Err(time.invalid("time of the day", "less than 24 hours, as in @15h30m")),
+                }
             }
             text => {
                 let past = text.starts_with('-');
                 let skip = usize::from(text.starts_with(['-', '+']));
                 let time = Word { text: text[skip..].to_owned(), span: word.span.right(skip) };
-                let after = values::time(&time, TimeUnit::Seconds)?;
-                if after > MAX_TIME {
-                    return Err(time.span.value("\"expires\" of more than 50 years", "expires max; or a shorter time"));
-                }
-                Ok(Lifetime::After { time: after, past })
+                Ok(Lifetime::After { time: values::time(&time, TimeUnit::Seconds)?, past })
             }
         }
     }
@@ -101,6 +123,11 @@ impl Lifetime {
                 let date = now.checked_sub(time).unwrap_or(SystemTime::UNIX_EPOCH).max(SystemTime::UNIX_EPOCH);
                 (date, "no-cache".to_owned())
             }
+            Lifetime::Daily(time) => {
+                let next = next_at(time, now);
+                let left = next.duration_since(now).unwrap_or_default();
+                (next, format!("max-age={}", left.as_secs()))
+            }
             Lifetime::After { time, .. } => {
                 (now.checked_add(time).unwrap_or(now), format!("max-age={}", time.as_secs()))
             }
@@ -111,5 +138,27 @@ impl Lifetime {
             headers.insert(header::EXPIRES, date);
             headers.insert(header::CACHE_CONTROL, control);
         }
+    }
+}
+
+/// Returns the next time of the day, in UTC and whole seconds.
+fn next_at(time: Duration, now: SystemTime) -> SystemTime {
+    let today = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs() / DAY.as_secs();
+    let next = SystemTime::UNIX_EPOCH + Duration::from_secs(today * DAY.as_secs()) + time;
+    if next > now { next } else { next + DAY }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_of_the_day_is_the_next_one() {
+        let at = |days, seconds| SystemTime::UNIX_EPOCH + days * DAY + Duration::from_secs(seconds);
+        let half_past_three = Duration::from_secs(15 * 3600 + 30 * 60);
+        assert_eq!(next_at(half_past_three, at(20_000, 0)), at(20_000, 55_800));
+        assert_eq!(next_at(half_past_three, at(20_000, 55_799)), at(20_000, 55_800));
+        assert_eq!(next_at(half_past_three, at(20_000, 55_800)), at(20_001, 55_800));
+        assert_eq!(next_at(DAY, at(20_000, 5)), at(20_001, 0));
     }
 }

@@ -16,7 +16,7 @@ mod real_ip;
 mod redirect;
 mod tls;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -131,10 +131,41 @@ pub(crate) struct BlockSettings {
     pub(crate) ignore_invalid_headers: Option<bool>,
     /// `ssl` of older versions: every address of the server is one of TLS.
     pub(crate) ssl: Option<bool>,
-    /// `root`, for `$document_root` in an `if`; nginx: `html`.
-    pub(crate) root: Option<PathBuf>,
+    /// `root`, for `$document_root` in an `if`.
+    pub(crate) root: DocumentRoot,
     /// `default_type`, the type of the text of a `return`; nginx: `text/plain`.
     pub(crate) default_type: Option<String>,
+}
+
+/// The folder of `root`. A relative one is below nginx's prefix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum DocumentRoot {
+    Folder(PathBuf),
+    Variable,
+}
+
+impl Default for DocumentRoot {
+    /// nginx's own.
+    fn default() -> Self {
+        DocumentRoot::Folder("html".into())
+    }
+}
+
+impl DocumentRoot {
+    /// Returns the whole name of the folder.
+    ///
+    /// # Errors
+    /// The reason why it is not known.
+    pub(crate) fn known(&self, prefix: Option<&Path>) -> Result<PathBuf, &'static str> {
+        match self {
+            DocumentRoot::Folder(folder) if folder.is_absolute() => Ok(folder.clone()),
+            DocumentRoot::Folder(folder) => match prefix {
+                Some(prefix) => Ok(prefix.join(folder)),
+                None => Err("it is relative to nginx's prefix"),
+            },
+            DocumentRoot::Variable => Err("it has a variable"),
+        }
+    }
 }
 
 /// One `proxy_set_header` line. An empty value removes the header.
@@ -166,7 +197,7 @@ pub(crate) fn adds_to(status: u16) -> bool {
 }
 
 impl BlockSettings {
-    /// Returns the headers that responses get.
+    /// Returns the headers that responses get, those of `more_set_headers` first.
     pub(crate) fn headers(&self) -> impl Iterator<Item = &AddHeader> {
         self.more_headers.set.iter().chain(self.add_headers.iter())
     }

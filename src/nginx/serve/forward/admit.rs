@@ -23,7 +23,8 @@ const NO_PASSWORDS: ErrorResponse =
 const TOO_MANY_PASSWORDS: ErrorResponse =
     ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "the front end has too many passwords to verify");
 
-/// The checks that a request has passed. After a pause it is routed again, and does not count twice.
+/// The checks that a request has passed. After a pause or an internal redirect it is routed again, and does not count twice, not even if
+/// a limit has refused it: its error page must not be refused too.
 #[derive(Default)]
 pub(super) struct Passed {
     /// `limit_req` has counted it.
@@ -64,17 +65,17 @@ pub(super) fn admit(
         ErrorResponse::new(status.unwrap_or(StatusCode::SERVICE_UNAVAILABLE), "the client sends too many requests")
     };
     if !passed.limit_req {
-        let wait = LimitReq::admit(&settings.limit_reqs, scope).ok_or_else(|| too_many(settings.limit_req_status))?;
         // Without limits here, the location to which `try_files` or an error page leads counts the request.
         passed.limit_req = LimitReq::concern(&settings.limit_reqs, scope);
+        let wait = LimitReq::admit(&settings.limit_reqs, scope).ok_or_else(|| too_many(settings.limit_req_status))?;
         if !wait.is_zero() {
             return Ok(Some(Pause::Wait(wait)));
         }
     }
     if !passed.limit_conn {
         let counted = LimitConn::admit(&settings.limit_conns, scope);
+        passed.limit_conn = !matches!(counted, Ok(None));
         passed.in_flight = counted.map_err(|TooMany| too_many(settings.limit_conn_status))?;
-        passed.limit_conn = passed.in_flight.is_some();
     }
     match settings.access(scope, passed.password.as_ref()) {
         Access::Granted => Ok(None),

@@ -1,67 +1,24 @@
 //! The front end's own responses: `error_page` and `add_header`.
 
-use std::sync::Arc;
+use http::{Extensions, Method, Request, Response, header, request};
 
-use http::{Extensions, HeaderValue, Method, Request, Response, StatusCode, header, request};
-
+use super::redirects::{InternalRedirect, PageError, RedirectTarget};
 use super::script::Rewritten;
 use crate::Body;
 use crate::nginx::directives::location::{Action, Location};
 use crate::nginx::directives::rewrite::Step;
 use crate::nginx::directives::server::Server;
 use crate::nginx::directives::settings::{ErrorPage, PageTarget};
-use crate::nginx::serve::access_log::PendingRequest;
-use crate::nginx::serve::response;
-use crate::nginx::variables::{Scope, Template};
+use crate::nginx::serve::response::{self, set_status, with_status};
+use crate::nginx::variables::{Outcome, Scope, Snapshot};
 use crate::observe::Termination;
 use crate::proxy::{BodyCopy, ErrorResponse};
-
-/// Where a request goes after an error, or because of `try_files`.
-pub(super) struct Named<'s> {
-    to: To<'s>,
-    error: Option<NamedError<'s>>,
-    /// The changes that earlier steps made to the request.
-    pub(super) rewritten: Rewritten,
-    /// The facts of the request that logs need, if a proxy had it before.
-    pub(super) pending: Option<Arc<PendingRequest>>,
-    /// The number of error pages so far.
-    pages: u8,
-}
-
-/// The target of an error page.
-enum To<'s> {
-    Location(&'s Location),
-    /// The location for the path that the request has now.
-    Path,
-    Redirect(Redirect<'s>),
-}
-
-/// A redirect in place of an error.
-#[derive(Clone, Copy)]
-pub(super) struct Redirect<'s> {
-    pub(super) status: u16,
-    pub(super) to: &'s Template,
-    /// The location with the error; `None` for the server itself.
-    pub(super) location: Option<&'s Location>,
-}
-
-/// The error that has led a request to a named location, and its `error_page` line.
-struct NamedError<'s> {
-    page: &'s ErrorPage,
-    status: u16,
-    challenge: Option<HeaderValue>,
-    /// `recursive_error_pages on` where it occurred.
-    is_recursive: bool,
-}
-
-/// The number of error pages that may follow each other, as in nginx.
-const MAX_PAGES: u8 = 10;
 
 /// The outcome of a response without a node.
 pub(super) enum Finished<'s> {
     Response(Response<Body>),
-    /// A named location responds in its place.
-    Named(Named<'s>),
+    /// Another location responds in its place.
+    Redirected(InternalRedirect<'s>),
 }
 
 /// The request, kept for the location of an error page.
@@ -70,89 +27,19 @@ pub(super) struct KeptRequest<'s> {
     location: &'s Location,
     head: Box<request::Parts>,
     rewritten: Rewritten,
-    /// The number of error pages so far.
-    pages: u8,
+    /// The error that led to the location.
+    before: Option<PageError>,
+    /// The variables, if pages need them.
+    variables: Option<Box<Snapshot>>,
     /// Receives the body, if the location of the page may pass the request to a node.
     body: BodyCopy,
 }
 
-impl<'s> Named<'s> {
-    /// Leads a request with an error to its page; `None` if the page is not served.
-    fn new(
-        page: &'s ErrorPage,
-        server: &'s Server,
-        location: Option<&'s Location>,
-        response: &mut Response<Body>,
-        mut rewritten: Rewritten,
-        pages: u8,
-    ) -> Option<Self> {
-        let to = To::of(page, server, location)?;
-        if let (To::Path, PageTarget::Path { path, args }) = (&to, &page.target) {
-            rewritten.lead_to(path, args);
-        }
-        let challenge = response.headers_mut().remove(header::WWW_AUTHENTICATE);
-        let settings = location.map_or(&server.settings, |location| &location.settings);
-        let is_recursive = settings.recursive_error_pages == Some(true);
-        let error = Some(NamedError { page, status: response.status().as_u16(), challenge, is_recursive });
-        Some(Named { to, error, rewritten, pending: None, pages: pages + 1 })
-    }
-
-    /// Leads a request to the location of `try_files`; `None` if there is none of this name.
-    pub(super) fn of_files(server: &'s Server, name: &str, rewritten: Rewritten) -> Option<Self> {
-        let to = To::Location(server.locations.named(name)?);
-        Some(Named { to, error: None, rewritten, pending: None, pages: 0 })
-    }
-
-    /// Returns the named location.
-    pub(super) fn location(&self) -> Option<&'s Location> {
-        if let To::Location(location) = self.to { Some(location) } else { None }
-    }
-
-    pub(super) fn redirect(&self) -> Option<Redirect<'s>> {
-        if let To::Redirect(redirect) = self.to { Some(redirect) } else { None }
-    }
-
-    /// Makes the request what nginx makes it for a page with a path: a GET without a body.
-    pub(super) fn prepare(&self, head: &mut request::Parts, body: &mut Body) {
-        if let To::Path = self.to {
-            if head.method != Method::HEAD {
-                head.method = Method::GET;
-            }
-            head.headers.remove(header::CONTENT_LENGTH);
-            head.headers.remove(header::TRANSFER_ENCODING);
-            *body = Body::empty();
-        }
-    }
-
-    /// Returns whether another error has no page, as in nginx.
-    pub(super) fn is_last_page(&self) -> bool {
-        self.pages >= MAX_PAGES || self.error.as_ref().is_some_and(|error| !error.is_recursive)
-    }
-
-    /// Gives a response the challenge of the error, and the status that the line asks for. As in nginx, an error on the way to the
-    /// page keeps its own status.
-    pub(super) fn mark(&self, response: &mut Response<Body>, is_error: bool) {
-        let Some(NamedError { page, status, challenge, .. }) = &self.error else { return };
-        if !is_error {
-            let status = page.status(*status, response.status().as_u16());
-            set_status(response, status);
-        }
-        if let Some(challenge) = challenge {
-            response.headers_mut().entry(header::WWW_AUTHENTICATE).or_insert_with(|| challenge.clone());
-        }
-    }
-}
-
-impl<'s> To<'s> {
-    /// Returns the target of a page; `None` if it is not served.
-    fn of(page: &'s ErrorPage, server: &'s Server, location: Option<&'s Location>) -> Option<Self> {
-        match &page.target {
-            PageTarget::Named(name) => server.locations.named(name).map(To::Location),
-            PageTarget::Path { path, .. } => server.serves_page(path).then_some(To::Path),
-            PageTarget::Redirect(status, to) => Some(To::Redirect(Redirect { status: *status, to, location })),
-            PageTarget::Never => None,
-        }
-    }
+/// A request on its way to a page.
+pub(super) struct Led<'s> {
+    pub(super) redirect: InternalRedirect<'s>,
+    pub(super) head: request::Parts,
+    pub(super) body: Body,
 }
 
 impl<'s> KeptRequest<'s> {
@@ -163,63 +50,101 @@ impl<'s> KeptRequest<'s> {
         head: &request::Parts,
         extensions: &mut Extensions,
         rewritten: &Rewritten,
-        named: Option<&Named<'_>>,
+        before: Option<&InternalRedirect<'_>>,
     ) -> Option<Self> {
-        if named.is_some_and(Named::is_last_page) {
+        if before.is_some_and(InternalRedirect::is_last_page) {
             return None;
         }
-        let pages = location.settings.error_pages.iter();
-        let mut targets = pages.filter_map(|page| To::of(page, server, Some(location))).peekable();
-        targets.peek()?;
+        let leads_on = |page: &&ErrorPage| match &page.target {
+            PageTarget::Named(name) => server.locations.named(name).is_some(),
+            PageTarget::Path { path, .. } => server.serves_page(path),
+            PageTarget::Redirect(_) | PageTarget::Computed(_) => true,
+            PageTarget::Never => false,
+        };
+        let mut pages = location.settings.error_pages.iter().filter(leads_on).peekable();
+        pages.peek()?;
+        let needs_body = pages.any(|page| match page.named() {
+            Some(name) => server.locations.named(name).is_some_and(passes),
+            None => page.target.may_be_named(),
+        });
         let body = BodyCopy::new();
         let mut head = Box::new(head.clone());
         head.extensions = extensions.clone();
-        if targets.any(|to| matches!(to, To::Location(location) if passes(location))) {
+        if needs_body {
             extensions.insert(body.clone());
         }
-        let pages = named.map_or(0, |named| named.pages);
-        Some(KeptRequest { server, location, head, rewritten: rewritten.clone(), pages, body })
+        let before = before.and_then(InternalRedirect::error).cloned();
+        Some(KeptRequest { server, location, head, rewritten: rewritten.clone(), before, variables: None, body })
     }
 
-    /// Returns where a page leads with head and body of its request. `None` if the page is not served, or the request cannot be sent
-    /// to another node; then the client gets `response`.
+    /// Keeps the variables too, if pages need them.
+    pub(super) fn with_variables(self, scope: &Scope<'_>) -> Self {
+        let mut pages = self.location.settings.error_pages.iter();
+        let needs_variables = pages.any(|page| page.target.variables().is_some());
+        KeptRequest { variables: needs_variables.then(|| Box::new(Snapshot::of(scope))), ..self }
+    }
+
+    /// Returns the target of a page for an error with this status.
+    fn target(&self, page: &'s ErrorPage, status: u16) -> Option<RedirectTarget<'s>> {
+        let of = |scope: Option<&Scope<'_>>| RedirectTarget::of(page, self.server, Some(self.location), scope);
+        match &self.variables {
+            Some(variables) => variables.with(Outcome::of_site(status), |scope| of(Some(scope))),
+            None => of(None),
+        }
+    }
+
+    /// Returns where a page leads. `None` if the page is not served, or the request cannot be sent to another node; then the client gets
+    /// `response`.
+    ///
+    /// # Errors
+    /// The request has been led to too many locations.
     fn into_page(
         self,
         page: &'s ErrorPage,
         has_body: bool,
         response: &mut Response<Body>,
-    ) -> Option<(Named<'s>, request::Parts, Body)> {
-        let body = match To::of(page, self.server, Some(self.location))? {
-            To::Location(location) if passes(location) => match has_body {
-                _ if !may_be_passed_on(&self.head.method, response) => return None,
-                true => self.body.body()?,
-                false => Body::empty(),
+    ) -> Result<Option<Led<'s>>, ErrorResponse> {
+        let Some(target) = self.target(page, response.status().as_u16()) else { return Ok(None) };
+        let body = match &target {
+            RedirectTarget::Location(location) if passes(location) => match has_body {
+                _ if !may_be_passed_on(&self.head.method, response) => None,
+                true => self.body.body(),
+                false => Some(Body::empty()),
             },
-            To::Location(_) | To::Path | To::Redirect(_) => Body::empty(),
+            RedirectTarget::Location(_) | RedirectTarget::Path { .. } | RedirectTarget::Client(_) => {
+                Some(Body::empty())
+            }
         };
-        let named = Named::new(page, self.server, Some(self.location), response, self.rewritten, self.pages)?;
-        Some((named, *self.head, body))
+        let Some(body) = body else { return Ok(None) };
+        let settings = &self.location.settings;
+        let before = self.before.as_ref();
+        let redirect = InternalRedirect::to_page(target, page, settings, response, &self.rewritten, before)?;
+        Ok(Some(Led { redirect, head: *self.head, body }))
     }
 }
 
-/// Returns where the page for a response of the proxy leads, with head and body of its request. Without that, the client gets `response`
-/// with the status of the page. `asked` is the request where nodes' errors are kept back.
-pub(super) fn lead_on<'s>(
+/// Returns where the page for a response of the proxy leads. Without that, `response` becomes what the client gets. `kept` is `None` where
+/// pages lead nowhere, and `asked` the request unless `response` certainly stays.
+pub(super) fn after_error<'s>(
     page: &'s ErrorPage,
     kept: Option<Box<KeptRequest<'s>>>,
+    is_last_page: bool,
     has_body: bool,
-    asked: Option<request::Parts>,
+    asked: Option<&request::Parts>,
     response: &mut Response<Body>,
-) -> Option<(Named<'s>, request::Parts, Body)> {
+) -> Option<Led<'s>> {
     let is_of_node = !response::is_own_error(response);
-    if let Some(led) = kept.and_then(|kept| kept.into_page(page, has_body, response)) {
-        return Some(led);
-    }
-    if let Some(status) = page.status_without_page() {
-        set_status(response, status);
-    }
-    if let Some(asked) = asked.filter(|_| is_of_node) {
-        replace(response, &asked);
+    match kept.map(|kept| kept.into_page(page, has_body, response)) {
+        Some(Ok(Some(led))) => return Some(led),
+        Some(Err(error)) => replace(response, error, asked),
+        Some(Ok(None)) | None => {
+            if let Some(status) = page.status_without_page().filter(|_| !is_last_page) {
+                set_status(response, status);
+            }
+            if is_of_node {
+                replace(response, ErrorResponse::new(response.status(), INTERCEPTED), asked);
+            }
+        }
     }
     None
 }
@@ -234,47 +159,55 @@ pub(super) fn asked(head: &request::Parts) -> request::Parts {
     asked
 }
 
-/// Replaces a node's error response by one of the front end, with the same status and challenge.
-fn replace(response: &mut Response<Body>, asked: &request::Parts) {
+/// Replaces a response by an error of the front end, with the same challenge.
+fn replace(response: &mut Response<Body>, error: ErrorResponse, asked: Option<&request::Parts>) {
+    let Some(asked) = asked else { return };
     let challenge = response.headers_mut().remove(header::WWW_AUTHENTICATE);
-    let mut own = ErrorResponse::new(response.status(), INTERCEPTED).response_to(asked);
+    let mut own = error.response_to(asked);
     own.headers_mut().extend(challenge.map(|challenge| (header::WWW_AUTHENTICATE, challenge)));
     *own.extensions_mut() = std::mem::take(response.extensions_mut());
     *response = own;
 }
 
-/// Decides what the client gets for a response without a node: that of the page for its status if there is one, else the response
-/// itself with the headers of the location. `is_error` is as of [`Reply::is_error`](crate::nginx::directives::reply::Reply::is_error),
-/// `named` where an error has led to.
-pub(super) fn finish<'s>(
-    mut response: Response<Body>,
-    server: &'s Server,
-    location: Option<&'s Location>,
-    scope: &Scope<'_>,
-    rewritten: &Rewritten,
-    is_error: bool,
-    named: Option<&Named<'_>>,
-) -> Result<Finished<'s>, ErrorResponse> {
-    let settings = location.map_or(&server.settings, |location| &location.settings);
-    let status = response.status().as_u16();
-    let may_have_page = is_error && !named.is_some_and(Named::is_last_page);
-    let page = settings.error_pages.iter().find(|page| may_have_page && page.is_of(status));
-    if let Some(page) = page {
-        let pages = named.map_or(0, |named| named.pages);
-        if let Some(next) = Named::new(page, server, location, &mut response, rewritten.clone(), pages) {
-            return Ok(Finished::Named(next));
+/// A response without a node, and where it was made.
+pub(super) struct OwnResponse<'s, 'r> {
+    pub(super) response: Response<Body>,
+    /// Whether nginx takes it for an error: see [`Reply::is_error`](crate::nginx::directives::reply::Reply::is_error).
+    pub(super) is_error: bool,
+    pub(super) server: &'s Server,
+    pub(super) location: Option<&'s Location>,
+    /// What has led the request there.
+    pub(super) before: Option<&'r InternalRedirect<'s>>,
+}
+
+impl<'s> OwnResponse<'s, '_> {
+    /// Decides what the client gets: the page for the status if there is one, else the response itself with the headers of the location.
+    ///
+    /// # Errors
+    /// A header cannot be sent, or the request has been led to too many locations.
+    pub(super) fn finish(self, scope: &Scope<'_>, rewritten: &Rewritten) -> Result<Finished<'s>, ErrorResponse> {
+        let OwnResponse { mut response, is_error, server, location, before } = self;
+        let settings = location.map_or(&server.settings, |location| &location.settings);
+        let status = response.status();
+        let may_have_page = is_error && !before.is_some_and(InternalRedirect::is_last_page);
+        let page = settings.error_pages.iter().find(|page| may_have_page && page.is_of(status.as_u16()));
+        let before_error = before.and_then(InternalRedirect::error);
+        if let Some(page) = page
+            && let Some(target) = RedirectTarget::of(page, server, location, Some(&with_status(scope, status)))
+        {
+            let mut next = InternalRedirect::to_page(target, page, settings, &mut response, rewritten, before_error)?;
+            next.pending = before.and_then(|before| before.pending.clone());
+            return Ok(Finished::Redirected(next));
         }
-    }
-    match named.filter(|named| named.error.is_some()) {
-        Some(named) => named.mark(&mut response, is_error),
-        None => {
-            if let Some(status) = page.and_then(ErrorPage::status_without_page) {
-                set_status(&mut response, status);
-            }
+        if let Some(status) = page.and_then(ErrorPage::status_without_page) {
+            set_status(&mut response, status);
         }
+        if let Some(error) = before_error {
+            error.mark(&mut response, is_error);
+        }
+        response::add_headers(settings, scope, &mut response)?;
+        Ok(Finished::Response(response))
     }
-    response::add_headers(settings, scope, &mut response)?;
-    Ok(Finished::Response(response))
 }
 
 /// Returns whether a location may pass requests to a node.
@@ -289,8 +222,4 @@ fn may_be_passed_on(method: &Method, response: &Response<Body>) -> bool {
 
     let termination = response.extensions().get::<Termination>();
     method.is_safe() || matches!(termination, Some(T::NoEndpoint | T::Overflow | T::ConnectFailed | T::ConnectTimeout))
-}
-
-fn set_status(response: &mut Response<Body>, status: u16) {
-    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
 }

@@ -30,7 +30,7 @@ pub(super) enum Admitted<'s> {
         edits: ResponseEdits<'s>,
         pending: Option<Arc<PendingRequest>>,
         /// The URI for the node if it is not that of the request.
-        uri: Option<Uri>,
+        uri: Option<Box<Uri>>,
     },
 }
 
@@ -71,9 +71,9 @@ pub(super) fn pass<'s>(
             pass.upstream_uri(current.uri, current.decoded, current.path).ok_or(BAD_PATH)?
         }
     };
-    let uri: Option<Uri> = match sent {
+    let uri = match sent {
         Cow::Borrowed(same) if same == scope.request_uri => None,
-        sent => Some(sent.parse().map_err(|_| BAD_PATH)?),
+        sent => Some(Box::new(sent.parse().map_err(|_| BAD_PATH)?)),
     };
     prepare(settings, pass, upstream, &scope, extensions)?;
     let edits = ResponseEdits::new(settings, pass, &scope)?;

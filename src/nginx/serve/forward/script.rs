@@ -1,7 +1,6 @@
 //! Runs the steps of `rewrite`, `if`, `set` and `return` for a request.
 
-use http::StatusCode;
-
+use super::limit::RedirectsLeft;
 use crate::kylin::NormalizedPath;
 use crate::nginx::directives::location::{Location, LocationMatch};
 use crate::nginx::directives::reply::Reply;
@@ -12,12 +11,6 @@ use crate::nginx::syntax::{Captures, NamedGroup};
 use crate::nginx::uri::{escape, has_dots};
 use crate::nginx::variables::Scope;
 use crate::proxy::ErrorResponse;
-
-/// The number of times that a request may be rewritten before its location is found.
-const MAX_CYCLES: usize = 10;
-
-const CYCLE: ErrorResponse =
-    ErrorResponse::new(StatusCode::INTERNAL_SERVER_ERROR, "the configuration rewrites the path in a circle");
 
 /// The changes that the steps have made to a request.
 #[derive(Debug, Clone, Default)]
@@ -32,6 +25,7 @@ pub(super) struct Rewritten {
     args: Option<Vec<u8>>,
     /// `rewrite ... break`: a URI part of `proxy_pass` does not apply.
     pub(super) ignores_pass_uri: bool,
+    redirects: RedirectsLeft,
 }
 
 /// The location or server that serves a request. A location is that whose settings apply; without one those of the server do.
@@ -42,6 +36,16 @@ pub(super) enum Destination<'s> {
     Return(&'s Reply, Option<&'s Location>),
     /// A redirect with this status, by `rewrite`.
     Redirect(u16, Vec<u8>, Option<&'s Location>),
+}
+
+impl<'s> Destination<'s> {
+    /// Returns the location whose settings apply.
+    pub(super) fn location(&self) -> Option<&'s Location> {
+        match *self {
+            Destination::Location(location) | Destination::AddSlash(location) => Some(location),
+            Destination::Return(_, location) | Destination::Redirect(_, _, location) => location,
+        }
+    }
 }
 
 /// The end of the steps.
@@ -79,9 +83,19 @@ impl Rewritten {
         }
     }
 
+    /// Returns the request for another location.
+    ///
+    /// # Errors
+    /// The request has been led to too many locations.
+    pub(super) fn redirected(&self) -> Result<Rewritten, ErrorResponse> {
+        let mut redirected = self.clone();
+        redirected.redirects.spend()?;
+        Ok(redirected)
+    }
+
     /// Gives the request another path, decoded, and arguments.
-    pub(super) fn lead_to(&mut self, path: &str, args: &str) {
-        (self.path, self.args, self.captures) = (Some(path.into()), Some(args.into()), None);
+    pub(super) fn set_path(&mut self, path: Vec<u8>, args: Vec<u8>) {
+        (self.path, self.args, self.captures) = (Some(path), Some(args), None);
         self.ignores_pass_uri = false;
     }
 
@@ -131,6 +145,7 @@ impl Rewritten {
             if let Some(found) = self.run_location(named, scope)? {
                 return Ok(found);
             }
+            self.redirects.spend()?;
         } else {
             if let Some(reply) = &server.reply {
                 return Ok(Destination::Return(reply, None));
@@ -141,7 +156,7 @@ impl Rewritten {
                 Outcome::Redirect(status, to) => return Ok(Destination::Redirect(status, to, None)),
             }
         }
-        for _ in 0..=MAX_CYCLES {
+        loop {
             let escaped = self.path.as_ref().map(|path| escape(path));
             let new = escaped.as_deref().map(NormalizedPath::parse).transpose().map_err(|_| BAD_PATH)?;
             let location = match server.locate(new.as_ref().unwrap_or(path)) {
@@ -163,8 +178,8 @@ impl Rewritten {
             if let Some(found) = self.run_location(location, scope)? {
                 return Ok(found);
             }
+            self.redirects.spend()?;
         }
-        Err(CYCLE)
     }
 
     /// Returns the destination of the request after the steps of a location; `None` if their path has another location.

@@ -11,7 +11,7 @@ use crate::proxy::HeaderEdits;
 /// The lines of a block and of those around it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct MoreHeaders {
-    /// The headers that are removed, also before others are set.
+    /// The headers that are removed, also before others are set. That is before `expires`, `add_header` and `charset` apply.
     pub(crate) removed: Vec<HeaderName>,
     pub(crate) set: Vec<AddHeader>,
 }
