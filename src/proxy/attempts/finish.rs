@@ -1,18 +1,95 @@
-//! Ends a request: makes the response to the client, and tells observers.
+//! Ends a request: settles its response and makes that to the client, and tells observers.
 
-use http::{Response, Version};
+use std::error::Error as _;
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+
+use http::{HeaderValue, Request, Response, Version};
 
 use super::Attempts;
+use super::response::declared_length;
 use crate::backend::Backend;
-use crate::body::Body;
+use crate::body::{Body, BodyError, ReadAhead};
 use crate::cluster::Picked;
 use crate::endpoint::EndpointId;
+use crate::kylin::response::ResponseClass;
 use crate::observe::{RequestRecorder, RetryReason, ServedBy};
 use crate::proxy::RetryAccount;
-use crate::proxy::error_response::ErrorResponse;
-use crate::proxy::head::{HeaderPresence, remove_hop_by_hop};
+use crate::proxy::error_response::{ErrorResponse, TRUNCATED};
+use crate::proxy::head::{self, HeaderPresence, remove_hop_by_hop};
+use crate::session::hook::AfterResponse;
 
 impl<B: Backend> Attempts<'_, B> {
+    /// Lets the session learn from the response, which the client gets unless its body has failed already. Returns the request if it has
+    /// to be sent again to the same endpoint.
+    pub(super) async fn settle(
+        &mut self,
+        picked: &mut Picked<B>,
+        class: Option<ResponseClass>,
+    ) -> Result<Option<Box<Request<Body>>>, ErrorResponse> {
+        #[cfg(feature = "cache")]
+        if self.is_read_for_cache(class) {
+            // Boxed, because it is rare.
+            Box::pin(self.read_for_cache()).await;
+        }
+        if let Err(error) = poll_fn(|cx| Poll::Ready(self.read_ahead(cx))).await {
+            tracing::debug!(endpoint = %picked.lease.endpoint(), %error, source = error.source(), "response ended early");
+            picked.lease.set_outcome(error.outcome());
+            self.settle_pending_failures(picked, class);
+            return Err(TRUNCATED);
+        }
+        self.settle_pending_failures(picked, class);
+        self.share_result(class, picked);
+        if self.names_no_host {
+            head::hide_host_of(picked, self.response.headers_mut());
+        }
+        let cluster = &self.proxy.cluster;
+        let after = self.session.settle(&self.context, cluster, picked, &self.attempted, &mut self.response).await;
+        match after {
+            AfterResponse::SendAgain => return Ok(self.take_kept()),
+            AfterResponse::Return => {}
+            AfterResponse::Bound => {
+                if let Some(recorder) = &self.recorder {
+                    recorder.session_bound(picked.lease.endpoint(), self.session.is_bound());
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads what has arrived of the body, to see whether it has failed. After this, a failure can only cut the connection of the client.
+    fn read_ahead(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
+        if self.response.body().whole().is_some() {
+            return Ok(());
+        }
+        let length = declared_length(&self.response).filter(|_| !self.is_head);
+        let body = self.response.body_mut();
+        if let Some(length) = length {
+            body.exactly(length);
+        }
+        body.read_ahead(cx)
+    }
+
+    /// Stores the lease in the body of the response that the client gets, until the node has sent its end.
+    pub(super) fn hold_response(&mut self, picked: Picked<B>) {
+        self.note_served_by(&picked);
+        let mut lease = picked.lease;
+        if self.response.status().is_success() {
+            lease.expect_success();
+        }
+        let is_whole = self.response.body().whole().is_some();
+        if !is_whole {
+            lease.compare_with_others(self.request_key());
+        }
+        // A complete body is not read ahead.
+        let max = self.proxy.settings.response_buffer.filter(|_| !is_whole);
+        let is_forbidden = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"no");
+        let max = max.filter(|_| !self.response.headers().get("x-accel-buffering").is_some_and(is_forbidden));
+        let ahead = max.map(|max| ReadAhead { max, client: self.context.client().key() });
+        let guards = [self.session.take_in_use(), self.share.take()];
+        self.response.body_mut().hold(lease, guards, ahead);
+    }
+
     pub(super) fn is_traced(&self) -> bool {
         self.recorder.as_ref().is_some_and(|recorder| recorder.is_traced())
     }
@@ -29,7 +106,7 @@ impl<B: Backend> Attempts<'_, B> {
     }
 
     /// Adds to the response which endpoint served.
-    pub(super) fn note_served_by(&mut self, picked: &Picked<B>) {
+    fn note_served_by(&mut self, picked: &Picked<B>) {
         if self.recorder.is_some() || self.proxy.settings.served_by {
             let served_by = self.served_by(picked);
             self.response.extensions_mut().insert(served_by);

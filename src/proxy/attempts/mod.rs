@@ -8,33 +8,31 @@ mod finish;
 mod flight;
 mod kept;
 mod next;
+mod prepare;
 mod queue;
 mod reload;
 mod response;
+mod send;
 
-use std::error::Error as _;
-use std::future::poll_fn;
-use std::mem::take;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Instant;
 
-use http::{Method, Request, Response, header};
+use http::{Method, Request, Response};
 
 use self::change::PassingChange;
 pub(super) use self::flight::QueryFlights;
-use self::flight::{AfterEntry, Execution, FlightResult, execution, execution_of_flight};
+use self::flight::{AfterEntry, Execution, FlightResult};
 use self::kept::KeptRequest;
-use self::next::is_abandoned;
 use self::response::AfterAttempt;
+use self::send::AttemptFailure;
 
-use super::error_response::{ErrorResponse, PANICKED, TRUNCATED};
+use super::ProxyCore;
+use super::error_response::{ErrorResponse, PANICKED};
 use super::head::{self, Hops};
 use super::retry::Withdrawn;
-use super::rules::{ReloadAccess, ReloadCall, Writer, fan_out};
+use super::rules::{ReloadAccess, ReloadCall, Writer};
 use super::session::Session;
-use super::{ProxyCore, replay};
 use crate::admission::flight::{FlightKey, Leader};
 use crate::admission::queue::Ticket;
 use crate::backend::Backend;
@@ -42,7 +40,6 @@ use crate::balance::Attempted;
 use crate::body::Body;
 use crate::drop_guard::DropGuard;
 use crate::endpoint::{BodyKey, PendingFailures};
-use crate::kylin::response::ResponseClass;
 use crate::observe::{RequestRecorder, RetryReason, in_span};
 use crate::request::{ClientAddr, RequestContext};
 use crate::session::hook::PrepareOutcome;
@@ -205,45 +202,10 @@ impl<'p, B: Backend> Attempts<'p, B> {
     /// Sends the request until there is a response to return. The request is borrowed until it is sent, because a future that owns
     /// its arguments stores them twice.
     async fn run(&mut self, request: &mut Request<Body>) -> Result<(), ErrorResponse> {
-        if request.body().whole().is_none() {
-            let (body, client) = (take(request.body_mut()), self.context.client().key());
-            // Boxed, because a short body has arrived with its head and needs no wait.
-            *request.body_mut() = Box::pin(replay::read(body, client, &self.proxy.settings)).await?;
-        }
-        replay::copy_body(request);
-        let query = self.read_query(request);
-        if self.reload.is_some() {
-            Box::pin(self.admit_reload(request)).await?;
-        }
-        self.session.begin(&self.context, request).await;
-        if let Some(recorder) = &self.recorder
-            && self.session.is_kept()
-        {
-            recorder.session_looked_up(self.session.is_bound());
-        }
-        if let Some((rules, class)) = self.kylin() {
-            self.writer = rules.writer(&self.context, class);
-            self.before_flight(class, query.as_ref(), request);
-            if let Some(merge) = self.merge(rules, class, request.body()) {
-                if self.names_no_host {
-                    request.headers_mut().remove(header::HOST);
-                }
-                let past_limits = self.queues().is_some();
-                let (cluster, session, recorder) =
-                    (&self.proxy.cluster, &mut self.session, self.recorder.as_deref_mut());
-                let sent = fan_out(cluster, &self.context, session, merge, past_limits, take(request), recorder);
-                let (response, may_be_executed) = Box::pin(sent).await;
-                self.note_outcome(may_be_executed);
-                self.response = response?;
-                return Ok(());
-            }
-        }
-        if let Some(follows) = self.enter_flight(query, request)
-            && let AfterEntry::Respond = follows.await?
-        {
+        if let AfterEntry::Respond = self.prepare(request).await? {
             return Ok(());
         }
-        // The execution that this query takes over from a leader whose client has left.
+        // The failure, if any, of the execution that this query takes over from a leader whose client has left.
         let mut taken_over = None;
         let picked = if self.leader.as_ref().is_some_and(Leader::is_running) {
             // Boxed, because it is rare.
@@ -264,95 +226,29 @@ impl<'p, B: Backend> Attempts<'p, B> {
                     Err(error) => return self.fall_back(error),
                 }
             }
-            if let Some(retry) = self.retry.take() {
-                retry.spend();
-            }
-            self.attempted.add(&picked.lease);
-            self.keep(request, &picked.lease);
-            self.note_body(request.body());
-            if let Some(recorder) = &mut self.recorder {
-                recorder.attempt_begins(&picked);
-            }
-            if self.names_no_host {
-                head::set_host_of(&picked, request);
-            }
-            if let Err(error) = self.count_stream(&picked, request) {
-                match Box::pin(self.after_failure(picked, error.with_request(take(request)), false)).await {
+            let failure = if let Err(failure) = self.begin_attempt(&picked, request) {
+                Some(failure)
+            } else if let Some(failure) = taken_over.take() {
+                failure.map(AttemptFailure::of_request)
+            } else if let PrepareOutcome::Failed(error) =
+                self.session.prepare(&self.proxy.cluster, &picked, request).await
+            {
+                Some(self.login_failed(error, request))
+            } else if self.leader.is_some() {
+                let failure;
+                (picked, failure) = self.execute(Some(self.execution(picked, request))).await?;
+                failure.map(AttemptFailure::of_request)
+            } else {
+                self.send(&picked, request).await.map(AttemptFailure::of_request)
+            };
+            if let Some(failure) = failure {
+                match Box::pin(self.after_failure(picked, failure)).await {
                     Ok(next) => (picked, *request) = next,
                     Err(error) => return self.fall_back(error),
                 }
                 continue;
             }
-            let mut has_logged_in = false;
-            let prepared = match taken_over {
-                Some(_) => PrepareOutcome::Send,
-                None => self.session.prepare(&self.proxy.cluster, &picked, request).await,
-            };
-            let failure = match (taken_over.take(), prepared) {
-                (Some(failure), _) => failure,
-                (None, PrepareOutcome::Send) => {
-                    let watch = self.kylin().and_then(|(rules, class)| rules.watch(class, picked.backend(), request));
-                    if self.leader.is_some() {
-                        let mut execution = match &self.flight {
-                            Some(key) if self.sends_kept => execution_of_flight(picked, Arc::clone(key)),
-                            _ => execution(picked, watch, take(request)),
-                        };
-                        if self.is_traced() {
-                            execution = in_span(self.span(RequestRecorder::attempt_span), execution);
-                        }
-                        let failure;
-                        (picked, failure) = self.execute(Some(execution)).await?;
-                        failure
-                    } else {
-                        let kept = self.kept_request.as_ref().filter(|_| self.sends_kept);
-                        let sent = match (kept, self.is_traced()) {
-                            (Some(kept), false) => picked.backend().send_copy(kept.get()).await,
-                            (None, false) => picked.backend().send(take(request)).await,
-                            (kept, true) => {
-                                let span = self.span(RequestRecorder::attempt_span);
-                                match kept {
-                                    Some(kept) => in_span(span, picked.backend().send_copy(kept.get())).await,
-                                    None => in_span(span, picked.backend().send(take(request))).await,
-                                }
-                            }
-                        };
-                        if let Some(watch) = watch.filter(|_| !is_abandoned(&sent)) {
-                            watch.disarm();
-                        }
-                        self.keep_response(sent)
-                    }
-                }
-                (None, PrepareOutcome::Failed(error)) => {
-                    has_logged_in = true;
-                    if let Some(recorder) = &mut self.recorder {
-                        recorder.attempt_unprepared();
-                    }
-                    Some(error.with_request(take(request)))
-                }
-            };
-            if let Some(error) = failure {
-                match Box::pin(self.after_failure(picked, error, has_logged_in)).await {
-                    Ok(next) => (picked, *request) = next,
-                    Err(error) => return self.fall_back(error),
-                }
-                continue;
-            }
-            if let Some(recorder) = &mut self.recorder {
-                recorder.attempt_responded(self.response.status());
-            }
-            let class = match self.classify_head() {
-                None => None,
-                Some(Ok(class)) => Some(class),
-                Some(Err(needs_body)) => match self.classify_whole() {
-                    None => Box::pin(self.classify_body(needs_body)).await,
-                    class => class,
-                },
-            };
-            let class = match class {
-                Some(ResponseClass::NotFound) => Some(Box::pin(self.confirm_not_found(&picked)).await),
-                None if self.may_stop() => Box::pin(self.confirm_stop(&picked)).await,
-                class => class,
-            };
+            let class = self.classify(&picked).await;
             match self.after_response(picked, class) {
                 AfterAttempt::Retry(next, copy) => {
                     (picked, *request) = (next, *copy);
@@ -363,33 +259,14 @@ impl<'p, B: Backend> Attempts<'p, B> {
                 AfterAttempt::Return(same) => picked = same,
                 AfterAttempt::Fail(error) => return self.fall_back(error),
             }
-            #[cfg(feature = "cache")]
-            if self.is_read_for_cache(class) {
-                Box::pin(self.read_for_cache()).await;
-            }
-            if let Err(error) = poll_fn(|cx| Poll::Ready(self.read_ahead(cx))).await {
-                tracing::debug!(endpoint = %picked.lease.endpoint(), %error, source = error.source(), "response ended early");
-                picked.lease.set_outcome(error.outcome());
-                self.settle_pending_failures(&mut picked, class);
-                return Err(TRUNCATED);
-            }
-            self.settle_pending_failures(&mut picked, class);
-            self.share_result(class, &picked);
-            match self.settle(&picked).await {
+            match self.settle(&mut picked, class).await? {
                 Some(copy) => {
                     *request = *copy;
                     self.response = Response::default();
                     self.note_retry(picked.lease.endpoint(), RetryReason::Login);
                 }
                 None => {
-                    self.note_served_by(&picked);
-                    if self.response.status().is_success() {
-                        picked.lease.expect_success();
-                    }
-                    if self.response.body().whole().is_none() {
-                        picked.lease.compare_with_others(self.request_key());
-                    }
-                    self.hold_response(picked.lease);
+                    self.hold_response(picked);
                     return Ok(());
                 }
             }

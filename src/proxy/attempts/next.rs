@@ -9,6 +9,7 @@ use http_body::Body as _;
 use super::Attempts;
 use super::kept::KeptRequest;
 use super::response::MAY_BE_EXECUTED;
+use super::send::AttemptFailure;
 use crate::backend::{Backend, SendError, SendErrorKind};
 use crate::body::Body;
 use crate::cluster::{PickReason, Picked};
@@ -211,22 +212,21 @@ impl<'p, B: Backend> Attempts<'p, B> {
         }
     }
 
-    /// Returns the next endpoint after a failed attempt, or the error for the client. `has_logged_in`: the failure is that of the
-    /// login before the request, which nodes may have received.
+    /// Returns the next endpoint after a failed attempt, or the error for the client.
     pub(super) async fn after_failure(
         &mut self,
         mut picked: Picked<B>,
-        mut error: SendError,
-        has_logged_in: bool,
+        failure: AttemptFailure,
     ) -> Result<(Picked<B>, Request<Body>), ErrorResponse> {
+        let AttemptFailure { mut error, is_of_login } = failure;
         let kind = error.kind();
         tracing::debug!(endpoint = %picked.lease.endpoint(), %error, source = error.source(), "attempt failed");
-        self.note_outcome(!(kind.is_unsent() || has_logged_in));
-        let counts_at_once = kind.is_unsent() && !has_logged_in;
+        self.note_outcome(!(kind.is_unsent() || is_of_login));
+        let counts_at_once = kind.is_unsent() && !is_of_login;
         let key = (!counts_at_once).then(|| self.request_key());
         let unsent = error.take_request().filter(|_| kind.is_unsent());
         let request = unsent.or_else(|| self.take_kept().map(|kept| *kept));
-        let may_be_executed = self.context.class().is_some() && !kind.is_unsent() && !has_logged_in;
+        let may_be_executed = self.context.class().is_some() && !kind.is_unsent() && !is_of_login;
         let is_repeat = may_be_executed && replace(&mut self.may_be_executed, true);
         let request = request.filter(|_| !is_repeat);
         let request = request.filter(|request| self.may_retry(kind, picked.lease.endpoint(), request.method()));

@@ -1,9 +1,7 @@
 //! Decides between the response to an attempt and another attempt.
 
 use std::mem::{replace, take};
-use std::task::Context;
 
-use http::HeaderValue;
 use http::{Request, Response, StatusCode, header};
 use http_body::Body as _;
 use http_body_util::BodyExt;
@@ -11,20 +9,18 @@ use http_body_util::BodyExt;
 use super::Attempts;
 use super::kept::KeptRequest;
 use crate::backend::{Backend, ClosesConnection, SendError};
-use crate::body::{Body, BodyError, ReadAhead};
+use crate::body::Body;
 use crate::buffer::GrowingBuffer;
 use crate::cluster::Picked;
-use crate::endpoint::{Lease, Outcome};
+use crate::endpoint::Outcome;
 use crate::health::state::{AskedProbe, Sign};
 use crate::kylin::class::{RequestClass, needs_login};
 use crate::kylin::response::{ClusterFault, Credentials, NeedsBody, Rejection, ResponseClass, denies_access, is_json};
 use crate::kylin::retry::RetryDecision;
 use crate::observe::RetryReason;
 use crate::proxy::error_response::ErrorResponse;
-use crate::proxy::head;
 use crate::proxy::replay;
 use crate::proxy::rules::{Classified, RuleState};
-use crate::session::hook::AfterResponse;
 
 /// The maximum length of a response that is copied, in bytes.
 pub(super) const MAX_SHARED: usize = 1 << 20;
@@ -60,20 +56,41 @@ impl<'p, B: Backend> Attempts<'p, B> {
         self.proxy.rules.as_ref().zip(self.context.class())
     }
 
+    /// Classifies the response; `None` in a plain proxy, unless its node stops. See [`after_response`](Self::after_response).
+    pub(super) async fn classify(&mut self, picked: &Picked<B>) -> Option<ResponseClass> {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.attempt_responded(self.response.status());
+        }
+        let class = match self.classify_head() {
+            None => None,
+            Some(Ok(class)) => Some(class),
+            Some(Err(needs_body)) => match self.classify_whole() {
+                // Boxed, as all that waits here, because it is rare.
+                None => Box::pin(self.classify_body(needs_body)).await,
+                class => class,
+            },
+        };
+        match class {
+            Some(ResponseClass::NotFound) => Some(Box::pin(self.confirm_not_found(picked)).await),
+            None if self.may_stop() => Box::pin(self.confirm_stop(picked)).await,
+            class => class,
+        }
+    }
+
     /// Classifies the response by its head; `None` in a plain proxy.
-    pub(super) fn classify_head(&self) -> Option<Result<ResponseClass, NeedsBody>> {
+    fn classify_head(&self) -> Option<Result<ResponseClass, NeedsBody>> {
         let (rules, class) = self.kylin()?;
         Some(rules.classify_head(&self.context, class, &self.response))
     }
 
     /// Classifies the response by its body, if that has arrived with the head, as a short one has.
-    pub(super) fn classify_whole(&self) -> Option<ResponseClass> {
+    fn classify_whole(&self) -> Option<ResponseClass> {
         let (_, class) = self.kylin()?;
         Some(RuleState::classify_body(class, &self.response, self.response.body().whole()?))
     }
 
     /// Classifies the response by the beginning of its body, which the client still gets.
-    pub(super) async fn classify_body(&mut self, needs_body: NeedsBody) -> Option<ResponseClass> {
+    async fn classify_body(&mut self, needs_body: NeedsBody) -> Option<ResponseClass> {
         let (beginning, response) = replay::peek(take(&mut self.response), needs_body.max).await;
         self.response = response;
         let (_, class) = self.kylin()?;
@@ -81,7 +98,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
     }
 
     /// Returns the class of a 404 that Kylin did not write, after asking the node whether Kylin runs there.
-    pub(super) async fn confirm_not_found(&mut self, picked: &Picked<B>) -> ResponseClass {
+    async fn confirm_not_found(&mut self, picked: &Picked<B>) -> ResponseClass {
         match self.kylin() {
             Some((rules, class)) if rules.is_running(class, &self.context, picked).await == Some(false) => NOT_EXECUTED,
             _ => ResponseClass::NotFound,
@@ -90,7 +107,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
 
     /// Returns whether the response may be that of a node which has ended its applications and still responds, so that another endpoint
     /// should get the request. For a plain proxy.
-    pub(super) fn may_stop(&self) -> bool {
+    fn may_stop(&self) -> bool {
         matches!(self.response.status(), StatusCode::NOT_FOUND | StatusCode::SERVICE_UNAVAILABLE)
             && self.proxy.settings.retry.covers_stopping()
             && self.kept_request.is_some()
@@ -99,7 +116,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
 
     /// Asks the probe of the node whether the node stops, if [`may_stop`](Self::may_stop). Returns [`NOT_EXECUTED`] or [`MAY_BE_EXECUTED`]
     /// if another endpoint should get the request.
-    pub(super) async fn confirm_stop(&mut self, picked: &Picked<B>) -> Option<ResponseClass> {
+    async fn confirm_stop(&mut self, picked: &Picked<B>) -> Option<ResponseClass> {
         match picked.lease.ask_probe().await {
             AskedProbe::ShowsNothing => None,
             AskedProbe::Failed if self.is_server_404() => Some(NOT_EXECUTED),
@@ -264,48 +281,6 @@ impl<'p, B: Backend> Attempts<'p, B> {
             return AfterAttempt::Retry(next, kept);
         }
         AfterAttempt::Return(picked)
-    }
-
-    /// Stores the lease in the body of the response, until the node has sent its end.
-    pub(super) fn hold_response(&mut self, lease: Lease) {
-        // A complete body is not read ahead.
-        let max = self.proxy.settings.response_buffer.filter(|_| self.response.body().whole().is_none());
-        let is_forbidden = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"no");
-        let max = max.filter(|_| !self.response.headers().get("x-accel-buffering").is_some_and(is_forbidden));
-        let ahead = max.map(|max| ReadAhead { max, client: self.context.client().key() });
-        let guards = [self.session.take_in_use(), self.share.take()];
-        self.response.body_mut().hold(lease, guards, ahead);
-    }
-
-    /// Reads what has arrived of the body, to see whether it has failed. After this, a failure can only cut the connection of the client.
-    pub(super) fn read_ahead(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
-        if self.response.body().whole().is_some() {
-            return Ok(());
-        }
-        let length = declared_length(&self.response).filter(|_| !self.is_head);
-        let body = self.response.body_mut();
-        if let Some(length) = length {
-            body.exactly(length);
-        }
-        body.read_ahead(cx)
-    }
-
-    /// Lets the session learn from the response. Returns the request if it has to be sent again to the same endpoint.
-    pub(super) async fn settle(&mut self, picked: &Picked<B>) -> Option<Box<Request<Body>>> {
-        if self.names_no_host {
-            head::hide_host_of(picked, self.response.headers_mut());
-        }
-        match self.session.settle(&self.context, &self.proxy.cluster, picked, &self.attempted, &mut self.response).await
-        {
-            AfterResponse::SendAgain => self.take_kept(),
-            AfterResponse::Return => None,
-            AfterResponse::Bound => {
-                if let Some(recorder) = &self.recorder {
-                    recorder.session_bound(picked.lease.endpoint(), self.session.is_bound());
-                }
-                None
-            }
-        }
     }
 }
 

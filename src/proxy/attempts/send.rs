@@ -1,0 +1,99 @@
+//! Sends the request to the endpoint that was picked: one attempt, until its response or failure.
+
+use std::mem::take;
+use std::sync::Arc;
+
+use http::Request;
+
+use super::Attempts;
+use super::flight::{Execution, execution, execution_of_flight};
+use super::next::is_abandoned;
+use crate::backend::{Backend, SendError};
+use crate::body::Body;
+use crate::cluster::Picked;
+use crate::observe::{RequestRecorder, in_span};
+use crate::proxy::head;
+use crate::proxy::rules::QueryWatch;
+
+/// The failure of an attempt.
+pub(super) struct AttemptFailure {
+    pub(super) error: SendError,
+    /// Whether the login before the request failed. Nodes may have received that.
+    pub(super) is_of_login: bool,
+}
+
+impl AttemptFailure {
+    pub(super) fn of_request(error: SendError) -> Self {
+        AttemptFailure { error, is_of_login: false }
+    }
+}
+
+impl<B: Backend> Attempts<'_, B> {
+    /// Begins an attempt: counts it, and makes the request that of this endpoint. Fails if the node has too many bodies that stream.
+    pub(super) fn begin_attempt(
+        &mut self,
+        picked: &Picked<B>,
+        request: &mut Request<Body>,
+    ) -> Result<(), AttemptFailure> {
+        if let Some(retry) = self.retry.take() {
+            retry.spend();
+        }
+        self.attempted.add(&picked.lease);
+        self.keep(request, &picked.lease);
+        self.note_body(request.body());
+        if let Some(recorder) = &mut self.recorder {
+            recorder.attempt_begins(picked);
+        }
+        if self.names_no_host {
+            head::set_host_of(picked, request);
+        }
+        let counted = self.count_stream(picked, request);
+        counted.map_err(|error| AttemptFailure::of_request(error.with_request(take(request))))
+    }
+
+    /// Returns the failure of a login before the request.
+    pub(super) fn login_failed(&mut self, error: SendError, request: &mut Request<Body>) -> AttemptFailure {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.attempt_unprepared();
+        }
+        AttemptFailure { error: error.with_request(take(request)), is_of_login: true }
+    }
+
+    /// Sends the request. Keeps the response, or returns the failure.
+    pub(super) async fn send(&mut self, picked: &Picked<B>, request: &mut Request<Body>) -> Option<SendError> {
+        let watch = self.watch(picked, request);
+        let kept = self.kept_request.as_ref().filter(|_| self.sends_kept);
+        let sent = match (kept, self.is_traced()) {
+            (Some(kept), false) => picked.backend().send_copy(kept.get()).await,
+            (None, false) => picked.backend().send(take(request)).await,
+            (kept, true) => {
+                let span = self.span(RequestRecorder::attempt_span);
+                match kept {
+                    Some(kept) => in_span(span, picked.backend().send_copy(kept.get())).await,
+                    None => in_span(span, picked.backend().send(take(request))).await,
+                }
+            }
+        };
+        if let Some(watch) = watch.filter(|_| !is_abandoned(&sent)) {
+            watch.disarm();
+        }
+        self.keep_response(sent)
+    }
+
+    /// Returns the attempt as an execution that other clients can take over.
+    pub(super) fn execution(&self, picked: Picked<B>, request: &mut Request<Body>) -> Execution<B> {
+        let watch = self.watch(&picked, request);
+        let execution = match &self.flight {
+            Some(key) if self.sends_kept => execution_of_flight(picked, Arc::clone(key)),
+            _ => execution(picked, watch, take(request)),
+        };
+        match self.is_traced() {
+            true => in_span(self.span(RequestRecorder::attempt_span), execution),
+            false => execution,
+        }
+    }
+
+    fn watch(&self, picked: &Picked<B>, request: &mut Request<Body>) -> Option<QueryWatch> {
+        self.kylin().and_then(|(rules, class)| rules.watch(class, picked.backend(), request))
+    }
+}
