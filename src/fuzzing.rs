@@ -157,7 +157,7 @@ pub fn response_body(data: &[u8]) {
     let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
     for class in [RequestClass::Query(Sql::ReadOnly), RequestClass::Write] {
         for status in [StatusCode::OK, StatusCode::INTERNAL_SERVER_ERROR, StatusCode::BAD_REQUEST] {
-            let _ = classify_head(class, None, Credentials::Cookie, status, &headers);
+            let _ = classify_head(class, None, Credentials::Session, status, &headers);
             black_box(classify_body(class, status, &headers, data));
         }
     }

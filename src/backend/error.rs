@@ -1,4 +1,5 @@
-use std::fmt;
+use std::error::Error;
+use std::{fmt, io, iter};
 
 use http::Request;
 
@@ -128,6 +129,14 @@ impl SendError {
     /// Returns how far the request got.
     pub fn kind(&self) -> SendErrorKind {
         self.kind
+    }
+
+    /// Returns whether the machine of the node refused the connection, so that no process listens there. Any other failure to connect
+    /// may be that of the network.
+    pub(crate) fn is_connection_refused(&self) -> bool {
+        let is_refusal = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+        let mut causes = iter::successors(self.source(), |&error| error.source());
+        self.kind == SendErrorKind::Connect && causes.any(|error| error.downcast_ref().is_some_and(is_refusal))
     }
 
     /// Takes the request, if the backend returned it untouched.

@@ -2,6 +2,7 @@
 
 mod builder;
 mod error;
+mod every;
 mod members;
 mod outliers;
 mod panic;
@@ -24,6 +25,7 @@ use parking_lot::Mutex;
 
 pub use builder::ClusterBuilder;
 pub use error::{ClusterError, PickError};
+pub(crate) use every::PickedEndpoints;
 pub(crate) use members::DesiredEndpoint;
 pub use pick::Picked;
 pub use pick_reason::PickReason;

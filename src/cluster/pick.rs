@@ -27,6 +27,10 @@ pub struct Picked<B> {
 }
 
 impl<B> Picked<B> {
+    pub(super) fn new(lease: Lease, reason: PickReason, endpoint: &EndpointRef<B>) -> Self {
+        Picked { lease, reason, backend: Arc::clone(&endpoint.backend) }
+    }
+
     /// Returns the backend to send the request with. Clone the `Arc` to keep the backend for longer than this pick.
     pub fn backend(&self) -> &Arc<B> {
         &self.backend
@@ -254,7 +258,12 @@ fn candidates<'v, B>(group: &'v Group<B>, request: &RequestView<'_>, attempted: 
 }
 
 /// Counts the request in flight on the endpoint at `index`, to which its session is bound. Returns false if the endpoint is not eligible.
-fn acquire_bound<B>(group: &Group<B>, index: usize, request: &RequestView<'_>, attempted: &Attempted) -> bool {
+pub(super) fn acquire_bound<B>(
+    group: &Group<B>,
+    index: usize,
+    request: &RequestView<'_>,
+    attempted: &Attempted,
+) -> bool {
     let candidates = candidates(group, request, attempted);
     let bound = candidates.at(index);
     candidates.is_eligible_when_bound(bound) && candidates.acquire_bound(bound)
@@ -262,7 +271,7 @@ fn acquire_bound<B>(group: &Group<B>, index: usize, request: &RequestView<'_>, a
 
 /// Builds the result in one piece, last and inlined into its caller: moving it would cost as much as counting the references.
 #[inline]
-fn picked<B>(group: &Group<B>, index: usize, reason: PickReason) -> Picked<B> {
+pub(super) fn picked<B>(group: &Group<B>, index: usize, reason: PickReason) -> Picked<B> {
     let EndpointRef { member, backend } = group.refs.of_thread(index);
     let health = &member.live.health;
     // A request of a bound session at a draining endpoint is not on trial, because a node that stops still serves its sessions.

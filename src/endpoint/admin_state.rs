@@ -7,6 +7,9 @@ use crate::health::HealthState;
 /// | `Ready` | yes | yes | yes |
 /// | `Drain` | no | yes | yes |
 /// | `Maintenance` | no | no | no |
+///
+/// A request for all nodes, such as the logout of a session that no node is known to have, goes to every endpoint that is not in
+/// maintenance. Sessions at an endpoint in maintenance stay there until they expire or the endpoint is back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 #[non_exhaustive]
 pub enum AdminState {

@@ -1,7 +1,18 @@
 //! Requests that concern every node, and how their responses are merged.
 //!
 //! Kylin 2.x-4.x keeps its running queries per node (apache/kylin 3.1.3 QueryContextFacade.java:37-73): to stop or list them, all
-//! nodes must be asked. Kylin 5 tells its nodes itself.
+//! nodes must be asked. Kylin 5 tells its nodes itself. Every version keeps its sessions per node, so the logout of a session goes to
+//! all nodes if none is known to have it.
+//!
+//! | merge | nodes | response |
+//! |---|---|---|
+//! | `Best` | query nodes | 502 if a node that may run the query did not confirm the stop |
+//! | `Concat` | query nodes | the lists of the nodes that responded |
+//! | `Worst` | all | 502 if a node did not respond |
+//! | `Logout` | all | 502 if a node that may have the session did not confirm the logout |
+//!
+//! A node gets the request whatever its health, its limit and its drain are, but not in maintenance. One that refuses connections
+//! confirms: its sessions and queries ended with its process.
 
 use std::cmp::Reverse;
 
@@ -13,14 +24,16 @@ use super::class::RequestClass;
 /// The way in which the responses of several nodes are merged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Merge {
-    /// The client gets one of the best responses. A node that does not know the id responds with success too.
+    /// The request stops a query that one of all query nodes runs. The client gets one of the best responses. A node that does not know
+    /// the id responds with success too, so a success of some nodes means nothing while another may run the query.
     Best,
     /// Each node returns a JSON array, and the client gets one array of all elements.
     Concat,
     /// The request goes to all nodes, not only to those that serve queries. The client gets one of the worst responses, so that a
     /// success means success everywhere.
     Worst,
-    /// The request ends a session that one of all nodes has. The client gets one of the best responses, with its cookies.
+    /// The request ends a session that one of all nodes has. The client gets one of the best responses, with the cookies that it
+    /// deletes. A node that does not know the session responds with success too.
     Logout,
 }
 

@@ -45,7 +45,7 @@ pub(crate) fn decide(class: RequestClass, outcome: AttemptOutcome) -> RetryDecis
         AttemptOutcome::HeadTimeout => safety == RetrySafety::Read && !class.is_query(),
         AttemptOutcome::RequestBody => false,
         AttemptOutcome::Responded(response) => match response {
-            ResponseClass::Rejected(Rejection::SessionRace) | ResponseClass::Unauthenticated(Credentials::Cookie) => {
+            ResponseClass::Rejected(Rejection::SessionRace) | ResponseClass::Unauthenticated(Credentials::Session) => {
                 return RetryDecision::SessionOwner;
             }
             ResponseClass::Rejected(Rejection::Role | Rejection::Busy | Rejection::NotRunning) => true,
@@ -79,7 +79,7 @@ mod tests {
         ResponseClass::ClusterFault(ClusterFault::Maintenance),
         ResponseClass::NodeFailure,
         ResponseClass::Unauthenticated(Credentials::None),
-        ResponseClass::Unauthenticated(Credentials::Cookie),
+        ResponseClass::Unauthenticated(Credentials::Session),
         ResponseClass::Unauthenticated(Credentials::Authorization),
         ResponseClass::Unreadable,
         ResponseClass::NotFound,

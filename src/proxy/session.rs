@@ -58,6 +58,13 @@ impl<'p> Session<'p> {
         Ok(picked)
     }
 
+    /// Picks the endpoint that the session is bound to, whatever its health and its limit are. Returns `None` if it may get nothing.
+    pub(super) fn pick_regardless<B>(&mut self, cluster: &Cluster<B>, request: &RequestView<'_>) -> Option<Picked<B>> {
+        let picked = cluster.pick_regardless(request, &self.context.hint)?;
+        self.began_at_bound = true;
+        Some(picked)
+    }
+
     /// Returns whether the proxy keeps sessions.
     pub(super) fn is_kept(&self) -> bool {
         self.affinity.is_some()
@@ -91,6 +98,11 @@ impl<'p> Session<'p> {
     /// Returns whether one node has the session, and none is known to.
     pub(super) fn is_at_unknown_node(&self) -> bool {
         self.context.is_at_unknown_node()
+    }
+
+    /// Returns whether only the endpoint that the session is bound to has it.
+    pub(super) fn is_at_bound_node(&self) -> bool {
+        self.context.is_at_bound_node()
     }
 
     /// Returns whether [`prepare`](Self::prepare) may change the request.

@@ -4,9 +4,7 @@ use http::{Method, Request, Uri, Version};
 use super::{ClientAddr, QueryKeys};
 use crate::body::Body;
 use crate::kylin::KylinVersion;
-#[cfg(feature = "login-relay")]
-use crate::kylin::class::SessionCall;
-use crate::kylin::class::{RequestClass, Sql, SqlLocation, classify, needs_login};
+use crate::kylin::class::{RequestClass, SessionCall, Sql, SqlLocation, classify, needs_login};
 use crate::kylin::path::{NormalizedPath, RequestTarget};
 use crate::kylin::query::{QueryRequest, WantedKeys};
 use crate::kylin::response::Credentials;
@@ -23,6 +21,8 @@ pub(crate) struct RequestContext {
     version: Version,
     /// `None` in a plain proxy, which does not classify.
     class: Option<RequestClass>,
+    /// The body has a user name and a password. False in a plain proxy.
+    has_login_form: bool,
     cookies: Option<HeaderValue>,
     has_authorization: bool,
     /// `None` in a plain proxy, which knows no users.
@@ -47,6 +47,7 @@ impl RequestContext {
             target: RequestTarget::new(target.path_and_query().cloned()),
             version,
             class: None,
+            has_login_form: false,
             cookies: None,
             has_authorization: false,
             authorization: None,
@@ -71,7 +72,9 @@ impl RequestContext {
 
     /// Classifies the request by its path, which was read.
     pub(crate) fn classify(&mut self, method: &Method, version: Option<KylinVersion>) {
-        self.class = self.target.path().map(|path| classify(method, &path, version));
+        let path = self.target.path();
+        self.class = path.as_ref().map(|path| classify(method, path, version));
+        self.has_login_form = path.is_some_and(|path| SessionCall::of(method, &path) == SessionCall::LoginForm);
     }
 
     /// Sets the class, if more than method and path decides it.
@@ -204,13 +207,25 @@ impl RequestContext {
         String::from_utf8(basic_auth::user(self.authorization.as_ref()?)?).ok()
     }
 
+    /// Returns whether the request is a login form, whose password the node checks whatever its cookies are.
+    pub(crate) fn has_login_form(&self) -> bool {
+        self.has_login_form
+    }
+
     /// Returns which credentials the request carries.
     pub(crate) fn credentials(&self) -> Credentials {
-        match self.kylin_session() {
-            _ if self.has_authorization => Credentials::Authorization,
-            Some(_) => Credentials::Cookie,
-            None => Credentials::None,
+        if self.has_authorization || self.has_login_form {
+            Credentials::Authorization
+        } else if self.kylin_session().is_some() || self.path_session_id().is_some() {
+            Credentials::Session
+        } else {
+            Credentials::None
         }
+    }
+
+    /// Returns whether the request names a session, in a cookie or in its path, and carries no other credentials.
+    pub(crate) fn names_session(&self) -> bool {
+        self.credentials() == Credentials::Session
     }
 
     /// Returns whether the request carries anything that identifies its user.

@@ -260,8 +260,17 @@ impl RequestSession<'_> {
 
     /// Returns whether one node has the session, and none is known to.
     pub(crate) fn is_at_unknown_node(&self) -> bool {
+        self.is_at_one_node() && !self.hint.is_binding()
+    }
+
+    /// Returns whether only the node that the hint names has the session.
+    pub(crate) fn is_at_bound_node(&self) -> bool {
+        self.is_at_one_node() && self.hint.is_binding()
+    }
+
+    fn is_at_one_node(&self) -> bool {
         match &self.state {
-            BoundSession::Hinted | BoundSession::Learn(..) | BoundSession::Sticky(..) => !self.hint.is_binding(),
+            BoundSession::Hinted | BoundSession::Learn(..) | BoundSession::Sticky(..) => true,
             BoundSession::Replicated(..) => false,
             #[cfg(feature = "login-relay")]
             BoundSession::LoginRelay(..) => false,

@@ -80,6 +80,24 @@ async fn a_redirect_to_the_host_that_the_front_end_named_is_relative() {
 }
 
 #[tokio::test]
+async fn a_redirect_of_a_request_for_all_nodes_is_relative_too() {
+    let node = || {
+        Scripted::new(|request: Request<Body>| async move {
+            let location = format!("http://{}/kylin/", request.headers()["host"].to_str().unwrap());
+            Ok(http::Response::builder().status(302).header("location", location).body(Body::empty()).unwrap())
+        })
+    };
+    let endpoints = ["127.0.0.1:7070", "127.0.0.1:7071"].map(|id| Endpoint::new(id, node()).unwrap());
+    let proxy = Proxy::builder(Cluster::builder().endpoints(endpoints).build().unwrap()).build().unwrap();
+    for (host, expected) in [("", "/kylin/"), ("kylin:80", "http://kylin:80/kylin/")] {
+        let request = Request::get("/kylin/j_spring_security_logout").version(Version::HTTP_10);
+        let request = request.header("host", host).header("cookie", "JSESSIONID=0123456789ABCDEF");
+        let response = proxy.forward(ClientAddr::Unix, request.body(Body::empty()).unwrap()).await;
+        assert_eq!(response.headers()["location"], expected, "{host}");
+    }
+}
+
+#[tokio::test]
 async fn each_node_of_a_request_gets_its_own_address() {
     let (bad, good) = (RawNode::start([vec![Act::Read]]).await, RawNode::start([healthy("good")]).await);
     let front = Front::over(&[bad.address(), closed_port(), good.address()]);

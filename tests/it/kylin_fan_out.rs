@@ -1,12 +1,16 @@
 //! A running query is known to its own node only, so the request goes to all nodes and the client gets one response.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
-use kylin_lb::endpoint::AdminState;
+use kylin_lb::balance::Attempted;
+use kylin_lb::endpoint::{AdminState, Role};
 use kylin_lb::health::{HealthState, Reason};
-use kylin_lb::proxy::KylinRules;
+use kylin_lb::proxy::{KylinRules, ReloadAccess};
 use kylin_lb::session::{Affinity, LoginRelay, Sessions};
+use kylin_lb::testing::Scripted;
 use kylin_lb::testing::kylin::{Dialect, Fault, FaultScope, KylinNode, Mode};
+use kylin_lb::{ClientAddr, Cluster, Endpoint, Outcome, Proxy, RequestView};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
@@ -15,7 +19,7 @@ use crate::support::dialects::in_each_dialect;
 use crate::support::front::{self, Front, refusal};
 use crate::support::health::state;
 use crate::support::http::RawResponse;
-use crate::support::kylin::{Demo, admin, bytes, sql};
+use crate::support::kylin::{Demo, Says, admin, ask, bytes, request, saying, sql};
 use crate::support::login_relay::secret;
 use crate::support::raw_node::{RawNode, ok, respond};
 
@@ -93,6 +97,9 @@ async fn nodes_that_are_dead_or_slow_or_serve_no_queries_are_left_out(dialect: D
     assert_eq!(status.endpoints.iter().map(|endpoint| endpoint.failed).collect::<Vec<_>>(), [1, 0, 0, 0, 0]);
     assert_eq!(state(front.proxy.cluster(), "1"), (HealthState::Suspect, Some(Reason::Slow)), "slow is no failure");
     assert_eq!((demo.nodes[3].stats().requests, demo.nodes[4].stats().requests), (0, 0));
+    let response = admin(&front, "PUT /kylin/api/query/unknown/stop", "").await;
+    assert_eq!(refusal(&response, 502), "1 of 3 nodes did not confirm the stop; the query may run on there");
+    demo.nodes[1].faults().clear();
     assert_eq!(admin(&front, "PUT /kylin/api/query/unknown/stop", "").await.status(), 200, "as Kylin has it");
     running.iter().for_each(JoinHandle::abort);
     for served in demo.served.iter_mut().filter_map(Option::take) {
@@ -100,6 +107,37 @@ async fn nodes_that_are_dead_or_slow_or_serve_no_queries_are_left_out(dialect: D
     }
     refusal(&admin(&front, LIST, "").await, 502);
     front.idle().await;
+}
+
+#[tokio::test]
+async fn no_node_is_left_out_because_it_is_ejected_drained_or_full() {
+    let one = NonZeroU32::new(1);
+    for (line, job_node_calls) in
+        [(LIST, 0), ("PUT /kylin/api/query/x/stop", 0), ("POST /kylin/api/cache/announce/config", 1)]
+    {
+        let nodes: Vec<Scripted> = (0..5).map(|_| saying(Says::Json(200, "[]".to_owned()))).collect();
+        let endpoint = |n: usize| Endpoint::new(n.to_string(), nodes[n].clone()).unwrap();
+        let endpoints = [
+            endpoint(0).max_fails(one),
+            endpoint(1).max_in_flight(one),
+            endpoint(2).admin_state(AdminState::Drain),
+            endpoint(3).roles(Role::Job),
+            endpoint(4).admin_state(AdminState::Maintenance),
+        ];
+        let cluster = Cluster::builder().endpoints(endpoints).build().unwrap();
+        let rules = KylinRules::default().reload(ReloadAccess::Everyone);
+        let proxy = Proxy::builder(cluster.clone()).queue(None).rules(rules).build().unwrap();
+        let head = http::Request::new(());
+        let view = RequestView::of(&head, ClientAddr::Unix);
+        let bound = |id| cluster.pick_bound(&view, &Attempted::none(), id).unwrap();
+        bound("0").lease.set_outcome(Outcome::Failure);
+        let held = bound("1");
+        let (status, text) = ask(&proxy, request(line, &[], "")).await;
+        assert_eq!(status, 200, "{line}: {text}");
+        let calls: Vec<usize> = nodes.iter().map(Scripted::calls).collect();
+        assert_eq!(calls, [1, 1, 1, job_node_calls, 0], "{line}");
+        drop(held);
+    }
 }
 
 in_each_dialect!(a_client_without_permission_gets_the_refusal, V4);

@@ -232,8 +232,8 @@ async fn a_safe_request_on_a_stale_connection_is_repeated_where_its_session_live
             let proxy = three(&first, &second, KylinRules::default());
             let (status, text) = ask(&proxy, request(line, headers, &body)).await;
             let expected = match (is_safe, is_at_home) {
-                // A logout goes to all nodes where none is known to have the session.
-                _ if is_at_home && line == LOGOUT => (1, 2, 200),
+                // A logout goes to all nodes where none is known to have the session, and once more to one that closed its connection.
+                _ if is_at_home && line == LOGOUT => (2, 2, 200),
                 // The node is asked whether it is still there before.
                 (true, true) => (3, 0, 200),
                 (true, false) => (1, 1, 200),
@@ -313,6 +313,41 @@ async fn a_session_is_searched_for_and_a_password_is_never_sent_twice() {
             let endpoints = proxy.cluster().status().endpoints;
             assert!(endpoints.iter().all(|endpoint| endpoint.failed == 0), "no node failed");
         }
+    }
+}
+
+/// A few wrong passwords lock a user.
+#[tokio::test]
+async fn a_login_form_beside_a_cookie_is_sent_once() {
+    let form = "username=ADMIN&password=wrong";
+    for line in [
+        "POST /kylin/login",
+        "POST /kylin/login;jsessionid=0123456789ABCDEF",
+        "POST /kylin/j_spring_security_check",
+        "POST /kylin/api/j_spring_security_check",
+    ] {
+        for says in [Says::Html(401, "<html>401</html>".to_owned()), Says::Json(200, "{}".to_owned())] {
+            for headers in [COOKIE, COOKIE_5, OTHER] {
+                let (first, second) = (saying(says.clone()), well("second"));
+                let proxy = three(&first, &second, KylinRules::default());
+                let (status, text) = ask(&proxy, request(line, headers, form)).await;
+                assert_eq!((first.calls(), second.calls()), (1, 0), "{line} {headers:?} {says:?}");
+                assert_eq!(Some(status.as_u16()), says.status(), "{text}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_session_in_the_path_is_searched_for_as_one_in_a_cookie() {
+    for (line, says) in [
+        ("GET /kylin/api/projects;jsessionid=0123456789ABCDEF", Says::Html(401, String::new())),
+        ("GET /kylin/api/user/authentication;jsessionid=0123456789ABCDEF", Says::Json(200, "{}".to_owned())),
+    ] {
+        let (first, second) = (saying(says), well("second"));
+        let proxy = three(&first, &second, KylinRules::default());
+        let (status, _) = ask(&proxy, request(line, &[], "")).await;
+        assert_eq!((first.calls(), second.calls(), status.as_u16()), (1, 1, 200), "{line}");
     }
 }
 

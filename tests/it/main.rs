@@ -58,6 +58,7 @@ mod kylin_compressed;
 mod kylin_drills;
 mod kylin_fan_out;
 mod kylin_guard;
+mod kylin_logout;
 mod kylin_own_writes;
 mod kylin_policies;
 mod kylin_reload;

@@ -12,7 +12,7 @@ use kylin_lb::endpoint::{Role, Roles};
 use kylin_lb::testing::Scripted;
 use kylin_lb::{Body, Cluster, Endpoint, Outcome, Proxy, RequestView};
 
-use crate::support::cluster::{Nowhere, endpoint, endpoints};
+use crate::support::cluster::{InOrder, Nowhere, endpoint, endpoints};
 use crate::support::health::{advance, pick, report};
 
 fn cluster(parameters: &[&str], panic: bool, clock: &ManualClock) -> Cluster<Nowhere> {
@@ -94,16 +94,6 @@ async fn a_response_is_better_than_an_endpoint_that_cannot_be_reached() {
     let request = http::Request::get("/kylin/api/projects").header("host", "kylin").header("cookie", "JSESSIONID=gone");
     let response = proxy.forward(std::net::IpAddr::from([192, 0, 2, 1]), request.body(Body::empty()).unwrap()).await;
     assert_eq!((response.status(), dead.calls()), (StatusCode::UNAUTHORIZED, 1));
-}
-
-/// Picks the first eligible endpoint.
-#[derive(Debug)]
-struct InOrder;
-
-impl Balancer for InOrder {
-    fn pick<'c>(&self, _request: &RequestView<'_>, from: &Candidates<'c>) -> Option<Candidate<'c>> {
-        from.iter().next()
-    }
 }
 
 #[test]

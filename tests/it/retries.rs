@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use kylin_lb::backend::SendErrorKind;
-use kylin_lb::balance::{Attempted, Balancer, Candidate, Candidates};
+use kylin_lb::balance::Attempted;
 use kylin_lb::clock::ManualClock;
 use kylin_lb::cluster::PickReason;
 use kylin_lb::nginx::{Config, Site};
@@ -14,6 +14,7 @@ use kylin_lb::proxy::{RetryBudget, RetryPolicy};
 use kylin_lb::testing::Scripted;
 use kylin_lb::{Body, Cluster, Endpoint, HttpBackend, Outcome, Proxy, RequestView};
 
+use crate::support::cluster::InOrder;
 use crate::support::front::{Front, closed_port, endpoint, endpoints, refusal};
 use crate::support::http::{Connection, RawResponse};
 use crate::support::raw_node::{Act, RawNode, find, healthy, respond};
@@ -67,16 +68,6 @@ async fn a_get_is_retried_after_any_failure_and_a_post_only_if_it_was_not_sent()
             }
             front.idle().await;
         }
-    }
-}
-
-/// Picks the first endpoint that is eligible.
-#[derive(Debug)]
-struct InOrder;
-
-impl Balancer for InOrder {
-    fn pick<'c>(&self, _request: &RequestView<'_>, from: &Candidates<'c>) -> Option<Candidate<'c>> {
-        from.iter().next()
     }
 }
 

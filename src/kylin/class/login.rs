@@ -9,8 +9,11 @@ pub(crate) const AUTHENTICATION: &str = "/kylin/api/user/authentication";
 
 /// Calls that Kylin serves without a login, by the beginning of their path below `/kylin/api/` (apache/kylin 3.1.3
 /// kylinSecurity.xml:234-267, and what the security of Kylin 5 permits to all).
-const OPEN: [&str; 11] = [
+const OPEN: [&str; 14] = [
     "user/authentication",
+    "j_spring_security_check",
+    "j_spring_security_logout",
+    "logout",
     "admin/public_config",
     "admin/version",
     "health",
@@ -105,6 +108,9 @@ mod tests {
             "/kylin/js/app.js",
             "/",
             AUTHENTICATION,
+            "/kylin/api/j_spring_security_check",
+            "/kylin/api/j_spring_security_logout",
+            "/kylin/api/logout",
             "/kylin/api/admin/version",
             "/kylin/api/x/metrics",
             "/kylin/api/projects",

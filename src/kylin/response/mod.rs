@@ -105,9 +105,9 @@ pub(crate) enum ClusterFault {
 pub(crate) enum Credentials {
     /// None.
     None,
-    /// A session cookie, which another node may know.
-    Cookie,
-    /// `Authorization`: sending it again may lock the user (kylin5 LimitLoginAuthenticationProvider).
+    /// A session, in a cookie or in the path, which another node may know.
+    Session,
+    /// `Authorization` or a login form: sending it again may lock the user (kylin5 LimitLoginAuthenticationProvider).
     Authorization,
 }
 
@@ -141,7 +141,7 @@ pub(crate) fn classify_head(
         let is_short = length.is_none_or(|length: u64| length <= MAX_SUCCESS_PEEK as u64);
         let may_reject = class.is_query() && version != Some(KylinVersion::V4);
         // Kylin does not respond with 401 to `GET /user/authentication` if the session is unknown.
-        let may_be_unknown = class == RequestClass::Login && sent == Credentials::Cookie;
+        let may_be_unknown = class == RequestClass::Login && sent == Credentials::Session;
         return if (may_reject || may_be_unknown)
             && status == StatusCode::OK
             && is_json
@@ -258,7 +258,7 @@ fn class_of_login(body: &[u8]) -> ResponseClass {
         is_empty &= is_of_envelope && level == Level::Top;
         if is_empty { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });
-    if is_empty { ResponseClass::Unauthenticated(Credentials::Cookie) } else { ResponseClass::Final }
+    if is_empty { ResponseClass::Unauthenticated(Credentials::Session) } else { ResponseClass::Final }
 }
 
 /// Classifies a response of Kylin 5 with status 200, `isException` and a message in its envelope. A response with rows is a result.

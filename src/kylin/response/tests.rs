@@ -132,7 +132,7 @@ fn kylin_5_rejects_with_200() {
 #[test]
 fn most_responses_are_classified_by_their_head() {
     let is = |class, version, status: u16, pairs: &[(&'static str, &'static str)]| {
-        classify_head(class, version, Credentials::Cookie, StatusCode::from_u16(status).unwrap(), &headers(pairs))
+        classify_head(class, version, Credentials::Session, StatusCode::from_u16(status).unwrap(), &headers(pairs))
     };
     let json = ("content-type", "application/vnd.apache.kylin-v4-public+json");
     assert_eq!(is(QUERY, None, 200, &[json]), Err(NeedsBody { max: MAX_SUCCESS_PEEK }));
@@ -153,7 +153,7 @@ fn most_responses_are_classified_by_their_head() {
     }
     let twice = [json, ("content-encoding", "gzip"), ("content-encoding", "gzip")];
     assert_eq!(is(QUERY, None, 500, &twice), Ok(ResponseClass::Unreadable));
-    assert_eq!(is(QUERY, None, 401, &[json]), Ok(ResponseClass::Unauthenticated(Credentials::Cookie)));
+    assert_eq!(is(QUERY, None, 401, &[json]), Ok(ResponseClass::Unauthenticated(Credentials::Session)));
     for status in [502, 503, 504, 599] {
         assert_eq!(
             is(QUERY, None, status, &[("content-type", "text/html")]),
@@ -233,9 +233,9 @@ fn a_node_that_names_no_user_does_not_know_the_session() {
             }
         }
     };
-    let unknown = ResponseClass::Unauthenticated(Credentials::Cookie);
+    let unknown = ResponseClass::Unauthenticated(Credentials::Session);
     for body in ["{}", " { }\n", r#"{"code":"000","data":{},"msg":""}"#, r#"{"code":"000","data":null,"msg":""}"#] {
-        assert_eq!(class(Credentials::Cookie, body), unknown, "{body}");
+        assert_eq!(class(Credentials::Session, body), unknown, "{body}");
         assert_eq!(class(Credentials::Authorization, body), ResponseClass::Final, "{body}");
         assert_eq!(class(Credentials::None, body), ResponseClass::Final, "{body}");
     }
@@ -246,6 +246,6 @@ fn a_node_that_names_no_user_does_not_know_the_session() {
         "<html>",
         "",
     ] {
-        assert_eq!(class(Credentials::Cookie, body), ResponseClass::Final, "{body}");
+        assert_eq!(class(Credentials::Session, body), ResponseClass::Final, "{body}");
     }
 }

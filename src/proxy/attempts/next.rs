@@ -6,23 +6,24 @@ use std::mem::replace;
 use http::{Method, Request, Response};
 use http_body::Body as _;
 
-use super::Attempts;
 use super::kept::KeptRequest;
 use super::response::MAY_BE_EXECUTED;
 use super::send::AttemptFailure;
+use super::{Attempts, ProxyCore};
 use crate::backend::{Backend, SendError, SendErrorKind};
 use crate::body::Body;
+use crate::client_key::ClientKey;
 use crate::cluster::{PickReason, Picked};
 use crate::endpoint::{BodyKey, EndpointHint, EndpointId, Outcome, RequestKey};
 use crate::kylin::class::RequestClass;
 use crate::kylin::fan_out::Merge;
 use crate::kylin::query::WantedKeys;
-use crate::kylin::response::{Credentials, ResponseClass};
+use crate::kylin::response::ResponseClass;
 use crate::observe::RetryReason;
 use crate::proxy::error_response::ErrorResponse;
 use crate::proxy::replay;
 use crate::proxy::retry::{RetryAccount, Withdrawn};
-use crate::proxy::rules::{ReloadCall, RuleState};
+use crate::proxy::rules::{ReloadCall, RuleState, role_of};
 use crate::request::RequestView;
 
 impl<'p, B: Backend> Attempts<'p, B> {
@@ -30,6 +31,12 @@ impl<'p, B: Backend> Attempts<'p, B> {
         let view = RequestView::of(request, self.context.client());
         let cluster = &self.proxy.cluster;
         let Some((rules, class)) = self.kylin() else { return self.session.pick(cluster, &view, &self.attempted).ok() };
+        if self.ends_bound_session()
+            && self.attempted.is_empty()
+            && let Some(picked) = self.session.pick_regardless(cluster, &view)
+        {
+            return Some(picked);
+        }
         let (role, is_strict) = rules.role(class);
         let has_keys = self.context.query().is_some() && cluster.reads_query();
         let is_of_flood = self.ticket.as_deref().is_some_and(|ticket| ticket.is_of_flood);
@@ -66,10 +73,30 @@ impl<'p, B: Backend> Attempts<'p, B> {
             return Some(Merge::Worst);
         }
         // A node that does not know the session responds to a logout as the one that does, and the session would live on.
-        let is_logout = class == RequestClass::Logout
-            && self.context.credentials() == Credentials::Cookie
-            && self.session.is_at_unknown_node();
-        if is_logout && body.whole().is_some() { rules.merge_logout() } else { rules.merge(class) }
+        if class == RequestClass::Logout
+            && self.context.names_session()
+            && self.session.is_at_unknown_node()
+            && body.whole().is_some()
+        {
+            return rules.merge_logout().filter(|merge| self.may_search_everywhere(*merge));
+        }
+        rules.merge(class)
+    }
+
+    /// Returns whether the request may go to all nodes in search of the one that has its session, and withdraws the additional requests
+    /// from the budget of searches. Any client can send logouts of sessions that it makes up.
+    fn may_search_everywhere(&self, merge: Merge) -> bool {
+        let Some(searches) = &self.proxy.searches else { return true };
+        let client = self.context.client().key();
+        let more = self.proxy.cluster.count_every(role_of(merge)).saturating_sub(1);
+        let withdrawn: Option<Vec<Withdrawn<'_>>> = (0..more).map(|_| searches.withdraw(client)).collect();
+        withdrawn.map(|withdrawn| withdrawn.into_iter().for_each(Withdrawn::spend)).is_some()
+    }
+
+    /// Returns whether the request ends a session that only the node knows to which it is bound. Another node would respond as if it
+    /// had ended the session.
+    pub(super) fn ends_bound_session(&self) -> bool {
+        self.context.class() == Some(RequestClass::Logout) && self.session.is_at_bound_node()
     }
 
     /// Picks an endpoint for the request that is sent.
@@ -98,6 +125,29 @@ impl<'p, B: Backend> Attempts<'p, B> {
         is_unsent: bool,
         budget: Option<&'p RetryAccount>,
     ) -> Option<Picked<B>> {
+        self.pick_again_by(Self::pick, request, is_unsent, budget)
+    }
+
+    /// Picks the next endpoint in the search for the one that has the session, as [`pick_again`](Self::pick_again). Draining endpoints,
+    /// which keep their sessions, come last.
+    pub(super) fn search_again(&mut self, request: &Request<Body>) -> Option<Picked<B>> {
+        let pick = |attempts: &mut Self, request: &Request<Body>| {
+            attempts.pick(request).or_else(|| {
+                let (role, is_strict) = attempts.kylin().map(|(rules, class)| rules.role(class))?;
+                let view = RequestView::of(request, attempts.context.client()).with_role(role.filter(|_| is_strict));
+                attempts.proxy.cluster.pick_draining(&view, &attempts.attempted)
+            })
+        };
+        self.pick_again_by(pick, request, false, self.proxy.searches.as_ref())
+    }
+
+    fn pick_again_by(
+        &mut self,
+        pick: impl FnOnce(&mut Self, &Request<Body>) -> Option<Picked<B>>,
+        request: &Request<Body>,
+        is_unsent: bool,
+        budget: Option<&'p RetryAccount>,
+    ) -> Option<Picked<B>> {
         let settings = &self.proxy.settings;
         let retry = &settings.retry;
         let in_time = match (retry.max_elapsed, self.began) {
@@ -116,7 +166,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             Some(budget) => Some(budget.withdraw(self.context.client().key())?),
             None => None,
         };
-        let picked = self.pick(request)?;
+        let picked = pick(self, request)?;
         self.retry = retry.map(Box::new);
         Some(picked)
     }
@@ -140,8 +190,10 @@ impl<'p, B: Backend> Attempts<'p, B> {
     /// that only this node knows, if the node still responds.
     async fn stays_at(&mut self, picked: &mut Picked<B>) -> bool {
         let Some((rules, _)) = self.kylin() else { return true };
-        let has_session = self.context.credentials() == Credentials::Cookie || self.context.path_session_id().is_some();
-        if !has_session || self.session.may_send_again() {
+        if self.ends_bound_session() {
+            return true;
+        }
+        if !self.context.names_session() || self.session.may_send_again() {
             return false;
         }
         let is_there = rules.is_there(picked).await;
@@ -153,8 +205,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
 
     /// Takes one retry from the budget. Returns false when it is used up.
     fn withdraw(&self) -> bool {
-        let key = self.context.client().key();
-        self.proxy.budget.as_ref().is_none_or(|budget| budget.withdraw(key).map(Withdrawn::spend).is_some())
+        self.proxy.withdraw(self.context.client().key())
     }
 
     /// If the body of the request streams, counts it for this endpoint, and no longer for that of the last attempt.
@@ -229,6 +280,8 @@ impl<'p, B: Backend> Attempts<'p, B> {
         let may_be_executed = self.context.class().is_some() && !kind.is_unsent() && !is_of_login;
         let is_repeat = may_be_executed && replace(&mut self.may_be_executed, true);
         let request = request.filter(|_| !is_repeat);
+        let must_stay = kind != SendErrorKind::Stale && self.ends_bound_session() && self.session.is_bound_to(&picked);
+        let request = request.filter(|_| !must_stay || error.is_connection_refused());
         let request = request.filter(|request| self.may_retry(kind, picked.lease.endpoint(), request.method()));
         let request = match request {
             Some(request) if kind == SendErrorKind::Stale && !self.reconnected => {
@@ -275,6 +328,18 @@ impl<'p, B: Backend> Attempts<'p, B> {
             (SendErrorKind::RequestBody, Some(cause)) => replay::body_error(cause),
             _ => ErrorResponse::of_failure(&error, self.proxy.settings.unavailable),
         })
+    }
+}
+
+impl<B> ProxyCore<B> {
+    /// Takes one retry of a client from the budget. Returns false when it is used up.
+    fn withdraw(&self, client: Option<ClientKey>) -> bool {
+        self.budget.as_ref().is_none_or(|budget| budget.withdraw(client).map(Withdrawn::spend).is_some())
+    }
+
+    /// Returns whether a request for all nodes that failed so may be sent to its node once more, and takes that from the budget.
+    pub(super) fn may_repeat(&self, kind: SendErrorKind, client: Option<ClientKey>) -> bool {
+        self.settings.retry.covers(kind) && (kind.is_unsent() || self.withdraw(client))
     }
 }
 

@@ -53,10 +53,11 @@ impl<B: Backend> Attempts<'_, B> {
         if self.names_no_host {
             request.headers_mut().remove(header::HOST);
         }
-        let past_limits = self.queues().is_some();
-        let (cluster, session, recorder) = (&self.proxy.cluster, &mut self.session, self.recorder.as_deref_mut());
-        let (response, may_be_executed) =
-            fan_out(cluster, &self.context, session, merge, past_limits, take(request), recorder).await;
+        let (proxy, client) = (self.proxy, self.context.client().key());
+        let may_repeat = |kind| proxy.may_repeat(kind, client);
+        let (session, recorder) = (&mut self.session, self.recorder.as_deref_mut());
+        let sent = fan_out(&proxy.cluster, &self.context, session, merge, &may_repeat, take(request), recorder);
+        let (response, may_be_executed) = sent.await;
         self.note_outcome(may_be_executed);
         self.response = response?;
         Ok(())

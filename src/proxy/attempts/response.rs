@@ -186,6 +186,8 @@ impl<'p, B: Backend> Attempts<'p, B> {
         }
         let may_retry = match decision {
             // A request that a node may have executed is sent once more at most. A refused one goes to each endpoint once.
+            // Another node would respond to a logout as if it had ended the session.
+            RetryDecision::OtherEndpoint if !has_no_kylin && self.ends_bound_session() => false,
             RetryDecision::OtherEndpoint => class.is_refusal() || !replace(&mut self.may_be_executed, true),
             // A strategy that sends requests again handles this itself.
             RetryDecision::SessionOwner => !self.session.may_send_again() && !self.session.is_bound_to(&picked),
@@ -195,14 +197,13 @@ impl<'p, B: Backend> Attempts<'p, B> {
             && !self.proxy.settings.retry.is_none()
             && let Some(kept) = self.take_kept()
         {
-            let budget = match decision {
-                _ if is_free => None,
+            let next = match decision {
                 RetryDecision::SessionOwner if matches!(class, ResponseClass::Unauthenticated(_)) => {
-                    self.proxy.searches.as_ref()
+                    self.search_again(&kept)
                 }
-                _ => self.proxy.budget.as_ref(),
+                _ => self.pick_again(&kept, has_no_kylin, self.proxy.budget.as_ref().filter(|_| !is_free)),
             };
-            if let Some(next) = self.pick_again(&kept, has_no_kylin, budget) {
+            if let Some(next) = next {
                 tracing::debug!(endpoint = %picked.lease.endpoint(), "retrying on another endpoint");
                 self.note_retry(next.lease.endpoint(), RetryReason::Response(self.response.status()));
                 // The proxy has asked the node itself whether Kylin runs there.
@@ -232,7 +233,8 @@ impl<'p, B: Backend> Attempts<'p, B> {
             cluster.note_user_source_down();
         } else if class == ResponseClass::Final && cluster.is_user_source_down() {
             // A node does not check the credentials of a session that it knows.
-            let is_checked = context.credentials() == Credentials::Authorization && context.kylin_session().is_none();
+            let is_checked = context.has_login_form()
+                || context.credentials() == Credentials::Authorization && context.kylin_session().is_none();
             let needs_login =
                 of_request == RequestClass::Login || context.path().is_some_and(|path| needs_login(&path));
             if is_checked && needs_login && self.response.status().is_success() {

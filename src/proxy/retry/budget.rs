@@ -19,7 +19,8 @@ use crate::clock::{Clock, Epoch};
 /// | [`min_per_second`](Self::min_per_second) | 3 | retries a second, whatever the traffic |
 ///
 /// A request that a node did not execute because it does not know the session is outside the budget too: up to 300 a second, and 3000 at
-/// once, look for the node that knows it, unless the budget allows no retry.
+/// once, look for the node that knows it, unless the budget allows no retry. The additional requests of a logout that goes to all nodes
+/// count among them.
 ///
 /// Unused retries add up to 10 s of `min_per_second`, at least to 100, because a node that fails breaks all requests that it
 /// has in flight at once. Half as many again are a reserve for clients (IPv4 addresses, or the first 64 bits of IPv6 addresses)

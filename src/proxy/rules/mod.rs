@@ -13,7 +13,7 @@ use std::time::Duration;
 
 pub use self::cancel::CancelOnDisconnect;
 pub(super) use self::cancel::QueryWatch;
-pub(super) use self::fan_out::fan_out;
+pub(super) use self::fan_out::{fan_out, role_of};
 pub(super) use self::groups::within_group;
 pub(super) use self::recent_writes::Writer;
 pub use self::reload::ReloadAccess;
@@ -128,8 +128,11 @@ impl KylinRules {
     }
 
     /// Sets whether `PUT /query/{id}/stop` and `GET /query/runningQueries` of Kylin 2.x-4.x go to every node that serves queries,
-    /// with the responses merged into one. A logout goes to all nodes where no node is known to have the session, as after a
-    /// restart of the front end: each responds as if it had ended it. Default: on.
+    /// with the responses merged into one. A [logout](crate::docs::logins#what-a-logout-does) goes to all nodes where no node is known to
+    /// have the session, as after a restart of the front end. Default: on.
+    ///
+    /// No node is left out because it is ejected, drains or is full; one in maintenance is. A node that does not know the query or the
+    /// session responds with success too. So if a node that may know it did not confirm the stop or the logout, the client gets a 502.
     ///
     /// A node acts only if the request has Basic credentials or a session that the node knows. A session cookie is known to one
     /// node, unless logins are relayed or sessions replicated, so clients should send credentials with these calls.

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 
 use http::{Request, Response};
-use kylin_lb::balance::{Attempted, Balancer};
+use kylin_lb::balance::{Attempted, Balancer, Candidate, Candidates};
 use kylin_lb::cluster::Picked;
 use kylin_lb::endpoint::AdminState;
 use kylin_lb::{Backend, Body, Cluster, Endpoint, QueryKeys, RequestView, SendError};
@@ -16,6 +16,16 @@ pub(crate) struct Nowhere;
 impl Backend for Nowhere {
     async fn send(&self, _request: Request<Body>) -> Result<Response<Body>, SendError> {
         panic!("nothing is sent in this test")
+    }
+}
+
+/// Picks the first endpoint that is eligible.
+#[derive(Debug)]
+pub(crate) struct InOrder;
+
+impl Balancer for InOrder {
+    fn pick<'c>(&self, _request: &RequestView<'_>, from: &Candidates<'c>) -> Option<Candidate<'c>> {
+        from.iter().next()
     }
 }
 

@@ -1,0 +1,167 @@
+//! Picks for requests that concern a certain node, or every node, whatever the health and the load of the nodes are.
+//!
+//! A node that is ejected, drains or is full may still have sessions and running queries. Maintenance is different: the operator
+//! has taken the node out of service, and it gets nothing. Neither does a node that was not verified or has another metastore.
+
+use super::pick::{acquire_bound, picked};
+use super::{Cluster, PickReason, Picked};
+use crate::balance::Attempted;
+use crate::endpoint::{AdminState, EndpointHint, EndpointSlot, Lease, Role};
+use crate::health::Membership;
+use crate::request::RequestView;
+use crate::view::{Group, View};
+
+/// The result of a pick of every endpoint.
+pub(crate) struct PickedEndpoints<B> {
+    pub(crate) picked: Vec<Picked<B>>,
+    /// The number of endpoints that no request may reach before they are verified.
+    pub(crate) unverified: usize,
+}
+
+impl<B> Cluster<B> {
+    /// Picks every endpoint that has the role of `request`, whatever its health and its limit are, and counts the request in flight
+    /// on each. Primary endpoints come first, in configuration order.
+    pub(crate) fn pick_every(&self, request: &RequestView<'_>) -> PickedEndpoints<B> {
+        let published = self.shared.published.load();
+        let mut every = PickedEndpoints { picked: Vec::new(), unverified: 0 };
+        for (group, index, slot) in published.view.in_service(request.role()) {
+            match membership_of(slot) {
+                Membership::Assumed => every.picked.push(acquire_regardless(group, index, request)),
+                Membership::Unverified => every.unverified += 1,
+                Membership::Foreign(_) => {}
+            }
+        }
+        every
+    }
+
+    /// Returns how many endpoints [`pick_every`](Self::pick_every) picks at most.
+    pub(crate) fn count_every(&self, role: Option<Role>) -> usize {
+        self.shared.published.load().view.in_service(role).count()
+    }
+
+    /// Picks the endpoint that `hint` names, whatever its health, its limit and its roles are. Returns `None` if there is no such
+    /// endpoint, or it may get nothing.
+    pub(crate) fn pick_regardless(&self, request: &RequestView<'_>, hint: &EndpointHint) -> Option<Picked<B>> {
+        let published = self.shared.published.load();
+        let (group, index) = published.view.find_hinted(hint)?;
+        let slot = &group.layout.slots[index];
+        (is_in_service(slot) && membership_of(slot) == Membership::Assumed)
+            .then(|| acquire_regardless(group, index, &request.with_role(None)))
+    }
+
+    /// Picks a draining endpoint that was not attempted, as for a session that is bound to it. The search for the node of a session
+    /// comes to such endpoints last.
+    pub(crate) fn pick_draining(&self, request: &RequestView<'_>, attempted: &Attempted) -> Option<Picked<B>> {
+        let published = self.shared.published.load();
+        let mut all = published.view.in_service(request.role());
+        let (group, index, _) = all.find(|(group, index, _)| acquire_bound(group, *index, request, attempted))?;
+        Some(picked(group, index, PickReason::Bound))
+    }
+}
+
+impl<B> View<B> {
+    /// Returns the endpoints with `role` that are not in maintenance, each with its group and its index in the group.
+    fn in_service(&self, role: Option<Role>) -> impl Iterator<Item = (&Group<B>, usize, &EndpointSlot)> {
+        let all = self.groups().into_iter().flat_map(|(_, group)| {
+            group.layout.slots.iter().enumerate().map(move |(index, slot)| (group, index, slot))
+        });
+        all.filter(move |(_, _, slot)| is_in_service(slot) && slot.member.has_role(role))
+    }
+}
+
+fn is_in_service(slot: &EndpointSlot) -> bool {
+    slot.member.settings.admin_state != AdminState::Maintenance
+}
+
+fn membership_of(slot: &EndpointSlot) -> Membership {
+    slot.member.live.health.membership().0
+}
+
+/// Counts the request in flight on the endpoint at `index`. If the endpoint is on trial and may get a request now, this is the one.
+fn acquire_regardless<B>(group: &Group<B>, index: usize, request: &RequestView<'_>) -> Picked<B> {
+    if acquire_bound(group, index, &request.with_past_limits(true), &Attempted::none()) {
+        return picked(group, index, PickReason::Bound);
+    }
+    let slot = &group.layout.slots[index];
+    // As if all endpoints were healthy, so that it always succeeds.
+    slot.acquire(group.layout.alone, true, true, true);
+    let endpoint = group.refs.of_thread(index);
+    Picked::new(Lease::new(&endpoint.member, group.layout.alone, false), PickReason::Bound, endpoint)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use http::Request;
+
+    use super::*;
+    use crate::endpoint::{Endpoint, Outcome};
+    use crate::health::{CheckerId, Mismatch};
+
+    fn view(request: &Request<()>) -> RequestView<'_> {
+        RequestView::of(request, std::net::IpAddr::from([192, 0, 2, 7]))
+    }
+
+    #[test]
+    fn no_request_reaches_an_endpoint_that_was_not_verified_or_is_foreign() {
+        let cluster = Cluster::builder().endpoint(Endpoint::new("a", ()).unwrap()).build().unwrap();
+        let request = Request::new(());
+        let member =
+            |cluster: &Cluster<()>| cluster.shared.published.load().view.primary.layout.slots[0].member.clone();
+        let health = &member(&cluster).live.health;
+        let verifier = CheckerId::next();
+        health.set_verifier(Some(verifier), 1);
+        health.require_verification(1);
+        let id = EndpointHint::Id("a".parse().unwrap());
+        for (membership, unverified, picked) in [
+            (None, 1, false),
+            (Some(Membership::Foreign(Mismatch::Project)), 0, false),
+            (Some(Membership::Assumed), 0, true),
+        ] {
+            if let Some(membership) = membership {
+                assert!(health.set_membership(verifier, health.membership().1, membership, 2));
+            }
+            let every = cluster.pick_every(&view(&request));
+            assert_eq!((every.picked.len(), every.unverified), (usize::from(picked), unverified), "{membership:?}");
+            assert_eq!(cluster.pick_regardless(&view(&request), &id).is_some(), picked, "{membership:?}");
+        }
+    }
+
+    #[test]
+    fn endpoints_that_serve_nothing_else_are_picked_and_those_in_maintenance_are_not() {
+        let one = NonZeroU32::new(1);
+        let endpoint = |id: &str| Endpoint::new(id, ()).unwrap();
+        let endpoints = [
+            endpoint("ready").roles(Role::Job),
+            endpoint("full").max_in_flight(one).roles(Role::Query),
+            endpoint("drained").admin_state(AdminState::Drain).roles(Role::Query),
+            endpoint("ejected").max_fails(one).roles(Role::Query),
+            endpoint("backup").backup(true).roles(Role::Query),
+            endpoint("out").admin_state(AdminState::Maintenance).roles(Role::Query),
+        ];
+        let cluster = Cluster::builder().endpoints(endpoints).build().unwrap();
+        let request = Request::new(());
+        let view = view(&request);
+        let bound = |id: &str| cluster.pick_bound(&view, &Attempted::none(), id).unwrap();
+        bound("ejected").lease.set_outcome(Outcome::Failure);
+        let held = bound("full");
+        let names = |role| {
+            let every = cluster.pick_every(&view.with_role(role));
+            assert_eq!((every.picked.len(), every.unverified), (cluster.count_every(role), 0));
+            let names = every.picked.iter().map(|picked| picked.lease.endpoint().to_string());
+            names.collect::<Vec<_>>()
+        };
+        assert_eq!(names(None), ["ready", "full", "drained", "ejected", "backup"]);
+        assert_eq!(names(Some(Role::Query)), ["full", "drained", "ejected", "backup"]);
+        let id = |id: &str| EndpointHint::Id(id.parse().unwrap());
+        for name in ["ready", "full", "drained", "ejected", "backup"] {
+            assert_eq!(cluster.pick_regardless(&view, &id(name)).unwrap().lease.endpoint().as_str(), name);
+        }
+        assert!(cluster.pick_regardless(&view, &id("out")).is_none());
+        assert!(cluster.pick_regardless(&view, &id("unknown")).is_none());
+        drop(held);
+        assert_eq!(cluster.status().in_flight(), 0);
+        assert!(cluster.status().endpoints[3].ejected, "a request without an outcome changes no health");
+    }
+}
