@@ -1,17 +1,19 @@
 //! Learning the cookie of a node keeps a login on it.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 
 use http::{Request, Response, StatusCode};
-use kylin_lb::endpoint::EndpointId;
+use kylin_lb::endpoint::{AdminState, EndpointId};
 use kylin_lb::session::{Affinity, MemoryStore, Secret, Sessions};
 use kylin_lb::testing::Scripted;
 use kylin_lb::testing::kylin::Dialect;
 use kylin_lb::{Body, ClientAddr, Cluster, Endpoint, Proxy};
 
+use crate::support::cluster::InOrder;
 use crate::support::dialects::{in_each_dialect, is_v5};
-use crate::support::front::Front;
+use crate::support::front::{Front, endpoints};
 use crate::support::login::{Browser, Nodes};
 
 fn secret() -> Secret {
@@ -19,8 +21,12 @@ fn secret() -> Secret {
 }
 
 fn learning(nodes: &Nodes, store: &MemoryStore) -> Front {
+    learning_at(&nodes.addresses(), store)
+}
+
+fn learning_at(nodes: &[SocketAddr], store: &MemoryStore) -> Front {
     let sessions = Sessions::local(store.clone(), secret());
-    Front::with(&nodes.addresses(), |proxy| proxy.affinity(Affinity::learn(sessions)))
+    Front::with(nodes, |proxy| proxy.affinity(Affinity::learn(sessions)))
 }
 
 fn id(text: &str) -> EndpointId {
@@ -116,7 +122,7 @@ async fn a_draining_node_keeps_its_sessions_and_takes_no_new_ones(dialect: Diale
     let mut old = Browser::default();
     old.log_in(&front).await;
     let home = old.query(&front).await.unwrap();
-    front.proxy.cluster().set_admin_state(&id(&home.to_string()), kylin_lb::endpoint::AdminState::Drain).unwrap();
+    front.proxy.cluster().set_admin_state(&id(&home.to_string()), AdminState::Drain).unwrap();
     for _ in 0..4 {
         let mut new = Browser::default();
         new.log_in(&front).await;
@@ -146,40 +152,59 @@ async fn the_session_of_a_dead_node_moves_with_one_login_and_stays_when_the_node
     drop(back);
 }
 
-in_each_dialect!(a_restarted_front_end_binds_sessions_again);
-async fn a_restarted_front_end_binds_sessions_again(dialect: Dialect) {
-    let nodes = Nodes::of(dialect, 3).await;
-    let mut user = Browser::default();
-    user.log_in(&learning(&nodes, &MemoryStore::new())).await;
-
-    let store = MemoryStore::new();
-    let front = learning(&nodes, &store);
-    let mut refused = 0;
-    while user.query(&front).await.is_none() {
-        refused += 1;
-        assert!(store.is_empty(), "a node that refuses a session does not have it");
-        assert!(refused < 3);
-    }
-    for _ in 0..6 {
-        assert!(user.query(&front).await.is_some());
-    }
+/// Returns a Kylin-aware front end that knows nothing of the sessions of the nodes. Its policy always picks the first node that is
+/// eligible, so that only a search finds the others.
+fn restarted(nodes: &Nodes, store: &MemoryStore) -> Front {
+    let affinity = Affinity::learn(Sessions::local(store.clone(), secret()));
+    let front = Front::kylin(endpoints(&nodes.addresses()), |proxy| proxy.affinity(affinity));
+    front.proxy.cluster().set_balancer(InOrder);
+    front
 }
 
-/// Returns a front end that knows nothing of the sessions of the nodes.
-fn restarted(nodes: &Nodes) -> Front {
-    let affinity = Affinity::learn(Sessions::local(MemoryStore::new(), secret()));
-    Front::kylin(crate::support::front::endpoints(&nodes.addresses()), |proxy| proxy.affinity(affinity))
+/// Logs in as many users at each node, in its order.
+async fn users_at_each(nodes: &Nodes, count: usize) -> Vec<Browser> {
+    let mut users = Vec::new();
+    for address in nodes.addresses() {
+        let front = learning_at(&[address], &MemoryStore::new());
+        for _ in 0..count {
+            let mut user = Browser::default();
+            user.log_in(&front).await;
+            users.push(user);
+        }
+    }
+    users
+}
+
+/// Returns how often nodes have refused a session that they do not know.
+fn refusals(nodes: &Nodes) -> u64 {
+    nodes.nodes.iter().map(|node| node.stats().unauthorized).sum()
+}
+
+in_each_dialect!(a_front_end_binds_a_session_of_unknown_origin_to_the_node_that_serves_it);
+/// A plain front end does not search.
+async fn a_front_end_binds_a_session_of_unknown_origin_to_the_node_that_serves_it(dialect: Dialect) {
+    let nodes = Nodes::of(dialect, 2).await;
+    let mut user = users_at_each(&nodes, 1).await.remove(1);
+    let store = MemoryStore::new();
+    let front = learning(&nodes, &store);
+    let set = |state| front.proxy.cluster().set_admin_state(&id("0"), state).unwrap();
+    front.proxy.cluster().set_balancer(InOrder);
+    assert_eq!(user.query(&front).await, None);
+    assert!(store.is_empty(), "a node that refuses a session does not have it");
+    set(AdminState::Maintenance);
+    assert_eq!(user.query(&front).await, Some(1));
+    set(AdminState::Ready);
+    for _ in 0..3 {
+        assert_eq!(user.query(&front).await, Some(1));
+    }
 }
 
 in_each_dialect!(after_a_restart_a_page_still_learns_who_is_logged_in);
 async fn after_a_restart_a_page_still_learns_who_is_logged_in(dialect: Dialect) {
     let nodes = Nodes::of(dialect, 4).await;
-    let front = learning(&nodes, &MemoryStore::new());
-    let mut users = vec![Browser::default(); 8];
-    for user in &mut users {
-        user.log_in(&front).await;
-    }
-    let front = restarted(&nodes);
+    let mut users = users_at_each(&nodes, 1).await;
+    let store = MemoryStore::new();
+    let front = restarted(&nodes, &store);
     for user in &mut users {
         // The first request of Kylin's web interface when its page is loaded again.
         let response = user.get(&front, "/kylin/api/user/authentication").await;
@@ -189,17 +214,30 @@ async fn after_a_restart_a_page_still_learns_who_is_logged_in(dialect: Dialect) 
         Browser { cookies: users[0].cookies.keys().map(|name| (name.clone(), "UNKNOWN".to_owned())).collect() };
     let response = stranger.clone().get(&front, "/kylin/api/user/authentication").await;
     assert!(!response.text().contains("ADMIN"), "{dialect:?}: {}", response.text());
+    assert!(store.is_empty(), "a call that needs no login binds nothing");
+}
+
+in_each_dialect!(asking_who_is_logged_in_changes_no_binding);
+/// A node that does not know the session responds with 200 and no user.
+async fn asking_who_is_logged_in_changes_no_binding(dialect: Dialect) {
+    let nodes = Nodes::of(dialect, 3).await;
+    let mut user = users_at_each(&nodes, 1).await.remove(2);
+    let store = MemoryStore::new();
+    let front = restarted(&nodes, &store);
+    assert_eq!(user.query(&front).await, Some(2));
+    front.proxy.cluster().set_admin_state(&id("2"), AdminState::Maintenance).unwrap();
+    let response = user.get(&front, "/kylin/api/user/authentication").await;
+    assert!(!response.text().contains("ADMIN"), "{dialect:?}: {}", response.text());
+    front.proxy.cluster().set_admin_state(&id("2"), AdminState::Ready).unwrap();
+    let refused = refusals(&nodes);
+    assert_eq!((user.query(&front).await, refusals(&nodes), store.len()), (Some(2), refused, 1), "{dialect:?}");
 }
 
 in_each_dialect!(after_a_restart_a_logout_ends_the_session_at_its_node);
 async fn after_a_restart_a_logout_ends_the_session_at_its_node(dialect: Dialect) {
     let nodes = Nodes::of(dialect, 4).await;
-    let front = learning(&nodes, &MemoryStore::new());
-    let mut users = vec![Browser::default(); 8];
-    for user in &mut users {
-        user.log_in(&front).await;
-    }
-    let front = restarted(&nodes);
+    let mut users = users_at_each(&nodes, 2).await;
+    let front = restarted(&nodes, &MemoryStore::new());
     for (left, user) in (0..users.len()).rev().zip(&mut users) {
         let mut thief = user.clone();
         let response = user.get(&front, "/kylin/j_spring_security_logout").await;
@@ -209,19 +247,32 @@ async fn after_a_restart_a_logout_ends_the_session_at_its_node(dialect: Dialect)
     }
 }
 
-in_each_dialect!(after_a_restart_all_sessions_are_found_at_once, V4);
-async fn after_a_restart_all_sessions_are_found_at_once(dialect: Dialect) {
+in_each_dialect!(after_a_restart_all_sessions_are_found_and_bound_at_once);
+async fn after_a_restart_all_sessions_are_found_and_bound_at_once(dialect: Dialect) {
     let nodes = Nodes::of(dialect, 5).await;
-    let front = learning(&nodes, &MemoryStore::new());
     // More than a budget for retries of failed requests has.
-    let mut users = vec![Browser::default(); 200];
-    for user in &mut users {
-        user.log_in(&front).await;
+    let mut users = users_at_each(&nodes, 30).await;
+    let store = MemoryStore::new();
+    let front = restarted(&nodes, &store);
+    for (n, user) in users.iter_mut().enumerate() {
+        assert_eq!(user.query(&front).await, Some(n / 30), "{dialect:?}");
     }
-    let front = restarted(&nodes);
-    for user in &mut users {
-        assert!(user.query(&front).await.is_some(), "{dialect:?}");
+    let refused = refusals(&nodes);
+    for (n, user) in users.iter_mut().enumerate() {
+        assert_eq!(user.query(&front).await, Some(n / 30), "{dialect:?}");
     }
+    assert_eq!((refusals(&nodes), store.len()), (refused, users.len()), "{dialect:?}");
+}
+
+in_each_dialect!(after_a_restart_a_session_at_a_draining_node_is_found);
+async fn after_a_restart_a_session_at_a_draining_node_is_found(dialect: Dialect) {
+    let nodes = Nodes::of(dialect, 3).await;
+    let mut user = users_at_each(&nodes, 1).await.remove(2);
+    let front = restarted(&nodes, &MemoryStore::new());
+    front.proxy.cluster().set_admin_state(&id("2"), AdminState::Drain).unwrap();
+    assert_eq!(user.query(&front).await, Some(2), "{dialect:?}");
+    let refused = refusals(&nodes);
+    assert_eq!((user.query(&front).await, refusals(&nodes)), (Some(2), refused), "bound: {dialect:?}");
 }
 
 in_each_dialect!(two_front_ends_over_one_store_send_a_session_to_one_node);
@@ -311,10 +362,10 @@ async fn a_session_whose_node_is_only_full_is_not_moved() {
     assert_eq!(ask(&proxy, "/kylin/api/x", "JSESSIONID=A1").await, home);
 
     // After maintenance, the endpoint that served the session meanwhile keeps it.
-    cluster.set_admin_state(&id(&home), kylin_lb::endpoint::AdminState::Maintenance).unwrap();
+    cluster.set_admin_state(&id(&home), AdminState::Maintenance).unwrap();
     let new_home = ask(&proxy, "/kylin/api/x", "JSESSIONID=A1").await;
     assert_ne!(new_home, home);
-    cluster.set_admin_state(&id(&home), kylin_lb::endpoint::AdminState::Ready).unwrap();
+    cluster.set_admin_state(&id(&home), AdminState::Ready).unwrap();
     for _ in 0..3 {
         assert_eq!(ask(&proxy, "/kylin/api/x", "JSESSIONID=A1").await, new_home);
     }
