@@ -5,6 +5,7 @@
 //! cargo bench --bench waiting                    # some minutes
 //! cargo bench --bench waiting -- --quick         # a minute
 //! cargo bench --bench waiting -- --flood         # what a user with 1,000 queries costs the others
+//! cargo bench --bench waiting -- --quick --speed 4   # four times as fast instead of twenty: closer to the simulation
 //! ```
 
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::expect_used, reason = "a program for a terminal")]
@@ -35,12 +36,16 @@ use self::nodes::{Completion, NODES};
 use self::served::{Node, Pace, Served};
 use self::workload::Query;
 
-/// How long a second of the queries takes.
-const SCALE: f64 = 0.05;
+/// How many times as fast as in the simulation the queries come and run.
+const SPEED: f64 = 20.0;
 
 fn main() {
+    let mut arguments = std::env::args().skip_while(|argument| argument != "--speed").skip(1);
+    let speed = arguments.next().map_or(SPEED, |speed| speed.parse().expect("--speed takes a number"));
+    // How long a second of the queries takes.
+    let scale = 1.0 / speed;
     if std::env::args().any(|argument| argument == "--flood") {
-        return floods();
+        return floods(scale);
     }
     let queries = if std::env::args().any(|argument| argument == "--quick") { 6_000 } else { 30_000 };
     let served = |policy, queues, single_flight| Served::of_one_account(policy, queues, single_flight, false);
@@ -58,8 +63,8 @@ fn main() {
         println!("\n| load {:.0} % | mean s | simulated | p99 of quick s | simulated | refused |", load * 100.0);
         println!("|---|--:|--:|--:|--:|--:|");
         for (name, front) in &fronts {
-            let simulated = figures_of(&trace, &served::run(&trace, front, SCALE));
-            let lived = figures_of(&trace, &live(None, &trace, front));
+            let simulated = figures_of(&trace, &served::run(&trace, front, scale));
+            let lived = figures_of(&trace, &live(None, &trace, front, scale));
             println!(
                 "| {name} | {:.2} | {:.2} | {:.2} | {:.2} | {:.1} % |",
                 lived.mean(),
@@ -80,7 +85,7 @@ fn figures_of(trace: &[Query], completions: &[Completion]) -> Figures {
 
 /// Prints how long quick queries of others take while a user has 1,000 queries on their way all the time. Each of the others is an
 /// office with an account of its own.
-fn floods() {
+fn floods(scale: f64) {
     let front = Served { accounts: true, ..Served::of_one_account(Arc::new(LeastConn::new()), true, false, false) };
     let flood = |of: fn(&Query) -> bool, queries| Flood { queries, of };
     let floods = [
@@ -100,7 +105,7 @@ fn floods() {
             let (mut lived, mut simulated) = (Figures::default(), Figures::default());
             for trace in &traces {
                 simulated.add(trace, &flood.simulate(trace, &front, 1.0));
-                lived.add(trace, &live(Some(flood), trace, &front));
+                lived.add(trace, &live(Some(flood), trace, &front, scale));
             }
             let figures = [lived.quick_within(0.99), simulated.quick_within(0.99)];
             let before = *none.get_or_insert(figures);
@@ -117,11 +122,11 @@ fn floods() {
 }
 
 /// Runs the queries in real time.
-fn live(flood: Option<Flood>, trace: &[Query], front: &Served) -> Vec<Completion> {
+fn live(flood: Option<Flood>, trace: &[Query], front: &Served, scale: f64) -> Vec<Completion> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        let (queries, pace) = (Arc::<[Query]>::from(trace), Pace::new(SCALE));
+        let (queries, pace) = (Arc::<[Query]>::from(trace), Pace::new(scale));
         let mut servers = Vec::new();
         for _ in 0..NODES {
             let node = Node::new(&queries, pace, front.shared_cores);

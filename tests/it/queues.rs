@@ -553,6 +553,26 @@ async fn users_at_one_address_have_shares_of_their_own_once_they_are_known() {
     flood.iter().for_each(JoinHandle::abort);
 }
 
+/// Until a node has accepted the credentials of an account, each address that uses it is a user. The account leaves no slots free
+/// for itself.
+#[tokio::test(start_paused = true)]
+async fn an_account_that_has_just_become_known_gets_all_slots() {
+    let stage = Stage::new(1, 8, LeastConn::new());
+    let of = |address: &str, millis| with_header(query("account", millis), "x-name", address);
+    let first = ["one address", "another"].map(|address| stage.send(of(address, 10)));
+    for query in first {
+        query.await.unwrap();
+    }
+    let flood: Vec<_> = (0..60).map(|_| stage.send(of("one address", 100))).collect();
+    // The first eight have slots at once. Each later one gets that of one that has ended.
+    sleep(Duration::from_millis(250)).await;
+    assert_eq!(stage.nodes[0].running.load(Ordering::Relaxed), 8);
+    for query in flood {
+        assert_eq!(query.await.unwrap().status(), 200);
+    }
+    stage.check_at_rest().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn waiting_queries_of_a_flood_are_no_load_for_others() {
     let stage = Stage::new(2, 4, LeastConn::new());

@@ -133,7 +133,7 @@ impl Queues {
 
     /// Records that a node has accepted the credentials of a user.
     pub(crate) fn accept(&self, credential: Credential, user: u64) {
-        self.with(|order, _| order.accepted.insert(credential, user));
+        self.with(|order, _| order.accept(credential, user));
     }
 
     fn set_rules(&self, QueueRules { max_wait, max_waiting, slow_weights }: QueueRules) {
@@ -154,9 +154,7 @@ impl Queues {
         self.with(|order, now| {
             let user = order.accepted.user(&claims);
             let unproven = claims.provable.filter(|credential| !order.accepted.has(*credential));
-            let mut ticket = order.ticket(user, fingerprint, now);
-            (ticket.unproven, ticket.stop_keys) = (unproven, stop_keys);
-            ticket
+            Ticket { stop_keys, ..order.ticket(user, unproven, fingerprint, now) }
         })
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use ahash::AHashMap;
 
 use super::costs::{Costs, Micros};
-use super::credentials::Accepted;
+use super::credentials::{Accepted, Credential};
 use super::slots::{Slots, interval};
 use super::slowness;
 use super::ticket::{Ticket, Turn, key};
@@ -103,10 +103,17 @@ impl Order {
         }
     }
 
-    /// Returns the ticket of a request that arrives now.
-    pub(super) fn ticket(&mut self, user: u64, fingerprint: Option<u64>, now: Micros) -> Ticket {
+    /// Returns the ticket of a request that arrives now. `unproven`: its credentials, if the user is that of the address until a node
+    /// accepts them.
+    pub(super) fn ticket(
+        &mut self,
+        user: u64,
+        unproven: Option<Credential>,
+        fingerprint: Option<u64>,
+        now: Micros,
+    ) -> Ticket {
         let cost = self.costs.expected(fingerprint);
-        self.activity.note(user, now);
+        self.activity.note(user, unproven, now);
         self.next += 1;
         let floods = self.users.get(&user).is_some_and(|user| user.floods(self.slots));
         let is_of_flood = floods && self.is_next_beyond(user);
@@ -119,8 +126,14 @@ impl Order {
             is_of_flood,
             since: now,
             stop_keys: [0; 2],
-            unproven: None,
+            unproven,
         }
+    }
+
+    /// Records that a node has accepted the credentials of a user.
+    pub(super) fn accept(&mut self, credential: Credential, user: u64) {
+        self.accepted.insert(credential, user);
+        self.activity.prove(credential, user);
     }
 
     /// Adds a request to the queue of an endpoint. Returns its token, with which it always has to [leave](Self::leave).
@@ -437,7 +450,7 @@ mod tests {
 
     /// Returns the ticket of a query that arrives at `now` and is expected to take `cost`.
     fn ticket(order: &mut Order, user: u64, cost: Micros, now: Micros) -> Ticket {
-        Ticket { key: now + AGEING * cost, cost, ..order.ticket(user, None, now) }
+        Ticket { key: now + AGEING * cost, cost, ..order.ticket(user, None, None, now) }
     }
 
     fn enter(order: &mut Order, user: u64, cost: Micros, now: Micros) -> (u64, Turn) {
@@ -538,7 +551,7 @@ mod tests {
             for (uid, millis) in (0..).zip(millis) {
                 // Of two kinds, one of which takes ten times as long as the other.
                 let kind = round % 2;
-                let ticket = order.ticket(1, Some(kind), *now);
+                let ticket = order.ticket(1, None, Some(kind), *now);
                 let (token, turn) = order.enter(&live(order, uid), ticket, *now);
                 assert_eq!(turn, Turn::Go);
                 *now += millis * 1_000 * (1 + 9 * kind);

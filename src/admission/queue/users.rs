@@ -1,4 +1,5 @@
 use super::costs::Micros;
+use super::credentials::Credential;
 use super::slots::ByKey;
 
 /// The minimum share of a user, in slots.
@@ -41,22 +42,41 @@ impl User {
     }
 }
 
-/// The users of the last query and of the last query of another user, each with the time.
+/// The last query, and the last query of another user.
 #[derive(Debug, Default)]
-pub(super) struct Activity([(u64, Option<Micros>); 2]);
+pub(super) struct Activity([LastQuery; 2]);
+
+#[derive(Debug, Default, Clone, Copy)]
+struct LastQuery {
+    user: u64,
+    /// The credentials of the query, if no node has accepted them yet. The user is then that of the address.
+    unproven: Option<Credential>,
+    at: Option<Micros>,
+}
 
 impl Activity {
-    pub(super) fn note(&mut self, user: u64, now: Micros) {
-        if self.0[0].0 != user {
-            self.0 = [(user, None), self.0[0]];
+    pub(super) fn note(&mut self, user: u64, unproven: Option<Credential>, now: Micros) {
+        if self.0[0].user != user {
+            self.0[1] = self.0[0];
         }
-        self.0[0].1 = Some(now);
+        self.0[0] = LastQuery { user, unproven, at: Some(now) };
+    }
+
+    /// Learns whose credentials these are. Otherwise the first query of a user, for whom its address stood, would make the user
+    /// seem to be another one beside itself.
+    pub(super) fn prove(&mut self, credential: Credential, user: u64) {
+        for query in self.0.iter_mut().filter(|query| query.unproven == Some(credential)) {
+            (query.user, query.unproven) = (user, None);
+        }
+        if self.0[0].user == self.0[1].user {
+            self.0[1] = LastQuery::default();
+        }
     }
 
     /// Returns whether another user has sent a query lately.
     pub(super) fn is_other_active(&self, user: u64, now: Micros) -> bool {
-        let other = self.0.iter().find(|(of, _)| *of != user);
-        other.and_then(|(_, at)| *at).is_some_and(|at| now.saturating_sub(at) < ACTIVE)
+        let other = self.0.iter().find(|query| query.user != user);
+        other.and_then(|query| query.at).is_some_and(|at| now.saturating_sub(at) < ACTIVE)
     }
 }
 
@@ -74,6 +94,23 @@ fn share(slots: u32, all: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_user_whose_first_query_came_under_its_address_is_no_other_user() {
+        let (credential, other) = (Credential(7), Credential(8));
+        let mut activity = Activity::default();
+        activity.note(100, Some(credential), 0);
+        activity.note(101, Some(credential), 0);
+        assert!(activity.is_other_active(1, 0) && activity.is_other_active(100, 0), "two addresses");
+        activity.prove(other, 2);
+        assert!(activity.is_other_active(1, 0), "the credentials of another user");
+        activity.prove(credential, 1);
+        assert!(!activity.is_other_active(1, 0), "both addresses are this user");
+        assert!(activity.is_other_active(2, 0));
+        activity.note(100, Some(other), 0);
+        activity.note(1, None, 0);
+        assert!(activity.is_other_active(1, ACTIVE - 1) && !activity.is_other_active(1, ACTIVE));
+    }
 
     #[test]
     fn a_user_has_an_eighth_and_less_the_more_it_floods() {
