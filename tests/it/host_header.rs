@@ -55,7 +55,7 @@ async fn a_request_that_names_no_host_gets_the_address_of_the_node() {
 }
 
 #[tokio::test]
-async fn a_redirect_to_the_host_that_the_front_end_named_is_relative() {
+async fn a_redirect_to_the_address_of_the_node_is_relative() {
     // As Tomcat before 8.5.
     let node = Scripted::new(|request: Request<Body>| async move {
         let host = request.headers()["host"].to_str().unwrap();
@@ -72,6 +72,8 @@ async fn a_redirect_to_the_host_that_the_front_end_named_is_relative() {
         ("", "http://HOST//evil/", "http://127.0.0.1:7070//evil/"),
         ("", "http://other/kylin/", "http://other/kylin/"),
         ("kylin:80", "http://HOST/kylin/", "http://kylin:80/kylin/"),
+        ("kylin:80", "http://127.0.0.1:7070/kylin/login", "/kylin/login"),
+        ("kylin:80", "http://127.0.0.1:7071/kylin/login", "http://127.0.0.1:7071/kylin/login"),
     ] {
         let request = Request::get("/kylin").version(Version::HTTP_10).header("host", host).header("x-to", to);
         let response = proxy.forward(ClientAddr::Unix, request.body(Body::empty()).unwrap()).await;

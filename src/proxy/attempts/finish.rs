@@ -40,7 +40,8 @@ impl<B: Backend> Attempts<'_, B> {
         }
         self.settle_pending_failures(picked, class);
         self.share_result(class, picked);
-        if self.names_no_host {
+        // A node that knows its own address may name it to any client.
+        if self.names_no_host || (self.kylin().is_some() && self.response.status().is_redirection()) {
             head::hide_host_of(picked, self.response.headers_mut());
         }
         let cluster = &self.proxy.cluster;

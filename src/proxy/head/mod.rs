@@ -223,7 +223,7 @@ fn host_of<B: Backend>(picked: &Picked<B>) -> HeaderValue {
     picked.backend().host().unwrap_or_else(|| host_of_node(picked.lease.placement()))
 }
 
-/// Makes a `Location` relative that names the host of [`set_host_of`]. The client has not named it, and may not reach the node.
+/// Makes a `Location` relative that names the host of [`set_host_of`], the node itself, which the client may not reach.
 pub(super) fn hide_host_of<B: Backend>(picked: &Picked<B>, headers: &mut HeaderMap) {
     let path = headers.get(header::LOCATION).and_then(|location| {
         let location = location.as_bytes();
