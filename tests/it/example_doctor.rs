@@ -30,7 +30,20 @@ async fn report(args: &[&str]) -> Value {
     let expected = if report["findings"].as_array().unwrap().is_empty() { 0 } else { 1 };
     assert_eq!((code, &report["sound"]), (Some(expected), &json!(expected == 0)), "{report:#}");
     assert!(!stdout.contains("KYLIN\"") && !stdout.contains("password=k"), "a secret: {stdout}");
+    if report["nodes"].as_array().unwrap().len() > 1 {
+        assert_says_all(&report);
+    }
     report
+}
+
+/// Asserts that each check that compares nodes passed, has a finding, or was not made for a reason.
+fn assert_says_all(report: &Value) {
+    let lists = ["findings", "not_checked"].map(|list| report[list].as_array().unwrap());
+    let checks = lists.into_iter().flatten().map(|entry| &entry["check"]);
+    let said: Vec<&Value> = checks.chain(report["passed"].as_array().unwrap()).collect();
+    for check in ["version", "clock", "metastore", "storage", "cluster-servers", "discovery", "users"] {
+        assert!(said.contains(&&json!(check)), "nothing about {check}: {report:#}");
+    }
 }
 
 /// The findings as `check: nodes: text`.
@@ -163,6 +176,17 @@ async fn a_node_that_does_not_respond_is_named(dialect: Dialect) {
     assert!(found["notes"].to_string().contains("down by its setting"), "{found:#}");
 }
 in_each_dialect!(a_node_that_does_not_respond_is_named);
+
+#[tokio::test]
+async fn what_is_not_compared_is_said() {
+    let mut cluster = Cluster::start(Dialect::V3_1, 2).await;
+    let named = cluster.named();
+    cluster.demo.served[1].take().unwrap().kill().await;
+    let login = cluster.folder.path().join("admin");
+    let found = report(&["--nodes", &named, "--login-file", login.to_str().unwrap()]).await;
+    assert_found(&found, &[&["reachable: q1: "]]);
+    assert!(found["not_checked"].to_string().contains("no two nodes that respond"), "{found:#}");
+}
 
 #[tokio::test]
 async fn a_node_that_hangs_is_named_after_the_timeout() {

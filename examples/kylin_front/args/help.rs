@@ -111,8 +111,9 @@ This program:
   --log LEVEL         off, error, warn, info (default), debug or trace: what it logs to standard error, one line for each change
                       of state; without this option, RUST_LOG may set levels such as kylin_lb=debug
   --log-format F      text (default) or json, one object a line
-  --access-log FILE   a line for each request: nginx's combined format, and behind it times, nodes, and how it ended; - is
-                      standard output; SIGUSR1 opens the file again (default: off)
+  --access-log FILE   a line for each request for the nodes: nginx's combined format, and behind it times, nodes, and how it
+                      ended; - is standard output; SIGUSR1 opens the file again (default: off). What a configuration answers
+                      itself, such as a return, is in its own access_log
   --access-log-format F  combined (default) or json, one object a line
   --query-log FILE    a JSON object for each query: user, project, fingerprint, node and why there, times, outcome
   --log-flags         the query log also shows how the node got the result: from its cache, or by pushing the query down; not of

@@ -58,6 +58,17 @@ It checks that
 /// The time for which the doctor waits for a response.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The checks that compare nodes of one cluster.
+const COMPARISONS: [Check; 7] = [
+    Check::Version,
+    Check::Clock,
+    Check::Metastore,
+    Check::Storage,
+    Check::ClusterServers,
+    Check::Discovery,
+    Check::Users,
+];
+
 /// The parsed arguments.
 struct Options {
     args: Args,
@@ -173,6 +184,9 @@ async fn check(options: Options) -> Report {
             sessions::through_front_end(front, &nodes, login, &mut report).await;
         }
         sessions::log_out(&nodes).await;
+    }
+    if nodes.len() > 1 {
+        report.complete(&COMPARISONS, "no two nodes that respond are of one cluster, so nothing was compared");
     }
     report.nodes = nodes.iter().map(|seen| row(seen, &addresses)).collect();
     report

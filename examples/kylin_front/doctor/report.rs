@@ -142,6 +142,15 @@ impl Report {
         self.add(check, Kind::Unchecked, nodes, text.into());
     }
 
+    /// Records for each check of which there is nothing in the report yet why it was not made.
+    pub fn complete(&mut self, checks: &[Check], why: &str) {
+        for check in checks {
+            if !self.ran.contains(check) && !self.entries.iter().any(|entry| entry.check == *check) {
+                self.unchecked(*check, &[], why);
+            }
+        }
+    }
+
     fn add(&mut self, check: Check, kind: Kind, nodes: &[&str], text: String) {
         let nodes = nodes.iter().copied().map(str::to_owned);
         let is_same = |entry: &&mut Entry| entry.check == check && entry.kind == kind && entry.text == text;
