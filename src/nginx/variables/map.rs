@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::geo::Geo;
-use super::names::may_be_group;
+use super::names::{groups_of, may_be_group};
 use super::order::in_order;
 use super::sink::Sink;
 use super::split_clients::Split;
@@ -20,7 +20,19 @@ pub(super) struct Map {
     name: String,
     pub(super) source: Template,
     rules: Rules,
+    /// Whether a value depends on the response.
+    pub(super) needs_outcome: bool,
+    /// The longest chain of maps inside it.
+    depth: usize,
+    /// The number of values that one meets on all ways through the maps inside it.
+    ways: usize,
 }
+
+/// The most maps inside each other: their values are computed by recursion.
+const MAX_DEPTH: usize = 32;
+
+/// The most values on all ways through maps inside each other, which bounds the work of checks.
+const MAX_WAYS: usize = 1 << 20;
 
 #[derive(Debug)]
 enum Rules {
@@ -216,7 +228,26 @@ impl Map {
             "split_clients" => Rules::Split(Split::read(block)?),
             _ => Rules::Values(Values::read(block, maps)?),
         };
-        Ok(Map { name: variable, source, rules })
+        let map = Map { name: variable, source, rules, needs_outcome: false, depth: 0, ways: 0 };
+        map.bounded().ok_or_else(|| {
+            let message =
+                format!("{kind}: the values of \"${}\" refer to too many others", name.text.trim_start_matches('$'));
+            name.span.limit(message, format!("at most {MAX_DEPTH} inside each other, of a million values together"))
+        })
+    }
+
+    /// Counts the maps inside this one; `None` if there are too many.
+    fn bounded(mut self) -> Option<Map> {
+        let (mut depth, mut ways, mut needs_outcome) = (1, 0_usize, false);
+        for value in std::iter::once(&self.source).chain(self.results()) {
+            needs_outcome |= value.needs_outcome();
+            ways = ways.saturating_add(1);
+            for inner in value.maps() {
+                (depth, ways) = (depth.max(inner.depth + 1), ways.saturating_add(inner.ways));
+            }
+        }
+        (self.depth, self.ways, self.needs_outcome) = (depth, ways, needs_outcome);
+        (depth <= MAX_DEPTH && ways <= MAX_WAYS).then_some(self)
     }
 
     pub(super) fn results(&self) -> Box<dyn Iterator<Item = &Template> + '_> {
@@ -237,10 +268,6 @@ impl Map {
 
     pub(super) fn mentions(&self, start: &str) -> bool {
         self.source.mentions(start) || self.results().any(|result| result.mentions(start))
-    }
-
-    pub(super) fn needs_outcome(&self) -> bool {
-        self.source.needs_outcome() || self.results().any(Template::needs_outcome)
     }
 
     /// Writes the value for a request to `sink`.
@@ -354,16 +381,6 @@ impl Values {
             write(default, scope);
         }
     }
-}
-
-/// Returns the names of the groups in an expression, in lower case.
-fn groups_of(text: &str) -> impl Iterator<Item = String> {
-    let starts = text.split("(?").skip(1).map(|rest| rest.strip_prefix('P').unwrap_or(rest));
-    starts.filter_map(|rest| {
-        let (name, _) = rest.strip_prefix('<')?.split_once('>')?;
-        let is_name = !name.is_empty() && name.chars().all(is_name_letter);
-        is_name.then(|| name.to_ascii_lowercase())
-    })
 }
 
 /// Returns the names of an expression's groups in lower case, with their number.

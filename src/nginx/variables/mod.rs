@@ -266,9 +266,17 @@ impl Template {
     pub(crate) fn needs_outcome(&self) -> bool {
         self.pieces.iter().any(|piece| match piece {
             Piece::Literal(_) => false,
-            Piece::Variable { variable: Variable::Mapped(map), .. } => map.needs_outcome(),
+            Piece::Variable { variable: Variable::Mapped(map), .. } => map.needs_outcome,
             Piece::Variable { variable: Variable::Sent(_) | Variable::Received(_), .. } => true,
             Piece::Variable { name, .. } => names::needs_outcome(name),
+        })
+    }
+
+    /// Returns the maps whose variables the value has.
+    fn maps(&self) -> impl Iterator<Item = &Map> {
+        self.pieces.iter().filter_map(|piece| match piece {
+            Piece::Variable { variable: Variable::Mapped(map), .. } => Some(&**map),
+            Piece::Variable { .. } | Piece::Literal(_) => None,
         })
     }
 

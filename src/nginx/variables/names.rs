@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use http::{HeaderName, Version, header};
 
 use super::sink::{Sink, display};
-use super::{Scope, is_built_in, outcome};
+use super::{Scope, is_built_in, is_name_letter, outcome};
 use crate::nginx::uri::host_without_port;
 use crate::observe::{Timestamp, basic_user};
 
@@ -85,6 +85,16 @@ pub(super) static NAMES: &[(&str, Evaluate)] = &[
 pub(super) fn needs_outcome(name: &str) -> bool {
     name.starts_with("upstream_")
         || matches!(name, "body_bytes_sent" | "bytes_sent" | "request_completion" | "request_time" | "status")
+}
+
+/// Returns the names of the groups in an expression, in lower case.
+pub(super) fn groups_of(text: &str) -> impl Iterator<Item = String> {
+    let starts = text.split("(?").skip(1).map(|rest| rest.strip_prefix('P').unwrap_or(rest));
+    starts.filter_map(|rest| {
+        let (name, _) = rest.strip_prefix('<')?.split_once('>')?;
+        let is_name = !name.is_empty() && name.chars().all(is_name_letter);
+        is_name.then(|| name.to_ascii_lowercase())
+    })
 }
 
 /// Returns whether a group of an expression may have a name, in lower case. In nginx it may be that of a request's argument, cookie or

@@ -125,3 +125,21 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn maps_inside_each_other_are_bounded() {
+    let read = |count: usize, lines: &str| {
+        let map = |number: usize| {
+            format!("map $arg_a $v{} {{ {} }}\n", number + 1, lines.replace("PREV", &format!("$v{number}")))
+        };
+        let text = "map $arg_a $v0 { default 1; }\n".to_owned() + &(0..count).map(map).collect::<String>();
+        crate::nginx::Config::parse("front.conf", &format!("{text} server {{ listen 81; return 200 $v{count}; }}"))
+    };
+    assert!(read(31, "default PREV;").is_ok() && read(15, "default PREV; 1 PREV;").is_ok());
+    for (count, lines) in
+        [(32, "default PREV;"), (5000, "default PREV;"), (31, "default PREV; 1 PREV;"), (31, "1 PREVPREVPREV;")]
+    {
+        let error = read(count, lines).unwrap_err();
+        assert_eq!(error.kind(), crate::nginx::ErrorKind::Limit, "{count} {lines}: {error}");
+    }
+}

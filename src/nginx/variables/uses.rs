@@ -1,9 +1,14 @@
 //! Values as URIs, as replacements of an expression's match, and as a choice of upstreams.
 
+use std::cell::Cell;
+
 use super::{Maps, Piece, Scope, Template, Variable};
 use crate::kylin::NormalizedPath;
 use crate::nginx::syntax::Captures;
 use crate::nginx::uri::escape;
+
+/// The most values of maps and `set` that the search for all values of a template looks at.
+const MAX_STEPS: u32 = 1 << 20;
 
 /// A value whose groups of an expression are not known yet: bytes, and numbers of groups.
 #[derive(Debug)]
@@ -61,7 +66,7 @@ impl Template {
 
     /// Returns every value that the template can have; `None` if it depends on more than maps and `set`.
     pub(crate) fn possible_values(&self, maps: &Maps) -> Option<Vec<String>> {
-        self.possible_values_at(maps, 8)
+        self.possible_values_at(maps, 8, &Cell::new(MAX_STEPS))
     }
 
     /// Returns whether the path that the value is for a node may begin with `start`; `None` if that depends on more than maps and
@@ -84,7 +89,8 @@ impl Template {
         if is_open { None } else { Some(false) }
     }
 
-    fn possible_values_at(&self, maps: &Maps, depth: usize) -> Option<Vec<String>> {
+    /// `steps` is the number of values that may still be looked at.
+    fn possible_values_at(&self, maps: &Maps, depth: usize, steps: &Cell<u32>) -> Option<Vec<String>> {
         const MAX_VALUES: usize = 64;
         let mut values = vec![String::new()];
         for piece in &self.pieces {
@@ -92,7 +98,8 @@ impl Template {
             let of_templates = |templates: &mut dyn Iterator<Item = &Template>, of_piece: &mut Vec<String>| {
                 let depth = depth.checked_sub(1)?;
                 for template in templates {
-                    of_piece.extend(template.possible_values_at(maps, depth)?);
+                    steps.set(steps.get().checked_sub(1)?);
+                    of_piece.extend(template.possible_values_at(maps, depth, steps)?);
                 }
                 Some(())
             };
