@@ -103,7 +103,7 @@ pub(crate) async fn fan_out<B: Backend>(
                     Err(_) => return NodeResult::default(),
                 }
             }
-            send(picked, request, key, names_no_host, attempts, may_repeat).await
+            send(picked, request, key, attempts, may_repeat).await
         })
     });
     let results = join_all(sends.collect()).await;
@@ -202,7 +202,6 @@ async fn send<B: Backend>(
     mut picked: Picked<B>,
     request: Request<Body>,
     key: RequestKey,
-    names_no_host: bool,
     attempts: &Mutex<AttemptRecorder<'_>>,
     may_repeat: MayRepeat<'_>,
 ) -> NodeResult {
@@ -214,7 +213,7 @@ async fn send<B: Backend>(
         sent = attempt(&picked, &request, attempts).await;
         may_be_executed |= sent.may_be_executed();
     }
-    if let Some(response) = sent.response.as_mut().filter(|_| names_no_host) {
+    if let Some(response) = &mut sent.response {
         head::hide_host_of(&picked, response.headers_mut());
     }
     picked.lease.set_outcome(sent.outcome);
