@@ -53,6 +53,7 @@ impl Listed {
         logs: &Logs,
         mut inherited: Vec<OwnedFd>,
     ) -> Result<Option<(Self, Server)>, Box<dyn Error>> {
+        let clients = args.tls.clients()?;
         let source = std::mem::replace(&mut args.source, Source::Nodes(Vec::new()));
         let members = Members::find(source, &args).await?;
         let mode = args.sessions.get_or_insert(SessionMode::MEMORY).clone();
@@ -75,7 +76,7 @@ impl Listed {
         let mut listed = Listed {
             listens: listens(&args, &inherited)?,
             logs: logs.clone(),
-            clients: args.tls.clients()?,
+            clients,
             https_port: Arc::new(AtomicU16::new(443)),
             mode,
             secret,

@@ -78,10 +78,15 @@ impl TlsOptions {
     /// Reads the certificates for clients; `None` without any.
     #[cfg(feature = "tls")]
     pub fn clients(&self) -> Result<Option<Clients>, Box<dyn Error>> {
-        use kylin_lb::tls::{ClientCertificate, Identity, Roots, ServerTls};
+        use kylin_lb::tls::{ClientCertificate, Identity, Roots, ServerTls, TlsError};
 
         let (Some(certificate), Some(key)) = (&self.certificate, &self.key) else { return Ok(None) };
-        let place = |error| format!("--tls-certificate {}: {}", certificate.display(), chain(&error));
+        let place = |error| match &error {
+            TlsError::InFile { path, .. } | TlsError::Read { path, .. } if path == key && path != certificate => {
+                format!("--tls-key {}: {}", key.display(), chain(&error))
+            }
+            _ => format!("--tls-certificate {}: {}", certificate.display(), chain(&error)),
+        };
         let mut tls = ServerTls::builder(Identity::from_files(certificate, key).map_err(place)?);
         if let Some(file) = &self.client_ca {
             let roots = Roots::from_file(file);
@@ -112,5 +117,9 @@ impl TlsOptions {
 
 #[cfg(feature = "tls")]
 fn chain(error: &kylin_lb::tls::TlsError) -> String {
-    crate::running::chain(error)
+    // The option names the file.
+    match error {
+        kylin_lb::tls::TlsError::InFile { source, .. } => crate::running::chain(&**source),
+        error => crate::running::chain(error),
+    }
 }

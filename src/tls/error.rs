@@ -1,5 +1,5 @@
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The error for certificates, a key or a setting of TLS that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +49,16 @@ pub enum TlsError {
     /// rustls refuses the configuration.
     #[error("TLS cannot be set up: {0}")]
     Invalid(String),
+}
+
+impl TlsError {
+    /// Names the file in an error about its content.
+    pub(crate) fn in_file(self, path: &Path) -> Self {
+        match self {
+            TlsError::Read { .. } | TlsError::InFile { .. } => self,
+            error => TlsError::InFile { path: path.to_owned(), source: Box::new(error) },
+        }
+    }
 }
 
 impl From<rustls::Error> for TlsError {

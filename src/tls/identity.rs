@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rustls::pki_types::pem::{Error as PemError, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SigningKey};
 
 use super::{TlsError, provider};
 
@@ -28,12 +28,11 @@ impl Identity {
     /// # Errors
     /// [`TlsError`] if either is missing or malformed, or if the key is another certificate's.
     pub fn from_pem(certificates: &[u8], key: &[u8]) -> Result<Self, TlsError> {
-        let chain = certificates_of(certificates)?;
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| match error {
-            PemError::NoItemsFound => TlsError::NoKey,
-            error => TlsError::Pem(error.to_string()),
-        })?;
-        let key = CertifiedKey::new(chain, provider().key_provider.load_private_key(key)?);
+        Self::of(certificates_of(certificates)?, private_key_of(key)?)
+    }
+
+    fn of(chain: Vec<CertificateDer<'static>>, key: Arc<dyn SigningKey>) -> Result<Self, TlsError> {
+        let key = CertifiedKey::new(chain, key);
         match key.keys_match() {
             Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {
                 Ok(Identity { key: Arc::new(key) })
@@ -46,10 +45,22 @@ impl Identity {
     /// Reads PEM files, as [`from_pem`](Self::from_pem) reads their text. Both may be the same file.
     ///
     /// # Errors
-    /// [`TlsError::Read`] if a file cannot be read, and those of [`from_pem`](Self::from_pem).
+    /// [`TlsError::Read`] if a file cannot be read, [`TlsError::InFile`] if its content cannot be used, and
+    /// [`TlsError::KeyMismatch`] if the key is another certificate's.
     pub fn from_files(certificates: impl AsRef<Path>, key: impl AsRef<Path>) -> Result<Self, TlsError> {
-        Self::from_pem(&read(certificates.as_ref())?, &read(key.as_ref())?)
+        let (certificates, key) = (certificates.as_ref(), key.as_ref());
+        let chain = certificates_of(&read(certificates)?).map_err(|error| error.in_file(certificates))?;
+        let key = private_key_of(&read(key)?).map_err(|error| error.in_file(key))?;
+        Self::of(chain, key)
     }
+}
+
+fn private_key_of(pem: &[u8]) -> Result<Arc<dyn SigningKey>, TlsError> {
+    let key = PrivateKeyDer::from_pem_slice(pem).map_err(|error| match error {
+        PemError::NoItemsFound => TlsError::NoKey,
+        error => TlsError::Pem(error.to_string()),
+    })?;
+    Ok(provider().key_provider.load_private_key(key)?)
 }
 
 /// Reads a file whole.

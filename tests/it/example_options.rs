@@ -10,6 +10,7 @@ use crate::support::example::{TIMEOUT, address, check, run, spawn, start};
 use crate::support::front::{closed_port, demo, until};
 use crate::support::http;
 use crate::support::raw_node::{RawNode, respond};
+use crate::support::tls::{Certificate, openssl_installed};
 use crate::support::zookeeper::{ZooKeeperServer, create, kylin_3_1, require_zookeeper};
 
 /// Nodes of this process, and how to name them to another.
@@ -647,6 +648,59 @@ fn refused(args: &[&str]) -> String {
     let output = run(&[args, &["--check"]].concat());
     assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn a_check_reads_the_files_of_tls_as_the_start_does() {
+    if !openssl_installed() {
+        return;
+    }
+    let [one, other] = [(); 2].map(|()| Certificate::make());
+    let folder = tempfile::TempDir::new().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let text = |path: std::path::PathBuf| path.to_str().unwrap().to_owned();
+    let (certificate, key) = (text(one.file()), text(one.key()));
+    let gone = text(folder.path().join("gone"));
+    let (empty, junk) =
+        (file("empty", ""), file("junk", "-----BEGIN CERTIFICATE-----\n%%%\n-----END CERTIFICATE-----\n"));
+    let locked = file(
+        "locked",
+        "-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nAAAA\n-----END EC PRIVATE KEY-----\n",
+    );
+    // Nothing listens there: what is wrong with the files is said first.
+    let given = |certificate: &str, key: &str, more: &[&str]| {
+        let args =
+            ["--nodes", "127.0.0.1:1", "--listen", "127.0.0.1:0", "--tls-certificate", certificate, "--tls-key", key];
+        let args: Vec<String> = args.iter().chain(more).map(|&word| word.to_owned()).collect();
+        args
+    };
+    for (args, at, why) in [
+        (given(&gone, &key, &[]), format!("--tls-certificate {gone}"), "No such file"),
+        (given(&empty, &key, &[]), format!("--tls-certificate {empty}"), "no certificate"),
+        (given(&junk, &key, &[]), format!("--tls-certificate {junk}"), "not valid PEM"),
+        (given(&key, &certificate, &[]), format!("--tls-certificate {key}"), "no certificate"),
+        (given(&certificate, &text(other.key()), &[]), format!("--tls-certificate {certificate}"), "does not belong"),
+        (given(&certificate, &gone, &[]), format!("--tls-key {gone}"), "No such file"),
+        (given(&certificate, &empty, &[]), format!("--tls-key {empty}"), "no private key"),
+        (given(&certificate, &locked, &[]), format!("--tls-key {locked}"), ""),
+        (given(&certificate, &key, &["--tls-client-ca", &gone]), format!("--tls-client-ca {gone}"), "No such file"),
+        (given(&certificate, &key, &["--tls-client-ca", &empty]), format!("--tls-client-ca {empty}"), "no certificate"),
+        (given(&certificate, &key, &["--tls-client-ca", &key]), format!("--tls-client-ca {key}"), "no certificate"),
+    ] {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let checked = refused(&args);
+        assert!(checked.contains(&format!("kylin_front: {at}: ")) && checked.contains(why), "{args:?}\n{checked}");
+        let started = run(&args);
+        assert_eq!(
+            (started.status.code(), String::from_utf8_lossy(&started.stderr)),
+            (Some(1), checked.into()),
+            "{args:?}"
+        );
+    }
 }
 
 #[tokio::test]

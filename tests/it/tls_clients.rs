@@ -302,6 +302,14 @@ fn certificates_and_keys_that_cannot_be_used_are_errors() {
     assert!(matches!(error(cut, &key), TlsError::Pem(_)), "{}", error(cut, &key));
     let missing = Identity::from_files("/nowhere/front.crt", one.key()).unwrap_err();
     assert_eq!(missing.to_string(), "cannot read /nowhere/front.crt");
+    // An error about the content names the file that has it.
+    for (certificate, key, wanted) in [(one.key(), one.key(), one.key()), (one.file(), one.file(), one.file())] {
+        match Identity::from_files(certificate, key).unwrap_err() {
+            TlsError::InFile { path, .. } => assert_eq!(path, wanted),
+            error => panic!("{error}"),
+        }
+    }
+    assert!(matches!(Identity::from_files(one.file(), other.key()).unwrap_err(), TlsError::KeyMismatch));
     assert!(!format!("{:?}", identity(&one)).contains("PRIVATE"));
     assert!(Roots::from_pem(&key).is_err());
 }

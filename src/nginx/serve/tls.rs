@@ -77,10 +77,7 @@ fn identity(files: &CertificateFiles) -> Result<Identity, TlsError> {
 
 /// Names the file in an error about its content.
 fn in_file<T>(file: &Path, read: Result<T, TlsError>) -> Result<T, TlsError> {
-    read.map_err(|error| match error {
-        TlsError::Read { .. } => error,
-        error => TlsError::InFile { path: file.to_owned(), source: Box::new(error) },
-    })
+    read.map_err(|error| error.in_file(file))
 }
 
 fn versions(Protocols { tls12, tls13 }: Protocols) -> Vec<TlsVersion> {
