@@ -225,7 +225,7 @@ fn request_json(event: &Finished<'_>) -> Value {
 }
 
 fn client(request: &ObservedRequest) -> String {
-    request.client().ip().map_or("unix:".into(), |ip| ip.to_string())
+    request.client().ip().map_or("unix:".into(), |ip| ip.to_canonical().to_string())
 }
 
 fn put(line: &mut Vec<u8>, text: &str) {
@@ -233,7 +233,8 @@ fn put(line: &mut Vec<u8>, text: &str) {
 }
 
 fn put_client(line: &mut Vec<u8>, request: &ObservedRequest) {
-    match request.client().ip() {
+    // A socket for both families names IPv4 clients as IPv6 ones.
+    match request.client().ip().map(|ip| ip.to_canonical()) {
         Some(IpAddr::V4(ip)) => {
             for (at, part) in ip.octets().into_iter().enumerate() {
                 put(line, if at == 0 { "" } else { "." });
