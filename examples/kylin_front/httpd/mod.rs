@@ -13,11 +13,11 @@
 //! | subject | directives |
 //! |---|---|
 //! | files | `Include`, `IncludeOptional`, `Define`, `UnDefine`, `${NAME}`, `ServerRoot`, `<IfModule>`, `<IfDefine>`, `<IfVersion>`, `<IfFile>`, `LoadModule` |
-//! | servers | `Listen`, `<VirtualHost>`, `ServerName`, `ServerAlias`, `Timeout`, `LimitRequestBody`, `SSLEngine`, `SSLCertificate...`, `RemoteIPHeader`, `RemoteIPTrustedProxy`, `RemoteIPInternalProxy` |
+//! | servers | `Listen`, `<VirtualHost>`, `ServerName`, `ServerAlias`, `Timeout`, `SSLEngine`, `SSLCertificate...`, `RemoteIPHeader`, `RemoteIPTrustedProxy`, `RemoteIPInternalProxy` |
 //! | balancers | `<Proxy balancer://...>`, `BalancerMember`, `ProxySet` |
 //! | paths | `ProxyPass`, `ProxyPassMatch`, `<Location>`, `<LocationMatch>`, `Redirect`, `RedirectMatch`, `RewriteCond`, `RewriteRule` |
 //! | responses | `ProxyPassReverse`, `ProxyPassReverseCookiePath`, `ProxyPassReverseCookieDomain`, `Header` |
-//! | requests | `RequestHeader`, `Require`, `<RequireAll>` and its like, `Order`, `Allow`, `Deny`, `ProxyTimeout`, `SSLProxy...` |
+//! | requests | `RequestHeader`, `ProxyAddHeaders`, `Require`, `<RequireAll>` and its like, `Order`, `Allow`, `Deny`, `<Limit>`, `<LimitExcept>`, `ProxyTimeout`, `SSLProxy...` |
 //!
 //! A balancer of Kylin nodes gets the defaults of the crate as with `--config`, unless the file says otherwise: the rules of Kylin, probes,
 //! single flight, queues, and learned sessions where there is no `stickysession`.

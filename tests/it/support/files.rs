@@ -60,7 +60,8 @@ fn configurations(folder: &str) -> Vec<PathBuf> {
     files
 }
 
-/// Starts a node that responds with its path. Some paths redirect or set the cookie of a session, as Kylin does.
+/// Starts a node that responds with its path. Some paths redirect or set the cookie of a session, as Kylin does; `/told/NAME` shows
+/// the values of a header of the request.
 pub(crate) fn node() -> Server {
     node_that_tells(&Seen::default())
 }
@@ -82,6 +83,11 @@ async fn respond(request: Request<Body>, seen: Seen) -> Response<Body> {
     seen.lock().unwrap().push(format!("{} {uri} {}", head.method, body.len()));
     let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let mut response = Response::builder().header("x-node", &uri);
+    if let Some((_, name)) = uri.split_once("/told/") {
+        let values: Vec<_> =
+            head.headers.get_all(name).iter().map(|value| value.to_str().unwrap_or_default()).collect();
+        response = response.header("x-set", if values.is_empty() { "-".to_owned() } else { values.join(", ") });
+    }
     if uri.contains("cookie") {
         response = response.header("set-cookie", "JSESSIONID=42; Path=/kylin; HttpOnly");
     }

@@ -1,7 +1,8 @@
-//! `Require`, and `Order`, `Allow` and `Deny` of mod_access_compat.
+//! `Require`, and `Order`, `Allow` and `Deny` of mod_access_compat, for all methods or in `<Limit>` for some.
 
 use std::net::IpAddr;
 
+use http::Method;
 use ipnet::IpNet;
 
 use crate::httpd::syntax::{Directive, Fault, Word};
@@ -17,8 +18,20 @@ pub struct Access {
 
 #[derive(Debug, Clone)]
 enum Require {
-    Line { negated: bool, who: Who },
+    Line {
+        negated: bool,
+        who: Who,
+    },
     Group(Group, Vec<Require>),
+    /// A line or group in `<Limit>`, which is in no group itself.
+    Limited(Methods, Box<Require>),
+}
+
+/// The methods of `<Limit>`, or with `except` the other ones.
+#[derive(Debug, Clone)]
+struct Methods {
+    except: bool,
+    names: Vec<String>,
 }
 
 /// `<RequireAny>`, which lines outside of a group form too, `<RequireAll>` and `<RequireNone>`.
@@ -37,12 +50,13 @@ enum Who {
     Local,
 }
 
+/// The lines, each with the methods for which it counts; `None` stands for all methods.
 #[derive(Debug, Clone, Default)]
 struct Compat {
-    /// `Order Allow,Deny`: a client in both lists or in none is refused.
-    allow_first: bool,
-    allow: Vec<Option<IpNet>>,
-    deny: Vec<Option<IpNet>>,
+    /// `Order Allow,Deny`: a client in both lists or in none is refused. The last line for a method counts.
+    allow_first: Vec<(Option<Methods>, bool)>,
+    allow: Vec<(Option<Methods>, Option<IpNet>)>,
+    deny: Vec<(Option<Methods>, Option<IpNet>)>,
 }
 
 impl std::fmt::Display for Access {
@@ -61,17 +75,39 @@ const ADDRESSES: &str = "IP addresses or networks such as 10.0.0.0/8 or 10.1";
 impl Access {
     /// Reads a line. Returns false if it is another directive.
     pub fn read(&mut self, directive: &Directive) -> Result<bool, Fault> {
+        if !Methods::are_of(directive) {
+            return self.read_for(directive, None);
+        }
+        let methods = Methods::read(directive)?;
+        for line in directive.section.iter().flatten() {
+            if Methods::are_of(line) || !self.read_for(line, Some(&methods))? {
+                let message = format!("{} may not stand in {}>", line.name.text, directive.name.text);
+                return Err(line.fault(message, "Require, Order, Allow or Deny; other lines behind it"));
+            }
+            if let Some(written) = self.written.last_mut() {
+                *written = format!("{} {written}", directive.line());
+            }
+        }
+        Ok(true)
+    }
+
+    fn read_for(&mut self, directive: &Directive, methods: Option<&Methods>) -> Result<bool, Fault> {
         match directive.name.text.to_ascii_lowercase().as_str() {
             "require" | "<requireany" | "<requireall" | "<requirenone" => {
-                self.require.push(Require::read(directive, Group::Any)?);
+                let rule = Require::read(directive, Group::Any)?;
+                self.require.push(match methods {
+                    Some(methods) => Require::Limited(methods.clone(), Box::new(rule)),
+                    None => rule,
+                });
             }
             "order" => {
                 let order = directive.args.iter().map(|word| word.text.to_ascii_lowercase()).collect::<String>();
-                self.compat.get_or_insert_default().allow_first = match order.as_str() {
+                let allow_first = match order.as_str() {
                     "allow,deny" | "mutual-failure" => true,
                     "deny,allow" => false,
                     _ => return Err(directive.fault("unknown order", "Order Allow,Deny or Order Deny,Allow")),
                 };
+                self.compat.get_or_insert_default().allow_first.push((methods.cloned(), allow_first));
             }
             "allow" | "deny" => {
                 let Some((from, who)) = directive.args.split_first() else {
@@ -82,8 +118,10 @@ impl Access {
                 }
                 let compat = self.compat.get_or_insert_default();
                 let list = if directive.is("allow") { &mut compat.allow } else { &mut compat.deny };
-                for word in who {
-                    list.push(if word.text.eq_ignore_ascii_case("all") { None } else { Some(network(word)?) });
+                // "none" is the name of no client.
+                for word in who.iter().filter(|word| !word.text.eq_ignore_ascii_case("none")) {
+                    let network = if word.text.eq_ignore_ascii_case("all") { None } else { Some(network(word)?) };
+                    list.push((methods.cloned(), network));
                 }
             }
             "satisfy" => {
@@ -112,25 +150,74 @@ impl Access {
         }
     }
 
-    pub fn check(&self, client: Option<IpAddr>) -> Result<(), Denied> {
-        let client = client.map(|client| client.to_canonical());
-        let is_required = self.require.is_empty() || group(Group::Any, &self.require, client) == Some(true);
+    pub fn check(&self, client: Option<IpAddr>, method: &Method) -> Result<(), Denied> {
+        let asked = &Asked { client: client.map(|client| client.to_canonical()), method };
+        // Without a line for its method a request is granted.
+        let is_required = !self.require.iter().any(|rule| rule.counts(method))
+            || group(Group::Any, &self.require, asked) == Some(true);
         let is_compat = self.compat.as_ref().is_none_or(|Compat { allow_first, allow, deny }| {
-            let is_in = |list: &[Option<IpNet>]| {
-                list.iter().any(|network| match network {
+            let counts = |methods: &Option<Methods>| methods.as_ref().is_none_or(|methods| methods.have(method));
+            let is_in = |list: &[(Option<Methods>, Option<IpNet>)]| {
+                list.iter().filter(|(methods, _)| counts(methods)).any(|(_, network)| match network {
                     None => true,
-                    Some(network) => client.is_some_and(|client| network.contains(&client)),
+                    Some(network) => asked.is_in(network),
                 })
             };
-            if *allow_first { is_in(allow) && !is_in(deny) } else { is_in(allow) || !is_in(deny) }
+            match allow_first.iter().rfind(|(methods, _)| counts(methods)) {
+                Some((_, true)) => is_in(allow) && !is_in(deny),
+                Some((_, false)) | None => is_in(allow) || !is_in(deny),
+            }
         });
         if is_required && is_compat { Ok(()) } else { Err(Denied) }
     }
 }
 
+/// The request that is checked.
+struct Asked<'r> {
+    client: Option<IpAddr>,
+    method: &'r Method,
+}
+
+impl Asked<'_> {
+    fn is_in(&self, network: &IpNet) -> bool {
+        self.client.is_some_and(|client| network.contains(&client))
+    }
+}
+
+impl Methods {
+    fn are_of(section: &Directive) -> bool {
+        section.is("<Limit") || section.is("<LimitExcept")
+    }
+
+    fn read(section: &Directive) -> Result<Self, Fault> {
+        let expected = "methods, in capitals: <Limit POST PUT>";
+        if section.args.is_empty() {
+            return Err(section.fault(format!("{}> needs a method", section.name.text), expected));
+        }
+        let except = section.is("<LimitExcept");
+        for word in &section.args {
+            let name = word.defined()?.text.as_str();
+            if Method::from_bytes(name.as_bytes()).is_err() || name.bytes().any(|byte| byte.is_ascii_lowercase()) {
+                return Err(word.fault(format!("not a method: \"{name}\""), expected));
+            }
+            if name == "TRACE" && !except {
+                return Err(word.fault("httpd does not limit TRACE", "TraceEnable Off"));
+            }
+        }
+        Ok(Methods { except, names: section.args.iter().map(|word| word.text.clone()).collect() })
+    }
+
+    /// Returns whether a method is one of these. As in httpd, GET stands for HEAD too.
+    fn have(&self, method: &Method) -> bool {
+        let method = if method == Method::HEAD { "GET" } else { method.as_str() };
+        let is_named = |name: &String| name == method || name == "HEAD" && method == "GET";
+        self.names.iter().any(is_named) != self.except
+    }
+}
+
 /// Returns whether a group grants a request or denies it; `None` if other groups decide (mod_authz_core).
-fn group(group: Group, rules: &[Require], client: Option<IpAddr>) -> Option<bool> {
-    let mut results = rules.iter().map(|rule| rule.result(client));
+fn group(group: Group, rules: &[Require], asked: &Asked<'_>) -> Option<bool> {
+    let mut results = rules.iter().map(|rule| rule.result(asked));
     let has = |wanted: bool| results.clone().any(|result| result == Some(wanted));
     match group {
         Group::Any if has(true) => Some(true),
@@ -142,15 +229,26 @@ fn group(group: Group, rules: &[Require], client: Option<IpAddr>) -> Option<bool
 }
 
 impl Require {
-    fn result(&self, client: Option<IpAddr>) -> Option<bool> {
+    /// Returns whether the rule is for a method at all.
+    fn counts(&self, method: &Method) -> bool {
+        match self {
+            Require::Line { .. } | Require::Group(..) => true,
+            Require::Limited(methods, _) => methods.have(method),
+        }
+    }
+
+    fn result(&self, asked: &Asked<'_>) -> Option<bool> {
         let (negated, who) = match self {
-            Require::Group(kind, rules) => return group(*kind, rules, client),
+            Require::Group(kind, rules) => return group(*kind, rules, asked),
+            Require::Limited(methods, rule) => {
+                return if methods.have(asked.method) { rule.result(asked) } else { None };
+            }
             Require::Line { negated, who } => (*negated, who),
         };
         let holds = match who {
             Who::All(granted) => *granted,
-            Who::Ip(networks) => client.is_some_and(|client| networks.iter().any(|network| network.contains(&client))),
-            Who::Local => client.is_none_or(|client| client.is_loopback()),
+            Who::Ip(networks) => networks.iter().any(|network| asked.is_in(network)),
+            Who::Local => asked.client.is_none_or(|client| client.is_loopback()),
         };
         match negated {
             false => Some(holds),
@@ -163,7 +261,11 @@ impl Require {
             let kind = match directive.name.text.to_ascii_lowercase().as_str() {
                 "<requireall" => Group::All,
                 "<requirenone" => Group::None,
-                _ => Group::Any,
+                "<requireany" => Group::Any,
+                _ => {
+                    let expected = "Require, <RequireAll>, <RequireAny> or <RequireNone>; <Limit> around the group";
+                    return Err(directive.fault(format!("{}> may not stand here", directive.name.text), expected));
+                }
             };
             let is_rule = |line: &&Directive| line.section.is_some() || line.is("Require");
             if let Some(other) = lines.iter().find(|line| !is_rule(line)) {
@@ -233,4 +335,23 @@ fn partial(text: &str) -> Option<IpNet> {
     let length = u8::try_from(bytes.len()).ok().filter(|length| (1..4).contains(length))?;
     let address = std::array::from_fn::<u8, 4, _>(|index| bytes.get(index).copied().unwrap_or(0));
     IpNet::new(IpAddr::from(address), length * 8).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn get_stands_for_head_in_the_methods_of_a_section() {
+        let methods = |except, name: &str| Methods { except, names: vec![name.to_owned()] };
+        for (methods, head, get, post) in [
+            (methods(false, "GET"), true, true, false),
+            (methods(true, "GET"), false, false, true),
+            (methods(false, "HEAD"), true, true, false),
+            (methods(false, "POST"), false, false, true),
+        ] {
+            let has = [Method::HEAD, Method::GET, Method::POST].map(|method| methods.have(&method));
+            assert_eq!(has, [head, get, post], "{methods:?}");
+        }
+    }
 }

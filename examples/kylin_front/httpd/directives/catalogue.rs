@@ -5,8 +5,8 @@ use crate::httpd::syntax::{Directive, Fault, did_you_mean};
 /// The directives that are supported, in lower case.
 const READ: &str = "
     <location <locationmatch <proxy <proxymatch <virtualhost <directory <directorymatch <files <filesmatch <ifdefine
-    <ifmodule <ifversion <iffile <requireall <requireany <requirenone <if <macro allow balancermember define deny header
-    include includeoptional limitrequestbody listen loadmodule order proxypass proxypassmatch proxypassreverse
+    <ifmodule <ifversion <iffile <limit <limitexcept <requireall <requireany <requirenone <if <macro allow balancermember define deny header
+    include includeoptional listen loadmodule order proxyaddheaders proxypass proxypassmatch proxypassreverse
     proxypassreversecookiedomain proxypassreversecookiepath proxypreservehost proxyrequests proxyset proxytimeout
     redirect redirectmatch redirectpermanent redirecttemp remoteipheader remoteipinternalproxy remoteiptrustedproxy
     requestheader require rewriteengine rewriterule rewriteoptions satisfy serveralias servername serverroot setenv
@@ -20,26 +20,32 @@ const NO_EFFECT: &str = "
     acceptfilter acceptpathinfo accessfilename action addalt* addcharset adddefaultcharset adddescription addencoding
     addhandler addicon* addlanguage addmoduleinfo addoutputfilterbytype addtype alias aliasmatch aliasp*
     allowencodedslashes allowoverride allowoverridelist asyncrequestworkerfactor balancergrowth balancerinherit
-    balancerpersist brotli* browsermatch* bufferedlogs cgi* chrootdir contentdigest coredumpdirectory customlog
-    defaulticon defaultlanguage defaultruntimedir defaulttype deflate* directory* documentroot enable* errordocument
-    errorlog errorlogformat extendedstatus fallbackresource fancyindexing fileetag filter* flush* forcelanguagepriority
-    forcetype forensiclog globallog gracefulshutdowntimeout group headername heartbeatlisten hostnamelookups
-    httpprotocoloptions identity* index* keepalive keepalivetimeout keptbodysize lang* ldapcacheentries ldapcachettl
-    ldapopcacheentries ldapopcachettl ldapsharedcachefile ldapsharedcachesize limitinternalrecursion limitrequestf*
-    limitrequestl* limitxml* listenb* listenc* listent* loadf* logf* logi* logl* logm* macro* max* mem* mergeslashes
-    mergetrailers meta* mime* min* modemstandard modmimeusepathinfo mpm* multiviewsmatch mutex* namevirtualhost options
-    passenv php_* pidfile port protocolecho protocols protocolshonororder proxy100continue proxyaddheaders
-    proxybadheader proxyfcgi* proxyftp* proxyhc* proxyiobuffer* proxyreceive* proxyscgi* proxystatus proxyvia
+    balancerpersist brotli* browsermatch* bufferedlogs buffersize cachedefaultexpire cachedetailheader cachedir* cachedisable
+    cachefile cacheheader cacheignore* cachekeybaseurl cachelastmodifiedfactor cachelock* cachemax* cachemin*
+    cachenegotiateddocs cachequickhandler cacheread* cacheroot cachesocache* cachestale* cachestore* cgi* check* chrootdir contentdigest cookiedomain cookieexpires
+    cookiehttponly cookiename cookiesamesite cookiesecure cookiestyle coredumpdirectory customlog
+    defaulticon defaultlanguage defaultruntimedir dav* dbd* defaulttype deflate* directory* documentroot dumpio* enable* errordocument
+    errorlog errorlogformat extendedstatus extfilter* fallbackresource fancyindexing fileetag filter* flush* forcelanguagepriority
+    forcetype forensiclog globallog gracefulshutdowntimeout group h2* headername heartbeat* hostnamelookups
+    httpprotocoloptions identity* imap* index* keepalive keepalivetimeout keptbodysize lang* ldapcacheentries ldapcachettl
+    ldapopcacheentries ldapopcachettl ldapsharedcachefile ldapsharedcachesize limitinternalrecursion limitrequestbody limitrequestf*
+    limitrequestl* limitxml* listenb* listenc* listent* loadf* logf* logi* logl* logm* luacodecache luainherit luapackage*
+    luaroot luascope macro* max* mem* mergeslashes
+    mergetrailers meta* mime* min* modemstandard modmimeusepathinfo mpm* multiviewsmatch mutex* namevirtualhost noproxy options
+    passenv php_* pidfile port protocolecho protocols protocolshonororder proxy100continue
+    proxybadheader proxydomain proxyfcgi* proxyftp* proxyhc* proxyhtmlbufsize proxyhtmlcharsetout proxyhtmldoctype
+    proxyhtmlevents proxyhtmlextended proxyhtmlfixups proxyhtmlinterp proxyhtmllinks proxyhtmlmeta proxyhtmlstripcomments
+    proxyhtmlurlmap proxyiobuffer* proxyreceive* proxyscgi* proxystatus proxyvia
     proxywebsocketfallbacktoproxyhttp qualifyredirecturl readbuffersize readmename receivebuffersize redirectrelative
     redis* reflectorheader regexdefaultoptions registerhttpmethod removecharset removeencoding removehandler
     removeinputfilter removelanguage removeoutputfilter removetype requestreadtimeout rewritebase rewritemap
     rlimit* scoreboardfile script* seerequesttail sendbuffersize serveradmin serverlimit serverpath
-    serversignature servertokens setenvif setenvifnocase ssi* sslca* sslciphersuite sslcompression sslcryptodevice
+    serversignature servertokens setenvif setenvifexpr setenvifnocase ssi* sslca* sslciphersuite sslcompression sslcryptodevice
     sslfips sslhonorcipherorder sslinsecurerenegotiation sslocsp* sslopensslconfcmd ssloptions sslpassphrasedialog
     sslprotocol sslproxyciphersuite sslproxyprotocol sslproxyverifydepth sslrandom* sslrenegbuffersize sslsession*
-    sslsrp* sslstapling* sslstrictsnivhostcheck sslusername sslusestapling sslvhostsnipolicy startservers startthreads
-    stricthostcheck suexec thread* traceenable transferlog typesconfig unsetenv usecanonicalname
-    usecanonicalphysicalport user userdir virtualscript watchdoginterval xbithack";
+    sslsrp* sslstapling* sslstrictsnivhostcheck sslusername sslusestapling sslverifydepth sslvhostsnipolicy startservers startthreads
+    stricthostcheck ssllog* suexec* thread* traceenable transferlog typesconfig unsetenv usecanonicalname
+    usecanonicalphysicalport user userdir virtualscript* watchdoginterval xbithack";
 
 /// Unsupported directives that would change a response of a node or keep a client out: the start of the names, and what to write instead.
 const REFUSED: &[(&str, &str)] = &[
@@ -52,23 +58,14 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     ("anonymous", KYLIN_ASKS),
     ("auth", KYLIN_ASKS),
-    ("buffersize", "the option --buffer-bytes"),
     ("cache", "the result cache of Kylin; equal queries at the same time are executed once (--single-flight)"),
     ("charset", "without filters: bodies pass as they are"),
-    ("check", "without spelling corrections"),
     ("cookie", "the option --sessions cookie"),
-    ("dumpio", "the options --access-log and --query-log"),
     ("expires", "Header set Cache-Control \"max-age=SECONDS\""),
-    ("extfilter", "without filters: bodies pass as they are"),
-    ("h2", "Protocols h2 http/1.1: HTTP/2 has no settings here"),
-    ("heartbeat", "lbmethod=bybusyness; the front end probes nodes itself (--probe)"),
-    ("imap", "without image maps"),
     ("inputsed", "without filters: bodies pass as they are"),
     ("ldap", KYLIN_ASKS),
-    ("noproxy", "ProxyPass for what goes to the nodes"),
     ("outputsed", "without filters: bodies pass as they are"),
     ("proxyblock", "Require not ip for clients"),
-    ("proxydomain", "ProxyPass with whole names"),
     ("proxyerroroverride", "ProxyErrorOverride Off: clients of Kylin read its error messages"),
     ("proxyexpress", "<VirtualHost> with ProxyPass for each name"),
     ("proxyhtml", "ProxyPass /kylin balancer://kylin/kylin: the pages of Kylin know only this path"),
@@ -80,7 +77,6 @@ const REFUSED: &[(&str, &str)] = &[
     ("remoteipproxyprotocol", "send X-Forwarded-For, and RemoteIPTrustedProxy for the balancer in front"),
     ("remoteip", "RemoteIPHeader X-Forwarded-For, and RemoteIPTrustedProxy NETWORK"),
     ("session", "the option --sessions"),
-    ("setenvifexpr", "without expressions"),
     ("sethandler", "ProxyPass for what goes to the nodes; --admin for the state of the balancers"),
     ("setinputfilter", "without filters: bodies pass as they are"),
     ("setoutputfilter", "without filters: bodies pass as they are"),
@@ -92,10 +88,43 @@ const REFUSED: &[(&str, &str)] = &[
     ("protocol", "http or https in Listen"),
     ("substitute", "without filters: bodies pass as they are"),
     ("virtualdocumentroot", "<VirtualHost> with ProxyPass for each name"),
-    ("xml2enc", "without filters: bodies pass as they are"),
+    ("xml2", "without filters: bodies pass as they are"),
+    ("error", "the file without this line"),
+    ("lua", WITHOUT_LUA),
+    ("<lua", WITHOUT_LUA),
+    ("md", CERTIFICATES),
+    ("<md", CERTIFICATES),
+    ("<auth", KYLIN_ASKS),
+];
+
+/// The values that turn a directive of [`REFUSED`] off.
+const OFF: &[(&str, &[&str])] = &[
+    ("allowmethods", &["reset"]),
+    ("authmerging", &["off"]),
+    ("authtype", &["none"]),
+    ("cookietracking", &["off"]),
+    ("expiresactive", &["off"]),
+    ("protocol", &["http"]),
+    ("proxyerroroverride", &["off"]),
+    ("proxyhtmlenable", &["off"]),
+    ("proxyinherit", &["on"]),
+    ("proxymaxforwards", &["-1"]),
+    ("proxypassinherit", &["on"]),
+    ("proxypassinterpolateenv", &["off"]),
+    ("remoteipproxyprotocol", &["off"]),
+    ("session", &["off"]),
+    ("sethandler", &["none", "default-handler"]),
+    ("setinputfilter", &["none"]),
+    ("setoutputfilter", &["none"]),
+    ("sslproxycarevocationcheck", &["none"]),
+    ("sslverifyclient", &["none"]),
 ];
 
 const KYLIN_ASKS: &str = "no password in front of the nodes: Kylin asks for one itself; Require ip keeps networks out";
+
+const WITHOUT_LUA: &str = "no Lua: Require, RewriteRule and RequestHeader for what it decides";
+
+const CERTIFICATES: &str = "SSLCertificateFile and SSLCertificateKeyFile with the files of a client of ACME";
 
 /// Returns whether httpd has the directive or section.
 pub fn is_known(name: &str) -> bool {
@@ -125,11 +154,22 @@ pub fn no_effect(directive: &Directive) -> Result<&'static str, Fault> {
     if name == "setoutputfilter" && directive.args.len() == 1 && is_compression(&directive.args[0].text) {
         return Ok("nodes compress themselves");
     }
+    if let ([value], Some((_, values))) = (&directive.args[..], OFF.iter().find(|(known, _)| *known == name))
+        && values.iter().any(|off| value.text.eq_ignore_ascii_case(off))
+    {
+        return Ok("turned off here too");
+    }
     if has_no_effect(&name) {
         return Ok(match name.as_str() {
             "alias" | "aliasmatch" | "scriptalias" | "scriptaliasmatch" | "documentroot" | "userdir"
             | "fallbackresource" | "directoryindex" => "files are not served: 404 where no ProxyPass matches",
+            "limitrequestbody" => "httpd does not limit the bodies of proxied requests",
             "errordocument" => "errors of the front end are in Kylin's form",
+            "filterprovider" if directive.args.get(1).is_some_and(|filter| !is_compression(&filter.text)) => {
+                return Err(
+                    directive.fault(format!("{written} is not supported: it changes responses"), "without filters")
+                );
+            }
             "addoutputfilterbytype" if !directive.args.iter().all(is_filter_of_compression) => {
                 return Err(
                     directive.fault(format!("{written} is not supported: it changes responses"), "without filters")
@@ -152,6 +192,7 @@ pub fn no_effect(directive: &Directive) -> Result<&'static str, Fault> {
         "frontend" | "backend" | "global" | "defaults" | "listen" => {
             "a file of httpd; for HAProxy see examples/MIGRATING.md"
         }
+        name if name.starts_with("jk") => "ProxyPass, and BalancerMember http://HOST:7070, in place of mod_jk",
         _ => "a directive of httpd 2.4",
     };
     Err(directive.fault(format!("unknown directive \"{written}\"{meant}"), expected))
@@ -195,6 +236,7 @@ fn place_of(name: &str) -> &'static str {
         }
         "servername" | "serveralias" => "ServerName in <VirtualHost> or outside of sections",
         "<virtualhost" | "listen" | "loadmodule" => "outside of sections",
+        "<limit" | "<limitexcept" => "in <Location> or <Proxy>",
         _ => "in <VirtualHost> or outside of sections",
     }
 }

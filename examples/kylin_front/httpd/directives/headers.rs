@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
 use kylin_lb::proxy::HeaderEdits;
 use regex::bytes::Regex;
 
@@ -94,7 +94,36 @@ pub struct Scope<'r> {
     pub route_changed: bool,
 }
 
+/// The headers in which proxies name the client, which the proxy sets itself or drops from strangers.
+const NAMES_CLIENT: [HeaderName; 7] = [
+    FORWARDED,
+    HeaderName::from_static("x-real-ip"),
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-forwarded-proto"),
+    HeaderName::from_static("x-forwarded-server"),
+];
+
+/// Returns whether proxies name the client in a header.
+pub fn names_client(name: &HeaderName) -> bool {
+    NAMES_CLIENT.contains(name)
+}
+
 impl HeaderRule {
+    pub fn name(&self) -> &HeaderName {
+        &self.name
+    }
+
+    pub fn is_unset(&self) -> bool {
+        matches!(self.operation, Operation::Unset)
+    }
+
+    /// Returns whether the line depends on a header in which a stranger may have named another client.
+    pub fn reads_client(&self) -> bool {
+        names_client(&self.name) && !matches!(self.operation, Operation::Set(_) | Operation::Unset)
+    }
+
     /// Reads `Header [always|onsuccess] OPERATION NAME [VALUE [REPLACEMENT]] [env=NAME]`, and `RequestHeader`.
     pub fn read(directive: &Directive) -> Result<Self, Fault> {
         let is_request = directive.is("RequestHeader");
@@ -199,23 +228,6 @@ impl HeaderRule {
                 let edited: Vec<_> = headers.get_all(name).iter().map(edit).collect();
                 headers.remove(name);
                 edited.into_iter().for_each(|value| _ = headers.append(name, value));
-            }
-        }
-    }
-
-    /// Applies a line of `RequestHeader` to the headers as they are, or after those that the proxy sets itself.
-    pub fn apply_to_request(&self, headers: &mut HeaderMap, edits: HeaderEdits, scope: &Scope<'_>) -> HeaderEdits {
-        let is_set_by_proxy = self.name.as_str().starts_with("x-forwarded-") || self.name == http::header::HOST;
-        let value = |template: &Template| HeaderValue::from_bytes(template.value(scope).as_bytes()).ok();
-        match &self.operation {
-            Operation::Set(template) if is_set_by_proxy => match value(template) {
-                Some(value) => edits.set(self.name.clone(), value),
-                None => edits,
-            },
-            Operation::Unset if is_set_by_proxy => edits.remove(self.name.clone()),
-            _ => {
-                self.apply(headers, scope);
-                edits
             }
         }
     }

@@ -99,6 +99,7 @@ impl Reader {
             let inner: Vec<&Directive> = section.section.iter().flatten().collect();
             // As in httpd, `RewriteEngine` is inherited and the rules are not.
             host.rewrites.is_on = servers[0].rewrites.is_on;
+            host.rewrites.root.clone_from(&servers[0].rewrites.root);
             self.server(&mut host, &inner)?;
             host.inherit(&servers[0]);
             servers.push(host);
@@ -132,6 +133,9 @@ impl Reader {
         }
         let engine = lines.iter().rev().filter(|line| line.is("RewriteEngine")).find_map(|line| line.flag().ok());
         server.rewrites.is_on = engine.unwrap_or(server.rewrites.is_on);
+        let root = lines.iter().rev().find(|line| line.is("DocumentRoot")).and_then(|line| line.args.first());
+        server.rewrites.root =
+            root.map(|root| root.text.trim_end_matches('/').to_owned()).or(server.rewrites.root.take());
         for line in lines {
             self.line(server, line)?;
         }
@@ -161,14 +165,6 @@ impl Reader {
             "listen" if server.addresses.is_empty() => self.listens.push(Listen::read(line)?),
             "timeout" => server.timeout = Some(line.one("a time")?.time()?),
             "proxytimeout" => server.proxy_timeout = Some(line.one("a time")?.time()?),
-            "limitrequestbody" => {
-                let word = line.one("a number of bytes")?;
-                let bytes = word
-                    .text
-                    .parse::<u64>()
-                    .map_err(|_| word.fault("not a number of bytes", "a number; 0 is no limit"))?;
-                server.max_body = Some(bytes);
-            }
             "proxyrequests" => {
                 if line.flag()? {
                     return Err(line.args[0]
@@ -256,10 +252,8 @@ impl Reader {
                 ignored(line, "files are not served", &mut self.remarks);
             }
             "<limit" | "<limitexcept" => {
-                return Err(line.fault(
-                    format!("{}> is not supported", line.name.text),
-                    "<Location> without it: Kylin decides by method itself",
-                ));
+                let message = format!("{}> may not stand here", line.name.text);
+                return Err(line.fault(message, "<Limit> in <Location> or <Proxy>: <Location /> for all paths"));
             }
             "<virtualhost" => {
                 return Err(line.fault("<VirtualHost> may not stand here", "<VirtualHost> outside of sections"));

@@ -41,6 +41,8 @@ pub struct Settings {
     /// `ProxyPass` within `<Location>`.
     pub pass: Option<Pass>,
     pub redirects: Vec<Redirect>,
+    /// `ProxyAddHeaders`, if the file sets it.
+    pub adds_headers: Option<bool>,
     /// Whether something other than the nodes serves this path.
     pub left_out: bool,
 }
@@ -108,7 +110,22 @@ impl Settings {
         }
         match line.name.text.to_ascii_lowercase().as_str() {
             "header" => self.headers.push(HeaderRule::read(line)?),
-            "requestheader" => self.request_headers.push(HeaderRule::read(line)?),
+            "requestheader" => {
+                let rule = HeaderRule::read(line)?;
+                if rule.reads_client() {
+                    let text = "a value that the client sent counts only if RemoteIPTrustedProxy names the client";
+                    balancers.remarks().note(line.name.place, format!("{}: {text}", line.line()));
+                }
+                self.request_headers.push(rule);
+            }
+            "proxyaddheaders" => {
+                let adds = line.flag()?;
+                self.adds_headers = Some(adds);
+                if !adds {
+                    let text = "X-Forwarded-For, -Host and -Proto are sent, except where RequestHeader sets them";
+                    balancers.remarks().note(line.name.place, format!("{}: {text}", line.line()));
+                }
+            }
             "proxypass" | "proxypassmatch" if location.is_some() => {
                 let Some((target, parameters)) = line.args.split_first() else {
                     return Err(line.fault("ProxyPass needs a target", "ProxyPass balancer://NAME/PATH"));
@@ -156,7 +173,7 @@ impl Settings {
             "redirect" | "redirectmatch" | "redirecttemp" | "redirectpermanent" => {
                 self.redirects.push(read_redirect(line, location.is_some())?);
             }
-            "sethandler" if location.is_some() => {
+            "sethandler" if location.is_some() && catalogue::no_effect(line).is_err() => {
                 let handler = line.one("the name of a handler")?;
                 let known = ["server-status", "server-info", "balancer-manager", "ldap-status"];
                 if !known.iter().any(|known| handler.text.eq_ignore_ascii_case(known)) {
@@ -275,6 +292,10 @@ fn check_path(from: &From, target: &Word, path: &str) -> Result<(), Fault> {
         let message =
             format!("{prefix} ends in a slash and the target does not: httpd responds to each request with 500");
         return Err(target.fault(message, format!("{}/", target.text)));
+    }
+    if path.contains('?') {
+        let message = "a ? in the target of ProxyPass, which httpd sends to nodes as %3F";
+        return Err(target.fault(message, "RewriteRule EXPRESSION URL?QUERY [P,QSA]"));
     }
     let is_readable = path.is_empty() || path.contains('$') || NormalizedPath::parse(path).is_ok();
     if is_readable {

@@ -30,11 +30,10 @@ pub struct Server {
     pub timeout: Option<Duration>,
     /// `ProxyTimeout`.
     pub proxy_timeout: Option<Duration>,
-    /// `LimitRequestBody`; 0 is no limit.
-    pub max_body: Option<u64>,
     pub tls: Tls,
     pub node_tls: NodeTls,
-    pub(super) remote_header: Option<HeaderName>,
+    /// `RemoteIPHeader`.
+    pub remote_header: Option<HeaderName>,
     pub(super) trusted: Vec<IpNet>,
     pub rewrites: Rewrites,
 }
@@ -96,7 +95,6 @@ impl Server {
             passes: Vec::new(),
             timeout: None,
             proxy_timeout: None,
-            max_body: None,
             tls: Tls::default(),
             node_tls: NodeTls::default(),
             remote_header: None,
@@ -153,7 +151,6 @@ impl Server {
         self.sections = outer.sections.iter().cloned().chain(own).collect();
         self.timeout = self.timeout.or(outer.timeout);
         self.proxy_timeout = self.proxy_timeout.or(outer.proxy_timeout);
-        self.max_body = self.max_body.or(outer.max_body);
         if self.remote_header.is_none() {
             self.remote_header.clone_from(&outer.remote_header);
         }

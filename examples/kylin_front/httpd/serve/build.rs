@@ -20,9 +20,6 @@ use crate::httpd::directives::{Balancer, Server};
 use crate::httpd::kylin::of_kylin;
 use crate::httpd::policy::{BoundPicks, LbMethod};
 
-/// httpd's default of `LimitRequestBody`.
-const MAX_BODY_BYTES: u64 = 1 << 30;
-
 /// A site that is ready to replace a running one. Nothing has changed yet.
 pub struct SiteSuccessor {
     pub site: Site,
@@ -239,7 +236,8 @@ fn configure<K>(
         .trusted_proxies(server.trusted_proxies())
         .buffers(args.buffers.clone())
         .response_buffer(args.response_buffer)
-        .max_body(Some(server.max_body.unwrap_or(MAX_BODY_BYTES)).filter(|bytes| *bytes > 0))
+        // `LimitRequestBody` is not for proxied requests.
+        .max_body(None)
         .max_requests_per_client(args.client_requests);
     let builder = match counted {
         Some(policy) => builder.observer(BoundPicks(Arc::clone(policy))),

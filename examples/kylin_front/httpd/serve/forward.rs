@@ -8,16 +8,17 @@ use http::header::{self, HeaderValue};
 use http::{Request, Response, StatusCode, Uri, request};
 use kylin_lb::endpoint::EndpointId;
 use kylin_lb::kylin::NormalizedPath;
-use kylin_lb::proxy::{ErrorResponse, HeaderEdits, check_head};
+use kylin_lb::proxy::{ErrorResponse, check_head};
 use kylin_lb::session::SessionRoute;
 use kylin_lb::{Body, ClientAddr, Proxy};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::Parts;
 use super::response::ResponseEdits;
 use super::session::Asked as AskedSession;
 use crate::httpd::config::Listener;
 use crate::httpd::directives::{
-    Access, Asked, Matcher, Pass, Rewritten, Scope, Server, Settings, escaped, is_path, sent_path,
+    Access, Asked, Matcher, Pass, Paths, Rewritten, Scope, Server, Settings, is_path, sent_path,
 };
 use crate::httpd::policy::AskedRoute;
 
@@ -29,6 +30,9 @@ const LEFT_OUT: ErrorResponse = ErrorResponse::new(
     StatusCode::NOT_FOUND,
     "what the configuration serves at this path is not served by this front end",
 );
+
+/// What cannot stand in the query of a URI; a `#` would end it.
+const ESCAPED_IN_QUERY: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'<').add(b'>');
 
 pub async fn forward(
     parts: &Parts,
@@ -101,11 +105,12 @@ fn route<'s>(
     }
     let mut access = Access::default();
     settings.iter().for_each(|settings| access.replace(&settings.access));
-    access.check(client).map_err(|_| DENIED)?;
+    access.check(client, &head.method).map_err(|_| DENIED)?;
     if settings.iter().any(|settings| settings.left_out) {
         return Err(LEFT_OUT);
     }
-    if let Some(response) = redirect(server, path, uri.query(), target.is_some(), &is_for, edits.scope())? {
+    let paths = Paths::of(uri.path(), path);
+    if let Some(response) = redirect(server, &paths, uri.query(), target.is_some(), &is_for, edits.scope())? {
         return Ok(Routed::Respond(Box::new(response)));
     }
     let (Some(pass), Some(target)) = (pass, target) else { return Err(NOT_FOUND) };
@@ -124,10 +129,8 @@ fn route<'s>(
         head.extensions.insert(AskedRoute(Arc::from(asked.route.as_deref().unwrap_or_default())));
     }
     edits.is_from(balancer, pass, target, asked);
-    let mut changes = HeaderEdits::default();
-    for rule in settings.iter().flat_map(|settings| &settings.request_headers) {
-        changes = rule.apply_to_request(&mut head.headers, changes, edits.scope());
-    }
+    let is_trusted = parts.trusted[number].trusts(peer);
+    let mut changes = super::request::apply(server, &settings, &mut head.headers, is_trusted, edits.scope());
     if head.headers.get(header::HOST).is_none_or(HeaderValue::is_empty)
         && let Some(Ok(host)) = balancer.members.first().map(|member| HeaderValue::from_str(&member.address))
     {
@@ -146,7 +149,7 @@ fn route<'s>(
 /// Returns the response of the first `Redirect` for a path: of a location, or of the server where no `ProxyPass` leads to a node.
 fn redirect(
     server: &Server,
-    path: &str,
+    path: &Paths,
     query: Option<&str>,
     is_passed: bool,
     is_for: &dyn Fn(&Matcher) -> bool,
@@ -196,7 +199,7 @@ fn rewrite<'s>(
         (true, false) => 80,
     };
     Ok(server.rewrites.apply(&Asked {
-        path: read.as_str(),
+        path: Paths::of(head.uri.path(), read.as_str()),
         raw: head.uri.path_and_query().map_or("/", |uri| uri.as_str()),
         query: head.uri.query(),
         method: &head.method,
@@ -209,10 +212,10 @@ fn rewrite<'s>(
     }))
 }
 
-/// Returns the URI of a decoded path, which follows the path of all members.
-fn uri_of(path: &str, query: Option<&str>, prefix: &str) -> Result<Uri, ErrorResponse> {
-    let path = escaped(&format!("{prefix}{path}")).map_err(|()| BAD_PATH)?;
-    let uri = query.map_or(path.clone(), |query| format!("{path}?{query}"));
+/// Returns the URI of a path, which follows the path of all members.
+fn uri_of(path: &Paths, query: Option<&str>, prefix: &str) -> Result<Uri, ErrorResponse> {
+    let path = path.escaped(prefix).map_err(|()| BAD_PATH)?;
+    let uri = query.map_or(path.clone(), |query| format!("{path}?{}", utf8_percent_encode(query, ESCAPED_IN_QUERY)));
     uri.parse().map_err(|_| BAD_PATH)
 }
 

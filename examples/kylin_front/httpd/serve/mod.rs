@@ -2,6 +2,7 @@
 
 mod build;
 mod forward;
+mod request;
 mod response;
 mod running;
 mod session;

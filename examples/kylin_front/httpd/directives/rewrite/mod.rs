@@ -8,7 +8,7 @@ use regex::bytes::Regex;
 
 pub use self::template::{Asked, Local};
 use self::template::{Groups, Template};
-use super::pass::{Pass, escape, is_path};
+use super::pass::{Pass, Paths, escape, escape_url, is_path};
 
 /// The rules of a server, in the order of the file.
 #[derive(Debug, Clone, Default)]
@@ -16,6 +16,8 @@ pub struct Rewrites {
     rules: Vec<Rule>,
     /// The `RewriteCond` lines of the next rule, while the file is read.
     next: Vec<Condition>,
+    /// `DocumentRoot`, for conditions about files.
+    pub root: Option<String>,
     /// `RewriteEngine On`.
     pub is_on: bool,
 }
@@ -34,6 +36,8 @@ struct Rule {
     drops_query: bool,
     /// NE: a redirect is sent as it is written.
     is_escaped: bool,
+    /// UnsafeAllow3F: a `?` of the request, which it can only have escaped, may begin the query.
+    allows_question_mark: bool,
     /// L, END, or a flag that implies it.
     is_last: bool,
 }
@@ -88,7 +92,7 @@ pub enum Rewritten<'r> {
     Unchanged,
     /// The decoded path and the query; without PT the path names a file.
     Path {
-        path: String,
+        path: Paths,
         query: Option<String>,
         passes: bool,
     },
@@ -97,7 +101,7 @@ pub enum Rewritten<'r> {
     /// The line, the decoded path after the balancer, and the query.
     Proxy {
         pass: &'r Pass,
-        path: String,
+        path: Paths,
         query: Option<String>,
     },
 }
@@ -117,16 +121,22 @@ impl Rewrites {
 
     /// Runs the rules in their order.
     pub fn apply(&self, asked: &Asked<'_>) -> Rewritten<'_> {
-        let (mut path, mut query) = (asked.path.to_owned(), asked.query.map(str::to_owned));
+        let (mut path, mut query) = (asked.path.clone(), asked.query.map(str::to_owned));
         let (mut is_changed, mut passes, mut status, mut is_escaped) = (false, false, None, false);
         for rule in &self.rules {
-            let Some(groups) = rule.matches(&path, query.as_deref(), asked) else { continue };
-            let local = Local { path: &path, query: query.as_deref(), groups: &groups };
+            let Some([groups, of_full]) = rule.matches(&path, query.as_deref(), asked) else { continue };
             if let Effect::Respond(status) = rule.effect {
                 return Rewritten::Respond(status);
             }
             if let Some(to) = &rule.to {
-                let (new, own_query) = split(to.value(asked, &local));
+                let local = Local { path: &path.read, uri: &asked.path.read, query: query.as_deref(), groups: &groups };
+                let full = Local { path: &path.full, uri: &asked.path.full, groups: &of_full, ..local };
+                // The client would add a query of its own to the URL (CVE-2024-38474).
+                if !rule.allows_question_mark && to.begins_query_by_value(asked, &local) {
+                    return Rewritten::Respond(StatusCode::FORBIDDEN);
+                }
+                let (read, _) = split(to.value(asked, &local));
+                let (full, own_query) = split(to.value(asked, &full));
                 let kept = query.take().filter(|_| !rule.drops_query);
                 query = match own_query {
                     None => kept,
@@ -136,14 +146,17 @@ impl Rewrites {
                     Some(own) => Some(own),
                 };
                 query = query.filter(|query| !query.is_empty());
-                (path, is_changed, is_escaped) = (new, true, rule.is_escaped);
+                (path, is_changed, is_escaped) = (Paths { read, full }, true, rule.is_escaped);
             }
             match &rule.effect {
+                Effect::Proxy(_) if !is_query(query.as_deref()) => return Rewritten::Respond(StatusCode::FORBIDDEN),
                 Effect::Proxy(pass) => return Rewritten::Proxy { pass, path, query },
                 Effect::Redirect(code) => {
                     status = Some(*code);
-                    if path.starts_with('/') {
-                        path = format!("{}{path}", asked.origin());
+                    for path in [&mut path.read, &mut path.full] {
+                        if path.starts_with('/') {
+                            *path = format!("{}{path}", asked.origin());
+                        }
                     }
                 }
                 Effect::Path { passes: with_pass } => passes |= with_pass,
@@ -153,8 +166,8 @@ impl Rewrites {
                 break;
             }
         }
-        let is_url =
-            path.split_once("://").is_some_and(|(scheme, _)| scheme.bytes().all(|b| b.is_ascii_alphanumeric()));
+        let scheme = path.read.split_once("://").map(|(scheme, _)| scheme);
+        let is_url = scheme.is_some_and(|scheme| scheme.bytes().all(|b| b.is_ascii_alphanumeric()));
         match (is_changed, is_url) {
             (false, _) if status.is_none() => Rewritten::Unchanged,
             (_, true) => {
@@ -162,25 +175,33 @@ impl Rewrites {
                     true => new,
                     false => escape(&new),
                 });
-                let url = if is_escaped { path } else { escape_url(&path) };
+                let url = path.agreed();
+                let url = if is_escaped { url.to_owned() } else { escape_url(url) };
                 let own = asked.origin();
                 let url = url.strip_prefix(&own).filter(|rest| is_path(rest)).unwrap_or(&url).to_owned();
                 let url = query.map_or(url.clone(), |query| format!("{url}?{query}"));
                 Rewritten::Redirect(status.unwrap_or(StatusCode::FOUND), url)
             }
+            (_, false) if !is_query(query.as_deref()) => Rewritten::Respond(StatusCode::FORBIDDEN),
             (_, false) => Rewritten::Path { path, query, passes },
         }
     }
 }
 
 impl Rule {
-    /// Returns the groups if the rule matches the request with its present path and query.
-    fn matches(&self, path: &str, query: Option<&str>, asked: &Asked<'_>) -> Option<Groups> {
-        let captures = self.pattern.captures(path.as_bytes());
+    /// Returns the groups of both forms of the path if the rule matches the request with its present path and query.
+    fn matches(&self, path: &Paths, query: Option<&str>, asked: &Asked<'_>) -> Option<[Groups; 2]> {
+        let captures = self.pattern.captures(path.read.as_bytes());
         if captures.is_some() == self.negated {
             return None;
         }
-        let mut groups = Groups { rule: template::groups(captures), condition: Vec::new() };
+        let of_full = if self.negated { None } else { self.pattern.captures(path.full.as_bytes()) };
+        let of_read = Groups { rule: template::groups(captures), condition: Vec::new() };
+        let of_full = match of_full {
+            Some(captures) => Groups { rule: template::groups(Some(captures)), condition: Vec::new() },
+            None => of_read.clone(),
+        };
+        let mut groups = [of_read, of_full];
         let mut conditions = self.conditions.iter();
         while let Some(condition) = conditions.next() {
             let holds = condition.holds(path, query, asked, &mut groups);
@@ -196,14 +217,21 @@ impl Rule {
 }
 
 impl Condition {
-    fn holds(&self, path: &str, query: Option<&str>, asked: &Asked<'_>, groups: &mut Groups) -> bool {
-        let value = self.subject.value(asked, &Local { path, query, groups });
+    fn holds(&self, path: &Paths, query: Option<&str>, asked: &Asked<'_>, groups: &mut [Groups; 2]) -> bool {
+        let [of_read, of_full] = &*groups;
+        let local = Local { path: &path.read, uri: &asked.path.read, query, groups: of_read };
+        let value = self.subject.value(asked, &local);
         let holds = match &self.test {
             Test::Matches(pattern) => {
                 let captures = pattern.captures(value.as_bytes());
                 let holds = captures.is_some();
                 if holds && !self.negated {
-                    groups.condition = template::groups(captures);
+                    let full = Local { path: &path.full, uri: &asked.path.full, query, groups: of_full };
+                    let full = self.subject.value(asked, &full);
+                    let found = template::groups(captures);
+                    let of_full = pattern.captures(full.as_bytes());
+                    groups[1].condition = of_full.map_or(found.clone(), |captures| template::groups(Some(captures)));
+                    groups[0].condition = found;
                 }
                 holds
             }
@@ -221,17 +249,15 @@ impl Condition {
     }
 }
 
+/// Returns whether a query that a rule made can be sent: a space or a control character would end the first line of the request.
+fn is_query(query: Option<&str>) -> bool {
+    !query.is_some_and(|query| query.contains(|c: char| c == ' ' || c.is_ascii_control()))
+}
+
 /// Splits off the query of a replacement.
 fn split(text: String) -> (String, Option<String>) {
     match text.split_once('?') {
         Some((path, query)) => (path.to_owned(), Some(query.to_owned())),
         None => (text, None),
     }
-}
-
-/// Escapes the path of a URL.
-fn escape_url(url: &str) -> String {
-    let start = url.find("://").map_or(0, |at| at + 3);
-    let (host, path) = url.split_at(url[start..].find('/').map_or(url.len(), |at| start + at));
-    format!("{host}{}", escape(path))
 }

@@ -8,7 +8,7 @@ use crate::httpd::directives::pass::{self, From, Pass, Target};
 use crate::httpd::directives::section::Balancers;
 use crate::httpd::syntax::{Directive, Fault, Word};
 
-const RULE: &str = "RewriteRule EXPRESSION PATH|URL|- [R=STATUS,P,F,G,PT,L,END,NC,NE,QSA,QSD]";
+const RULE: &str = "RewriteRule EXPRESSION PATH|URL|- [R=STATUS,P,F,G,PT,L,END,NC,NE,QSA,QSD,UnsafeAllow3F]";
 
 /// The flags of a rule.
 #[derive(Default)]
@@ -22,6 +22,7 @@ struct Flags {
     is_escaped: bool,
     appends_query: bool,
     drops_query: bool,
+    allows_question_mark: bool,
 }
 
 impl Rewrites {
@@ -48,11 +49,18 @@ impl Rewrites {
         if subject.text.eq_ignore_ascii_case("expr") {
             return Err(subject.fault("expressions are not supported", "RewriteCond %{NAME} PATTERN"));
         }
-        let subject = Template::read(subject)?;
         let negated = pattern.text.starts_with('!');
         let bare = pattern.text.strip_prefix('!').unwrap_or(&pattern.text);
+        let is_of_file = matches!(bare, "-f" | "-s" | "-F" | "-d");
+        let subject = match &self.root {
+            Some(root) if is_of_file => {
+                let text = subject.text.replace("%{DOCUMENT_ROOT}", &root.replace(['$', '%', '\\'], ""));
+                Template::read(&Word { text, ..subject.clone() })?
+            }
+            _ => Template::read(subject)?,
+        };
         let test = match bare {
-            "-f" | "-s" | "-F" | "-d" => {
+            _ if is_of_file => {
                 if subject.as_literal().is_none() {
                     let text = format!("{}: the site has no files, because files are not served", line.line());
                     balancers.remarks().note(line.name.place, text);
@@ -121,7 +129,7 @@ impl Rewrites {
         }
         let to = if text.text == "-" { None } else { Some(Template::read(&text)?) };
         let is_last = flags.is_last || flags.passes || matches!(effect, Effect::Proxy(_));
-        let Flags { appends_query, drops_query, is_escaped, .. } = flags;
+        let Flags { appends_query, drops_query, is_escaped, allows_question_mark, .. } = flags;
         self.rules.push(Rule {
             conditions,
             pattern: regex,
@@ -131,6 +139,7 @@ impl Rewrites {
             appends_query,
             drops_query,
             is_escaped,
+            allows_question_mark,
             is_last,
         });
         Ok(())
@@ -163,7 +172,9 @@ impl Flags {
                 "ne" | "noescape" => flags.is_escaped = true,
                 "qsa" | "qsappend" => flags.appends_query = true,
                 "qsd" | "qsdiscard" => flags.drops_query = true,
-                "dpi" | "discardpath" | "ns" | "nosubreq" => {}
+                "unsafeallow3f" => flags.allows_question_mark = true,
+                // UnsafePrefixStat is about files.
+                "dpi" | "discardpath" | "ns" | "nosubreq" | "unsafeprefixstat" => {}
                 // No variable of it is read here: `Header` and `RequestHeader` refuse those that they do not know.
                 "e" | "env" => balancers.remarks().ignored(line.name.place, format!("{}: the flag E", line.line())),
                 _ => return Err(word.fault(format!("the flag \"{flag}\" of RewriteRule is not supported"), RULE)),

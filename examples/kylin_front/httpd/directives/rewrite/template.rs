@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use http::{HeaderName, Method, Version, header::HeaderMap};
 use regex::bytes::Captures;
 
+use crate::httpd::directives::pass::Paths;
 use crate::httpd::syntax::{Fault, Word};
 
 /// A value of a rule or condition.
@@ -36,7 +37,7 @@ enum Variable {
     ServerPort,
     /// The first line of the request.
     Line,
-    /// The path as the client sent it.
+    /// The path of the request before the rules.
     Uri,
 }
 
@@ -69,8 +70,7 @@ const HEADERS: [(&str, &str); 7] = [
 
 /// The parts of a request that rules read.
 pub struct Asked<'r> {
-    /// The decoded path.
-    pub path: &'r str,
+    pub path: Paths,
     /// Path and query as the client wrote them.
     pub raw: &'r str,
     pub query: Option<&'r str>,
@@ -85,15 +85,18 @@ pub struct Asked<'r> {
     pub port: u16,
 }
 
-/// The values that a rule reads besides the request.
+/// The values that a rule reads besides the request, for one form of the path.
+#[derive(Clone, Copy)]
 pub struct Local<'r> {
     pub path: &'r str,
+    /// The path before the rules.
+    pub uri: &'r str,
     pub query: Option<&'r str>,
     pub groups: &'r Groups,
 }
 
 /// The groups of the expressions of a rule and its conditions.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Groups {
     pub(super) rule: Vec<String>,
     pub(super) condition: Vec<String>,
@@ -171,14 +174,25 @@ impl Template {
     }
 
     pub(super) fn value(&self, asked: &Asked<'_>, local: &Local<'_>) -> String {
+        self.0.iter().map(|part| part.value(asked, local)).collect()
+    }
+
+    /// Returns whether the first `?` of the value, which begins the query, comes from the request and not from the configuration.
+    pub(super) fn begins_query_by_value(&self, asked: &Asked<'_>, local: &Local<'_>) -> bool {
+        let first = self.0.iter().find(|part| part.value(asked, local).contains('?'));
+        first.is_some_and(|part| !matches!(part, Part::Text(_)))
+    }
+}
+
+impl Part {
+    fn value(&self, asked: &Asked<'_>, local: &Local<'_>) -> String {
         let group = |groups: &[String], number: usize| groups.get(number).cloned().unwrap_or_default();
-        let part = |part: &Part| match part {
+        match self {
             Part::Text(text) => text.clone(),
             Part::Rule(number) => group(&local.groups.rule, *number),
             Part::Condition(number) => group(&local.groups.condition, *number),
             Part::Variable(variable) => variable.value(asked, local),
-        };
-        self.0.iter().map(part).collect()
+        }
     }
 }
 
@@ -203,7 +217,7 @@ impl Variable {
             Variable::ServerName => name.to_owned(),
             Variable::ServerPort => port,
             Variable::Line => format!("{} {} {:?}", asked.method, asked.raw, asked.version),
-            Variable::Uri => asked.path.to_owned(),
+            Variable::Uri => local.uri.to_owned(),
         }
     }
 }

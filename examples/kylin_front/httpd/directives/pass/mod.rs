@@ -1,5 +1,7 @@
 //! `ProxyPass`, `ProxyPassReverse` and `Redirect`: the balancer of a path, the path at its nodes, and the changes of their responses.
 
+mod paths;
+
 use std::borrow::Cow;
 
 use http::StatusCode;
@@ -7,6 +9,7 @@ use kylin_lb::kylin::NormalizedPath;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use regex::bytes::{Regex, RegexBuilder};
 
+pub use self::paths::Paths;
 use crate::httpd::syntax::{Fault, Place, Word};
 
 /// A `ProxyPass` or `ProxyPassMatch`.
@@ -55,7 +58,7 @@ const MAX_COMPILED_BYTES: usize = 1 << 20;
 
 /// The bytes that are escaped in a path: those that httpd's `ap_os_escape_path` escapes.
 const ESCAPED: &AsciiSet = &{
-    let (mut set, kept, mut index) = (NON_ALPHANUMERIC.remove(b'/'), b"$-_.+!*'(),:@&=~", 0);
+    let (mut set, kept, mut index) = (NON_ALPHANUMERIC.remove(b'/'), b"$-_.+!*'(),:;@&=~", 0);
     while index < kept.len() {
         set = set.remove(kept[index]);
         index += 1;
@@ -171,6 +174,8 @@ pub fn sent_path(from: &From, target: &Target, prefix: &str, raw: &str, path: &s
             }
             let join = |rest: &str| match to.ends_with('/') {
                 true => format!("{to}{}", rest.trim_start_matches('/')),
+                // A target that is only a host or balancer is its root.
+                false if target.path.is_empty() && !rest.starts_with('/') => format!("{to}/{rest}"),
                 false => format!("{to}{rest}"),
             };
             let wanted = read(&join(&escape(&path[covered..])))?;
@@ -183,14 +188,8 @@ pub fn sent_path(from: &From, target: &Target, prefix: &str, raw: &str, path: &s
             }
         }
         From::Pattern(_) if target.path.contains('$') => {
-            let filled = from.fill(path, &target.path).ok_or(())?;
-            let (filled, own_query) =
-                filled.split_once('?').map_or((filled.as_str(), None), |(path, query)| (path, Some(query)));
-            let new = escaped(&format!("{prefix}{filled}"))?;
-            match own_query {
-                Some(own) => return Ok(Some(format!("{new}?{}", escape(own)))),
-                None => new,
-            }
+            let filled = Paths::of(raw, path).filled(|path| from.fill(path, &target.path));
+            filled.ok_or(())?.escaped(prefix)?
         }
         // Without groups in the expression, the path of the request follows that of the target.
         From::Pattern(_) => {
@@ -208,29 +207,29 @@ pub fn sent_path(from: &From, target: &Target, prefix: &str, raw: &str, path: &s
     }))
 }
 
-/// Returns a decoded path as the node gets it.
-///
-/// # Errors
-/// The node would read another path, for example because of dots.
-pub fn escaped(path: &str) -> Result<String, ()> {
-    let path = if path.starts_with('/') { Cow::Borrowed(path) } else { Cow::Owned(format!("/{path}")) };
-    let new = escape(&path);
-    match NormalizedPath::parse(&new) {
-        Ok(read) if read.as_str() == path => Ok(new),
-        _ => Err(()),
-    }
+/// Escapes the path of a URL.
+pub fn escape_url(url: &str) -> String {
+    let start = url.find("://").map_or(0, |at| at + 3);
+    let (host, path) = url.split_at(url[start..].find('/').map_or(url.len(), |at| start + at));
+    format!("{host}{}", escape(path))
 }
 
 impl Redirect {
     /// Returns the `Location` for a request, if the line covers its path.
-    pub fn location(&self, path: &str, query: Option<&str>) -> Option<String> {
+    pub fn location(&self, path: &Paths, query: Option<&str>) -> Option<String> {
         let mut to = match &self.from {
             None => return Some(self.to.clone()),
             Some(From::Prefix(prefix)) => {
-                let covered = covers(prefix, path)?;
-                format!("{}{}", self.to, escape(&path[covered..]))
+                let rest = path.filled(|path| Some(path[covers(prefix, path)?..].to_owned()))?;
+                format!("{}{}", self.to, escape(rest.agreed()))
             }
-            Some(from @ From::Pattern(_)) => from.fill(path, &self.to)?,
+            Some(from @ From::Pattern(_)) => {
+                let filled = path.filled(|path| from.fill(path, &self.to))?;
+                let filled = filled.agreed();
+                // As in httpd, a query and a fragment stay as they are.
+                let (path, rest) = filled.split_at(filled.find(['?', '#']).unwrap_or(filled.len()));
+                format!("{}{rest}", escape_url(path))
+            }
         };
         if let (Some(query), false) = (query, to.contains('?')) {
             to = format!("{to}?{query}");
@@ -293,12 +292,19 @@ mod tests {
         assert_eq!(sent("/olap", "/kylin", "/olap"), Ok(Some("/kylin".into())));
         assert_eq!(sent("/olap", "/kylin", "/olap;jsessionid=1.n2/api"), Ok(Some("/kylin;jsessionid=1.n2/api".into())));
         assert_eq!(sent("/olap", "/", "/%6flap/api"), Ok(Some("/api".into())));
+        assert_eq!(sent("/olap", "", "/olap"), Ok(Some("/".into())));
+        assert_eq!(sent("/olap", "", "/olap?q"), Ok(Some("/?q".into())));
+        assert_eq!(sent("/olap", "", "/olap/x"), Ok(Some("/x".into())));
+        assert_eq!(sent("/olap", "", "/olap;jsessionid=1.n2"), Ok(Some("/;jsessionid=1.n2".into())));
         let pattern = From::Pattern(Regex::new("^/m/(.*)$").unwrap());
         let sent = |to: &str, raw: &str| {
-            sent_path(&pattern, &Target { balancer: 0, path: to.into() }, "", raw, raw.split('?').next().unwrap())
+            let path = NormalizedPath::parse(raw).unwrap();
+            sent_path(&pattern, &Target { balancer: 0, path: to.into() }, "", raw, path.as_str())
         };
         assert_eq!(sent("/kylin/$1", "/m/a?q"), Ok(Some("/kylin/a?q".into())));
         assert_eq!(sent("/kylin", "/m/a?q"), Ok(Some("/kylin/m/a?q".into())));
         assert_eq!(sent("/kylin/../$1", "/m/a"), Err(()));
+        assert_eq!(sent("/kylin/$1", "/m/a%3Fb?q"), Ok(Some("/kylin/a%3Fb?q".into())));
+        assert_eq!(sent("/kylin/$1", "/m/a;jsessionid=1.n2?q"), Ok(Some("/kylin/a;jsessionid=1.n2?q".into())));
     }
 }
