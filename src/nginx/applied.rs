@@ -15,6 +15,7 @@ use super::directives::server::{Server, ServerName};
 use super::directives::settings::ErrorPage;
 use super::directives::upstream::{EjectionRule, Method, Upstream, UpstreamServer};
 use super::options::{KylinOptions, PolicyName, ProbeMode, SessionMode};
+use super::readings::RequestPaths;
 use crate::admission::QueueRules;
 use crate::backend::http1::Address;
 use crate::kylin::{NormalizedPath, ResourceGroups};
@@ -336,9 +337,8 @@ fn passes_of_named<'s>(location: &Location, server: &'s Server) -> Vec<&'s Proxy
 
 /// Notes the group of a location if the node gets `path` below `/kylin`.
 fn note(pass: &ProxyPass, at: &Matcher, path: &str, server: &Server, sign: &str, found: &mut [Option<Choice<bool>>]) {
-    // A location with an ambiguous path serves no request.
-    let normal = NormalizedPath::parse(path).ok();
-    let Some(sent) = normal.and_then(|normal| pass.upstream_uri(path, path.as_bytes(), &normal)) else { return };
+    let paths = RequestPaths::of(path, true);
+    let Some(sent) = paths.and_then(|paths| pass.upstream_uri(path, path.as_bytes(), &paths)) else { return };
     if found[pass.upstream].is_none() && (sent == "/kylin" || sent.starts_with("/kylin/")) {
         let why = format!("{} passes {sent}{sign}", place(at, server));
         found[pass.upstream] = Some(Choice { value: true, why });

@@ -29,7 +29,7 @@
 //! | `upstream` | `server` (`weight`, `max_conns`, `max_fails`, `fail_timeout`, `backup`, `down`, `drain`, `route`, `slow_start`), round robin, `ip_hash`, `least_conn`, `hash` \[`consistent`\], `random` \[`two`\], `keepalive`, `keepalive_requests`, `keepalive_time`, `keepalive_timeout`, `sticky cookie`, `sticky route`, `sticky learn`, `queue`, `zone` |
 //! | `server` | `listen`, `server_name`, `location`, `return`, `http2`, `large_client_header_buffers`, `client_header_timeout`, `max_headers`, `merge_slashes`, `try_files ... @NAME`, `underscores_in_headers`, `ignore_invalid_headers`, `rewrite`, `if`, `set`, `break` |
 //! | `location` | prefix, `=`, `^~`, `~`, `~*`, nested; `proxy_pass` (with variables of `map`, `set` and expressions), `return`, `rewrite`, `if`, `set`, `break`, `limit_except`, `internal`; `@NAME` for `try_files` and `error_page`, which returns a response or passes requests to another upstream |
-//! | `http`, `server`, `location` | `proxy_set_header`, `proxy_hide_header`, `proxy_pass_header`, `add_header`, `more_set_headers`, `more_clear_headers`, `access_log`, `charset`, `charset_types`, `expires`, `error_page` (to `@NAME`, a path or a URL, also with variables), `recursive_error_pages`, `proxy_intercept_errors`, `allow`, `deny`, `auth_basic`, `auth_basic_user_file`, `satisfy`, `limit_req`, `limit_req_status`, `limit_conn`, `limit_conn_status`, `proxy_redirect`, `proxy_cookie_path`, `proxy_cookie_domain`, `proxy_cookie_flags`, `proxy_next_upstream`, `proxy_next_upstream_tries`, `proxy_next_upstream_timeout`, `proxy_connect_timeout`, `proxy_read_timeout`, `proxy_buffering`, `proxy_request_buffering`, `client_max_body_size`, `client_body_timeout`, `send_timeout`, `keepalive_timeout`, `default_type`, `set_real_ip_from`, `real_ip_header`, `real_ip_recursive` |
+//! | `http`, `server`, `location` | `proxy_set_header`, `proxy_hide_header`, `proxy_pass_header`, `add_header`, `more_set_headers`, `more_clear_headers`, `access_log`, `charset`, `charset_types`, `expires`, `error_page` (to `@NAME`, a path or a URL, also with variables), `recursive_error_pages`, `proxy_intercept_errors`, `allow`, `deny`, `auth_basic`, `auth_basic_user_file`, `satisfy`, `limit_req`, `limit_req_status`, `limit_conn`, `limit_conn_status`, `proxy_redirect`, `proxy_cookie_path`, `proxy_cookie_domain`, `proxy_cookie_flags`, `proxy_next_upstream`, `proxy_next_upstream_tries`, `proxy_next_upstream_timeout`, `proxy_connect_timeout`, `proxy_read_timeout`, `proxy_buffering`, `proxy_request_buffering`, `client_max_body_size`, `client_body_timeout`, `send_timeout`, `keepalive_timeout`, `types`, `default_type`, `proxy_ignore_headers` (`X-Accel-Redirect`), `set_real_ip_from`, `real_ip_header`, `real_ip_recursive` |
 //! | values | `$status`, `$request_time`, `$body_bytes_sent`, `$upstream_addr`, `$upstream_status`, `$upstream_response_time`, `$request_id`, `$remote_user`, `$time_local`, `$host`, `$uri`, `$request_uri`, `$args`, `$remote_addr`, `$proxy_add_x_forwarded_for`, `$scheme`, `$https`, `$ssl_protocol`, `$server_name`, `$http_NAME`, `$cookie_NAME`, `$arg_NAME`, `$1`…`$9` and more |
 //!
 //! # Additional behaviour for Kylin nodes
@@ -77,7 +77,11 @@
 //! | subject | nginx | here |
 //! |---|---|---|
 //! | `Host` without `proxy_set_header` | the name of the upstream | the client's, if it names one: Kylin puts `Host` into redirects and error messages |
-//! | the path that locations match, `$uri` and `rewrite` see | decoded, with `;parameters` | as Tomcat reads it ([`NormalizedPath`](crate::kylin::NormalizedPath)), so that `/bi/..;/x` is not in `/bi/`; 400 if it is ambiguous, or if `proxy_pass` would make a path that leads out of its own |
+//! | the path that locations match, `$uri` and `rewrite` see | decoded, with `;parameters` | as Tomcat reads it ([`NormalizedPath`](crate::kylin::NormalizedPath)), so that `/bi/..;/x` is not in `/bi/`; conditions, expressions and `$uri` see no `;parameters`, which the node gets all the same |
+//! | a path that applications read differently: with `%2F`, `%5C`, `%3B`, `\`, an escaped escape, not in UTF-8, or `/.` at its end | passed | passed if each reading has the same location and no other rule, else 400; 400 for nodes of Kylin |
+//! | a path with `;parameters` whose forms with and without them have different locations | that with them | that without them; 400 if the other one has `deny`, a password or a `return` of an error |
+//! | a path with `//` that `rewrite` makes | its own location | its own location; 400 if the path with one slash has a location with such rules |
+//! | `proxy_pass` that would make a path that leads out of its own | passed | 400 |
 //! | connections to nodes | in most versions HTTP/1.0, closed after each request | HTTP/1.1, up to 64 idle per core, kept for 15 s |
 //! | `keepalive N` | N for the upstream and worker | N for each server and core |
 //! | a `server` with neither `max_fails` nor `fail_timeout` | ejected for 10 s after one failure | ejected if it fails more than the others: [`Outlier`](crate::health::Outlier) |
@@ -94,7 +98,6 @@
 //! | no eligible server | 502 | 503; every error response has Kylin's form |
 //! | `Server` of a node's response | replaced by nginx's own | dropped |
 //! | redirects of the front end | absolute `Location` | relative `Location`, absolute if a client would read `//host` in it |
-//! | type of a `return`ed text | by the path's ending, else `default_type` | `default_type` |
 //! | `proxy_pass` with `$uri` | the decoded path | the path escaped again |
 //! | `Location` and cookies under a mapped prefix (`location /bi/ { proxy_pass http://k/kylin/; }`) | changed if they name the upstream, and only by `proxy_cookie_path` | also changed to lead below `/bi/` if they name the client's host, or only a path below `/kylin/` |
 //! | `rewrite` to a path with `..` | sent | 400 |
@@ -104,6 +107,8 @@
 //! | `root` that is relative or not written, for `if (-f $document_root/FILE)` | a folder below nginx's prefix | the same with [`Config::read_with_prefix`], else an error |
 //! | a group `(?<NAME>...)` of `proxy_redirect` | a variable everywhere | a variable in the replacement of its line |
 //! | `auth_basic` | any form of `crypt`; hashes are computed for each request, and delay other requests | at most two hashes at a time, for which 512 requests wait, and 503 beyond; MD5, bcrypt, SHA-1 and SHA-crypt as `htpasswd` and `openssl passwd` write them, with the feature `htpasswd`; a right password is remembered for five minutes as a keyed hash, until the file changes |
+//! | `X-Accel-Redirect` of a node | an internal redirect | 502, unless `proxy_ignore_headers` names it |
+//! | `limit_except` | also `access_log` and other modules in it | `allow`, `deny`, `auth_basic`, `proxy_pass` |
 //! | `return 444` | closes without a response, and many clients send the request again | 403, and closes |
 //! | `error_page` with a page that is a file | the page | the front end's own error, in Kylin's form, with its own status: not that of `=200` |
 //! | `try_files FILE... @NAME`; `if (-f $request_filename)` | the file, if there is one | as if there were none, because files are not served |
@@ -133,6 +138,7 @@ mod config;
 mod directives;
 mod htpasswd;
 mod options;
+mod readings;
 mod report;
 mod serve;
 mod syntax;

@@ -85,6 +85,14 @@ pub(crate) fn has_dots(path: &[u8]) -> bool {
     })
 }
 
+/// Returns whether a path has such a segment for an application that reads `%2F` or a backslash as a slash, or decodes twice.
+pub(crate) fn has_hidden_dots(path: &[u8]) -> bool {
+    let slashes = |path: &[u8]| path.iter().map(|byte| if *byte == b'\\' { b'/' } else { *byte }).collect::<Vec<_>>();
+    let once = slashes(&Cow::from(percent_decode(path)));
+    let twice = slashes(&Cow::from(percent_decode(&once)));
+    [path, &once, &twice].into_iter().any(has_dots)
+}
+
 /// The bytes that nginx escapes in the path of a URI: `NGX_ESCAPE_URI`.
 const ESCAPED: &AsciiSet = &CONTROLS
     .add(b' ')
@@ -104,6 +112,14 @@ const ESCAPED: &AsciiSet = &CONTROLS
 /// Escapes the bytes that may not stand in the path of a URI; the result is ASCII.
 pub(crate) fn escape(path: &[u8]) -> String {
     percent_encode(path, ESCAPED).to_string()
+}
+
+/// Those that nginx escapes in an argument: `NGX_ESCAPE_ARGS`.
+const ESCAPED_IN_ARGS: &AsciiSet = &ESCAPED.add(b'&').add(b'+').add(b';');
+
+/// Escapes the bytes that may not stand in an argument, or that would end it.
+pub(crate) fn escape_args(argument: &[u8]) -> String {
+    percent_encode(argument, ESCAPED_IN_ARGS).to_string()
 }
 
 /// Returns a host without its port and without a closing dot, in the case that it has.

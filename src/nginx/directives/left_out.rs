@@ -5,7 +5,7 @@
 use crate::nginx::syntax::Directive;
 
 /// Directives that make the response of a location, other than `proxy_pass` and `return`.
-const HANDLERS: [&str; 41] = [
+pub(super) const HANDLERS: [&str; 41] = [
     "alias",
     "api",
     "check_status",

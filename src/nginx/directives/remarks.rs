@@ -57,6 +57,11 @@ impl<'s> Remarks<'s> {
         format!("{}:{}", self.sources.name(span.file), span.line)
     }
 
+    /// Returns file, line and column of a word.
+    pub(crate) fn position(&self, span: Span) -> String {
+        format!("{}:{}", self.place(span), self.sources.position(span).column)
+    }
+
     /// Returns the file of a word.
     pub(crate) fn file(&self, span: Span) -> Arc<str> {
         self.sources.name(span.file)

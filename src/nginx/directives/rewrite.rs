@@ -188,6 +188,15 @@ impl Step {
         }
     }
 
+    /// Returns whether the step may respond with an error.
+    pub(crate) fn may_refuse(&self) -> bool {
+        match self {
+            Step::Return(reply) => reply.status >= 400,
+            Step::If { then, .. } => then.iter().any(Step::may_refuse),
+            Step::Rewrite(_) | Step::Set { .. } | Step::Break => false,
+        }
+    }
+
     /// Returns whether a request that the step does not end keeps its path.
     pub(crate) fn stays(&self) -> bool {
         match self {

@@ -13,7 +13,7 @@ pub enum SiteError {
     /// The name of a server does not resolve to an address.
     #[error("upstream {upstream}: host not found in server {server}")]
     HostNotFound {
-        /// The upstream's name.
+        /// The upstream's name, and the place of the `proxy_pass` if that names a host.
         upstream: String,
         /// The server as written.
         server: String,

@@ -23,10 +23,9 @@ use self::script::Rewritten;
 use super::SiteParts;
 use super::access_log::PendingRequest;
 use super::response::{self, BAD_PATH, ResponseEdits};
-use crate::kylin::NormalizedPath;
 use crate::nginx::config::Listener;
 use crate::nginx::directives::server::ListenAddress;
-use crate::nginx::uri::normalise;
+use crate::nginx::readings::RequestPaths;
 #[cfg(feature = "tls")]
 use crate::nginx::variables::ScopeTls;
 use crate::nginx::variables::{RequestId, Scope};
@@ -66,6 +65,9 @@ pub(super) async fn forward(
         let mut response = proxy.forward(peer, Request::from_parts(head, body)).await;
         if let Some(pending) = &pending {
             pending.received(&response);
+        }
+        if let Some(error) = edits.unserved(&response) {
+            response = error;
         }
         let mut is_error = response::is_own_error(&response);
         if let Some(page) = edits.page(&response) {
@@ -153,8 +155,7 @@ fn route<'s>(
     let request_uri = head.uri.path_and_query().cloned();
     let request_uri = request_uri.as_ref().map_or("/", |uri| uri.as_str());
     // The path as the node reads it decides the location. As nginx reads it, it has the `;parameters` too.
-    let path = NormalizedPath::of(&head.uri).ok();
-    let decoded = normalise(request_uri, server.settings.merge_slashes != Some(false)).ok();
+    let paths = RequestPaths::of(request_uri, server.settings.merge_slashes != Some(false));
     let local = match &listener.address {
         ListenAddress::Tcp(address) => Some(*address),
         ListenAddress::Unix(_) => None,
@@ -180,25 +181,20 @@ fn route<'s>(
         captures,
         id: Some(&id),
         // Conditions and rewrites see the same path as the location.
-        ..Scope::new(
-            &head.method,
-            request_uri,
-            path.as_ref().map_or("", |path| path.as_str()).as_bytes(),
-            &head.headers,
-        )
+        ..Scope::new(&head.method, request_uri, paths.as_ref().map_or(b"", RequestPaths::path), &head.headers)
     };
     let mut rewritten = match before {
         Some(before) => before.rewritten().clone(),
         None => Rewritten::new(if server.is_scripted { site.config.set_slots } else { 0 }, groups, &captures),
     };
     let mut logs = &site.server_logs[number];
-    let found = match (checked, &path, &decoded) {
-        (Err(error), ..) => Err(error),
-        (Ok(()), Some(path), Some(decoded)) => {
-            let arrived = ServerRequest { site, server, peer, head, path, decoded, before };
+    let found = match (checked, &paths) {
+        (Err(error), _) => Err(error),
+        (Ok(()), Some(paths)) => {
+            let arrived = ServerRequest { site, server, peer, head, paths, before };
             arrived.locate(&mut scope, &mut rewritten, &mut logs, &mut extensions, passed)
         }
-        _ => Err(BAD_PATH),
+        (Ok(()), None) => Err(BAD_PATH),
     };
     let response = match found {
         Ok(Routed::Respond(response)) => response,

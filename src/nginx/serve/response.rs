@@ -4,7 +4,7 @@ mod headers;
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
-use http::{Response, StatusCode};
+use http::{Request, Response, StatusCode};
 
 use self::headers::{HeaderFilters, Variables};
 use super::access_log::PendingRequest;
@@ -22,6 +22,11 @@ pub(super) const NOT_FOUND: ErrorResponse =
 
 pub(super) const BAD_PATH: ErrorResponse =
     ErrorResponse::new(StatusCode::BAD_REQUEST, "the path of the request is not valid");
+
+const NOT_FOLLOWED: ErrorResponse = ErrorResponse::new(
+    StatusCode::BAD_GATEWAY,
+    "the node asks for another path with X-Accel-Redirect, which is not followed",
+);
 
 /// The changes of a node's response, computed before the request is sent.
 pub(super) struct ResponseEdits<'s> {
@@ -55,6 +60,16 @@ impl<'s> ResponseEdits<'s> {
             false => None,
             true => pages.find(|page| page.is_for(status)),
         }
+    }
+
+    /// Returns the error in place of a node's response that tells nginx to serve another path, and would be empty without that.
+    pub(super) fn unserved(&self, response: &Response<Body>) -> Option<Response<Body>> {
+        let leads_on = response.headers().contains_key("x-accel-redirect") && !self.settings.ignores_accel_redirect;
+        if !leads_on || is_own_error(response) {
+            return None;
+        }
+        tracing::warn!("a node's response has X-Accel-Redirect, which is not followed; the client gets a 502");
+        Some(NOT_FOLLOWED.response_to(&Request::new(()).into_parts().0))
     }
 
     /// Returns whether error pages replace responses of nodes too.
@@ -127,7 +142,9 @@ pub(super) fn reply(
     if !to.is_empty() {
         response.headers_mut().insert(header::LOCATION, redirect_target(to, scope)?);
     }
-    let kind = settings.default_type.as_deref().and_then(|kind| HeaderValue::from_str(kind).ok());
+    let by_extension = settings.types.of(scope.path).filter(|_| reply.text.is_some() || reply.status < 300);
+    let default_type = || settings.default_type.as_deref().and_then(|kind| HeaderValue::from_str(kind).ok());
+    let kind = by_extension.or_else(default_type);
     if reply.closes() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }

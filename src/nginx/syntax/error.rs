@@ -119,6 +119,8 @@ pub(crate) struct Fault {
     message: String,
     expected: String,
     source: Option<io::Error>,
+    /// Whether it is a name that is nearly a known one.
+    is_misspelt: bool,
 }
 
 /// One function for each kind: the message, and what is expected instead.
@@ -164,11 +166,20 @@ impl Fault {
         message: impl Into<String>,
         expected: impl Into<String>,
     ) -> Fault {
-        Fault { kind, span, message: message.into(), expected: expected.into(), source: None }
+        Fault { kind, span, message: message.into(), expected: expected.into(), source: None, is_misspelt: false }
     }
 
     pub(crate) fn caused_by(self, source: io::Error) -> Fault {
         Fault { source: Some(source), ..self }
+    }
+
+    /// Marks the name as a misspelt one, which no module has.
+    pub(crate) fn misspelt(self) -> Fault {
+        Fault { is_misspelt: true, ..self }
+    }
+
+    pub(crate) fn is_misspelt(&self) -> bool {
+        self.is_misspelt
     }
 
     pub(crate) fn kind(&self) -> ErrorKind {

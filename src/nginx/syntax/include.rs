@@ -135,6 +135,22 @@ fn expression(glob: &str) -> Option<Regex> {
     Regex::new(&(expression + "$")).ok()
 }
 
+/// What the file `mime.types` of every nginx says of the types that a `return` may have.
+pub(super) const MIME_TYPES: &str = "types {
+    text/html html htm shtml; text/css css; text/xml xml; text/plain txt; text/mathml mml; text/x-component htc;
+    text/vnd.sun.j2me.app-descriptor jad; text/vnd.wap.wml wml;
+    image/gif gif; image/jpeg jpeg jpg; image/png png; image/svg+xml svg svgz; image/tiff tif tiff; image/webp webp; image/avif avif;
+    image/x-icon ico; image/x-ms-bmp bmp; image/vnd.wap.wbmp wbmp; image/x-jng jng;
+    font/woff woff; font/woff2 woff2; application/javascript js; application/json json; application/atom+xml atom;
+    application/rss+xml rss; application/wasm wasm; application/pdf pdf; application/rtf rtf; application/msword doc;
+    application/xhtml+xml xhtml; application/xspf+xml xspf; application/zip zip; application/x-7z-compressed 7z;
+    application/java-archive jar war ear; application/vnd.apple.mpegurl m3u8; application/vnd.ms-excel xls;
+    application/vnd.ms-powerpoint ppt; application/vnd.ms-fontobject eot; application/x-x509-ca-cert der pem crt;
+    application/octet-stream bin exe dll deb dmg iso img msi msp msm; audio/mpeg mp3; audio/ogg ogg; audio/midi mid midi kar;
+    audio/x-m4a m4a; video/mp4 mp4; video/mpeg mpeg mpg; video/webm webm; video/quicktime mov; video/x-flv flv;
+    video/3gpp 3gpp 3gp; video/mp2t ts; video/x-m4v m4v; video/x-msvideo avi; video/x-ms-wmv wmv; video/x-ms-asf asx asf;
+}";
+
 #[cfg(test)]
 mod tests {
     use super::*;

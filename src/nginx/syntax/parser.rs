@@ -7,7 +7,7 @@ use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 use super::error::{ErrorKind, Fault};
-use super::include::{self, MAX_TEXT_EXPECTED};
+use super::include::{self, MAX_TEXT_EXPECTED, MIME_TYPES};
 use super::lexer::{Lexer, OWN_COMMENT, Terminator, Word};
 use super::source::{Sources, Span};
 
@@ -41,9 +41,9 @@ impl Hash for Directive {
     }
 }
 
-/// Files that are part of every nginx, and may be missing: types of files, and parameters of FastCGI and similar protocols.
-const OF_NGINX: [&str; 8] =
-    ["mime.types", "fastcgi.conf", "fastcgi_params", "scgi_params", "uwsgi_params", "koi-utf", "koi-win", "win-utf"];
+/// Files that are part of every nginx, and have no effect: parameters of FastCGI and similar protocols.
+const OF_NGINX: [&str; 7] =
+    ["fastcgi.conf", "fastcgi_params", "scgi_params", "uwsgi_params", "koi-utf", "koi-win", "win-utf"];
 
 /// Files that Debian, certbot and panels put beside a configuration, and what they say as far as it counts here. They are read where
 /// they exist.
@@ -133,6 +133,10 @@ impl Parser {
             self.count(span)?;
             let mut args = words.drain(..);
             let Some(name) = args.next() else { continue };
+            if is_rest_of_repetition(&name.text) {
+                let message = "a brace in a regular expression without quotes begins a block";
+                return Err(name.span.syntax(message, "the whole expression in quotes: \"^/x{2}\""));
+            }
             let args: Vec<Word> = args.collect();
             let opens_block = terminator == Terminator::BlockOpen;
             if name.text == "include" {
@@ -203,8 +207,12 @@ impl Parser {
             self.skipped_includes.push((name.span, pattern.text.clone()));
             return Ok(Vec::new());
         }
+        let exists = || self.folder.as_ref().is_some_and(|folder| folder.join(&pattern.text).exists());
+        if file_name == "mime.types" && !exists() {
+            return self.source("mime.types", MIME_TYPES, Some(pattern.span));
+        }
         if let Some((file, text)) = OF_PACKAGES.iter().find(|(known, _)| file_name == *known)
-            && !self.folder.as_ref().is_some_and(|folder| folder.join(&pattern.text).exists())
+            && !exists()
         {
             self.skipped_includes.push((name.span, format!("{}, which does not exist: {text}", pattern.text)));
             return self.source(file, text, Some(pattern.span));
@@ -244,6 +252,12 @@ impl Parser {
     }
 }
 
+/// Returns whether a word is what follows `{` in an expression such as `a{2,3}/`.
+fn is_rest_of_repetition(word: &str) -> bool {
+    let rest = word.trim_start_matches(|letter: char| letter.is_ascii_digit() || letter == ',');
+    rest.len() < word.len() && rest.starts_with('}')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -263,7 +277,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let main = folder.path().join("main.conf");
         fs::create_dir(folder.path().join("d")).unwrap();
-        fs::write(&main, "a { include d/*.conf; } include d/x.conf; include none/*.conf; include mime.types; z;")
+        fs::write(&main, "a { include d/*.conf; } include d/x.conf; include none/*.conf; include fastcgi_params; z;")
             .unwrap();
         fs::write(folder.path().join("d/x.conf"), "x 1;").unwrap();
         // The name is relative to the main file's folder, not to the including file's.

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use super::{Maps, Piece, Scope, Template, Variable};
 use crate::kylin::NormalizedPath;
 use crate::nginx::syntax::Captures;
-use crate::nginx::uri::escape;
+use crate::nginx::uri::{escape, escape_args};
 
 /// The most values of maps and `set` that the search for all values of a template looks at.
 const MAX_STEPS: u32 = 1 << 20;
@@ -22,23 +22,56 @@ impl ValueParts {
     }
 }
 
+/// Returns whether the path of the request has escapes or a plus, which nginx keeps in mind.
+fn is_escaped(scope: &Scope<'_>) -> bool {
+    scope.request_uri.split('?').next().unwrap_or_default().contains(['%', '+'])
+}
+
 impl Template {
     /// Returns the value for a URI. Values of variables that are decoded are escaped.
     pub(crate) fn to_uri(&self, scope: &Scope<'_>) -> Vec<u8> {
+        self.escaped(scope, escape, Some(escape))
+    }
+
+    /// Returns the value for the arguments of a URI. As in nginx, groups of an expression cannot add arguments, if the path that they
+    /// come from was escaped (`ngx_http_script_copy_capture_code`).
+    pub(crate) fn to_args(&self, scope: &Scope<'_>) -> Vec<u8> {
+        self.escaped(scope, if is_escaped(scope) { escape_args } else { escape }, Some(escape))
+    }
+
+    /// Returns the value for `set`. As in nginx, groups of an expression are those of an argument, if the path that they come from was
+    /// escaped and no `rewrite` came before.
+    pub(crate) fn to_set(&self, scope: &Scope<'_>, is_first: bool) -> Vec<u8> {
+        match is_first && is_escaped(scope) {
+            true => self.escaped(scope, escape_args, None),
+            false => self.to_bytes(scope),
+        }
+    }
+
+    fn escaped(
+        &self,
+        scope: &Scope<'_>,
+        escape_group: fn(&[u8]) -> String,
+        escape_path: Option<fn(&[u8]) -> String>,
+    ) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.text.len());
         for piece in &self.pieces {
             let from = bytes.len();
-            let is_decoded = match piece {
+            let escape = match piece {
                 Piece::Literal(text) => {
                     bytes.extend_from_slice(text.as_bytes());
-                    false
+                    None
                 }
                 Piece::Variable { variable, .. } => {
                     variable.write(scope, &mut |part| bytes.extend_from_slice(part));
-                    matches!(variable, Variable::Capture(_) | Variable::Path)
+                    match variable {
+                        Variable::Capture(_) => Some(escape_group),
+                        Variable::Path => escape_path,
+                        _ => None,
+                    }
                 }
             };
-            if is_decoded {
+            if let Some(escape) = escape {
                 let escaped = escape(&bytes[from..]);
                 bytes.truncate(from);
                 bytes.extend_from_slice(escaped.as_bytes());

@@ -91,6 +91,9 @@ async fn respond(request: Request<Body>, seen: Seen) -> Response<Body> {
     if uri.contains("cookie") {
         response = response.header("set-cookie", "JSESSIONID=42; Path=/kylin; HttpOnly");
     }
+    if uri.contains("accel") {
+        response = response.header("x-accel-redirect", "/elsewhere");
+    }
     if uri.contains("scoped") {
         response = response.header("set-cookie", "JSESSIONID=42; Domain=node1.internal; Path=/kylin");
     }

@@ -21,7 +21,7 @@ const IGNORED: &str = "
     health_check_timeout lock_file log_not_found log_subrequest map_hash_* master_process match max_ranges
     mp4_* msie_padding msie_refresh multi_accept open_file_cache open_file_cache_* open_log_file_cache
     output_buffers pcre_jit pid port_in_redirect postpone_gzipping postpone_output proxy_buffer_size proxy_buffers
-    proxy_busy_buffers_size proxy_cache_* proxy_headers_hash_* proxy_ignore_headers
+    proxy_busy_buffers_size proxy_cache_* proxy_headers_hash_*
     proxy_max_temp_file_size proxy_no_cache proxy_send_lowat proxy_socket_keepalive proxy_ssl_certificate_cache proxy_ssl_ciphers
     proxy_ssl_key_log proxy_ssl_session_reuse proxy_ssl_verify_depth proxy_store_access proxy_temp_* quic_* read_ahead referer_hash_* req_status req_status_*
     request_pool_size reset_timedout_connection rewrite_log
@@ -30,7 +30,7 @@ const IGNORED: &str = "
     ssl_early_data ssl_ecdh_curve ssl_encrypted_hello_key ssl_engine ssl_key_log ssl_ocsp_cache ssl_ocsp_responder
     ssl_prefer_server_ciphers ssl_session_cache ssl_session_ticket_key ssl_session_tickets ssl_session_timeout ssl_stapling
     ssl_stapling_file status_zone ssl_stapling_responder ssl_stapling_verify sub_filter_* subrequest_output_buffer_size sysguard_* tcp_nodelay
-    tcp_nopush thread_pool timer_resolution types types_hash_* uninitialized_variable_warn uwsgi_* variables_hash_*
+    tcp_nopush thread_pool timer_resolution types_hash_* uninitialized_variable_warn uwsgi_* variables_hash_*
     worker_aio_requests worker_connections worker_cpu_affinity worker_priority worker_processes worker_rlimit_core worker_rlimit_sigpending
     worker_shutdown_timeout working_directory zone_sync zone_sync_* zstd zstd_*
 ";

@@ -6,10 +6,13 @@
 //! error, so that no directive that could change behaviour is ignored.
 
 mod ignored;
+mod names;
 
 use self::ignored::{IGNORED_UNLESS_ON, OPENSSL_COMMANDS, ignored};
+pub(super) use self::names::check_names;
+use self::names::unknown;
 use super::remarks::Remarks;
-use crate::nginx::syntax::{Directive, Fault, Word, nearest};
+use crate::nginx::syntax::{Directive, Fault, Word};
 
 /// A kind of block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +36,10 @@ impl Block {
         }
     }
 }
+
+/// The modelled directives that take a block, but for `server`.
+const BLOCKS: [&str; 9] =
+    ["geo", "http", "if", "limit_except", "location", "map", "split_clients", "types", "upstream"];
 
 const M: u8 = Block::Main as u8;
 const H: u8 = Block::Http as u8;
@@ -99,6 +106,7 @@ static MODELLED: &[(&str, u8, &str)] = &[
     ("proxy_cookie_path", HSL, "proxy_cookie_path off|PATH REPLACEMENT;"),
     ("proxy_hide_header", HSL, "proxy_hide_header NAME;"),
     ("proxy_http_version", HSL, "proxy_http_version 1.0|1.1;"),
+    ("proxy_ignore_headers", HSL, "proxy_ignore_headers NAME...;"),
     ("proxy_intercept_errors", HSL, "proxy_intercept_errors on|off;"),
     ("proxy_next_upstream", HSL, "proxy_next_upstream CONDITION...;"),
     ("proxy_next_upstream_timeout", HSL, "proxy_next_upstream_timeout TIME;"),
@@ -142,6 +150,7 @@ static MODELLED: &[(&str, u8, &str)] = &[
     ("ssl_verify_client", H | S, "ssl_verify_client on|off|optional;"),
     ("sticky", U, "sticky cookie|route|learn PARAMETERS;"),
     ("try_files", S | L, "try_files FILE... @NAME;"),
+    ("types", HSL, "types { TYPE EXTENSION...; }"),
     ("underscores_in_headers", H | S, "underscores_in_headers on|off;"),
     ("upstream", H, "upstream NAME { ... }"),
     ("zone", U, "zone NAME [SIZE];"),
@@ -310,9 +319,7 @@ fn is_modelled(directive: &Directive, block: Block) -> Result<bool, Fault> {
             let message = format!("\"{name}\" is not allowed {}", block.phrase());
             return Err(span.misplaced(message, format!("{usage} {}", phrases(*blocks))));
         }
-        let takes_block =
-            matches!(name, "geo" | "http" | "if" | "limit_except" | "location" | "map" | "split_clients" | "upstream")
-                || (name == "server" && block == Block::Http);
+        let takes_block = BLOCKS.contains(&name) || (name == "server" && block == Block::Http);
         return match &directive.block {
             Some(_) if !takes_block => Err(span.syntax(format!("\"{name}\" takes no block"), *usage)),
             None if takes_block => Err(span.syntax(format!("\"{name}\" has no block"), *usage)),
@@ -348,8 +355,11 @@ fn is_modelled(directive: &Directive, block: Block) -> Result<bool, Fault> {
             _ => Ok(false),
         };
     }
-    let is_ignored = |known: &str| known.strip_suffix('*').map_or(known == name, |start| name.starts_with(start));
-    if ignored().any(is_ignored) { Ok(false) } else { Err(unknown(directive, block)) }
+    if is_ignored(name) { Ok(false) } else { Err(unknown(directive, block)) }
+}
+
+fn is_ignored(name: &str) -> bool {
+    ignored().any(|known| known.strip_suffix('*').map_or(known == name, |start| name.starts_with(start)))
 }
 
 /// Returns how a modelled directive is written.
@@ -370,18 +380,6 @@ pub(crate) fn arg(directive: &Directive) -> Result<&Word, Fault> {
 pub(crate) fn wrong_number(directive: &Directive) -> Fault {
     let name = &directive.name.text;
     directive.span().value(format!("invalid number of arguments of \"{name}\""), usage(name))
-}
-
-fn unknown(directive: &Directive, block: Block) -> Fault {
-    let name = &directive.name.text;
-    let here = || MODELLED.iter().filter(|(_, blocks, _)| blocks & block as u8 != 0).map(|(known, ..)| *known);
-    let ignored = ignored().filter(|name| block != Block::Upstream && !name.ends_with('*'));
-    if let Some(meant) = nearest(name, here().chain(ignored)) {
-        let usage = Some(usage(meant)).filter(|usage| !usage.is_empty()).unwrap_or(meant);
-        return directive.span().unknown(format!("unknown directive \"{name}\", did you mean \"{meant}\"?"), usage);
-    }
-    let expected = format!("one of: {}", here().collect::<Vec<_>>().join(", "));
-    directive.span().unknown(format!("unknown directive \"{name}\" {}", block.phrase()), expected)
 }
 
 fn phrases(blocks: u8) -> String {

@@ -1,5 +1,6 @@
 //! `location`: finds the location of a path (`ngx_http_core_find_location`), and its action.
 
+mod limit_except;
 mod matcher;
 mod proxy_pass;
 mod read;
@@ -7,14 +8,14 @@ mod read;
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
+use limit_except::LimitExcept;
 pub(crate) use matcher::Matcher;
-pub(crate) use proxy_pass::{PassUri, ProxyPass, Redirects};
+pub(crate) use proxy_pass::{PassUri, ProxyPass, Redirects, is_plain};
 pub(crate) use read::{matches_an_expression, read_all};
 
 use super::reply::Reply;
 use super::rewrite::Step;
 use super::settings::BlockSettings;
-use crate::kylin::NormalizedPath;
 use crate::nginx::syntax::{Captures, NamedGroup};
 use crate::nginx::variables::Template;
 
@@ -33,6 +34,8 @@ pub(crate) struct Location {
     pub(crate) variants: Vec<Location>,
     /// The locations for the values of variables in the host of `proxy_pass`.
     pub(crate) by_host: Option<ByHost>,
+    /// `limit_except`.
+    limit_except: Option<LimitExcept>,
     /// The locations inside it.
     pub(crate) nested: Locations,
 }
@@ -151,8 +154,8 @@ impl Locations {
     ///
     /// An exact location wins, else the first regular expression that matches, else the longest
     /// prefix.
-    pub(crate) fn find<'r>(&self, path: &'r NormalizedPath<'_>) -> Option<LocationMatch<'_, 'r>> {
-        self.search(path.as_str().as_bytes()).0
+    pub(crate) fn find<'r>(&self, path: &'r [u8]) -> Option<LocationMatch<'_, 'r>> {
+        self.search(path).0
     }
 
     /// Also returns whether the search is over: nginx's `NGX_OK` or `NGX_DONE` against `NGX_AGAIN`
@@ -196,7 +199,31 @@ impl Locations {
     }
 }
 
+impl<'c> LocationMatch<'c, '_> {
+    pub(crate) fn location(&self) -> &'c Location {
+        match self {
+            LocationMatch::Location { location, .. } | LocationMatch::Redirect(location) => location,
+        }
+    }
+}
+
 impl Location {
+    /// Returns whether the location keeps some requests from the nodes.
+    pub(crate) fn protects(&self) -> bool {
+        let settings = &self.settings;
+        let responds_itself = match &self.action {
+            Action::Proxy(_) | Action::Named(_) => false,
+            Action::Return(reply) => reply.status >= 400,
+            Action::LeftOut(_) => self.script.is_empty(),
+        };
+        responds_itself
+            || !settings.access.is_empty()
+            || settings.auth.may_ask()
+            || settings.internal
+            || self.limit_except.is_some()
+            || self.script.iter().any(Step::may_refuse)
+    }
+
     /// Returns whether the location responds itself: it is not left out, or its steps lead elsewhere.
     pub(crate) fn responds(&self) -> bool {
         !matches!(self.action, Action::LeftOut(_)) || !self.script.iter().all(Step::ends_here)
@@ -208,11 +235,12 @@ impl Location {
         self.responds() || pages.any(|page| page.is_of(404) && page.named().is_some())
     }
 
-    /// Returns the location and its variants, by its `if` blocks and the variables of its `proxy_pass`.
+    /// Returns the location and its variants, by its `if` blocks, the variables of its `proxy_pass` and its `limit_except`.
     pub(crate) fn forms(&self) -> Vec<&Location> {
         let by_host = self.by_host.iter().flat_map(|by_host| by_host.locations.iter().map(|(_, location)| location));
+        let limited = self.limit_except.iter().map(|limit| &*limit.location);
         let mut forms = vec![self];
-        forms.extend(self.variants.iter().chain(by_host).flat_map(Location::forms));
+        forms.extend(self.variants.iter().chain(by_host).chain(limited).flat_map(Location::forms));
         forms
     }
 

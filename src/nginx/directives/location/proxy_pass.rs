@@ -9,8 +9,9 @@ use crate::nginx::directives::context::ReadContext;
 use crate::nginx::directives::rewrite::KYLIN;
 use crate::nginx::directives::settings::{BlockSettings, Change, CookieEdits, NodeSide, Redirect, RedirectRule};
 use crate::nginx::directives::upstream::{NodeTls, Upstream};
+use crate::nginx::readings::{RequestPaths, merged, readings};
 use crate::nginx::syntax::{Fault, Word, address};
-use crate::nginx::uri::{escape, has_dots};
+use crate::nginx::uri::{escape, has_hidden_dots};
 use crate::nginx::variables::{Maps, Scope, Template};
 
 /// The target of a location's requests.
@@ -55,27 +56,30 @@ pub(crate) enum PassUri {
 }
 
 impl ProxyPass {
-    /// Returns path and query for the node. `decoded` is the path of `request_uri` as
-    /// [nginx](crate::nginx::uri::normalise) reads it, with its `;parameters`, and `path` as the node does.
+    /// Returns path and query for the node. `paths` are those of `request_uri`, and `decoded` is its path as nginx reads it, with its
+    /// `;parameters`.
     ///
-    /// Returns `None` if the node would not read the new path as `path` with its prefix replaced. For example `/bi../x` is
-    /// `/kylin/../x` after `location /bi { proxy_pass http://k/kylin/; }`.
+    /// Returns `None` if the node would not read the new path as that of `request_uri` with its prefix replaced. For example `/bi../x`
+    /// is `/kylin/../x` after `location /bi { proxy_pass http://k/kylin/; }`.
     pub(crate) fn upstream_uri<'r>(
         &self,
         request_uri: &'r str,
         decoded: &[u8],
-        path: &NormalizedPath<'_>,
+        paths: &RequestPaths<'_>,
     ) -> Option<Cow<'r, str>> {
         let (raw, query) = request_uri.split_once('?').map_or((request_uri, None), |(raw, query)| (raw, Some(query)));
         let query = query.filter(|query| !query.is_empty());
-        let path = path.as_str().as_bytes();
+        let path = paths.path();
         // nginx escapes again only a path that was escaped.
         let append = |uri: &str, rest: &[u8]| match std::str::from_utf8(rest) {
             Ok(rest) if rest.is_ascii() && !raw.contains('%') => format!("{uri}{rest}"),
             _ => uri.to_owned() + &escape(rest),
         };
-        let is_read_as =
-            |uri: &String, path: &[u8]| NormalizedPath::parse(uri).is_ok_and(|read| read.as_str().as_bytes() == path);
+        // The node must read the path that is meant; if it may read several, each must begin as meant.
+        let is_read_as = |uri: &String, start: &[u8], path: &[u8]| match paths.is_certain() {
+            true => NormalizedPath::parse(uri).is_ok_and(|read| read.as_str().as_bytes() == merged(path)),
+            false => readings(uri).is_some_and(|all| all.iter().all(|read| read.starts_with(start))),
+        };
         let (uri, query) = match &self.uri {
             PassUri::Unchanged | PassUri::Original => return Some(Cow::Borrowed(request_uri)),
             PassUri::Variables => return None,
@@ -86,11 +90,15 @@ impl ProxyPass {
                 let expected = [new.as_str().as_bytes(), if with.contains('?') { b"" } else { rest }].concat();
                 // The `;parameters` after the prefix may hold a session id, so they stay if the node reads the same path with them.
                 let uris = [decoded.strip_prefix(prefix), Some(rest)].into_iter().flatten();
-                (uris.map(|rest| append(with, rest)).find(|uri| is_read_as(uri, &expected))?, query)
+                (
+                    uris.map(|rest| append(with, rest))
+                        .find(|uri| is_read_as(uri, new.as_str().as_bytes(), &expected))?,
+                    query,
+                )
             }
             PassUri::Normalised { query: with_query } => {
                 let uri = append("", decoded);
-                (Some(uri).filter(|uri| is_read_as(uri, path))?, query.filter(|_| *with_query))
+                (Some(uri).filter(|uri| is_read_as(uri, b"/", path))?, query.filter(|_| *with_query))
             }
         };
         Some(Cow::Owned(match query {
@@ -99,14 +107,16 @@ impl ProxyPass {
         }))
     }
 
-    /// Returns path and arguments of [`PassUri::Variables`]; `None` if they cannot be sent.
-    pub(crate) fn uri_of_variables(&self, scope: &Scope<'_>) -> Option<String> {
-        let uri = String::from_utf8(self.uri_template.as_ref()?.to_uri(scope)).ok()?;
-        let read = NormalizedPath::parse(&uri).ok()?;
-        // The node must read the path as written, not another one because of dots in a variable.
-        let path = uri.split('?').next().unwrap_or_default();
-        let is_plain = !has_dots(path.as_bytes()) && read.as_str().starts_with('/');
-        Some(uri).filter(|uri| is_plain && is_sendable(uri))
+    /// Returns path and arguments of [`PassUri::Variables`]; `None` if they cannot be sent. They have the `;parameters` of the request
+    /// `as_written` if the node reads the same path with them.
+    pub(crate) fn uri_of_variables(&self, scope: &Scope<'_>, as_written: Option<&Scope<'_>>) -> Option<String> {
+        let template = self.uri_template.as_ref()?;
+        let uri = |scope: &Scope<'_>| String::from_utf8(template.to_uri(scope)).ok().filter(|uri| is_plain(uri));
+        let plain = uri(scope)?;
+        let read = |uri: &str| NormalizedPath::parse(uri).ok().map(|path| path.as_str().to_owned());
+        let with_parameters =
+            as_written.and_then(uri).filter(|uri| read(&plain).is_some() && read(uri) == read(&plain));
+        Some(with_parameters.unwrap_or(plain))
     }
 
     /// Returns whether a request may get a path below `/kylin`, whatever its own; `None` if that depends on the request.
@@ -235,6 +245,16 @@ impl ProxyPass {
             let text = "proxy_pass with $uri: the path is escaped again, where nginx sends it decoded";
             context.remarks.note(word.span, text);
         }
+        if let (PassUri::Replace { with, .. }, Matcher::Prefix { path, .. }) = (&uri, at)
+            && with.ends_with('/')
+            && !path.ends_with('/')
+        {
+            let text = format!(
+                "location {path} without a slash at its end: {path}/x becomes {with}/x with two slashes, as in nginx; \
+                 location {path}/ is meant"
+            );
+            context.remarks.note(word.span, text);
+        }
         let (upstream, host) = find_group(authority, if is_https { 443 } else { 80 }, word, context)?;
         let tls = is_https.then(|| NodeTls {
             settings: NodeSide::clone(&settings.node_tls),
@@ -302,6 +322,7 @@ fn find_group(
     word: &Word,
     context: &mut ReadContext<'_>,
 ) -> Result<(usize, String), Fault> {
+    let place = context.remarks.position(word.span);
     let upstreams = &mut context.upstreams;
     if let Some(upstream) = upstreams.find(authority) {
         return Ok((upstream, authority.to_owned()));
@@ -325,7 +346,7 @@ fn find_group(
         }
     };
     let upstream = upstreams.find(&name);
-    Ok((upstream.unwrap_or_else(|| upstreams.add(Upstream::of_host(name, written.address))), host))
+    Ok((upstream.unwrap_or_else(|| upstreams.add(Upstream::of_host(name, written.address, place))), host))
 }
 
 /// Records whether the group is reached over TLS. All locations must agree, because they share its connections.
@@ -343,6 +364,12 @@ fn set_tls(upstream: &mut Upstream, tls: Option<NodeTls>, word: &Word) -> Result
             Ok(())
         }
     }
+}
+
+/// Returns whether a node reads a URI as it is written, not another path because of dots in a variable.
+pub(crate) fn is_plain(uri: &str) -> bool {
+    let path = uri.split('?').next().unwrap_or_default();
+    !has_hidden_dots(path.as_bytes()) && is_sendable(uri) && RequestPaths::of(uri, false).is_some()
 }
 
 /// Returns whether a text can stand in a request line as it is.

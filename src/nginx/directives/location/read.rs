@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use http::header;
 
-use super::{Action, ByHost, Location, Locations, Matcher, ProxyPass};
+use super::{Action, ByHost, LimitExcept, Location, Locations, Matcher, ProxyPass};
 use crate::nginx::directives::catalogue::{self, Block, arg};
 use crate::nginx::directives::context::ReadContext;
 use crate::nginx::directives::left_out;
@@ -63,6 +63,7 @@ fn read(
     let block = directive.block.as_deref().unwrap_or_default();
     let left_out = left_out::location(block);
     if let Some(reason) = &left_out {
+        catalogue::check_names(block)?;
         let text = format!("location {matcher} is left out, its response is 404: {reason}");
         context.remarks.note(directive.span(), text);
     }
@@ -112,7 +113,7 @@ fn note_auth(location: &Location, directive: &Directive, context: &mut ReadConte
     }
 }
 
-/// Reads the directives of a location, or of an `if` in one, whose action is `outer` unless it has its own.
+/// Reads the directives of a location, or of an `if` or `limit_except` in one, whose action is that of `outer` unless it has its own.
 fn read_body(
     block: Vec<&Directive>,
     matcher: Matcher,
@@ -122,7 +123,7 @@ fn read_body(
     context: &mut ReadContext<'_>,
 ) -> Result<Location, Fault> {
     let mut level = SettingsReader::inside(settings);
-    let (mut pass, mut named) = (None, None);
+    let (mut pass, mut named, mut limit) = (None, None, None);
     let captures = captures || context.has_server_captures || block.iter().any(|inner| matches_an_expression(inner));
     for &inner in &block {
         if !captures {
@@ -135,6 +136,14 @@ fn read_body(
                 pass = Some(arg(inner)?);
             }
             "return" => level.once(inner)?,
+            "limit_except" if outer.is_some() => {
+                let message = "\"limit_except\" is not allowed in \"if\"";
+                return Err(inner.span().misplaced(message, "limit_except beside the if"));
+            }
+            "limit_except" => {
+                level.once(inner)?;
+                limit = Some(inner);
+            }
             "try_files" => {
                 level.once(inner)?;
                 named = Some(named_of_files(inner, &matcher, context)?);
@@ -157,6 +166,7 @@ fn read_body(
         script: Vec::new(),
         variants: Vec::new(),
         by_host: None,
+        limit_except: None,
         nested: Locations::default(),
     };
     match pass.filter(|_| named.is_none()) {
@@ -179,11 +189,30 @@ fn read_body(
     if let Some(name) = named {
         (location.action, location.by_host) = (Action::Named(name), None);
     }
+    if let Some(limit) = limit {
+        location.limit_except = Some(read_limit_except(limit, &location, captures, context)?);
+    }
     // The steps of an `if` are those of the location around it.
     if outer.is_none() {
         read_script(&block, &mut location, captures, context)?;
     }
     Ok(location)
+}
+
+/// Reads `limit_except` of a location, whose steps are not read yet: the block has none.
+fn read_limit_except(
+    directive: &Directive,
+    outer: &Location,
+    captures: bool,
+    context: &mut ReadContext<'_>,
+) -> Result<LimitExcept, Fault> {
+    let mut outer = outer.clone();
+    // nginx inherits proxy_pass only.
+    if let Action::Named(_) = outer.action {
+        outer.action = Action::LeftOut("static files are not served".into());
+    }
+    let (matcher, settings) = (outer.matcher.clone(), outer.settings.clone());
+    LimitExcept::read(directive, |block| read_body(block, matcher, Some(&outer), &settings, captures, context))
 }
 
 /// Refuses the groups of an expression where there is none.

@@ -1,7 +1,7 @@
 use super::*;
 use crate::kylin::NormalizedPath;
 use crate::nginx::Config;
-use crate::nginx::uri::normalise;
+use crate::nginx::readings::RequestPaths;
 
 fn config(locations: &str) -> Config {
     Config::parse("x", &format!("upstream k {{ server 1.1.1.1; }} server {{ listen 80; {locations} }}")).unwrap()
@@ -64,21 +64,23 @@ fn the_uri_for_the_node_is_nginxs() {
         ("/a/", "http://k/b/", "/x/..;/a/c", "/b/c"),
         ("= /a", "http://k/b?y=1", "/a?x=1", "/b?y=1?x=1"),
         ("/a", "http://unix:/s:/b", "/ac", "/bc"),
+        ("/a", "http://k/", "/a/c", "//c"),
+        ("/a", "http://k/b/", "/a/c?d", "/b//c?d"),
+        ("/a/", "http://k/b/", "/a/c%2Fd%5Ce", "/b/c/d%5Ce"),
         ("/", "http://k$request_uri", "/%61?b", "/%61?b"),
         ("/", "http://k$uri", "/%61%20?b", "/a%20"),
         ("/", "http://k$uri$is_args$args", "/%61%20?b", "/a%20?b"),
         ("~ ^/(.)", "http://k", "/%61", "/%61"),
     ] {
         let config = config(&format!("location {location} {{ proxy_pass {target}; }}"));
-        let decoded = normalise(request, true).unwrap();
-        let path = NormalizedPath::parse(request).unwrap();
+        let paths = RequestPaths::of(request, true).unwrap();
         let Some(LocationMatch::Location { location: Location { action: Action::Proxy(pass), .. }, .. }) =
-            config.servers[0].locate(&path)
+            config.servers[0].locate_decoded(paths.path())
         else {
             panic!("{location} {request}");
         };
         assert_eq!(
-            pass.upstream_uri(request, &decoded, &path).as_deref(),
+            pass.upstream_uri(request, paths.decoded(), &paths).as_deref(),
             Some(expected),
             "{location} {target} {request}"
         );
@@ -106,10 +108,11 @@ fn a_new_path_that_leads_out_of_the_location_is_refused() {
         [("/a", "http://k/b/", "/a../c"), ("/a", "http://k/b/", "/a..;x/c"), ("/a", "http://k/b/", "/a./c")]
     {
         let config = config(&format!("location {location} {{ proxy_pass {target}; }} location / {{ return 200; }}"));
+        let paths = RequestPaths::of(request, true).unwrap();
         let path = NormalizedPath::parse(request).unwrap();
         let uri = match config.servers[0].locate(&path) {
             Some(LocationMatch::Location { location: Location { action: Action::Proxy(pass), .. }, .. }) => {
-                pass.upstream_uri(request, &normalise(request, true).unwrap(), &path)
+                pass.upstream_uri(request, paths.decoded(), &paths)
             }
             _ => None,
         };

@@ -48,6 +48,11 @@ pub(crate) struct Server {
 impl Server {
     /// Finds the location for a path; without one the response is 404.
     pub(crate) fn locate<'r>(&self, path: &'r NormalizedPath<'_>) -> Option<LocationMatch<'_, 'r>> {
+        self.locate_decoded(path.as_str().as_bytes())
+    }
+
+    /// Finds the location for a path that is decoded.
+    pub(crate) fn locate_decoded<'r>(&self, path: &'r [u8]) -> Option<LocationMatch<'_, 'r>> {
         self.locations.find(path)
     }
 
@@ -87,7 +92,9 @@ impl Server {
         let mark = context.mark();
         let server = Server::read_block(directive, block, http, context).or_else(|fault| {
             // Of what it passes on, only a mistake that nginx does not find is passed over.
-            if passes_on && !matches!(fault.kind(), ErrorKind::Unsupported | ErrorKind::Unknown) {
+            if fault.is_misspelt()
+                || (passes_on && !matches!(fault.kind(), ErrorKind::Unsupported | ErrorKind::Unknown))
+            {
                 return Err(fault);
             }
             context.back_to(mark);

@@ -1,14 +1,13 @@
-//! `allow`, `deny`, `limit_except` and `satisfy`: the clients that a location serves (`ngx_http_access_module`).
+//! `allow`, `deny` and `satisfy`: the clients that a location serves (`ngx_http_access_module`).
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use http::{HeaderValue, Method};
+use http::HeaderValue;
 use ipnet::IpNet;
 
-use super::{AuthBasic, BlockSettings};
+use super::BlockSettings;
 use crate::nginx::directives::catalogue::arg;
-use crate::nginx::directives::context::ReadContext;
 use crate::nginx::htpasswd::{PasswordCheck, PasswordFile};
 use crate::nginx::syntax::{Directive, Fault};
 use crate::nginx::variables::Scope;
@@ -27,14 +26,6 @@ enum Clients {
     /// All clients of unix sockets.
     Unix,
     Network(IpNet),
-}
-
-/// `limit_except`: rules for requests with other methods than these.
-#[derive(Debug, Clone)]
-pub(crate) struct LimitExcept {
-    methods: Vec<Method>,
-    rules: Vec<AccessRule>,
-    auth: AuthBasic,
 }
 
 /// The decision whether a location serves a request.
@@ -82,12 +73,8 @@ impl BlockSettings {
     /// Returns whether the location serves a request. `check` is what a file says of the credentials, once
     /// they were verified.
     pub(crate) fn access(&self, scope: &Scope<'_>, check: Option<&(Arc<PasswordFile>, PasswordCheck)>) -> Access {
-        let limited = self.limit_except.as_ref().filter(|limit| !limit.exempts(scope.method));
-        let rules: &[AccessRule] = limited.and_then(|limit| limit.rules()).unwrap_or(&self.access);
-        let by_address = allows(rules, scope.remote);
-        let auth = limited.map(|limit| limit.auth.or(&self.auth));
-        let auth = auth.as_ref().unwrap_or(&self.auth);
-        let Some((realm, file)) = auth.question(scope) else {
+        let by_address = allows(&self.access, scope.remote);
+        let Some((realm, file)) = self.auth.question(scope) else {
             return if by_address == Some(false) { Access::Denied } else { Access::Granted };
         };
         match by_address {
@@ -115,49 +102,4 @@ impl BlockSettings {
 /// Returns whether the first rule for a client allows it; `None` without one. `client` is `None` for one of a unix socket.
 fn allows(rules: &[AccessRule], client: Option<SocketAddr>) -> Option<bool> {
     rules.iter().find(|rule| rule.is_for(client)).map(|rule| rule.allows)
-}
-
-impl LimitExcept {
-    pub(super) fn read(directive: &Directive, context: &mut ReadContext<'_>) -> Result<LimitExcept, Fault> {
-        let mut methods = Vec::new();
-        for word in &directive.args {
-            let method = Method::from_bytes(word.text.to_ascii_uppercase().as_bytes())
-                .map_err(|_| word.invalid("method", "GET, POST ..."))?;
-            // nginx: with GET, HEAD is allowed too.
-            methods.extend((method == Method::GET).then_some(Method::HEAD));
-            methods.push(method);
-        }
-        let (Some(block), false) = (&directive.block, methods.is_empty()) else {
-            return Err(directive
-                .span()
-                .value("limit_except takes methods and a block", "limit_except METHOD... { deny all; }"));
-        };
-        let (mut rules, mut auth) = (Vec::new(), AuthBasic::default());
-        for inner in block {
-            match inner.name.text.as_str() {
-                "allow" | "deny" => rules.push(AccessRule::read(inner)?),
-                "auth_basic" => auth.read_realm(inner, &context.maps)?,
-                "auth_basic_user_file" => {
-                    auth.read_file(inner, context.folder.as_deref(), &mut context.remarks)?;
-                }
-                name => {
-                    let message = format!("\"{name}\" in limit_except is not supported");
-                    return Err(inner
-                        .span()
-                        .unsupported(message, "allow ADDRESS|all; deny ADDRESS|all; or auth_basic"));
-                }
-            }
-        }
-        Ok(LimitExcept { methods, rules, auth })
-    }
-
-    /// Returns whether the rules do not apply to requests with a method.
-    fn exempts(&self, method: &Method) -> bool {
-        self.methods.contains(method)
-    }
-
-    /// Returns the rules in place of the location's; `None` if the location's apply.
-    fn rules(&self) -> Option<&[AccessRule]> {
-        Some(&self.rules[..]).filter(|rules| !rules.is_empty())
-    }
 }

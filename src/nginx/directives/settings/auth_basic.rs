@@ -87,10 +87,4 @@ impl AuthBasic {
     pub(crate) fn lacks_file(&self) -> bool {
         matches!((&self.realm, &self.file), (Some(Realm::Named(_)), None))
     }
-
-    /// Returns these settings, completed by those of the block around it.
-    pub(super) fn or(&self, outer: &AuthBasic) -> AuthBasic {
-        let (realm, file) = (self.realm.as_ref().or(outer.realm.as_ref()), self.file.as_ref().or(outer.file.as_ref()));
-        AuthBasic { realm: realm.cloned(), file: file.cloned() }
-    }
 }

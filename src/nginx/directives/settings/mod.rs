@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 
-pub(crate) use access::{Access, AccessRule, LimitExcept};
+pub(crate) use access::{Access, AccessRule};
 pub(crate) use auth_basic::AuthBasic;
 pub(crate) use charset::Charset;
 pub(crate) use error_page::{ErrorPage, PageTarget};
@@ -30,7 +30,7 @@ pub(crate) use expires::{Expires, Lifetime};
 pub(crate) use limit_conn::{InFlight, LimitConn, TooMany};
 pub(crate) use limit_req::{LimitReq, LimitZones};
 pub(crate) use next_upstream::NextUpstream;
-pub(crate) use read::{MoreHeaders, SettingsReader};
+pub(crate) use read::{MoreHeaders, SettingsReader, Types};
 pub(crate) use real_ip::RealIp;
 pub(crate) use redirect::{Change, CookieEdits, CookieFlags, Redirect, RedirectRule};
 #[cfg_attr(not(feature = "tls"), allow(unused_imports, reason = "read, and not used"))]
@@ -50,6 +50,8 @@ pub(crate) struct BlockSettings {
     pub(crate) add_headers: Arc<Vec<AddHeader>>,
     /// `more_set_headers` and `more_clear_headers`.
     pub(crate) more_headers: Arc<MoreHeaders>,
+    /// `proxy_ignore_headers X-Accel-Redirect`: a response of a node with this header reaches the client.
+    pub(crate) ignores_accel_redirect: bool,
     /// `proxy_intercept_errors`: error pages replace responses of nodes too.
     pub(crate) intercept_errors: Option<bool>,
     /// `recursive_error_pages`: an error on the way to a page may have a page too.
@@ -88,8 +90,6 @@ pub(crate) struct BlockSettings {
     pub(crate) satisfies_any: bool,
     /// `internal`: only requests that `rewrite` changed get there.
     pub(crate) internal: bool,
-    /// `limit_except`.
-    pub(crate) limit_except: Option<Arc<LimitExcept>>,
     /// `proxy_cookie_path`.
     pub(crate) cookie_paths: Arc<Vec<RedirectRule>>,
     /// `proxy_cookie_domain`.
@@ -133,7 +133,9 @@ pub(crate) struct BlockSettings {
     pub(crate) ssl: Option<bool>,
     /// `root`, for `$document_root` in an `if`.
     pub(crate) root: DocumentRoot,
-    /// `default_type`, the type of the text of a `return`; nginx: `text/plain`.
+    /// `types`.
+    pub(crate) types: Types,
+    /// `default_type`, the type of the text of a `return` where `types` has none; nginx: `text/plain`.
     pub(crate) default_type: Option<String>,
 }
 

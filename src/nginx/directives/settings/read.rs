@@ -2,6 +2,7 @@
 
 mod more_headers;
 mod once;
+mod types;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use http::{HeaderName, header};
 
 pub(crate) use self::more_headers::MoreHeaders;
 use self::once::{read_amount, read_flag, read_policy, read_protection, read_response, read_time, read_tls};
+pub(crate) use self::types::Types;
 use super::{AccessRule, AddHeader, BlockSettings, CookieFlags, ErrorPage, RedirectRule, SetHeader};
 use crate::nginx::directives::catalogue::{arg, args, wrong_number};
 use crate::nginx::directives::context::ReadContext;
@@ -55,6 +57,7 @@ impl SettingsReader {
             }
             "proxy_hide_header" => list(is_first, &mut settings.hide_headers).push(header_name(arg(directive)?)?),
             "proxy_pass_header" => list(is_first, &mut settings.pass_headers).push(header_name(arg(directive)?)?),
+            "types" => settings.types.read(directive, is_first)?,
             "proxy_redirect" => {
                 list(is_first, &mut settings.redirect).push(RedirectRule::read(directive, &context.maps)?);
             }

@@ -33,6 +33,8 @@ pub(crate) struct Upstream {
     pub(crate) name: String,
     /// False for a `proxy_pass` straight to a host.
     pub(crate) declared: bool,
+    /// File, line and column of the first `proxy_pass` to a host that is not declared.
+    pub(crate) place: Option<String>,
     pub(crate) method: Method,
     pub(crate) sticky: Option<Sticky>,
     /// The servers in the order of the file. At least one is not a backup.
@@ -84,9 +86,9 @@ pub(crate) enum Method {
 
 impl Upstream {
     /// Makes the group for a `proxy_pass` straight to a host.
-    pub(crate) fn of_host(name: String, address: Address) -> Upstream {
+    pub(crate) fn of_host(name: String, address: Address, place: String) -> Upstream {
         let servers = vec![UpstreamServer::new(name.clone(), address)];
-        Upstream { name, declared: false, servers, ..Upstream::default() }
+        Upstream { name, declared: false, place: Some(place), servers, ..Upstream::default() }
     }
 
     pub(crate) fn read(directive: &Directive, maps: &Maps, remarks: &mut Remarks<'_>) -> Result<Upstream, Fault> {

@@ -114,6 +114,11 @@ fn unknown(name: &str, word: &Word) -> Fault {
     match name {
         "service" => unsupported("HOST:PORT"),
         _ => {
+            let parameter = PARAMETERS.split(", ").find(|parameter| parameter.split('=').next() == Some(name));
+            if let Some(parameter) = parameter {
+                let message = format!("parameter \"{}\" of server is incomplete or has a value too many", word.text);
+                return word.span.value(message, format!("{parameter}, without spaces"));
+            }
             let known = PARAMETERS.split(", ").map(|parameter| parameter.split('=').next().unwrap_or_default());
             let message = format!("unknown parameter \"{}\" of server{}", word.text, did_you_mean(name, known));
             word.span.unknown(message, format!("one of: {PARAMETERS}"))

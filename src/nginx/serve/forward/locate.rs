@@ -14,6 +14,7 @@ use super::{Routed, inet};
 use crate::kylin::NormalizedPath;
 use crate::nginx::directives::location::{Action, Location, LocationMatch};
 use crate::nginx::directives::server::Server;
+use crate::nginx::readings::RequestPaths;
 use crate::nginx::serve::SiteParts;
 use crate::nginx::serve::access_log::WrittenLog;
 use crate::nginx::serve::response::{self, BAD_PATH, NOT_FOUND};
@@ -31,10 +32,7 @@ pub(super) struct ServerRequest<'s, 'r> {
     pub(super) server: &'s Server,
     pub(super) peer: ClientAddr,
     pub(super) head: &'r request::Parts,
-    /// The path as the node reads it.
-    pub(super) path: &'r NormalizedPath<'r>,
-    /// The path as nginx reads it, with its `;parameters`.
-    pub(super) decoded: &'r [u8],
+    pub(super) paths: &'r RequestPaths<'r>,
     /// What has led the request to another location.
     pub(super) before: Option<&'r InternalRedirect<'s>>,
 }
@@ -49,10 +47,18 @@ impl<'s: 'r, 'r> ServerRequest<'s, 'r> {
         extensions: &mut Extensions,
         passed: &mut Passed,
     ) -> Result<Routed<'s>, ErrorResponse> {
-        let found = self.destination(scope, rewritten);
+        let (mut scope_as_written, mut as_written) =
+            (*scope, self.is_read_differently(rewritten).then(|| rewritten.clone()));
+        let mut found = self.destination(scope, rewritten, self.paths.path());
+        if let Some(as_written) = &mut as_written {
+            self.check_readings(&mut found, &mut scope_as_written, as_written)?;
+        }
         let rewritten = &*rewritten;
         let new_uri = rewritten.uri(scope);
-        let new_path = new_uri.as_deref().map(NormalizedPath::parse).transpose().map_err(|_| BAD_PATH)?;
+        let new_paths = match &new_uri {
+            Some(uri) => Some(RequestPaths::of(uri, false).ok_or(BAD_PATH)?),
+            None => None,
+        };
         if self.is_scripted() {
             *scope = rewritten.scope(scope);
         }
@@ -77,11 +83,26 @@ impl<'s: 'r, 'r> ServerRequest<'s, 'r> {
                 Err(refused) => self.own(refused.response_to(self.head), Some(location), scope, rewritten),
             },
             Action::Proxy(_) | Action::LeftOut(_) => {
+                let paths = new_paths.as_ref().unwrap_or(self.paths);
+                let as_written = as_written.as_ref().filter(|_| self.paths.is_certain());
+                let as_written = as_written.map(|rewritten| (rewritten, rewritten.scope(&scope_as_written)));
+                let uri_as_written = as_written.as_ref().and_then(|(rewritten, scope)| rewritten.uri(scope));
+                // The node must read the same path with the `;parameters`.
+                let is_read_alike = |uri: &&String| {
+                    RequestPaths::of(uri, false).is_some_and(|with| with.is_certain() && with.path() == paths.path())
+                };
+                let with_parameters = uri_as_written.as_ref().filter(is_read_alike);
+                let path = match (with_parameters, &as_written) {
+                    (Some(_), Some((as_written, _))) => as_written.path(),
+                    _ => rewritten.path(),
+                };
                 let current = Current {
-                    uri: new_uri.as_deref().unwrap_or(scope.request_uri),
-                    decoded: rewritten.path().unwrap_or(self.decoded),
-                    path: new_path.as_ref().unwrap_or(self.path),
+                    uri: with_parameters.or(new_uri.as_ref()).map_or(scope.request_uri, String::as_str),
+                    decoded: path.unwrap_or(self.paths.decoded()),
+                    paths,
                     ignores_pass_uri: rewritten.ignores_pass_uri,
+                    raw_uri: rewritten.raw_uri(),
+                    as_written: as_written.as_ref().map(|(_, scope)| scope),
                 };
                 self.pass(location, &current, scope, rewritten, extensions, passed)
             }
@@ -93,9 +114,52 @@ impl<'s: 'r, 'r> ServerRequest<'s, 'r> {
         self.server.is_scripted || self.before.is_some()
     }
 
-    /// Finds the destination of the request.
-    fn destination(&self, scope: &mut Scope<'r>, rewritten: &mut Rewritten) -> Result<Destination<'s>, ErrorResponse> {
-        let ServerRequest { server, peer, path, before, .. } = *self;
+    /// Returns whether the path of the request counts, and has another form as nginx reads it or for some nodes.
+    fn is_read_differently(&self, rewritten: &Rewritten) -> bool {
+        let paths = self.paths;
+        rewritten.path().is_none() && (paths.decoded() != paths.path() || !paths.others().is_empty())
+    }
+
+    /// Checks that other readings of the path lead to no rule that the request would get past. `scope` and `rewritten` are those before
+    /// its steps, and become those of the path with its `;parameters`.
+    ///
+    /// # Errors
+    /// The nodes that the path leads to depend on how it is read.
+    fn check_readings(
+        &self,
+        found: &mut Result<Destination<'s>, ErrorResponse>,
+        scope: &mut Scope<'r>,
+        rewritten: &mut Rewritten,
+    ) -> Result<(), ErrorResponse> {
+        for other in self.paths.others() {
+            let (mut scope, mut rewritten) = (Scope { path: other, ..*scope }, rewritten.clone());
+            match (&*found, self.destination(&mut scope, &mut rewritten, other)) {
+                (Ok(one), Ok(other)) if one.is_same(&other) => {}
+                (Err(_), Err(_)) => {}
+                (Ok(_) | Err(_), _) => return Err(BAD_PATH),
+            }
+        }
+        scope.path = self.paths.decoded();
+        match (found, self.destination(scope, rewritten, self.paths.decoded())) {
+            (Ok(Destination::Redirect(_, to, _)), Ok(Destination::Redirect(_, with_parameters, _)))
+                if reads(to).is_some() && reads(to) == reads(&with_parameters) =>
+            {
+                *to = with_parameters;
+            }
+            (Ok(one), Ok(other)) if !one.is_same(&other) && other.protects() => return Err(BAD_PATH),
+            (Ok(_) | Err(_), _) => {}
+        }
+        Ok(())
+    }
+
+    /// Finds the destination of the request, which the node reads with this path.
+    fn destination(
+        &self,
+        scope: &mut Scope<'r>,
+        rewritten: &mut Rewritten,
+        path: &'r [u8],
+    ) -> Result<Destination<'s>, ErrorResponse> {
+        let ServerRequest { server, peer, before, .. } = *self;
         if !self.is_scripted() {
             return find(server, path, scope);
         }
@@ -149,7 +213,7 @@ impl<'s: 'r, 'r> ServerRequest<'s, 'r> {
             Destination::AddSlash(location) => {
                 self.own(response::redirect(location, scope)?, Some(location), scope, rewritten)
             }
-            Destination::Location(location) => {
+            Destination::Location(location) | Destination::Internal(location) => {
                 self.own(NOT_FOUND.response_to(self.head), Some(location), scope, rewritten)
             }
         }
@@ -204,21 +268,25 @@ impl<'s: 'r, 'r> ServerRequest<'s, 'r> {
     }
 }
 
+/// Returns the path that the target of a redirect within the site has for a node, and the rest of the target.
+fn reads(to: &[u8]) -> Option<(String, &str)> {
+    let to = std::str::from_utf8(to).ok().filter(|to| to.starts_with('/'))?;
+    let (path, query) = to.split_at(to.find('?').unwrap_or(to.len()));
+    Some((NormalizedPath::parse(path).ok()?.as_str().to_owned(), query))
+}
+
 /// Finds the destination of a path that nothing rewrites.
-fn find<'s, 'r>(
-    server: &'s Server,
-    path: &'r NormalizedPath<'_>,
-    scope: &mut Scope<'r>,
-) -> Result<Destination<'s>, ErrorResponse> {
+fn find<'s, 'r>(server: &'s Server, path: &'r [u8], scope: &mut Scope<'r>) -> Result<Destination<'s>, ErrorResponse> {
     if let Some(reply) = &server.reply {
         return Ok(Destination::Return(reply, None));
     }
-    match server.locate(path) {
+    match server.locate_decoded(path) {
         Some(LocationMatch::Location { location, captures, .. }) if !location.settings.internal => {
             scope.captures = captures.unwrap_or(scope.captures);
-            Ok(Destination::Location(location))
+            Ok(Destination::Location(location.for_method(scope.method)))
         }
         Some(LocationMatch::Redirect(location)) if !location.settings.internal => Ok(Destination::AddSlash(location)),
-        Some(_) | None => Err(NOT_FOUND),
+        Some(found) => Ok(Destination::Internal(found.location())),
+        None => Err(NOT_FOUND),
     }
 }

@@ -7,8 +7,8 @@ use http::{Extensions, StatusCode, Uri};
 
 use super::admit::{Passed, Pause, Refused, admit};
 use super::prepare::prepare;
-use crate::kylin::NormalizedPath;
-use crate::nginx::directives::location::{Action, Location, PassUri};
+use crate::nginx::directives::location::{Action, Location, PassUri, is_plain};
+use crate::nginx::readings::RequestPaths;
 use crate::nginx::serve::SiteParts;
 use crate::nginx::serve::access_log::PendingRequest;
 use crate::nginx::serve::response::{BAD_PATH, NOT_FOUND, ResponseEdits};
@@ -39,9 +39,13 @@ pub(super) struct Current<'r> {
     pub(super) uri: &'r str,
     /// The path as nginx reads it, with its `;parameters`.
     pub(super) decoded: &'r [u8],
-    /// The path as the node reads it.
-    pub(super) path: &'r NormalizedPath<'r>,
+    /// The paths that the node may read.
+    pub(super) paths: &'r RequestPaths<'r>,
     pub(super) ignores_pass_uri: bool,
+    /// The URI that `rewrite` took of `$request_uri`.
+    pub(super) raw_uri: Option<&'r str>,
+    /// The request as nginx reads it, if the path has `;parameters`.
+    pub(super) as_written: Option<&'r Scope<'r>>,
 }
 
 /// Admits a request to a location, in the order of nginx's phases, and prepares it for the proxy.
@@ -65,10 +69,13 @@ pub(super) fn pass<'s>(
     let scope = Scope { proxy_host: &pass.host, proxy_default_port, ..*scope };
     let sent = match &pass.uri {
         PassUri::Original => Cow::Borrowed(scope.request_uri),
-        PassUri::Variables => Cow::Owned(pass.uri_of_variables(&scope).ok_or(BAD_PATH)?),
+        PassUri::Variables => Cow::Owned(pass.uri_of_variables(&scope, current.as_written).ok_or(BAD_PATH)?),
+        PassUri::Normalised { query: false } if current.raw_uri.is_some() => {
+            Cow::Borrowed(current.raw_uri.filter(|uri| is_plain(uri)).ok_or(BAD_PATH)?)
+        }
         PassUri::Replace { .. } if current.ignores_pass_uri => Cow::Borrowed(current.uri),
         PassUri::Unchanged | PassUri::Replace { .. } | PassUri::Normalised { .. } => {
-            pass.upstream_uri(current.uri, current.decoded, current.path).ok_or(BAD_PATH)?
+            pass.upstream_uri(current.uri, current.decoded, current.paths).ok_or(BAD_PATH)?
         }
     };
     let uri = match sent {

@@ -1,11 +1,11 @@
 //! Runs the steps of `rewrite`, `if`, `set` and `return` for a request.
 
 use super::limit::RedirectsLeft;
-use crate::kylin::NormalizedPath;
 use crate::nginx::directives::location::{Location, LocationMatch};
 use crate::nginx::directives::reply::Reply;
 use crate::nginx::directives::rewrite::{AfterRewrite, Condition, Rewrite, Step};
 use crate::nginx::directives::server::Server;
+use crate::nginx::readings::RequestPaths;
 use crate::nginx::serve::response::{BAD_PATH, NOT_FOUND};
 use crate::nginx::syntax::{Captures, NamedGroup};
 use crate::nginx::uri::{escape, has_dots};
@@ -21,6 +21,10 @@ pub(super) struct Rewritten {
     captures: Option<[Option<Vec<u8>>; 10]>,
     /// The new path, decoded; `None` as long as it is that of the request.
     path: Option<Vec<u8>>,
+    /// Whether the path is that of `$request_uri`, which is not decoded and has the arguments.
+    is_raw: bool,
+    /// Whether a `rewrite` of the script that runs has changed the path.
+    has_rewritten: bool,
     /// The new arguments.
     args: Option<Vec<u8>>,
     /// `rewrite ... break`: a URI part of `proxy_pass` does not apply.
@@ -31,6 +35,8 @@ pub(super) struct Rewritten {
 /// The location or server that serves a request. A location is that whose settings apply; without one those of the server do.
 pub(super) enum Destination<'s> {
     Location(&'s Location),
+    /// The location is `internal`, and the request comes from the client.
+    Internal(&'s Location),
     /// The path lacks the slash at the end of the location's.
     AddSlash(&'s Location),
     Return(&'s Reply, Option<&'s Location>),
@@ -42,8 +48,40 @@ impl<'s> Destination<'s> {
     /// Returns the location whose settings apply.
     pub(super) fn location(&self) -> Option<&'s Location> {
         match *self {
-            Destination::Location(location) | Destination::AddSlash(location) => Some(location),
+            Destination::Location(location) | Destination::Internal(location) | Destination::AddSlash(location) => {
+                Some(location)
+            }
             Destination::Return(_, location) | Destination::Redirect(_, _, location) => location,
+        }
+    }
+
+    /// Returns whether two readings of a path lead to the same response or node.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        use Destination as D;
+
+        let is_same = |one: Option<&Location>, other: Option<&Location>| match (one, other) {
+            (Some(one), Some(other)) => std::ptr::eq(one, other),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        let is_same_response = match (self, other) {
+            (D::Location(_), D::Location(_)) | (D::Internal(_), D::Internal(_)) | (D::AddSlash(_), D::AddSlash(_)) => {
+                true
+            }
+            (D::Return(one, _), D::Return(other, _)) => std::ptr::eq(*one, *other),
+            (D::Redirect(one, ..), D::Redirect(other, ..)) => one == other,
+            (D::Location(_) | D::Internal(_) | D::AddSlash(_) | D::Return(..) | D::Redirect(..), _) => false,
+        };
+        is_same_response && is_same(self.location(), other.location())
+    }
+
+    /// Returns whether the destination may keep the request from the nodes.
+    pub(super) fn protects(&self) -> bool {
+        match self {
+            Destination::Location(location) => location.protects(),
+            Destination::Internal(_) => true,
+            Destination::Return(reply, _) => reply.status >= 400,
+            Destination::AddSlash(_) | Destination::Redirect(..) => false,
         }
     }
 }
@@ -96,7 +134,12 @@ impl Rewritten {
     /// Gives the request another path, decoded, and arguments.
     pub(super) fn set_path(&mut self, path: Vec<u8>, args: Vec<u8>) {
         (self.path, self.args, self.captures) = (Some(path), Some(args), None);
-        self.ignores_pass_uri = false;
+        (self.ignores_pass_uri, self.is_raw) = (false, false);
+    }
+
+    /// Returns the new path if it is a URI already: `rewrite ^ $request_uri`.
+    pub(super) fn raw_uri(&self) -> Option<&str> {
+        self.path.as_ref().filter(|_| self.is_raw).and_then(|path| std::str::from_utf8(path).ok())
     }
 
     /// Returns the new path, decoded, if there is one.
@@ -138,7 +181,7 @@ impl Rewritten {
         &mut self,
         server: &'s Server,
         scope: &Scope<'_>,
-        path: &NormalizedPath<'_>,
+        path: &[u8],
         named: Option<&'s Location>,
     ) -> Result<Destination<'s>, ErrorResponse> {
         if let Some(named) = named {
@@ -157,9 +200,12 @@ impl Rewritten {
             }
         }
         loop {
-            let escaped = self.path.as_ref().map(|path| escape(path));
-            let new = escaped.as_deref().map(NormalizedPath::parse).transpose().map_err(|_| BAD_PATH)?;
-            let location = match server.locate(new.as_ref().unwrap_or(path)) {
+            let new = self.path.clone();
+            let found = match &new {
+                Some(new) => locate_new(server, new)?,
+                None => server.locate_decoded(path),
+            };
+            let location = match found {
                 Some(LocationMatch::Location { location, captures, groups }) => {
                     if captures.is_some() {
                         self.capture(captures, groups);
@@ -169,11 +215,11 @@ impl Rewritten {
                 Some(LocationMatch::Redirect(location)) if self.reaches(location) => {
                     return Ok(Destination::AddSlash(location));
                 }
-                Some(LocationMatch::Redirect(_)) => return Err(NOT_FOUND),
+                Some(LocationMatch::Redirect(location)) => return Ok(Destination::Internal(location)),
                 None => return Err(NOT_FOUND),
             };
             if !self.reaches(location) {
-                return Err(NOT_FOUND);
+                return Ok(Destination::Internal(location));
             }
             if let Some(found) = self.run_location(location, scope)? {
                 return Ok(found);
@@ -188,6 +234,7 @@ impl Rewritten {
         location: &'s Location,
         scope: &Scope<'_>,
     ) -> Result<Option<Destination<'s>>, ErrorResponse> {
+        let location = location.for_method(scope.method);
         let mut variant = None;
         let outcome = self.run(&location.script, scope, &mut variant)?;
         let location = variant.map_or(location, |variant| &location.variants[variant]);
@@ -212,6 +259,7 @@ impl Rewritten {
         variant: &mut Option<usize>,
     ) -> Result<Outcome<'s>, ErrorResponse> {
         let mut is_changed = false;
+        self.has_rewritten = false;
         match self.steps(steps, scope, variant, &mut is_changed)? {
             End::Outcome(outcome) => Ok(outcome),
             End::Through | End::Stop if is_changed => Ok(Outcome::Locate),
@@ -229,7 +277,7 @@ impl Rewritten {
         for step in steps {
             match step {
                 Step::Set { slot, value } => {
-                    let value = value.to_bytes(&self.scope(scope));
+                    let value = value.to_set(&self.scope(scope), !self.has_rewritten);
                     if let Some(slot) = self.sets.get_mut(*slot) {
                         *slot = value;
                     }
@@ -260,6 +308,8 @@ impl Rewritten {
                         return Err(BAD_PATH);
                     }
                     (self.path, self.args) = (Some(path), Some(args));
+                    self.is_raw = rewrite.path.text() == "$request_uri" || (self.is_raw && rewrite.path.has_captures());
+                    self.has_rewritten = true;
                     *is_changed = rewrite.then != AfterRewrite::Break;
                     match rewrite.then {
                         AfterRewrite::Next | AfterRewrite::Redirect(_) => {}
@@ -286,7 +336,7 @@ impl Rewritten {
             AfterRewrite::Redirect(_) => rewrite.path.to_uri(&scope),
             AfterRewrite::Next | AfterRewrite::Last | AfterRewrite::Break => rewrite.path.to_bytes(&scope),
         };
-        let mut args = rewrite.args.as_ref().map(|args| args.to_uri(&scope)).unwrap_or_default();
+        let mut args = rewrite.args.as_ref().map(|args| args.to_args(&scope)).unwrap_or_default();
         let kept = if rewrite.keeps_args { scope.query() } else { b"" };
         if !args.is_empty() && !kept.is_empty() {
             args.push(b'&');
@@ -321,5 +371,23 @@ impl Rewritten {
                 self.capture(pattern.captures(&value), pattern.named_groups()) != *is_negated
             }
         }
+    }
+}
+
+/// Finds the location of a path that a `rewrite` made. As in nginx, slashes in it are not merged again, and `;parameters` stay. Where a
+/// node may read another path, the location of that must not have rules that the request would get past.
+fn locate_new<'s, 'p>(server: &'s Server, path: &'p [u8]) -> Result<Option<LocationMatch<'s, 'p>>, ErrorResponse> {
+    let found = server.locate_decoded(path);
+    let escaped = escape(path);
+    let paths = RequestPaths::of(&escaped, false).ok_or(BAD_PATH)?;
+    let location = found.as_ref().map(LocationMatch::location);
+    let gets_past = |other: &[u8]| {
+        let other = server.locate_decoded(other).map(|other| other.location());
+        other.is_some_and(|other| other.protects() && !location.is_some_and(|location| std::ptr::eq(location, other)))
+    };
+    let others = paths.others().iter().map(Vec::as_slice);
+    match [paths.path()].into_iter().chain(others).any(|other| other != path && gets_past(other)) {
+        true => Err(BAD_PATH),
+        false => Ok(found),
     }
 }

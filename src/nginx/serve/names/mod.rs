@@ -63,7 +63,11 @@ impl UpstreamEndpoints {
                     had.iter().map(|one| one.address.clone()).collect()
                 }
                 (_, Err(source), _) => {
-                    let (upstream, server) = (upstream.name.clone(), server.written.clone());
+                    let server = server.written.clone();
+                    let upstream = match &upstream.place {
+                        Some(place) => format!("{} of the proxy_pass at {place}", upstream.name),
+                        None => upstream.name.clone(),
+                    };
                     return Err(SiteError::HostNotFound { upstream, server, source });
                 }
             };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 
-use super::super::{BlockSettings, DocumentRoot, Expires, LimitExcept};
+use super::super::{BlockSettings, DocumentRoot, Expires};
 use super::header_name;
 use crate::nginx::directives::catalogue::{arg, args, wrong_number};
 use crate::nginx::directives::context::ReadContext;
@@ -80,6 +80,11 @@ pub(super) fn read_flag(
 ) -> Result<bool, Fault> {
     let (remarks, span) = (&mut context.remarks, directive.span());
     match directive.name.text.as_str() {
+        "proxy_ignore_headers" => {
+            let mut names = directive.args.iter();
+            settings.ignores_accel_redirect = names.any(|word| word.text.eq_ignore_ascii_case("x-accel-redirect"));
+            remarks.ignored(span, "proxy_ignore_headers");
+        }
         "recursive_error_pages" => settings.recursive_error_pages = Some(flag(directive)?),
         "proxy_intercept_errors" => settings.intercept_errors = Some(flag(directive)?),
         "proxy_buffering" => settings.buffering = Some(flag(directive)?),
@@ -195,7 +200,6 @@ pub(super) fn read_protection(
     context: &mut ReadContext<'_>,
 ) -> Result<bool, Fault> {
     match directive.name.text.as_str() {
-        "limit_except" => settings.limit_except = Some(Arc::new(LimitExcept::read(directive, context)?)),
         "auth_basic" => settings.auth.read_realm(directive, &context.maps)?,
         "auth_basic_user_file" => {
             settings.auth.read_file(directive, context.folder.as_deref(), &mut context.remarks)?;
