@@ -266,3 +266,64 @@ fn a_log_that_is_off_or_that_nothing_writes_allocates_nothing() {
     // The host in lower case, and what the response is made of.
     assert!(without <= 6, "{without}");
 }
+
+/// What the record of a request, its metrics and a log of it allocate.
+#[cfg(feature = "metrics")]
+#[test]
+fn an_observed_request_allocates_within_bounds() {
+    use kylin_lb::observe::{Finished, Metrics, Observer};
+
+    struct Responds;
+
+    impl Backend for Responds {
+        async fn send(&self, _request: Request<Body>) -> Result<Response<Body>, SendError> {
+            Ok(Response::new(Body::from("{}")))
+        }
+    }
+
+    /// Reads what a line of a log shows.
+    struct Log;
+
+    impl Observer for Log {
+        fn finished(&self, event: &Finished<'_>) {
+            let request = event.request;
+            black_box((request.user(), request.path(), request.query(), request.id(), request.referer()));
+            black_box((request.user_agent(), event.attempts.last().map(|attempt| &*attempt.address)));
+        }
+    }
+
+    let endpoints = (0..3).map(|n| Endpoint::new(format!("n{n}"), Responds).unwrap());
+    let cluster = Cluster::builder().endpoints(endpoints).balancer(LeastConn::new()).build().unwrap();
+    let plain = || kylin_lb::Proxy::builder(cluster.clone());
+    let observed = || plain().observer(Metrics::new()).observer(Log);
+    let client: std::net::SocketAddr = "192.0.2.7:51000".parse().unwrap();
+    let request = || {
+        let mut request = Request::post("/kylin/api/query?limit=10")
+            .header("host", "kylin.example")
+            .header("authorization", "Basic QURNSU46S1lMSU4=")
+            .header("user-agent", "KylinJDBCDriver")
+            .body(Body::from("{\"sql\":\"select 1\",\"project\":\"p\"}"))
+            .unwrap();
+        // The id of the request is one header more.
+        request.headers_mut().reserve(8);
+        request
+    };
+    let allocations = |proxy: kylin_lb::Proxy<Responds>| {
+        let forward = |request| {
+            let mut response = pin!(proxy.forward(client, request));
+            let mut cx = Context::from_waker(Waker::noop());
+            assert!(response.as_mut().poll(&mut cx).is_ready(), "nothing has to be waited for");
+        };
+        // The first requests at each endpoint make its metrics.
+        (0..30).for_each(|_| forward(request()));
+        let requests: Vec<_> = (0..100).map(|_| request()).collect();
+        measure(|| requests.into_iter().for_each(forward)).count_total
+    };
+    let plain = allocations(plain().build().unwrap());
+    let (least, most) =
+        (allocations(observed().served_by(false).build().unwrap()), allocations(observed().build().unwrap()));
+    // The record, its list of attempts, the user, the timer of connections; a sixteenth of an id.
+    assert!(least - plain <= 420, "{plain} and {least} in 100 requests");
+    // And the endpoint in the extensions of the response.
+    assert!(most - least <= 300, "{least} and {most} in 100 requests");
+}

@@ -195,7 +195,7 @@ pub fn builder(
     site = site.buffers(args.buffers.clone()).max_requests_per_client(args.client_requests).reload(args.reload);
     site = logs.iter().fold(site, |site, observer| site.observer(Arc::clone(observer)));
     for (path, file) in access_logs.iter().filter_map(|(path, file)| Some((path, file.clone()?))) {
-        site = site.access_log(path, move |line| file.write(line));
+        site = site.access_log(path, move |line| file.write(&line));
     }
     // Options that were not given are not set, so that the report shows them as defaults.
     for (on, set) in [

@@ -213,6 +213,7 @@ fn configure<K>(
         .trusted_proxies(args.trusted.clone())
         .buffers(args.buffers.clone())
         .response_buffer(args.response_buffer)
+        .served_by(false)
         .max_requests_per_client(args.client_requests);
     observers.iter().fold(builder, |builder, observer| builder.observer(Arc::clone(observer)))
 }

@@ -1,23 +1,33 @@
 //! Writes lines to a file, to standard output or to standard error, in a thread of its own, so that no request waits for a disk or for
 //! the reader of a pipe.
+//!
+//! A request appends its line to a buffer that all requests share, and wakes the thread only if that sleeps without a line. The thread
+//! collects lines for [`WRITE_INTERVAL`], takes the buffer, and writes it with one call.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
+use std::mem;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The number of lines, and of their bytes, that may wait for the thread. Further lines are dropped and counted.
-const MAX_LINES: usize = 8192;
+use parking_lot::{Condvar, Mutex};
+
+/// The bytes of lines that may wait for the thread, and for the disk. Further lines are dropped and counted.
 const MAX_BYTES: usize = 16 << 20;
-/// The time for which a line may stay in the buffer of the thread.
-const FLUSH_INTERVAL: Duration = Duration::from_millis(200);
-/// The time for which the thread sleeps when it has written all lines: to wake it for each line would cost a request more than the line.
-const WRITE_INTERVAL: Duration = Duration::from_millis(10);
+/// The bytes of lines that stay after an error, to be written later. The other lines that the disk did not take are dropped and counted.
+const MAX_UNWRITTEN: usize = 8 << 10;
+/// The bytes for which an empty buffer keeps its memory.
+const MAX_SPARE: usize = 256 << 10;
+/// The time for which the thread collects lines: to wake it for each line would cost a request more than the line.
+const WRITE_INTERVAL: Duration = Duration::from_millis(50);
+/// The time after which lines that stayed after an error are written again.
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 /// The time for which [`LogFile::flush`] waits for a disk, or for the reader of a pipe.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 /// The interval at which lost lines are logged.
@@ -25,24 +35,41 @@ const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A log file. Clones write to the same file.
 #[derive(Clone)]
-pub struct LogFile {
-    name: Arc<str>,
-    sender: SyncSender<Message>,
-    counts: Arc<Counts>,
+pub struct LogFile(Arc<Handle>);
+
+/// Ends the thread when the last clone of the log is dropped.
+struct Handle {
+    name: Box<str>,
+    queue: Arc<Queue>,
+}
+
+/// What requests leave for the thread.
+#[derive(Default)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    wake: Condvar,
+    dropped: AtomicU64,
 }
 
 #[derive(Default)]
-struct Counts {
-    /// Bytes of the lines that wait.
-    waiting: AtomicUsize,
-    dropped: AtomicU64,
-    /// Tells the thread to open the file again.
-    reopen: AtomicBool,
+struct Waiting {
+    lines: Vec<u8>,
+    /// The bytes of lines that the thread has taken and not written.
+    taken: usize,
+    /// The thread sleeps until there is a line.
+    sleeps: bool,
+    orders: Orders,
 }
 
-enum Message {
-    Line(Vec<u8>),
-    Flush(SyncSender<()>),
+/// What the thread is told to do besides writing lines.
+#[derive(Default)]
+struct Orders {
+    /// Open the file again.
+    reopen: bool,
+    /// Tell these when all lines are written.
+    flushes: Vec<SyncSender<()>>,
+    /// End.
+    end: bool,
 }
 
 impl LogFile {
@@ -72,56 +99,61 @@ impl LogFile {
             Target::File(path, _) => path.to_string_lossy().into(),
             Target::Stdout | Target::Stderr => "-".into(),
         };
-        let (sender, receiver) = mpsc::sync_channel(MAX_LINES);
-        let counts = Arc::new(Counts::default());
-        let writer = Writer { target, output, counts: Arc::clone(&counts), warned: None, reported: 0 };
-        thread::Builder::new().name("log".into()).spawn(move || writer.run(&receiver))?;
-        Ok(LogFile { name, sender, counts })
+        let queue = Arc::new(Queue::default());
+        let writer = Writer { target, output, queue: Arc::clone(&queue), lines: Vec::new(), warned: None, reported: 0 };
+        thread::Builder::new().name("log".into()).spawn(move || writer.run())?;
+        Ok(LogFile(Arc::new(Handle { name, queue })))
     }
 
     /// Writes a line, which has no line break. Does not wait: if the disk is too slow, the line is dropped and counted.
-    pub fn write(&self, line: impl Into<Vec<u8>>) {
-        let line = line.into();
-        let bytes = line.len();
-        let fits = self.counts.waiting.fetch_add(bytes, Ordering::Relaxed) + bytes <= MAX_BYTES;
-        if !fits || self.sender.try_send(Message::Line(line)).is_err() {
-            self.counts.waiting.fetch_sub(bytes, Ordering::Relaxed);
-            self.counts.dropped.fetch_add(1, Ordering::Relaxed);
+    pub fn write(&self, line: &[u8]) {
+        let mut waiting = self.0.queue.waiting.lock();
+        if waiting.lines.len() + waiting.taken + line.len() >= MAX_BYTES {
+            drop(waiting);
+            self.0.queue.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        waiting.lines.extend_from_slice(line);
+        waiting.lines.push(b'\n');
+        let sleeps = mem::take(&mut waiting.sleeps);
+        drop(waiting);
+        if sleeps {
+            self.0.queue.wake.notify_one();
         }
     }
 
     /// Returns the path, `-` for standard output.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.0.name
     }
 
     /// Returns how many lines were dropped since the log was opened first.
     pub fn dropped(&self) -> u64 {
-        self.counts.dropped.load(Ordering::Relaxed)
+        self.0.queue.dropped.load(Ordering::Relaxed)
     }
 
     /// Makes the thread open the file again after it was renamed. Does not wait.
     pub fn reopen(&self) {
-        self.counts.reopen.store(true, Ordering::Relaxed);
+        self.0.queue.order(|orders| orders.reopen = true);
     }
 
     /// Waits until all lines are written to these files, but not longer than [`FLUSH_TIMEOUT`].
     pub fn flush(files: &[LogFile]) {
         let deadline = Instant::now() + FLUSH_TIMEOUT;
-        thread::scope(|scope| files.iter().for_each(|file| _ = scope.spawn(move || file.flush_until(deadline))));
-    }
-
-    fn flush_until(&self, deadline: Instant) {
-        let (done, is_done) = mpsc::sync_channel(1);
-        let mut message = Message::Flush(done);
-        while let Err(TrySendError::Full(unsent)) = self.sender.try_send(message) {
-            if Instant::now() >= deadline {
-                return;
-            }
-            message = unsent;
-            thread::sleep(Duration::from_millis(10));
+        let flushes = files.iter().map(|file| {
+            let (done, is_done) = mpsc::sync_channel(1);
+            file.0.queue.order(|orders| orders.flushes.push(done));
+            is_done
+        });
+        for is_done in flushes.collect::<Vec<_>>() {
+            _ = is_done.recv_timeout(deadline.saturating_duration_since(Instant::now()));
         }
-        _ = is_done.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.queue.order(|orders| orders.end = true);
     }
 }
 
@@ -137,6 +169,44 @@ impl Write for &LogFile {
     }
 }
 
+impl Queue {
+    fn order(&self, order: impl FnOnce(&mut Orders)) {
+        order(&mut self.waiting.lock().orders);
+        self.wake.notify_one();
+    }
+
+    /// Waits for lines or an order, and moves the lines behind those of `lines`, which are not written yet. Unless `is_urgent`, further
+    /// lines are collected before.
+    fn take(&self, lines: &mut Vec<u8>, is_urgent: bool) -> Orders {
+        let mut waiting = self.waiting.lock();
+        while waiting.lines.is_empty() && !waiting.orders.are_given() {
+            waiting.sleeps = true;
+            if lines.is_empty() {
+                self.wake.wait(&mut waiting);
+            } else if self.wake.wait_for(&mut waiting, RETRY_INTERVAL).timed_out() {
+                break;
+            }
+        }
+        waiting.sleeps = false;
+        if !is_urgent {
+            self.wake.wait_while_for(&mut waiting, |waiting| !waiting.orders.are_given(), WRITE_INTERVAL);
+        }
+        if lines.is_empty() {
+            mem::swap(lines, &mut waiting.lines);
+        } else {
+            lines.append(&mut waiting.lines);
+        }
+        waiting.taken = lines.len();
+        mem::take(&mut waiting.orders)
+    }
+}
+
+impl Orders {
+    fn are_given(&self) -> bool {
+        self.reopen || !self.flushes.is_empty() || self.end
+    }
+}
+
 enum Target {
     /// A file, and the mode of one that is made.
     File(PathBuf, u32),
@@ -145,13 +215,12 @@ enum Target {
 }
 
 impl Target {
-    fn open(&self) -> io::Result<BufWriter<Box<dyn Write + Send>>> {
-        let output: Box<dyn Write + Send> = match self {
-            Target::File(path, mode) => Box::new(append(path, *mode)?),
-            Target::Stdout => Box::new(io::stdout()),
-            Target::Stderr => Box::new(io::stderr()),
-        };
-        Ok(BufWriter::new(output))
+    fn open(&self) -> io::Result<File> {
+        match self {
+            Target::File(path, mode) => append(path, *mode),
+            Target::Stdout => Ok(io::stdout().as_fd().try_clone_to_owned()?.into()),
+            Target::Stderr => Ok(io::stderr().as_fd().try_clone_to_owned()?.into()),
+        }
     }
 }
 
@@ -164,8 +233,10 @@ fn append(path: &PathBuf, mode: u32) -> io::Result<File> {
 
 struct Writer {
     target: Target,
-    output: BufWriter<Box<dyn Write + Send>>,
-    counts: Arc<Counts>,
+    output: File,
+    queue: Arc<Queue>,
+    /// Lines that were taken and not written.
+    lines: Vec<u8>,
     /// When a warning was logged last.
     warned: Option<Instant>,
     reported: u64,
@@ -173,66 +244,70 @@ struct Writer {
 
 impl Writer {
     /// Runs until the last clone of the log is dropped.
-    fn run(mut self, messages: &Receiver<Message>) {
+    fn run(mut self) {
         // What a process logs last is what counts if it dies.
         let is_urgent = matches!(self.target, Target::Stderr);
-        let mut flushed = Instant::now();
         loop {
-            let message = messages.try_recv().or_else(|_| {
-                if !is_urgent {
-                    thread::sleep(WRITE_INTERVAL);
-                }
-                messages.recv_timeout(FLUSH_INTERVAL)
-            });
-            if self.counts.reopen.swap(false, Ordering::Relaxed) {
+            let orders = self.queue.take(&mut self.lines, is_urgent);
+            if orders.reopen {
                 let reopened = self.reopen();
                 self.warn(reopened.err());
             }
-            let mut result = Ok(());
-            let mut done = None;
-            match message {
-                Ok(Message::Line(line)) => result = self.write(line),
-                Ok(Message::Flush(asked)) => done = Some(asked),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
-            }
-            if done.is_some() || is_urgent || flushed.elapsed() >= FLUSH_INTERVAL {
-                result = result.and(self.output.flush());
-                flushed = Instant::now();
-            }
-            if let Some(done) = done {
+            let written = self.write();
+            self.warn(written.err());
+            for done in orders.flushes {
                 _ = done.send(());
             }
-            self.warn(result.err());
+            if orders.end {
+                return;
+            }
         }
     }
 
-    fn write(&mut self, mut line: Vec<u8>) -> io::Result<()> {
-        let bytes = line.len();
-        line.push(b'\n');
-        // One write for each line, so that another process that appends to the file does not break it.
-        let written = self.output.write_all(&line);
-        self.counts.waiting.fetch_sub(bytes, Ordering::Relaxed);
-        if written.is_err() {
-            self.counts.dropped.fetch_add(1, Ordering::Relaxed);
+    /// Writes all lines with one call, so that another process that appends to the file breaks none.
+    fn write(&mut self) -> io::Result<()> {
+        let mut written = 0;
+        let result = loop {
+            match &self.lines[written..] {
+                [] => break Ok(()),
+                rest => match self.output.write(rest) {
+                    Ok(0) => break Err(io::ErrorKind::WriteZero.into()),
+                    Ok(bytes) => written += bytes,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => break Err(error),
+                },
+            }
+        };
+        self.lines.drain(..written);
+        if result.is_err() {
+            self.drop_lines();
         }
-        written
+        self.lines.shrink_to(MAX_SPARE);
+        self.queue.waiting.lock().taken = self.lines.len();
+        result
+    }
+
+    /// Drops the lines above [`MAX_UNWRITTEN`]. The first one stays, because the file may have a part of it.
+    fn drop_lines(&mut self) {
+        let is_end = |byte: &u8| *byte == b'\n';
+        let kept = self.lines.len().min(MAX_UNWRITTEN);
+        let end = self.lines[..kept].iter().rposition(is_end).or_else(|| self.lines.iter().position(is_end));
+        let end = end.map_or(self.lines.len(), |end| end + 1);
+        let dropped = self.lines[end..].iter().filter(|byte| is_end(byte)).count();
+        self.lines.truncate(end);
+        self.queue.dropped.fetch_add(dropped as u64, Ordering::Relaxed);
     }
 
     fn reopen(&mut self) -> io::Result<()> {
-        if !matches!(self.target, Target::File(..)) {
-            return self.output.flush();
+        if matches!(self.target, Target::File(..)) {
+            self.output = self.target.open()?;
         }
-        let new = self.target.open()?;
-        _ = self.output.flush();
-        // What the old file did not take goes to the new one.
-        let (_, unwritten) = std::mem::replace(&mut self.output, new).into_parts();
-        unwritten.map_or(Ok(()), |unwritten| self.output.write_all(&unwritten))
+        Ok(())
     }
 
     /// Logs an error and the number of lost lines, at most once in [`WARN_INTERVAL`].
     fn warn(&mut self, error: Option<io::Error>) {
-        let dropped = self.counts.dropped.load(Ordering::Relaxed);
+        let dropped = self.queue.dropped.load(Ordering::Relaxed);
         if error.is_none() && dropped == self.reported {
             return;
         }
@@ -242,5 +317,90 @@ impl Writer {
         (self.warned, self.reported) = (Some(Instant::now()), dropped);
         let error = error.map(|error| error.to_string());
         tracing::warn!(error, dropped, "lines of a log are lost");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_lines_of_all_threads_are_whole_and_are_written_at_the_latest_when_the_log_is_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let log = LogFile::open_path(&path).unwrap();
+        thread::scope(|scope| {
+            for thread in 0..4 {
+                let log = &log;
+                scope.spawn(move || (0..5000).for_each(|n| log.write(format!("{thread} {n}").as_bytes())));
+            }
+        });
+        LogFile::flush(&[log.clone()]);
+        let text = fs::read_to_string(&path).unwrap();
+        for thread in 0..4 {
+            let of_thread = text.lines().filter_map(|line| line.strip_prefix(&format!("{thread} ")));
+            let numbers: Vec<usize> = of_thread.map(|number| number.parse().unwrap()).collect();
+            assert!(numbers.into_iter().eq(0..5000), "{thread}");
+        }
+        log.write(b"last");
+        let ended = Arc::downgrade(&log.0.queue);
+        drop(log);
+        while ended.strong_count() > 0 {
+            thread::yield_now();
+        }
+        assert!(fs::read_to_string(&path).unwrap().ends_with("\nlast\n"));
+    }
+
+    #[test]
+    fn a_line_is_written_without_another_event() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let log = LogFile::open_path(&path).unwrap();
+        for n in 1..=3 {
+            log.write(b"line");
+            let written = Instant::now();
+            while fs::read_to_string(&path).unwrap() != "line\n".repeat(n) {
+                assert!(written.elapsed() < FLUSH_TIMEOUT);
+                thread::yield_now();
+            }
+        }
+    }
+
+    /// The queue of a log whose thread writes nothing.
+    #[test]
+    fn lines_that_do_not_fit_are_dropped_and_counted_and_count_until_they_are_written() {
+        let queue = Arc::new(Queue::default());
+        let log = LogFile(Arc::new(Handle { name: "-".into(), queue: Arc::clone(&queue) }));
+        let line = vec![b'x'; MAX_BYTES / 4 - 1];
+        (0..5).for_each(|_| log.write(&line));
+        assert_eq!(log.dropped(), 1);
+        let mut taken = Vec::new();
+        queue.order(|orders| orders.reopen = true);
+        assert!(queue.take(&mut taken, false).reopen);
+        assert_eq!(taken.len(), MAX_BYTES);
+        log.write(&line);
+        assert_eq!(log.dropped(), 2, "the thread holds the lines that it has taken");
+        queue.waiting.lock().taken = 0;
+        log.write(&line);
+        assert_eq!(log.dropped(), 2);
+    }
+
+    #[test]
+    fn after_an_error_the_first_lines_stay_and_the_others_are_counted() {
+        let mut writer = Writer {
+            target: Target::Stdout,
+            output: OpenOptions::new().write(true).open("/dev/full").unwrap(),
+            queue: Arc::default(),
+            lines: Vec::new(),
+            warned: None,
+            reported: 0,
+        };
+        let line = [&[b'x'; 99][..], b"\n"].concat();
+        writer.lines = line.repeat(100);
+        assert!(writer.write().is_err());
+        assert_eq!((writer.lines.len(), writer.queue.dropped.load(Ordering::Relaxed)), (8100, 19));
+        writer.lines = [&[b'x'; 2 * MAX_UNWRITTEN][..], b"\n", &line].concat();
+        assert!(writer.write().is_err());
+        assert_eq!((writer.lines.len(), writer.queue.dropped.load(Ordering::Relaxed)), (2 * MAX_UNWRITTEN + 1, 20));
     }
 }

@@ -66,7 +66,8 @@ pub async fn until_signal(mut server: Server, mut signals: Signals, front: &mut 
     health.stop();
     // No reader of the output may delay the stop.
     let output = LogFile::stdout();
-    let say = |line: std::fmt::Arguments<'_>| _ = output.as_ref().map(|output| output.write(line.to_string()));
+    let say =
+        |line: std::fmt::Arguments<'_>| _ = output.as_ref().map(|output| output.write(line.to_string().as_bytes()));
     let flush = |mut files: Vec<LogFile>| {
         files.extend(output.iter().cloned());
         LogFile::flush(&files);

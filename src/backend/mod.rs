@@ -117,6 +117,7 @@ pub trait Backend: Send + Sync + 'static {
 /// Returns a copy of a request. The copy of a streamed body fails.
 pub(crate) fn copy(request: &Request<Body>) -> Request<Body> {
     let mut copy = Request::new(copy_of_body(request.body()));
+    copy.body_mut().set_connect_timer(request.body().connect_timer().cloned());
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
     *copy.headers_mut() = request.headers().clone();
@@ -142,22 +143,6 @@ fn copy_of_body(body: &Body) -> Body {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OwnRequest;
-
-/// Records the time that making a connection took, for an observer. It is in the extensions of an observed request, for all its attempts.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct ConnectTimer(std::sync::Arc<parking_lot::Mutex<Option<Duration>>>);
-
-impl ConnectTimer {
-    #[cfg_attr(not(feature = "client"), allow(dead_code, reason = "only `HttpBackend` makes connections"))]
-    pub(crate) fn set(&self, connecting: Duration) {
-        *self.0.lock() = Some(connecting);
-    }
-
-    /// Returns the time, and forgets it; `None` if no connection was made.
-    pub(crate) fn take(&self) -> Option<Duration> {
-        self.0.lock().take()
-    }
-}
 
 impl<B: Backend> Backend for std::sync::Arc<B> {
     fn send(&self, request: Request<Body>) -> impl Future<Output = Result<Response<Body>, SendError>> + Send {

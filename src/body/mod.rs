@@ -5,6 +5,7 @@
 //! connection returns to its pool, and the request is no longer in flight.
 
 mod boxed;
+mod connect_timer;
 mod error;
 mod joined;
 mod read;
@@ -26,6 +27,7 @@ use http_body_util::BodyExt;
 pub use self::error::{BodyError, BoxError};
 
 use self::boxed::Boxed;
+pub(crate) use self::connect_timer::ConnectTimer;
 pub(crate) use self::joined::Joined;
 #[cfg(feature = "server")]
 pub(crate) use self::spool::Spool;
@@ -53,6 +55,8 @@ pub struct Body {
     /// The value of [`hold_until_end`](Self::hold_until_end).
     held: Option<Box<dyn Any + Send + Sync>>,
     tap: Option<Box<dyn BodyTap>>,
+    /// The timer of an observed request.
+    connect_timer: Option<ConnectTimer>,
     /// Whether a response is read ahead of its client.
     ahead_limit: Option<ReadAhead>,
     stall: Stall,
@@ -129,6 +133,7 @@ impl Body {
             guards: [const { None }; 2],
             held: None,
             tap: None,
+            connect_timer: None,
             ahead_limit: None,
             stall: Stall::NEVER,
             allowance: u64::MAX,
@@ -235,6 +240,16 @@ impl Body {
         } else {
             self.tap = Some(tap);
         }
+    }
+
+    /// Sets the timer of the connections that are made for this request body, also for an empty one.
+    pub(crate) fn set_connect_timer(&mut self, timer: Option<ConnectTimer>) {
+        self.connect_timer = timer;
+    }
+
+    /// Returns the timer of the connections that are made for this request body.
+    pub(crate) fn connect_timer(&self) -> Option<&ConnectTimer> {
+        self.connect_timer.as_ref()
     }
 
     /// Returns whether, and for which client, the body may be read ahead.

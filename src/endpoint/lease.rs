@@ -100,7 +100,7 @@ impl Lease {
     }
 
     /// Returns the address of the node as the operator wrote it.
-    pub(crate) fn placement(&self) -> &str {
+    pub(crate) fn placement(&self) -> &Arc<str> {
         &self.member.settings.placement
     }
 

@@ -91,6 +91,7 @@ pub use self::metrics::Metrics;
 pub(crate) use self::observers::Observers;
 pub use self::observers::RequestObserver;
 pub(crate) use self::recorder::RequestRecorder;
+pub(crate) use self::request::{BorrowedHeaders, ShownHeaders};
 pub use self::request::{ObservedRequest, RequestId, basic_user};
 pub use self::served_by::ServedBy;
 pub(crate) use self::span::in_span;

@@ -61,8 +61,8 @@ impl Observers {
         self.reads_query_flags
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<dyn Observer>> {
-        self.all.iter()
+    pub(super) fn all(&self) -> &[Arc<dyn Observer>] {
+        &self.all
     }
 }
 
@@ -74,9 +74,24 @@ impl fmt::Debug for Observers {
 
 /// Calls an observer. Events are sent while values are dropped, where a second panic would abort the process.
 pub(super) fn call(observer: &dyn Observer, event: impl FnOnce(&dyn Observer)) {
+    if catch_unwind(AssertUnwindSafe(|| event(observer))).is_err() {
+        log_panic();
+    }
+}
+
+/// Calls each observer.
+pub(super) fn call_all(observers: &[Arc<dyn Observer>], event: impl Fn(&dyn Observer)) {
+    let mut observers = observers.iter();
+    // After a panic, those behind the observer that panicked are called.
+    while catch_unwind(AssertUnwindSafe(|| observers.by_ref().for_each(|observer| event(&**observer)))).is_err() {
+        log_panic();
+    }
+}
+
+#[cold]
+fn log_panic() {
     static LOGGED: AtomicBool = AtomicBool::new(false);
-    let panicked = catch_unwind(AssertUnwindSafe(|| event(observer))).is_err();
-    if panicked && !LOGGED.swap(true, Ordering::Relaxed) {
+    if !LOGGED.swap(true, Ordering::Relaxed) {
         tracing::error!("an observer panicked; its events are lost");
     }
 }

@@ -1,23 +1,23 @@
 //! Collects the events of one request, and passes them to the observers.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use memchr::memmem;
 use tracing::Span;
 
-use super::observers::call;
+use super::observers::call_all;
 use super::span::{self, RequestSpans};
 use super::{
     Attempt, AttemptBegan, AttemptEnd, AttemptEnded, Classified, Detail, Dispatched, EndpointPicked, Finished,
     ObservedRequest, Observer, Observers, Queued, Received, RequestObserver, ResponseHead, Retried, RetryReason,
-    SessionEvent, SessionOutcome, SharedResponse, Termination, Times,
+    SessionEvent, SessionOutcome, SharedResponse, ShownHeaders, Termination, Times,
 };
 #[cfg(feature = "cache")]
 use super::{CacheLookup, CacheOutcome};
-use crate::backend::{ConnectTimer, SendErrorKind};
-use crate::body::{Body, BodyEnd, BodyError, BodyTap};
+use crate::backend::SendErrorKind;
+use crate::body::{Body, BodyEnd, BodyError, BodyTap, ConnectTimer};
 use crate::clock::Clock;
 use crate::cluster::Picked;
 use crate::endpoint::EndpointId;
@@ -55,27 +55,27 @@ pub(crate) struct RequestRecorder {
 }
 
 impl RequestRecorder {
-    /// Starts the record of a request, if anything observes it. `client` names its client.
+    /// Returns whether anything observes a request.
+    pub(crate) fn is_wanted(observers: &Observers, request: &Request<Body>) -> bool {
+        !observers.is_empty() || request.extensions().get::<RequestObserver>().is_some() || span::are_wanted()
+    }
+
+    /// Starts the record of a request. `client` names its client.
     pub(crate) fn begin(
         observers: &Arc<Observers>,
         clock: &Arc<dyn Clock>,
-        client: impl FnOnce(&Request<Body>) -> ClientAddr,
+        client: ClientAddr,
+        host: Option<&HeaderValue>,
+        shown: ShownHeaders,
         request: &mut Request<Body>,
-    ) -> Option<Box<Self>> {
+    ) -> Box<Self> {
         let own = request.extensions_mut().remove::<RequestObserver>();
-        if observers.is_empty() && own.is_none() && !span::are_wanted() {
-            return None;
-        }
         let detail = own.iter().flat_map(|own| &own.0).map(|own| own.detail()).fold(observers.detail(), Detail::max);
         let reads_flags =
             observers.reads_query_flags() || own.iter().flat_map(|own| &own.0).any(|own| own.reads_query_flags());
-        let connect_timer = ConnectTimer::default();
-        request.extensions_mut().insert(connect_timer.clone());
-        let client = client(request);
-        let request = ObservedRequest::new(client, request, clock.now());
-        let recorder = RequestRecorder {
-            spans: RequestSpans::begin(&request),
-            request,
+        let mut recorder = Box::new(RequestRecorder {
+            spans: RequestSpans::none(),
+            request: ObservedRequest::new(client, host, shown, request, clock.now()),
             observers: Arc::clone(observers),
             own,
             clock: Arc::clone(clock),
@@ -84,8 +84,8 @@ impl RequestRecorder {
             tail: None,
             queued_since: None,
             queued: Duration::ZERO,
-            attempts: Vec::new(),
-            connect_timer,
+            attempts: Vec::with_capacity(1),
+            connect_timer: ConnectTimer::default(),
             is_unprepared: false,
             status: None,
             first_byte: None,
@@ -93,17 +93,23 @@ impl RequestRecorder {
             termination: None,
             shared: None,
             is_finished: false,
-        };
+        });
+        recorder.spans = RequestSpans::begin(&recorder.request);
         recorder.tell(|observer, request| observer.received(&Received { request }));
-        Some(Box::new(recorder))
+        recorder
     }
 
     /// Calls every observer.
     fn tell(&self, event: impl Fn(&dyn Observer, &ObservedRequest)) {
-        let own = self.own.iter().flat_map(|own| &own.0);
-        for observer in self.observers.iter().chain(own) {
-            call(&**observer, |observer| event(observer, &self.request));
+        call_all(self.observers.all(), |observer| event(observer, &self.request));
+        if let Some(own) = &self.own {
+            call_all(&own.0, |observer| event(observer, &self.request));
         }
+    }
+
+    /// Returns the timer of the connections that are made for the request.
+    pub(crate) fn connect_timer(&self) -> ConnectTimer {
+        self.connect_timer.clone()
     }
 
     /// Returns whether a subscriber wants the spans of the request.
@@ -123,7 +129,11 @@ impl RequestRecorder {
 
     /// Returns the time since the request arrived.
     fn elapsed(&self) -> Duration {
-        self.clock.now().saturating_duration_since(self.request.began)
+        self.elapsed_at(self.clock.now())
+    }
+
+    fn elapsed_at(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.request.began)
     }
 
     pub(crate) fn classified(&mut self, class: &'static str) {
@@ -197,7 +207,7 @@ impl RequestRecorder {
         }
         self.attempts.push(Attempt {
             endpoint: endpoint.clone(),
-            address: picked.lease.placement().into(),
+            address: Arc::clone(picked.lease.placement()),
             reason,
             after: self.elapsed(),
             connecting: None,
@@ -227,7 +237,7 @@ impl RequestRecorder {
 
     pub(crate) fn attempt_failed(&mut self, kind: SendErrorKind) {
         let failed = if self.is_unprepared { AttemptEnd::NotPrepared } else { AttemptEnd::Failed };
-        self.end_attempt(failed(kind));
+        self.end_attempt(failed(kind), self.clock.now());
     }
 
     /// Records the head of a response, which the client may get or not.
@@ -245,13 +255,13 @@ impl RequestRecorder {
         (attempt.end, attempt.status, attempt.total) = (Some(end), status, took);
         attempt.head = status.map(|_| took);
         let number = u32::try_from(index + 1).unwrap_or(u32::MAX);
-        let attempt = &self.attempts[index];
-        self.tell(|observer, request| observer.attempt_ended(&AttemptEnded { request, number, attempt }));
+        let (attempt, at) = (&self.attempts[index], self.clock.now());
+        self.tell(|observer, request| observer.attempt_ended(&AttemptEnded { request, number, attempt, at }));
     }
 
     /// Ends the attempt that runs, if one does.
-    fn end_attempt(&mut self, end: AttemptEnd) {
-        let elapsed = self.elapsed();
+    fn end_attempt(&mut self, end: AttemptEnd, at: Instant) {
+        let elapsed = self.elapsed_at(at);
         let number = self.number();
         let Some(attempt) = self.attempts.last_mut().filter(|attempt| attempt.end.is_none()) else { return };
         attempt.total = elapsed.saturating_sub(attempt.after);
@@ -259,16 +269,16 @@ impl RequestRecorder {
         attempt.end = Some(end);
         if let Some(attempt) = self.attempts.last() {
             self.spans.attempt_ended(attempt);
-            self.tell(|observer, request| observer.attempt_ended(&AttemptEnded { request, number, attempt }));
+            self.tell(|observer, request| observer.attempt_ended(&AttemptEnded { request, number, attempt, at }));
         }
     }
 
     /// Records that the request is sent again, to `to`. The response to the last attempt, if there was one, is dropped.
     pub(crate) fn retried(&mut self, to: &EndpointId, reason: RetryReason, budget_left: Option<u32>) {
         if let RetryReason::Response(status) = reason {
-            self.end_attempt(AttemptEnd::Responded(status));
+            self.end_attempt(AttemptEnd::Responded(status), self.clock.now());
         } else if let Some(status) = self.attempts.last().and_then(|attempt| attempt.status) {
-            self.end_attempt(AttemptEnd::Responded(status));
+            self.end_attempt(AttemptEnd::Responded(status), self.clock.now());
         }
         let Some(Attempt { endpoint: from, .. }) = self.attempts.last() else { return };
         self.tell(|observer, request| observer.retried(&Retried { request, from, to, reason, budget_left }));
@@ -279,7 +289,8 @@ impl RequestRecorder {
         self.termination = Some(termination);
         if let Some(status) = self.attempts.last().and_then(|attempt| attempt.status) {
             let is_truncated = matches!(termination, Termination::ResponseTruncated | Termination::ResponseStalled);
-            self.end_attempt(if is_truncated { AttemptEnd::Truncated } else { AttemptEnd::Responded(status) });
+            let end = if is_truncated { AttemptEnd::Truncated } else { AttemptEnd::Responded(status) };
+            self.end_attempt(end, self.clock.now());
         }
     }
 
@@ -312,10 +323,11 @@ impl RequestRecorder {
             (Some(cause), Termination::Complete) => cause,
             (_, ended) => ended,
         };
+        let at = self.clock.now();
         // Concurrent attempts may still run, for which the client did not wait.
         let others = self.attempts.len().saturating_sub(1);
         for index in (0..others).filter(|index| self.attempts[*index].end.is_none()).collect::<Vec<_>>() {
-            let took = self.elapsed().saturating_sub(self.attempts[index].after);
+            let took = self.elapsed_at(at).saturating_sub(self.attempts[index].after);
             self.attempt_ended(index, AttemptEnd::Cancelled, None, took);
         }
         if let Some(attempt) = self.attempts.last_mut().filter(|attempt| attempt.end.is_none()) {
@@ -325,10 +337,10 @@ impl RequestRecorder {
                 (Some(_), Termination::ResponseTruncated | Termination::ResponseStalled) => AttemptEnd::Truncated,
                 _ => AttemptEnd::Cancelled,
             };
-            self.end_attempt(end);
+            self.end_attempt(end, at);
         }
         self.end_wait();
-        let total = self.elapsed();
+        let total = self.elapsed_at(at);
         let times = Times {
             waiting: self.attempts.first().map_or(total, |first| first.after),
             queued: self.queued,
@@ -340,7 +352,7 @@ impl RequestRecorder {
         let tail = self.tail.as_ref().filter(|_| termination == Termination::Complete);
         let query_flags = tail.and_then(|tail| QueryFlags::of_tail(tail.bytes()));
         let request = &self.request;
-        let finished = Finished { request, status, bytes, attempts, shared, times, query_flags, termination };
+        let finished = Finished { request, status, bytes, attempts, shared, times, query_flags, termination, at };
         self.spans.finished(&finished);
         self.tell(|observer, _| observer.finished(&finished));
     }

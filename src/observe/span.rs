@@ -20,6 +20,10 @@ pub(super) struct RequestSpans {
 }
 
 impl RequestSpans {
+    pub(super) fn none() -> Self {
+        RequestSpans { request: Span::none(), attempt: Span::none() }
+    }
+
     /// Begins the span of a request, within that of the application, if there is one.
     pub(super) fn begin(request: &ObservedRequest) -> Self {
         let span = debug_span!(

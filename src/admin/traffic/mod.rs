@@ -97,11 +97,13 @@ impl Traffic {
         }
     }
 
-    fn of(&self, id: &EndpointId) -> Arc<EndpointTraffic> {
+    /// Calls `count` with the traffic of an endpoint.
+    fn with_endpoint(&self, id: &EndpointId, count: impl FnOnce(&EndpointTraffic)) {
         if let Some(endpoint) = self.endpoints.read().get(id) {
-            return Arc::clone(endpoint);
+            return count(endpoint);
         }
-        Arc::clone(self.endpoints.write().entry(id.clone()).or_default())
+        let endpoint = Arc::clone(self.endpoints.write().entry(id.clone()).or_default());
+        count(&endpoint);
     }
 
     fn failed(&self, endpoint: &EndpointTraffic, found_by: &'static str, reason: String) {
@@ -115,18 +117,19 @@ impl Observer for Traffic {
     }
 
     fn attempt_ended(&self, event: &AttemptEnded<'_>) {
-        let (attempt, now) = (event.attempt, self.clock.millis());
+        let (attempt, now) = (event.attempt, self.clock.millis_at(event.at));
         let failed = match attempt.end {
             Some(AttemptEnd::Responded(_)) => false,
             Some(AttemptEnd::Truncated) => true,
             Some(AttemptEnd::Failed(kind)) => kind.blames_node(),
             Some(AttemptEnd::NotPrepared(_) | AttemptEnd::Cancelled) | None => return,
         };
-        let endpoint = self.of(&attempt.endpoint);
-        endpoint.attempts.record(now, attempt.total, failed);
-        if failed && let Some(end) = attempt.end {
-            self.failed(&endpoint, "requests", end.as_str().replace('_', " "));
-        }
+        self.with_endpoint(&attempt.endpoint, |endpoint| {
+            endpoint.attempts.record(now, attempt.total, failed);
+            if failed && let Some(end) = attempt.end {
+                self.failed(endpoint, "requests", end.as_str().replace('_', " "));
+            }
+        });
     }
 
     fn finished(&self, event: &Finished<'_>) {
@@ -150,7 +153,7 @@ impl Observer for Traffic {
             | Termination::ResponseStalled
             | Termination::Panicked => true,
         };
-        self.requests.record(self.clock.millis(), event.times.total, failed);
+        self.requests.record(self.clock.millis_at(event.at), event.times.total, failed);
     }
 
     fn endpoint_changed(&self, event: &EndpointChanged<'_>) {
@@ -158,7 +161,9 @@ impl Observer for Traffic {
             self.endpoints.write().remove(&event.endpoint.id);
         } else if let (EndpointChange::Ejected | EndpointChange::Unhealthy, Some(reason)) = (event.change, event.reason)
         {
-            self.failed(&self.of(&event.endpoint.id), event.found_by.as_str(), reason.to_string());
+            let failed =
+                |endpoint: &EndpointTraffic| self.failed(endpoint, event.found_by.as_str(), reason.to_string());
+            self.with_endpoint(&event.endpoint.id, failed);
         }
     }
 }

@@ -40,7 +40,7 @@ use self::connect::secure;
 use self::connection::Connection;
 use self::pool::Pool;
 use self::stream::Stream;
-use super::{Backend, ClosesConnection, ConnectTimer, SendError, SendErrorKind, Timeouts};
+use super::{Backend, ClosesConnection, SendError, SendErrorKind, Timeouts};
 use crate::body::Body;
 use crate::clock::Clock;
 use crate::endpoint::{Endpoint, InvalidId};
@@ -109,7 +109,7 @@ impl HttpBackend {
                 .take_from_any_core()
                 .ok_or_else(|| SendError::new(SendErrorKind::Limit, "every allowed connection is in use"));
         };
-        let timer = request.extensions().get::<ConnectTimer>();
+        let timer = request.body().connect_timer();
         let began = timer.map(|timer| (timer, clock.now()));
         let stream = self.connect(self.timeouts_of(request).connect).await;
         let now = clock.now();

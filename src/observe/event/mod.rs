@@ -4,7 +4,8 @@
 mod cache;
 
 use std::fmt;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
@@ -125,6 +126,9 @@ pub struct AttemptEnded<'a> {
     pub number: u32,
     /// The attempt.
     pub attempt: &'a Attempt,
+    /// The time, by the clock of the proxy.
+    #[cfg_attr(not(feature = "admin"), allow(dead_code, reason = "only the status reads it"))]
+    pub(crate) at: Instant,
 }
 
 /// One attempt: the request was sent to an endpoint, or was about to be.
@@ -134,7 +138,7 @@ pub struct Attempt {
     /// The endpoint.
     pub endpoint: EndpointId,
     /// The address of the node as the operator wrote it.
-    pub address: Box<str>,
+    pub address: Arc<str>,
     /// The reason why the endpoint was picked.
     pub reason: PickReason,
     /// From the arrival of the request to the begin of the attempt.
@@ -339,6 +343,9 @@ pub struct Finished<'a> {
     pub query_flags: Option<QueryFlags>,
     /// The end of the request.
     pub termination: Termination,
+    /// The time, by the clock of the proxy.
+    #[cfg_attr(not(feature = "admin"), allow(dead_code, reason = "only the status reads it"))]
+    pub(crate) at: Instant,
 }
 
 /// The durations of the parts of a request.

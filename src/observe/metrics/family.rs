@@ -1,31 +1,72 @@
-use std::hash::Hash;
+use std::ptr;
+use std::sync::OnceLock;
 
-use ahash::AHashMap;
-use parking_lot::RwLock;
-
-/// The metrics of one name, by the values of their labels. A recorder looks up a metric by hashing its name and all its labels,
-/// which costs more than the rest of an event. A family does this once for each value.
-pub(super) struct Family<K, M> {
-    known: RwLock<AHashMap<K, M>>,
+/// The metrics of one name, by the value of a label from a small set of names. A recorder looks up a metric by hashing its name and all
+/// its labels, which costs more than the rest of an event. A family does this once for each value.
+///
+/// It is a list that only grows, so that a request takes no lock and hashes nothing.
+pub(super) struct Family<M> {
+    first: Next<M>,
 }
 
-impl<K: Hash + Eq + Clone, M> Family<K, M> {
-    /// Calls `apply` with the metric of `key`, which `register` makes the first time.
-    pub(super) fn with<R>(&self, key: &K, register: impl FnOnce() -> M, apply: impl FnOnce(&M) -> R) -> R {
-        if let Some(metric) = self.known.read().get(key) {
-            return apply(metric);
+type Next<M> = OnceLock<Box<Known<M>>>;
+
+struct Known<M> {
+    value: &'static str,
+    metric: M,
+    next: Next<M>,
+}
+
+impl<M> Family<M> {
+    /// Returns the metric of `value`, which `register` makes the first time.
+    pub(super) fn get(&self, value: &'static str, register: impl Fn() -> M) -> &M {
+        let mut next = &self.first;
+        loop {
+            let known = match next.get() {
+                Some(known) => known,
+                None => next.get_or_init(|| Box::new(Known { value, metric: register(), next: OnceLock::new() })),
+            };
+            if ptr::eq(known.value, value) || known.value == value {
+                return &known.metric;
+            }
+            next = &known.next;
         }
-        apply(self.known.write().entry(key.clone()).or_insert_with(register))
-    }
-
-    /// Forgets the metric of `key`. The recorder keeps its value.
-    pub(super) fn remove(&self, key: &K) {
-        self.known.write().remove(key);
     }
 }
 
-impl<K, M> Default for Family<K, M> {
+impl<M> Default for Family<M> {
     fn default() -> Self {
-        Family { known: RwLock::default() }
+        Family { first: OnceLock::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn threads_share_one_metric_for_each_value() {
+        let (family, made) = (Family::default(), AtomicUsize::new(0));
+        let register = || {
+            made.fetch_add(1, Ordering::Relaxed);
+            AtomicUsize::new(0)
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..1000 {
+                        for value in ["a", "b", "c"] {
+                            family.get(value, register).fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                });
+            }
+        });
+        for value in ["c", "a", "b"] {
+            assert_eq!(family.get(value, register).load(Ordering::Relaxed), 4000, "{value}");
+        }
+        assert_eq!(made.load(Ordering::Relaxed), 3);
     }
 }

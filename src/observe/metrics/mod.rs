@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use ahash::AHashMap;
 use metrics::{Counter, Histogram, counter, histogram};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use self::family::Family;
 use self::record::Recorded;
@@ -47,12 +47,12 @@ pub struct Metrics {
 #[derive(Default)]
 struct Shared {
     in_flight: AtomicI64,
-    classes: Family<&'static str, ClassMetrics>,
-    endpoints: Family<EndpointId, EndpointMetrics>,
-    retries: Family<&'static str, Counter>,
-    sessions: Family<&'static str, Counter>,
+    classes: Family<ClassMetrics>,
+    endpoints: RwLock<AHashMap<EndpointId, EndpointMetrics>>,
+    retries: Family<Counter>,
+    sessions: Family<Counter>,
     #[cfg(feature = "cache")]
-    cache_lookups: Family<&'static str, Counter>,
+    cache_lookups: Family<Counter>,
     /// The retries that the budget allowed after the last retry.
     retry_budget: Mutex<Option<u32>>,
     /// The last values of the gauges, so that those that no longer apply can be set to 0.
@@ -61,8 +61,8 @@ struct Shared {
 
 /// The metrics of the requests of one class.
 struct ClassMetrics {
-    outcomes: Family<&'static str, Counter>,
-    statuses: Family<&'static str, Counter>,
+    outcomes: Family<Counter>,
+    statuses: Family<Counter>,
     bytes: Counter,
     total: Histogram,
     waiting: Histogram,
@@ -70,10 +70,10 @@ struct ClassMetrics {
 }
 
 /// The metrics of the attempts at one endpoint.
-#[derive(Default)]
 struct EndpointMetrics {
-    picks: Family<&'static str, Counter>,
-    outcomes: Family<&'static str, (Counter, Histogram)>,
+    picks: Family<Counter>,
+    outcomes: Family<Counter>,
+    seconds: Histogram,
 }
 
 /// The class of a request that was not classified.
@@ -100,6 +100,26 @@ impl ClassMetrics {
     }
 }
 
+impl EndpointMetrics {
+    fn register(id: &EndpointId) -> Self {
+        EndpointMetrics {
+            picks: Family::default(),
+            outcomes: Family::default(),
+            seconds: histogram!(names::ATTEMPT_SECONDS, "endpoint" => id.to_string()),
+        }
+    }
+}
+
+impl Shared {
+    /// Calls `count` with the metrics of an endpoint.
+    fn with_endpoint(&self, id: &EndpointId, count: impl FnOnce(&EndpointMetrics)) {
+        if let Some(endpoint) = self.endpoints.read().get(id) {
+            return count(endpoint);
+        }
+        count(self.endpoints.write().entry(id.clone()).or_insert_with(|| EndpointMetrics::register(id)));
+    }
+}
+
 impl Observer for Metrics {
     fn received(&self, _: &Received<'_>) {
         self.shared.in_flight.fetch_add(1, Ordering::Relaxed);
@@ -112,45 +132,36 @@ impl Observer for Metrics {
             SessionOutcome::Bound => "bound",
             SessionOutcome::Moved => "moved",
         };
-        let register = || counter!(names::SESSIONS, "outcome" => outcome);
-        self.shared.sessions.with(&outcome, register, |counter| counter.increment(1));
+        self.shared.sessions.get(outcome, || counter!(names::SESSIONS, "outcome" => outcome)).increment(1);
     }
 
     #[cfg(feature = "cache")]
     fn cache(&self, event: &super::CacheLookup<'_>) {
         let outcome = event.outcome.as_str();
-        let register = || counter!(names::CACHE_LOOKUPS, "outcome" => outcome);
-        self.shared.cache_lookups.with(&outcome, register, |counter| counter.increment(1));
+        self.shared.cache_lookups.get(outcome, || counter!(names::CACHE_LOOKUPS, "outcome" => outcome)).increment(1);
     }
 
     fn picked(&self, event: &EndpointPicked<'_>) {
         let (id, reason) = (event.endpoint, event.reason.as_str());
-        self.shared.endpoints.with(id, EndpointMetrics::default, |endpoint| {
+        self.shared.with_endpoint(id, |endpoint| {
             let register = || counter!(names::PICKS, "endpoint" => id.to_string(), "reason" => reason);
-            endpoint.picks.with(&reason, register, |counter| counter.increment(1));
+            endpoint.picks.get(reason, register).increment(1);
         });
     }
 
     fn attempt_ended(&self, event: &AttemptEnded<'_>) {
-        let attempt = event.attempt;
-        let outcome = attempt.end.map_or("none", |end| end.as_str());
-        self.shared.endpoints.with(&attempt.endpoint, EndpointMetrics::default, |endpoint| {
-            let register = || {
-                let id = attempt.endpoint.to_string();
-                let counter = counter!(names::ATTEMPTS, "endpoint" => id.clone(), "outcome" => outcome);
-                (counter, histogram!(names::ATTEMPT_SECONDS, "endpoint" => id))
-            };
-            endpoint.outcomes.with(&outcome, register, |(counter, seconds)| {
-                counter.increment(1);
-                seconds.record(attempt.total);
-            });
+        let id = &event.attempt.endpoint;
+        let outcome = event.attempt.end.map_or("none", |end| end.as_str());
+        self.shared.with_endpoint(id, |endpoint| {
+            let register = || counter!(names::ATTEMPTS, "endpoint" => id.to_string(), "outcome" => outcome);
+            endpoint.outcomes.get(outcome, register).increment(1);
+            endpoint.seconds.record(event.attempt.total);
         });
     }
 
     fn retried(&self, event: &Retried<'_>) {
         let reason = event.reason.as_str();
-        let register = || counter!(names::RETRIES, "reason" => reason);
-        self.shared.retries.with(&reason, register, |counter| counter.increment(1));
+        self.shared.retries.get(reason, || counter!(names::RETRIES, "reason" => reason)).increment(1);
         if let Some(left) = event.budget_left {
             *self.shared.retry_budget.lock() = Some(left);
         }
@@ -160,25 +171,20 @@ impl Observer for Metrics {
         self.shared.in_flight.fetch_sub(1, Ordering::Relaxed);
         let class = event.request.class().unwrap_or(NO_CLASS);
         let outcome = event.termination.as_str();
-        self.shared.classes.with(
-            &class,
-            || ClassMetrics::register(class),
-            |metrics| {
-                let register = || counter!(names::REQUESTS, "class" => class, "outcome" => outcome);
-                metrics.outcomes.with(&outcome, register, |counter| counter.increment(1));
-                if let Some(status) = event.status {
-                    let status = super::event::status_class(status);
-                    let register = || counter!(names::RESPONSES, "class" => class, "status" => status);
-                    metrics.statuses.with(&status, register, |counter| counter.increment(1));
-                }
-                metrics.bytes.increment(event.bytes);
-                metrics.total.record(event.times.total);
-                metrics.waiting.record(event.times.waiting);
-                if let Some(first_byte) = event.times.first_byte {
-                    metrics.first_byte.record(first_byte);
-                }
-            },
-        );
+        let metrics = self.shared.classes.get(class, || ClassMetrics::register(class));
+        let register = || counter!(names::REQUESTS, "class" => class, "outcome" => outcome);
+        metrics.outcomes.get(outcome, register).increment(1);
+        if let Some(status) = event.status {
+            let status = super::event::status_class(status);
+            let register = || counter!(names::RESPONSES, "class" => class, "status" => status);
+            metrics.statuses.get(status, register).increment(1);
+        }
+        metrics.bytes.increment(event.bytes);
+        metrics.total.record(event.times.total);
+        metrics.waiting.record(event.times.waiting);
+        if let Some(first_byte) = event.times.first_byte {
+            metrics.first_byte.record(first_byte);
+        }
     }
 
     fn endpoint_changed(&self, event: &EndpointChanged<'_>) {
@@ -191,7 +197,7 @@ impl Observer for Metrics {
         )
         .increment(1);
         if event.change == EndpointChange::Removed {
-            self.shared.endpoints.remove(id);
+            self.shared.endpoints.write().remove(id);
         }
     }
 }

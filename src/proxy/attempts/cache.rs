@@ -60,7 +60,7 @@ impl<B: Backend> Attempts<'_, B> {
         if let Some(share) = self.share.take() {
             self.response.body_mut().hold_guard(share);
         }
-        if self.recorder.is_some() || self.proxy.settings.served_by {
+        if self.shows_served_by() {
             self.response.extensions_mut().insert(result.served_by.clone());
         }
     }

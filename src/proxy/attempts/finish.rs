@@ -6,18 +6,24 @@ use std::task::{Context, Poll};
 
 use http::{HeaderValue, Request, Response, Version};
 
-use super::Attempts;
 use super::response::declared_length;
+use super::{Attempts, Sender};
 use crate::backend::Backend;
 use crate::body::{Body, BodyError, ReadAhead};
 use crate::cluster::Picked;
 use crate::endpoint::EndpointId;
 use crate::kylin::response::ResponseClass;
-use crate::observe::{RequestRecorder, RetryReason, ServedBy};
-use crate::proxy::RetryAccount;
+use crate::observe::{RequestRecorder, RetryReason, ServedBy, ShownHeaders};
 use crate::proxy::error_response::{ErrorResponse, TRUNCATED};
 use crate::proxy::head::{self, HeaderPresence, remove_hop_by_hop};
+use crate::proxy::{ProxyCore, RetryAccount};
+use crate::request::ClientAddr;
 use crate::session::hook::AfterResponse;
+
+/// Returns whether anything observes a request.
+pub(super) fn is_observed<B>(proxy: &ProxyCore<B>, sender: Sender, request: &Request<Body>) -> bool {
+    sender == Sender::Client && RequestRecorder::is_wanted(&proxy.settings.observers, request)
+}
 
 impl<B: Backend> Attempts<'_, B> {
     /// Lets the session learn from the response, which the client gets unless its body has failed already. Returns the request if it has
@@ -91,6 +97,15 @@ impl<B: Backend> Attempts<'_, B> {
         self.response.body_mut().hold(lease, guards, ahead);
     }
 
+    /// Starts the record of the request, if it is observed: then there are headers to show.
+    pub(super) fn begin_record(&mut self, peer: ClientAddr, shown: Option<ShownHeaders>, request: &mut Request<Body>) {
+        let Some(shown) = shown else { return };
+        let (settings, host) = (&self.proxy.settings, self.context.host());
+        let client = settings.trusted.client(peer, request.headers());
+        let (observers, clock) = (&settings.observers, &settings.clock);
+        self.recorder = Some(RequestRecorder::begin(observers, clock, client, host, shown, request));
+    }
+
     pub(super) fn is_traced(&self) -> bool {
         self.recorder.as_ref().is_some_and(|recorder| recorder.is_traced())
     }
@@ -106,9 +121,14 @@ impl<B: Backend> Attempts<'_, B> {
         }
     }
 
+    /// Returns whether the response tells which endpoint served.
+    pub(super) fn shows_served_by(&self) -> bool {
+        self.proxy.settings.served_by.unwrap_or(self.recorder.is_some())
+    }
+
     /// Adds to the response which endpoint served.
     fn note_served_by(&mut self, picked: &Picked<B>) {
-        if self.recorder.is_some() || self.proxy.settings.served_by {
+        if self.shows_served_by() {
             let served_by = self.served_by(picked);
             self.response.extensions_mut().insert(served_by);
         }

@@ -223,7 +223,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             if let Some(recorder) = &mut self.recorder {
                 recorder.shared(&served_by.endpoint);
             }
-            if self.recorder.is_some() || self.proxy.settings.served_by {
+            if self.shows_served_by() {
                 self.response.extensions_mut().insert(served_by.clone());
             }
         }

@@ -40,7 +40,7 @@ use crate::balance::Attempted;
 use crate::body::Body;
 use crate::drop_guard::DropGuard;
 use crate::endpoint::{BodyKey, PendingFailures};
-use crate::observe::{RequestRecorder, RetryReason, in_span};
+use crate::observe::{RequestRecorder, RetryReason, ShownHeaders, in_span};
 use crate::request::{ClientAddr, RequestContext};
 use crate::session::hook::PrepareOutcome;
 use crate::unwind::catch_panic;
@@ -68,8 +68,10 @@ fn forward_from<B: Backend>(
     sender: Sender,
     mut request: Request<Body>,
 ) -> impl Future<Output = Response<Body>> + Send {
-    let checked = head::check(&mut request);
-    let mut attempts = Attempts::new(proxy, peer, sender, &mut request);
+    let mut shown = finish::is_observed(proxy, sender, &request).then(ShownHeaders::default);
+    let checked = head::check(&mut request, shown.as_mut());
+    let mut attempts = Attempts::new(proxy, peer, sender, &request);
+    attempts.begin_record(peer, shown, &mut request);
     let admitted = checked.and_then(|presence| attempts.admit(peer, &mut request, presence));
     async move {
         let result = match admitted {
@@ -160,14 +162,10 @@ struct Attempts<'p, B> {
 }
 
 impl<'p, B: Backend> Attempts<'p, B> {
-    fn new(proxy: &'p ProxyCore<B>, peer: ClientAddr, sender: Sender, request: &mut Request<Body>) -> Self {
+    fn new(proxy: &'p ProxyCore<B>, peer: ClientAddr, sender: Sender, request: &Request<Body>) -> Self {
         let settings = &proxy.settings;
-        let client = |request: &Request<Body>| settings.trusted.client(peer, request.headers());
         Attempts {
-            recorder: match sender {
-                Sender::Client => RequestRecorder::begin(&settings.observers, &settings.clock, client, request),
-                Sender::Proxy => None,
-            },
+            recorder: None,
             sender,
             proxy,
             context: RequestContext::new(peer, request),

@@ -23,6 +23,9 @@ impl<B: Backend> Attempts<'_, B> {
             *request.body_mut() = Box::pin(replay::read(body, client, &self.proxy.settings)).await?;
         }
         replay::copy_body(request);
+        if let Some(recorder) = &self.recorder {
+            request.body_mut().set_connect_timer(Some(recorder.connect_timer()));
+        }
         let query = self.read_query(request);
         if self.reload.is_some() {
             Box::pin(self.admit_reload(request)).await?;

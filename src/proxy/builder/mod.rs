@@ -44,7 +44,8 @@ pub(in crate::proxy) struct ProxySettings {
     pub(in crate::proxy) clock: Arc<dyn Clock>,
     pub(in crate::proxy) affinity: Option<Affinity>,
     pub(in crate::proxy) observers: Arc<Observers>,
-    pub(in crate::proxy) served_by: bool,
+    /// `None`: if there is an observer.
+    pub(in crate::proxy) served_by: Option<bool>,
     pub(in crate::proxy) single_flight: bool,
 }
 
@@ -137,7 +138,7 @@ impl<B, K> ProxyBuilder<B, K> {
             clock: Arc::new(SystemClock),
             affinity: None,
             observers: Arc::default(),
-            served_by: false,
+            served_by: None,
             single_flight: true,
         };
         let queue = rules.is_some().then(QueueRules::new);
@@ -290,7 +291,7 @@ impl<B, K> ProxyBuilder<B, K> {
     /// Sets whether a response has a [`ServedBy`](crate::observe::ServedBy) in its extensions: the endpoint that served, and why. It
     /// costs three allocations a request. Default: off, and on with an observer.
     pub fn served_by(mut self, on: bool) -> Self {
-        self.settings.served_by = on;
+        self.settings.served_by = Some(on);
         self
     }
 

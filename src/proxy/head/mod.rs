@@ -24,6 +24,7 @@ use crate::backend::node_client::host_of_node;
 use crate::body::Body;
 use crate::cluster::Picked;
 use crate::header_walk::walk;
+use crate::observe::{BorrowedHeaders, ShownHeaders};
 
 /// The maximum length of a method. The registered ones have at most 17 bytes (RFC 9110, 16.1).
 pub(crate) const MAX_METHOD: usize = 64;
@@ -50,12 +51,19 @@ pub(crate) const MAX_METHOD: usize = 64;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn check_head<T>(request: &mut Request<T>) -> Result<(), ErrorResponse> {
-    check(request).map(drop)
+    check(request, None).map(drop)
 }
 
-/// Checks the head and brings its target into origin form. Returns which headers it has.
-pub(super) fn check<T>(request: &mut Request<T>) -> Result<HeaderPresence, ErrorResponse> {
+/// Checks the head and brings its target into origin form. Returns which headers it has. `shown` gets those that observers learn.
+pub(super) fn check<T>(
+    request: &mut Request<T>,
+    shown: Option<&mut ShownHeaders>,
+) -> Result<HeaderPresence, ErrorResponse> {
     let refuse = |status, message| Err(ErrorResponse::new(status, message));
+    let framing = FramingHeaders::of(request.headers());
+    if let Some(shown) = shown {
+        *shown = framing.shown.to_owned();
+    }
     let method = request.method();
     if method.as_str().len() > MAX_METHOD {
         return refuse(StatusCode::NOT_IMPLEMENTED, "the method is not known");
@@ -67,7 +75,6 @@ pub(super) fn check<T>(request: &mut Request<T>) -> Result<HeaderPresence, Error
     if method.as_str().bytes().any(|byte| byte.is_ascii_lowercase()) {
         return refuse(StatusCode::BAD_REQUEST, "the method is not valid");
     }
-    let framing = FramingHeaders::of(request.headers());
     framing.check_framing(request.version())?;
     let FramingHeaders { expects, presence, .. } = framing;
     let has_host = framing.check_host()?;
@@ -151,6 +158,7 @@ struct FramingHeaders<'h> {
     host: Option<&'h HeaderValue>,
     hosts: usize,
     expects: bool,
+    shown: BorrowedHeaders<'h>,
     presence: HeaderPresence,
 }
 
@@ -164,7 +172,7 @@ impl<'h> FramingHeaders<'h> {
                 header::CONTENT_LENGTH => (found.length, found.lengths) = (Some(value), found.lengths + 1),
                 header::HOST => (found.host, found.hosts) = (Some(value), found.hosts + 1),
                 header::EXPECT => found.expects = true,
-                _ => {}
+                _ => found.shown.note(name, value),
             }
         }
         found
@@ -299,7 +307,7 @@ mod tests {
 
     fn checked(request: request::Builder) -> Result<request::Parts, StatusCode> {
         let mut request = request.body(()).unwrap();
-        check(&mut request).map(|_| request.into_parts().0).map_err(|error| error.status())
+        check(&mut request, None).map(|_| request.into_parts().0).map_err(|error| error.status())
     }
 
     fn get(target: &str) -> request::Builder {

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::timeout;
 
-use crate::backend::{self, Backend, ConnectTimer, SendErrorKind};
+use crate::backend::{self, Backend, SendErrorKind};
 use crate::body::{Body, BodyError};
 use crate::clock::{Clock, SystemClock, timer_in};
 use crate::cluster::{Cluster, Picked, PickedEndpoints};
@@ -68,7 +68,7 @@ pub(crate) async fn fan_out<B: Backend>(
     // Compressed responses could not be joined.
     request.headers_mut().remove(header::ACCEPT_ENCODING);
     // The attempts run at the same time.
-    request.extensions_mut().remove::<ConnectTimer>();
+    request.body_mut().set_connect_timer(None);
     let view = RequestView::of(&request, context.client()).with_role(role_of(merge));
     let PickedEndpoints { picked, unverified } = cluster.pick_every(&view);
     let total = picked.len() + unverified;

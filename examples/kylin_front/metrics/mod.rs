@@ -1,5 +1,8 @@
 //! `GET /metrics` on the listener for operators, in the text format of Prometheus.
 
+#[cfg(feature = "prometheus")]
+mod recorder;
+
 use std::sync::Arc;
 
 use kylin_lb::observe::Observer;
@@ -22,37 +25,29 @@ mod with_prometheus {
     use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
     use metrics_util::MetricKindMask;
 
+    use super::recorder::{Counts, FrontRecorder};
     use super::{Arc, Monitored, Observer};
 
-    /// The upper bounds of the histograms, in seconds: a query takes from milliseconds to minutes.
-    const BUCKETS: [f64; 14] = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
     /// A gauge that is not set at a scrape is removed, as the endpoint that it described was.
     const GAUGE_TIMEOUT: Duration = Duration::from_millis(500);
-    /// The interval at which values of histograms are put into their buckets, also if nothing scrapes.
-    const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
     /// The recorder of the process.
     #[derive(Clone)]
     pub struct Exporter {
         handle: PrometheusHandle,
+        counts: Counts,
         metrics: Metrics,
     }
 
     impl Exporter {
-        /// Installs the recorder. Call it within a tokio runtime.
+        /// Installs the recorder.
         pub fn install() -> Result<Option<Self>, String> {
             let builder = PrometheusBuilder::new().idle_timeout(MetricKindMask::GAUGE, Some(GAUGE_TIMEOUT));
-            let installed = builder.set_buckets(&BUCKETS).and_then(PrometheusBuilder::install_recorder);
-            let handle = installed.map_err(|error| format!("metrics: {error}"))?;
-            let upkeep = handle.clone();
-            tokio::spawn(async move {
-                let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
-                loop {
-                    ticks.tick().await;
-                    upkeep.run_upkeep();
-                }
-            });
-            Ok(Some(Exporter { handle, metrics: Metrics::new() }))
+            let (gauges, counts) = (builder.build_recorder(), Counts::default());
+            let handle = gauges.handle();
+            let recorder = FrontRecorder { gauges, counts: counts.clone() };
+            ::metrics::set_global_recorder(recorder).map_err(|error| format!("metrics: {error}"))?;
+            Ok(Some(Exporter { handle, counts, metrics: Metrics::new() }))
         }
 
         pub fn observer(&self) -> Arc<dyn Observer> {
@@ -80,7 +75,9 @@ mod with_prometheus {
             if let Some(count) = monitored.connections() {
                 self.metrics.record_connections(count);
             }
-            self.handle.render()
+            let mut text = self.handle.render();
+            self.counts.render(&mut text);
+            text
         }
     }
 }

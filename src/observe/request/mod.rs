@@ -1,20 +1,23 @@
+mod shown_headers;
+
 use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime};
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use bytes::{Bytes, BytesMut};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Version};
 
+pub(crate) use self::shown_headers::{BorrowedHeaders, ShownHeaders};
+use self::shown_headers::{X_REQUEST_ID, is_request_id};
 #[cfg(doc)]
 use super::Detail;
 use super::target::{mask_path, mask_query, masked_target};
 use crate::basic_auth;
 use crate::request::{ClientAddr, ObservedQuery};
-
-static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The facts of a request in events. It holds no credentials, cookies or session ids, and values that may be secret are masked.
 pub struct ObservedRequest {
@@ -37,24 +40,29 @@ pub struct ObservedRequest {
 
 impl ObservedRequest {
     /// Gives the request an id, if it has none that may be passed on.
-    pub(super) fn new<B>(client: ClientAddr, request: &mut Request<B>, now: Instant) -> Self {
-        static NUMBERS: AtomicU64 = AtomicU64::new(1);
-        let id = RequestId::of(request);
-        let headers = request.headers();
+    pub(super) fn new<B>(
+        client: ClientAddr,
+        host: Option<&HeaderValue>,
+        shown: ShownHeaders,
+        request: &mut Request<B>,
+        now: Instant,
+    ) -> Self {
+        let ShownHeaders { user, request_id, traceparent, referer, user_agent } = shown;
+        let id = RequestId::of(request, request_id);
         ObservedRequest {
-            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
+            number: next_number(),
             began: now,
             at: SystemTime::now(),
             client,
             method: request.method().clone(),
             target: request.uri().path_and_query().cloned(),
             version: request.version(),
-            host: headers.get(header::HOST).cloned(),
-            user: basic_user(headers).map(String::into_boxed_str),
+            host: host.cloned(),
+            user,
             id,
-            traceparent: headers.get(&TRACEPARENT).filter(|value| is_traceparent(value.as_bytes())).cloned(),
-            referer: headers.get(header::REFERER).cloned(),
-            user_agent: headers.get(header::USER_AGENT).cloned(),
+            traceparent,
+            referer,
+            user_agent,
             class: None,
             query: None,
         }
@@ -182,94 +190,68 @@ impl RequestId {
         HeaderValue::from_str(id).ok().filter(|id| is_request_id(id.as_bytes())).map(RequestId)
     }
 
+    /// Makes an id. A thread makes several at once, which share one allocation.
     fn random() -> Self {
-        let number = fastrand::u128(..);
-        let id: [u8; 32] = std::array::from_fn(|at| b"0123456789abcdef"[(number >> (4 * at)) as usize % 16]);
-        RequestId(HeaderValue::from_bytes(&id).unwrap_or(HeaderValue::from_static("-")))
+        thread_local! {
+            static NEXT: RefCell<Bytes> = const { RefCell::new(Bytes::new()) };
+        }
+        let id = NEXT.with_borrow_mut(|next| {
+            if next.is_empty() {
+                let mut ids = BytesMut::with_capacity(32 * ID_BLOCK);
+                (0..2 * ID_BLOCK).for_each(|_| ids.extend_from_slice(&hex(fastrand::u64(..))));
+                *next = ids.freeze();
+            }
+            next.split_to(32)
+        });
+        RequestId(HeaderValue::from_maybe_shared(id).unwrap_or(HeaderValue::from_static("-")))
     }
 
-    /// Returns the id of a request, and sets its header to it.
-    fn of<B>(request: &mut Request<B>) -> Self {
+    /// Returns the id of a request, and sets its header to it. `sent` is the one of its client.
+    fn of<B>(request: &mut Request<B>, sent: Option<HeaderValue>) -> Self {
         let chosen = request.extensions_mut().remove::<RequestId>();
-        let headers = request.headers_mut();
-        if chosen.is_none()
-            && let Some(id) = headers.get(&X_REQUEST_ID).filter(|id| is_request_id(id.as_bytes()))
-            && headers.get_all(&X_REQUEST_ID).iter().nth(1).is_none()
-        {
-            return RequestId(id.clone());
+        if let (None, Some(id)) = (&chosen, sent) {
+            return RequestId(id);
         }
         let id = chosen.unwrap_or_else(RequestId::random);
-        headers.insert(X_REQUEST_ID.clone(), id.0.clone());
+        request.headers_mut().insert(X_REQUEST_ID.clone(), id.0.clone());
         id
     }
+}
+
+/// The number of ids that a thread makes at once.
+const ID_BLOCK: usize = 16;
+
+/// Returns the hexadecimal digits of a number, the lowest one first.
+fn hex(number: u64) -> [u8; 16] {
+    let digits = |number: u32| {
+        // The four bits of each digit go to a byte of their own.
+        let mut digits = u64::from(number);
+        digits = (digits | (digits << 16)) & 0x0000_ffff_0000_ffff;
+        digits = (digits | (digits << 8)) & 0x00ff_00ff_00ff_00ff;
+        digits = (digits | (digits << 4)) & 0x0f0f_0f0f_0f0f_0f0f;
+        let letters = ((digits + 0x0606_0606_0606_0606) >> 4) & 0x0101_0101_0101_0101;
+        digits + 0x3030_3030_3030_3030 + letters * u64::from(b'a' - b'0' - 10)
+    };
+    let (low, high) = (digits(number as u32), digits((number >> 32) as u32));
+    ((u128::from(high) << 64) | u128::from(low)).to_le_bytes()
+}
+
+/// Returns a number that was not returned before. A thread takes many at once, so that threads seldom share a cache line.
+fn next_number() -> u64 {
+    const NUMBER_BLOCK: u64 = 1024;
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    thread_local! {
+        static LAST: Cell<u64> = const { Cell::new(0) };
+    }
+    LAST.with(|last| {
+        let before =
+            if last.get() % NUMBER_BLOCK == 0 { NEXT.fetch_add(NUMBER_BLOCK, Ordering::Relaxed) } else { last.get() };
+        last.set(before + 1);
+        before + 1
+    })
 }
 
 /// Returns the user name of Basic credentials in the headers of a request, which are not verified.
 pub fn basic_user(headers: &HeaderMap) -> Option<String> {
     String::from_utf8(basic_auth::user(headers.get(header::AUTHORIZATION)?)?).ok()
-}
-
-/// The maximum length of an `x-request-id` that is passed on, in bytes.
-const MAX_REQUEST_ID: usize = 128;
-
-/// Returns whether `id` can be written to logs and traces unchanged.
-pub(super) fn is_request_id(id: &[u8]) -> bool {
-    (1..=MAX_REQUEST_ID).contains(&id.len())
-        && id.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:+/=@".contains(byte))
-}
-
-/// Returns whether `value` is a `traceparent`: `VERSION-TRACE-PARENT-FLAGS` in lower-case hexadecimal digits.
-fn is_traceparent(value: &[u8]) -> bool {
-    let hex = |part: &[u8]| part.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    let zero = |part: &[u8]| part.iter().all(|byte| *byte == b'0');
-    let mut parts = value.splitn(5, |byte| *byte == b'-');
-    let (Some(version), Some(trace), Some(parent), Some(flags)) =
-        (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
-        return false;
-    };
-    let lengths = (version.len(), trace.len(), parent.len(), flags.len()) == (2, 32, 16, 2);
-    // Later versions may add parts; version 0 has none, and 255 is not allowed.
-    let is_ended = parts.next().is_none() || version != b"00";
-    lengths
-        && is_ended
-        && version != b"ff"
-        && [version, trace, parent, flags].into_iter().all(hex)
-        && !zero(trace)
-        && !zero(parent)
-        && value.len() <= 512
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ids_that_could_forge_a_log_line_are_not_taken() {
-        for good in ["a", "0af7651916cd43dd8448eb211c80319c", "req-1.2:3", &"x".repeat(128)] {
-            assert!(is_request_id(good.as_bytes()), "{good}");
-        }
-        for bad in ["", "a b", "a\"b", "a\tb", "é", "<x>", &"x".repeat(129)] {
-            assert!(!is_request_id(bad.as_bytes()), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_traceparent_has_the_form_of_w3c() {
-        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        assert!(is_traceparent(good.as_bytes()));
-        assert!(is_traceparent(b"01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more"));
-        for bad in [
-            "",
-            "00",
-            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more",
-            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
-            "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
-            "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
-            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
-        ] {
-            assert!(!is_traceparent(bad.as_bytes()), "{bad}");
-        }
-    }
 }

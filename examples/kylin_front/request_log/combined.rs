@@ -1,0 +1,260 @@
+//! The combined format. Its parts are appended as bytes: to format each of them would cost more than the rest of what observers do.
+
+use std::cell::RefCell;
+use std::io::Write as _;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http::Version;
+use kylin_lb::EndpointId;
+use kylin_lb::observe::{Attempt, Finished, Timestamp};
+
+use super::{CLIENT_CLOSED_REQUEST, put_client};
+
+/// Appends the line of a request.
+pub(super) fn put_request(line: &mut Vec<u8>, event: &Finished<'_>) {
+    let request = event.request;
+    put_client(line, request);
+    put(line, " - ");
+    match request.user() {
+        Some(user) => put_escaped(line, user.as_bytes()),
+        None => line.push(b'-'),
+    }
+    put_time_of_day(line, request.at());
+    put(line, request.method().as_str());
+    line.push(b' ');
+    put_escaped(line, request.path().as_bytes());
+    if let Some(query) = request.query() {
+        line.push(b'?');
+        put_escaped(line, query.as_bytes());
+    }
+    put_version(line, request.version());
+    match event.status {
+        Some(status) => put(line, status.as_str()),
+        None => put_number(line, CLIENT_CLOSED_REQUEST.into()),
+    }
+    line.push(b' ');
+    put_number(line, event.bytes);
+    put(line, " \"");
+    match request.referer() {
+        Some(referer) => put_escaped(line, referer.as_bytes()),
+        None => line.push(b'-'),
+    }
+    put(line, "\" \"");
+    match request.user_agent() {
+        Some(agent) => put_escaped(line, agent.as_bytes()),
+        None => line.push(b'-'),
+    }
+    line.push(b'"');
+    let times = &event.times;
+    put_named_time(line, b" rt=", times.total);
+    put_named_time(line, b" wt=", times.waiting);
+    put_named_time(line, b" qt=", times.queued);
+    put_named_time(line, b" ct=", times.connecting);
+    match times.first_byte {
+        Some(time) => put_named_time(line, b" ht=", time),
+        None => put(line, " ht=-"),
+    }
+    put(line, " end=");
+    put(line, event.termination.as_str());
+    put(line, " class=");
+    put(line, request.class().unwrap_or("-"));
+    put(line, " id=");
+    put(line, request.id().unwrap_or("-"));
+    put(line, " node=");
+    match event.shared {
+        Some(endpoint) => put(line, EndpointId::as_str(endpoint)),
+        None => put_list(line, event.attempts, ",", |line, attempt| put(line, attempt.endpoint.as_str())),
+    }
+    put(line, " why=");
+    put(line, why(event));
+    put(line, " us=\"");
+    put_list(line, event.attempts, ", ", put_outcome);
+    put(line, "\" ut=\"");
+    put_list(line, event.attempts, ", ", |line, attempt| put_time(line, attempt.total));
+    line.push(b'"');
+}
+
+/// Returns why the node of the response was picked.
+fn why(event: &Finished<'_>) -> &'static str {
+    match event.shared {
+        Some(_) => "shared",
+        None => event.attempts.last().map_or("-", |attempt| attempt.reason.as_str()),
+    }
+}
+
+/// Appends the status of the response to an attempt, or why there is none.
+fn put_outcome(line: &mut Vec<u8>, attempt: &Attempt) {
+    match (attempt.status, attempt.end) {
+        (Some(status), _) => put(line, status.as_str()),
+        (None, Some(end)) => put(line, end.as_str()),
+        (None, None) => line.push(b'-'),
+    }
+}
+
+#[inline]
+fn put(line: &mut Vec<u8>, text: &str) {
+    line.extend_from_slice(text.as_bytes());
+}
+
+/// Appends the version behind the target, and the end of the request line.
+fn put_version(line: &mut Vec<u8>, version: Version) {
+    match version {
+        Version::HTTP_11 => put(line, " HTTP/1.1\" "),
+        Version::HTTP_2 => put(line, " HTTP/2.0\" "),
+        // Writing to a vector cannot fail.
+        version => _ = write!(line, " {version:?}\" "),
+    }
+}
+
+fn put_number(line: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut start = digits.len();
+    loop {
+        start -= 1;
+        digits[start] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    line.extend_from_slice(&digits[start..]);
+}
+
+/// Appends seconds with milliseconds, as nginx writes times.
+fn put_time(line: &mut Vec<u8>, duration: Duration) {
+    let millis = millis(duration);
+    match short_time(millis) {
+        Some(text) => line.extend_from_slice(&text),
+        None => {
+            put_number(line, millis / 1000);
+            // The digits behind the point are those of the last second.
+            line.extend_from_slice(&short_time(millis % 1000).unwrap_or_default()[1..]);
+        }
+    }
+}
+
+/// Appends a name and a time. Nearly all have a single digit before the point, and are appended as a whole.
+fn put_named_time(line: &mut Vec<u8>, name: &[u8; 4], duration: Duration) {
+    let [a, b, c, d] = *name;
+    match short_time(millis(duration)) {
+        Some([seconds, point, tenths, hundredths, thousandths]) => {
+            line.extend_from_slice(&[a, b, c, d, seconds, point, tenths, hundredths, thousandths]);
+        }
+        None => {
+            line.extend_from_slice(name);
+            put_time(line, duration);
+        }
+    }
+}
+
+/// Returns the duration in milliseconds, rounded.
+fn millis(duration: Duration) -> u64 {
+    duration.as_secs() * 1000 + u64::from((duration.subsec_nanos() + 500_000) / 1_000_000)
+}
+
+/// Returns a time of less than ten seconds as text.
+fn short_time(millis: u64) -> Option<[u8; 5]> {
+    if millis == 0 {
+        return Some(*b"0.000");
+    }
+    let millis = u16::try_from(millis).ok().filter(|millis| *millis < 10_000)?;
+    let digit = |unit: u16| b'0' + (millis / unit % 10) as u8;
+    Some([digit(1000), b'.', digit(100), digit(10), digit(1)])
+}
+
+/// Appends a time of day as the Common Log Format has it, up to the quotation mark before the request line. Many requests come in
+/// one second, for which a thread formats it once.
+fn put_time_of_day(line: &mut Vec<u8>, at: SystemTime) {
+    thread_local! {
+        static LAST: RefCell<(Option<u64>, String)> = const { RefCell::new((None, String::new())) };
+    }
+    let second = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    LAST.with_borrow_mut(|(last, text)| {
+        if *last != Some(second) {
+            *text = format!(" [{}] \"", Timestamp::from(at).common_log());
+            *last = Some(second);
+        }
+        put(line, text);
+    });
+}
+
+/// Appends one value for each attempt, in nginx's form for several upstreams; `-` without attempts.
+fn put_list(line: &mut Vec<u8>, attempts: &[Attempt], separator: &str, value: impl Fn(&mut Vec<u8>, &Attempt)) {
+    let Some((first, others)) = attempts.split_first() else { return line.push(b'-') };
+    value(line, first);
+    for attempt in others {
+        put(line, separator);
+        value(line, attempt);
+    }
+}
+
+/// Appends text in which what could forge another field or another line is escaped, as in nginx (`ngx_http_log_escape`): quotes,
+/// backslashes and bytes that are not printable ASCII become `\xXX`.
+fn put_escaped(line: &mut Vec<u8>, text: &[u8]) {
+    let (chunks, rest) = text.as_chunks();
+    let mut last = [b' '; 8];
+    last.iter_mut().zip(rest).for_each(|(to, byte)| *to = *byte);
+    if are_plain(last) && chunks.iter().all(|chunk| are_plain(*chunk)) {
+        line.extend_from_slice(text);
+        return;
+    }
+    let is_plain = |byte: u8| matches!(byte, 0x20..=0x7e) && !matches!(byte, b'"' | b'\\');
+    for byte in text {
+        match is_plain(*byte) {
+            true => line.push(*byte),
+            false => _ = write!(line, "\\x{byte:02X}"),
+        }
+    }
+}
+
+/// Returns whether none of the bytes is escaped, for all of them at once.
+fn are_plain(bytes: [u8; 8]) -> bool {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let bytes = u64::from_le_bytes(bytes);
+    // Each result has the highest bit of a byte set if that byte is escaped. A borrow or carry only comes from such a byte.
+    let below = |limit: u8, bytes: u64| bytes.wrapping_sub(ONES * u64::from(limit)) & !bytes;
+    let equal = |byte: u8| below(1, bytes ^ (ONES * u64::from(byte)));
+    let above = bytes.wrapping_add(ONES) | bytes;
+    (below(0x20, bytes) | above | equal(b'"') | equal(b'\\')) & (ONES << 7) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_that_could_forge_a_field_is_escaped_wherever_it_stands() {
+        for byte in 0..=u8::MAX {
+            for length in [1, 7, 8, 9, 17] {
+                for at in 0..length {
+                    let mut text = vec![b'~'; length];
+                    text[at] = byte;
+                    let mut line = Vec::new();
+                    put_escaped(&mut line, &text);
+                    let is_escaped = !(0x20..0x7f).contains(&byte) || b"\"\\".contains(&byte);
+                    let shown = if is_escaped { format!("\\x{byte:02X}") } else { char::from(byte).to_string() };
+                    let expected = format!("{}{shown}{}", "~".repeat(at), "~".repeat(length - at - 1));
+                    assert_eq!(String::from_utf8(line).unwrap(), expected);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn times_are_seconds_with_three_digits() {
+        for (micros, text) in [
+            (0, "0.000"),
+            (499, "0.000"),
+            (500, "0.001"),
+            (9_999_499, "9.999"),
+            (9_999_500, "10.000"),
+            (61_002_000, "61.002"),
+            (7_200_999_600, "7201.000"),
+        ] {
+            let mut line = Vec::new();
+            put_time(&mut line, Duration::from_micros(micros));
+            put_named_time(&mut line, b" rt=", Duration::from_micros(micros));
+            assert_eq!(String::from_utf8(line).unwrap(), format!("{text} rt={text}"));
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! The request log, with a line for each request, and the query log, with a line for each query.
+
+mod combined;
+mod json;
+
+use std::cell::RefCell;
+use std::net::IpAddr;
+
+use kylin_lb::observe::{Detail, Finished, ObservedRequest, Observer};
+
+use crate::log_file::LogFile;
+
+/// The status in the log of a request whose client left before the response, as in nginx.
+const CLIENT_CLOSED_REQUEST: u16 = 499;
+/// The bytes of memory that a thread keeps for its next line.
+const MAX_SPARE: usize = 4 << 10;
+
+#[derive(Clone, Copy, Default)]
+pub enum RequestFormat {
+    /// nginx's `combined`, followed by the times, the nodes and the outcome of the request.
+    #[default]
+    Combined,
+    Json,
+}
+
+/// Parses the value of `--access-log-format`.
+pub fn format(text: &str) -> Result<RequestFormat, String> {
+    match text {
+        "combined" => Ok(RequestFormat::Combined),
+        "json" => Ok(RequestFormat::Json),
+        _ => Err(format!("--access-log-format {text}: expected combined or json")),
+    }
+}
+
+/// Logs each request.
+pub struct RequestLog {
+    pub file: LogFile,
+    pub format: RequestFormat,
+}
+
+impl Observer for RequestLog {
+    fn finished(&self, event: &Finished<'_>) {
+        with_line(|line| {
+            match self.format {
+                RequestFormat::Combined => combined::put_request(line, event),
+                RequestFormat::Json => json::put_request(line, event),
+            }
+            self.file.write(line);
+        });
+    }
+}
+
+/// Logs each query, as JSON.
+pub struct QueryLog {
+    pub file: LogFile,
+    /// Writes the SQL too, with its literals.
+    pub with_sql: bool,
+    /// It is written too how the node got the result.
+    pub with_flags: bool,
+}
+
+impl Observer for QueryLog {
+    fn detail(&self) -> Detail {
+        if self.with_sql { Detail::Sql } else { Detail::Query }
+    }
+
+    fn reads_query_flags(&self) -> bool {
+        self.with_flags
+    }
+
+    fn finished(&self, event: &Finished<'_>) {
+        let Some(fingerprint) = event.request.fingerprint() else { return };
+        with_line(|line| {
+            json::put_query(line, event, fingerprint, self);
+            self.file.write(line);
+        });
+    }
+}
+
+/// Calls `write` with an empty buffer, whose memory a thread keeps for its next line, if it is not large.
+fn with_line(write: impl FnOnce(&mut Vec<u8>)) {
+    thread_local! {
+        static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+    LINE.with_borrow_mut(|line| {
+        line.clear();
+        line.shrink_to(MAX_SPARE);
+        write(line);
+    });
+}
+
+/// The text of each octet of an address, with a dot behind it, and zeros.
+static OCTETS: [[u8; 4]; 256] = {
+    let mut octets = [[0; 4]; 256];
+    let mut octet: usize = 0;
+    while octet < 256 {
+        let [hundreds, tens, ones] = [octet / 100, octet / 10 % 10, octet % 10];
+        let [hundreds, tens, ones] = [b'0' + hundreds as u8, b'0' + tens as u8, b'0' + ones as u8];
+        octets[octet] = match octet {
+            0..10 => [ones, b'.', 0, 0],
+            10..100 => [tens, ones, b'.', 0],
+            _ => [hundreds, tens, ones, b'.'],
+        };
+        octet += 1;
+    }
+    octets
+};
+
+/// Appends the address of a client.
+fn put_client(line: &mut Vec<u8>, request: &ObservedRequest) {
+    // A socket for both families names IPv4 clients as IPv6 ones.
+    match request.client().ip().map(|ip| ip.to_canonical()) {
+        Some(IpAddr::V4(ip)) => {
+            let (mut text, mut end) = ([0; 16], 0);
+            for octet in ip.octets() {
+                // The next octet overwrites the zeros behind a short one.
+                [text[end], text[end + 1], text[end + 2], text[end + 3]] = OCTETS[usize::from(octet)];
+                end += 2 + usize::from(octet >= 10) + usize::from(octet >= 100);
+            }
+            line.extend_from_slice(&text[..end - 1]);
+        }
+        Some(ip) => line.extend_from_slice(ip.to_string().as_bytes()),
+        None => line.extend_from_slice(b"unix:"),
+    }
+}
