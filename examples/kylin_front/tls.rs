@@ -115,9 +115,9 @@ impl TlsOptions {
     }
 }
 
+/// Returns the text of an error with its causes, without the file, which the option or directive names.
 #[cfg(feature = "tls")]
-fn chain(error: &kylin_lb::tls::TlsError) -> String {
-    // The option names the file.
+pub fn chain(error: &kylin_lb::tls::TlsError) -> String {
     match error {
         kylin_lb::tls::TlsError::InFile { source, .. } => crate::running::chain(&**source),
         error => crate::running::chain(error),

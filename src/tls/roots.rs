@@ -40,9 +40,10 @@ impl Roots {
     /// Reads the certificates in a PEM file.
     ///
     /// # Errors
-    /// [`TlsError::Read`] if the file cannot be read, and those of [`from_pem`](Self::from_pem).
+    /// [`TlsError::Read`] if the file cannot be read, [`TlsError::InFile`] if its content cannot be used.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, TlsError> {
-        Self::from_pem(&read(path.as_ref())?)
+        let path = path.as_ref();
+        Self::from_pem(&read(path)?).map_err(|error| error.in_file(path))
     }
 }
 

@@ -1,5 +1,7 @@
 //! Decides which request gets a slot: the state of all queues of a cluster, without I/O and without a clock.
 
+mod places;
+
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -18,8 +20,6 @@ use crate::endpoint::Live;
 
 /// Queries with a longer expected duration are slow.
 const SLOW: Micros = 5_000_000;
-/// The default maximum of waiting requests, for each endpoint with a limit.
-const WAITING_PER_ENDPOINT: usize = 64;
 
 /// All queues of a cluster, and the requests that have their slots.
 #[derive(Debug, Default)]
@@ -326,77 +326,6 @@ impl Order {
             Some((user.all(), self.requests.get(token)?.ticket.sequence, *token))
         });
         beyond.min().map(|(.., token)| token)
-    }
-
-    /// Refuses the costliest waiting request; of equal ones, the last. If users have more than their share of the places, it is
-    /// one of theirs.
-    fn refuse_costliest(&mut self) {
-        let crowds = |token: &u64| {
-            let user = self.requests.get(token).and_then(|request| self.users.get(&request.ticket.user));
-            user.is_some_and(|user| user.waiting() > self.share_of_places())
-        };
-        let mut costliest = self.by_cost.iter().rev().map(|(_, token)| *token);
-        let token = if self.users_over_share > 0 { costliest.find(crowds) } else { costliest.next() };
-        if let Some(token) = token {
-            self.end_wait(token, Phase::Refused);
-        }
-    }
-
-    /// Ends the wait of the requests with this key.
-    pub(super) fn stop(&mut self, key: u64) {
-        let has_key =
-            |token: &u64| self.requests.get(token).is_some_and(|request| request.ticket.stop_keys.contains(&key));
-        let stopped: Vec<_> = self.by_cost.iter().map(|(_, token)| *token).filter(has_key).collect();
-        for token in stopped {
-            self.end_wait(token, Phase::Stopped);
-        }
-    }
-
-    /// Ends the wait of a request without a slot.
-    fn end_wait(&mut self, token: u64, end: Phase) {
-        let Some(Request { endpoint, ticket, is_beyond, phase }) = self.requests.get_mut(&token) else { return };
-        let (endpoint, ticket, is_beyond) = (*endpoint, *ticket, *is_beyond);
-        if let Phase::Waiting(waker) = std::mem::replace(phase, end) {
-            self.wakers.extend(waker);
-        }
-        self.remove_waiting(endpoint, ticket, is_beyond, token);
-    }
-
-    fn remove_waiting(&mut self, endpoint: u64, ticket: Ticket, is_beyond: bool, token: u64) {
-        let key = (ticket.key, ticket.sequence);
-        if let Some(slots) = self.endpoints.get_mut(&endpoint) {
-            slots.remove(ticket.user, is_beyond, key);
-            slots.live.end_wait(ticket.is_of_flood);
-        }
-        self.by_cost.remove(&(ticket.cost, token));
-        self.change_waiting(ticket.user, |user| {
-            if is_beyond {
-                user.beyond.remove(&key);
-            } else {
-                user.within -= 1;
-            }
-        });
-    }
-
-    fn change_waiting(&mut self, name: u64, change: impl FnOnce(&mut User)) {
-        let share = self.share_of_places();
-        let (mut was_over, mut is_over) = (false, false);
-        self.change_user(name, |user| {
-            was_over = user.waiting() > share;
-            change(user);
-            is_over = user.waiting() > share;
-        });
-        self.users_over_share = self.users_over_share + usize::from(is_over) - usize::from(was_over);
-    }
-
-    /// Returns how many places one user may have when all are taken.
-    fn share_of_places(&self) -> usize {
-        self.places() / 8
-    }
-
-    /// Returns how many requests may wait.
-    fn places(&self) -> usize {
-        self.max_waiting.unwrap_or(WAITING_PER_ENDPOINT * self.limited.max(1))
     }
 
     fn change_user(&mut self, name: u64, change: impl FnOnce(&mut User)) {

@@ -2,7 +2,7 @@
 
 #[cfg(feature = "server")]
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 #[cfg(feature = "server")]
 use super::SiteError;
@@ -39,7 +39,7 @@ pub(super) fn of_listener(config: &Config, listener: &Listener) -> Result<Option
             VerifyClient::Optional => Some(ClientCertificate::Optional),
         };
         if let (Some(verify), Some(file)) = (verify, &default.authorities) {
-            builder = builder.client_roots(in_file(file, Roots::from_file(file))?, verify);
+            builder = builder.client_roots(Roots::from_file(file)?, verify);
         }
         builder.build()
     };
@@ -51,7 +51,7 @@ pub(super) fn of_nodes(tls: &NodeTls, host: Option<&str>) -> Result<ClientTls, T
     let NodeTls { settings, proxy_host } = tls;
     let mut builder = ClientTls::builder().versions(&versions(settings.protocols)).sni(settings.sni != Some(false));
     if let Some(file) = &settings.authorities {
-        builder = builder.roots(in_file(file, Roots::from_file(file))?);
+        builder = builder.roots(Roots::from_file(file)?);
     }
     if settings.files.certificate.is_some() {
         builder = builder.identity(identity(&settings.files)?);
@@ -72,12 +72,7 @@ pub(super) fn of_nodes(tls: &NodeTls, host: Option<&str>) -> Result<ClientTls, T
 fn identity(files: &CertificateFiles) -> Result<Identity, TlsError> {
     let empty = PathBuf::new();
     let [certificate, key] = [&files.certificate, &files.key].map(|file| file.as_ref().unwrap_or(&empty));
-    in_file(certificate, Identity::from_files(certificate, key))
-}
-
-/// Names the file in an error about its content.
-fn in_file<T>(file: &Path, read: Result<T, TlsError>) -> Result<T, TlsError> {
-    read.map_err(|error| error.in_file(file))
+    Identity::from_files(certificate, key)
 }
 
 fn versions(Protocols { tls12, tls13 }: Protocols) -> Vec<TlsVersion> {

@@ -13,7 +13,6 @@ use http::{Request, Response, StatusCode, Uri};
 
 use super::Attempts;
 use super::kept::KeptRequest;
-use super::next::is_abandoned;
 use super::response::{MAX_SHARED, read_whole};
 use crate::admission::flight::{Entered, FlightKey, FlightTable, Follower, ProjectSlot, QueryIds, Waited};
 use crate::backend::{self, Backend, SendError};
@@ -323,8 +322,8 @@ pub(super) fn execution<B: Backend>(
 ) -> Execution<B> {
     Box::pin(async move {
         let sent = picked.backend().send(request).await;
-        if let Some(watch) = watch.filter(|_| !is_abandoned(&sent)) {
-            watch.disarm();
+        if let Some(watch) = watch {
+            watch.end(&sent);
         }
         Executed { picked, sent, is_copied: None }
     })

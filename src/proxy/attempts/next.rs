@@ -3,7 +3,7 @@
 use std::error::Error as _;
 use std::mem::replace;
 
-use http::{Method, Request, Response};
+use http::{Method, Request};
 use http_body::Body as _;
 
 use super::kept::KeptRequest;
@@ -341,11 +341,6 @@ impl<B> ProxyCore<B> {
     pub(super) fn may_repeat(&self, kind: SendErrorKind, client: Option<ClientKey>) -> bool {
         self.settings.retry.covers(kind) && (kind.is_unsent() || self.withdraw(client))
     }
-}
-
-/// Returns whether the node still works on a request for whose response the proxy no longer waits.
-pub(super) fn is_abandoned(sent: &Result<Response<Body>, SendError>) -> bool {
-    matches!(sent, Err(error) if error.kind() == SendErrorKind::HeadTimeout)
 }
 
 fn key_of(body: &Body) -> BodyKey {

@@ -7,7 +7,6 @@ use http::Request;
 
 use super::Attempts;
 use super::flight::{Execution, execution, execution_of_flight};
-use super::next::is_abandoned;
 use crate::backend::{Backend, SendError};
 use crate::body::Body;
 use crate::cluster::Picked;
@@ -74,8 +73,8 @@ impl<B: Backend> Attempts<'_, B> {
                 }
             }
         };
-        if let Some(watch) = watch.filter(|_| !is_abandoned(&sent)) {
-            watch.disarm();
+        if let Some(watch) = watch {
+            watch.end(&sent);
         }
         self.keep_response(sent)
     }

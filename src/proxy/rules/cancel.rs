@@ -11,15 +11,15 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderValue};
-use http::{Method, Request, StatusCode, Uri};
+use http::{Method, Request, Response, StatusCode, Uri};
 use parking_lot::Mutex;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use crate::backend::Backend;
 use crate::backend::node_client::NodeClient;
+use crate::backend::{Backend, SendError, SendErrorKind};
 use crate::body::Body;
 use crate::clock::timer_in;
 use crate::kylin::class::AUTHENTICATION;
@@ -78,7 +78,7 @@ impl CancelState {
     }
 }
 
-/// Stops a query when it is dropped, unless it was disarmed.
+/// Stops a query when it is dropped, unless it has ended.
 pub(crate) struct QueryWatch(Option<Box<Cancellation>>);
 
 struct Cancellation {
@@ -139,9 +139,11 @@ impl QueryWatch {
         Some(QueryWatch(Some(Box::new(Cancellation { node, runtime, state, credentials, target }))))
     }
 
-    /// Ends the watch: the query is over, or was not sent.
-    pub(crate) fn disarm(mut self) {
-        self.0 = None;
+    /// Ends the watch of a query that is over or was not sent. After a timeout the node still works on it.
+    pub(crate) fn end(mut self, sent: &Result<Response<Body>, SendError>) {
+        if !matches!(sent, Err(error) if error.kind() == SendErrorKind::HeadTimeout) {
+            self.0 = None;
+        }
     }
 }
 

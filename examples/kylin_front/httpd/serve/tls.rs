@@ -33,8 +33,8 @@ pub fn to_member(
     let mut verified_by = servers.iter().map(|server| server.node_tls.verified_by());
     let is_verified = servers.is_empty() || verified_by.clone().any(|by| by.is_some());
     if let Some(roots) = verified_by.find_map(Option::flatten) {
-        let roots = Roots::from_file(roots)
-            .map_err(|error| format!("SSLProxyCACertificateFile {}: {error}", roots.display()))?;
+        let place = |error| format!("SSLProxyCACertificateFile {}: {}", roots.display(), crate::tls::chain(&error));
+        let roots = Roots::from_file(roots).map_err(place)?;
         tls = tls.roots(roots);
     }
     Ok(backend.tls(&tls.verify(is_verified).build()?)?)
