@@ -122,7 +122,7 @@ fn proxy(location: &Location, groups: &[Group]) -> Result<Option<Proxy>, SiteErr
         true => {
             let rules = KylinRules::default().other_paths(false).reload(group.reload);
             let rules = rules.resource_groups(group.resource_groups.clone());
-            let builder = Proxy::builder(group.cluster.clone()).rules(rules).queue(group.queue);
+            let builder = Proxy::builder(group.cluster.clone()).rules(rules).queue(group.queue).hide_nodes(false);
             with_settings(builder.single_flight(group.single_flight), settings, group, retry)?
         }
         false => with_settings(Proxy::plain(group.cluster.clone()), settings, group, retry)?,

@@ -46,8 +46,7 @@ impl<B: Backend> Attempts<'_, B> {
         }
         self.settle_pending_failures(picked, class);
         self.share_result(class, picked);
-        // A node that knows its own address may name it to any client.
-        if self.names_no_host || (self.kylin().is_some() && self.response.status().is_redirection()) {
+        if self.names_no_host || (self.response.status().is_redirection() && self.hides_nodes()) {
             head::hide_host_of(picked, self.response.headers_mut());
         }
         let cluster = &self.proxy.cluster;
@@ -119,6 +118,11 @@ impl<B: Backend> Attempts<'_, B> {
         if let Some(recorder) = &mut self.recorder {
             recorder.retried(next, reason, self.proxy.budget.as_ref().map(RetryAccount::left));
         }
+    }
+
+    /// Returns whether a redirect to the address of the node becomes relative.
+    fn hides_nodes(&self) -> bool {
+        self.proxy.settings.hides_nodes.unwrap_or(self.kylin().is_some())
     }
 
     /// Returns whether the response tells which endpoint served.

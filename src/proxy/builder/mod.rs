@@ -46,6 +46,7 @@ pub(in crate::proxy) struct ProxySettings {
     pub(in crate::proxy) observers: Arc<Observers>,
     /// `None`: if there is an observer.
     pub(in crate::proxy) served_by: Option<bool>,
+    pub(in crate::proxy) hides_nodes: Option<bool>,
     pub(in crate::proxy) single_flight: bool,
 }
 
@@ -79,6 +80,7 @@ pub enum Plain {}
 /// | [`unavailable_status`](Self::unavailable_status) | 503 |
 /// | [`observer`](Self::observer) | none |
 /// | [`served_by`](Self::served_by) | off, on with an observer |
+/// | [`hide_nodes`](Self::hide_nodes) | on; off for a plain proxy |
 /// | [`single_flight`](Self::single_flight) | on; none for a plain proxy |
 /// | `cache` (feature `cache`) | none |
 #[must_use]
@@ -139,6 +141,7 @@ impl<B, K> ProxyBuilder<B, K> {
             affinity: None,
             observers: Arc::default(),
             served_by: None,
+            hides_nodes: None,
             single_flight: true,
         };
         let queue = rules.is_some().then(QueueRules::new);
@@ -292,6 +295,14 @@ impl<B, K> ProxyBuilder<B, K> {
     /// costs three allocations a request. Default: off, and on with an observer.
     pub fn served_by(mut self, on: bool) -> Self {
         self.settings.served_by = Some(on);
+        self
+    }
+
+    /// Sets whether a redirect to the address of its node becomes relative, because clients may not reach the node. Turn it off if the
+    /// application rewrites `Location` itself and looks for that address. It is always done if the client names no host. Default: on,
+    /// and off in a plain proxy.
+    pub fn hide_nodes(mut self, on: bool) -> Self {
+        self.settings.hides_nodes = Some(on);
         self
     }
 

@@ -199,7 +199,7 @@ fn proxy(
         true => {
             let groups = args.resource_groups.as_ref().map(|file| file.groups.clone());
             let rules = KylinRules::default().other_paths(false).reload(args.reload).resource_groups(groups);
-            let proxy = Proxy::builder(cluster.clone()).rules(rules).queue(args.queue_rules());
+            let proxy = Proxy::builder(cluster.clone()).rules(rules).queue(args.queue_rules()).hide_nodes(false);
             configure(
                 proxy.single_flight(args.single_flight),
                 server,

@@ -153,6 +153,10 @@ impl Client {
                 (self.login_restarts, self.home) = (Some(restarts), None);
                 return true;
             }
+            // A front end that knows nothing of Kylin repeats no POST that may have been executed.
+            Exchange::Response(response) if response.status() == 502 && !self.crowd.repeats_queries => {
+                self.tally.broken_writes += 1;
+            }
             Exchange::Response(response) => self.fail(format!("login: {}", shown(&response))),
             Exchange::Failed(how) => self.fail(format!("login: {how}")),
         }
