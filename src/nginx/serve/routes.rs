@@ -27,6 +27,8 @@ pub(super) struct Route {
     pub(super) trusted: TrustedProxies,
     /// `None` for a location that responds itself.
     pub(super) proxy: Option<Proxy>,
+    /// Whether the rules of Kylin apply.
+    pub(super) is_of_kylin: bool,
     /// The timeouts of a node, if the location changes them.
     pub(super) timeouts: Option<Timeouts>,
     pub(super) logs: Arc<[WrittenLog]>,
@@ -41,6 +43,7 @@ impl Route {
         Route {
             trusted: TrustedProxies::none(),
             proxy: None,
+            is_of_kylin: false,
             timeouts: None,
             logs: Arc::default(),
             addresses: None,
@@ -99,8 +102,8 @@ fn collect(
 
 fn route(location: &Location, groups: &[Group], writers: &Writers) -> Result<Route, SiteError> {
     let settings = &location.settings;
-    let addresses = match &location.action {
-        Action::Proxy(pass) => groups[pass.upstream].addresses.clone(),
+    let group = match &location.action {
+        Action::Proxy(pass) => Some(&groups[pass.upstream]),
         Action::Return(_) | Action::Named(_) | Action::LeftOut(_) => None,
     };
     Ok(Route {
@@ -108,7 +111,8 @@ fn route(location: &Location, groups: &[Group], writers: &Writers) -> Result<Rou
         proxy: proxy(location, groups)?,
         timeouts: timeouts(settings),
         logs: access_log::written(&settings.access_logs, writers),
-        addresses,
+        addresses: group.and_then(|group| group.addresses.clone()),
+        is_of_kylin: group.is_some_and(|group| group.kylin),
         shows_outcome: settings.shows_outcome(),
     })
 }

@@ -48,6 +48,14 @@ pub(super) struct Current<'r> {
     pub(super) as_written: Option<&'r Scope<'r>>,
 }
 
+impl Current<'_> {
+    /// Returns whether applications read the same path.
+    fn is_certain(&self) -> bool {
+        let raw_is_certain = |raw| RequestPaths::of(raw, false).is_some_and(|paths| paths.is_certain());
+        self.raw_uri.map_or(self.paths.is_certain(), raw_is_certain)
+    }
+}
+
 /// Admits a request to a location, in the order of nginx's phases, and prepares it for the proxy.
 pub(super) fn pass<'s>(
     site: &'s SiteParts,
@@ -61,9 +69,12 @@ pub(super) fn pass<'s>(
     if let Some(pause) = admit(settings, scope, passed)? {
         return Ok(Admitted::Pause(pause));
     }
-    let Route { proxy, timeouts, logs, addresses, shows_outcome, .. } = &site.routes[location.number];
+    let Route { proxy, is_of_kylin, timeouts, logs, addresses, shows_outcome, .. } = &site.routes[location.number];
     let Action::Proxy(pass) = &location.action else { return Err(LEFT_OUT.into()) };
     let Some(proxy) = proxy else { return Err(NOT_FOUND.into()) };
+    if *is_of_kylin && !current.is_certain() {
+        return Err(BAD_PATH.into());
+    }
     let upstream = &site.config.upstreams[pass.upstream];
     let proxy_default_port = if matches!(upstream.passed, Some(Some(_))) { "443" } else { "80" };
     let scope = Scope { proxy_host: &pass.host, proxy_default_port, ..*scope };
