@@ -4,15 +4,16 @@
 //! A request appends its line to a buffer that all requests share, and wakes the thread only if that sleeps without a line. The thread
 //! collects lines for [`WRITE_INTERVAL`], takes the buffer, and writes it with one call.
 
+use std::borrow::Cow;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::mem;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, SyncSender};
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,9 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 /// The interval at which lost lines are logged.
 const WARN_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The log to standard output. All that write to it share it, so that their lines stay in order.
+static STDOUT: Mutex<Weak<Handle>> = Mutex::new(Weak::new());
 
 /// A log file. Clones write to the same file.
 #[derive(Clone)]
@@ -75,12 +79,18 @@ struct Orders {
 impl LogFile {
     /// Opens the file at `path` to append to, and creates it with this mode if it does not exist; `-` is standard output.
     pub fn open(path: &str, mode: u32) -> io::Result<Self> {
-        Self::start(if path == "-" { Target::Stdout } else { Target::File(PathBuf::from(path), mode) })
+        if path == "-" { Self::stdout() } else { Self::start(Target::File(PathBuf::from(path), mode)) }
     }
 
     /// Returns standard output.
     pub fn stdout() -> io::Result<Self> {
-        Self::start(Target::Stdout)
+        let mut shared = STDOUT.lock();
+        if let Some(handle) = shared.upgrade() {
+            return Ok(LogFile(handle));
+        }
+        let log = Self::start(Target::Stdout)?;
+        *shared = Arc::downgrade(&log.0);
+        Ok(log)
     }
 
     /// Returns standard error.
@@ -95,12 +105,9 @@ impl LogFile {
 
     fn start(target: Target) -> io::Result<Self> {
         let output = target.open()?;
-        let name = match &target {
-            Target::File(path, _) => path.to_string_lossy().into(),
-            Target::Stdout | Target::Stderr => "-".into(),
-        };
+        let name = target.name().into();
         let queue = Arc::new(Queue::default());
-        let writer = Writer { target, output, queue: Arc::clone(&queue), lines: Vec::new(), warned: None, reported: 0 };
+        let writer = Writer::new(target, output, Arc::clone(&queue));
         thread::Builder::new().name("log".into()).spawn(move || writer.run())?;
         Ok(LogFile(Arc::new(Handle { name, queue })))
     }
@@ -130,6 +137,11 @@ impl LogFile {
     /// Returns how many lines were dropped since the log was opened first.
     pub fn dropped(&self) -> u64 {
         self.0.queue.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether both write to the file through the same thread.
+    pub fn is(&self, other: &LogFile) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// Makes the thread open the file again after it was renamed. Does not wait.
@@ -176,12 +188,12 @@ impl Queue {
     }
 
     /// Waits for lines or an order, and moves the lines behind those of `lines`, which are not written yet. Unless `is_urgent`, further
-    /// lines are collected before.
-    fn take(&self, lines: &mut Vec<u8>, is_urgent: bool) -> Orders {
+    /// lines are collected before. With `retries` it waits for [`RETRY_INTERVAL`] at most.
+    fn take(&self, lines: &mut Vec<u8>, is_urgent: bool, retries: bool) -> Orders {
         let mut waiting = self.waiting.lock();
         while waiting.lines.is_empty() && !waiting.orders.are_given() {
             waiting.sleeps = true;
-            if lines.is_empty() {
+            if !retries {
                 self.wake.wait(&mut waiting);
             } else if self.wake.wait_for(&mut waiting, RETRY_INTERVAL).timed_out() {
                 break;
@@ -215,6 +227,14 @@ enum Target {
 }
 
 impl Target {
+    fn name(&self) -> Cow<'_, str> {
+        match self {
+            Target::File(path, _) => path.to_string_lossy(),
+            Target::Stdout => Cow::Borrowed("-"),
+            Target::Stderr => Cow::Borrowed("standard error"),
+        }
+    }
+
     fn open(&self) -> io::Result<File> {
         match self {
             Target::File(path, mode) => append(path, *mode),
@@ -237,26 +257,49 @@ struct Writer {
     queue: Arc<Queue>,
     /// Lines that were taken and not written.
     lines: Vec<u8>,
-    /// When a warning was logged last.
-    warned: Option<Instant>,
+    /// Tell these when all lines are written.
+    flushes: Vec<SyncSender<()>>,
+    /// The file is to be opened again.
+    reopens: bool,
+    lost: Warnings,
+    stale: Warnings,
     reported: u64,
 }
 
 impl Writer {
+    fn new(target: Target, output: File, queue: Arc<Queue>) -> Self {
+        let (lost, stale) = Default::default();
+        Writer {
+            target,
+            output,
+            queue,
+            lines: Vec::new(),
+            flushes: Vec::new(),
+            reopens: false,
+            lost,
+            stale,
+            reported: 0,
+        }
+    }
+
     /// Runs until the last clone of the log is dropped.
     fn run(mut self) {
         // What a process logs last is what counts if it dies.
         let is_urgent = matches!(self.target, Target::Stderr);
         loop {
-            let orders = self.queue.take(&mut self.lines, is_urgent);
-            if orders.reopen {
-                let reopened = self.reopen();
-                self.warn(reopened.err());
-            }
+            let retries = self.reopens || !self.lines.is_empty();
+            let orders = self.queue.take(&mut self.lines, is_urgent, retries);
+            self.reopens |= orders.reopen;
+            self.reopen();
             let written = self.write();
-            self.warn(written.err());
-            for done in orders.flushes {
-                _ = done.send(());
+            let is_blocked = written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+            if orders.end {
+                self.drop_lines(0);
+            }
+            self.warn(written.err().filter(|_| !is_blocked));
+            self.flushes.extend(orders.flushes);
+            if !is_blocked {
+                self.flushes.drain(..).for_each(|done| _ = done.send(()));
             }
             if orders.end {
                 return;
@@ -264,7 +307,8 @@ impl Writer {
         }
     }
 
-    /// Writes all lines with one call, so that another process that appends to the file breaks none.
+    /// Writes all lines with one call, so that another process that appends to the file breaks none. After an error the first lines
+    /// stay; while the reader of a pipe is slow, all do.
     fn write(&mut self) -> io::Result<()> {
         let mut written = 0;
         let result = loop {
@@ -279,49 +323,76 @@ impl Writer {
             }
         };
         self.lines.drain(..written);
-        if result.is_err() {
-            self.drop_lines();
+        if result.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock) {
+            self.drop_lines(MAX_UNWRITTEN);
         }
         self.lines.shrink_to(MAX_SPARE);
         self.queue.waiting.lock().taken = self.lines.len();
         result
     }
 
-    /// Drops the lines above [`MAX_UNWRITTEN`]. The first one stays, because the file may have a part of it.
-    fn drop_lines(&mut self) {
+    /// Drops and counts the lines above `kept` bytes. If any may stay, the first one does, because the file may have a part of it.
+    fn drop_lines(&mut self, kept: usize) {
         let is_end = |byte: &u8| *byte == b'\n';
-        let kept = self.lines.len().min(MAX_UNWRITTEN);
-        let end = self.lines[..kept].iter().rposition(is_end).or_else(|| self.lines.iter().position(is_end));
-        let end = end.map_or(self.lines.len(), |end| end + 1);
+        let first = || self.lines.iter().position(is_end).filter(|_| kept > 0);
+        let end = self.lines[..kept.min(self.lines.len())].iter().rposition(is_end).or_else(first);
+        let end = end.map_or(0, |end| end + 1);
         let dropped = self.lines[end..].iter().filter(|byte| is_end(byte)).count();
         self.lines.truncate(end);
         self.queue.dropped.fetch_add(dropped as u64, Ordering::Relaxed);
     }
 
-    fn reopen(&mut self) -> io::Result<()> {
-        if matches!(self.target, Target::File(..)) {
-            self.output = self.target.open()?;
+    /// Opens the file again if that is due. Until it succeeds, lines go to the file that is open.
+    fn reopen(&mut self) {
+        if !mem::take(&mut self.reopens) || !matches!(self.target, Target::File(..)) {
+            return;
         }
-        Ok(())
+        match self.target.open() {
+            Ok(file) => self.output = file,
+            Err(error) => {
+                self.reopens = true;
+                if self.stale.are_due() {
+                    let (error, log) = (error.to_string(), self.target.name());
+                    tracing::warn!(error, %log, "a log cannot be opened again; lines go to the file that was open");
+                }
+            }
+        }
     }
 
-    /// Logs an error and the number of lost lines, at most once in [`WARN_INTERVAL`].
+    /// Logs an error and the number of lost lines.
     fn warn(&mut self, error: Option<io::Error>) {
         let dropped = self.queue.dropped.load(Ordering::Relaxed);
-        if error.is_none() && dropped == self.reported {
+        if (error.is_none() && dropped == self.reported) || !self.lost.are_due() {
             return;
         }
-        if self.warned.is_some_and(|at| at.elapsed() < WARN_INTERVAL) {
-            return;
+        self.reported = dropped;
+        let (error, log) = (error.map(|error| error.to_string()), self.target.name());
+        tracing::warn!(error, dropped, %log, "lines of a log are lost");
+    }
+}
+
+/// Warnings of one kind.
+#[derive(Default)]
+struct Warnings {
+    last: Option<Instant>,
+}
+
+impl Warnings {
+    /// Returns whether the last warning is [`WARN_INTERVAL`] ago, and counts this one if so.
+    fn are_due(&mut self) -> bool {
+        let are_due = self.last.is_none_or(|at| at.elapsed() >= WARN_INTERVAL);
+        if are_due {
+            self.last = Some(Instant::now());
         }
-        (self.warned, self.reported) = (Some(Instant::now()), dropped);
-        let error = error.map(|error| error.to_string());
-        tracing::warn!(error, dropped, "lines of a log are lost");
+        are_due
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     #[test]
@@ -376,7 +447,7 @@ mod tests {
         assert_eq!(log.dropped(), 1);
         let mut taken = Vec::new();
         queue.order(|orders| orders.reopen = true);
-        assert!(queue.take(&mut taken, false).reopen);
+        assert!(queue.take(&mut taken, false, false).reopen);
         assert_eq!(taken.len(), MAX_BYTES);
         log.write(&line);
         assert_eq!(log.dropped(), 2, "the thread holds the lines that it has taken");
@@ -385,22 +456,86 @@ mod tests {
         assert_eq!(log.dropped(), 2);
     }
 
+    fn writer(target: Target, output: &str) -> Writer {
+        Writer::new(target, OpenOptions::new().append(true).open(output).unwrap(), Arc::default())
+    }
+
+    fn dropped(writer: &Writer) -> u64 {
+        writer.queue.dropped.load(Ordering::Relaxed)
+    }
+
     #[test]
     fn after_an_error_the_first_lines_stay_and_the_others_are_counted() {
-        let mut writer = Writer {
-            target: Target::Stdout,
-            output: OpenOptions::new().write(true).open("/dev/full").unwrap(),
-            queue: Arc::default(),
-            lines: Vec::new(),
-            warned: None,
-            reported: 0,
-        };
+        let mut writer = writer(Target::Stdout, "/dev/full");
         let line = [&[b'x'; 99][..], b"\n"].concat();
         writer.lines = line.repeat(100);
         assert!(writer.write().is_err());
-        assert_eq!((writer.lines.len(), writer.queue.dropped.load(Ordering::Relaxed)), (8100, 19));
+        assert_eq!((writer.lines.len(), dropped(&writer)), (8100, 19));
         writer.lines = [&[b'x'; 2 * MAX_UNWRITTEN][..], b"\n", &line].concat();
         assert!(writer.write().is_err());
-        assert_eq!((writer.lines.len(), writer.queue.dropped.load(Ordering::Relaxed)), (2 * MAX_UNWRITTEN + 1, 20));
+        assert_eq!((writer.lines.len(), dropped(&writer)), (2 * MAX_UNWRITTEN + 1, 20));
+        writer.drop_lines(0);
+        assert_eq!((writer.lines.len(), dropped(&writer)), (0, 21), "a log that ends counts what it leaves");
+    }
+
+    #[test]
+    fn lines_that_stay_after_an_error_are_written_before_later_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let mut writer = writer(Target::Stdout, "/dev/full");
+        writer.lines = b"first\n".to_vec();
+        assert!(writer.write().is_err());
+        writer.output = append(&path, 0o644).unwrap();
+        writer.queue.waiting.lock().lines = b"second\n".to_vec();
+        let queue = Arc::clone(&writer.queue);
+        queue.take(&mut writer.lines, true, true);
+        writer.write().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "first\nsecond\n");
+    }
+
+    /// A socket that is full: a pipe may be one that does not wait, if another process has set that.
+    #[test]
+    fn a_reader_that_is_slow_loses_no_line() {
+        let (mut reader, output) = UnixStream::pair().unwrap();
+        output.set_nonblocking(true).unwrap();
+        let output = OwnedFd::from(output).into();
+        let mut writer = Writer::new(Target::Stdout, output, Arc::default());
+        writer.lines = [&[b'x'; 99][..], b"\n"].concat().repeat(10_000);
+        let mut read = 0;
+        while let Err(error) = writer.write() {
+            assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+            read += io::Read::read(&mut reader, &mut [0; 1 << 16]).unwrap();
+        }
+        assert!(read > 0);
+        assert_eq!(dropped(&writer), 0);
+    }
+
+    #[test]
+    fn a_file_is_opened_again_as_soon_as_that_is_possible() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, moved) = (folder.path().join("logs/log"), folder.path().join("moved"));
+        fs::create_dir(folder.path().join("logs")).unwrap();
+        let log = LogFile::open_path(&path).unwrap();
+        fs::rename(folder.path().join("logs"), &moved).unwrap();
+        log.reopen();
+        log.write(b"before");
+        LogFile::flush(&[log.clone()]);
+        assert_eq!(fs::read_to_string(moved.join("log")).unwrap(), "before\n", "lines are written all the same");
+        fs::create_dir(folder.path().join("logs")).unwrap();
+        let began = Instant::now();
+        while !path.exists() {
+            assert!(began.elapsed() < FLUSH_TIMEOUT);
+            thread::yield_now();
+        }
+        log.write(b"after");
+        LogFile::flush(&[log.clone()]);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "after\n");
+    }
+
+    #[test]
+    fn all_logs_to_standard_output_are_one() {
+        let log = LogFile::stdout().unwrap();
+        assert!(log.is(&LogFile::open("-", 0o640).unwrap()));
+        assert!(!log.is(&LogFile::stderr().unwrap()));
     }
 }

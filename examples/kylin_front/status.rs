@@ -1,5 +1,6 @@
 //! The listeners for operators: `--admin` serves the page, its JSON and its verbs, `--status` the JSON alone, and both serve `/metrics`.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::num::NonZero;
 use std::os::fd::OwnedFd;
@@ -211,7 +212,9 @@ impl Monitored {
         if let Some(discovery) = &*self.discovery.lock() {
             all = all.discovery("nodes", discovery);
         }
-        all = self.logs().into_iter().fold(all, |all, log| all.log(log.name().to_owned(), move || log.dropped()));
+        for (name, logs) in self.logs() {
+            all = all.log(name, move || logs.iter().map(LogFile::dropped).sum());
+        }
         #[cfg(feature = "cache")]
         if let Some(proxy) = &self.cached() {
             all = all.cache("results", proxy);
@@ -226,8 +229,16 @@ impl Monitored {
         self.clusters.lock().clone()
     }
 
-    pub fn logs(&self) -> Vec<LogFile> {
-        self.logs.lock().clone()
+    /// Returns the log files by name. Two may have one name: that of an option and that of the configuration.
+    pub fn logs(&self) -> BTreeMap<String, Vec<LogFile>> {
+        let mut logs = BTreeMap::<String, Vec<LogFile>>::new();
+        for log in &*self.logs.lock() {
+            let of_name = logs.entry(log.name().to_owned()).or_default();
+            if !of_name.iter().any(|other| other.is(log)) {
+                of_name.push(log.clone());
+            }
+        }
+        logs
     }
 
     pub fn sessions(&self) -> Option<Sessions> {

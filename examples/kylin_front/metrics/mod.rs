@@ -27,6 +27,7 @@ mod with_prometheus {
 
     use super::recorder::{Counts, FrontRecorder};
     use super::{Arc, Monitored, Observer};
+    use crate::log_file::LogFile;
 
     /// A gauge that is not set at a scrape is removed, as the endpoint that it described was.
     const GAUGE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -65,8 +66,8 @@ mod with_prometheus {
                 self.metrics.record_discovery("nodes", status);
             }
             self.metrics.record_buffers(&monitored.buffers.status());
-            for log in monitored.logs() {
-                self.metrics.record_lost_log_lines(log.name(), log.dropped());
+            for (name, logs) in monitored.logs() {
+                self.metrics.record_lost_log_lines(&name, logs.iter().map(LogFile::dropped).sum());
             }
             #[cfg(feature = "cache")]
             if let Some(status) = monitored.cached().and_then(|proxy| proxy.cache()) {
