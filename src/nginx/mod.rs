@@ -81,6 +81,9 @@
 //! | a path that applications read differently: with `%2F`, `%5C`, `%3B`, `\`, an escaped escape, not in UTF-8, or `/.` at its end | passed | passed if each reading has the same location and no other rule, else 400; 400 for nodes of Kylin |
 //! | a path with `;parameters` whose forms with and without them have different locations | that with them | that without them; 400 if the other one has `deny`, a password or a `return` of an error |
 //! | a path with `//` that `rewrite` makes | its own location | its own location; 400 if the path with one slash has a location with such rules |
+//! | `merge_slashes off` | locations and `$uri` have all slashes | locations and `$uri` have one slash for several, as Tomcat does; nodes get the path as it was sent |
+//! | two lines of `proxy_set_header Host` | both are sent, and servers refuse the request | the last one is sent |
+//! | `$status` in `proxy_set_header` | 000, or the status of the error in the location of an `error_page` | empty, or the status of the error in the location of an `error_page` |
 //! | `proxy_pass` that would make a path that leads out of its own | passed | 400 |
 //! | connections to nodes | in most versions HTTP/1.0, closed after each request | HTTP/1.1, up to 64 idle per core, kept for 15 s |
 //! | `keepalive N` | N for the upstream and worker | N for each server and core |

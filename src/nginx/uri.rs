@@ -132,6 +132,11 @@ pub(crate) fn host_without_port(host: &[u8]) -> &[u8] {
     host.strip_suffix(b".").unwrap_or(host)
 }
 
+/// Returns whether nginx takes a host for valid that has no delimiters of a URL (`ngx_http_validate_host`).
+pub(crate) fn is_host(host: &[u8]) -> bool {
+    !host_without_port(host).is_empty() && !host.windows(2).any(|pair| pair == b"..")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,6 +177,16 @@ mod tests {
             [("a:80", "a"), ("[::1]:80", "[::1]"), ("[::1]", "[::1]"), ("a.", "a"), ("a.:1", "a"), ("", "")]
         {
             assert_eq!(host_without_port(host.as_bytes()), expected.as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_host_has_a_name() {
+        // Each was sent to nginx 1.22.
+        for (host, expected) in
+            [("a", true), ("a.", true), ("a:80", true), ("", false), (":80", false), (".", false), ("a..b", false)]
+        {
+            assert_eq!(is_host(host.as_bytes()), expected, "{host}");
         }
     }
 

@@ -82,8 +82,13 @@ pub(super) fn call(observer: &dyn Observer, event: impl FnOnce(&dyn Observer)) {
 /// Calls each observer.
 pub(super) fn call_all(observers: &[Arc<dyn Observer>], event: impl Fn(&dyn Observer)) {
     let mut observers = observers.iter();
-    // After a panic, those behind the observer that panicked are called.
-    while catch_unwind(AssertUnwindSafe(|| observers.by_ref().for_each(|observer| event(&**observer)))).is_err() {
+    // The observer that panics is taken before it is called, so the next round calls those behind it.
+    let mut call_rest = || {
+        for observer in observers.by_ref() {
+            event(&**observer);
+        }
+    };
+    while catch_unwind(AssertUnwindSafe(&mut call_rest)).is_err() {
         log_panic();
     }
 }

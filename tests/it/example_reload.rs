@@ -308,7 +308,7 @@ async fn the_grace_ends_what_takes_longer_and_is_that_of_the_longest_query_by_de
 }
 
 /// Starts the program with `socket` as systemd passes it: as descriptor 3.
-async fn with_socket(socket: &TcpListener, args: &[&str]) -> Process {
+pub(crate) async fn with_socket(socket: &TcpListener, args: &[&str]) -> Process {
     with_sockets(&[socket], args).await
 }
 
@@ -441,7 +441,13 @@ fn values_are_checked() {
     for (args, why) in [
         (&["--grace", "soon"][..], "--grace soon: expected a number of seconds"),
         (&["--lame-duck=-1"], "--lame-duck -1: expected a number of seconds"),
-        (&["--health-path", "up"], "--health-path up: expected /PATH or none"),
+        (&["--health-path", "up"], "--health-path up: expected none, or a path such as /front/health"),
+        (&["--health-path", "http://a/up"], "--health-path http://a/up: expected none, or a path"),
+        (&["--health-path", "/up now"], "--health-path /up now: expected none, or a path"),
+        (&["--health-path", "/up?all"], "--health-path /up?all: expected none, or a path"),
+        (&["--health-path", "/up#all"], "--health-path /up#all: expected none, or a path"),
+        (&["--health-path", "/gesund/ü"], "--health-path /gesund/ü: expected none, or a path"),
+        (&["--health-path", ""], "--health-path : expected none, or a path"),
         (&["--nodes-file=a", "--nodes=b:1"], "--nodes and --nodes-file exclude each other"),
     ] {
         let output = run(args);

@@ -1,14 +1,17 @@
 //! The request log and the query log of the example front end.
 
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::example_options::nodes;
+use crate::example_reload::with_socket;
 use crate::support::example::{TIMEOUT, address, spawn, start};
 use crate::support::front::{closed_port, eventually};
 use crate::support::http::{self, Connection};
+use crate::support::skip;
 
 /// Waits until the file has `count` lines, and returns them.
 async fn lines(file: &Path, count: usize) -> Vec<String> {
@@ -98,6 +101,29 @@ async fn hostile_values_stay_inside_their_field() {
             assert!(line.starts_with("127.0.0.1 - a\\x22b\\x0Ac ["), "{line}");
             assert!(line.contains(" \"x\\x22 200 9\\x09\\xFF\\xFE\" rt="), "{line}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_client_of_a_socket_for_both_families_is_named_as_ipv4() {
+    let socket = TcpListener::bind("[::]:0");
+    if !skip::installed("IPv6", socket.is_ok()) {
+        return;
+    }
+    let socket = socket.unwrap();
+    let front = (Ipv4Addr::LOCALHOST, socket.local_addr().unwrap().port()).into();
+    let (_nodes, named) = nodes(1).await;
+    let folder = TempDir::new().unwrap();
+    for (format, start) in [("combined", "127.0.0.1 - "), ("json", "{")] {
+        let file = folder.path().join(format);
+        let args = ["--nodes", &named, "--access-log", file.to_str().unwrap(), "--access-log-format", format];
+        // A socket of `--listen` takes IPv6 only, one that is passed may take both.
+        let _process = with_socket(&socket, &args).await;
+        let mut connection = Connection::open(front).await.unwrap();
+        connection.send("GET /kylin/api/admin/version HTTP/1.1\r\nHost: kylin\r\n\r\n").await.unwrap();
+        assert_eq!(connection.response().await.unwrap().status(), 200);
+        let line = &lines(&file, 1).await[0];
+        assert!(line.starts_with(start) && line.contains("127.0.0.1") && !line.contains("::ffff"), "{line}");
     }
 }
 

@@ -8,6 +8,7 @@ use kylin_lb::proxy::{HeaderEdits, TrustedProxies};
 use kylin_lb::{Body, Cluster, Endpoint, Proxy};
 use serde_json::Value;
 
+use crate::support::example::check;
 use crate::support::front::{Front, demo};
 use crate::support::http::RawResponse;
 use crate::support::raw_node::{RawNode, respond};
@@ -119,4 +120,44 @@ async fn edits_of_the_application_come_last() {
     assert_eq!(values(&seen, "x-forwarded-for"), ["192.0.2.1"]);
     assert_eq!(values(&seen, "x-forwarded-host"), ["outer"]);
     assert!(values(&seen, "x-forwarded-proto").is_empty() && values(&seen, "x-debug").is_empty());
+}
+
+/// The example's reader of httpd files has a list of its own of the headers in which proxies name the client.
+#[tokio::test]
+async fn the_example_knows_each_header_that_strangers_may_not_set() {
+    let (_node, served) = demo("q1").await;
+    let front = Front::over(&[served.addr()]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("httpd.conf");
+    let names = [
+        "forwarded",
+        "x-real-ip",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-port",
+        "x-forwarded-proto",
+        "x-forwarded-server",
+        "x-forwarded-by",
+        "x-forwarded-prefix",
+        "x-forwarded-scheme",
+        "x-forwarded-ssl",
+        "x-forwarded-user",
+        "x-client-ip",
+        "x-cluster-client-ip",
+        "x-original-forwarded-for",
+        "true-client-ip",
+        "via",
+    ];
+    let mut of_proxies = 0;
+    for name in names {
+        let response = front.ask(format!("GET /demo/head HTTP/1.1\r\nHost: kylin\r\n{name}: stranger\r\n\r\n")).await;
+        let is_of_proxies = !at_node(&response.unwrap(), name).iter().any(|value| value.contains("stranger"));
+        let line = format!("RequestHeader append {name} x");
+        std::fs::write(&file, format!("Listen 1\n{line}\nProxyPass / http://127.0.0.1:1/\n")).unwrap();
+        let report = check(&["--httpd", file.to_str().unwrap()]);
+        let is_noted = report.contains(&format!("{line}: a value that the client sent counts only if"));
+        assert_eq!(is_noted, is_of_proxies, "{name}: {report}");
+        of_proxies += usize::from(is_of_proxies);
+    }
+    assert_eq!(of_proxies, 7);
 }

@@ -141,15 +141,19 @@ async fn an_nginx_configuration_sends_the_name_of_the_upstream() {
         ("nodes", "proxy_set_header Host \"\";", "nodes"),
         ("nodes", "proxy_set_header Host $proxy_host;", "nodes"),
         ("nodes", "proxy_set_header Host kylin.example;", "kylin.example"),
+        ("nodes", "proxy_set_header Host first; proxy_set_header Host kylin.example;", "kylin.example"),
+        ("nodes", "proxy_set_header Host first; proxy_set_header Host $http_host;", "nodes"),
     ] {
         let upstream = format!("upstream nodes {{ server {address}; }}");
         let location = format!("location / {{ proxy_pass http://{pass}; {lines} }}");
         let text = format!("{upstream} server {{ listen 127.0.0.1:1; server_name front; {location} }}");
         let site = Site::new(Config::parse("front.conf", &text).unwrap()).unwrap();
         let server = site.server_on("127.0.0.1:0".parse().unwrap()).start().unwrap();
-        for bytes in NAMELESS {
-            assert_eq!(send(server.addresses()[0], bytes).await, 200, "{lines} {bytes:?}");
-            assert_eq!(last(&node, "host"), [host], "{lines} {bytes:?}");
+        let [nameless, empty @ ..] = NAMELESS;
+        assert_eq!(send(server.addresses()[0], nameless).await, 200, "{lines}");
+        assert_eq!(last(&node, "host"), [host], "{lines}");
+        for bytes in empty {
+            assert_eq!(send(server.addresses()[0], bytes).await, 400, "as nginx: {lines} {bytes:?}");
         }
     }
 }

@@ -10,7 +10,7 @@ use kylin_lb::proxy::{KylinRules, ReloadAccess};
 use kylin_lb::session::{Affinity, LoginRelay, Sessions};
 use kylin_lb::testing::Scripted;
 use kylin_lb::testing::kylin::{Dialect, Fault, FaultScope, KylinNode, Mode};
-use kylin_lb::{ClientAddr, Cluster, Endpoint, Outcome, Proxy, RequestView};
+use kylin_lb::{Body, ClientAddr, Cluster, Endpoint, Outcome, Proxy, RequestView};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
@@ -243,4 +243,24 @@ async fn a_node_that_needs_no_login_does_not_wait_for_one_at_another(dialect: Di
     demo.nodes[2].wait_until(|stats| stats.stopped == 1).await.unwrap();
     stops.abort();
     assert!(running.await.unwrap().text().contains("stopped by an administrator"));
+}
+
+/// The nodes redirect to themselves, as if a client could reach them.
+#[tokio::test]
+async fn a_redirect_to_a_node_is_hidden_unless_the_application_rewrites_it() {
+    for (hides_nodes, expected) in [(true, "/kylin/login"), (false, "http://127.0.0.1:7070/kylin/login")] {
+        let node = || {
+            Scripted::new(|_| async {
+                let response =
+                    http::Response::builder().status(302).header("location", "http://127.0.0.1:7070/kylin/login");
+                Ok(response.body(Body::empty()).unwrap())
+            })
+        };
+        let endpoints = ["q1", "q2"].map(|id| Endpoint::new(id, node()).unwrap().placement("127.0.0.1:7070"));
+        let cluster = Cluster::builder().endpoints(endpoints).build().unwrap();
+        let proxy = Proxy::builder(cluster).hide_nodes(hides_nodes).build().unwrap();
+        let logout = request("GET /kylin/j_spring_security_logout", &[("cookie", "JSESSIONID=0123456789ABCDEF")], "");
+        let response = proxy.forward(ClientAddr::Unix, logout).await;
+        assert_eq!(response.headers()["location"], expected, "hide_nodes({hides_nodes})");
+    }
 }

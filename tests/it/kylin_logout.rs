@@ -11,13 +11,13 @@ use kylin_lb::backend::SendErrorKind;
 use kylin_lb::balance::Attempted;
 use kylin_lb::clock::ManualClock;
 use kylin_lb::endpoint::AdminState;
-use kylin_lb::proxy::{ProxyBuilder, RetryBudget, RetryPolicy};
+use kylin_lb::proxy::{RetryBudget, RetryPolicy};
 use kylin_lb::session::{Affinity, Sessions};
 use kylin_lb::testing::Scripted;
 use kylin_lb::{Body, ClientAddr, Cluster, Endpoint, Outcome, Proxy, RequestView, SendError};
 
 use crate::support::cluster::InOrder;
-use crate::support::kylin::{Says, ask, request, saying, scripted};
+use crate::support::kylin::{Says, ask, proxy, request, saying};
 
 const LOGOUT: &str = "GET /kylin/j_spring_security_logout";
 const COOKIE: &[(&str, &str)] = &[("cookie", "JSESSIONID=0123456789ABCDEF")];
@@ -34,14 +34,6 @@ fn failing(error: fn() -> SendError) -> Scripted {
 
 fn connect_error(kind: io::ErrorKind) -> SendError {
     SendError::new(SendErrorKind::Connect, io::Error::from(kind))
-}
-
-fn proxy(
-    nodes: &[&Scripted],
-    change: impl FnOnce(ProxyBuilder<Scripted>) -> ProxyBuilder<Scripted>,
-) -> Proxy<Scripted> {
-    let endpoints = nodes.iter().enumerate().map(|(id, node)| scripted(&id.to_string(), node));
-    change(Proxy::builder(Cluster::builder().endpoints(endpoints).build().unwrap())).build().unwrap()
 }
 
 fn calls(nodes: &[&Scripted]) -> Vec<usize> {

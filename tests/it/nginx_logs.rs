@@ -22,6 +22,7 @@ log_format all '$remote_addr|$remote_user|$request|$request_method|$request_uri|
 log_format times '$status $request_time $upstream_response_time $upstream_connect_time $upstream_header_time $msec $time_local $time_iso8601';
 log_format json escape=json '{"agent":"$http_user_agent","none":"$http_none","user":"$remote_user","uri":"$uri"}';
 log_format raw escape=none '$http_user_agent|$http_none|$remote_user';
+log_format page '$status|$uri|$args|$request_uri|$upstream_addr|$upstream_status|$body_bytes_sent';
 log_format id '$request_id $sent_http_x_id';
 "#;
 
@@ -44,6 +45,11 @@ fn site(dead: SocketAddr, node: SocketAddr, closing: SocketAddr, folder: &str) -
             location /dead {{ proxy_pass http://dead; }}
             location /second {{ proxy_pass http://dead; error_page 502 = @second; }}
             location @second {{ proxy_pass http://closing; }}
+            location /paged {{ proxy_pass http://dead; error_page 502 /page?b=1; }}
+            location = /page {{ access_log {folder}/page page; return 200 "page"; }}
+            location /paged-off {{ proxy_pass http://dead; error_page 502 /page-off; }}
+            location = /page-off {{ access_log off; return 200 "page"; }}
+            location /off-paged {{ access_log off; proxy_pass http://dead; error_page 502 /page; }}
             location /text {{ return 200 "hello"; }}
             location /moved/ {{ proxy_pass http://retried; }}
             location /quiet {{ proxy_pass http://retried; access_log {folder}/all all if=$loggable; }}
@@ -179,6 +185,22 @@ async fn lines_are_those_of_nginx_with_retries_errors_and_responses_of_the_front
         !here.concat().contains("secret") && !here.concat().contains("hidden") && !here.concat().contains("KYLIN|"),
         "{here:#?}"
     );
+}
+
+/// The line of a request is that of the location that responds.
+#[tokio::test]
+async fn a_page_of_an_error_is_logged_as_itself() {
+    require_nginx!();
+    let pair = Pair::start().await;
+    for path in ["/paged?a=1", "/paged-off", "/off-paged"] {
+        pair.ask(&get(path, "")).await;
+    }
+    let [nginx, here] = pair.lines("page", 2).await;
+    assert_eq!(here, nginx);
+    assert!(here[0].starts_with("502|/page|b=1|/paged?a=1|127.0.0.1:"), "{here:?}");
+    pair.ask(&get("/text", "")).await;
+    let [_, here] = pair.lines("all", 1).await;
+    assert!(here.len() == 1 && here[0].contains("/text"), "{here:?}");
 }
 
 #[tokio::test]

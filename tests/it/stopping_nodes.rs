@@ -8,13 +8,13 @@ use std::time::Duration;
 use http::{Request, Response, StatusCode};
 use kylin_lb::backend::{OwnRequest, SendErrorKind};
 use kylin_lb::clock::ManualClock;
-use kylin_lb::proxy::{KylinRules, ProxyBuilder, RetryBudget, RetryPolicy};
+use kylin_lb::proxy::{KylinRules, RetryBudget, RetryPolicy};
 use kylin_lb::testing::Scripted;
 use kylin_lb::{Body, Cluster, Endpoint, Outcome, Proxy, SendError};
 
 use crate::support::front::Front;
 use crate::support::health::report;
-use crate::support::kylin::{Says, ask, request, saying, scripted, sql, well};
+use crate::support::kylin::{Says, ask, proxy, request, saying, sql, well};
 use crate::support::raw_node::{Act, RawNode, healthy};
 
 const PAGE: &str = "<html>HTTP Status 404 - Not Found</html>";
@@ -71,14 +71,6 @@ fn respond(says: &Says) -> Result<Response<Body>, SendError> {
     };
     let response = Response::builder().status(*status).header("content-type", media);
     Ok(response.body(Body::from(text.clone())).unwrap())
-}
-
-fn proxy(
-    nodes: &[&Scripted],
-    change: impl FnOnce(ProxyBuilder<Scripted>) -> ProxyBuilder<Scripted>,
-) -> Proxy<Scripted> {
-    let endpoints = nodes.iter().enumerate().map(|(id, node)| scripted(&id.to_string(), node));
-    change(Proxy::builder(Cluster::builder().endpoints(endpoints).build().unwrap())).build().unwrap()
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 pub use self::help::HELP;
 pub use self::values::{Cache, switch};
-use self::values::{cache, count, limit, parse, restore, seconds, time, trusted, zookeeper};
+use self::values::{cache, count, health_path, limit, parse, restore, seconds, time, trusted, zookeeper};
 use crate::groups::GroupsFile;
 use crate::logging::{self, LogFormat};
 use crate::nodes::{self, DefaultSettings, Node, NodeSettings};
@@ -302,13 +302,7 @@ impl Args {
             }
             "--grace" => self.grace = Some(seconds(name, &value()?)?),
             "--lame-duck" => self.lame_duck = seconds(name, &value()?)?,
-            "--health-path" => {
-                self.health_path = match value()? {
-                    none if none == "none" => None,
-                    path if path.starts_with('/') => Some(path),
-                    other => return Err(format!("{name} {other}: expected /PATH or none")),
-                }
-            }
+            "--health-path" => self.health_path = health_path(name, &value()?)?,
             "--proxy-protocol" => {
                 let networks = trusted(&value()?).map_err(|error| format!("--proxy-protocol {error}"))?;
                 self.proxy_protocol = Some(networks);

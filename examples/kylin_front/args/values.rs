@@ -57,6 +57,21 @@ pub(super) fn trusted(text: &str) -> Result<TrustedProxies, String> {
     Ok(TrustedProxies::new(text.split(',').map(network).collect::<Result<Vec<_>, _>>()?))
 }
 
+/// Parses the path of a request, or `none`.
+pub(super) fn health_path(name: &str, text: &str) -> Result<Option<String>, String> {
+    if text == "none" {
+        return Ok(None);
+    }
+    let is_of_path =
+        |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#' | b'"' | b'<' | b'>' | b'\\' | b'^' | b'`');
+    match text.starts_with('/') && text.bytes().all(is_of_path) {
+        true => Ok(Some(text.to_owned())),
+        false => Err(format!(
+            "{name} {text}: expected none, or a path such as /front/health: a slash first, no spaces, no arguments"
+        )),
+    }
+}
+
 pub(super) fn count(name: &str, text: &str, max: usize) -> Result<NonZeroUsize, String> {
     text.parse::<NonZeroUsize>()
         .ok()

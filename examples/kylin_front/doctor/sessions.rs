@@ -1,5 +1,6 @@
 //! Tests the ways to keep logins: uses the login of one node at another, and logs in through the front end.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -150,16 +151,23 @@ impl Attempts {
         attempts.windows(2).any(is_elsewhere)
     }
 
-    /// Returns whether the request was sent, and only to clusters in which every node that may be picked is a Kylin.
-    fn were_at_kylins(&self, nodes: &[Seen]) -> bool {
+    /// Returns why the next such request may reach a server that is no Kylin; `None` if this one was sent, and only to clusters in which
+    /// every node that may be picked is a Kylin.
+    fn doubt(&self, nodes: &[Seen], path: &str) -> Option<String> {
         let begun = self.1.lock();
-        let is_kylin = |id: &EndpointId| {
-            let of_id = |(node, _): &&Seen| node.id == id.as_str();
-            let mut clusters = nodes.iter().filter(of_id).map(|(node, _)| &node.cluster).peekable();
-            clusters.peek().is_some()
-                && clusters.all(|cluster| are_kylins(nodes.iter().filter(|(node, _)| node.cluster == *cluster)))
-        };
-        !begun.is_empty() && begun.iter().all(is_kylin)
+        let is_begun = |(node, _): &&Seen| begun.iter().any(|id| node.id == id.as_str());
+        let clusters: BTreeSet<&str> = nodes.iter().filter(is_begun).map(|(node, _)| &*node.cluster).collect();
+        let is_listed = |id: &EndpointId| nodes.iter().any(|(node, _)| node.id == id.as_str());
+        let may_be_picked = |(node, _): &&Seen| !node.is_down && clusters.contains(&*node.cluster);
+        let others: Vec<&Seen> = nodes.iter().filter(may_be_picked).filter(|(_, facts)| !facts.is_kylin()).collect();
+        if begun.is_empty()
+            || !begun.iter().all(is_listed)
+            || others.iter().any(|(_, facts)| facts.unreachable.is_none())
+        {
+            return Some(format!("{path} of localhost may reach a server that is no Kylin"));
+        }
+        let ids = nodes_of(&others).join(", ");
+        (!others.is_empty()).then(|| format!("no response shows whether a Kylin is at the address of {ids}"))
     }
 
     /// Returns the facts about the node of the last attempt.
@@ -178,7 +186,10 @@ fn are_kylins<'n>(mut nodes: impl Iterator<Item = &'n Seen>) -> bool {
 /// Logs in through the front end, and sends enough requests with the login that each node could get some. Sends the login only
 /// where a request without one has shown that it reaches nothing but Kylins.
 pub async fn through_front_end(front: &Front, nodes: &[Seen], login: &Login, report: &mut Report) {
-    let Some((Node { timeout, .. }, _)) = nodes.iter().find(|(_, facts)| facts.session.is_some()) else { return };
+    let Some((Node { timeout, .. }, _)) = nodes.iter().find(|(_, facts)| facts.session.is_some()) else {
+        let text = "a login through the front end was not tried: no node has accepted the login";
+        return report.unchecked(Check::Sessions, &[], text);
+    };
     for way in 0..front.count() {
         let send = async |method, path, cookies: &Cookies, login, attempts: Attempts| {
             let mut request = request(method, path, Some(cookies), login);
@@ -193,10 +204,8 @@ pub async fn through_front_end(front: &Front, nodes: &[Seen], login: &Login, rep
         if !are_kylins(nodes.iter()) {
             let attempts = Attempts::default();
             _ = send(Method::POST, path, &cookies, None, attempts.clone()).await;
-            if !attempts.were_at_kylins(nodes) {
-                let text = format!(
-                    "a login through the front end was not tried: {path} of localhost may reach a server that is no Kylin"
-                );
+            if let Some(doubt) = attempts.doubt(nodes, path) {
+                let text = format!("a login through the front end was not tried: {doubt}");
                 report.unchecked(Check::Sessions, &[], text);
                 continue;
             }

@@ -157,7 +157,11 @@ impl Step {
                 let name = name.text.trim_start_matches('$').to_ascii_lowercase();
                 let Some(slot) = maps.set_slot(&name) else {
                     let message = format!("\"set\" of the built-in variable ${name} is not supported");
-                    return Err(directive.span().unsupported(message, "a variable of another name"));
+                    let expected = match name.as_str() {
+                        "args" => format!("rewrite ^(.*)$ $1?{}? break;", value.text),
+                        name => format!("a variable of another name: set $my_{name} {};", value.text),
+                    };
+                    return Err(directive.span().unsupported(message, expected));
                 };
                 Ok(Step::Set { slot, value: Template::new(value, maps)? })
             }

@@ -18,7 +18,7 @@ use http::{Request, Response, StatusCode, Uri, request};
 use self::admit::{Passed, Pause};
 use self::locate::ServerRequest;
 use self::pages::{Finished, KeptRequest, Led};
-use self::redirects::InternalRedirect;
+use self::redirects::{InternalRedirect, PageError};
 use self::script::Rewritten;
 use super::SiteParts;
 use super::access_log::PendingRequest;
@@ -26,9 +26,10 @@ use super::response::{self, BAD_PATH, ResponseEdits};
 use crate::nginx::config::Listener;
 use crate::nginx::directives::server::ListenAddress;
 use crate::nginx::readings::RequestPaths;
+use crate::nginx::uri::is_host;
 #[cfg(feature = "tls")]
 use crate::nginx::variables::ScopeTls;
-use crate::nginx::variables::{RequestId, Scope};
+use crate::nginx::variables::{Outcome, RequestId, Scope};
 use crate::proxy::{ErrorResponse, Proxy, check_head};
 use crate::{Body, ClientAddr};
 
@@ -130,6 +131,7 @@ enum Routed<'s> {
     },
 }
 
+const BAD_HOST: ErrorResponse = ErrorResponse::new(StatusCode::BAD_REQUEST, "the request names no valid host");
 const TOO_MANY_HEADERS: ErrorResponse =
     ErrorResponse::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the request has more headers than max_headers");
 
@@ -145,6 +147,9 @@ fn route<'s>(
     let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).map(str::to_ascii_lowercase);
     let (number, captures, groups) = listener.server_for(host.as_deref());
     let server = &site.config.servers[number];
+    if checked.is_ok() && host.as_deref().is_some_and(|host| !is_host(host.as_bytes())) {
+        checked = Err(BAD_HOST);
+    }
     if checked.is_ok() && server.settings.max_headers.is_some_and(|max| head.headers.len() > max) {
         checked = Err(TOO_MANY_HEADERS);
     }
@@ -180,6 +185,7 @@ fn route<'s>(
         server_name: &server.name,
         captures,
         id: Some(&id),
+        outcome: before.and_then(InternalRedirect::error).and_then(PageError::status).map(Outcome::of_site),
         // Conditions and rewrites see the same path as the location.
         ..Scope::new(&head.method, request_uri, paths.as_ref().map_or(b"", RequestPaths::path), &head.headers)
     };
@@ -204,13 +210,12 @@ fn route<'s>(
         }
         Err(error) => Box::new(error.response_to(head)),
     };
-    match before.and_then(|before| before.pending.as_ref()) {
-        Some(pending) => pending.responded(&response),
-        None => {
-            if let Some(pending) = PendingRequest::begin(logs, &scope, &None, passed.waited, false) {
-                pending.responded(&response);
-            }
-        }
+    let pending = PendingRequest::begin(logs, &scope, &None, passed.waited, false);
+    if let Some(before) = before.and_then(|before| before.pending.as_ref()) {
+        before.yield_to(pending.as_deref());
+    }
+    if let Some(pending) = pending {
+        pending.responded(&response);
     }
     Routed::Respond(response)
 }

@@ -119,7 +119,7 @@ impl<'t> Lexer<'t> {
                 }
                 b'}' => {
                     self.advance();
-                    return match words.first() {
+                    return match words.last() {
                         None => Ok((Terminator::BlockClose, here)),
                         Some(word) => Err(here.syntax("unexpected \"}\"", format!("\";\" after \"{}\"", word.text))),
                     };

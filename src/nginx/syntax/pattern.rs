@@ -45,7 +45,13 @@ impl Pattern {
                 let message = format!("regular expression not understood: {}", reason.trim_start_matches("error: "));
                 span.unsupported(
                     message,
-                    "an expression without backreferences, and (?!...) only as in ^/x(?!y), without \"|\" beside it",
+                    match text.contains("(?!well-known") || text.contains("(?!\\.well-known") {
+                        true => "two locations: location ^~ /.well-known/ { ... } and location ~ /\\. { deny all; }",
+                        false => {
+                            "an expression without backreferences, and (?!...) only as in ^/x(?!y), without \"|\" beside it; \
+                             what it excludes may have a location of its own: location ^~ /PATH { ... }"
+                        }
+                    },
                 )
             })
         };

@@ -189,3 +189,45 @@ fn every_mistake_has_its_message() {
         assert!(!error.expected().is_empty(), "{error}");
     }
 }
+
+#[test]
+fn what_to_write_instead_fits_the_mistake() {
+    let server = |inside: &str| format!("{MANUAL}server {{ listen 81; {inside} }}");
+    let location = |inside: &str| server(&format!("location / {{ {inside} proxy_pass http://kylin; }}"));
+    for (text, instead) in [
+        (server(r"location ~ /\.(?!well-known).* { deny all; }"), "two locations: location ^~ /.well-known/ { ... }"),
+        (server("location ~ x(?!y) { return 200; }"), "a location of its own: location ^~ /PATH { ... }"),
+        (location("set $args a=b;"), "rewrite ^(.*)$ $1?a=b? break;"),
+        (location("set $proxy_host x;"), "set $my_proxy_host x;"),
+        (location("proxy_set_header Proxy-Connection close;"), "no such line: the header is about one connection"),
+        (
+            server("location ~ ^(?<p>/.*)$ { proxy_pass http://kylin$p$is_args$args; }"),
+            "http://kylin/$p$is_args$args, if",
+        ),
+        (location("dav_methods PUT;"), "nodes get requests of every method"),
+        (location("charset utf-8,gbk;"), "one name like utf-8"),
+        (location("add_header X-A a allways;"), "always; or the value in quotes: add_header X-A \"a allways\";"),
+        (server("listen 82\n location /x { return 200; }"), "\";\" at the end of \"listen\""),
+        (location("proxy_read_timeout 5s\n proxy_set_header Host a;"), "\";\" at the end of \"proxy_read_timeout\""),
+        (location("add_header X-A a\n add_header X-B b;"), "\";\" at the end of \"add_header\""),
+        (server("location /x { return 200 }"), "\";\" after \"200\""),
+        (location("add_header X-A a b c always;"), "the value in quotes: add_header X-A \"a b c\" always;"),
+    ] {
+        let error = Config::parse("kylin.conf", &text).expect_err(&text);
+        assert!(error.expected().contains(instead), "{error}");
+    }
+}
+
+#[test]
+fn what_differs_silently_is_noted() {
+    let server =
+        |inside: &str| format!("{MANUAL}server {{ listen 81; {inside} location / {{ proxy_pass http://kylin; }} }}");
+    for (text, note) in [
+        (server("merge_slashes off;"), "merge_slashes off: locations, conditions and $uri see one slash for several"),
+        (server("proxy_set_header X-A $status;"), "proxy_set_header X-A: variables of the response are empty"),
+    ] {
+        let config = parse(&text);
+        assert!(config.notes.iter().any(|notice| notice.text.starts_with(note)), "{:?}", config.notes);
+    }
+    assert!(parse(&server("merge_slashes on; proxy_set_header X-A $host;")).notes.is_empty());
+}

@@ -121,7 +121,7 @@ impl<B: Backend> Attempts<'_, B> {
     }
 
     /// Returns whether a redirect to the address of the node becomes relative.
-    fn hides_nodes(&self) -> bool {
+    pub(super) fn hides_nodes(&self) -> bool {
         self.proxy.settings.hides_nodes.unwrap_or(self.kylin().is_some())
     }
 

@@ -11,7 +11,7 @@ use crate::body::Body;
 use crate::kylin::fan_out::Merge;
 use crate::proxy::error_response::ErrorResponse;
 use crate::proxy::replay;
-use crate::proxy::rules::fan_out;
+use crate::proxy::rules::{FanOutRules, fan_out};
 
 impl<B: Backend> Attempts<'_, B> {
     /// Reads the body and looks up the session. A request for all nodes then gets its merged response. A query may get that of another
@@ -58,8 +58,9 @@ impl<B: Backend> Attempts<'_, B> {
         }
         let (proxy, client) = (self.proxy, self.context.client().key());
         let may_repeat = |kind| proxy.may_repeat(kind, client);
+        let rules = FanOutRules { merge, may_repeat: &may_repeat, hides_nodes: self.hides_nodes() };
         let (session, recorder) = (&mut self.session, self.recorder.as_deref_mut());
-        let sent = fan_out(&proxy.cluster, &self.context, session, merge, &may_repeat, take(request), recorder);
+        let sent = fan_out(&proxy.cluster, &self.context, session, rules, take(request), recorder);
         let (response, may_be_executed) = sent.await;
         self.note_outcome(may_be_executed);
         self.response = response?;

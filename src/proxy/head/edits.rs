@@ -21,18 +21,31 @@ pub(super) const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-c
 /// ```
 #[derive(Clone, Default)]
 #[must_use]
-pub struct HeaderEdits(Vec<(HeaderName, Option<HeaderValue>)>);
+pub struct HeaderEdits(Vec<(HeaderName, Edit)>);
+
+#[derive(Clone)]
+enum Edit {
+    Set(HeaderValue),
+    Append(HeaderValue),
+    Remove,
+}
 
 impl HeaderEdits {
     /// Sets `name` to `value`, which replaces all its values.
     pub fn set(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.0.push((name, Some(value)));
+        self.0.push((name, Edit::Set(value)));
+        self
+    }
+
+    /// Adds a header line `name` with `value` behind those that there are.
+    pub fn append(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.0.push((name, Edit::Append(value)));
         self
     }
 
     /// Removes `name`.
     pub fn remove(mut self, name: HeaderName) -> Self {
-        self.0.push((name, None));
+        self.0.push((name, Edit::Remove));
         self
     }
 
@@ -48,13 +61,14 @@ impl HeaderEdits {
     }
 
     pub(crate) fn apply(self, headers: &mut HeaderMap) {
-        for (name, value) in self.0 {
+        for (name, edit) in self.0 {
             if is_framing(&name) {
                 continue;
             }
-            match value {
-                Some(value) => _ = headers.insert(name, value),
-                None => _ = headers.remove(name),
+            match edit {
+                Edit::Set(value) => _ = headers.insert(name, value),
+                Edit::Append(value) => _ = headers.append(name, value),
+                Edit::Remove => _ = headers.remove(name),
             }
         }
     }
@@ -101,8 +115,10 @@ mod tests {
             .set(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"))
             .remove(header::CONTENT_LENGTH)
             .set(HeaderName::from_static("x-a"), HeaderValue::from_static("2"))
+            .append(header::CONTENT_LENGTH, HeaderValue::from_static("4"))
+            .append(HeaderName::from_static("x-a"), HeaderValue::from_static("3"))
             .remove(HeaderName::from_static("x-b"))
             .apply(&mut headers);
-        assert_eq!(headers, map(&[("content-length", "3"), ("x-a", "2")]));
+        assert_eq!(headers, map(&[("content-length", "3"), ("x-a", "2"), ("x-a", "3")]));
     }
 }

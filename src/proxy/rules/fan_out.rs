@@ -43,6 +43,14 @@ const NO_RESPONSE: ErrorResponse =
 /// Returns whether a request that failed so may be sent to its node once more, and takes that from the budget.
 pub(crate) type MayRepeat<'a> = &'a (dyn Fn(SendErrorKind) -> bool + Sync);
 
+/// How a request for all nodes is sent.
+pub(crate) struct FanOutRules<'a> {
+    pub(crate) merge: Merge,
+    pub(crate) may_repeat: MayRepeat<'a>,
+    /// Whether a redirect to the address of its node becomes relative, although the client names a host.
+    pub(crate) hides_nodes: bool,
+}
+
 /// Returns the role of the nodes that a request with merged responses concerns.
 pub(crate) fn role_of(merge: Merge) -> Option<Role> {
     match merge {
@@ -57,11 +65,11 @@ pub(crate) async fn fan_out<B: Backend>(
     cluster: &Cluster<B>,
     context: &RequestContext,
     session: &mut Session<'_>,
-    merge: Merge,
-    may_repeat: MayRepeat<'_>,
+    rules: FanOutRules<'_>,
     mut request: Request<Body>,
     recorder: Option<&mut RequestRecorder>,
 ) -> (Result<Response<Body>, ErrorResponse>, bool) {
+    let FanOutRules { merge, may_repeat, hides_nodes } = rules;
     if request.body().whole().is_none() {
         return (Err(BODY_TOO_LARGE), false);
     }
@@ -74,6 +82,7 @@ pub(crate) async fn fan_out<B: Backend>(
     let total = picked.len() + unverified;
     let key = RequestKey::of(context.client().key(), &context.url(), BodyKey::NONE);
     let names_no_host = !request.headers().contains_key(header::HOST);
+    let hides_node = move |status: StatusCode| names_no_host || (hides_nodes && status.is_redirection());
     let requests: Vec<_> = picked
         .into_iter()
         .map(|picked| {
@@ -103,7 +112,7 @@ pub(crate) async fn fan_out<B: Backend>(
                     Err(_) => return NodeResult::default(),
                 }
             }
-            send(picked, request, key, attempts, may_repeat).await
+            send(picked, request, key, attempts, may_repeat, hides_node).await
         })
     });
     let results = join_all(sends.collect()).await;
@@ -204,6 +213,7 @@ async fn send<B: Backend>(
     key: RequestKey,
     attempts: &Mutex<AttemptRecorder<'_>>,
     may_repeat: MayRepeat<'_>,
+    hides_node: impl Fn(StatusCode) -> bool,
 ) -> NodeResult {
     let mut sent = attempt(&picked, &request, attempts).await;
     let mut may_be_executed = sent.may_be_executed();
@@ -213,7 +223,7 @@ async fn send<B: Backend>(
         sent = attempt(&picked, &request, attempts).await;
         may_be_executed |= sent.may_be_executed();
     }
-    if let Some(response) = &mut sent.response {
+    if let Some(response) = sent.response.as_mut().filter(|response| hides_node(response.status())) {
         head::hide_host_of(&picked, response.headers_mut());
     }
     picked.lease.set_outcome(sent.outcome);

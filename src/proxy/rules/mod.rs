@@ -13,7 +13,7 @@ use std::time::Duration;
 
 pub use self::cancel::CancelOnDisconnect;
 pub(super) use self::cancel::QueryWatch;
-pub(super) use self::fan_out::{fan_out, role_of};
+pub(super) use self::fan_out::{FanOutRules, fan_out, role_of};
 pub(super) use self::groups::within_group;
 pub(super) use self::recent_writes::Writer;
 pub use self::reload::ReloadAccess;

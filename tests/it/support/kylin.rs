@@ -8,7 +8,7 @@ use kylin_lb::backend::SendErrorKind;
 use kylin_lb::proxy::ProxyBuilder;
 use kylin_lb::testing::Scripted;
 use kylin_lb::testing::kylin::{Dialect, KylinNode, Metastore, Served};
-use kylin_lb::{Body, Endpoint, HttpBackend, Proxy, SendError};
+use kylin_lb::{Body, Cluster, Endpoint, HttpBackend, Proxy, SendError};
 use tokio::net::TcpSocket;
 
 use super::browser::basic;
@@ -80,6 +80,15 @@ pub(crate) fn well(name: &str) -> Scripted {
 /// An endpoint called `id` that is never ejected.
 pub(crate) fn scripted(id: &str, node: &Scripted) -> Endpoint<Scripted> {
     Endpoint::new(id, node.clone()).unwrap().outlier(false)
+}
+
+/// Returns a proxy for Kylin whose endpoints `0`, `1`, ... are `nodes`, after `change`.
+pub(crate) fn proxy(
+    nodes: &[&Scripted],
+    change: impl FnOnce(ProxyBuilder<Scripted>) -> ProxyBuilder<Scripted>,
+) -> Proxy<Scripted> {
+    let endpoints = nodes.iter().enumerate().map(|(id, node)| scripted(&id.to_string(), node));
+    change(Proxy::builder(Cluster::builder().endpoints(endpoints).build().unwrap())).build().unwrap()
 }
 
 /// Returns the request of a line such as `GET /kylin/`.

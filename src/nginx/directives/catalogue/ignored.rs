@@ -5,7 +5,7 @@
 const IGNORED: &str = "
     absolute_redirect alias api_* autoindex autoindex_* accept_mutex accept_mutex_delay aio aio_write brotli brotli_*
     check_shm_size chunked_transfer_encoding concat concat_* client_body_buffer_size client_body_in_file_only
-    client_body_in_single_buffer client_body_temp_path connection_pool_size daemon
+    client_body_in_single_buffer client_body_temp_path connection_pool_size create_full_put_path daemon dav_access
     debug_connection debug_points directio directio_alignment disable_symlinks env error_log etag events fastcgi_*
     google_perftools_profiles gunzip gunzip_* gzip gzip_* http2_body_preread_size http2_chunk_size
     http2_idle_timeout http2_max_concurrent_pushes http2_max_concurrent_streams http2_max_field_size http2_max_header_size
@@ -18,7 +18,7 @@ const IGNORED: &str = "
     vhost_traffic_status_average_method vhost_traffic_status_bypass_* vhost_traffic_status_display vhost_traffic_status_display_*
     vhost_traffic_status_dump vhost_traffic_status_filter vhost_traffic_status_filter_* vhost_traffic_status_histogram_buckets
     vhost_traffic_status_set_by_filter vhost_traffic_status_stats_by_upstream vhost_traffic_status_zone
-    health_check_timeout lock_file log_not_found log_subrequest map_hash_* master_process match max_ranges
+    health_check_timeout lock_file log_not_found log_subrequest map_hash_* master_process match max_ranges min_delete_depth
     mp4_* msie_padding msie_refresh multi_accept open_file_cache open_file_cache_* open_log_file_cache
     output_buffers pcre_jit pid port_in_redirect postpone_gzipping postpone_output proxy_buffer_size proxy_buffers
     proxy_busy_buffers_size proxy_cache_* proxy_headers_hash_*

@@ -9,8 +9,8 @@ mod ignored;
 mod names;
 
 use self::ignored::{IGNORED_UNLESS_ON, OPENSSL_COMMANDS, ignored};
-pub(super) use self::names::check_names;
 use self::names::unknown;
+pub(super) use self::names::{check_names, unended};
 use super::remarks::Remarks;
 use crate::nginx::syntax::{Directive, Fault, Word};
 
@@ -160,6 +160,7 @@ static MODELLED: &[(&str, u8, &str)] = &[
 /// Name, the one value with which it has no effect here, and what to write instead of another
 /// value.
 static IGNORED_WITH: &[(&str, &str, &str)] = &[
+    ("dav_methods", "off", "dav_methods off; files are not stored here, and nodes get requests of every method"),
     ("auth_request", "off", "auth_request off; Kylin asks for a password itself"),
     ("limit_conn_dry_run", "off", "limit_conn_dry_run off; limits that only write a log are not counted"),
     ("limit_req_dry_run", "off", "limit_req_dry_run off; limits that only write a log are not counted"),
@@ -321,7 +322,9 @@ fn is_modelled(directive: &Directive, block: Block) -> Result<bool, Fault> {
         }
         let takes_block = BLOCKS.contains(&name) || (name == "server" && block == Block::Http);
         return match &directive.block {
-            Some(_) if !takes_block => Err(span.syntax(format!("\"{name}\" takes no block"), *usage)),
+            Some(_) if !takes_block => {
+                Err(unended(directive).unwrap_or_else(|| span.syntax(format!("\"{name}\" takes no block"), *usage)))
+            }
             None if takes_block => Err(span.syntax(format!("\"{name}\" has no block"), *usage)),
             _ => Ok(true),
         };
@@ -379,7 +382,8 @@ pub(crate) fn arg(directive: &Directive) -> Result<&Word, Fault> {
 
 pub(crate) fn wrong_number(directive: &Directive) -> Fault {
     let name = &directive.name.text;
-    directive.span().value(format!("invalid number of arguments of \"{name}\""), usage(name))
+    let number = || directive.span().value(format!("invalid number of arguments of \"{name}\""), usage(name));
+    unended(directive).unwrap_or_else(number)
 }
 
 fn phrases(blocks: u8) -> String {

@@ -3,7 +3,7 @@
 use super::ignored::{IGNORED_UNLESS_ON, ignored};
 use super::{Block, IGNORED_WITH, MODELLED, NOTED, OF_OTHER_MODULES, REFUSED, is_ignored, usage};
 use crate::nginx::directives::left_out::HANDLERS;
-use crate::nginx::syntax::{Directive, Fault, nearest};
+use crate::nginx::syntax::{Directive, Fault, Word, nearest};
 
 /// Checks the names of the directives of a block that is left out. Those of other modules may be unknown.
 ///
@@ -48,4 +48,15 @@ pub(super) fn unknown(directive: &Directive, block: Block) -> Fault {
     }
     let expected = format!("one of: {}", here().collect::<Vec<_>>().join(", "));
     directive.span().unknown(format!("unknown directive \"{name}\" {}", block.phrase()), expected)
+}
+
+/// Returns the error for a directive whose `;` was forgotten, so that the next one is among its arguments; `None` if nothing shows that.
+pub(in crate::nginx::directives) fn unended(directive: &Directive) -> Option<Fault> {
+    let is_known =
+        |word: &&Word| MODELLED.iter().map(|(known, ..)| *known).chain(ignored()).any(|known| known == word.text);
+    let mut later = directive.args.iter().filter(|word| word.span.line > directive.span().line);
+    let next = later.find(is_known)?;
+    let name = &directive.name.text;
+    let message = format!("\"{}\" inside \"{name}\", which is not ended", next.text);
+    Some(next.span.syntax(message, format!("\";\" at the end of \"{name}\", in front of it")))
 }

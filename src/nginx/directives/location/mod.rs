@@ -36,6 +36,8 @@ pub(crate) struct Location {
     pub(crate) by_host: Option<ByHost>,
     /// `limit_except`.
     limit_except: Option<LimitExcept>,
+    /// Whether the block has `proxy_pass`, even where its `return` or `try_files` comes first.
+    has_pass: bool,
     /// The locations inside it.
     pub(crate) nested: Locations,
 }
@@ -244,14 +246,11 @@ impl Location {
         forms
     }
 
-    /// Returns the path without the slash at its end; nginx redirects only to a location that
-    /// proxies.
+    /// Returns the path without the slash at its end; nginx redirects only to a location with `proxy_pass`.
     fn without_slash(&self) -> Option<&[u8]> {
-        match (&self.action, &self.matcher) {
-            (Action::Proxy(_), Matcher::Exact(path) | Matcher::Prefix { path, .. }) => {
-                path.as_bytes().strip_suffix(b"/")
-            }
-            _ => None,
+        match &self.matcher {
+            Matcher::Exact(path) | Matcher::Prefix { path, .. } if self.has_pass => path.as_bytes().strip_suffix(b"/"),
+            Matcher::Exact(_) | Matcher::Prefix { .. } | Matcher::Regex(_) | Matcher::Named(_) => None,
         }
     }
 }

@@ -154,6 +154,18 @@ impl ProxyPass {
         let host = Template::new(&Word { text: text[..end].to_owned(), span: word.span }, maps)?;
         let Some(values) = host.possible_values(maps) else {
             let expected = "http://UPSTREAM; or a variable of map or set, each value of which is the name of an upstream or HOST:PORT";
+            let expected = match text[start..end].split_once('$') {
+                // A path is meant, because an upstream's name or a whole address is before the variable.
+                Some((before, _)) if !before.is_empty() => {
+                    let at = start + before.len();
+                    format!(
+                        "{}/{}, if the variable is a path without its first slash; {expected}",
+                        &text[..at],
+                        &text[at..]
+                    )
+                }
+                _ => expected.to_owned(),
+            };
             return Err(word.span.unsupported("variables in proxy_pass are not supported", expected));
         };
         let named = values.into_iter().filter(|value| !value.is_empty() && !value.ends_with("://"));

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use http::header;
 
-use super::{Action, ByHost, LimitExcept, Location, Locations, Matcher, ProxyPass};
+use super::{Action, ByHost, LimitExcept, Location, Locations, Matcher, PassUri, ProxyPass};
 use crate::nginx::directives::catalogue::{self, Block, arg};
 use crate::nginx::directives::context::ReadContext;
 use crate::nginx::directives::left_out;
@@ -167,10 +167,18 @@ fn read_body(
         variants: Vec::new(),
         by_host: None,
         limit_except: None,
+        has_pass: pass.is_some(),
         nested: Locations::default(),
     };
     match pass.filter(|_| named.is_none()) {
-        Some(word) => set_pass(word, &mut location, context)?,
+        Some(word) => {
+            set_pass(word, &mut location, context)?;
+            if let (Some(_), Action::Proxy(ProxyPass { uri: PassUri::Replace { .. }, .. })) = (outer, &location.action)
+            {
+                let message = "proxy_pass cannot have a URI part inside \"if\" or \"limit_except\"";
+                return Err(word.span.value(message, "http://UPSTREAM; with rewrite ... break; for another path"));
+            }
+        }
         None => {
             // The block of an `if` is the same location with other settings.
             location.by_host = outer.and_then(|outer| outer.by_host.clone()).map(|by_host| ByHost {
@@ -230,6 +238,20 @@ fn check_captures(directive: &Directive) -> Result<(), Fault> {
     }
 }
 
+/// What may stand in an `if` of a location besides steps (`NGX_HTTP_LIF_CONF`). `limit_except` has an error of its own.
+const IN_IF: [&str; 10] = [
+    "access_log",
+    "add_header",
+    "charset",
+    "error_page",
+    "expires",
+    "limit_except",
+    "more_clear_headers",
+    "more_set_headers",
+    "proxy_pass",
+    "root",
+];
+
 /// Reads the steps of a location, and the variants of it that its `if` blocks make.
 fn read_script(
     block: &[&Directive],
@@ -244,6 +266,11 @@ fn read_script(
             note_files(inner, &mut context.remarks);
             let body =
                 catalogue::modelled(inner.block.as_deref().unwrap_or_default(), Block::Location, &mut context.remarks)?;
+            if let Some(other) = body.iter().find(|inner| !Step::is(inner) && !IN_IF.contains(&&*inner.name.text)) {
+                let message = format!("\"{}\" is not allowed in an \"if\"", other.name.text);
+                let expected = "this line beside the if; a map gives it a value that depends on the request";
+                return Err(other.span().misplaced(message, expected));
+            }
             if body.iter().any(|inner| !Step::is(inner)) {
                 let (matcher, settings) = (location.matcher.clone(), location.settings.clone());
                 let form = read_body(body, matcher, Some(&*location), &settings, captures, context)?;

@@ -25,7 +25,7 @@ impl Charset {
         let word = arg(directive)?;
         let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':' | b'+');
         if word.text.is_empty() || !word.text.bytes().all(is_letter) {
-            return Err(word.invalid("charset", "off, or a name like utf-8, without variables"));
+            return Err(word.invalid("charset", "off, or one name like utf-8, without variables"));
         }
         self.name = Some(word.text.as_str()).filter(|name| *name != "off").map(Into::into);
         Ok(())

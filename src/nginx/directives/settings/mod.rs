@@ -174,6 +174,8 @@ impl DocumentRoot {
 #[derive(Debug, Clone)]
 pub(crate) struct SetHeader {
     pub(crate) name: HeaderName,
+    /// Whether a line before it has the same name: as in nginx, nodes get both.
+    pub(crate) is_another: bool,
     pub(crate) value: Template,
 }
 

@@ -13,9 +13,9 @@ pub(crate) use self::more_headers::MoreHeaders;
 use self::once::{read_amount, read_flag, read_policy, read_protection, read_response, read_time, read_tls};
 pub(crate) use self::types::Types;
 use super::{AccessRule, AddHeader, BlockSettings, CookieFlags, ErrorPage, RedirectRule, SetHeader};
-use crate::nginx::directives::catalogue::{arg, args, wrong_number};
+use crate::nginx::directives::catalogue::{arg, args, unended, wrong_number};
 use crate::nginx::directives::context::ReadContext;
-use crate::nginx::syntax::{Directive, Fault, Word};
+use crate::nginx::syntax::{Directive, Fault, Word, nearest};
 use crate::nginx::variables::Template;
 use crate::proxy::HeaderEdits;
 
@@ -50,7 +50,10 @@ impl SettingsReader {
         let settings = &mut self.settings;
         let is_first = !self.seen.contains(&directive.name.text);
         match directive.name.text.as_str() {
-            "proxy_set_header" => list(is_first, &mut settings.set_headers).extend(set_header(directive, context)?),
+            "proxy_set_header" => {
+                let headers = list(is_first, &mut settings.set_headers);
+                headers.extend(set_header(directive, headers, context)?);
+            }
             "add_header" => list(is_first, &mut settings.add_headers).extend(add_header(directive, context)?),
             "more_set_headers" | "more_clear_headers" => {
                 Arc::make_mut(&mut settings.more_headers).read(directive, &context.maps)?;
@@ -131,11 +134,23 @@ fn list<T: Clone>(is_first: bool, list: &mut Arc<Vec<T>>) -> &mut Vec<T> {
     Arc::make_mut(list)
 }
 
-/// `None` if the line has no effect here.
-fn set_header(directive: &Directive, context: &mut ReadContext<'_>) -> Result<Option<SetHeader>, Fault> {
+/// `before` are the lines before it in its block. `None` if the line has no effect here.
+fn set_header(
+    directive: &Directive,
+    before: &[SetHeader],
+    context: &mut ReadContext<'_>,
+) -> Result<Option<SetHeader>, Fault> {
     let [word, value] = args(directive)?;
     let (name, value_text) = (header_name(word)?, value.text.as_str());
     let value = Template::for_header(value, &context.maps)?;
+    if value.needs_outcome() {
+        let text = format!(
+            "proxy_set_header {}: variables of the response are empty when the request is sent; $status is that of the error in the \
+             location of an error_page",
+            word.text
+        );
+        context.remarks.note(word.span, text);
+    }
     if name == header::CONNECTION {
         if !value_text.is_empty() {
             let text = "proxy_set_header Connection: this crate decides itself whether a connection to a node is kept";
@@ -148,18 +163,42 @@ fn set_header(directive: &Directive, context: &mut ReadContext<'_>) -> Result<Op
         context.remarks.note(word.span, text);
         return Ok(None);
     }
+    // The proxy removes these itself.
+    if value_text.is_empty() && [header::TE, header::TRAILER].iter().chain(&OF_CONNECTION).any(|other| *other == name) {
+        return Ok(None);
+    }
     settable(&name, word)?;
-    Ok(Some(SetHeader { name, value }))
+    let mut is_another = before.iter().any(|line| line.name == name);
+    if is_another && name == header::HOST {
+        let text = "a second proxy_set_header Host: this one is sent; nginx sends both, and servers refuse a request with two";
+        context.remarks.note(word.span, text);
+        is_another = false;
+    }
+    Ok(Some(SetHeader { name, is_another, value }))
 }
+
+/// Headers of a connection, which no request for a node has.
+static OF_CONNECTION: [HeaderName; 2] =
+    [HeaderName::from_static("keep-alive"), HeaderName::from_static("proxy-connection")];
 
 /// `None` if the line has no effect here.
 fn add_header(directive: &Directive, context: &mut ReadContext<'_>) -> Result<Option<AddHeader>, Fault> {
+    if directive.args.len() > 2
+        && let Some(fault) = unended(directive)
+    {
+        return Err(fault);
+    }
     let (word, value, always) = match &directive.args[..] {
         [name, value] => (name, value, false),
         [name, value, always] if always.text == "always" => (name, value, true),
         [_, _, other] => {
-            let message = format!("unknown parameter \"{}\" of add_header", other.text);
-            return Err(other.span.unknown(message, "always"));
+            let hint = nearest(&other.text, ["always"]).map_or("", |_| ", did you mean \"always\"?");
+            let message = format!("unknown parameter \"{}\" of add_header{hint}", other.text);
+            return Err(other.span.unknown(message, format!("always; or the value in quotes: {}", quoted(directive))));
+        }
+        [_, _, _, ..] => {
+            let message = "invalid number of arguments of \"add_header\"";
+            return Err(directive.span().value(message, format!("the value in quotes: {}", quoted(directive))));
         }
         _ => return Err(wrong_number(directive)),
     };
@@ -176,12 +215,24 @@ fn add_header(directive: &Directive, context: &mut ReadContext<'_>) -> Result<Op
     Ok(Some(AddHeader { name, value: Template::for_header(value, &context.maps)?, always }))
 }
 
+/// Returns an `add_header` line with its value in quotes, which were forgotten.
+fn quoted(directive: &Directive) -> String {
+    let (name, mut value) = (directive.args.first().map_or("", |name| &name.text), directive.args[1..].to_vec());
+    let always = value.pop_if(|last| last.text == "always").map_or("", |_| " always");
+    let words: Vec<_> = value.iter().map(|word| word.text.as_str()).collect();
+    format!("add_header {name} \"{}\"{always};", words.join(" "))
+}
+
 fn settable(name: &HeaderName, word: &Word) -> Result<(), Fault> {
     if HeaderEdits::allows(name) {
         return Ok(());
     }
     let message = format!("header \"{}\" cannot be set by hand", word.text);
-    Err(word.span.unsupported(message, "another header: this one follows from the message itself"))
+    let expected = match OF_CONNECTION.contains(name) {
+        true => "no such line: the header is about one connection, and no node gets it",
+        false => "another header: this one follows from the message itself",
+    };
+    Err(word.span.unsupported(message, expected))
 }
 
 fn header_name(word: &Word) -> Result<HeaderName, Fault> {

@@ -23,6 +23,8 @@ use crate::nginx::variables::Scope;
 use crate::proxy::ErrorResponse;
 use crate::{Body, ClientAddr};
 
+const NO_HOST: ErrorResponse =
+    ErrorResponse::new(StatusCode::INTERNAL_SERVER_ERROR, "the variables of proxy_pass are empty");
 const NO_UPSTREAM: ErrorResponse =
     ErrorResponse::new(StatusCode::BAD_GATEWAY, "the variables of proxy_pass name no upstream");
 
@@ -69,8 +71,9 @@ impl<'s: 'r, 'r> ServerRequest<'s, 'r> {
             Ok(other) => return self.respond(other, scope, rewritten),
             Err(error) => return self.own(error.response_to(self.head), None, scope, rewritten),
         };
-        let Some(location) = found else {
-            return self.own(NO_UPSTREAM.response_to(self.head), location, scope, rewritten);
+        let location = match found {
+            Ok(location) => location,
+            Err(error) => return self.own(error.response_to(self.head), location, scope, rewritten),
         };
         match &location.action {
             Action::Return(reply) => self.respond(Destination::Return(reply, Some(location)), scope, rewritten),
@@ -183,12 +186,19 @@ impl<'s: 'r, 'r> ServerRequest<'s, 'r> {
         })
     }
 
-    /// Returns the form of a location for the variables in the host of its `proxy_pass`; `None` if they name no upstream.
-    fn of_host(&self, location: &'s Location, scope: &Scope<'_>) -> Option<&'s Location> {
-        let Some(by_host) = &location.by_host else { return Some(location) };
+    /// Returns the form of a location for the variables in the host of its `proxy_pass`.
+    ///
+    /// # Errors
+    /// They are empty, which nginx takes for a mistake of the file, or name no upstream.
+    fn of_host(&self, location: &'s Location, scope: &Scope<'_>) -> Result<&'s Location, ErrorResponse> {
+        let Some(by_host) = &location.by_host else { return Ok(location) };
         let host = by_host.host.value(scope);
         let found = by_host.locations.iter().find(|(value, _)| value.as_bytes().eq_ignore_ascii_case(&host));
-        found.map(|(_, location)| location)
+        match found {
+            Some((_, location)) => Ok(location),
+            None if host.is_empty() || host.ends_with(b"://") => Err(NO_HOST),
+            None => Err(NO_UPSTREAM),
+        }
     }
 
     /// Responds without a node.

@@ -28,7 +28,9 @@ pub(super) fn prepare(
             has_host = value.is_some();
         }
         edits = match value {
+            Some(value) if header.is_another => edits.append(header.name.clone(), value),
             Some(value) => edits.set(header.name.clone(), value),
+            None if header.is_another => edits,
             None => edits.remove(header.name.clone()),
         };
     }

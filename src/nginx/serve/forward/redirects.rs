@@ -136,6 +136,11 @@ impl<'s> InternalRedirect<'s> {
 }
 
 impl PageError {
+    /// Returns the status of the response to the client; `None` for that of the page.
+    pub(super) fn status(&self) -> Option<u16> {
+        self.status
+    }
+
     /// Gives a response the challenge of the error, and the status that the line asks for. As in nginx, an error on the way to the
     /// page keeps its own status.
     pub(super) fn mark(&self, response: &mut Response<Body>, is_error: bool) {

@@ -90,7 +90,14 @@ pub(super) fn read_flag(
         "proxy_buffering" => settings.buffering = Some(flag(directive)?),
         "proxy_request_buffering" => settings.request_buffering = Some(flag(directive)?),
         "ssl" => settings.ssl = Some(flag(directive)?),
-        "merge_slashes" => settings.merge_slashes = Some(flag(directive)?),
+        "merge_slashes" => {
+            settings.merge_slashes = Some(flag(directive)?);
+            if settings.merge_slashes == Some(false) {
+                let text = "merge_slashes off: locations, conditions and $uri see one slash for several all the same, as Tomcat does; \
+                    the nodes get the path as the client sent it";
+                remarks.note(span, text);
+            }
+        }
         "underscores_in_headers" => settings.underscores_in_headers = Some(flag(directive)?),
         "ignore_invalid_headers" => settings.ignore_invalid_headers = Some(flag(directive)?),
         "real_ip_recursive" => Arc::make_mut(&mut settings.real_ip).recursive = flag(directive)?,
