@@ -115,9 +115,15 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("kylin_front: {error}");
+            let mut said = error.to_string();
             let mut cause = error.source();
             while let Some(error) = cause {
-                eprintln!("  because {error}");
+                // Some errors show their cause themselves.
+                let text = error.to_string();
+                if !said.contains(&text) {
+                    eprintln!("  because {text}");
+                }
+                said += &text;
                 cause = error.source();
             }
             ExitCode::FAILURE

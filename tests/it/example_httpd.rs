@@ -515,6 +515,8 @@ async fn virtual_hosts_are_chosen_as_httpd_chooses_them() {
         "FIRST1.example:8080",
         "second.example",
         "second.example:1",
+        "second.example.",
+        "Second.Example.:1",
         "other.example",
     ] {
         for path in ["/", "/shared/x", "/shared/own/x", "/only/x"] {
@@ -556,96 +558,139 @@ fn error(text: &str) -> String {
 
 #[test]
 fn errors_name_the_place_and_what_to_write_instead() {
-    let proxy =
-        |lines: &str| format!("Listen 8080\n<Proxy balancer://k>\n{lines}\n</Proxy>\nProxyPass / balancer://k/\n");
-    for (text, place, said) in [
-        ("Listen 8080\nProxyPas / http://a/\n", "2:1", "did you mean \"ProxyPass\""),
-        ("Listen 8080\nProxyPass / balancer://kylin/\n", "2:13", "<Proxy balancer://kylin> with BalancerMember lines"),
-        ("Listen 8080\nProxyPass /a/ http://a\n", "2:15", "expected http://a/"),
-        ("Listen 8080\nProxyPass / http://a/ # all\n", "2:23", "a line of its own"),
-        ("Listen 8080\nProxyPass / http://a/ \\\n   retri=5\n", "3:4", "did you mean \"retry\""),
-        ("Listen 8080\nProxyPass / \"http://a/\n", "2:13", "a quote that does not end"),
-        ("Listen 8080\n<Location /x>\nRequire all denied\n", "2:1", "</Location>"),
-        ("Listen 8080\n</Location>\n", "2:1", "no <Location> is open"),
-        (&proxy("BalancerMember http://a:1 route=x lodfactor=2"), "3:35", "did you mean \"loadfactor\""),
-        (&proxy("BalancerMember http://a:1 loadfactor=0"), "3:38", "1 to 100"),
-        (&proxy("BalancerMember http://a:1 status=+Z"), "3:35", "D, S, N, H, R or I"),
-        (&proxy("BalancerMember http://a:1\nBalancerMember http://a:1"), "4:16", "twice, first in httpd.conf:3"),
-        (&proxy("BalancerMember ajp://a:8009"), "3:16", "http://a:7070"),
-        (&proxy("BalancerMember http://a:1 redirect=r2"), "3:16", "no member has as its route"),
-        (&proxy("BalancerMember http://a:1\nProxySet lbmethod=bytraffic"), "4:19", "lbmethod=bybusyness"),
-        (&proxy("BalancerMember http://a:1\nProxySet lbmethod=heartbeat"), "4:19", "Kylin nodes send none"),
-        (&proxy("BalancerMember http://a:1\nProxySet stickysesion=A"), "4:10", "did you mean \"stickysession\""),
-        (
-            &proxy("BalancerMember http://a:1 route=a redirect=a\nProxySet nofailover=On stickysession=A"),
-            "2:8",
-            "exclude each other",
-        ),
-        (&proxy(""), "5:1", "has no members"),
-        ("Listen 8080\nProxyPass / http://a/\n<Location /x>\nAuthType Basic\n</Location>\n", "4:1", "Require ip"),
-        ("Listen 8080\nProxyPass / http://a/\n<Location /x>\nRequire valid-user\n</Location>\n", "4:9", "Require ip"),
-        (
-            "Listen 8080\nProxyPass / http://a/\n<Location /x>\nDeny from evil.example\n</Location>\n",
-            "4:11",
-            "10.0.0.0/8",
-        ),
-        ("Listen 8080\nProxyPass / http://a/\nProxyErrorOverride On\n", "3:1", "ProxyErrorOverride Off"),
-        ("Listen 8080\nProxyPass / http://a/\nSSLVerifyClient require\n", "3:1", "asks clients for certificates"),
-        ("Listen 8080\nProxyPass / http://a/\nCacheEnable disk /\n", "3:1", "result cache of Kylin"),
-        ("Listen 8080\nProxyPass / http://a/\nFilterProvider A SUBSTITUTE true\n", "3:1", "without filters"),
-        ("Listen 8080\nProxyPass / http://a/\nJkMount /* kylin\n", "3:1", "BalancerMember http://HOST:7070"),
-        ("Listen 8080\n<Limit POST>\nRequire all denied\n</Limit>\n", "2:1", "<Limit> in <Location> or <Proxy>"),
-        ("Listen 8080\n<Location />\n<Limit post>\nDeny from all\n</Limit>\n</Location>\n", "3:8", "in capitals"),
-        ("Listen 8080\n<Location />\n<Limit TRACE>\nDeny from all\n</Limit>\n</Location>\n", "3:8", "TraceEnable Off"),
-        ("Listen 8080\n<Location />\n<Limit GET>\nRequire valid-user\n</Limit>\n</Location>\n", "4:9", "Require ip"),
-        (
-            "Listen 8080\n<Location />\n<Limit GET>\nHeader set A b\n</Limit>\n</Location>\n",
-            "4:1",
-            "other lines behind it",
-        ),
-        (
-            "Listen 8080\n<Location />\n<RequireAny>\n<Limit GET>\nRequire all denied\n</Limit>\n</RequireAny>\n</Location>\n",
-            "4:1",
-            "<Limit> around the group",
-        ),
-        ("Listen 8080\nProxyPass / http://a/\nSetOutputFilter SUBSTITUTE\n", "3:1", "without filters"),
-        ("Listen 8080\nProxyPass / http://a/\nExpiresActive On\n", "3:1", "Header set Cache-Control"),
-        ("Listen 8080\nRewriteEngine On\nRewriteRule ^/(.*) /$1 [CO=a:b]\n", "3:24", "the flag \"CO\""),
-        ("Listen 8080\nRewriteEngine On\nRewriteCond %{TIME_HOUR} 12\n", "3:13", "%{TIME_HOUR} has no value here"),
-        ("Listen 8080\nUse Site a\n", "2:5", "no macro is called \"Site\""),
-        ("Listen 8080\nProxyPass / http://a/\nHeader set X %{UNIQUE_ID}e\n", "3:14", "UNIQUE_ID is not set here"),
-        ("Listen 8080\nProxyPass / http://a/\nHeader set X y env=HTTPS\n", "3:16", "env=BALANCER_ROUTE_CHANGED"),
-        ("Listen 8080\nProxyPass / http://a/\nHeader set Connection x\n", "3:12", "belongs to the connection"),
-        ("Listen 8080\nProxyPassMatch ^/(?=x) http://a/\n", "2:16", "look-around"),
-        ("Listen 8080\nProxyPass / http://${NODE_OF_NOWHERE}/\n", "2:13", "Define NODE_OF_NOWHERE VALUE"),
-        ("Listen 8080\nInclude conf.d/*.conf\n", "2:9", "IncludeOptional"),
-        ("Listen 8080\nProxyRequests On\n", "2:15", "ProxyRequests Off"),
-        (
-            "Listen 8080\nProxyPass / http://a/\n<If \"%{HTTPS} == 'off'\">\nRedirect / /x\n</If>\n",
-            "3:1",
-            "RewriteCond %{HTTPS} =off, RewriteRule ^/(.*)$ /x$1 [R=302,L]",
-        ),
-        (
-            "Listen 8080\nProxyPass / http://a/\n<If \"-R '10.0.0.0/8'\">\nRequire all denied\n</If>\n",
-            "3:1",
-            "<Location> and <VirtualHost>",
-        ),
-        (
-            "Listen 8080\n<VirtualHost kylin.example:8080>\nProxyPass / http://a/\n</VirtualHost>\n",
-            "2:14",
-            "*:PORT or ADDRESS:PORT",
-        ),
-        (
-            "Listen 8080\n<VirtualHost 10.0.0.1:8080>\nProxyPass / http://a/\n</VirtualHost>\n",
-            "2:1",
-            "Listen 10.0.0.1:",
-        ),
-        ("upstream kylin {\n server a:7070;\n}\n", "1:1", "for one of nginx: --config FILE"),
-        ("Listen 8080\nProxyPass / \u{201c}http://a/\u{201d}\n", "2:13", "full-width"),
-        ("Listen 8080\nProxyPass / ftp://a/\n", "2:13", "http://HOST:PORT"),
-        ("Listen 8080\nProxyPass / http://user:hunter2@a:99999/\n", "2:13", "not the address of a node"),
-    ] {
-        let error = error(text);
+    refused("", "", &[("upstream kylin {\n server a:7070;\n}", "1:1", "for one of nginx: --config FILE")]);
+    refused(
+        "Listen 8080\n",
+        "",
+        &[
+            ("ProxyPas / http://a/", "2:1", "did you mean \"ProxyPass\""),
+            ("ProxyPass / balancer://kylin/", "2:13", "<Proxy balancer://kylin> with BalancerMember lines"),
+            ("ProxyPass /a/ http://a", "2:15", "expected http://a/"),
+            ("ProxyPass / http://a/ # all", "2:23", "a line of its own"),
+            ("ProxyPass / http://a/ \\\n   retri=5", "3:4", "did you mean \"retry\""),
+            ("ProxyPass / \"http://a/", "2:13", "a quote that does not end"),
+            ("<Location /x>\nRequire all denied", "2:1", "</Location>"),
+            ("</Location>", "2:1", "no <Location> is open"),
+            ("<Limit POST>\nRequire all denied\n</Limit>", "2:1", "<Limit> in <Location> or <Proxy>"),
+            ("<Location />\n<Limit post>\nDeny from all\n</Limit>\n</Location>", "3:8", "in capitals"),
+            ("<Location />\n<Limit TRACE>\nDeny from all\n</Limit>\n</Location>", "3:8", "TraceEnable Off"),
+            ("<Location />\n<Limit GET>\nRequire valid-user\n</Limit>\n</Location>", "4:9", "Require ip"),
+            ("<Location />\n<Limit GET>\nHeader set A b\n</Limit>\n</Location>", "4:1", "other lines behind it"),
+            (
+                "<Location />\n<RequireAny>\n<Limit GET>\nRequire all denied\n</Limit>\n</RequireAny>\n</Location>",
+                "4:1",
+                "<Limit> around the group",
+            ),
+            ("RewriteEngine On\nRewriteRule ^/(.*) /$1 [CO=a:b]", "3:24", "the flag \"CO\""),
+            ("RewriteEngine On\nRewriteCond %{TIME_HOUR} 12", "3:13", "%{TIME_HOUR} has no value here"),
+            ("Use Site a", "2:5", "no macro is called \"Site\""),
+            ("ProxyPassMatch ^/(?=x) http://a/", "2:16", "look-around"),
+            ("ProxyPass / http://${NODE_OF_NOWHERE}/", "2:13", "Define NODE_OF_NOWHERE VALUE"),
+            ("Include conf.d/*.conf", "2:9", "IncludeOptional"),
+            ("ProxyRequests On", "2:15", "ProxyRequests Off"),
+            (
+                "<VirtualHost kylin.example:8080>\nProxyPass / http://a/\n</VirtualHost>",
+                "2:14",
+                "*:PORT or ADDRESS:PORT",
+            ),
+            ("<VirtualHost 10.0.0.1:8080>\nProxyPass / http://a/\n</VirtualHost>", "2:1", "Listen 10.0.0.1:"),
+            ("ProxyPass / \u{201c}http://a/\u{201d}", "2:13", "full-width"),
+            ("ProxyPass / ftp://a/", "2:13", "http://HOST:PORT"),
+            ("ProxyPass / http://user:hunter2@a:99999/", "2:13", "not the address of a node"),
+        ],
+    );
+    refused(
+        "Listen 8080\nProxyPass / http://a/\n",
+        "",
+        &[
+            ("<Location /x>\nAuthType Basic\n</Location>", "4:1", "Require ip"),
+            ("<Location /x>\nRequire valid-user\n</Location>", "4:9", "Require ip"),
+            ("<Location /x>\nDeny from evil.example\n</Location>", "4:11", "10.0.0.0/8"),
+            ("ProxyErrorOverride On", "3:1", "ProxyErrorOverride Off"),
+            ("SSLVerifyClient require", "3:1", "asks clients for certificates"),
+            ("CacheEnable disk /", "3:1", "result cache of Kylin"),
+            ("FilterProvider A SUBSTITUTE true", "3:1", "without filters"),
+            ("JkMount /* kylin", "3:1", "BalancerMember http://HOST:7070"),
+            ("SetOutputFilter SUBSTITUTE", "3:1", "without filters"),
+            ("ExpiresActive On", "3:1", "Header set Cache-Control"),
+            ("Header set X %{UNIQUE_ID}e", "3:14", "UNIQUE_ID is not set here"),
+            ("Header set X y env=HTTPS", "3:16", "env=BALANCER_ROUTE_CHANGED"),
+            ("Header set Connection x", "3:12", "belongs to the connection"),
+            (
+                "<If \"%{HTTPS} == 'off'\">\nRedirect / /x\n</If>",
+                "3:1",
+                "RewriteCond %{HTTPS} =off, RewriteRule ^/(.*)$ /x$1 [R=302,L]",
+            ),
+            ("<If \"-R '10.0.0.0/8'\">\nRequire all denied\n</If>", "3:1", "<Location> and <VirtualHost>"),
+            ("StrictHostCheck On", "3:1", "a first <VirtualHost>"),
+            ("SSLStrictSNIVHostCheck On", "3:1", "SSLStrictSNIVHostCheck Off"),
+            ("RegexDefaultOptions +ICASE", "3:1", "(?i)"),
+            ("UseCanonicalName On", "3:1", "UseCanonicalName Off"),
+            ("BalancerInherit Off", "3:1", "different names"),
+            ("ServerPath /x", "3:1", "ServerAlias"),
+            ("SetEnvIf Request_URI ^/x no-proxy", "3:26", "ProxyPass PATH !"),
+            ("BrowserMatch Robot a=b No-Proxy=1", "3:24", "ProxyPass PATH !"),
+            ("RewriteEngine On\nRewriteRule ^/x - [E=no-proxy:1]", "4:19", "ProxyPass PATH !"),
+            ("<Location /x>\nAuthMerging And\n</Location>", "4:13", "in <RequireAll>"),
+            ("<Location /x>\n<RequireAll>\n</RequireAll>\n</Location>", "4:1", "expected Require"),
+            ("<Location /x>\nSetHandler cgi-script\n</Location>", "4:12", "ProxyPass for what goes to the nodes"),
+            (
+                "<Location /x>\n<RequireAny>\nRequire valid-user\n</RequireAny>\nSetHandler server-status\n</Location>",
+                "5:9",
+                "Require ip",
+            ),
+            ("<Proxy http://a:7070/kylin/secret>\nRequire all denied\n</Proxy>", "3:8", "<Location PATH> instead"),
+            ("<Proxy http://a:7070/*/secret>\nRequire all denied\n</Proxy>", "3:8", "<Location PATH> instead"),
+            ("<Proxy http://a?/>\nRequire all denied\n</Proxy>", "3:8", "<Location PATH> instead"),
+            ("<Proxy /kylin>\nRequire all denied\n</Proxy>", "3:8", "<Location PATH> instead"),
+            ("<Proxy HTTP://a/*>\nRequire all denied\n</Proxy>", "3:8", "expected <Proxy http://a>"),
+            ("<Proxy *>\nRedirect /x /y\n</Proxy>", "4:1", "<Location PATH>"),
+            ("<Location /a;b>\nRequire all denied\n</Location>", "3:11", "without ;"),
+            ("<LocationMatch ;x>\nRequire all denied\n</LocationMatch>", "3:16", "as Tomcat reads them"),
+            ("<Location ~ ^/a;>\nRequire all denied\n</Location>", "3:13", "without ;"),
+            ("ProxyPass /a;b !", "3:11", "without ;"),
+            ("ProxyPassMatch ^/a; !", "3:16", "without ;"),
+            ("RedirectMatch 403 ^/a;", "3:19", "without ;"),
+            ("RewriteEngine On\nRewriteRule ;x - [F]", "4:13", "without ;"),
+            ("RewriteEngine On\nRewriteRule !^/[^;]*$ - [G]", "4:13", "without ;"),
+            ("RewriteEngine On\nRewriteCond %{REQUEST_URI} ;x\nRewriteRule ^ - [F]", "4:28", "without ;"),
+        ],
+    );
+    refused(
+        "Listen 8080\n<Proxy balancer://k>\n",
+        "</Proxy>\nProxyPass / balancer://k/\n",
+        &[
+            ("BalancerMember http://a:1 route=x lodfactor=2", "3:35", "did you mean \"loadfactor\""),
+            ("BalancerMember http://a:1 loadfactor=0", "3:38", "1 to 100"),
+            ("BalancerMember http://a:1 status=+Z", "3:35", "D, S, N, H, R or I"),
+            ("BalancerMember http://a:1\nBalancerMember http://a:1", "4:16", "twice, first in httpd.conf:3"),
+            ("BalancerMember ajp://a:8009", "3:16", "http://a:7070"),
+            ("BalancerMember http://a:1 redirect=r2", "3:16", "no member has as its route"),
+            ("BalancerMember http://a:1\nProxySet lbmethod=bytraffic", "4:19", "lbmethod=bybusyness"),
+            ("BalancerMember http://a:1\nProxySet lbmethod=heartbeat", "4:19", "Kylin nodes send none"),
+            ("BalancerMember http://a:1\nProxySet stickysesion=A", "4:10", "did you mean \"stickysession\""),
+            (
+                "BalancerMember http://a:1 route=a redirect=a\nProxySet nofailover=On stickysession=A",
+                "2:8",
+                "exclude each other",
+            ),
+            ("", "5:1", "has no members"),
+        ],
+    );
+    refused(
+        "Listen 8080\n<Proxy balancer://Kylin>\n",
+        "</Proxy>\nProxyPass / balancer://kylin/\n",
+        &[("BalancerMember http://a:1\nRequire all denied", "2:8", "expected <Proxy balancer://kylin>")],
+    );
+    assert!(error("Listen 8080\nDocumentRoot /var/www\n").contains("httpd.conf: no ProxyPass leads to a node"));
+    assert!(error("ProxyPass / http://a/\n").contains("no Listen"));
+}
+
+/// Checks that each of some lines between others is refused: at which line and column, and with which words.
+fn refused(before: &str, behind: &str, rows: &[(&str, &str, &str)]) {
+    for (lines, place, said) in rows {
+        let text = format!("{before}{lines}\n{behind}");
+        let error = error(&text);
         assert!(error.starts_with(&format!("kylin_front: httpd.conf:{place}: ")), "{text}\n{error}");
         assert!(error.contains(said), "{text}\n{error}");
         assert!(!error.contains("hunter2"), "{error}");
@@ -653,8 +698,37 @@ fn errors_name_the_place_and_what_to_write_instead() {
         let caret = error.lines().find(|line| line.trim() == "^").unwrap_or_else(|| panic!("{error}"));
         assert_eq!(caret.chars().count(), column, "{error}");
     }
-    assert!(error("Listen 8080\nDocumentRoot /var/www\n").contains("httpd.conf: no ProxyPass leads to a node"));
-    assert!(error("ProxyPass / http://a/\n").contains("no Listen"));
+}
+
+#[test]
+fn lines_that_differ_or_have_no_effect_are_noted() {
+    let folder = TempDir::new().unwrap();
+    for (lines, note) in [
+        ("RewriteEngine On\nRewriteRule ^/a;(.*)$ /b [R]", "RewriteRule ^/a;(.*)$ /b [R]: paths are compared without"),
+        ("ProxyPassMatch ^/a;(.*)$ http://b/$1", "ProxyPassMatch ^/a;(.*)$ http://b/$1: paths are compared without"),
+        ("RedirectMatch ^/a; /b", "RedirectMatch ^/a; /b: paths are compared without"),
+        (
+            "RemoteIPHeader X-Forwarded-For\nRemoteIPTrustedProxy 1.2.3.4",
+            "in httpd only those of RemoteIPInternalProxy",
+        ),
+        (
+            "<Location /s>\nSetHandler server-status\nAuthType Basic\n</Location>",
+            "AuthType Basic: what it protects is not",
+        ),
+        (
+            "<Location /s>\nSetHandler server-status\nRequire valid-user\n</Location>",
+            "Require valid-user: 403, because no client can log in",
+        ),
+        ("StrictHostCheck Off", "StrictHostCheck Off: turned off here too"),
+        (
+            "RewriteEngine On\nRewriteCond %{HTTP_COOKIE} a=([^;]+)\nRewriteRule ^/x - [F]",
+            "differs from httpd in every",
+        ),
+    ] {
+        let file = write(&folder, &format!("Listen 8080\n{lines}\nProxyPass / http://a/\n"));
+        let report = check(&["--httpd", file.to_str().unwrap()]);
+        assert!(report.contains(note), "{lines}\n{report}");
+    }
 }
 
 #[test]
@@ -710,6 +784,17 @@ fn what_macros_and_variables_add_is_bounded() {
     ] {
         let error = error(&text);
         assert!(error.contains(said), "{said}\n{}", &error[..error.len().min(300)]);
+    }
+}
+
+#[test]
+fn a_missing_file_is_reported_once() {
+    for option in ["--httpd", "--config"] {
+        for more in [&[][..], &["--check"]] {
+            let output = run(&[&[option, "/nowhere/kylin.conf"], more].concat());
+            let error = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(error.matches("No such file").count(), 1, "{error}");
+        }
     }
 }
 

@@ -3,8 +3,8 @@
 //!
 //! The first lines of a file say what is expected, as in `nginx_files`:
 //!
-//! - `#? METHOD PATH [HEADER: VALUE] => STATUS [PATH AT THE NODE] [location=...] [cookie=...]`: a request and its response, from the
-//!   example and from httpd;
+//! - `#? METHOD PATH [HTTP/1.0] [HEADER: VALUE] => STATUS [PATH AT THE NODE] [location=...] [cookie=...]`: a request and its response,
+//!   from the example and from httpd;
 //! - `#! error LINE:COLUMN MESSAGE ## EXPECTED`: the file is refused.
 
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::support::httpd::{Httpd, require_httpd};
 #[tokio::test]
 async fn files_as_people_have_them_serve_as_in_httpd_or_are_refused_clearly() {
     require_httpd!();
-    compare_all("httpd_files", 22, compare).await;
+    compare_all("httpd_files", 27, compare).await;
 }
 
 /// Returns what is not as the file says.

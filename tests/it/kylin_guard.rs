@@ -6,12 +6,15 @@ use kylin_lb::kylin::Guard;
 use kylin_lb::proxy::{KylinRules, TrustedProxies};
 use kylin_lb::testing::kylin::Dialect;
 use kylin_lb::{Cluster, Proxy};
+use tracing::Level;
+use tracing::instrument::WithSubscriber as _;
 
 use crate::support::dialects::in_each_dialect;
 use crate::support::front::{self, Front, refusal};
 use crate::support::http::RawResponse;
 use crate::support::kylin::{Demo, admin, ask, bytes, request, scripted, well};
 use crate::support::raw_node::{self, RawNode};
+use crate::support::subscriber::CapturedLog;
 
 /// Paths of the calls between nodes, as a node would write them.
 const CLOSED: [&str; 15] = [
@@ -146,6 +149,18 @@ async fn the_guard_trusts_the_client_that_a_trusted_proxy_names() {
     let near = IpAddr::from([10, 1, 2, 3]);
     let response = strangers.forward(near, request("PUT /kylin/api/cache/x", &[], "")).await;
     assert_eq!(response.status(), 200);
+}
+
+#[tokio::test]
+async fn the_log_names_a_client_of_a_dual_stack_socket_by_its_ipv4_address() {
+    let cluster = Cluster::builder().endpoint(scripted("0", &well("node"))).build().unwrap();
+    let proxy = Proxy::builder(cluster).build().unwrap();
+    let client: IpAddr = "::ffff:192.0.2.7".parse().unwrap();
+    let log = CapturedLog::default();
+    let response = async { proxy.forward(client, request("PUT /kylin/api/cache/x", &[], "")).await };
+    assert_eq!(response.with_subscriber(log.subscriber(Level::INFO)).await.status(), 403);
+    let text = log.text();
+    assert!(text.contains("request denied") && text.contains("client=192.0.2.7 "), "{text}");
 }
 
 in_each_dialect!(the_routed_header_of_clients_is_removed);

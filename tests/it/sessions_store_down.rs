@@ -1,8 +1,6 @@
 //! A store that fails or does not respond costs a bounded time and no request, and no secret is logged.
 
-use std::io::Write;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
@@ -16,7 +14,7 @@ use crate::support::clock::PausedClock;
 use crate::support::dialects::in_each_dialect;
 use crate::support::front::Front;
 use crate::support::login::{Browser, Nodes};
-use crate::support::subscriber::ask_every_subscriber;
+use crate::support::subscriber::CapturedLog;
 
 const DEADLINE: Duration = Duration::from_millis(50);
 
@@ -270,34 +268,14 @@ async fn two_front_ends_that_bind_a_session_at_the_same_time_agree() {
     }
 }
 
-#[derive(Clone, Default)]
-struct CapturedLog(Arc<Mutex<Vec<u8>>>);
-
-impl Write for CapturedLog {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 in_each_dialect!(no_log_or_debug_output_contains_a_session_id_or_a_credential);
 /// At the trace level, over real sockets, with a store that fails: the log has no id, cookie or credential.
 async fn no_log_or_debug_output_contains_a_session_id_or_a_credential(dialect: Dialect) {
     let captured = CapturedLog::default();
-    let writer = captured.clone();
-    ask_every_subscriber();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_writer(move || writer.clone())
-        .with_ansi(false)
-        .finish();
+    let subscriber = captured.subscriber(tracing::Level::TRACE);
     // The subscriber sees this future only: the dialects take turns on the thread, and nodes and server have threads of their own.
     let secrets = secrets_seen(dialect).with_subscriber(subscriber).await;
-    let text = String::from_utf8_lossy(&captured.0.lock().unwrap()).into_owned();
+    let text = captured.text();
     assert!(text.contains("shown") && text.contains("Affinity::learn"), "the subscriber works: {text}");
     assert!(secrets.len() > 5, "there were cookies: {secrets:?}");
     for secret in &secrets {

@@ -72,7 +72,7 @@ fn leads_to_kylin(server: &Server, pass: &Pass, target: &Target, balancer: &Bala
     }
     if let From::Pattern(pattern) = &pass.from {
         let is_rule = || server.rewrites.passes().any(|rule| std::ptr::eq(rule, pass));
-        let is_first = server.pass_of(KYLIN_PATH).is_some_and(|first| std::ptr::eq(first, pass))
+        let is_first = server.pass_of(KYLIN_PATH, KYLIN_PATH).is_some_and(|first| std::ptr::eq(first, pass))
             || is_rule() && pattern.is_match(KYLIN_PATH.as_bytes());
         return match () {
             () if pattern.as_str().contains("kylin") => Some(Leads::Named),
@@ -85,7 +85,7 @@ fn leads_to_kylin(server: &Server, pass: &Pass, target: &Target, balancer: &Bala
         let sent = sent_path(&pass.from, target, &balancer.path, path, read.as_str()).ok()?;
         is_below_kylin(sent.as_deref().unwrap_or(path)).then_some(())
     };
-    let is_first = |path: &str| server.pass_of(path).is_some_and(|first| std::ptr::eq(first, pass));
+    let is_first = |path: &str| server.pass_of(path, path).is_some_and(|first| std::ptr::eq(first, pass));
     match &pass.from {
         From::Prefix(prefix) if is_below_kylin(prefix) => of_paths(prefix).map(|()| Leads::Named),
         From::Prefix(_) if of_paths(KYLIN_PATH).is_some() && is_first(KYLIN_PATH) => Some(Leads::WithAll),

@@ -17,7 +17,7 @@
 //! | balancers | `<Proxy balancer://...>`, `BalancerMember`, `ProxySet` |
 //! | paths | `ProxyPass`, `ProxyPassMatch`, `<Location>`, `<LocationMatch>`, `Redirect`, `RedirectMatch`, `RewriteCond`, `RewriteRule` |
 //! | responses | `ProxyPassReverse`, `ProxyPassReverseCookiePath`, `ProxyPassReverseCookieDomain`, `Header` |
-//! | requests | `RequestHeader`, `ProxyAddHeaders`, `Require`, `<RequireAll>` and its like, `Order`, `Allow`, `Deny`, `<Limit>`, `<LimitExcept>`, `ProxyTimeout`, `SSLProxy...` |
+//! | requests | `RequestHeader`, `ProxyAddHeaders`, `Require`, `<RequireAll>` and its like, `AuthMerging`, `Satisfy`, `Order`, `Allow`, `Deny`, `<Limit>`, `<LimitExcept>`, `ProxyTimeout`, `SSLProxy...` |
 //!
 //! A balancer of Kylin nodes gets the defaults of the crate as with `--config`, unless the file says otherwise: the rules of Kylin, probes,
 //! single flight, queues, and learned sessions where there is no `stickysession`.

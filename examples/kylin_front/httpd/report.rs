@@ -145,7 +145,7 @@ fn print_server(config: &Config, server: &Server, f: &mut String) -> std::fmt::R
     for section in server.sections.iter().filter(|section| !section.settings.access.is_empty()) {
         let place = match &section.matcher {
             Matcher::All => "all paths".to_owned(),
-            Matcher::Proxied(url) => format!("requests to {url}"),
+            Matcher::Proxied(urls) => format!("requests to {urls}"),
             Matcher::Below(path) => path.clone(),
             Matcher::Pattern(pattern) => pattern.as_str().to_owned(),
         };

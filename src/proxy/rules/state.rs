@@ -86,7 +86,9 @@ impl RuleState {
             Err(denied) => {
                 let reload = self.reload_call(request, self.rules.reload);
                 if reload.is_none() {
-                    tracing::info!(client = ?context.client().ip(), reason = denied.reason, "request denied");
+                    // A dual-stack socket shows IPv4 peers as mapped addresses.
+                    let client = context.client().ip().map(|ip| tracing::field::display(ip.to_canonical()));
+                    tracing::info!(client, reason = denied.reason, "request denied");
                     return Err(CLOSED_PATH);
                 }
                 reload

@@ -124,18 +124,23 @@ async fn respond(request: Request<Body>, seen: Seen) -> Response<Body> {
     response.status(StatusCode::from_u16(status).unwrap()).body(Body::from(uri)).unwrap()
 }
 
-/// Sends a request, with a body of four bytes if it is a POST or PUT. Returns the response in one line, with its type if that is `typed`.
+/// Sends a request `METHOD PATH [HTTP/1.0] [HEADER: VALUE] [| HEADER: VALUE]...`, with a body of four bytes if it is a POST or PUT.
+/// Returns the response in one line, with its type if that is `typed`.
 pub(crate) async fn send(front: SocketAddr, request: &str, typed: bool) -> String {
     let mut connection = Connection::open(front).await.unwrap();
     let mut words = request.splitn(3, ' ');
     let (method, path) = (words.next().unwrap(), words.next().unwrap());
     let headers = words.next().map(|headers| headers.replace(" | ", "\r\n") + "\r\n").unwrap_or_default();
-    let host = if headers.contains("Host: ") { "" } else { "Host: kylin.example\r\n" };
+    let (version, headers) = match headers.strip_prefix("HTTP/1.0\r\n") {
+        Some(headers) => ("HTTP/1.0", headers),
+        None => ("HTTP/1.1", &*headers),
+    };
+    let host = if headers.contains("Host: ") || version == "HTTP/1.0" { "" } else { "Host: kylin.example\r\n" };
     let (length, body) = match method {
         "POST" | "PUT" => ("Content-Length: 4\r\n", "body"),
         _ => ("", ""),
     };
-    connection.send(format!("{method} {path} HTTP/1.1\r\n{host}{headers}{length}\r\n{body}")).await.unwrap();
+    connection.send(format!("{method} {path} {version}\r\n{host}{headers}{length}\r\n{body}")).await.unwrap();
     match connection.response().await {
         Ok(response) if typed => {
             format!("{} type={}", shown(&response), response.header("content-type").unwrap_or_default())

@@ -1,9 +1,39 @@
 //! Subscribers of `tracing` for one thread or one future.
 
-use std::sync::LazyLock;
+use std::io::{self, Write};
+use std::sync::{Arc, LazyLock, Mutex};
 
-use tracing::Dispatch;
 use tracing::subscriber::NoSubscriber;
+use tracing::{Dispatch, Level, Subscriber};
+
+/// The log of a subscriber.
+#[derive(Clone, Default)]
+pub(crate) struct CapturedLog(Arc<Mutex<Vec<u8>>>);
+
+impl CapturedLog {
+    /// Returns a subscriber that writes here.
+    pub(crate) fn subscriber(&self, level: Level) -> impl Subscriber + Send + Sync {
+        ask_every_subscriber();
+        let writer = self.clone();
+        let builder = tracing_subscriber::fmt().with_max_level(level).with_ansi(false);
+        builder.with_writer(move || writer.clone()).finish()
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+    }
+}
+
+impl Write for CapturedLog {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
 
 /// Makes every subscriber of this process decide on each callsite.
 ///

@@ -13,6 +13,8 @@ pub struct Access {
     /// The lines, for the report.
     written: Vec<String>,
     require: Vec<Require>,
+    /// `AuthMerging Off`: without lines of its own, the section has none of those around it either.
+    replaces_require: bool,
     compat: Option<Compat>,
 }
 
@@ -69,6 +71,9 @@ impl std::fmt::Display for Access {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Denied;
 
+/// The rules of `Require` for which a client has to log in.
+const ASK: [&str; 5] = ["valid-user", "user", "group", "ldap-group", "ldap-user"];
+
 /// The form of addresses.
 const ADDRESSES: &str = "IP addresses or networks such as 10.0.0.0/8 or 10.1";
 
@@ -124,7 +129,19 @@ impl Access {
                     list.push((methods.cloned(), network));
                 }
             }
+            "authmerging" => {
+                let how = directive.one("AuthMerging Off")?;
+                if !how.text.eq_ignore_ascii_case("off") {
+                    let message = format!("AuthMerging {} is not supported", how.text);
+                    return Err(
+                        how.fault(message, "the Require lines of the sections around this one, in <RequireAll>")
+                    );
+                }
+                self.replaces_require = true;
+            }
             "satisfy" => {
+                // As in httpd, the section then has no `Order`, `Allow` and `Deny` of those around it.
+                self.compat.get_or_insert_default();
                 let how = directive.one("Satisfy All")?;
                 if !how.text.eq_ignore_ascii_case("all") {
                     return Err(how.fault("Satisfy Any is not supported", "Require lines alone: any of them is enough"));
@@ -136,13 +153,24 @@ impl Access {
         Ok(true)
     }
 
+    /// Reads a `Require` that asks for a password, as one that no client fulfils. Returns false if it is another line.
+    pub fn read_password(&mut self, line: &Directive) -> bool {
+        let asks = line.is("Require")
+            && line.args.first().is_some_and(|who| ASK.iter().any(|asks| who.text.eq_ignore_ascii_case(asks)));
+        if asks {
+            self.require.push(Require::Line { negated: false, who: Who::All(false) });
+            self.written.push(line.line());
+        }
+        asks
+    }
+
     pub fn is_empty(&self) -> bool {
-        self.require.is_empty() && self.compat.is_none()
+        self.require.is_empty() && !self.replaces_require && self.compat.is_none()
     }
 
     /// Applies the lines of an inner section.
     pub fn replace(&mut self, inner: &Access) {
-        if !inner.require.is_empty() {
+        if !inner.require.is_empty() || inner.replaces_require {
             self.require.clone_from(&inner.require);
         }
         if inner.compat.is_some() {
@@ -271,6 +299,9 @@ impl Require {
             if let Some(other) = lines.iter().find(|line| !is_rule(line)) {
                 return Err(other.fault(format!("{} may not stand here", other.name.text), "Require"));
             }
+            if lines.is_empty() {
+                return Err(directive.fault(format!("{}> without a line", directive.name.text), "Require"));
+            }
             return Ok(Require::Group(
                 kind,
                 lines.iter().map(|line| Require::read(line, kind)).collect::<Result<_, _>>()?,
@@ -297,7 +328,7 @@ impl Require {
             ("host" | "forward-dns", _) => {
                 return Err(kind.fault("names of clients are not looked up", "Require ip ADDRESS..."));
             }
-            ("valid-user" | "user" | "group" | "ldap-group" | "ldap-user", _) => {
+            (who, _) if ASK.contains(&who) => {
                 let expected =
                     "no password in front of the nodes: Kylin asks for one itself; Require ip keeps networks out";
                 return Err(kind.fault(format!("Require {} is not supported", kind.text), expected));
@@ -309,6 +340,11 @@ impl Require {
         }
         Ok(Require::Line { negated, who })
     }
+}
+
+/// Returns whether a line says how clients log in.
+pub fn is_of_password(line: &Directive) -> bool {
+    line.name.text.to_ascii_lowercase().starts_with("auth") && !line.is("AuthMerging")
 }
 
 /// Reads an address, a network with the length or the mask of its prefix, or the first bytes of an IPv4 address.

@@ -5,7 +5,7 @@ use crate::httpd::syntax::{Directive, Fault, did_you_mean};
 /// The directives that are supported, in lower case.
 const READ: &str = "
     <location <locationmatch <proxy <proxymatch <virtualhost <directory <directorymatch <files <filesmatch <ifdefine
-    <ifmodule <ifversion <iffile <limit <limitexcept <requireall <requireany <requirenone <if <macro allow balancermember define deny header
+    <ifmodule <ifversion <iffile <limit <limitexcept <requireall <requireany <requirenone <if <macro allow authmerging balancermember define deny header
     include includeoptional listen loadmodule order proxyaddheaders proxypass proxypassmatch proxypassreverse
     proxypassreversecookiedomain proxypassreversecookiepath proxypreservehost proxyrequests proxyset proxytimeout
     redirect redirectmatch redirectpermanent redirecttemp remoteipheader remoteipinternalproxy remoteiptrustedproxy
@@ -19,7 +19,7 @@ const READ: &str = "
 const NO_EFFECT: &str = "
     acceptfilter acceptpathinfo accessfilename action addalt* addcharset adddefaultcharset adddescription addencoding
     addhandler addicon* addlanguage addmoduleinfo addoutputfilterbytype addtype alias aliasmatch aliasp*
-    allowencodedslashes allowoverride allowoverridelist asyncrequestworkerfactor balancergrowth balancerinherit
+    allowencodedslashes allowoverride allowoverridelist asyncrequestworkerfactor balancergrowth
     balancerpersist brotli* browsermatch* bufferedlogs buffersize cachedefaultexpire cachedetailheader cachedir* cachedisable
     cachefile cacheheader cacheignore* cachekeybaseurl cachelastmodifiedfactor cachelock* cachemax* cachemin*
     cachenegotiateddocs cachequickhandler cacheread* cacheroot cachesocache* cachestale* cachestore* cgi* check* chrootdir contentdigest cookiedomain cookieexpires
@@ -37,15 +37,14 @@ const NO_EFFECT: &str = "
     proxyhtmlevents proxyhtmlextended proxyhtmlfixups proxyhtmlinterp proxyhtmllinks proxyhtmlmeta proxyhtmlstripcomments
     proxyhtmlurlmap proxyiobuffer* proxyreceive* proxyscgi* proxystatus proxyvia
     proxywebsocketfallbacktoproxyhttp qualifyredirecturl readbuffersize readmename receivebuffersize redirectrelative
-    redis* reflectorheader regexdefaultoptions registerhttpmethod removecharset removeencoding removehandler
+    redis* reflectorheader registerhttpmethod removecharset removeencoding removehandler
     removeinputfilter removelanguage removeoutputfilter removetype requestreadtimeout rewritebase rewritemap
-    rlimit* scoreboardfile script* seerequesttail sendbuffersize serveradmin serverlimit serverpath
+    rlimit* scoreboardfile script* seerequesttail sendbuffersize serveradmin serverlimit
     serversignature servertokens setenvif setenvifexpr setenvifnocase ssi* sslca* sslciphersuite sslcompression sslcryptodevice
     sslfips sslhonorcipherorder sslinsecurerenegotiation sslocsp* sslopensslconfcmd ssloptions sslpassphrasedialog
     sslprotocol sslproxyciphersuite sslproxyprotocol sslproxyverifydepth sslrandom* sslrenegbuffersize sslsession*
-    sslsrp* sslstapling* sslstrictsnivhostcheck sslusername sslusestapling sslverifydepth sslvhostsnipolicy startservers startthreads
-    stricthostcheck ssllog* suexec* thread* traceenable transferlog typesconfig unsetenv usecanonicalname
-    usecanonicalphysicalport user userdir virtualscript* watchdoginterval xbithack";
+    sslsrp* sslstapling* sslusername sslusestapling sslverifydepth sslvhostsnipolicy startservers startthreads
+    ssllog* suexec* thread* traceenable transferlog typesconfig unsetenv user userdir virtualscript* watchdoginterval xbithack";
 
 /// Unsupported directives that would change a response of a node or keep a client out: the start of the names, and what to write instead.
 const REFUSED: &[(&str, &str)] = &[
@@ -58,6 +57,7 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     ("anonymous", KYLIN_ASKS),
     ("auth", KYLIN_ASKS),
+    ("balancerinherit", "balancers with different names"),
     ("cache", "the result cache of Kylin; equal queries at the same time are executed once (--single-flight)"),
     ("charset", "without filters: bodies pass as they are"),
     ("cookie", "the option --sessions cookie"),
@@ -74,19 +74,24 @@ const REFUSED: &[(&str, &str)] = &[
     ("proxypassinherit", "ProxyPass in each <VirtualHost>"),
     ("proxypassinterpolateenv", "${NAME} with Define, or <VirtualHost> for each name"),
     ("proxyremote", "members that are reached directly"),
+    ("regexdefaultoptions", "(?i) and its like in the expressions for which it is meant"),
     ("remoteipproxyprotocol", "send X-Forwarded-For, and RemoteIPTrustedProxy for the balancer in front"),
     ("remoteip", "RemoteIPHeader X-Forwarded-For, and RemoteIPTrustedProxy NETWORK"),
+    ("serverpath", "ServerName and ServerAlias: clients name their host"),
     ("session", "the option --sessions"),
     ("sethandler", "ProxyPass for what goes to the nodes; --admin for the state of the balancers"),
     ("setinputfilter", "without filters: bodies pass as they are"),
     ("setoutputfilter", "without filters: bodies pass as they are"),
     ("sslrequire", "Listen without https only where clients need no TLS"),
+    ("sslstrictsnivhostcheck", "SSLStrictSNIVHostCheck Off, and Require in the first <VirtualHost> of the port"),
     ("sslverify", "a server in front that asks clients for certificates"),
     ("proxysourceaddress", "a route of the system for the address"),
     ("sslproxy", "SSLProxyVerify and SSLProxyCACertificateFile"),
     ("casefilter", "without filters: bodies pass as they are"),
     ("protocol", "http or https in Listen"),
+    ("stricthostcheck", "a first <VirtualHost> with <Location /> and Require all denied, which gets the unknown hosts"),
     ("substitute", "without filters: bodies pass as they are"),
+    ("usecanonical", "UseCanonicalName Off: name and port are those that the client names"),
     ("virtualdocumentroot", "<VirtualHost> with ProxyPass for each name"),
     ("xml2", "without filters: bodies pass as they are"),
     ("error", "the file without this line"),
@@ -100,8 +105,8 @@ const REFUSED: &[(&str, &str)] = &[
 /// The values that turn a directive of [`REFUSED`] off.
 const OFF: &[(&str, &[&str])] = &[
     ("allowmethods", &["reset"]),
-    ("authmerging", &["off"]),
     ("authtype", &["none"]),
+    ("balancerinherit", &["on"]),
     ("cookietracking", &["off"]),
     ("expiresactive", &["off"]),
     ("protocol", &["http"]),
@@ -117,12 +122,19 @@ const OFF: &[(&str, &[&str])] = &[
     ("setinputfilter", &["none"]),
     ("setoutputfilter", &["none"]),
     ("sslproxycarevocationcheck", &["none"]),
+    ("sslstrictsnivhostcheck", &["off"]),
     ("sslverifyclient", &["none"]),
+    ("stricthostcheck", &["off"]),
+    ("usecanonicalname", &["off"]),
+    ("usecanonicalphysicalport", &["off"]),
 ];
 
 const KYLIN_ASKS: &str = "no password in front of the nodes: Kylin asks for one itself; Require ip keeps networks out";
 
 const WITHOUT_LUA: &str = "no Lua: Require, RewriteRule and RequestHeader for what it decides";
+
+/// What to write instead of the variable `no-proxy`, with which mod_proxy leaves a request to other modules.
+pub const WITHOUT_PROXY: &str = "ProxyPass PATH !, in front of the other ProxyPass lines";
 
 const CERTIFICATES: &str = "SSLCertificateFile and SSLCertificateKeyFile with the files of a client of ACME";
 
@@ -158,6 +170,12 @@ pub fn no_effect(directive: &Directive) -> Result<&'static str, Fault> {
         && values.iter().any(|off| value.text.eq_ignore_ascii_case(off))
     {
         return Ok("turned off here too");
+    }
+    // `SetEnv` sets its variables too late for mod_proxy.
+    if (name.starts_with("setenvif") || name.starts_with("browsermatch"))
+        && let Some(variable) = directive.args.iter().find(|word| sets_no_proxy(&word.text))
+    {
+        return Err(variable.fault(format!("the variable no-proxy of {written} is not supported"), WITHOUT_PROXY));
     }
     if has_no_effect(&name) {
         return Ok(match name.as_str() {
@@ -196,6 +214,11 @@ pub fn no_effect(directive: &Directive) -> Result<&'static str, Fault> {
         _ => "a directive of httpd 2.4",
     };
     Err(directive.fault(format!("unknown directive \"{written}\"{meant}"), expected))
+}
+
+/// Returns whether `NAME`, `NAME=VALUE` or `NAME:VALUE` sets the variable `no-proxy`.
+pub fn sets_no_proxy(variable: &str) -> bool {
+    variable.split(['=', ':']).next().is_some_and(|name| name.eq_ignore_ascii_case("no-proxy"))
 }
 
 fn is_filter_of_compression(word: &crate::httpd::syntax::Word) -> bool {

@@ -9,7 +9,7 @@ use super::address::{Listen, host_address, server_name};
 use super::balancer::Balancer;
 use super::catalogue;
 use super::remarks::Remarks;
-use super::section::{Balancers, Matcher, Section, Settings, read_server_pass};
+use super::section::{Balancers, Matcher, ProxiedUrls, Section, Settings, read_server_pass};
 use super::server::Server;
 use crate::httpd::syntax::{Directive, Fault, Place, Word};
 
@@ -111,6 +111,7 @@ impl Reader {
                 Matcher::Proxied(_) => 1,
                 Matcher::Below(_) | Matcher::Pattern(_) => 2,
             });
+            server.check_capitals()?;
         }
         Ok(servers)
     }
@@ -119,7 +120,7 @@ impl Reader {
         // `ProxyPass` may name a balancer that stands further down.
         for line in lines {
             if line.is("<Proxy") && is_balancer(line.args.first()) {
-                self.balancer(server, line)?;
+                self.balancer(line)?;
             } else if line.is("BalancerMember") {
                 let [balancer, url, parameters @ ..] = &line.args[..] else {
                     return Err(line.fault(
@@ -178,6 +179,11 @@ impl Reader {
                     Some(name.map_err(|_| word.fault("not the name of a header", "X-Forwarded-For"))?);
             }
             "remoteipinternalproxy" | "remoteiptrustedproxy" => {
+                if line.is("RemoteIPTrustedProxy") {
+                    let text =
+                        "private addresses that it names are clients too; in httpd only those of RemoteIPInternalProxy";
+                    self.remarks.note(line.name.place, format!("{}: {text}", line.line()));
+                }
                 server.trusted.extend(line.args.iter().map(network).collect::<Result<Vec<_>, _>>()?);
             }
             "rewriteengine" => {
@@ -234,16 +240,16 @@ impl Reader {
         match line.name.text.to_ascii_lowercase().as_str() {
             "<location" | "<locationmatch" => server.sections.push(Settings::section(line, self)?),
             "<proxy" | "<proxymatch" => {
-                if is_balancer(line.args.first()) {
-                    return Ok(());
-                }
-                let [url] = &line.args[..] else {
-                    return Err(line.fault("<Proxy> needs a URL", "<Proxy balancer://NAME> or <Proxy *>"));
-                };
                 if line.is("<ProxyMatch") {
                     return Err(line.fault("<ProxyMatch> is not supported", "<Proxy *> or <Proxy balancer://NAME>"));
                 }
-                self.proxied(server, url, lines.iter())?;
+                match &line.args[..] {
+                    [url, ..] if is_balancer(Some(url)) => {
+                        self.proxied(server, url, lines.iter().filter(|line| !is_of_balancer(line)))?;
+                    }
+                    [url] => self.proxied(server, url, lines.iter())?,
+                    _ => return Err(line.fault("<Proxy> needs a URL", "<Proxy balancer://NAME> or <Proxy *>")),
+                }
             }
             "<directory" | "<directorymatch" | "<files" | "<filesmatch" => {
                 if line.args.iter().any(|word| word.text.to_ascii_lowercase().contains("proxy:")) {
@@ -269,12 +275,14 @@ impl Reader {
         Ok(())
     }
 
-    /// Reads `<Proxy balancer://NAME>`.
-    fn balancer(&mut self, server: &mut Server, section: &Directive) -> Result<(), Fault> {
-        let url = &section.args[0];
+    /// Reads the members and parameters of `<Proxy balancer://NAME [NAME=VALUE]...>`. The other lines are read where the section stands.
+    fn balancer(&mut self, section: &Directive) -> Result<(), Fault> {
+        let Some((url, parameters)) = section.args.split_first() else { return Ok(()) };
         let index = self.declare(url)?;
-        let mut rest = Vec::new();
-        for line in section.section.iter().flatten() {
+        for parameter in parameters {
+            self.balancers[index].set(parameter, &mut self.remarks)?;
+        }
+        for line in section.section.iter().flatten().filter(|line| is_of_balancer(line)) {
             if line.is("BalancerMember") {
                 let Some((member, parameters)) = line.args.split_first() else {
                     return Err(
@@ -285,15 +293,13 @@ impl Reader {
                     return Err(member.fault("the name of a balancer inside of it", "BalancerMember http://HOST:PORT"));
                 }
                 self.balancers[index].add(member, parameters, &mut self.remarks)?;
-            } else if line.is("ProxySet") {
+            } else {
                 for parameter in &line.args {
                     self.balancers[index].set(parameter, &mut self.remarks)?;
                 }
-            } else {
-                rest.push(line);
             }
         }
-        self.proxied(server, url, rest.into_iter())
+        Ok(())
     }
 
     /// Reads what applies to requests to a balancer or host.
@@ -305,13 +311,17 @@ impl Reader {
     ) -> Result<(), Fault> {
         let mut settings = Settings::default();
         for line in lines {
+            if line.name.text.to_ascii_lowercase().starts_with("redirect") {
+                return Err(
+                    line.fault(format!("{} may not stand in <Proxy>", line.name.text), "<Location PATH> with it")
+                );
+            }
             if !settings.read(line, None, self)? {
                 let why = catalogue::no_effect(line)?;
                 ignored(line, why, &mut self.remarks);
             }
         }
-        let url = url.defined()?.text.to_ascii_lowercase();
-        server.sections.push(Section { matcher: Matcher::Proxied(url), settings });
+        server.sections.push(Section { matcher: Matcher::Proxied(ProxiedUrls::read(url)?), settings });
         Ok(())
     }
 
@@ -361,6 +371,11 @@ impl Reader {
     }
 }
 
+/// Returns whether the URL of `<Proxy>` names one balancer, not those of a pattern.
 fn is_balancer(url: Option<&Word>) -> bool {
-    url.is_some_and(|url| url.text.to_ascii_lowercase().starts_with("balancer://"))
+    url.is_some_and(|url| url.text.to_ascii_lowercase().starts_with("balancer://") && !url.text.contains('*'))
+}
+
+fn is_of_balancer(line: &Directive) -> bool {
+    line.is("BalancerMember") || line.is("ProxySet")
 }

@@ -10,7 +10,7 @@ use kylin_lb::proxy::TrustedProxies;
 
 use super::pass::{Pass, Target};
 use super::rewrite::Rewrites;
-use super::section::{Section, Settings};
+use super::section::{Matcher, Section, Settings};
 use crate::httpd::syntax::{Fault, Place};
 
 /// The server or a `<VirtualHost>`.
@@ -141,6 +141,17 @@ impl Server {
                 "SSLCertificateFile FILE and SSLCertificateKeyFile FILE",
             )),
         }
+    }
+
+    /// Checks that access rules of `<Proxy URL>` are not for a URL that `ProxyPass` writes in other capitals.
+    pub(super) fn check_capitals(&self) -> Result<(), Fault> {
+        for section in self.sections.iter().filter(|section| !section.settings.access.is_empty()) {
+            if let Matcher::Proxied(urls) = &section.matcher {
+                let mut targets = self.all_passes().filter_map(|pass| pass.to.as_ref());
+                targets.try_for_each(|target| urls.check_capitals(&format!("{}/", target.url)))?;
+            }
+        }
+        Ok(())
     }
 
     /// Inherits the settings of the server around a `<VirtualHost>`.

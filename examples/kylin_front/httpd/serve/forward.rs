@@ -72,7 +72,7 @@ fn route<'s>(
         .and_then(|host| host.to_str().ok())
         .map(str::to_ascii_lowercase)
         .unwrap_or_default();
-    let number = parts.config.server_for(listener, without_port(&host));
+    let number = parts.config.server_for(listener, name_of(&host));
     let server = &parts.config.servers[number];
     let client = parts.trusted[number].client(peer, &head.headers).ip();
     let rewritten = rewrite(server, listener, head, &host, client)?;
@@ -85,12 +85,17 @@ fn route<'s>(
     let raw = uri.path_and_query().map_or("/", |uri| uri.as_str());
     let read = NormalizedPath::of(&uri).map_err(|_| BAD_PATH)?;
     let path = read.as_str();
+    let before = NormalizedPath::of(&head.uri).map_err(|_| BAD_PATH)?;
     let pass = match rewritten {
         Rewritten::Proxy { pass, .. } => Some(pass),
-        _ => server.pass_of(path),
+        _ => server.pass_of(path, before.as_str()),
     };
     let target = pass.and_then(|pass| pass.to.as_ref());
-    let url = target.map(|target| parts.config.balancers[target.balancer].url());
+    let url = match (&rewritten, target) {
+        (Rewritten::Proxy { path, .. }, Some(target)) if path.read.is_empty() => Some(target.url.clone()),
+        (Rewritten::Proxy { .. }, Some(target)) => Some(format!("{}/", target.url)),
+        _ => pass.and_then(|pass| pass.url(path)),
+    };
     let is_for = |matcher: &Matcher| matcher.is_for(path, url.as_deref());
     let settings: Vec<&Settings> =
         server.sections.iter().filter(|section| is_for(&section.matcher)).map(|section| &section.settings).collect();
@@ -103,13 +108,22 @@ fn route<'s>(
         }
         Rewritten::Unchanged | Rewritten::Path { .. } | Rewritten::Proxy { .. } => {}
     }
-    let mut access = Access::default();
-    settings.iter().for_each(|settings| access.replace(&settings.access));
-    access.check(client, &head.method).map_err(|_| DENIED)?;
-    if settings.iter().any(|settings| settings.left_out) {
+    // A client must be allowed both paths that can be meant: the one that nodes read, and the one with parameters that httpd compares.
+    let compared = Paths::compared(uri.path());
+    for path in [Some(path), compared.as_deref()].into_iter().flatten() {
+        let mut access = Access::default();
+        let sections = server.sections.iter().filter(|section| section.matcher.is_for(path, url.as_deref()));
+        sections.for_each(|section| access.replace(&section.settings.access));
+        access.check(client, &head.method).map_err(|_| DENIED)?;
+    }
+    if settings.iter().rev().find_map(|settings| settings.left_out) == Some(true) {
         return Err(LEFT_OUT);
     }
-    let paths = Paths::of(uri.path(), path);
+    // A line with ! counts for both paths too.
+    let is_left_out = |path: &String| server.pass_of(path, path).is_some_and(|pass| pass.to.is_none());
+    let is_left_out = compared.as_ref().is_some_and(is_left_out) && !matches!(rewritten, Rewritten::Proxy { .. });
+    let target = target.filter(|_| !is_left_out);
+    let paths = [Some(Paths::of(uri.path(), path)), compared.map(|path| Paths { read: path.clone(), full: path })];
     if let Some(response) = redirect(server, &paths, uri.query(), target.is_some(), &is_for, edits.scope())? {
         return Ok(Routed::Respond(Box::new(response)));
     }
@@ -117,6 +131,8 @@ fn route<'s>(
     let (balancer, group) = parts.balancer(target.balancer);
     let Some(proxy) = &parts.proxies[number][target.balancer] else { return Err(NOT_FOUND) };
     let sent = match &rewritten {
+        // The value would go on with the name of the host.
+        Rewritten::Proxy { path, .. } if !path.read.is_empty() && !path.read.starts_with('/') => return Err(BAD_PATH),
         Rewritten::Proxy { path, query, .. } => Some(uri_of(path, query.as_deref(), &balancer.path)?.to_string()),
         _ => sent_path(&pass.from, target, &balancer.path, raw, path).map_err(|()| BAD_PATH)?,
     };
@@ -130,13 +146,8 @@ fn route<'s>(
     }
     edits.is_from(balancer, pass, target, asked);
     let is_trusted = parts.trusted[number].trusts(peer);
-    let mut changes = super::request::apply(server, &settings, &mut head.headers, is_trusted, edits.scope());
-    if head.headers.get(header::HOST).is_none_or(HeaderValue::is_empty)
-        && let Some(Ok(host)) = balancer.members.first().map(|member| HeaderValue::from_str(&member.address))
-    {
-        // HTTP/1.1 requires the header.
-        changes = changes.set(header::HOST, host);
-    }
+    let of_node = balancer.members.first().and_then(|member| HeaderValue::from_str(&member.address).ok());
+    let changes = super::request::apply(server, &settings, &mut head.headers, is_trusted, of_node, edits.scope());
     if !changes.is_empty() {
         head.extensions.insert(changes);
     }
@@ -147,9 +158,10 @@ fn route<'s>(
 }
 
 /// Returns the response of the first `Redirect` for a path: of a location, or of the server where no `ProxyPass` leads to a node.
+/// `paths` has the path as nodes read it, and as httpd compares it if that differs.
 fn redirect(
     server: &Server,
-    path: &Paths,
+    paths: &[Option<Paths>; 2],
     query: Option<&str>,
     is_passed: bool,
     is_for: &dyn Fn(&Matcher) -> bool,
@@ -162,7 +174,10 @@ fn redirect(
     };
     // The most specific line comes first.
     for redirect in server.sections.iter().rev().filter(of_path).flat_map(|section| &section.settings.redirects) {
-        let Some(location) = redirect.location(path, query) else { continue };
+        // A line that refuses counts for both forms of the path.
+        let count = if redirect.status.is_redirection() { 1 } else { 2 };
+        let mut locations = paths[..count].iter().flatten().filter_map(|path| redirect.location(path, query));
+        let Some(location) = locations.next() else { continue };
         return redirect_to(redirect.status, location, scope).map(Some);
     }
     Ok(None)
@@ -200,6 +215,7 @@ fn rewrite<'s>(
     };
     Ok(server.rewrites.apply(&Asked {
         path: Paths::of(head.uri.path(), read.as_str()),
+        compared: Paths::compared(head.uri.path()),
         raw: head.uri.path_and_query().map_or("/", |uri| uri.as_str()),
         query: head.uri.query(),
         method: &head.method,
@@ -219,18 +235,22 @@ fn uri_of(path: &Paths, query: Option<&str>, prefix: &str) -> Result<Uri, ErrorR
     uri.parse().map_err(|_| BAD_PATH)
 }
 
-fn without_port(host: &str) -> &str {
-    match host.rsplit_once(':') {
+/// Returns the name by which a virtual host is chosen: without the port, and without dots at its end.
+fn name_of(host: &str) -> &str {
+    let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,
-    }
+    };
+    name.trim_end_matches('.')
 }
 
 impl Server {
-    /// Returns the `ProxyPass` of a path: of the last location that has one, else the first line that covers it.
-    pub fn pass_of(&self, path: &str) -> Option<&Pass> {
-        let of_location = self.sections.iter().rev().filter(|section| section.matcher.is_for(path, None));
+    /// Returns the `ProxyPass` of a path: of the last location that has one, else the first line that covers it. As in httpd, locations
+    /// are found by the path `before` the rules, and the path must be theirs too.
+    pub fn pass_of(&self, path: &str, before: &str) -> Option<&Pass> {
+        let of_location = self.sections.iter().rev().filter(|section| section.matcher.is_for(before, None));
         let of_location = of_location.filter_map(|section| section.settings.pass.as_ref()).next();
+        let of_location = of_location.filter(|pass| before == path || pass.from.covers(path).is_some());
         of_location.or_else(|| self.passes.iter().find(|pass| pass.from.covers(path).is_some()))
     }
 }

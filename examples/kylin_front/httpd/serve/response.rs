@@ -159,10 +159,9 @@ impl<'s> ResponseEdits<'s> {
                 false => is_bare(path, from).then(|| or_root(bare(to))),
             }),
         };
-        let change_domain = |domain: &str| {
-            let bare = |domain: &str| domain.strip_prefix('.').unwrap_or(domain).to_ascii_lowercase();
-            domains.iter().find(|(from, _)| bare(from) == bare(domain)).map(|(_, to)| to.clone())
-        };
+        // A dot in front counts.
+        let change_domain =
+            |domain: &str| domains.iter().find(|(from, _)| from.eq_ignore_ascii_case(domain)).map(|(_, to)| to.clone());
         let change = |cookie: &str| {
             let attributes = cookie.split(';').enumerate().map(|(index, part)| {
                 let (name, value) = part.split_once('=').unwrap_or((part, ""));

@@ -170,7 +170,8 @@ fn set_header(
     settable(&name, word)?;
     let mut is_another = before.iter().any(|line| line.name == name);
     if is_another && name == header::HOST {
-        let text = "a second proxy_set_header Host: this one is sent; nginx sends both, and servers refuse a request with two";
+        let text =
+            "a second proxy_set_header Host: this one is sent; nginx sends both, and servers refuse a request with two";
         context.remarks.note(word.span, text);
         is_another = false;
     }

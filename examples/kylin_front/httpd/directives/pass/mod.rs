@@ -34,6 +34,8 @@ pub enum From {
 #[derive(Debug, Clone)]
 pub struct Target {
     pub balancer: usize,
+    /// The URL as written, without the path.
+    pub url: String,
     pub path: String,
 }
 
@@ -56,6 +58,10 @@ pub struct Redirect {
 /// The most memory that a compiled expression may take.
 const MAX_COMPILED_BYTES: usize = 1 << 20;
 
+/// Why a `;` in a path or expression matches nothing.
+pub const NO_PARAMETERS: &str = "paths are compared without parameters such as ;jsessionid=, as Tomcat reads them";
+const WITHOUT_PARAMETERS: &str = "a path or expression without ;, which applies to the path with any parameters";
+
 /// The bytes that are escaped in a path: those that httpd's `ap_os_escape_path` escapes.
 const ESCAPED: &AsciiSet = &{
     let (mut set, kept, mut index) = (NON_ALPHANUMERIC.remove(b'/'), b"$-_.+!*'(),:;@&=~", 0);
@@ -74,6 +80,20 @@ pub fn escape(path: &str) -> String {
 /// Compiles an expression.
 pub fn pattern(word: &Word) -> Result<Regex, Fault> {
     pattern_of(&word.text, false, word)
+}
+
+/// Compiles an expression that no parameter of a path can match: a `;` in it would have no effect.
+pub fn pattern_without_parameters(word: &Word) -> Result<Regex, Fault> {
+    check_parameters(word)?;
+    pattern(word)
+}
+
+/// Checks that a path or expression has no `;`.
+pub fn check_parameters(word: &Word) -> Result<(), Fault> {
+    match word.text.contains(';') {
+        true => Err(word.fault(format!("a ; in \"{}\": {NO_PARAMETERS}", word.text), WITHOUT_PARAMETERS)),
+        false => Ok(()),
+    }
 }
 
 /// Compiles the expression of a word.
@@ -139,6 +159,21 @@ pub fn is_below(location: &str, path: &str) -> bool {
     location.ends_with('/') || rest.is_empty() || rest.starts_with('/')
 }
 
+impl Pass {
+    /// Returns the URL to which a request is sent, up to the slash that begins its path: what `<Proxy URL>` is compared with.
+    pub fn url(&self, path: &str) -> Option<String> {
+        let target = self.to.as_ref()?;
+        let is_bare = target.path.is_empty()
+            && match &self.from {
+                From::Prefix(_) => self.from.covers(path) == Some(path.len()),
+                From::Pattern(_) => false,
+            };
+        let is_bare = is_bare
+            || target.path.contains('$') && self.from.fill(path, &target.path).is_some_and(|path| path.is_empty());
+        Some(if is_bare { target.url.clone() } else { format!("{}/", target.url) })
+    }
+}
+
 impl From {
     /// Returns how many bytes of a path are covered.
     pub fn covers(&self, path: &str) -> Option<usize> {
@@ -188,8 +223,12 @@ pub fn sent_path(from: &From, target: &Target, prefix: &str, raw: &str, path: &s
             }
         }
         From::Pattern(_) if target.path.contains('$') => {
-            let filled = Paths::of(raw, path).filled(|path| from.fill(path, &target.path));
-            filled.ok_or(())?.escaped(prefix)?
+            let filled = Paths::of(raw, path).filled(|path| from.fill(path, &target.path)).ok_or(())?;
+            if !filled.read.is_empty() && !filled.read.starts_with('/') {
+                // The value would go on with the name of the host.
+                return Err(());
+            }
+            filled.escaped(prefix)?
         }
         // Without groups in the expression, the path of the request follows that of the target.
         From::Pattern(_) => {
@@ -284,7 +323,7 @@ mod tests {
     fn a_node_gets_the_path_with_its_prefix_replaced() {
         let sent = |from: &str, to: &str, raw: &str| {
             let path = NormalizedPath::parse(raw).unwrap();
-            let target = Target { balancer: 0, path: to.to_owned() };
+            let target = Target { balancer: 0, url: String::new(), path: to.to_owned() };
             sent_path(&From::Prefix(from.to_owned()), &target, "", raw, path.as_str())
         };
         assert_eq!(sent("/", "/", "/kylin/a;x=1?q"), Ok(None));
@@ -299,11 +338,12 @@ mod tests {
         let pattern = From::Pattern(Regex::new("^/m/(.*)$").unwrap());
         let sent = |to: &str, raw: &str| {
             let path = NormalizedPath::parse(raw).unwrap();
-            sent_path(&pattern, &Target { balancer: 0, path: to.into() }, "", raw, path.as_str())
+            sent_path(&pattern, &Target { balancer: 0, url: String::new(), path: to.into() }, "", raw, path.as_str())
         };
         assert_eq!(sent("/kylin/$1", "/m/a?q"), Ok(Some("/kylin/a?q".into())));
         assert_eq!(sent("/kylin", "/m/a?q"), Ok(Some("/kylin/m/a?q".into())));
         assert_eq!(sent("/kylin/../$1", "/m/a"), Err(()));
+        assert_eq!(sent("$1", "/m/a"), Err(()));
         assert_eq!(sent("/kylin/$1", "/m/a%3Fb?q"), Ok(Some("/kylin/a%3Fb?q".into())));
         assert_eq!(sent("/kylin/$1", "/m/a;jsessionid=1.n2?q"), Ok(Some("/kylin/a;jsessionid=1.n2?q".into())));
     }

@@ -23,6 +23,12 @@ impl Paths {
         Paths { read: read.to_owned(), full: full.unwrap_or_else(|| read.to_owned()) }
     }
 
+    /// Returns the path as httpd compares it, if that differs: with parameters, which may have any escapes. Nodes do not get this form.
+    pub fn compared(raw: &str) -> Option<String> {
+        raw.contains(';')
+            .then(|| joined(raw, |text| Some(percent_decode_str(text).decode_utf8_lossy().into_owned())))?
+    }
+
     /// Returns both forms of a text that `fill` makes of a path. If it makes none of the path with parameters, both forms are alike.
     pub fn filled(&self, fill: impl Fn(&str) -> Option<String>) -> Option<Self> {
         let read = fill(&self.read)?;
@@ -58,21 +64,27 @@ impl Paths {
 /// Decodes a path with its parameters and resolves its dots, as Tomcat does it without them. Returns `None` if a parameter has an escape
 /// that could be read otherwise once it is decoded.
 fn with_parameters(raw: &str) -> Option<String> {
-    let decode = |text: &str| percent_decode_str(text).decode_utf8().ok().map(Cow::into_owned);
-    let mut kept: Vec<String> = Vec::new();
-    let mut segments = raw.strip_prefix('/')?.split('/').peekable();
-    while let Some(segment) = segments.next() {
+    joined(raw, |segment| {
         let (name, parameters) = segment.split_at(segment.find(';').unwrap_or(segment.len()));
+        let decode = |text| percent_decode_str(text).decode_utf8().ok().map(Cow::into_owned);
         let (name, decoded) = (decode(name)?, decode(parameters)?);
         let count = |text: &str| text.matches(';').count();
         let is_special = |c: char| matches!(c, '/' | '\\' | '%' | '?' | '#') || c.is_control();
-        if decoded.contains(is_special) || count(&decoded) != count(parameters) {
-            return None;
-        }
-        match name.as_str() {
+        let is_readable = !decoded.contains(is_special) && count(&decoded) == count(parameters);
+        is_readable.then(|| name + &decoded)
+    })
+}
+
+/// Decodes the segments of a path and resolves its dots.
+fn joined(raw: &str, decode: impl Fn(&str) -> Option<String>) -> Option<String> {
+    let mut kept: Vec<String> = Vec::new();
+    let mut segments = raw.strip_prefix('/')?.split('/').peekable();
+    while let Some(segment) = segments.next() {
+        let decoded = decode(segment)?;
+        match decoded.split(';').next().unwrap_or_default() {
             "" | "." if segments.peek().is_some() => {}
             ".." => _ = kept.pop(),
-            _ => kept.push(name + &decoded),
+            _ => kept.push(decoded),
         }
     }
     Some(format!("/{}", kept.join("/")))

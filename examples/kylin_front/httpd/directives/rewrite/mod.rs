@@ -9,6 +9,7 @@ use regex::bytes::Regex;
 pub use self::template::{Asked, Local};
 use self::template::{Groups, Template};
 use super::pass::{Pass, Paths, escape, escape_url, is_path};
+use crate::httpd::syntax::Word;
 
 /// The rules of a server, in the order of the file.
 #[derive(Debug, Clone, Default)]
@@ -16,6 +17,8 @@ pub struct Rewrites {
     rules: Vec<Rule>,
     /// The `RewriteCond` lines of the next rule, while the file is read.
     next: Vec<Condition>,
+    /// The first expression of these lines that has a `;` and is for a path.
+    with_parameters: Option<Word>,
     /// `DocumentRoot`, for conditions about files.
     pub root: Option<String>,
     /// `RewriteEngine On`.
@@ -119,8 +122,16 @@ impl Rewrites {
         })
     }
 
-    /// Runs the rules in their order.
+    /// Runs the rules in their order. They may refuse the path that nodes read, and the one with parameters that httpd compares.
     pub fn apply(&self, asked: &Asked<'_>) -> Rewritten<'_> {
+        let of_compared = asked.compared.as_ref().map(|path| self.run(&asked.with_path(path)));
+        match of_compared {
+            Some(refused @ Rewritten::Respond(_)) => refused,
+            _ => self.run(asked),
+        }
+    }
+
+    fn run(&self, asked: &Asked<'_>) -> Rewritten<'_> {
         let (mut path, mut query) = (asked.path.clone(), asked.query.map(str::to_owned));
         let (mut is_changed, mut passes, mut status, mut is_escaped) = (false, false, None, false);
         for rule in &self.rules {
@@ -132,11 +143,14 @@ impl Rewrites {
                 let local = Local { path: &path.read, uri: &asked.path.read, query: query.as_deref(), groups: &groups };
                 let full = Local { path: &path.full, uri: &asked.path.full, groups: &of_full, ..local };
                 // The client would add a query of its own to the URL (CVE-2024-38474).
-                if !rule.allows_question_mark && to.begins_query_by_value(asked, &local) {
+                let begins_query = |local: &Local<'_>| to.begins_query_by_value(asked, local);
+                if !rule.allows_question_mark && (begins_query(&local) || begins_query(&full)) {
                     return Rewritten::Respond(StatusCode::FORBIDDEN);
                 }
-                let (read, _) = split(to.value(asked, &local));
-                let (full, own_query) = split(to.value(asked, &full));
+                let (read, query_of_read) = split(to.value(asked, &local));
+                let (full, query_of_full) = split(to.value(asked, &full));
+                let new = Paths { read, full };
+                let own_query = if new.agreed() == new.full { query_of_full } else { query_of_read };
                 let kept = query.take().filter(|_| !rule.drops_query);
                 query = match own_query {
                     None => kept,
@@ -146,7 +160,7 @@ impl Rewrites {
                     Some(own) => Some(own),
                 };
                 query = query.filter(|query| !query.is_empty());
-                (path, is_changed, is_escaped) = (Paths { read, full }, true, rule.is_escaped);
+                (path, is_changed, is_escaped) = (new, true, rule.is_escaped);
             }
             match &rule.effect {
                 Effect::Proxy(_) if !is_query(query.as_deref()) => return Rewritten::Respond(StatusCode::FORBIDDEN),

@@ -4,6 +4,7 @@ use http::StatusCode;
 
 use super::template::Template;
 use super::{Condition, Effect, File, Rewrites, Rule, Test};
+use crate::httpd::directives::catalogue;
 use crate::httpd::directives::pass::{self, From, Pass, Target};
 use crate::httpd::directives::section::Balancers;
 use crate::httpd::syntax::{Directive, Fault, Word};
@@ -84,6 +85,9 @@ impl Rewrites {
                 None => Test::Matches(pass::pattern_of(bare, ignores_case, pattern)?),
             },
         };
+        if subject.reads_path() && pattern.text.contains(';') {
+            self.with_parameters.get_or_insert_with(|| pattern.clone());
+        }
         self.next.push(Condition { subject, test, negated, or_next });
         Ok(())
     }
@@ -91,6 +95,7 @@ impl Rewrites {
     /// Reads a `RewriteRule` line.
     pub fn rule(&mut self, line: &Directive, balancers: &mut impl Balancers) -> Result<(), Fault> {
         let conditions = std::mem::take(&mut self.next);
+        let with_parameters = self.with_parameters.take();
         let (pattern, to, flags) = match &line.args[..] {
             [pattern, to] => (pattern, to, None),
             [pattern, to, flags] => (pattern, to, Some(flags)),
@@ -108,6 +113,14 @@ impl Rewrites {
         }
         // A map may stand anywhere in the replacement, in the host too.
         Template::read(to)?;
+        if let Some(word) =
+            [Some(pattern), with_parameters.as_ref()].into_iter().flatten().find(|word| word.text.contains(';'))
+        {
+            if responds.is_some() {
+                pass::check_parameters(word)?;
+            }
+            balancers.remarks().note(line.name.place, format!("{}: {}", line.line(), pass::NO_PARAMETERS));
+        }
         let negated = pattern.text.starts_with('!');
         let bare = pattern.text.strip_prefix('!').unwrap_or(&pattern.text);
         let regex = pass::pattern_of(bare, flags.ignores_case, pattern)?;
@@ -176,6 +189,10 @@ impl Flags {
                 // UnsafePrefixStat is about files.
                 "dpi" | "discardpath" | "ns" | "nosubreq" | "unsafeprefixstat" => {}
                 // No variable of it is read here: `Header` and `RequestHeader` refuse those that they do not know.
+                "e" | "env" if value.is_some_and(catalogue::sets_no_proxy) => {
+                    let message = "the variable no-proxy of RewriteRule is not supported";
+                    return Err(word.fault(message, catalogue::WITHOUT_PROXY));
+                }
                 "e" | "env" => balancers.remarks().ignored(line.name.place, format!("{}: the flag E", line.line())),
                 _ => return Err(word.fault(format!("the flag \"{flag}\" of RewriteRule is not supported"), RULE)),
             }
@@ -197,7 +214,8 @@ fn proxy(
     }
     let host = Word { text: to.text[..end].to_owned(), ..to.clone() };
     let (balancer, _) = balancers.find(host.defined()?, &[])?;
-    let target = Target { balancer, path: to.text[end..].to_owned() };
+    let (url, path) = to.text.split_at(end);
+    let target = Target { balancer, url: url.to_owned(), path: path.to_owned() };
     let from = From::Pattern(pattern);
     Ok(Pass { place: line.name.place, written: line.line(), from, to: Some(target) })
 }

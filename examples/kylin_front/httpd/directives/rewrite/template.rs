@@ -69,8 +69,11 @@ const HEADERS: [(&str, &str); 7] = [
 ];
 
 /// The parts of a request that rules read.
+#[derive(Clone)]
 pub struct Asked<'r> {
     pub path: Paths,
+    /// The path as httpd compares it, if that differs.
+    pub compared: Option<String>,
     /// Path and query as the client wrote them.
     pub raw: &'r str,
     pub query: Option<&'r str>,
@@ -110,6 +113,11 @@ pub(super) fn groups(captures: Option<Captures<'_>>) -> Vec<String> {
 }
 
 impl Asked<'_> {
+    /// Returns the request with another path.
+    pub(super) fn with_path(&self, path: &str) -> Self {
+        Asked { path: Paths { read: path.to_owned(), full: path.to_owned() }, ..self.clone() }
+    }
+
     /// Returns scheme and host.
     pub fn origin(&self) -> String {
         format!("{}://{}", if self.is_tls { "https" } else { "http" }, self.host)
@@ -173,6 +181,15 @@ impl Template {
         }
     }
 
+    /// Returns whether the value may have a part of the path, which is compared without parameters.
+    pub(super) fn reads_path(&self) -> bool {
+        self.0.iter().any(|part| match part {
+            Part::Rule(_) | Part::Condition(_) => true,
+            Part::Variable(variable) => matches!(variable, Variable::Filename | Variable::Uri),
+            Part::Text(_) => false,
+        })
+    }
+
     pub(super) fn value(&self, asked: &Asked<'_>, local: &Local<'_>) -> String {
         self.0.iter().map(|part| part.value(asked, local)).collect()
     }
@@ -214,7 +231,7 @@ impl Variable {
             Variable::RemoteAddr => asked.client.map(|client| client.to_canonical().to_string()).unwrap_or_default(),
             Variable::Filename => local.path.to_owned(),
             Variable::Scheme => if asked.is_tls { "https" } else { "http" }.to_owned(),
-            Variable::ServerName => name.to_owned(),
+            Variable::ServerName => name.trim_end_matches('.').to_owned(),
             Variable::ServerPort => port,
             Variable::Line => format!("{} {} {:?}", asked.method, asked.raw, asked.version),
             Variable::Uri => local.uri.to_owned(),

@@ -1,10 +1,12 @@
 //! The settings that may stand in `<Location>`, in `<Proxy>`, in `<VirtualHost>` and outside of sections.
 
+mod matcher;
+
 use http::StatusCode;
 use kylin_lb::kylin::NormalizedPath;
-use regex::bytes::Regex;
 
-use super::access::Access;
+pub use self::matcher::{Matcher, ProxiedUrls};
+use super::access::{self, Access};
 use super::catalogue;
 use super::headers::HeaderRule;
 use super::pass::{self, From, Pass, Redirect, Reverse, Target};
@@ -16,17 +18,6 @@ use crate::httpd::syntax::{Directive, Fault, Word};
 pub struct Section {
     pub matcher: Matcher,
     pub settings: Settings,
-}
-
-/// The requests of a section.
-#[derive(Debug, Clone)]
-pub enum Matcher {
-    /// All requests of a server.
-    All,
-    /// Requests to a balancer or a host, by the start of its URL; a star matches any rest.
-    Proxied(String),
-    Below(String),
-    Pattern(Regex),
 }
 
 /// The settings of one section.
@@ -43,8 +34,8 @@ pub struct Settings {
     pub redirects: Vec<Redirect>,
     /// `ProxyAddHeaders`, if the file sets it.
     pub adds_headers: Option<bool>,
-    /// Whether something other than the nodes serves this path.
-    pub left_out: bool,
+    /// Whether something other than the nodes serves this path, if the file says so.
+    pub left_out: Option<bool>,
 }
 
 /// Finds the balancer of a URL; a host gets one of its own.
@@ -54,42 +45,23 @@ pub trait Balancers {
     fn remarks(&mut self) -> &mut Remarks;
 }
 
-impl Matcher {
-    /// Reads the words after `<Location` or `<LocationMatch`.
-    fn read(section: &Directive) -> Result<Self, Fault> {
-        let expected = "a path such as /kylin, or ~ and an expression";
-        match (&section.args[..], section.is("<LocationMatch")) {
-            ([word], true) => Ok(Matcher::Pattern(pass::pattern(word)?)),
-            ([tilde, word], false) if tilde.text == "~" => Ok(Matcher::Pattern(pass::pattern(word)?)),
-            ([word], false) if word.defined()?.text.contains(['*', '?', '[']) => {
-                Err(word.fault("a pattern of a shell in <Location>", "<LocationMatch EXPRESSION>"))
-            }
-            ([word], false) if word.text.starts_with('/') => Ok(Matcher::Below(word.text.clone())),
-            ([word, ..], _) => Err(word.fault(format!("not the path of a location: \"{}\"", word.text), expected)),
-            ([], _) => Err(section.fault("a location without a path", expected)),
-        }
-    }
-
-    /// Returns whether a section applies to a request. `target` is the URL to which the request is sent, without its path.
-    pub fn is_for(&self, path: &str, target: Option<&str>) -> bool {
-        match self {
-            Matcher::All => true,
-            Matcher::Below(location) => pass::is_below(location, path),
-            Matcher::Pattern(pattern) => pattern.is_match(path.as_bytes()),
-            Matcher::Proxied(url) => target.is_some_and(|target| match url.split_once('*') {
-                Some((start, _)) => target.starts_with(start),
-                None => target.starts_with(url.trim_end_matches('/')),
-            }),
-        }
-    }
-}
-
 impl Settings {
     /// Reads the lines of a section. `location` has the paths of a `<Location>`.
     pub fn section(section: &Directive, balancers: &mut impl Balancers) -> Result<Section, Fault> {
         let matcher = Matcher::read(section)?;
         let mut settings = Settings::default();
-        for line in section.section.iter().flatten() {
+        let lines = || section.section.iter().flatten();
+        let is_left_out = lines().any(|line| line.is("SetHandler") && line.args.first().is_some_and(is_handler));
+        for line in lines() {
+            if is_left_out && access::is_of_password(line) {
+                super::reader::ignored(line, "what it protects is not served", balancers.remarks());
+                continue;
+            }
+            if is_left_out && settings.access.read_password(line) {
+                let text = format!("{}: 403, because no client can log in", line.line());
+                balancers.remarks().note(line.name.place, text);
+                continue;
+            }
             if !settings.read(line, Some(&matcher), balancers)? {
                 let why = catalogue::no_effect(line)?;
                 super::reader::ignored(line, why, balancers.remarks());
@@ -171,19 +143,19 @@ impl Settings {
                 }
             }
             "redirect" | "redirectmatch" | "redirecttemp" | "redirectpermanent" => {
-                self.redirects.push(read_redirect(line, location.is_some())?);
+                self.redirects.push(read_redirect(line, location.is_some(), balancers.remarks())?);
             }
-            "sethandler" if location.is_some() && catalogue::no_effect(line).is_err() => {
+            "sethandler" if location.is_some() => {
                 let handler = line.one("the name of a handler")?;
-                let known = ["server-status", "server-info", "balancer-manager", "ldap-status"];
-                if !known.iter().any(|known| handler.text.eq_ignore_ascii_case(known)) {
+                self.left_out = Some(is_handler(handler));
+                if is_handler(handler) {
+                    balancers.remarks().note(line.name.place, format!("{}: 404; the state is at --admin", line.line()));
+                } else if catalogue::no_effect(line).is_err() {
                     return Err(handler.fault(
                         format!("the handler {} is not supported", handler.text),
                         "ProxyPass for what goes to the nodes",
                     ));
                 }
-                balancers.remarks().note(line.name.place, format!("{}: 404; the state is at --admin", line.line()));
-                self.left_out = true;
             }
             "proxypreservehost" => {
                 if !line.flag()? {
@@ -208,6 +180,12 @@ impl Settings {
     }
 }
 
+/// Returns whether a handler shows the state of httpd.
+fn is_handler(word: &Word) -> bool {
+    let known = ["server-status", "server-info", "balancer-manager", "ldap-status"];
+    known.iter().any(|known| word.text.eq_ignore_ascii_case(known))
+}
+
 fn path_of(word: &Word) -> Result<String, Fault> {
     match word.defined()?.text.starts_with('/') {
         true => Ok(word.text.clone()),
@@ -222,7 +200,13 @@ pub fn read_server_pass(line: &Directive, balancers: &mut impl Balancers) -> Res
             line.fault("ProxyPass needs a path and a target", format!("{} PATH balancer://NAME/PATH", line.name.text))
         );
     };
-    let from = match line.is("ProxyPassMatch") {
+    let is_match = line.is("ProxyPassMatch");
+    if !is_match || target.text == "!" {
+        pass::check_parameters(from)?;
+    } else if from.text.contains(';') {
+        balancers.remarks().note(from.place, format!("{}: {}", line.line(), pass::NO_PARAMETERS));
+    }
+    let from = match is_match {
         true => From::Pattern(pass::pattern(from)?),
         false => From::Prefix(path_of(from)?),
     };
@@ -279,7 +263,8 @@ fn read_pass(
             }
             let (balancer, path) = balancers.find(target, &named)?;
             check_path(&from, target, &path)?;
-            Some(Target { balancer, path })
+            let url = target.text[..target.text.len() - path.len()].to_owned();
+            Some(Target { balancer, url, path })
         }
     };
     Ok(Pass { place: line.name.place, written, from, to })
@@ -306,7 +291,7 @@ fn check_path(from: &From, target: &Word, path: &str) -> Result<(), Fault> {
 }
 
 /// Reads `Redirect [STATUS] [PATH] URL`.
-fn read_redirect(line: &Directive, is_in_location: bool) -> Result<Redirect, Fault> {
+fn read_redirect(line: &Directive, is_in_location: bool, remarks: &mut Remarks) -> Result<Redirect, Fault> {
     let status = |word: &Word| match word.text.to_ascii_lowercase().as_str() {
         "permanent" => Some(StatusCode::MOVED_PERMANENTLY),
         "temp" => Some(StatusCode::FOUND),
@@ -333,6 +318,12 @@ fn read_redirect(line: &Directive, is_in_location: bool) -> Result<Redirect, Fau
         ([], false) if is_in_location => (None, None),
         _ => return Err(line.fault(format!("{} not understood", line.name.text), expected)),
     };
+    if let Some(word) = from.filter(|word| word.text.contains(';')) {
+        if !is_match || !status.is_redirection() {
+            pass::check_parameters(word)?;
+        }
+        remarks.note(word.place, format!("{}: {}", line.line(), pass::NO_PARAMETERS));
+    }
     let from = match from {
         Some(word) if is_match => Some(From::Pattern(pass::pattern(word)?)),
         Some(word) => Some(From::Prefix(path_of(word)?)),
