@@ -79,6 +79,12 @@ enum Kind {
     Boxed(Boxed),
 }
 
+impl Kind {
+    fn of(bytes: Bytes) -> Self {
+        if bytes.is_empty() { Kind::Empty } else { Kind::Full(bytes) }
+    }
+}
+
 const _: fn() = || {
     fn is_send_and_sync<T: Send + Sync>() {}
     is_send_and_sync::<Body>();
@@ -209,6 +215,11 @@ impl Body {
         Some(self.whole()?.clone().into())
     }
 
+    /// Replaces the bytes of the body, and keeps everything else of it.
+    pub(crate) fn set_whole(&mut self, bytes: Bytes) {
+        self.kind = Kind::of(bytes);
+    }
+
     /// Reads the whole body. A body of more than `max` bytes fails with [`BodyError::TooLarge`].
     pub(crate) async fn collect_up_to(self, max: u64) -> Result<Bytes, BodyError> {
         Ok(self.at_most(max).collect().await?.to_bytes())
@@ -333,7 +344,7 @@ impl Default for Body {
 
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Self {
-        if bytes.is_empty() { Body::empty() } else { Body::of(Kind::Full(bytes)) }
+        Body::of(Kind::of(bytes))
     }
 }
 

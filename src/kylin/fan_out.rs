@@ -12,7 +12,8 @@
 //! | `Logout` | all | 502 if a node that may have the session did not confirm the logout |
 //!
 //! A node gets the request whatever its health, its limit and its drain are, but not in maintenance. One that refuses connections
-//! confirms: its sessions and queries ended with its process.
+//! confirms: its sessions and queries ended with its process. One that asks for a login, or denies the access, confirms a logout, because
+//! it does not know the session, but no stop.
 
 use std::cmp::Reverse;
 

@@ -11,6 +11,7 @@ use crate::body::Body;
 use crate::cluster::{Cluster, PickError, Picked};
 use crate::drop_guard::DropGuard;
 use crate::endpoint::EndpointId;
+use crate::kylin::response::Credentials;
 use crate::request::{RequestContext, RequestView};
 use crate::session::affinity::{Affinity, RequestSession};
 use crate::session::hook::{AfterResponse, Moves, Nodes, PrepareOutcome};
@@ -68,6 +69,16 @@ impl<'p> Session<'p> {
     /// Returns whether the proxy keeps sessions.
     pub(super) fn is_kept(&self) -> bool {
         self.affinity.is_some()
+    }
+
+    /// Returns whether the request names a session of the nodes, in a cookie or in its path.
+    pub(super) fn is_named(&self, request: &RequestContext) -> bool {
+        self.context.is_named(request)
+    }
+
+    /// Returns which credentials the request carries.
+    pub(super) fn credentials(&self, request: &RequestContext) -> Credentials {
+        request.credentials(|| self.is_named(request))
     }
 
     /// Returns whether the session is bound to an endpoint.

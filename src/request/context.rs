@@ -212,20 +212,20 @@ impl RequestContext {
         self.has_login_form
     }
 
-    /// Returns which credentials the request carries.
-    pub(crate) fn credentials(&self) -> Credentials {
+    /// Returns which credentials the request carries. `names_session`: whether it names a session.
+    pub(crate) fn credentials(&self, names_session: impl FnOnce() -> bool) -> Credentials {
         if self.has_authorization || self.has_login_form {
             Credentials::Authorization
-        } else if self.kylin_session().is_some() || self.path_session_id().is_some() {
+        } else if names_session() {
             Credentials::Session
         } else {
             Credentials::None
         }
     }
 
-    /// Returns whether the request names a session, in a cookie or in its path, and carries no other credentials.
-    pub(crate) fn names_session(&self) -> bool {
-        self.credentials() == Credentials::Session
+    /// Returns whether the request names a session, in a cookie of Kylin or in its path.
+    pub(crate) fn names_kylin_session(&self) -> bool {
+        self.kylin_session().is_some() || self.path_session_id().is_some()
     }
 
     /// Returns whether the request carries anything that identifies its user.

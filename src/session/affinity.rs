@@ -70,6 +70,10 @@ pub(crate) enum BoundSession<'a> {
     Hinted,
     Learn(&'a Learn, Learned),
     Sticky(&'a StickyCookie, Renewal),
+    Route {
+        /// The request names a session, which may have no route.
+        names_session: bool,
+    },
     Replicated(&'a Replicated, ReplicatedSession),
     #[cfg(feature = "login-relay")]
     LoginRelay(&'a Arc<Relay>, Box<RelayRequest>),
@@ -212,7 +216,11 @@ impl Affinity {
                 cookie.strip(request);
                 MaybeReady::Ready(session.with(|state| BoundSession::Sticky(cookie, state)))
             }
-            Strategy::Route(route) => hinted(route.hint(context), fallback),
+            Strategy::Route(route) => {
+                let (hint, names_session) = route.find(context);
+                let state = BoundSession::Route { names_session };
+                MaybeReady::Ready(SessionContext::new(hint.unwrap_or(fallback), state))
+            }
             Strategy::GivenRoute => match SessionRoute::of(request.extensions()) {
                 Some((hint, is_required)) => {
                     let session = SessionContext::new(hint, BoundSession::Hinted);
@@ -239,7 +247,9 @@ impl RequestSession<'_> {
     /// again. Asked before each attempt.
     pub(crate) fn may_send_again(&self) -> bool {
         match &self.state {
-            BoundSession::Hinted | BoundSession::Learn(..) | BoundSession::Sticky(..) => false,
+            BoundSession::Hinted | BoundSession::Learn(..) | BoundSession::Sticky(..) | BoundSession::Route { .. } => {
+                false
+            }
             BoundSession::Replicated(replicated, state) => replicated.may_send_again(state),
             #[cfg(feature = "login-relay")]
             BoundSession::LoginRelay(_, relayed) => relayed.may_send_again(),
@@ -252,9 +262,22 @@ impl RequestSession<'_> {
             BoundSession::Hinted
             | BoundSession::Learn(..)
             | BoundSession::Sticky(..)
+            | BoundSession::Route { .. }
             | BoundSession::Replicated(..) => false,
             #[cfg(feature = "login-relay")]
             BoundSession::LoginRelay(_, relayed) => relayed.has_ended(),
+        }
+    }
+
+    /// Returns whether the request names a session of the nodes, in a cookie or in its path. The strategy knows which cookies hold one.
+    pub(crate) fn is_named(&self, request: &RequestContext) -> bool {
+        match &self.state {
+            BoundSession::Hinted | BoundSession::Sticky(..) => request.names_kylin_session(),
+            BoundSession::Learn(_, learned) => learned.names_session(),
+            BoundSession::Route { names_session } => *names_session,
+            BoundSession::Replicated(_, state) => state.has_cookie() || request.path_session_id().is_some(),
+            #[cfg(feature = "login-relay")]
+            BoundSession::LoginRelay(..) => request.names_kylin_session(),
         }
     }
 
@@ -270,7 +293,9 @@ impl RequestSession<'_> {
 
     fn is_at_one_node(&self) -> bool {
         match &self.state {
-            BoundSession::Hinted | BoundSession::Learn(..) | BoundSession::Sticky(..) => true,
+            BoundSession::Hinted | BoundSession::Learn(..) | BoundSession::Sticky(..) | BoundSession::Route { .. } => {
+                true
+            }
             BoundSession::Replicated(..) => false,
             #[cfg(feature = "login-relay")]
             BoundSession::LoginRelay(..) => false,
@@ -280,7 +305,9 @@ impl RequestSession<'_> {
     /// Returns whether [`prepare`](Self::prepare) may change the request.
     pub(crate) fn changes_requests(&self) -> bool {
         match &self.state {
-            BoundSession::Hinted | BoundSession::Learn(..) | BoundSession::Sticky(..) => false,
+            BoundSession::Hinted | BoundSession::Learn(..) | BoundSession::Sticky(..) | BoundSession::Route { .. } => {
+                false
+            }
             BoundSession::Replicated(replicated, state) => replicated.changes_request(state),
             #[cfg(feature = "login-relay")]
             BoundSession::LoginRelay(..) => true,
@@ -296,7 +323,9 @@ impl RequestSession<'_> {
         request: &'a mut Request<Body>,
     ) -> Option<BoxFuture<'a, PrepareOutcome>> {
         match &mut self.state {
-            BoundSession::Hinted | BoundSession::Learn(..) | BoundSession::Sticky(..) => None,
+            BoundSession::Hinted | BoundSession::Learn(..) | BoundSession::Sticky(..) | BoundSession::Route { .. } => {
+                None
+            }
             BoundSession::Replicated(replicated, state) => {
                 replicated.prepare(state, request);
                 None
@@ -319,7 +348,7 @@ impl RequestSession<'_> {
     ) -> MaybeReady<'a, AfterResponse> {
         let context = ResponseContext { request, endpoint, hint: &self.hint, moves, nodes };
         match &mut self.state {
-            BoundSession::Hinted => MaybeReady::Ready(AfterResponse::Return),
+            BoundSession::Hinted | BoundSession::Route { .. } => MaybeReady::Ready(AfterResponse::Return),
             BoundSession::Learn(learn, state) => learn.settle(state, &context, response),
             BoundSession::Sticky(cookie, state) => MaybeReady::Ready(cookie.settle(*state, &context, response)),
             BoundSession::Replicated(replicated, state) => replicated.settle(state, &context, response),

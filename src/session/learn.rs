@@ -54,6 +54,13 @@ const MAX_IDS: usize = 4;
 /// The maximum number of cookies of a response that are read.
 const MAX_SET_COOKIES: usize = 32;
 
+impl Learned {
+    /// Returns whether the client named a session.
+    pub(super) fn names_session(&self) -> bool {
+        self.session.is_some()
+    }
+}
+
 impl Learn {
     pub(super) fn begin(
         &self,

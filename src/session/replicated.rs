@@ -160,6 +160,13 @@ enum Healing {
     CookieRemoved,
 }
 
+impl ReplicatedSession {
+    /// Returns whether the request carries a session cookie.
+    pub(super) fn has_cookie(&self) -> bool {
+        self.cookie.is_some()
+    }
+}
+
 impl Replicated {
     pub(super) fn begin(
         &self,

@@ -14,12 +14,14 @@ pub(super) struct Route {
 
 impl Route {
     /// Returns the route of the first session id that has one: the text after its first dot, as in httpd (mod_proxy_balancer.c,
-    /// find_session_route). memcached-session-manager puts `-` and a node of its own before the dot, which changes nothing.
-    pub(super) fn hint(&self, request: &RequestContext) -> Option<EndpointHint> {
+    /// find_session_route), and whether the request has a session id. memcached-session-manager puts `-` and a node of its own before
+    /// the dot, which changes nothing.
+    pub(super) fn find(&self, request: &RequestContext) -> (Option<EndpointHint>, bool) {
         let is_session = |name: &[u8]| self.cookies.iter().any(|cookie| cookie.is_called(name));
         let in_cookies = request.cookies().filter(|(name, _)| is_session(name)).map(|(_, id)| id);
-        let ids = in_cookies.filter(|id| cookie::is_session_id(id)).chain(request.path_session_id());
-        ids.filter_map(route).next().map(EndpointHint::route)
+        let mut ids = in_cookies.filter(|id| cookie::is_session_id(id)).chain(request.path_session_id()).peekable();
+        let names_session = ids.peek().is_some();
+        (ids.find_map(route).map(EndpointHint::route), names_session)
     }
 }
 
@@ -95,7 +97,7 @@ mod tests {
             let request = Request::builder().uri(path).header("cookie", cookie).body(Body::empty()).unwrap();
             let mut context = RequestContext::new(ClientAddr::Unix, &request);
             context.read_credentials(request.headers(), false);
-            route.hint(&context)
+            route.find(&context).0
         };
         let named = |name: &str| Some(EndpointHint::route(name.as_bytes()));
         assert_eq!(hint("a=1; JSESSIONID=0123.n1", "/kylin;jsessionid=0123.n2"), named("n1"));

@@ -7,6 +7,7 @@ use kylin_lb::backend::OwnRequest;
 use kylin_lb::endpoint::Outcome;
 use kylin_lb::health::{HealthState, Reason};
 use kylin_lb::kylin::KylinVersion;
+use kylin_lb::observe::{Finished, Observer};
 use kylin_lb::proxy::{CancelOnDisconnect, KylinRules};
 use kylin_lb::testing::kylin::{Dialect, Stats};
 use kylin_lb::{Backend, Body, ClientAddr, Cluster, Endpoint, Proxy, SendError};
@@ -211,6 +212,27 @@ async fn a_stop_id_is_added_to_a_chunked_body(dialect: Dialect) {
     let head = head.to_ascii_lowercase();
     assert!(head.contains(&format!("content-length: {}", sent.len())) && !head.contains("transfer-encoding"), "{head}");
     assert!(serde_json::from_str::<Value>(sent).unwrap()["stopId"].is_string(), "{sent}");
+}
+
+/// Sends how long making connections took.
+struct Connecting(mpsc::UnboundedSender<Duration>);
+
+impl Observer for Connecting {
+    fn finished(&self, event: &Finished<'_>) {
+        self.0.send(event.times.connecting).unwrap();
+    }
+}
+
+in_each_dialect!(an_observer_learns_how_long_the_connection_of_a_query_with_a_stop_id_took, V5);
+async fn an_observer_learns_how_long_the_connection_of_a_query_with_a_stop_id_took(dialect: Dialect) {
+    let node = RawNode::start([vec![Act::Serve(ok("x"))]]).await;
+    let (sender, mut times) = mpsc::unbounded_channel();
+    let observed = Connecting(sender);
+    let endpoints = [front::endpoint(0, node.address(), |b| b)];
+    let front = Front::kylin(endpoints, |proxy| proxy.rules(rules(dialect)).observer(observed));
+    front.ask(bytes(QUERY, &[], &sql("select 1"))).await.unwrap();
+    assert!(node.seen().texts().pop().unwrap().contains("stopId"));
+    assert_ne!(times.recv().await.unwrap(), Duration::ZERO);
 }
 
 /// Responds to no query, and reports each request with whether it is marked as the crate's own.

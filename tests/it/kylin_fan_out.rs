@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use http::StatusCode;
 use kylin_lb::balance::Attempted;
 use kylin_lb::endpoint::{AdminState, Role};
 use kylin_lb::health::{HealthState, Reason};
@@ -15,15 +16,17 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 
 use crate::support::browser::{Browser, basic};
+use crate::support::cluster::InOrder;
 use crate::support::dialects::in_each_dialect;
 use crate::support::front::{self, Front, refusal};
 use crate::support::health::state;
 use crate::support::http::RawResponse;
-use crate::support::kylin::{Demo, Says, admin, ask, bytes, request, saying, sql};
+use crate::support::kylin::{Demo, Says, admin, ask, bytes, request, saying, scripted, sql};
 use crate::support::login_relay::secret;
 use crate::support::raw_node::{RawNode, ok, respond};
 
 const LIST: &str = "GET /kylin/api/query/runningQueries";
+const UNCONFIRMED: &str = "1 of 2 nodes did not confirm the stop; the query may run on there";
 
 /// A query that runs on this node until it is stopped, or for far longer than the test.
 async fn run_on(node: &KylinNode, address: std::net::SocketAddr) -> JoinHandle<RawResponse> {
@@ -222,6 +225,111 @@ async fn a_relayed_login_is_valid_at_all_nodes(dialect: Dialect) {
     assert_eq!(browser.ask(&format!("PUT /kylin/api/query/{id}/stop"), &[], "").await.status(), 200);
     demo.nodes[1].wait_until(|stats| stats.stopped == 1).await.unwrap();
     running.iter().for_each(JoinHandle::abort);
+}
+
+in_each_dialect!(a_node_at_which_a_relayed_login_fails_has_not_confirmed_a_stop, V4);
+/// The query may run there. A node whose process is gone runs none.
+async fn a_node_at_which_a_relayed_login_fails_has_not_confirmed_a_stop(dialect: Dialect) {
+    let mut demo = Demo::start(dialect, 2).await;
+    let sessions = LoginRelay::new(Sessions::in_memory().unwrap(), secret());
+    let front = demo.front(|proxy| proxy.affinity(Affinity::login_relay(sessions)));
+    let mut browser = logged_in_at_first(&front).await;
+    let running = run_on(&demo.nodes[1], demo.address(1)).await;
+    let (_, id) = listed(&admin(&demo.front(|proxy| proxy), LIST, "").await).remove(0);
+    let stop = format!("PUT /kylin/api/query/{id}/stop");
+    for fault in [Fault::Html(StatusCode::SERVICE_UNAVAILABLE), Fault::Html(StatusCode::NOT_FOUND), Fault::Close] {
+        demo.nodes[1].faults().inject(FaultScope::Sessions, fault);
+        let response = browser.ask(&stop, &[], "").await;
+        assert_eq!(refusal(&response, 502), UNCONFIRMED, "{fault:?}");
+        demo.nodes[1].faults().clear();
+    }
+    assert_eq!(demo.nodes[1].stats().running, 1);
+    demo.served[1].take().unwrap().kill().await;
+    assert_eq!(browser.ask(&stop, &[], "").await.status(), 200);
+    running.abort();
+}
+
+in_each_dialect!(a_node_that_does_not_know_the_session_has_not_confirmed_a_stop, V4);
+async fn a_node_that_does_not_know_the_session_has_not_confirmed_a_stop(dialect: Dialect) {
+    let demo = Demo::start(dialect, 2).await;
+    let front = demo.front(|proxy| proxy.affinity(Affinity::learn(Sessions::in_memory().unwrap())));
+    let mut browser = logged_in_at_first(&front).await;
+    let running = run_on(&demo.nodes[1], demo.address(1)).await;
+    let (_, id) = listed(&admin(&front, LIST, "").await).remove(0);
+    let stop = format!("PUT /kylin/api/query/{id}/stop");
+    let response = browser.ask(&stop, &[], "").await;
+    let advice = ". A node that does not know the session needs a user name and password";
+    assert_eq!(refusal(&response, 502), format!("{UNCONFIRMED}{advice}"));
+    assert_eq!(demo.nodes[1].stats().running, 1);
+    let mut insistent = Browser { authorization: Some(basic("ADMIN", "KYLIN")), ..browser };
+    assert_eq!(insistent.ask(&stop, &[], "").await.status(), 200);
+    assert!(running.await.unwrap().text().contains("stopped by an administrator"));
+}
+
+/// With SAML, nodes redirect to the login.
+#[tokio::test]
+async fn a_redirect_to_a_login_does_not_confirm_a_stop() {
+    let stops = async |statuses: [u16; 2]| {
+        let nodes = statuses.map(|status| saying(Says::Html(status, String::new())));
+        let endpoints = nodes.iter().enumerate().map(|(id, node)| scripted(&id.to_string(), node));
+        let proxy = Proxy::builder(Cluster::builder().endpoints(endpoints).build().unwrap()).build().unwrap();
+        ask(&proxy, request("PUT /kylin/api/query/x/stop", &[], "")).await.0.as_u16()
+    };
+    for (statuses, merged) in [([200, 302], 502), ([200, 403], 502), ([302, 302], 302), ([302, 401], 302)] {
+        assert_eq!(stops(statuses).await, merged, "{statuses:?}");
+    }
+}
+
+/// A monitor that lists running queries must not hide that a node fails.
+#[tokio::test]
+async fn a_response_to_a_request_for_all_nodes_says_of_its_node_what_other_responses_say() {
+    let page = |status| Says::Html(status, "<html>".to_owned());
+    // One failure came before.
+    for (says, in_row) in [
+        (page(503), 2),
+        (page(500), 2),
+        (page(404), 1),
+        (Says::error(500, "no"), 0),
+        (page(401), 0),
+        (Says::Json(200, "[]".to_owned()), 0),
+    ] {
+        for line in [LIST, "PUT /kylin/api/query/x/stop", "POST /kylin/api/cache/announce/config"] {
+            let nodes = [saying(says.clone()), saying(Says::Json(200, "[]".to_owned()))];
+            let endpoints = nodes.iter().enumerate();
+            let endpoints = endpoints.map(|(n, node)| Endpoint::new(n.to_string(), node.clone()).unwrap());
+            let cluster = Cluster::builder().endpoints(endpoints).build().unwrap();
+            let rules = KylinRules::default().reload(ReloadAccess::Everyone);
+            let proxy = Proxy::builder(cluster.clone()).rules(rules).build().unwrap();
+            let head = http::Request::new(());
+            let view = RequestView::of(&head, ClientAddr::Unix);
+            cluster.pick_bound(&view, &Attempted::none(), "0").unwrap().lease.set_outcome(Outcome::Failure);
+            ask(&proxy, request(line, &[], "")).await;
+            assert_eq!(cluster.status().endpoints[0].fails, in_row, "{line}: {says:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn requests_for_all_nodes_do_not_keep_a_node_that_fails_from_ejection() {
+    let nodes = [saying(Says::Html(503, "<html>".to_owned())), saying(Says::Json(200, "[]".to_owned()))];
+    let endpoints = nodes.iter().enumerate().map(|(n, node)| Endpoint::new(n.to_string(), node.clone()).unwrap());
+    let cluster = Cluster::builder().endpoints(endpoints).balancer(InOrder).build().unwrap();
+    let proxy = Proxy::builder(cluster.clone()).build().unwrap();
+    for _ in 0..20 {
+        assert_eq!(ask(&proxy, request("GET /kylin/api/projects", &[], "")).await.0, 200);
+        assert_eq!(ask(&proxy, request(LIST, &[], "")).await.0, 200);
+    }
+    assert!(cluster.status().endpoints[0].ejected);
+}
+
+/// Logs ADMIN in at the first of two nodes.
+async fn logged_in_at_first(front: &Front) -> Browser {
+    let set = |state| front.proxy.cluster().set_admin_state(&"1".parse().unwrap(), state).unwrap();
+    set(AdminState::Maintenance);
+    let mut browser = Browser::new(front.address());
+    assert_eq!(browser.log_in("ADMIN", "KYLIN").await.status(), 200);
+    set(AdminState::Ready);
+    browser
 }
 
 in_each_dialect!(a_node_that_needs_no_login_does_not_wait_for_one_at_another, V4);

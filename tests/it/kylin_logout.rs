@@ -5,6 +5,7 @@ use std::io;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
 use kylin_lb::backend::SendErrorKind;
@@ -12,12 +13,13 @@ use kylin_lb::balance::Attempted;
 use kylin_lb::clock::ManualClock;
 use kylin_lb::endpoint::AdminState;
 use kylin_lb::proxy::{RetryBudget, RetryPolicy};
-use kylin_lb::session::{Affinity, Sessions};
+use kylin_lb::session::{Affinity, ReplicatedSessions, SessionCookie, Sessions};
 use kylin_lb::testing::Scripted;
 use kylin_lb::{Body, ClientAddr, Cluster, Endpoint, Outcome, Proxy, RequestView, SendError};
+use tokio::time::{Instant, timeout};
 
 use crate::support::cluster::InOrder;
-use crate::support::kylin::{Says, ask, proxy, request, saying};
+use crate::support::kylin::{Says, ask, proxy, request, saying, scripted};
 
 const LOGOUT: &str = "GET /kylin/j_spring_security_logout";
 const COOKIE: &[(&str, &str)] = &[("cookie", "JSESSIONID=0123456789ABCDEF")];
@@ -170,8 +172,8 @@ async fn a_node_that_refuses_connections_has_no_session() {
     assert!(status == StatusCode::BAD_GATEWAY && text.contains("could be reached"), "{status} {text}");
 }
 
-/// What a node does with a logout.
-type Then = fn() -> Result<Response<Body>, SendError>;
+/// What a node does with a logout; `None` if it does not respond.
+type Then = fn() -> Option<Result<Response<Body>, SendError>>;
 
 /// Two nodes, the second of which has the session. What it does with a logout can be changed.
 struct BoundStage {
@@ -184,14 +186,20 @@ struct BoundStage {
 impl BoundStage {
     async fn start() -> Self {
         let other = node();
-        let after_logout = Arc::new(Mutex::new((|| Ok(page(302))) as Then));
+        let after_logout = Arc::new(Mutex::new((|| Some(Ok(page(302)))) as Then));
         let inside = Arc::clone(&after_logout);
         let owner = Scripted::new(move |request: Request<Body>| {
             let mut response = page(200);
             let cookie = "JSESSIONID=0123456789ABCDEF".parse().unwrap();
             response.headers_mut().insert("set-cookie", cookie);
             let is_logout = request.uri().path().ends_with("logout");
-            ready(if is_logout { inside.lock().unwrap()() } else { Ok(response) })
+            let result = if is_logout { inside.lock().unwrap()() } else { Some(Ok(response)) };
+            async {
+                match result {
+                    Some(result) => result,
+                    None => pending().await,
+                }
+            }
         });
         let one = NonZeroU32::new(1);
         let endpoints = [("other", &other), ("owner", &owner)].map(|(id, node)| {
@@ -252,25 +260,80 @@ async fn a_logout_of_a_bound_session_reaches_its_node_also_if_that_is_ejected_dr
 /// The response of another node would say that the session has ended.
 #[tokio::test]
 async fn a_logout_of_a_bound_session_goes_to_another_node_only_if_its_own_is_gone() {
-    let cases: [(Then, (u16, usize, usize)); 8] = [
-        (|| Err(SendError::new(SendErrorKind::HeadTimeout, "x")), (504, 0, 1)),
-        (|| Err(SendError::new(SendErrorKind::ConnectTimeout, "x")), (504, 0, 1)),
-        (|| Err(SendError::new(SendErrorKind::Broken, "x")), (502, 0, 1)),
-        (|| Err(SendError::new(SendErrorKind::Limit, "x")), (503, 0, 1)),
-        (|| Err(SendError::new(SendErrorKind::Stale, "x")), (502, 0, 2)),
-        (|| Err(connect_error(io::ErrorKind::HostUnreachable)), (502, 0, 1)),
-        (|| Ok(page(503)), (503, 0, 1)),
-        (
-            || {
-                let refused = connect_error(io::ErrorKind::ConnectionRefused);
-                Err(refused.with_request(request(LOGOUT, COOKIE, "")))
-            },
-            (302, 1, 1),
-        ),
+    fn failed(kind: SendErrorKind) -> Option<Result<Response<Body>, SendError>> {
+        unsent(SendError::new(kind, "x"))
+    }
+    fn unsent(error: SendError) -> Option<Result<Response<Body>, SendError>> {
+        let is_unsent = error.kind().is_unsent();
+        Some(Err(if is_unsent { error.with_request(request(LOGOUT, COOKIE, "")) } else { error }))
+    }
+    let cases: [(Then, (u16, usize, usize)); 9] = [
+        (|| failed(SendErrorKind::HeadTimeout), (504, 0, 1)),
+        (|| failed(SendErrorKind::ConnectTimeout), (504, 0, 1)),
+        (|| failed(SendErrorKind::Broken), (502, 0, 1)),
+        (|| failed(SendErrorKind::Limit), (503, 0, 1)),
+        (|| failed(SendErrorKind::Stale), (502, 0, 2)),
+        (|| failed(SendErrorKind::Refused), (502, 0, 2)),
+        (|| unsent(connect_error(io::ErrorKind::HostUnreachable)), (502, 0, 1)),
+        (|| Some(Ok(page(503))), (503, 0, 1)),
+        (|| unsent(connect_error(io::ErrorKind::ConnectionRefused)), (302, 1, 1)),
     ];
     for (n, (then, expected)) in cases.into_iter().enumerate() {
         let stage = BoundStage::start().await;
         *stage.after_logout.lock().unwrap() = then;
         assert_eq!(stage.log_out().await, expected, "case {n}");
+    }
+}
+
+/// Queries may take minutes, but a logout is sent also to a node that is known to be down.
+#[tokio::test(start_paused = true)]
+async fn a_logout_of_a_bound_session_does_not_wait_for_as_long_as_a_query() {
+    let stage = BoundStage::start().await;
+    *stage.after_logout.lock().unwrap() = || None;
+    let began = Instant::now();
+    let logged_out = timeout(Duration::from_secs(300), stage.log_out()).await.expect("the wait is short");
+    assert_eq!((logged_out, began.elapsed().as_secs()), ((504, 0, 1), 10));
+    assert_eq!(stage.proxy.cluster().status().endpoints.iter().map(|endpoint| endpoint.failed).sum::<u64>(), 0);
+    assert_eq!(stage.proxy.cluster().status().in_flight(), 0);
+}
+
+/// The operator knows under which name the nodes keep their sessions.
+#[tokio::test]
+async fn a_logout_of_a_session_with_a_configured_cookie_reaches_every_node() {
+    let names = || [SessionCookie::named("KYLINID")];
+    let learn = || Affinity::learn_from(Sessions::in_memory().unwrap(), names());
+    let calls_of = async |affinity: Affinity, line: &str, headers: &[(&str, &str)]| {
+        let nodes = [node(), node(), node()];
+        let proxy = proxy(&nodes.each_ref(), |proxy| proxy.affinity(affinity));
+        assert_eq!(ask(&proxy, request(line, headers, "")).await.0, 302);
+        calls(&nodes.each_ref()).iter().sum::<usize>()
+    };
+    for affinity in [learn(), Affinity::route_of(names())] {
+        let own = ("cookie", "a=b; KYLINID=0123456789ABCDEF");
+        assert_eq!(calls_of(affinity.clone(), LOGOUT, &[own]).await, 3);
+        let password = ("authorization", "Basic QURNSU46S1lMSU4=");
+        assert_eq!(calls_of(affinity.clone(), LOGOUT, &[own, password]).await, 1);
+        assert_eq!(calls_of(affinity.clone(), LOGOUT, COOKIE).await, 1, "the nodes do not read this cookie");
+        let in_path = format!("{LOGOUT};jsessionid=0123456789ABCDEF");
+        assert_eq!(calls_of(affinity, &in_path, &[]).await, 3);
+    }
+}
+
+#[tokio::test]
+async fn a_session_with_a_configured_cookie_is_searched_for() {
+    let names = || [SessionCookie::named("KYLINID")];
+    for affinity in [
+        Affinity::learn_from(Sessions::in_memory().unwrap(), names()),
+        Affinity::route_of(names()),
+        Affinity::replicated(ReplicatedSessions::new().node_cookie("KYLINID")),
+    ] {
+        let unknown = || saying(Says::Html(401, String::new()));
+        let nodes = [unknown(), unknown(), saying(Says::Json(200, "[]".to_owned()))];
+        let endpoints = nodes.iter().enumerate().map(|(id, node)| scripted(&id.to_string(), node));
+        let cluster = Cluster::builder().endpoints(endpoints).balancer(InOrder).build().unwrap();
+        let proxy = Proxy::builder(cluster).affinity(affinity).build().unwrap();
+        let headers = [("cookie", "KYLINID=0123456789ABCDEF")];
+        assert_eq!(ask(&proxy, request("GET /kylin/api/projects", &headers, "")).await.0, 200);
+        assert_eq!(ask(&proxy, request("GET /kylin/api/projects", &[], "")).await.0, 401);
     }
 }

@@ -44,8 +44,8 @@ fn has_source(socket: SocketAddr) -> bool {
     UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).and_then(|probe| probe.connect(socket)).is_ok()
 }
 
-/// Connects to the first address of `name` that accepts. If none does, a refused connection is reported rather than an address
-/// that could not be tried.
+/// Connects to the first address of `name` that accepts. If none does, a failure to reach an address is reported rather than a refused
+/// connection, and that rather than an address that could not be tried.
 async fn connect_any(name: &str, port: u16) -> io::Result<TcpStream> {
     let mut failure = None;
     // Resolvers report a shortage of descriptors as a name that cannot be resolved.
@@ -59,11 +59,20 @@ async fn connect_any(name: &str, port: u16) -> io::Result<TcpStream> {
     Err(failure.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")))
 }
 
-/// Returns which of two failures is reported: the later, unless only that is a shortage of this process.
+/// Returns which of two failures is reported: the graver, and of two that are alike the later.
 fn graver(earlier: Option<io::Error>, later: io::Error) -> io::Error {
     match earlier {
-        Some(earlier) if is_shortage(&later) && !is_shortage(&earlier) => earlier,
+        Some(earlier) if gravity(&earlier) > gravity(&later) => earlier,
         _ => later,
+    }
+}
+
+/// A refused connection shows that no process listens at an address. Where another address was not reached, a process may listen there.
+fn gravity(error: &io::Error) -> u8 {
+    match error.kind() {
+        _ if is_shortage(error) => 0,
+        io::ErrorKind::ConnectionRefused => 1,
+        _ => 2,
     }
 }
 
@@ -78,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refused_address_of_a_name_counts_more_than_one_that_could_not_be_tried() {
+    fn an_address_that_was_not_reached_counts_most_and_one_that_could_not_be_tried_least() {
         let (refused, short) = (io::ErrorKind::ConnectionRefused, io::ErrorKind::AddrNotAvailable);
         let of = |kinds: &[io::ErrorKind]| {
             kinds.iter().fold(None, |failure, kind| Some(graver(failure, (*kind).into()))).unwrap().kind()
@@ -87,6 +96,11 @@ mod tests {
         assert_eq!(of(&[short, refused]), refused);
         assert_eq!(of(&[short, refused, short]), refused);
         assert_eq!(of(&[short, short]), short);
+        for unreached in [io::ErrorKind::HostUnreachable, io::ErrorKind::TimedOut, io::ErrorKind::ConnectionReset] {
+            assert_eq!(of(&[unreached, refused]), unreached);
+            assert_eq!(of(&[refused, unreached]), unreached);
+            assert_eq!(of(&[short, unreached, refused, short]), unreached);
+        }
     }
 
     /// Whether this machine has IPv6 or not.

@@ -56,6 +56,11 @@ pub(crate) enum ResponseClass {
 }
 
 impl ResponseClass {
+    /// Returns whether the node did better than one that failed at the request.
+    pub(crate) fn is_better_than_failure(self) -> bool {
+        !self.is_refusal() && self != ResponseClass::NodeFailure
+    }
+
     /// Returns whether the node refused the request before it executed anything of it, so that it did no better than a node that
     /// failed at the request.
     pub(crate) fn is_refusal(self) -> bool {

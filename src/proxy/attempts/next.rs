@@ -7,7 +7,6 @@ use http::{Method, Request};
 use http_body::Body as _;
 
 use super::kept::KeptRequest;
-use super::response::MAY_BE_EXECUTED;
 use super::send::AttemptFailure;
 use super::{Attempts, ProxyCore};
 use crate::backend::{Backend, SendError, SendErrorKind};
@@ -18,7 +17,7 @@ use crate::endpoint::{BodyKey, EndpointHint, EndpointId, Outcome, RequestKey};
 use crate::kylin::class::RequestClass;
 use crate::kylin::fan_out::Merge;
 use crate::kylin::query::WantedKeys;
-use crate::kylin::response::ResponseClass;
+use crate::kylin::response::{Credentials, ResponseClass};
 use crate::observe::RetryReason;
 use crate::proxy::error_response::ErrorResponse;
 use crate::proxy::replay;
@@ -74,7 +73,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
         }
         // A node that does not know the session responds to a logout as the one that does, and the session would live on.
         if class == RequestClass::Logout
-            && self.context.names_session()
+            && self.session.credentials(&self.context) == Credentials::Session
             && self.session.is_at_unknown_node()
             && body.whole().is_some()
         {
@@ -193,7 +192,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
         if self.ends_bound_session() {
             return true;
         }
-        if !self.context.names_session() || self.session.may_send_again() {
+        if self.session.credentials(&self.context) != Credentials::Session || self.session.may_send_again() {
             return false;
         }
         let is_there = rules.is_there(picked).await;
@@ -255,7 +254,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
         } else if !self.pending_failures.is_empty() {
             match class {
                 // Nothing shows whether this node would have failed too.
-                Some(class) if class.is_refusal() || class == MAY_BE_EXECUTED => self.pending_failures.end(),
+                Some(class) if !class.is_better_than_failure() => self.pending_failures.end(),
                 // In a plain proxy the client gets a failing response like any other.
                 None if self.response.status().is_server_error() => self.pending_failures.discard(),
                 _ => self.pending_failures.confirm(),
@@ -280,14 +279,17 @@ impl<'p, B: Backend> Attempts<'p, B> {
         let may_be_executed = self.context.class().is_some() && !kind.is_unsent() && !is_of_login;
         let is_repeat = may_be_executed && replace(&mut self.may_be_executed, true);
         let request = request.filter(|_| !is_repeat);
-        let must_stay = kind != SendErrorKind::Stale && self.ends_bound_session() && self.session.is_bound_to(&picked);
-        let request = request.filter(|_| !must_stay || error.is_connection_refused());
+        let must_stay = self.ends_bound_session() && self.session.is_bound_to(&picked);
+        // The node had closed a kept-alive connection. Only a request that must stay at its node gets another one if it is unsent.
+        let may_reconnect =
+            !self.reconnected && (kind == SendErrorKind::Stale || kind == SendErrorKind::Refused && must_stay);
+        let request = request.filter(|_| !must_stay || may_reconnect || error.is_connection_refused());
         let request = request.filter(|request| self.may_retry(kind, picked.lease.endpoint(), request.method()));
         let request = match request {
-            Some(request) if kind == SendErrorKind::Stale && !self.reconnected => {
+            Some(request) if may_reconnect => {
                 let stays = self.stays_at(&mut picked).await;
                 let other = if stays { None } else { self.pick_again(&request, false, self.proxy.budget.as_ref()) };
-                if other.is_some() || self.withdraw() {
+                if other.is_some() || kind.is_unsent() || self.withdraw() {
                     self.reconnected = other.is_none();
                     if let Some(recorder) = &mut self.recorder {
                         recorder.attempt_failed(kind);

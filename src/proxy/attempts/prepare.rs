@@ -8,10 +8,11 @@ use super::Attempts;
 use super::flight::AfterEntry;
 use crate::backend::Backend;
 use crate::body::Body;
+use crate::kylin::class::RequestClass;
 use crate::kylin::fan_out::Merge;
 use crate::proxy::error_response::ErrorResponse;
 use crate::proxy::replay;
-use crate::proxy::rules::{FanOutRules, fan_out};
+use crate::proxy::rules::{FanOut, RuleState, fan_out};
 
 impl<B: Backend> Attempts<'_, B> {
     /// Reads the body and looks up the session. A request for all nodes then gets its merged response. A query may get that of another
@@ -41,7 +42,7 @@ impl<B: Backend> Attempts<'_, B> {
             self.before_flight(class, query.as_ref(), request);
             if let Some(merge) = self.merge(rules, class, request.body()) {
                 // Boxed, because it is rare.
-                Box::pin(self.fan_out(merge, request)).await?;
+                Box::pin(self.fan_out(rules, class, merge, request)).await?;
                 return Ok(AfterEntry::Respond);
             }
         }
@@ -52,16 +53,23 @@ impl<B: Backend> Attempts<'_, B> {
     }
 
     /// Sends the request to all its nodes, and keeps the merged response.
-    async fn fan_out(&mut self, merge: Merge, request: &mut Request<Body>) -> Result<(), ErrorResponse> {
+    async fn fan_out(
+        &mut self,
+        rules: &RuleState,
+        class: RequestClass,
+        merge: Merge,
+        request: &mut Request<Body>,
+    ) -> Result<(), ErrorResponse> {
         if self.names_no_host {
             request.headers_mut().remove(header::HOST);
         }
         let (proxy, client) = (self.proxy, self.context.client().key());
         let may_repeat = |kind| proxy.may_repeat(kind, client);
-        let rules = FanOutRules { merge, may_repeat: &may_repeat, hides_nodes: self.hides_nodes() };
-        let (session, recorder) = (&mut self.session, self.recorder.as_deref_mut());
-        let sent = fan_out(&proxy.cluster, &self.context, session, rules, take(request), recorder);
-        let (response, may_be_executed) = sent.await;
+        let (cluster, context) = (&proxy.cluster, &self.context);
+        let hides_nodes = self.hides_nodes();
+        let facts = FanOut { cluster, context, rules, class, merge, may_repeat: &may_repeat, hides_nodes };
+        let recorder = self.recorder.as_deref_mut();
+        let (response, may_be_executed) = fan_out(&facts, &mut self.session, take(request), recorder).await;
         self.note_outcome(may_be_executed);
         self.response = response?;
         Ok(())

@@ -15,7 +15,7 @@ use crate::cluster::Picked;
 use crate::endpoint::Outcome;
 use crate::health::state::{AskedProbe, Sign};
 use crate::kylin::class::{RequestClass, needs_login};
-use crate::kylin::response::{ClusterFault, Credentials, NeedsBody, Rejection, ResponseClass, denies_access, is_json};
+use crate::kylin::response::{ClusterFault, NeedsBody, Rejection, ResponseClass, denies_access, is_json};
 use crate::kylin::retry::RetryDecision;
 use crate::observe::RetryReason;
 use crate::proxy::error_response::ErrorResponse;
@@ -80,7 +80,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
     /// Classifies the response by its head; `None` in a plain proxy.
     fn classify_head(&self) -> Option<Result<ResponseClass, NeedsBody>> {
         let (rules, class) = self.kylin()?;
-        Some(rules.classify_head(&self.context, class, &self.response))
+        Some(rules.classify_head(class, || self.session.credentials(&self.context), &self.response))
     }
 
     /// Classifies the response by its body, if that has arrived with the head, as a short one has.
@@ -233,8 +233,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             cluster.note_user_source_down();
         } else if class == ResponseClass::Final && cluster.is_user_source_down() {
             // A node does not check the credentials of a session that it knows.
-            let is_checked = context.has_login_form()
-                || context.credentials() == Credentials::Authorization && context.kylin_session().is_none();
+            let is_checked = context.has_login_form() || context.has_authorization() && !self.session.is_named(context);
             let needs_login =
                 of_request == RequestClass::Login || context.path().is_some_and(|path| needs_login(&path));
             if is_checked && needs_login && self.response.status().is_success() {

@@ -3,16 +3,17 @@
 use std::mem::take;
 use std::sync::Arc;
 
-use http::Request;
+use http::{Request, Response};
+use tokio::time::timeout;
 
 use super::Attempts;
 use super::flight::{Execution, execution, execution_of_flight};
-use crate::backend::{Backend, SendError};
+use crate::backend::{Backend, SendError, SendErrorKind};
 use crate::body::Body;
 use crate::cluster::Picked;
 use crate::observe::{RequestRecorder, in_span};
 use crate::proxy::head;
-use crate::proxy::rules::QueryWatch;
+use crate::proxy::rules::{NODE_TIMEOUT, QueryWatch};
 
 /// The failure of an attempt.
 pub(super) struct AttemptFailure {
@@ -61,8 +62,27 @@ impl<B: Backend> Attempts<'_, B> {
     /// Sends the request. Keeps the response, or returns the failure.
     pub(super) async fn send(&mut self, picked: &Picked<B>, request: &mut Request<Body>) -> Option<SendError> {
         let watch = self.watch(picked, request);
+        let sent = match self.is_short_wait(request) {
+            false => self.response_of(picked, request).await,
+            // Boxed, because it is rare.
+            true => {
+                let sent = Box::pin(timeout(NODE_TIMEOUT, self.response_of(picked, request))).await;
+                sent.unwrap_or_else(|elapsed| Err(SendError::new(SendErrorKind::HeadTimeout, elapsed)))
+            }
+        };
+        if let Some(watch) = watch {
+            watch.end(&sent);
+        }
+        self.keep_response(sent)
+    }
+
+    async fn response_of(
+        &mut self,
+        picked: &Picked<B>,
+        request: &mut Request<Body>,
+    ) -> Result<Response<Body>, SendError> {
         let kept = self.kept_request.as_ref().filter(|_| self.sends_kept);
-        let sent = match (kept, self.is_traced()) {
+        match (kept, self.is_traced()) {
             (Some(kept), false) => picked.backend().send_copy(kept.get()).await,
             (None, false) => picked.backend().send(take(request)).await,
             (kept, true) => {
@@ -72,11 +92,14 @@ impl<B: Backend> Attempts<'_, B> {
                     None => in_span(span, picked.backend().send(take(request))).await,
                 }
             }
-        };
-        if let Some(watch) = watch {
-            watch.end(&sent);
         }
-        self.keep_response(sent)
+    }
+
+    /// Returns whether the node may take no longer than for a request to all nodes. The logout of a bound session is sent also to a node
+    /// that is known to be down, and a node that hangs would keep its client waiting for as long as a query.
+    fn is_short_wait(&self, request: &Request<Body>) -> bool {
+        // The time that a client takes to send a stream is its own.
+        self.ends_bound_session() && self.sent(request).body().whole().is_some()
     }
 
     /// Returns the attempt as an execution that other clients can take over.

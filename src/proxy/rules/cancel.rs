@@ -276,7 +276,7 @@ fn stop_id(request: &mut Request<Body>, body: &Bytes) -> Option<String> {
     with_id.extend_from_slice(member.as_bytes());
     with_id.extend_from_slice(&body[end..]);
     *request.headers_mut().entry(header::CONTENT_LENGTH).or_insert(0.into()) = HeaderValue::from(with_id.len());
-    *request.body_mut() = with_id.freeze().into();
+    request.body_mut().set_whole(with_id.freeze());
     Some(id)
 }
 

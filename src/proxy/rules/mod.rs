@@ -4,6 +4,7 @@ mod cancel;
 mod fan_out;
 mod frequent;
 mod groups;
+mod merge;
 mod recent_writes;
 mod reload;
 mod running;
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 pub use self::cancel::CancelOnDisconnect;
 pub(super) use self::cancel::QueryWatch;
-pub(super) use self::fan_out::{FanOutRules, fan_out, role_of};
+pub(super) use self::fan_out::{FanOut, NODE_TIMEOUT, fan_out, role_of};
 pub(super) use self::groups::within_group;
 pub(super) use self::recent_writes::Writer;
 pub use self::reload::ReloadAccess;
@@ -135,7 +136,8 @@ impl KylinRules {
     /// session responds with success too. So if a node that may know it did not confirm the stop or the logout, the client gets a 502.
     ///
     /// A node acts only if the request has Basic credentials or a session that the node knows. A session cookie is known to one
-    /// node, unless logins are relayed or sessions replicated, so clients should send credentials with these calls.
+    /// node, unless logins are relayed or sessions replicated, so clients should send credentials with these calls. A stop with a
+    /// cookie only gets a [502](crate::docs::logins#which-logins-a-stop-needs), because the other nodes ask for a login.
     pub fn fan_out(mut self, on: bool) -> Self {
         self.fan_out = on;
         self

@@ -174,15 +174,15 @@ impl RuleState {
         is_stuck || decide(class, outcome_of(kind)) == RetryDecision::OtherEndpoint
     }
 
-    /// Classifies a response by its head.
+    /// Classifies a response by its head. `sent`: the credentials of the request.
     ///
     /// # Errors
     /// [`NeedsBody`] if the beginning of the body decides.
-    pub(crate) fn classify_head(
+    pub(crate) fn classify_head<T>(
         &self,
-        context: &RequestContext,
         class: RequestClass,
-        response: &Response<Body>,
+        sent: impl FnOnce() -> Credentials,
+        response: &Response<T>,
     ) -> Result<ResponseClass, NeedsBody> {
         let status = response.status();
         // Only a 401 offers NTLM.
@@ -191,8 +191,8 @@ impl RuleState {
         }
         // Only these responses ask for credentials.
         let sent = match status {
-            StatusCode::UNAUTHORIZED => context.credentials(),
-            _ if class == RequestClass::Login => context.credentials(),
+            StatusCode::UNAUTHORIZED => sent(),
+            _ if class == RequestClass::Login => sent(),
             _ => Credentials::None,
         };
         response::classify_head(class, self.rules.version, sent, status, response.headers())
@@ -215,7 +215,7 @@ impl RuleState {
     }
 
     /// Classifies a response by the beginning of its body.
-    pub(crate) fn classify_body(class: RequestClass, response: &Response<Body>, beginning: &[u8]) -> ResponseClass {
+    pub(crate) fn classify_body<T>(class: RequestClass, response: &Response<T>, beginning: &[u8]) -> ResponseClass {
         response::classify_body(class, response.status(), response.headers(), beginning)
     }
 
@@ -237,10 +237,7 @@ impl RuleState {
 
     /// Decides what follows from a response.
     pub(crate) fn decide(&self, of_request: RequestClass, class: ResponseClass) -> Classified {
-        let outcome = match class {
-            ResponseClass::NodeFailure | ResponseClass::Rejected(Rejection::NotRunning) => Outcome::Failure,
-            _ => Outcome::Success,
-        };
+        let outcome = outcome_of_response(class);
         let decision = match class {
             ResponseClass::Rejected(_) if !self.rules.retry_rejected => RetryDecision::Return,
             ResponseClass::Unauthenticated(_) if !self.rules.retry_unauthorized => RetryDecision::Return,
@@ -265,6 +262,19 @@ impl RuleState {
         let cancel = self.rules.cancel_on_disconnect.as_ref().filter(|_| class.is_query())?;
         let is_export = matches!(class, RequestClass::Export(_));
         QueryWatch::new(cancel, &self.cancel, is_export, backend, request)
+    }
+}
+
+/// Returns the meaning of a response for the health of its node.
+pub(super) fn outcome_of_response(class: ResponseClass) -> Outcome {
+    match class {
+        ResponseClass::NodeFailure | ResponseClass::Rejected(Rejection::NotRunning) => Outcome::Failure,
+        ResponseClass::Final
+        | ResponseClass::Rejected(Rejection::Role | Rejection::Busy | Rejection::SessionRace)
+        | ResponseClass::ClusterFault(_)
+        | ResponseClass::NotFound
+        | ResponseClass::Unauthenticated(_)
+        | ResponseClass::Unreadable => Outcome::Success,
     }
 }
 
