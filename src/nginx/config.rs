@@ -51,6 +51,8 @@ pub struct Config {
     pub(super) text: u64,
     /// The number of variables that `set` gives a value.
     pub(super) set_slots: usize,
+    /// The number of maps whose value a request keeps.
+    pub(super) map_slots: usize,
     pub(super) zones: Arc<LimitZones>,
     /// The servers in the order of the file.
     pub(super) servers: Vec<Server>,
@@ -168,11 +170,12 @@ fn read_tree(tree: &[Directive], parser: &Parser) -> Result<Config, Fault> {
     note_keepalive(&listeners, &servers, &mut context.remarks);
     let server_comments = server_comments(&servers, context.upstreams.all.len())?;
     let servers = servers.into_iter().map(|(server, _)| server).collect();
-    let set_slots = context.maps.set_slots();
+    let (set_slots, map_slots) = (context.maps.set_slots(), context.maps.kept_values());
     let Remarks { ignored, notes, .. } = context.remarks;
     Ok(Config {
         text: text.finish(),
         set_slots,
+        map_slots,
         zones: Arc::new(context.zones),
         open_files,
         resolvers,

@@ -78,12 +78,13 @@
 //! |---|---|---|
 //! | `Host` without `proxy_set_header` | the name of the upstream | the client's, if it names one: Kylin puts `Host` into redirects and error messages |
 //! | the path that locations match, `$uri` and `rewrite` see | decoded, with `;parameters` | as Tomcat reads it ([`NormalizedPath`](crate::kylin::NormalizedPath)), so that `/bi/..;/x` is not in `/bi/`; conditions, expressions and `$uri` see no `;parameters`, which the node gets all the same |
-//! | a path that applications read differently: with `%2F`, `%5C`, `%3B`, `\`, an escaped escape, not in UTF-8, or `/.` at its end | passed | passed if each reading has the same location and no other rule, else 400; 400 for nodes of Kylin |
+//! | a path that applications read differently: with `%2F`, `%5C`, `%3B`, `\`, an escaped escape, not in UTF-8, or `/.` at its end | passed | passed if each reading has the same location, upstream and rules, else 400; 400 for nodes of Kylin |
 //! | a path with `;parameters` whose forms with and without them have different locations | that with them | that without them; 400 if the other one has `deny`, a password or a `return` of an error |
 //! | a path with `//` that `rewrite` makes | its own location | its own location; 400 if the path with one slash has a location with such rules |
 //! | `merge_slashes off` | locations and `$uri` have all slashes | locations and `$uri` have one slash for several, as Tomcat does; nodes get the path as it was sent |
 //! | two lines of `proxy_set_header Host` | both are sent, and servers refuse the request | the last one is sent |
 //! | `$status` in `proxy_set_header` | 000, or the status of the error in the location of an `error_page` | empty, or the status of the error in the location of an `error_page` |
+//! | `error_page` for the 400 of a path that this front end refuses | | the page, unless it is one of a node: no node gets such a request |
 //! | `proxy_pass` that would make a path that leads out of its own | passed | 400 |
 //! | connections to nodes | in most versions HTTP/1.0, closed after each request | HTTP/1.1, up to 64 idle per core, kept for 15 s |
 //! | `keepalive N` | N for the upstream and worker | N for each server and core |
@@ -120,6 +121,8 @@
 //! | `sticky learn` | binds a session to the server that sets its cookie | also binds one whose cookie a server accepts as a login; also reads `;jsessionid=` in paths; forgets a session that its server ends; `zone=` is the size of the memory, `sync` needs [`SiteBuilder::sessions`] |
 //! | `sticky`, the server is full | binds the session to the server that serves it instead | the session stays bound, and returns |
 //! | `sticky route` | a server without `route=` has a name of its own | a server without `route=` has none |
+//! | several `ssl_certificate` in a server | the one that suits the client | the first |
+//! | possessive repetitions (`a++`), `(?=...)`, `(?<=...)`, `(?>...)`, backreferences in an expression | supported | an error; `(?!...)` is supported as in `^/x(?!y)` |
 //! | `slow_start` | begins at 0 | begins at a tenth of the weight |
 //! | `access_log` | without the directive, a log at a path of its own | without the directive, none; written to files by the functions given to [`SiteBuilder::access_log`]; not to syslog, and not to a path with variables |
 //! | `log_format` with `$http_authorization`, `$http_cookie`, `$cookie_NAME`, `$request_body`, `Set-Cookie` or another header of credentials, also behind `map`, `set`, `rewrite`, `add_header` or a group of an expression | written | an error |

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use super::names::UpstreamEndpoints;
 use crate::Body;
 use crate::nginx::directives::access_log::{AccessLogs, LogFormat};
-use crate::nginx::variables::{Outcome, Scope, Snapshot, Template, UpstreamAttempts};
+use crate::nginx::variables::{MapValues, Outcome, Scope, Snapshot, Template, UpstreamAttempts};
 use crate::observe::{Attempt, Finished, Observer, RequestObserver, ResponseHead, Termination};
 
 /// Takes a line of an access log, without a line break.
@@ -102,7 +102,9 @@ impl PendingRequest {
         delay: Duration,
         is_shown: bool,
     ) -> Option<Arc<Self>> {
-        if !is_shown && logs.iter().all(|log| log.is_barred(scope)) {
+        // The logs themselves read the values at the end.
+        let values = scope.map_values.map(MapValues::fork);
+        if !is_shown && logs.iter().all(|log| log.is_barred(&Scope { map_values: values.as_ref(), ..*scope })) {
             return None;
         }
         Some(Arc::new(PendingRequest {

@@ -1,6 +1,7 @@
 //! Forwards one request: finds its server and location, and makes the request for the node.
 
 mod admit;
+mod destination;
 mod limit;
 mod locate;
 mod pages;
@@ -29,7 +30,7 @@ use crate::nginx::readings::RequestPaths;
 use crate::nginx::uri::is_host;
 #[cfg(feature = "tls")]
 use crate::nginx::variables::ScopeTls;
-use crate::nginx::variables::{Outcome, RequestId, Scope};
+use crate::nginx::variables::{MapValues, Outcome, RequestId, Scope};
 use crate::proxy::{ErrorResponse, Proxy, check_head};
 use crate::{Body, ClientAddr};
 
@@ -53,6 +54,7 @@ pub(super) async fn forward(
                 }
                 Routed::Redirected(next) => {
                     next.prepare(&mut head, &mut body);
+                    passed.named = passed.client;
                     before = Some(*next);
                     continue;
                 }
@@ -78,6 +80,7 @@ pub(super) async fn forward(
                     (head, body) = (next_head, next_body);
                     next.prepare(&mut head, &mut body);
                     next.pending = pending;
+                    passed.named = passed.client;
                     before = Some(next);
                     continue;
                 }
@@ -161,6 +164,8 @@ fn route<'s>(
     let request_uri = request_uri.as_ref().map_or("/", |uri| uri.as_str());
     // The path as the node reads it decides the location. As nginx reads it, it has the `;parameters` too.
     let paths = RequestPaths::of(request_uri, server.settings.merge_slashes != Some(false));
+    let is_readable = paths.is_some();
+    let root = if is_readable { None } else { RequestPaths::of("/", true) };
     let local = match &listener.address {
         ListenAddress::Tcp(address) => Some(*address),
         ListenAddress::Unix(_) => None,
@@ -191,13 +196,16 @@ fn route<'s>(
     };
     let mut rewritten = match before {
         Some(before) => before.rewritten().clone(),
-        None => Rewritten::new(if server.is_scripted { site.config.set_slots } else { 0 }, groups, &captures),
+        None => {
+            let slots = if server.is_scripted { site.config.set_slots } else { 0 };
+            Rewritten::new(slots, MapValues::new(site.config.map_slots), groups, &captures)
+        }
     };
     let mut logs = &site.server_logs[number];
-    let found = match (checked, &paths) {
+    let found = match (checked, paths.as_ref().or(root.as_ref())) {
         (Err(error), _) => Err(error),
         (Ok(()), Some(paths)) => {
-            let arrived = ServerRequest { site, server, peer, head, paths, before };
+            let arrived = ServerRequest { site, server, peer, head, paths, before, is_readable, named: passed.named };
             arrived.locate(&mut scope, &mut rewritten, &mut logs, &mut extensions, passed)
         }
         (Ok(()), None) => Err(BAD_PATH),

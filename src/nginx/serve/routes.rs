@@ -14,7 +14,7 @@ use crate::buffer::BufferBudget;
 use crate::kylin::ResourceGroups;
 use crate::nginx::config::Config;
 use crate::nginx::directives::location::{Action, Location, Locations};
-use crate::nginx::directives::settings::{BlockSettings, NextUpstream};
+use crate::nginx::directives::settings::{BlockSettings, NextUpstream, RealIp};
 use crate::observe::Observer;
 use crate::proxy::{KylinRules, Proxy, ProxyBuilder, ReloadAccess, RetryBudget, RetryPolicy, TrustedProxies};
 use crate::session::Affinity;
@@ -71,7 +71,7 @@ pub(super) struct Group {
 pub(super) fn build(config: &Config, groups: &[Group], writers: &Writers) -> Result<Vec<Route>, SiteError> {
     let mut routes = Vec::new();
     for server in &config.servers {
-        collect(&server.locations, groups, writers, &mut routes)?;
+        collect(&server.locations, &server.settings.real_ip, groups, writers, &mut routes)?;
     }
     routes.sort_by_key(|(number, _)| *number);
     let mut by_number = Vec::new();
@@ -87,28 +87,44 @@ pub(super) fn build(config: &Config, groups: &[Group], writers: &Writers) -> Res
 
 fn collect(
     locations: &Locations,
+    of_server: &Arc<RealIp>,
     groups: &[Group],
     writers: &Writers,
     routes: &mut Vec<(usize, Route)>,
 ) -> Result<(), SiteError> {
     for location in locations.iter() {
         for form in location.forms() {
-            routes.push((form.number, route(form, groups, writers)?));
+            routes.push((form.number, route(form, of_server, groups, writers)?));
         }
-        collect(&location.nested, groups, writers, routes)?;
+        collect(&location.nested, of_server, groups, writers, routes)?;
     }
     Ok(())
 }
 
-fn route(location: &Location, groups: &[Group], writers: &Writers) -> Result<Route, SiteError> {
+/// Returns the rule by which a location knows its clients. As in nginx, the rule of the server counts first: it applies when a request
+/// arrives, and that of the location only if no client is named then.
+fn trusted(of_server: &Arc<RealIp>, of_location: &Arc<RealIp>) -> TrustedProxies {
+    match Arc::ptr_eq(of_server, of_location) {
+        true => of_server.trusted_proxies(),
+        false => of_server.trusted_proxies().or_else(of_location.trusted_proxies()),
+    }
+}
+
+fn route(
+    location: &Location,
+    of_server: &Arc<RealIp>,
+    groups: &[Group],
+    writers: &Writers,
+) -> Result<Route, SiteError> {
     let settings = &location.settings;
     let group = match &location.action {
         Action::Proxy(pass) => Some(&groups[pass.upstream]),
         Action::Return(_) | Action::Named(_) | Action::LeftOut(_) => None,
     };
+    let trusted = trusted(of_server, &settings.real_ip);
     Ok(Route {
-        trusted: settings.real_ip.trusted_proxies(),
-        proxy: proxy(location, groups)?,
+        proxy: proxy(location, &trusted, groups)?,
+        trusted,
         timeouts: timeouts(settings),
         logs: access_log::written(&settings.access_logs, writers),
         addresses: group.and_then(|group| group.addresses.clone()),
@@ -117,7 +133,7 @@ fn route(location: &Location, groups: &[Group], writers: &Writers) -> Result<Rou
     })
 }
 
-fn proxy(location: &Location, groups: &[Group]) -> Result<Option<Proxy>, SiteError> {
+fn proxy(location: &Location, trusted: &TrustedProxies, groups: &[Group]) -> Result<Option<Proxy>, SiteError> {
     let settings = &location.settings;
     let Action::Proxy(pass) = &location.action else { return Ok(None) };
     let group = &groups[pass.upstream];
@@ -127,15 +143,16 @@ fn proxy(location: &Location, groups: &[Group]) -> Result<Option<Proxy>, SiteErr
             let rules = KylinRules::default().other_paths(false).reload(group.reload);
             let rules = rules.resource_groups(group.resource_groups.clone());
             let builder = Proxy::builder(group.cluster.clone()).rules(rules).queue(group.queue).hide_nodes(false);
-            with_settings(builder.single_flight(group.single_flight), settings, group, retry)?
+            with_settings(builder.single_flight(group.single_flight), settings, trusted, group, retry)?
         }
-        false => with_settings(Proxy::plain(group.cluster.clone()), settings, group, retry)?,
+        false => with_settings(Proxy::plain(group.cluster.clone()), settings, trusted, group, retry)?,
     }))
 }
 
 fn with_settings<K>(
     builder: ProxyBuilder<HttpBackend, K>,
     settings: &BlockSettings,
+    trusted: &TrustedProxies,
     group: &Group,
     retry: RetryPolicy,
 ) -> Result<Proxy, SiteError> {
@@ -143,7 +160,7 @@ fn with_settings<K>(
     let mut builder = builder
         .buffers(group.buffers.clone())
         .max_requests_per_client(group.max_requests_per_client)
-        .trusted_proxies(settings.real_ip.trusted_proxies())
+        .trusted_proxies(trusted.clone())
         .retry(retry)
         .affinity(group.affinity.clone())
         .max_body(Some(settings.max_body_size.unwrap_or(DEFAULT_MAX_BODY_BYTES)).filter(|size| *size > 0));

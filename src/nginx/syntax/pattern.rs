@@ -1,11 +1,13 @@
 //! Regular expressions of locations, server names and maps.
 //!
 //! nginx runs PCRE over bytes, without UTF mode. The `regex` crate with Unicode off does the same
-//! in linear time. An expression that needs more of PCRE, or that the two read differently, is an
-//! error.
+//! in linear time. What the two read differently is translated. An expression that needs more of PCRE is an error.
+
+mod translate;
 
 use regex::bytes::{Regex, RegexBuilder};
 
+use self::translate::translate;
 use super::error::Fault;
 use super::lexer::Word;
 
@@ -17,8 +19,12 @@ pub(crate) struct Captures<'r>(pub(crate) [Option<&'r [u8]>; 10]);
 #[derive(Debug, Clone)]
 pub(crate) struct Pattern {
     regex: Regex,
-    /// What `(?!...)` excludes, with the expression as it is written.
-    excluded: Option<(Regex, String)>,
+    /// What `(?!...)` excludes.
+    excluded: Option<Regex>,
+    /// The expression as it is written.
+    written: String,
+    /// The expression without what it excludes.
+    text: String,
     groups: Vec<NamedGroup>,
 }
 
@@ -32,12 +38,9 @@ impl Pattern {
     /// Compiles `text`, which begins `skip` bytes into `word`.
     pub(crate) fn new(text: &str, ignore_case: bool, word: &Word, skip: usize) -> Result<Pattern, Fault> {
         let span = word.span.right(skip);
-        if let Some(operator) = ambiguous(text) {
-            let message = format!("{operator} in a character class is read differently by PCRE and by this crate");
-            return Err(span.unsupported(message, "a backslash before it"));
-        }
         let compile = |text: &str| {
-            let mut builder = RegexBuilder::new(text);
+            let translated = translate(text).map_err(|error| span.unsupported(error.message, error.instead))?;
+            let mut builder = RegexBuilder::new(&translated);
             let builder = builder.unicode(false).case_insensitive(ignore_case).size_limit(MAX_COMPILED_BYTES);
             builder.build().map_err(|error| {
                 let error = error.to_string();
@@ -55,13 +58,13 @@ impl Pattern {
                 )
             })
         };
-        match without_look_ahead(text) {
-            Some((rest, excluded)) => {
-                let excluded = Some((compile(&excluded)?, text.to_owned()));
-                Ok(Pattern { regex: compile(&rest)?, excluded, groups: Vec::new() })
-            }
-            None => Ok(Pattern { regex: compile(text)?, excluded: None, groups: Vec::new() }),
-        }
+        // The whole is translated first, for the place of an error.
+        translate(text).map_err(|error| span.right(error.at).unsupported(error.message, error.instead))?;
+        let (rest, excluded) = match without_look_ahead(text) {
+            Some((rest, excluded)) => (rest, Some(compile(&excluded)?)),
+            None => (text.to_owned(), None),
+        };
+        Ok(Pattern { regex: compile(&rest)?, excluded, written: text.to_owned(), text: rest, groups: Vec::new() })
     }
 
     /// Has the named groups give variables a value. `slot` returns the slot of a variable by its name in lower case.
@@ -110,7 +113,7 @@ impl Pattern {
 
     pub(crate) fn captures<'t>(&self, text: &'t [u8]) -> Option<Captures<'t>> {
         let found = self.regex.captures(text)?;
-        if self.excluded.as_ref().is_some_and(|(excluded, _)| excluded.is_match(text)) {
+        if self.excluded.as_ref().is_some_and(|excluded| excluded.is_match(text)) {
             return None;
         }
         let mut groups = Captures::default();
@@ -122,12 +125,12 @@ impl Pattern {
 
     /// Returns the expression without what it excludes.
     pub(crate) fn as_str(&self) -> &str {
-        self.regex.as_str()
+        &self.text
     }
 
     /// Returns the expression as it is written.
     pub(crate) fn written(&self) -> &str {
-        self.excluded.as_ref().map_or(self.regex.as_str(), |(_, written)| written)
+        &self.written
     }
 }
 
@@ -202,37 +205,6 @@ fn length_of_class(class: &[u8]) -> usize {
     class.len()
 }
 
-/// Finds an operator of the `regex` crate inside `[...]` that PCRE takes literally.
-fn ambiguous(text: &str) -> Option<&'static str> {
-    let bytes = text.as_bytes();
-    let (mut in_class, mut at) = (false, 0);
-    while at < bytes.len() {
-        match (&bytes[at..], in_class) {
-            ([b'\\', ..], _) => at += 1,
-            ([b'[', b'^', b']', ..], false) => {
-                in_class = true;
-                at += 2;
-            }
-            ([b'[', b']', ..], false) => {
-                in_class = true;
-                at += 1;
-            }
-            ([b'[', ..], false) => in_class = true,
-            ([b'[', b':', rest @ ..], true) => {
-                at += rest.windows(2).position(|pair| pair == b":]").map_or(0, |end| end + 3)
-            }
-            ([b'[', ..], true) => return Some("\"[\""),
-            ([b'&', b'&', ..], true) => return Some("\"&&\""),
-            ([b'~', b'~', ..], true) => return Some("\"~~\""),
-            ([b'-', b'-', ..], true) => return Some("\"--\""),
-            ([b']', ..], true) => in_class = false,
-            _ => {}
-        }
-        at += 1;
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -270,8 +242,88 @@ mod tests {
     }
 
     #[test]
+    fn what_pcre_reads_in_its_own_way_is_translated() {
+        let bytes = |escaped: &str| percent_encoding::percent_decode_str(escaped).collect::<Vec<u8>>();
+        // Confirmed with nginx 1.22, see tests/nginx_files/expressions.conf.
+        for (text, matched, not) in [
+            (r"\</script\>", "</script>", "/script"),
+            (r"^[\<\>]$", "<", "x"),
+            (r"^a\v$", "a%85", "a%09"),
+            (r"^[\v-]$", "-", "v"),
+            (r"^[^\v]$", "v", "%0b"),
+            (r"^\V\h\H$", "a%a0b", "aab"),
+            (r"^[\H]$", "a", "%09"),
+            (r"^\N\e\Z", "a%1b", "ab"),
+            (r"^[\b\e]$", "%08", "b"),
+            ("^é+$", "%c3%a9%a9", "%c3%a9%c3%a9"),
+            ("^[é]$", "%a9", "%c3%a9"),
+            (r"^\x{e9}\xe9$", "%e9%e9", "%c3%a9%c3%a9"),
+            ("^a{,3}$", "a{,3}", "aa"),
+            ("^{a}$", "{a}", "a"),
+            ("^a{ 2 }$", "a{ 2 }", "aa"),
+            ("^a{2,3}?$", "aa", "a"),
+            ("^a(?i)b|c$", "aB", "B"),
+            ("^(?U)(a+)", "a", "b"),
+            (r"^[[:^digit:]\]]$", "]", "1"),
+            // PCRE before its version 2.
+            (r"^[\w-.]+$", "a-.", "a,"),
+            ("^[[:alpha:]-_]+$", "a-_", "`"),
+        ] {
+            let pattern = compile(text).unwrap_or_else(|fault| panic!("{text}: {fault:?}"));
+            assert!(pattern.captures(&bytes(matched)).is_some(), "{text} {matched}");
+            assert!(pattern.captures(&bytes(not)).is_none(), "{text} {not}");
+            assert_eq!((pattern.as_str(), pattern.written()), (text, text));
+        }
+    }
+
+    #[test]
     fn what_pcre_reads_differently_is_refused() {
-        for text in ["(?=a)", "(?<!a)b", r"(a)\1", "a(", "[a&&b]", "[a[b]]", "[a--b]", "(?>a)", r"\x{110000}"] {
+        for text in [
+            "(?=a)",
+            "(?<!a)b",
+            r"(a)\1",
+            "a(",
+            "[a&&b]",
+            "[a[b]]",
+            "[a--b]",
+            "[a~~b]",
+            "(?>a)",
+            r"\x{110000}",
+            r"\x{100}",
+            "a++",
+            "a*+",
+            "a?+b",
+            "(ab){2}+",
+            "(?x)a b",
+            "(?i-x:a b)",
+            "(?R)",
+            "(?u)a",
+            r"\u0041",
+            r"\b{start}a",
+            "[[:<:]]a",
+            "[[:^upper:]]",
+            r"\R",
+            r"\X",
+            r"\Ka",
+            r"\Ga",
+            r"\cA",
+            r"\012",
+            r"\0",
+            r"\g{1}",
+            r"\k<a>",
+            r"\Qa.b\E",
+            r"\p{L}",
+            "(?|a|b)",
+            "(?#a)b",
+            "(?'a'b)",
+            "(?P=a)",
+            "(*UTF8)a",
+            r"[a-\d]",
+            r"[\R]",
+            r"\x{}",
+            r"\x{+1}",
+            r"\N{U+41}",
+        ] {
             assert!(compile(text).is_err(), "{text}");
         }
         for text in [
@@ -286,8 +338,26 @@ mod tests {
         ] {
             assert!(compile(text).is_err(), "{text}");
         }
-        for text in [r"[[:alpha:]_-]", r"[\[\]]", "[]a]", "[^]a]", "a&&b", r"\.(gif|jpg)$", r"^/a\-b\/c", "(?i)x", "é"]
-        {
+        for text in [
+            r"[[:alpha:]_-]",
+            r"[\[\]]",
+            "[]a]",
+            "[^]a]",
+            "a&&b",
+            r"\.(gif|jpg)$",
+            r"^/a\-b\/c",
+            "(?i)x",
+            "é",
+            r"\ \,\'\_\@\%",
+            "a+?b",
+            "(?P<n>a)",
+            "(?<n>a)",
+            "(?-i:a)",
+            r"[\]\-]",
+            "[[:word:]]",
+            "a|",
+            "()",
+        ] {
             assert!(compile(text).is_ok(), "{text}");
         }
     }

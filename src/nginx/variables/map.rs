@@ -3,9 +3,12 @@
 //! nginx's recipe for `sticky route` needs it, to take the route out of a session id. A map refers
 //! only to maps that are compiled already, so evaluating one always ends.
 
+mod values;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use self::values::Values;
 use super::geo::Geo;
 use super::names::{groups_of, may_be_group};
 use super::order::in_order;
@@ -22,6 +25,8 @@ pub(super) struct Map {
     rules: Rules,
     /// Whether a value depends on the response.
     pub(super) needs_outcome: bool,
+    /// The place of the value that a request keeps; `None` if each use computes it, because it is `volatile` or cannot change.
+    slot: Option<usize>,
     /// The longest chain of maps inside it.
     depth: usize,
     /// The number of values that one meets on all ways through the maps inside it.
@@ -41,22 +46,6 @@ enum Rules {
     Split(Split),
 }
 
-/// The lines of a `map`.
-#[derive(Debug, Default)]
-struct Values {
-    /// The results by the value in lower case, as nginx compares.
-    exact: HashMap<Vec<u8>, Template>,
-    /// `hostnames`: names with an asterisk may follow.
-    has_hostnames: bool,
-    /// By the end of the value, which begins with a dot: `*.example.org`.
-    suffixes: HashMap<Vec<u8>, Template>,
-    /// By the beginning of the value, which ends with a dot: `www.example.*`.
-    prefixes: HashMap<Vec<u8>, Template>,
-    /// Expressions in the order of the file, which are tried if no exact value matches.
-    patterns: Vec<(Pattern, Template)>,
-    default: Option<Template>,
-}
-
 /// The variables that a configuration defines.
 #[derive(Debug, Default)]
 pub(crate) struct Maps {
@@ -65,6 +54,8 @@ pub(crate) struct Maps {
     sets: Vec<SetVariable>,
     /// The places in `sets`, by the name in lower case.
     slots: HashMap<String, usize>,
+    /// The number of maps whose value a request keeps.
+    kept: usize,
 }
 
 /// A variable that `set` or a group of an expression gives a value.
@@ -115,7 +106,11 @@ impl Maps {
         }
         // Those in a circle are named by the error of the first of them.
         for block in in_order(&blocks.collect::<Vec<_>>()) {
-            let map = Map::read(block, &maps)?;
+            let mut map = Map::read(block, &maps)?;
+            if !map.is_volatile() && !map.needs_outcome && map.may_change() {
+                map.slot = Some(maps.kept);
+                maps.kept += 1;
+            }
             if maps.maps.contains_key(&map.name) {
                 let message = format!("map: the variable \"${}\" has a map already", map.name);
                 return Err(block.span().duplicate(message, "another name"));
@@ -163,6 +158,11 @@ impl Maps {
     /// Returns how many variables `set` and groups of expressions give a value.
     pub(crate) fn set_slots(&self) -> usize {
         self.sets.len()
+    }
+
+    /// Returns how many maps have a value that a request keeps.
+    pub(crate) fn kept_values(&self) -> usize {
+        self.kept
     }
 
     /// Returns the values that `set` gives to the variable of a slot.
@@ -228,7 +228,7 @@ impl Map {
             "split_clients" => Rules::Split(Split::read(block)?),
             _ => Rules::Values(Values::read(block, maps)?),
         };
-        let map = Map { name: variable, source, rules, needs_outcome: false, depth: 0, ways: 0 };
+        let map = Map { name: variable, source, rules, needs_outcome: false, slot: None, depth: 0, ways: 0 };
         map.bounded().ok_or_else(|| {
             let message =
                 format!("{kind}: the values of \"${}\" refer to too many others", name.text.trim_start_matches('$'));
@@ -266,14 +266,35 @@ impl Map {
         }
     }
 
+    fn is_volatile(&self) -> bool {
+        matches!(&self.rules, Rules::Values(values) if values.is_volatile)
+    }
+
+    pub(super) fn may_change(&self) -> bool {
+        self.source.may_change() || self.results().any(Template::may_change)
+    }
+
     pub(super) fn mentions(&self, start: &str) -> bool {
         self.source.mentions(start) || self.results().any(|result| result.mentions(start))
     }
 
     /// Writes the value for a request to `sink`.
     pub(super) fn write(&self, scope: &Scope<'_>, sink: Sink<'_>) {
-        let source = self.source.value(scope);
-        self.find(&source, scope, |result, scope| result.write(scope, sink));
+        let compute = |sink: Sink<'_>| {
+            let source = self.source.value(scope);
+            self.find(&source, scope, |result, scope| result.write(scope, sink));
+        };
+        let kept = self.slot.zip(scope.map_values).and_then(|(slot, values)| {
+            values.get(slot, || {
+                let mut value = Vec::new();
+                compute(&mut |piece| value.extend_from_slice(piece));
+                value
+            })
+        });
+        match kept {
+            Some(value) => sink(value),
+            None => compute(sink),
+        }
     }
 
     /// Appends the value as a log may show it: neither source nor result have secrets.
@@ -294,99 +315,4 @@ impl Map {
             write(result, scope);
         }
     }
-}
-
-impl Values {
-    fn read(block: &[Directive], maps: &Maps) -> Result<Values, Fault> {
-        let mut values = Values::default();
-        block.iter().try_for_each(|line| values.read_line(line, maps))?;
-        Ok(values)
-    }
-
-    fn results(&self) -> impl Iterator<Item = &Template> {
-        let names = self.suffixes.values().chain(self.prefixes.values());
-        self.exact.values().chain(names).chain(self.patterns.iter().map(|(_, result)| result)).chain(&self.default)
-    }
-
-    fn read_line(&mut self, line: &Directive, maps: &Maps) -> Result<(), Fault> {
-        let key = &line.name;
-        let result = match (&line.args[..], &line.block) {
-            ([result], None) => result,
-            // This crate computes values anew for each use, with or without the word.
-            ([], None) if key.text == "volatile" => return Ok(()),
-            ([], None) if key.text == "hostnames" => {
-                self.has_hostnames = true;
-                return Ok(());
-            }
-            _ => return Err(key.span.value("a line of map is a value and a result", USAGE)),
-        };
-        if let Some(expression) = key.text.strip_prefix('~') {
-            let (expression, ignore_case) = match expression.strip_prefix('*') {
-                Some(expression) => (expression, true),
-                None => (expression, false),
-            };
-            let pattern = Pattern::new(expression, ignore_case, key, key.text.len() - expression.len())?;
-            let result = Template::with_groups(result, maps, &pattern, key)?;
-            self.patterns.push((pattern, result));
-            return Ok(());
-        }
-        let result = Template::new(result, maps)?;
-        let lower = key.text.strip_prefix('\\').unwrap_or(&key.text).to_ascii_lowercase();
-        let name = Some(&lower).filter(|_| self.has_hostnames && !key.text.starts_with('\\'));
-        let suffix = name.and_then(|name| name.strip_prefix('*').unwrap_or(name).strip_prefix('.'));
-        let prefix = name.and_then(|name| name.strip_suffix(".*"));
-        let replaced = if key.text == "default" {
-            self.default.replace(result)
-        } else if let Some(suffix) = suffix {
-            // `.example.org` is the name itself too.
-            let own = (!lower.starts_with('*')).then(|| self.exact.insert(suffix.into(), result.clone())).flatten();
-            own.or(self.suffixes.insert(format!(".{suffix}").into_bytes(), result))
-        } else if let Some(prefix) = prefix {
-            self.prefixes.insert(format!("{prefix}.").into_bytes(), result)
-        } else {
-            self.exact.insert(lower.into_bytes(), result)
-        };
-        match replaced {
-            None => Ok(()),
-            Some(_) => Err(key.span.duplicate(format!("\"{}\" is duplicate", key.text), "each value once in a map")),
-        }
-    }
-
-    /// Returns the result for a name by its longest known end, else by its longest known beginning.
-    fn name(&self, lower: &[u8]) -> Option<&Template> {
-        const MAX_NAME: usize = 255;
-        if !self.has_hostnames || lower.len() > MAX_NAME {
-            return None;
-        }
-        let dots = || (1..lower.len()).filter(|&at| lower[at] == b'.');
-        let suffix = dots().find_map(|dot| self.suffixes.get(&lower[dot..]));
-        suffix.or_else(|| dots().rev().find_map(|dot| self.prefixes.get(&lower[..=dot])))
-    }
-
-    /// Calls `write` with the result for a value, and the scope with the groups of its expression.
-    fn find(&self, source: &[u8], scope: &Scope<'_>, write: impl FnOnce(&Template, &Scope<'_>)) {
-        let mut lower = source.to_ascii_lowercase();
-        if self.has_hostnames && lower.last() == Some(&b'.') {
-            lower.pop();
-        }
-        if let Some(result) = self.exact.get(&lower).or_else(|| self.name(&lower)) {
-            return write(result, scope);
-        }
-        for (pattern, result) in &self.patterns {
-            if let Some(captures) = pattern.captures(source) {
-                return write(result, &Scope { captures, ..*scope });
-            }
-        }
-        if let Some(default) = &self.default {
-            write(default, scope);
-        }
-    }
-}
-
-/// Returns the names of an expression's groups in lower case, with their number.
-///
-/// # Errors
-/// A group has the name of a built-in variable.
-pub(super) fn named_groups(pattern: &Pattern, word: &Word) -> Result<Vec<(String, u8)>, Fault> {
-    pattern.name_groups(word, |name| may_be_group(name).then(|| name.to_owned()))
 }

@@ -28,7 +28,7 @@ pub(crate) use logged::Escape;
 pub(crate) use map::Maps;
 #[cfg(feature = "tls")]
 pub(crate) use scope::ScopeTls;
-pub(crate) use scope::{Outcome, RequestId, Scope, Snapshot, UpstreamAttempts};
+pub(crate) use scope::{MapValues, Outcome, RequestId, Scope, Snapshot, UpstreamAttempts};
 pub(crate) use sources::ValueSources;
 pub(crate) use uses::ValueParts;
 
@@ -106,7 +106,7 @@ impl Template {
 
     /// Compiles a word in which the named groups of an expression are variables. `from` is the word of the expression.
     pub(crate) fn with_groups(word: &Word, maps: &Maps, pattern: &Pattern, from: &Word) -> Result<Template, Fault> {
-        let groups = map::named_groups(pattern, from)?;
+        let groups = names::named_groups(pattern, from)?;
         Template::compile(word, maps, &groups, false).map(|(template, _)| template)
     }
 
@@ -269,6 +269,17 @@ impl Template {
             Piece::Variable { variable: Variable::Mapped(map), .. } => map.needs_outcome,
             Piece::Variable { variable: Variable::Sent(_) | Variable::Received(_), .. } => true,
             Piece::Variable { name, .. } => names::needs_outcome(name),
+        })
+    }
+
+    /// Returns whether the value may change while a request is served: by `set`, `rewrite`, an expression or an error page.
+    pub(super) fn may_change(&self) -> bool {
+        self.pieces.iter().any(|piece| match piece {
+            Piece::Literal(_) => false,
+            Piece::Variable { variable: Variable::Mapped(map), .. } => map.may_change(),
+            Piece::Variable { variable: Variable::Arg(_) | Variable::Capture(_), .. } => true,
+            Piece::Variable { variable: Variable::Path | Variable::Set(_), .. } => true,
+            Piece::Variable { name, .. } => names::may_change(name),
         })
     }
 

@@ -7,6 +7,7 @@ use http::{HeaderName, Version, header};
 
 use super::sink::{Sink, display};
 use super::{Scope, is_built_in, is_name_letter, outcome};
+use crate::nginx::syntax::{Fault, Pattern, Word};
 use crate::nginx::uri::host_without_port;
 use crate::observe::{Timestamp, basic_user};
 
@@ -85,6 +86,19 @@ pub(super) static NAMES: &[(&str, Evaluate)] = &[
 pub(super) fn needs_outcome(name: &str) -> bool {
     name.starts_with("upstream_")
         || matches!(name, "body_bytes_sent" | "bytes_sent" | "request_completion" | "request_time" | "status")
+}
+
+/// Returns whether the value of a variable may change while a request is served.
+pub(super) fn may_change(name: &str) -> bool {
+    matches!(name, "args" | "document_uri" | "is_args" | "query_string" | "request_method" | "uri")
+}
+
+/// Returns the names of an expression's groups in lower case, with their number.
+///
+/// # Errors
+/// A group has the name of a built-in variable.
+pub(super) fn named_groups(pattern: &Pattern, word: &Word) -> Result<Vec<(String, u8)>, Fault> {
+    pattern.name_groups(word, |name| may_be_group(name).then(|| name.to_owned()))
 }
 
 /// Returns the names of the groups in an expression, in lower case.

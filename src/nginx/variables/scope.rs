@@ -2,6 +2,7 @@
 
 use std::cell::OnceCell;
 use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::{HeaderMap, Method, Version, header};
@@ -43,12 +44,38 @@ pub(crate) struct Scope<'r> {
     pub(crate) args: Option<&'r [u8]>,
     /// The values of `set`, by their slot.
     pub(crate) sets: &'r [Vec<u8>],
+    /// The values of `map` so far; `None` if none is kept.
+    pub(crate) map_values: Option<&'r MapValues>,
     /// Whether a `rewrite` changed path or arguments.
     pub(crate) is_rewritten: bool,
     /// `$request_id`.
     pub(crate) id: Option<&'r RequestId>,
     /// `None` before there is a response.
     pub(crate) outcome: Option<Outcome<'r>>,
+}
+
+/// The values that variables of `map` had when something first asked for them, by their slot. As in nginx, a request keeps them, whatever
+/// path and arguments it gets later, unless the map is `volatile`. Clones share the values.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct MapValues(Option<Arc<[KeptValue]>>);
+
+type KeptValue = OnceLock<Box<[u8]>>;
+
+impl MapValues {
+    pub(crate) fn new(slots: usize) -> Self {
+        MapValues((slots > 0).then(|| (0..slots).map(|_| OnceLock::new()).collect()))
+    }
+
+    /// Returns the value of a slot, which `compute` makes if it is new; `None` if there is no such slot.
+    pub(super) fn get(&self, slot: usize, compute: impl FnOnce() -> Vec<u8>) -> Option<&[u8]> {
+        let value = self.0.as_ref()?.get(slot)?;
+        Some(value.get_or_init(|| compute().into()))
+    }
+
+    /// Returns the values so far, for a use that does not count as one of the request.
+    pub(crate) fn fork(&self) -> Self {
+        MapValues(self.0.as_ref().map(|values| values.iter().cloned().collect()))
+    }
 }
 
 /// The attempts at an upstream.
@@ -146,6 +173,7 @@ impl<'r> Scope<'r> {
             captures: Captures::default(),
             args: None,
             sets: &[],
+            map_values: None,
             is_rewritten: false,
             id: None,
             outcome: None,
@@ -186,6 +214,7 @@ pub(crate) struct Snapshot {
     captures: Box<[Option<Box<[u8]>>]>,
     args: Option<Box<[u8]>>,
     sets: Box<[Vec<u8>]>,
+    map_values: MapValues,
     is_rewritten: bool,
     /// Computed when the snapshot is made, because threads share it.
     id: [u8; 32],
@@ -212,6 +241,7 @@ impl Snapshot {
             captures: captures.map(|capture| capture.map(Into::into)).collect(),
             args: scope.args.map(Into::into),
             sets: scope.sets.into(),
+            map_values: scope.map_values.cloned().unwrap_or_default(),
             is_rewritten: scope.is_rewritten,
             id: scope.id.map_or([b'0'; 32], |id| *id.made_now()),
         }
@@ -242,6 +272,7 @@ impl Snapshot {
             captures,
             args: self.args.as_deref(),
             sets: &self.sets,
+            map_values: Some(&self.map_values),
             is_rewritten: self.is_rewritten,
             id: Some(&id),
             outcome: Some(outcome),

@@ -17,6 +17,8 @@ pub struct TrustedProxies {
     unix: bool,
     header: HeaderName,
     recursive: bool,
+    /// The rule for requests whose client this one does not name.
+    next: Option<Box<TrustedProxies>>,
 }
 
 impl TrustedProxies {
@@ -27,6 +29,7 @@ impl TrustedProxies {
             unix: false,
             header: HeaderName::from_static("x-forwarded-for"),
             recursive: false,
+            next: None,
         }
     }
 
@@ -54,8 +57,23 @@ impl TrustedProxies {
         self
     }
 
+    /// Adds another rule, for the requests whose client this one does not name (nginx: the rule of a `location`, behind that of its
+    /// `server`).
+    pub fn or_else(mut self, other: TrustedProxies) -> Self {
+        self.next = Some(Box::new(match self.next {
+            Some(next) => next.or_else(other),
+            None => other,
+        }));
+        self
+    }
+
     /// Returns whether `peer` is one of the trusted proxies.
     pub fn trusts(&self, peer: ClientAddr) -> bool {
+        self.has(peer) || self.next.as_ref().is_some_and(|next| next.trusts(peer))
+    }
+
+    /// Returns whether `peer` is a trusted proxy by this rule alone.
+    fn has(&self, peer: ClientAddr) -> bool {
         match peer.ip() {
             // A dual-stack socket shows IPv4 peers as mapped addresses.
             Some(ip) => {
@@ -68,22 +86,28 @@ impl TrustedProxies {
 
     /// Returns the client behind `peer`; `peer` itself if it is not trusted or names no client.
     pub fn client(&self, peer: ClientAddr, headers: &HeaderMap) -> ClientAddr {
+        let named = self.named(peer, headers);
+        named.or_else(|| Some(self.next.as_ref()?.client(peer, headers))).unwrap_or(peer)
+    }
+
+    /// Returns the client that the header names by this rule alone.
+    fn named(&self, peer: ClientAddr, headers: &HeaderMap) -> Option<ClientAddr> {
         if self.networks.is_empty() && !self.unix {
-            return peer;
+            return None;
         }
         // Proxies append: the last address of the last line is the newest.
         let lines = headers.get_all(&self.header).iter().rev();
         let mut addresses = lines.flat_map(|line| line.as_bytes().rsplit(|byte| matches!(byte, b',' | b' ')));
-        let mut client = peer;
-        while self.trusts(client) {
+        let mut named = None;
+        while self.has(named.unwrap_or(peer)) {
             let next = addresses.by_ref().find(|address| !address.is_empty());
             let Some(address) = next.and_then(parse) else { break };
-            client = address;
+            named = Some(address);
             if !self.recursive {
                 break;
             }
         }
-        client
+        named
     }
 }
 
@@ -137,6 +161,24 @@ mod tests {
         assert_eq!(client(&trusted, "10.0.0.1", &["10.1.1.1, 10.2.2.2"]), "10.1.1.1", "all trusted: the first");
         let once = trust(&["10.0.0.0/8"]).recursive(false);
         assert_eq!(client(&once, "10.0.0.1", &["6.6.6.6, 1.1.1.1, 10.9.9.9"]), "10.9.9.9");
+    }
+
+    #[test]
+    fn a_rule_applies_where_those_before_it_name_no_client() {
+        let server = trust(&["10.0.0.0/8"]).header(HeaderName::from_static("x-real-ip"));
+        let both = server.or_else(trust(&["10.1.0.0/16", "192.0.2.0/24"]));
+        let client = |from: &str, lines: &[(&'static str, &str)]| {
+            let lines = lines
+                .iter()
+                .map(|(name, value)| (HeaderName::from_static(name), http::HeaderValue::from_str(value).unwrap()));
+            both.client(peer(from), &lines.collect()).ip().unwrap().to_string()
+        };
+        assert_eq!(client("10.0.0.1", &[("x-real-ip", "1.1.1.1"), ("x-forwarded-for", "2.2.2.2")]), "1.1.1.1");
+        // The client that the first rule names is the client, even if a later rule trusts it.
+        assert_eq!(client("10.0.0.1", &[("x-real-ip", "192.0.2.1"), ("x-forwarded-for", "2.2.2.2")]), "192.0.2.1");
+        assert_eq!(client("10.1.0.1", &[("x-forwarded-for", "2.2.2.2")]), "2.2.2.2");
+        assert_eq!(client("10.0.0.1", &[("x-forwarded-for", "2.2.2.2")]), "10.0.0.1");
+        assert!(both.trusts(peer("192.0.2.1")) && both.trusts(peer("10.0.0.1")) && !both.trusts(peer("1.1.1.1")));
     }
 
     #[test]

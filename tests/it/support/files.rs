@@ -97,6 +97,9 @@ async fn respond(request: Request<Body>, seen: Seen) -> Response<Body> {
     if uri.contains("scoped") {
         response = response.header("set-cookie", "JSESSIONID=42; Domain=node1.internal; Path=/kylin");
     }
+    if uri.contains("validators") {
+        response = response.header("last-modified", "Mon, 01 Jan 2024 00:00:00 GMT").header("etag", "\"node\"");
+    }
     let kinds = [
         ("json", "application/json"),
         ("plain", "text/plain"),
@@ -171,6 +174,12 @@ fn shown(response: &RawResponse) -> String {
     );
     for name in ["access-control-allow-origin", "access-control-max-age", "x-set", "www-authenticate"] {
         shown.extend(response.header(name).map(|value| format!("{name}={value}")));
+    }
+    if response.header("x-node").is_some_and(|uri| uri.starts_with("/validators")) {
+        for name in ["last-modified", "etag"] {
+            let values = response.head.all(name).into_iter();
+            shown.extend(values.map(|value| format!("{name}={value}")));
+        }
     }
     shown.join(" ")
 }

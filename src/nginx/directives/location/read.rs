@@ -130,12 +130,11 @@ fn read_body(
             check_captures(inner)?;
         }
         match inner.name.text.as_str() {
-            "location" | "rewrite" | "set" | "break" | "if" => {}
+            "location" | "rewrite" | "set" | "break" | "if" | "return" => {}
             "proxy_pass" => {
                 level.once(inner)?;
                 pass = Some(arg(inner)?);
             }
-            "return" => level.once(inner)?,
             "limit_except" if outer.is_some() => {
                 let message = "\"limit_except\" is not allowed in \"if\"";
                 return Err(inner.span().misplaced(message, "limit_except beside the if"));
@@ -170,7 +169,7 @@ fn read_body(
         has_pass: pass.is_some(),
         nested: Locations::default(),
     };
-    match pass.filter(|_| named.is_none()) {
+    match pass {
         Some(word) => {
             set_pass(word, &mut location, context)?;
             if let (Some(_), Action::Proxy(ProxyPass { uri: PassUri::Replace { .. }, .. })) = (outer, &location.action)
@@ -194,15 +193,16 @@ fn read_body(
             });
         }
     }
-    if let Some(name) = named {
-        (location.action, location.by_host) = (Action::Named(name), None);
-    }
     if let Some(limit) = limit {
         location.limit_except = Some(read_limit_except(limit, &location, captures, context)?);
     }
     // The steps of an `if` are those of the location around it.
     if outer.is_none() {
-        read_script(&block, &mut location, captures, context)?;
+        read_script(&block, &mut location, named.is_some(), captures, context)?;
+    }
+    // As in nginx, the blocks in the location do not inherit it, and `return` responds before.
+    if let Some(name) = named.filter(|_| !matches!(location.action, Action::Return(_))) {
+        (location.action, location.by_host) = (Action::Named(name), None);
     }
     Ok(location)
 }
@@ -252,10 +252,12 @@ const IN_IF: [&str; 10] = [
     "root",
 ];
 
-/// Reads the steps of a location, and the variants of it that its `if` blocks make.
+/// Reads the steps of a location, and the variants of it that its `if` blocks make. Where there is `try_files`, a block without settings
+/// makes one too, without `try_files`.
 fn read_script(
     block: &[&Directive],
     location: &mut Location,
+    has_files: bool,
     captures: bool,
     context: &mut ReadContext<'_>,
 ) -> Result<(), Fault> {
@@ -271,7 +273,7 @@ fn read_script(
                 let expected = "this line beside the if; a map gives it a value that depends on the request";
                 return Err(other.span().misplaced(message, expected));
             }
-            if body.iter().any(|inner| !Step::is(inner)) {
+            if has_files || body.iter().any(|inner| !Step::is(inner)) {
                 let (matcher, settings) = (location.matcher.clone(), location.settings.clone());
                 let form = read_body(body, matcher, Some(&*location), &settings, captures, context)?;
                 variant = Some(location.variants.len());

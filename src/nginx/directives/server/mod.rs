@@ -303,9 +303,6 @@ impl Server {
                     }
                 }
                 "rewrite" | "set" | "break" | "return" | "if" => {
-                    if inner.is("return") {
-                        level.once(inner)?;
-                    }
                     if inner.is("if") {
                         note_files(inner, &mut context.remarks);
                         let body = inner.block.as_deref().unwrap_or_default();

@@ -61,9 +61,7 @@ impl AccessRule {
     fn is_for(&self, client: Option<SocketAddr>) -> bool {
         match (&self.clients, client) {
             (Clients::All, _) | (Clients::Unix, None) => true,
-            (Clients::Network(network), Some(client)) => {
-                network.contains(&client.ip()) || network.contains(&client.ip().to_canonical())
-            }
+            (Clients::Network(network), Some(client)) => network.contains(&client.ip()),
             (Clients::Unix, Some(_)) | (Clients::Network(_), None) => false,
         }
     }
@@ -100,6 +98,13 @@ impl BlockSettings {
 }
 
 /// Returns whether the first rule for a client allows it; `None` without one. `client` is `None` for one of a unix socket.
+///
+/// As in nginx, a client whose IPv4 address is mapped to IPv6 is one of IPv4, unless no rule is for clients of IPv4.
 fn allows(rules: &[AccessRule], client: Option<SocketAddr>) -> Option<bool> {
+    let is_for_v4 = |rule: &AccessRule| matches!(rule.clients, Clients::All | Clients::Network(IpNet::V4(_)));
+    let client = client.map(|client| match client.ip().to_canonical() {
+        mapped @ IpAddr::V4(_) if client.is_ipv6() && rules.iter().any(is_for_v4) => (mapped, client.port()).into(),
+        IpAddr::V4(_) | IpAddr::V6(_) => client,
+    });
     rules.iter().find(|rule| rule.is_for(client)).map(|rule| rule.allows)
 }

@@ -42,6 +42,12 @@ impl Charset {
         Ok(())
     }
 
+    /// Adds the types of another line.
+    pub(super) fn add_types(&mut self, other: &Charset) {
+        let types = [&self.types, &other.types].into_iter().flatten().flat_map(|types| types.iter().cloned());
+        self.types = Some(types.collect());
+    }
+
     /// Adds the charset to the type of a response, if it is one of the types and has no parameters.
     pub(crate) fn apply(&self, headers: &mut HeaderMap) {
         let Some(name) = &self.name else { return };

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderName;
+use http::{HeaderName, header};
 
 pub(crate) use access::{Access, AccessRule};
 pub(crate) use auth_basic::AuthBasic;
@@ -179,7 +179,7 @@ pub(crate) struct SetHeader {
     pub(crate) value: Template,
 }
 
-/// One `add_header` line. An empty value adds nothing.
+/// One `add_header` line. An empty value adds nothing, and removes what the line replaces.
 #[derive(Debug, Clone)]
 pub(crate) struct AddHeader {
     pub(crate) name: HeaderName,
@@ -192,6 +192,11 @@ impl AddHeader {
     /// Returns whether a response with this status gets the header.
     pub(crate) fn applies_to(&self, status: u16) -> bool {
         self.always || adds_to(status)
+    }
+
+    /// Returns whether the line replaces the header of a node (`ngx_http_set_headers`).
+    pub(crate) fn replaces(&self) -> bool {
+        self.name == header::LAST_MODIFIED || self.name == header::ETAG
     }
 }
 

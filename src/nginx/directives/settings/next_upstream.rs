@@ -74,6 +74,15 @@ impl NextUpstream {
         self.is_written = true;
         Ok(())
     }
+
+    /// Adds the conditions of another line. `off` takes precedence.
+    pub(super) fn add(&mut self, other: &NextUpstream) {
+        if self.conditions.is_empty() || other.conditions.is_empty() {
+            return self.conditions.clear();
+        }
+        let new = other.conditions.iter().filter(|condition| !self.has(condition)).copied().collect::<Vec<_>>();
+        self.conditions.extend(new);
+    }
 }
 
 impl fmt::Display for NextUpstream {

@@ -21,6 +21,17 @@ use crate::proxy::HeaderEdits;
 
 const SAME_ZONE: &str = "two limits in one zone";
 
+/// The directives whose lines in a block count together (`ngx_conf_set_bitmask_slot` and the like).
+const COMBINED: [&str; 7] = [
+    "charset_types",
+    "proxy_ignore_headers",
+    "proxy_next_upstream",
+    "proxy_ssl_protocols",
+    "ssl_certificate",
+    "ssl_certificate_key",
+    "ssl_protocols",
+];
+
 /// The settings of a block while it is read: what it inherits, changed by its own directives.
 #[derive(Debug, Default)]
 pub(crate) struct SettingsReader {
@@ -104,9 +115,16 @@ impl SettingsReader {
                 }
                 real_ip.trust(arg(directive)?)?;
             }
-            _ => {
-                self.once(directive)?;
-                return self.read_value(directive, context);
+            name if !is_first && COMBINED.contains(&name) => {
+                let before = settings.clone();
+                self.read_value(directive, context)?;
+                self.settings.combine(&before, directive, context);
+            }
+            name => {
+                if !COMBINED.contains(&name) {
+                    self.once(directive)?;
+                }
+                self.read_value(directive, context)?;
             }
         }
         self.seen.insert(directive.name.text.clone());
@@ -123,6 +141,25 @@ impl SettingsReader {
         // Each name in the catalogue has an arm in some reader; this is for one that was forgotten.
         let name = &directive.name.text;
         Err(directive.span().unsupported(format!("\"{name}\" is not supported here"), "another directive"))
+    }
+}
+
+impl BlockSettings {
+    /// Adds to the settings of a line those of the lines of its name `before` it in the block.
+    fn combine(&mut self, before: &BlockSettings, directive: &Directive, context: &mut ReadContext<'_>) {
+        match directive.name.text.as_str() {
+            "charset_types" => self.charset.add_types(&before.charset),
+            "proxy_ignore_headers" => self.ignores_accel_redirect |= before.ignores_accel_redirect,
+            "proxy_next_upstream" => self.next_upstream.add(&before.next_upstream),
+            "proxy_ssl_protocols" => Arc::make_mut(&mut self.node_tls).protocols.add(before.node_tls.protocols),
+            "ssl_protocols" => Arc::make_mut(&mut self.client_tls).protocols.add(before.client_tls.protocols),
+            // "ssl_certificate" and its key
+            name => {
+                self.client_tls = Arc::clone(&before.client_tls);
+                let text = format!("{name}: a server presents one certificate, the first");
+                context.remarks.note(directive.span(), text);
+            }
+        }
     }
 }
 

@@ -28,6 +28,14 @@ impl Default for Protocols {
     }
 }
 
+impl Protocols {
+    /// Adds the protocols of another line.
+    pub(super) fn add(&mut self, other: Protocols) {
+        self.tls12 |= other.tls12;
+        self.tls13 |= other.tls13;
+    }
+}
+
 /// `ssl_verify_client`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum VerifyClient {

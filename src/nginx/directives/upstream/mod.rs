@@ -115,7 +115,9 @@ impl Upstream {
         }
         for inner in catalogue::modelled(block, Block::Upstream, remarks)? {
             let known = inner.name.text.as_str();
-            if known != "server" && !seen.insert(known) {
+            // The last method counts.
+            let may_stand_again = ["server", "zone", "hash", "ip_hash", "least_conn", "random"].contains(&known);
+            if !seen.insert(known) && !may_stand_again {
                 let expected = format!("{known} once in an upstream");
                 return Err(inner.span().duplicate(format!("\"{known}\" is duplicate"), expected));
             }

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use http::{HeaderValue, Response, StatusCode, header, request};
 
-use crate::Body;
 use crate::nginx::directives::settings::{Access, BlockSettings, InFlight, LimitConn, LimitReq, TooMany};
 use crate::nginx::htpasswd::{PasswordCheck, PasswordFile};
 use crate::nginx::variables::Scope;
 use crate::proxy::{BasicCredentials, ErrorResponse};
+use crate::{Body, ClientAddr};
 
 const DENIED: ErrorResponse = ErrorResponse::new(StatusCode::FORBIDDEN, "the configuration denies the client the path");
 
@@ -37,6 +37,10 @@ pub(super) struct Passed {
     pub(super) in_flight: Option<InFlight>,
     /// The result of the check of its credentials with a file of passwords. Another location may have another file.
     password: Option<(Arc<PasswordFile>, PasswordCheck)>,
+    /// The client, if a rule has named it here.
+    pub(super) client: Option<ClientAddr>,
+    /// The client, if it was named before an internal redirect. A rule that it meets later names no other.
+    pub(super) named: Option<ClientAddr>,
 }
 
 /// The event for which a request waits before it is routed again.

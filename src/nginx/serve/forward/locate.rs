@@ -1,15 +1,15 @@
 //! Finds what serves a request, in the server that its host names.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::{Extensions, Response, StatusCode, request};
 
-use super::admit::{Passed, admit};
+use super::admit::{Passed, Refused, admit};
+use super::destination::Destination;
 use super::pages::{KeptRequest, OwnResponse};
 use super::pass::{Admitted, Current, pass};
 use super::redirects::{ClientRedirect, InternalRedirect};
-use super::script::{Destination, Rewritten};
+use super::script::Rewritten;
 use super::{Routed, inet};
 use crate::kylin::NormalizedPath;
 use crate::nginx::directives::location::{Action, Location, LocationMatch};
@@ -19,7 +19,7 @@ use crate::nginx::serve::SiteParts;
 use crate::nginx::serve::access_log::WrittenLog;
 use crate::nginx::serve::response::{self, BAD_PATH, NOT_FOUND};
 use crate::nginx::serve::routes::Route;
-use crate::nginx::variables::Scope;
+use crate::nginx::variables::{MapValues, Scope};
 use crate::proxy::ErrorResponse;
 use crate::{Body, ClientAddr};
 
@@ -37,6 +37,10 @@ pub(super) struct ServerRequest<'s, 'r> {
     pub(super) paths: &'r RequestPaths<'r>,
     /// What has led the request to another location.
     pub(super) before: Option<&'r InternalRedirect<'s>>,
+    /// Whether its path can be read; else `paths` are those of the root, for the page of the error.
+    pub(super) is_readable: bool,
+    /// The client, if it was named at a location before.
+    pub(super) named: Option<ClientAddr>,
 }
 
 impl<'s: 'r, 'r> ServerRequest<'s, 'r> {
@@ -49,44 +53,55 @@ impl<'s: 'r, 'r> ServerRequest<'s, 'r> {
         extensions: &mut Extensions,
         passed: &mut Passed,
     ) -> Result<Routed<'s>, ErrorResponse> {
-        let (mut scope_as_written, mut as_written) =
-            (*scope, self.is_read_differently(rewritten).then(|| rewritten.clone()));
-        let mut found = self.destination(scope, rewritten, self.paths.path());
-        if let Some(as_written) = &mut as_written {
-            self.check_readings(&mut found, &mut scope_as_written, as_written)?;
+        if !self.is_readable && self.before.is_none() {
+            scope.remote = inet(self.client(None, logs, passed));
+            return self.fail(BAD_PATH, None, scope, rewritten);
         }
+        let (mut scope_as_written, mut as_written) =
+            (*scope, self.is_read_differently(rewritten).then(|| rewritten.fork()));
+        let mut found = self.destination(scope, rewritten, self.paths.path());
         let rewritten = &*rewritten;
         let new_uri = rewritten.uri(scope);
-        let new_paths = match &new_uri {
-            Some(uri) => Some(RequestPaths::of(uri, false).ok_or(BAD_PATH)?),
-            None => None,
-        };
-        if self.is_scripted() {
-            *scope = rewritten.scope(scope);
+        *scope = self.scope(scope, rewritten);
+        if let Some(as_written) = &mut as_written
+            && self.check_readings(&mut found, scope, &mut scope_as_written, as_written).is_err()
+        {
+            scope.remote = inet(self.client(None, logs, passed));
+            return self.fail(BAD_PATH, None, scope, rewritten);
         }
-        let location = found.as_ref().map_or(None, Destination::location);
-        scope.remote = self.client(location, logs);
+        let outer = found.as_ref().map_or(None, Destination::location);
+        scope.remote = inet(self.client(found.as_ref().ok(), logs, passed));
         let found = match found {
-            Ok(Destination::Location(location)) => self.of_host(location, scope),
+            // nginx reads the variables of `proxy_pass` later, if the request gets that far.
+            Ok(Destination::Location(location)) => {
+                let values = location.by_host.as_ref().map(|_| rewritten.map_values().fork());
+                self.of_host(location, &Scope { map_values: values.as_ref(), ..*scope })
+            }
             Ok(other) => return self.respond(other, scope, rewritten),
-            Err(error) => return self.own(error.response_to(self.head), None, scope, rewritten),
+            Err(error) => return self.fail(error, None, scope, rewritten),
         };
         let location = match found {
             Ok(location) => location,
-            Err(error) => return self.own(error.response_to(self.head), location, scope, rewritten),
+            Err(error) => return self.fail(error, outer, scope, rewritten),
         };
         match &location.action {
             Action::Return(reply) => self.respond(Destination::Return(reply, Some(location)), scope, rewritten),
             Action::Named(name) => match admit(&location.settings, scope, passed) {
                 Ok(Some(pause)) => Ok(Routed::Pause(pause)),
-                Ok(None) => {
-                    let next = InternalRedirect::to_files(self.server, name, rewritten, self.before)?;
-                    Ok(Routed::Redirected(Box::new(next.ok_or(NOT_FOUND)?)))
-                }
+                Ok(None) => match InternalRedirect::to_files(self.server, name, rewritten, self.before) {
+                    Ok(Some(next)) => Ok(Routed::Redirected(Box::new(next))),
+                    Ok(None) => self.fail(NOT_FOUND, Some(location), scope, rewritten),
+                    Err(error) => self.fail(error, Some(location), scope, rewritten),
+                },
                 Err(refused) => self.own(refused.response_to(self.head), Some(location), scope, rewritten),
             },
             Action::Proxy(_) | Action::LeftOut(_) => {
-                let paths = new_paths.as_ref().unwrap_or(self.paths);
+                let new_paths = new_uri.as_ref().map(|uri| RequestPaths::of(uri, false));
+                let paths = match &new_paths {
+                    Some(Some(new)) => new,
+                    Some(None) => return self.fail(BAD_PATH, Some(location), scope, rewritten),
+                    None => self.paths,
+                };
                 let as_written = as_written.as_ref().filter(|_| self.paths.is_certain());
                 let as_written = as_written.map(|rewritten| (rewritten, rewritten.scope(&scope_as_written)));
                 let uri_as_written = as_written.as_ref().and_then(|(rewritten, scope)| rewritten.uri(scope));
@@ -107,7 +122,12 @@ impl<'s: 'r, 'r> ServerRequest<'s, 'r> {
                     raw_uri: rewritten.raw_uri(),
                     as_written: as_written.as_ref().map(|(_, scope)| scope),
                 };
-                self.pass(location, &current, scope, rewritten, extensions, passed)
+                let routed = self.pass(location, &current, scope, rewritten, extensions, passed)?;
+                if matches!(routed, Routed::Forward { .. }) {
+                    // The request keeps the values that name its upstream.
+                    outer.and_then(|outer| self.of_host(outer, scope).ok());
+                }
+                Ok(routed)
             }
         }
     }
@@ -123,36 +143,64 @@ impl<'s: 'r, 'r> ServerRequest<'s, 'r> {
         rewritten.path().is_none() && (paths.decoded() != paths.path() || !paths.others().is_empty())
     }
 
-    /// Checks that other readings of the path lead to no rule that the request would get past. `scope` and `rewritten` are those before
-    /// its steps, and become those of the path with its `;parameters`.
+    /// Returns the request as variables see it behind its steps.
+    fn scope(&self, scope: &Scope<'r>, rewritten: &'r Rewritten) -> Scope<'r> {
+        match self.is_scripted() {
+            true => rewritten.scope(scope),
+            false => Scope { map_values: Some(rewritten.map_values()), ..*scope },
+        }
+    }
+
+    /// Checks that other readings of the path lead to no rule that the request would get past. `scope` is that of the request behind its
+    /// steps. `as_written` and its scope are those before the steps, and become those of the path with its `;parameters`.
     ///
     /// # Errors
     /// The nodes that the path leads to depend on how it is read.
     fn check_readings(
         &self,
         found: &mut Result<Destination<'s>, ErrorResponse>,
-        scope: &mut Scope<'r>,
-        rewritten: &mut Rewritten,
+        scope: &Scope<'_>,
+        scope_as_written: &mut Scope<'r>,
+        as_written: &mut Rewritten,
     ) -> Result<(), ErrorResponse> {
+        let values = scope.map_values.map(MapValues::fork);
+        let decided = |found: &Destination<'s>| self.decided(found, &Scope { map_values: values.as_ref(), ..*scope });
         for other in self.paths.others() {
-            let (mut scope, mut rewritten) = (Scope { path: other, ..*scope }, rewritten.clone());
+            let (mut scope, mut rewritten) = (Scope { path: other, ..*scope_as_written }, as_written.fork());
             match (&*found, self.destination(&mut scope, &mut rewritten, other)) {
-                (Ok(one), Ok(other)) if one.is_same(&other) => {}
+                (Ok(one), Ok(other)) if one.is_same(&other) => {
+                    if decided(one) != self.decided(&other, &rewritten.scope(&scope)) {
+                        return Err(BAD_PATH);
+                    }
+                }
                 (Err(_), Err(_)) => {}
                 (Ok(_) | Err(_), _) => return Err(BAD_PATH),
             }
         }
-        scope.path = self.paths.decoded();
-        match (found, self.destination(scope, rewritten, self.paths.decoded())) {
+        scope_as_written.path = self.paths.decoded();
+        match (found, self.destination(scope_as_written, as_written, self.paths.decoded())) {
             (Ok(Destination::Redirect(_, to, _)), Ok(Destination::Redirect(_, with_parameters, _)))
                 if reads(to).is_some() && reads(to) == reads(&with_parameters) =>
             {
                 *to = with_parameters;
             }
             (Ok(one), Ok(other)) if !one.is_same(&other) && other.protects() => return Err(BAD_PATH),
+            (Ok(one), Ok(other)) => {
+                let (asked, with_parameters) =
+                    (decided(one), self.decided(&other, &as_written.scope(scope_as_written)));
+                if with_parameters.0 && !asked.0 {
+                    return Err(BAD_PATH);
+                }
+            }
             (Ok(_) | Err(_), _) => {}
         }
         Ok(())
+    }
+
+    /// Returns what variables decide at a destination: whether the client must send a password, and which upstream serves it.
+    fn decided(&self, destination: &Destination<'s>, scope: &Scope<'_>) -> (bool, Option<*const Location>) {
+        let Destination::Location(location) = destination else { return (false, None) };
+        (location.settings.auth.question(scope).is_some(), self.of_host(location, scope).ok().map(std::ptr::from_ref))
     }
 
     /// Finds the destination of the request, which the node reads with this path.
@@ -162,28 +210,45 @@ impl<'s: 'r, 'r> ServerRequest<'s, 'r> {
         rewritten: &mut Rewritten,
         path: &'r [u8],
     ) -> Result<Destination<'s>, ErrorResponse> {
-        let ServerRequest { server, peer, before, .. } = *self;
+        let ServerRequest { server, before, .. } = *self;
         if !self.is_scripted() {
             return find(server, path, scope);
         }
-        scope.remote = inet(server.settings.real_ip.trusted_proxies().client(peer, scope.headers));
+        scope.remote = inet(self.client_of_server());
         match before.and_then(InternalRedirect::client_redirect) {
             Some(ClientRedirect { status, to, location }) => Ok(Destination::Redirect(*status, to.clone(), *location)),
             None => rewritten.find(server, scope, path, before.and_then(InternalRedirect::location)),
         }
     }
 
-    /// Returns the client as a location sees it, whose logs replace `logs`. Without a location it is the server that sees the client.
-    fn client(&self, location: Option<&Location>, logs: &mut &'s Arc<[WrittenLog]>) -> Option<SocketAddr> {
-        let (peer, headers) = (self.peer, &self.head.headers);
-        inet(match location {
-            Some(location) => {
-                let Route { trusted, logs: of_location, .. } = &self.site.routes[location.number];
-                *logs = of_location;
-                trusted.client(peer, headers)
-            }
-            None => self.server.settings.real_ip.trusted_proxies().client(peer, headers),
-        })
+    /// Returns the client as the destination sees it, whose logs replace `logs`. As in nginx, a location's own rule counts if no rule has
+    /// named the client before, and applies behind the steps, which may respond.
+    fn client(
+        &self,
+        destination: Option<&Destination<'s>>,
+        logs: &mut &'s Arc<[WrittenLog]>,
+        passed: &mut Passed,
+    ) -> ClientAddr {
+        let route = destination.and_then(Destination::location).map(|location| &self.site.routes[location.number]);
+        if let Some(Route { logs: of_location, .. }) = route {
+            *logs = of_location;
+        }
+        let is_behind_steps = matches!(
+            destination,
+            Some(Destination::Location(location)) if !matches!(location.action, Action::Return(_))
+        );
+        let client = match route.filter(|_| is_behind_steps && self.named.is_none()) {
+            Some(Route { trusted, .. }) => trusted.client(self.peer, &self.head.headers),
+            None => self.client_of_server(),
+        };
+        passed.client = Some(client).filter(|client| *client != self.peer);
+        client
+    }
+
+    /// Returns the client when the steps begin.
+    fn client_of_server(&self) -> ClientAddr {
+        let by_rule = || self.server.settings.real_ip.trusted_proxies().client(self.peer, &self.head.headers);
+        self.named.unwrap_or_else(by_rule)
     }
 
     /// Returns the form of a location for the variables in the host of its `proxy_pass`.
@@ -224,7 +289,7 @@ impl<'s: 'r, 'r> ServerRequest<'s, 'r> {
                 self.own(response::redirect(location, scope)?, Some(location), scope, rewritten)
             }
             Destination::Location(location) | Destination::Internal(location) => {
-                self.own(NOT_FOUND.response_to(self.head), Some(location), scope, rewritten)
+                self.fail(NOT_FOUND, Some(location), scope, rewritten)
             }
         }
     }
@@ -240,6 +305,20 @@ impl<'s: 'r, 'r> ServerRequest<'s, 'r> {
         self.finish(response, true, location, scope, rewritten)
     }
 
+    /// Responds with an error. If it refuses the path of the request, a page of the file may respond, but no node gets the request.
+    fn fail(
+        &self,
+        error: ErrorResponse,
+        location: Option<&'s Location>,
+        scope: &Scope<'_>,
+        rewritten: &Rewritten,
+    ) -> Result<Routed<'s>, ErrorResponse> {
+        let ServerRequest { server, before, head, .. } = *self;
+        let (response, is_refused) = (error.response_to(head), error == BAD_PATH);
+        let own = OwnResponse { response, is_error: true, is_refused, server, location, before };
+        own.finish(scope, rewritten).map(Routed::from)
+    }
+
     fn finish(
         &self,
         response: Response<Body>,
@@ -248,7 +327,8 @@ impl<'s: 'r, 'r> ServerRequest<'s, 'r> {
         scope: &Scope<'_>,
         rewritten: &Rewritten,
     ) -> Result<Routed<'s>, ErrorResponse> {
-        let own = OwnResponse { response, is_error, server: self.server, location, before: self.before };
+        let own =
+            OwnResponse { response, is_error, is_refused: false, server: self.server, location, before: self.before };
         own.finish(scope, rewritten).map(Routed::from)
     }
 
@@ -263,6 +343,9 @@ impl<'s: 'r, 'r> ServerRequest<'s, 'r> {
         passed: &mut Passed,
     ) -> Result<Routed<'s>, ErrorResponse> {
         let ServerRequest { site, server, head, before, .. } = *self;
+        if before.is_some_and(|before| before.is_refused) {
+            return self.fail(BAD_PATH, Some(location), scope, rewritten);
+        }
         let kept = KeptRequest::of(server, location, head, extensions, rewritten, before);
         match pass(site, location, current, scope, extensions, passed) {
             Ok(Admitted::Pause(pause)) => Ok(Routed::Pause(pause)),
@@ -273,6 +356,7 @@ impl<'s: 'r, 'r> ServerRequest<'s, 'r> {
                 let kept = kept.map(|kept| Box::new(kept.with_variables(scope)));
                 Ok(Routed::Forward { proxy, edits, kept, pending, uri })
             }
+            Err(Refused::Error(error)) => self.fail(error, Some(location), scope, rewritten),
             Err(refused) => self.own(refused.response_to(head), Some(location), scope, rewritten),
         }
     }

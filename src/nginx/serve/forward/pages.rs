@@ -174,6 +174,8 @@ pub(super) struct OwnResponse<'s, 'r> {
     pub(super) response: Response<Body>,
     /// Whether nginx takes it for an error: see [`Reply::is_error`](crate::nginx::directives::reply::Reply::is_error).
     pub(super) is_error: bool,
+    /// Whether it refuses the path of the request.
+    pub(super) is_refused: bool,
     pub(super) server: &'s Server,
     pub(super) location: Option<&'s Location>,
     /// What has led the request there.
@@ -186,7 +188,7 @@ impl<'s> OwnResponse<'s, '_> {
     /// # Errors
     /// A header cannot be sent, or the request has been led to too many locations.
     pub(super) fn finish(self, scope: &Scope<'_>, rewritten: &Rewritten) -> Result<Finished<'s>, ErrorResponse> {
-        let OwnResponse { mut response, is_error, server, location, before } = self;
+        let OwnResponse { mut response, is_error, is_refused, server, location, before } = self;
         let settings = location.map_or(&server.settings, |location| &location.settings);
         let status = response.status();
         let may_have_page = is_error && !before.is_some_and(InternalRedirect::is_last_page);
@@ -197,6 +199,7 @@ impl<'s> OwnResponse<'s, '_> {
         {
             let mut next = InternalRedirect::to_page(target, page, settings, &mut response, rewritten, before_error)?;
             next.pending = before.and_then(|before| before.pending.clone());
+            next.is_refused = is_refused || before.is_some_and(|before| before.is_refused);
             return Ok(Finished::Redirected(next));
         }
         if let Some(status) = page.and_then(ErrorPage::status_without_page) {

@@ -13,7 +13,7 @@ use crate::nginx::serve::SiteParts;
 use crate::nginx::serve::access_log::PendingRequest;
 use crate::nginx::serve::response::{BAD_PATH, NOT_FOUND, ResponseEdits};
 use crate::nginx::serve::routes::Route;
-use crate::nginx::variables::Scope;
+use crate::nginx::variables::{MapValues, Scope};
 use crate::observe;
 use crate::proxy::{ErrorResponse, Proxy};
 
@@ -94,7 +94,9 @@ pub(super) fn pass<'s>(
         sent => Some(Box::new(sent.parse().map_err(|_| BAD_PATH)?)),
     };
     prepare(settings, pass, upstream, &scope, extensions)?;
-    let edits = ResponseEdits::new(settings, pass, &scope)?;
+    // nginx reads the variables when there is a response, if no page takes its place.
+    let values = scope.map_values.map(MapValues::fork);
+    let edits = ResponseEdits::new(settings, pass, &Scope { map_values: values.as_ref(), ..scope })?;
     if let Some(timeouts) = timeouts {
         extensions.insert(*timeouts);
     }

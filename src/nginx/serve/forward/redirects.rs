@@ -24,6 +24,8 @@ pub(super) struct InternalRedirect<'s> {
     error: Option<PageError>,
     /// Whether another error has no page.
     is_last_page: bool,
+    /// Whether the path of the request was refused, so that no node may get it.
+    pub(super) is_refused: bool,
     /// The facts of the request that logs need, if a proxy had it before.
     pub(super) pending: Option<Arc<PendingRequest>>,
 }
@@ -77,7 +79,7 @@ impl<'s> InternalRedirect<'s> {
         let challenge = own.or_else(|| before.and_then(|before| before.challenge.clone()));
         let error = PageError { status: page.status(response.status().as_u16()), challenge };
         let is_last_page = settings.recursive_error_pages != Some(true) || matches!(to, RedirectTarget::Client(_));
-        Ok(InternalRedirect { to, rewritten, error: Some(error), is_last_page, pending: None })
+        Ok(InternalRedirect { to, rewritten, error: Some(error), is_last_page, is_refused: false, pending: None })
     }
 
     /// Leads a request to the location of `try_files`; `None` if there is none of this name. An error that led here is kept.
@@ -96,6 +98,7 @@ impl<'s> InternalRedirect<'s> {
             rewritten: rewritten.redirected()?,
             error: before.and_then(|before| before.error.clone()),
             is_last_page: before.is_some_and(|before| before.is_last_page),
+            is_refused: before.is_some_and(|before| before.is_refused),
             pending: before.and_then(|before| before.pending.clone()),
         }))
     }

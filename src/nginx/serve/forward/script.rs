@@ -1,5 +1,6 @@
 //! Runs the steps of `rewrite`, `if`, `set` and `return` for a request.
 
+use super::destination::Destination;
 use super::limit::RedirectsLeft;
 use crate::nginx::directives::location::{Location, LocationMatch};
 use crate::nginx::directives::reply::Reply;
@@ -9,7 +10,7 @@ use crate::nginx::readings::RequestPaths;
 use crate::nginx::serve::response::{BAD_PATH, NOT_FOUND};
 use crate::nginx::syntax::{Captures, NamedGroup};
 use crate::nginx::uri::{escape, has_dots};
-use crate::nginx::variables::Scope;
+use crate::nginx::variables::{MapValues, Scope};
 use crate::proxy::ErrorResponse;
 
 /// The changes that the steps have made to a request.
@@ -17,6 +18,8 @@ use crate::proxy::ErrorResponse;
 pub(super) struct Rewritten {
     /// The variables of `set`, by their slot.
     sets: Vec<Vec<u8>>,
+    /// The values of `map` that something has asked for.
+    map_values: MapValues,
     /// The groups of the last regular expression, none if it did not match; `None` if the steps had no expression.
     captures: Option<[Option<Vec<u8>>; 10]>,
     /// The new path, decoded; `None` as long as it is that of the request.
@@ -30,60 +33,6 @@ pub(super) struct Rewritten {
     /// `rewrite ... break`: a URI part of `proxy_pass` does not apply.
     pub(super) ignores_pass_uri: bool,
     redirects: RedirectsLeft,
-}
-
-/// The location or server that serves a request. A location is that whose settings apply; without one those of the server do.
-pub(super) enum Destination<'s> {
-    Location(&'s Location),
-    /// The location is `internal`, and the request comes from the client.
-    Internal(&'s Location),
-    /// The path lacks the slash at the end of the location's.
-    AddSlash(&'s Location),
-    Return(&'s Reply, Option<&'s Location>),
-    /// A redirect with this status, by `rewrite`.
-    Redirect(u16, Vec<u8>, Option<&'s Location>),
-}
-
-impl<'s> Destination<'s> {
-    /// Returns the location whose settings apply.
-    pub(super) fn location(&self) -> Option<&'s Location> {
-        match *self {
-            Destination::Location(location) | Destination::Internal(location) | Destination::AddSlash(location) => {
-                Some(location)
-            }
-            Destination::Return(_, location) | Destination::Redirect(_, _, location) => location,
-        }
-    }
-
-    /// Returns whether two readings of a path lead to the same response or node.
-    pub(super) fn is_same(&self, other: &Self) -> bool {
-        use Destination as D;
-
-        let is_same = |one: Option<&Location>, other: Option<&Location>| match (one, other) {
-            (Some(one), Some(other)) => std::ptr::eq(one, other),
-            (None, None) => true,
-            (Some(_), None) | (None, Some(_)) => false,
-        };
-        let is_same_response = match (self, other) {
-            (D::Location(_), D::Location(_)) | (D::Internal(_), D::Internal(_)) | (D::AddSlash(_), D::AddSlash(_)) => {
-                true
-            }
-            (D::Return(one, _), D::Return(other, _)) => std::ptr::eq(*one, *other),
-            (D::Redirect(one, ..), D::Redirect(other, ..)) => one == other,
-            (D::Location(_) | D::Internal(_) | D::AddSlash(_) | D::Return(..) | D::Redirect(..), _) => false,
-        };
-        is_same_response && is_same(self.location(), other.location())
-    }
-
-    /// Returns whether the destination may keep the request from the nodes.
-    pub(super) fn protects(&self) -> bool {
-        match self {
-            Destination::Location(location) => location.protects(),
-            Destination::Internal(_) => true,
-            Destination::Return(reply, _) => reply.status >= 400,
-            Destination::AddSlash(_) | Destination::Redirect(..) => false,
-        }
-    }
 }
 
 /// The end of the steps.
@@ -106,8 +55,8 @@ enum End<'s> {
 
 impl Rewritten {
     /// Begins with the groups of the server's name.
-    pub(super) fn new(slots: usize, groups: &[NamedGroup], captures: &Captures<'_>) -> Self {
-        let mut rewritten = Rewritten { sets: vec![Vec::new(); slots], ..Rewritten::default() };
+    pub(super) fn new(slots: usize, map_values: MapValues, groups: &[NamedGroup], captures: &Captures<'_>) -> Self {
+        let mut rewritten = Rewritten { sets: vec![Vec::new(); slots], map_values, ..Rewritten::default() };
         rewritten.assign(groups, captures);
         rewritten
     }
@@ -131,6 +80,15 @@ impl Rewritten {
         Ok(redirected)
     }
 
+    /// Returns the request for another reading of its path.
+    pub(super) fn fork(&self) -> Rewritten {
+        Rewritten { map_values: self.map_values.fork(), ..self.clone() }
+    }
+
+    pub(super) fn map_values(&self) -> &MapValues {
+        &self.map_values
+    }
+
     /// Gives the request another path, decoded, and arguments.
     pub(super) fn set_path(&mut self, path: Vec<u8>, args: Vec<u8>) {
         (self.path, self.args, self.captures) = (Some(path), Some(args), None);
@@ -150,7 +108,7 @@ impl Rewritten {
     /// Returns the request as the variables see it now.
     pub(super) fn scope<'r>(&'r self, scope: &Scope<'r>) -> Scope<'r> {
         let mut scope = *scope;
-        scope.sets = &self.sets;
+        (scope.sets, scope.map_values) = (&self.sets, Some(&self.map_values));
         scope.is_rewritten = self.path.is_some();
         if let Some(path) = &self.path {
             scope.path = path;
@@ -284,7 +242,8 @@ impl Rewritten {
                 }
                 Step::Return(reply) => return Ok(End::Outcome(Outcome::Return(reply))),
                 Step::Break => {
-                    *is_changed = false;
+                    // `rewrite ...; break;` is the same as `rewrite ... break;`.
+                    self.ignores_pass_uri |= std::mem::take(is_changed);
                     return Ok(End::Stop);
                 }
                 Step::If { condition, then, variant: of_block } => {

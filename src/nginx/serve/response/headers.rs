@@ -86,6 +86,9 @@ fn with_late_values<'s>(
 fn append(lines: Lines<'_>, response: &mut Response<Body>) {
     let status = response.status().as_u16();
     for (line, value) in lines.into_iter().filter(|(line, _)| line.applies_to(status)) {
+        if line.replaces() {
+            response.headers_mut().remove(&line.name);
+        }
         response.headers_mut().extend(value.map(|value| (line.name.clone(), value)));
     }
 }

@@ -1,0 +1,58 @@
+//! The location or server that serves a request.
+
+use crate::nginx::directives::location::Location;
+use crate::nginx::directives::reply::Reply;
+
+/// The location or server that serves a request. A location is that whose settings apply; without one those of the server do.
+pub(super) enum Destination<'s> {
+    Location(&'s Location),
+    /// The location is `internal`, and the request comes from the client.
+    Internal(&'s Location),
+    /// The path lacks the slash at the end of the location's.
+    AddSlash(&'s Location),
+    Return(&'s Reply, Option<&'s Location>),
+    /// A redirect with this status, by `rewrite`.
+    Redirect(u16, Vec<u8>, Option<&'s Location>),
+}
+
+impl<'s> Destination<'s> {
+    /// Returns the location whose settings apply.
+    pub(super) fn location(&self) -> Option<&'s Location> {
+        match *self {
+            Destination::Location(location) | Destination::Internal(location) | Destination::AddSlash(location) => {
+                Some(location)
+            }
+            Destination::Return(_, location) | Destination::Redirect(_, _, location) => location,
+        }
+    }
+
+    /// Returns whether two readings of a path lead to the same response or node.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        use Destination as D;
+
+        let is_same = |one: Option<&Location>, other: Option<&Location>| match (one, other) {
+            (Some(one), Some(other)) => std::ptr::eq(one, other),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        let is_same_response = match (self, other) {
+            (D::Location(_), D::Location(_)) | (D::Internal(_), D::Internal(_)) | (D::AddSlash(_), D::AddSlash(_)) => {
+                true
+            }
+            (D::Return(one, _), D::Return(other, _)) => std::ptr::eq(*one, *other),
+            (D::Redirect(one, ..), D::Redirect(other, ..)) => one == other,
+            (D::Location(_) | D::Internal(_) | D::AddSlash(_) | D::Return(..) | D::Redirect(..), _) => false,
+        };
+        is_same_response && is_same(self.location(), other.location())
+    }
+
+    /// Returns whether the destination may keep the request from the nodes.
+    pub(super) fn protects(&self) -> bool {
+        match self {
+            Destination::Location(location) => location.protects(),
+            Destination::Internal(_) => true,
+            Destination::Return(reply, _) => reply.status >= 400,
+            Destination::AddSlash(_) | Destination::Redirect(..) => false,
+        }
+    }
+}
