@@ -157,7 +157,7 @@ pub use report::Report;
 pub use serve::{
     NAME_LOOKUP_INTERVAL, NameLookups, Site, SiteBuilder, SiteChanges, SiteError, SiteListener, SiteSuccessor,
 };
-pub use syntax::{ConfigError, ErrorKind};
+pub use syntax::{ConfigError, ErrorKind, PcreError, translate_pcre};
 
 #[cfg(test)]
 mod tests;

@@ -585,6 +585,8 @@ fn errors_name_the_place_and_what_to_write_instead() {
             ("RewriteEngine On\nRewriteCond %{TIME_HOUR} 12", "3:13", "%{TIME_HOUR} has no value here"),
             ("Use Site a", "2:5", "no macro is called \"Site\""),
             ("ProxyPassMatch ^/(?=x) http://a/", "2:16", "look-around"),
+            ("ProxyPassMatch ^/x++ http://a/", "2:16", "gives back"),
+            ("<LocationMatch ^/[a&&b]>\nRequire all denied\n</LocationMatch>", "2:16", "a backslash before it"),
             ("ProxyPass / http://${NODE_OF_NOWHERE}/", "2:13", "Define NODE_OF_NOWHERE VALUE"),
             ("Include conf.d/*.conf", "2:9", "IncludeOptional"),
             ("ProxyRequests On", "2:15", "ProxyRequests Off"),

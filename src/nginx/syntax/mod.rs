@@ -22,5 +22,6 @@ pub(crate) use foreign::explain;
 pub(crate) use lexer::Word;
 pub(crate) use parser::{Directive, Parser};
 pub(crate) use pattern::{Captures, NamedGroup, Pattern};
+pub use pattern::{PcreError, translate_pcre};
 pub(crate) use source::{Sources, Span};
 pub(crate) use suggest::{did_you_mean, nearest};

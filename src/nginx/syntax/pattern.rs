@@ -7,7 +7,7 @@ mod translate;
 
 use regex::bytes::{Regex, RegexBuilder};
 
-use self::translate::translate;
+pub use self::translate::{PcreError, translate_pcre};
 use super::error::Fault;
 use super::lexer::Word;
 
@@ -39,7 +39,7 @@ impl Pattern {
     pub(crate) fn new(text: &str, ignore_case: bool, word: &Word, skip: usize) -> Result<Pattern, Fault> {
         let span = word.span.right(skip);
         let compile = |text: &str| {
-            let translated = translate(text).map_err(|error| span.unsupported(error.message, error.instead))?;
+            let translated = translate_pcre(text).map_err(|error| span.unsupported(error.message, error.instead))?;
             let mut builder = RegexBuilder::new(&translated);
             let builder = builder.unicode(false).case_insensitive(ignore_case).size_limit(MAX_COMPILED_BYTES);
             builder.build().map_err(|error| {
@@ -59,7 +59,7 @@ impl Pattern {
             })
         };
         // The whole is translated first, for the place of an error.
-        translate(text).map_err(|error| span.right(error.at).unsupported(error.message, error.instead))?;
+        translate_pcre(text).map_err(|error| span.right(error.at).unsupported(error.message, error.instead))?;
         let (rest, excluded) = match without_look_ahead(text) {
             Some((rest, excluded)) => (rest, Some(compile(&excluded)?)),
             None => (text.to_owned(), None),

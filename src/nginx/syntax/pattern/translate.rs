@@ -3,18 +3,43 @@
 //! Most of the syntax is the same. What the crate reads in another way is written in its form, and what has no form there is refused. What
 //! the crate does not read at all is left to it to refuse.
 
-/// A part of an expression that has no form in the crate `regex`.
-#[derive(Debug)]
-pub(super) struct Untranslatable {
-    /// The place in the expression.
+use std::error::Error;
+use std::fmt;
+
+/// A part of an expression of PCRE that has no form in the crate `regex`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PcreError {
     pub(super) at: usize,
     pub(super) message: String,
-    /// What to write instead.
     pub(super) instead: &'static str,
 }
 
-/// Translates an expression.
-pub(super) fn translate(text: &str) -> Result<String, Untranslatable> {
+impl PcreError {
+    /// Returns where the part begins, in bytes from the start of the expression.
+    pub fn position(&self) -> usize {
+        self.at
+    }
+
+    /// Returns what to write instead.
+    pub fn expected(&self) -> &'static str {
+        self.instead
+    }
+}
+
+impl fmt::Display for PcreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Error for PcreError {}
+
+/// Translates an expression of PCRE without UTF mode, as nginx and httpd use it, into one of the crate `regex` with Unicode off. What
+/// that crate does not know is left to it to refuse.
+///
+/// # Errors
+/// A part means something else there, and has no other form.
+pub fn translate_pcre(text: &str) -> Result<String, PcreError> {
     let mut translation = Translation { text, at: 0, out: String::with_capacity(text.len()), before: Before::Other };
     while translation.at < text.len() {
         translation.step()?;
@@ -71,13 +96,13 @@ impl Translation<'_> {
         self.write(&form, c.len_utf8(), Before::Other);
     }
 
-    fn refuse<T>(&self, what: &str, instead: &'static str) -> Result<T, Untranslatable> {
+    fn refuse<T>(&self, what: &str, instead: &'static str) -> Result<T, PcreError> {
         let message = format!("{what} is read differently by PCRE and by this crate");
-        Err(Untranslatable { at: self.at, message, instead })
+        Err(PcreError { at: self.at, message, instead })
     }
 
     /// Translates what begins at the place, outside of a class.
-    fn step(&mut self) -> Result<(), Untranslatable> {
+    fn step(&mut self) -> Result<(), PcreError> {
         match self.rest().as_bytes() {
             [b'\\', ..] => return self.escape(false),
             [b'[', ..] => return self.class(),
@@ -87,7 +112,7 @@ impl Translation<'_> {
             }
             [b'+', ..] if self.before == Before::Quantifier => {
                 let instead = "no \"+\" behind *, +, ? or {N}: the repetition then gives back what the rest needs";
-                return Err(Untranslatable {
+                return Err(PcreError {
                     at: self.at,
                     message: "a possessive repetition is not supported".to_owned(),
                     instead,
@@ -112,7 +137,7 @@ impl Translation<'_> {
     }
 
     /// Refuses flags of another meaning, in `(?FLAGS)` and `(?FLAGS:...)`.
-    fn check_flags(&self) -> Result<(), Untranslatable> {
+    fn check_flags(&self) -> Result<(), PcreError> {
         let flags = &self.rest()[2..];
         let length = flags.find(|c: char| !(c.is_ascii_alphabetic() || c == '-')).unwrap_or(flags.len());
         match flags[..length].contains(['R', 'u', 'x']) && flags[length..].starts_with([':', ')']) {
@@ -122,7 +147,7 @@ impl Translation<'_> {
     }
 
     /// Translates a class.
-    fn class(&mut self) -> Result<(), Untranslatable> {
+    fn class(&mut self) -> Result<(), PcreError> {
         let start = ["[^]", "[^", "[]", "["].into_iter().find(|start| self.rest().starts_with(start)).unwrap_or("[");
         self.write(start, start.len(), Before::Other);
         loop {
@@ -148,7 +173,7 @@ impl Translation<'_> {
     }
 
     /// Translates `[:NAME:]` in a class.
-    fn posix(&mut self) -> Result<(), Untranslatable> {
+    fn posix(&mut self) -> Result<(), PcreError> {
         let name = self.rest()[2..].split_once(":]").map(|(name, _)| name.to_owned());
         let is_known = |name: &&String| match name.strip_prefix('^') {
             Some(name) => POSIX.contains(&name) && !matches!(name, "lower" | "upper"),
@@ -164,7 +189,7 @@ impl Translation<'_> {
     }
 
     /// Translates an escape.
-    fn escape(&mut self, in_class: bool) -> Result<(), Untranslatable> {
+    fn escape(&mut self, in_class: bool) -> Result<(), PcreError> {
         let rest = self.rest();
         let Some(letter) = rest[1..].chars().next() else {
             self.keep();
@@ -196,7 +221,7 @@ impl Translation<'_> {
     }
 
     /// Translates `\xNN` and `\x{NN}`, which are a byte.
-    fn hexadecimal(&mut self) -> Result<(), Untranslatable> {
+    fn hexadecimal(&mut self) -> Result<(), PcreError> {
         let digits = &self.rest()[2..];
         let (number, length) = match digits.strip_prefix('{').and_then(|braced| braced.split_once('}')) {
             Some((number, _)) => (number, number.len() + 4),

@@ -6,6 +6,7 @@ use std::borrow::Cow;
 
 use http::StatusCode;
 use kylin_lb::kylin::NormalizedPath;
+use kylin_lb::nginx::translate_pcre;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use regex::bytes::{Regex, RegexBuilder};
 
@@ -99,7 +100,8 @@ pub fn check_parameters(word: &Word) -> Result<(), Fault> {
 /// Compiles the expression of a word.
 pub fn pattern_of(text: &str, ignores_case: bool, word: &Word) -> Result<Regex, Fault> {
     word.defined()?;
-    let mut builder = RegexBuilder::new(text);
+    let text = translate_pcre(text).map_err(|error| word.fault(error.to_string(), error.expected()))?;
+    let mut builder = RegexBuilder::new(&text);
     builder.case_insensitive(ignores_case).unicode(false).size_limit(MAX_COMPILED_BYTES).build().map_err(|error| {
         let error = error.to_string();
         let reason = error.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
