@@ -1,24 +1,26 @@
 //! A whole configuration: its groups, its servers, and the server that a request belongs to.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+mod listeners;
+
+use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::num::NonZeroU64;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
+pub(super) use self::listeners::Listener;
+use self::listeners::{check_server_addr, listeners, note_keepalive};
 use super::directives::access_log::LogFormats;
 use super::directives::catalogue::{self, Block};
 use super::directives::comments::CommentOptions;
 use super::directives::context::ReadContext;
 use super::directives::location::{Action, Locations};
 use super::directives::remarks::{Notice, Remarks};
-use super::directives::server::{ListenAddress, Server, ServerName, ServerNames};
-use super::directives::settings::{BlockSettings, LimitZones, SettingsReader, VerifyClient};
+use super::directives::server::Server;
+use super::directives::settings::{LimitZones, SettingsReader};
 use super::directives::upstream::{Resolvers, Upstream};
 use super::syntax::values;
-use super::syntax::{Captures, ConfigError, Directive, ErrorKind, Fault, NamedGroup, Parser, Span, explain};
-use super::uri::host_without_port;
+use super::syntax::{ConfigError, Directive, ErrorKind, Fault, Parser, Span, explain};
 use super::variables::{Maps, ValueSources};
 
 /// An nginx configuration, parsed and checked.
@@ -62,22 +64,6 @@ pub struct Config {
     pub(super) ignored: Vec<Notice>,
     /// The places where this crate does something else than nginx would.
     pub(super) notes: Vec<Notice>,
-}
-
-/// An address and the servers behind it.
-#[derive(Debug, Clone)]
-pub(super) struct Listener {
-    pub(super) address: ListenAddress,
-    /// The position of the server for hosts that no server names.
-    pub(super) default: usize,
-    /// The largest `backlog=` of the address.
-    pub(super) backlog: Option<u32>,
-    pub(super) ipv6_only: bool,
-    pub(super) ssl: bool,
-    pub(super) proxy_protocol: bool,
-    /// The servers at the address, in the order of the file.
-    pub(super) servers: Vec<usize>,
-    names: ServerNames,
 }
 
 impl Config {
@@ -167,6 +153,7 @@ fn read_tree(tree: &[Directive], parser: &Parser) -> Result<Config, Fault> {
         return Err(Fault::new(ErrorKind::Missing, None, "no server { ... } in the configuration", expected));
     }
     let listeners = listeners(&servers, &mut context.remarks)?;
+    check_server_addr(http, &listeners, &mut context.remarks)?;
     note_keepalive(&listeners, &servers, &mut context.remarks);
     let server_comments = server_comments(&servers, context.upstreams.all.len())?;
     let servers = servers.into_iter().map(|(server, _)| server).collect();
@@ -251,141 +238,5 @@ fn collect_targets(locations: &Locations, targets: &mut Vec<usize>) {
             Action::Return(_) | Action::Named(_) | Action::LeftOut(_) => None,
         }));
         collect_targets(&location.nested, targets);
-    }
-}
-
-fn listeners(servers: &[(Server, Span)], remarks: &mut Remarks<'_>) -> Result<Vec<Listener>, Fault> {
-    let mut listeners: Vec<Listener> = Vec::new();
-    let mut by_address = HashMap::new();
-    let mut with_default = HashSet::new();
-    for (number, (server, span)) in servers.iter().enumerate() {
-        for listen in &server.listens {
-            let position = *by_address.entry(&listen.address).or_insert_with(|| {
-                listeners.push(Listener {
-                    address: listen.address.clone(),
-                    default: number,
-                    backlog: None,
-                    ipv6_only: true,
-                    ssl: false,
-                    proxy_protocol: false,
-                    servers: Vec::new(),
-                    names: ServerNames::default(),
-                });
-                listeners.len() - 1
-            });
-            let listener = &mut listeners[position];
-            listener.backlog = listener.backlog.max(listen.backlog);
-            listener.ipv6_only &= listen.ipv6_only;
-            listener.ssl |= listen.ssl;
-            listener.proxy_protocol |= listen.proxy_protocol;
-            listener.servers.push(number);
-            if listen.default_server {
-                if !with_default.insert(position) {
-                    let message = format!("a duplicate default server for {}", listen.address);
-                    return Err(span.duplicate(message, "default_server once for an address"));
-                }
-                listener.default = number;
-            }
-            for name in &server.names {
-                if !listener.names.add(name, number) {
-                    let (name, address) = (name.text(), &listen.address);
-                    remarks.note(
-                        *span,
-                        format!("conflicting server name \"{name}\" on {address}: the first server keeps it"),
-                    );
-                }
-            }
-        }
-    }
-    // nginx may serve another site there.
-    let (mut listeners, closed): (Vec<_>, Vec<_>) = listeners
-        .into_iter()
-        .partition(|listener| listener.servers.iter().any(|server| !servers[*server].0.is_left_out));
-    for listener in closed {
-        let text = format!("listen {}: not opened, its servers are left out", listener.address);
-        remarks.note(servers[listener.default].1, text);
-        // Its connections reach the address that is open for all.
-        for open in listeners.iter_mut().filter(|open| open.address.includes(&listener.address)) {
-            add_left_out(&listener.servers, servers, open);
-        }
-    }
-    let everywhere: Vec<_> = (0..servers.len()).filter(|number| servers[*number].0.is_everywhere).collect();
-    listeners.iter_mut().for_each(|listener| add_left_out(&everywhere, servers, listener));
-    if let (true, Some((_, span))) = (listeners.is_empty(), servers.first()) {
-        let message = "no server passes requests to an upstream, or returns a response";
-        return Err(span.missing(message, "location / { proxy_pass http://UPSTREAM; }"));
-    }
-    for listener in &listeners {
-        check_entry(listener, servers)?;
-    }
-    Ok(listeners)
-}
-
-/// Keeps the hosts of servers that are left out from the other servers at an address, unless one of them has the name too.
-fn add_left_out(left_out: &[usize], servers: &[(Server, Span)], listener: &mut Listener) {
-    for number in left_out {
-        let names = servers[*number].0.names.iter();
-        for name in names.filter(|name| !matches!(name, ServerName::Exact(name) if name.is_empty())) {
-            listener.names.add(name, *number);
-        }
-    }
-}
-
-/// Checks what an address needs before the first request: certificates, and trust in peers that name clients.
-fn check_entry(listener: &Listener, servers: &[(Server, Span)]) -> Result<(), Fault> {
-    let address = &listener.address;
-    let (default, span) = &servers[listener.default];
-    let real_ip = &default.settings.real_ip;
-    if listener.proxy_protocol && !(real_ip.by_proxy_protocol && (real_ip.unix || !real_ip.networks.is_empty())) {
-        let message = format!("listen {address} proxy_protocol, without the peers that may name clients");
-        return Err(span.missing(message, "set_real_ip_from ADDRESS|CIDR; real_ip_header proxy_protocol;"));
-    }
-    if !listener.ssl {
-        return Ok(());
-    }
-    let clients = |server: &Server| (server.settings.client_tls.verify, server.settings.client_tls.authorities.clone());
-    for (server, span) in listener.servers.iter().map(|number| &servers[*number]) {
-        let tls = &server.settings.client_tls;
-        if tls.files.certificate.is_none() || tls.files.key.is_none() {
-            let message = format!("no certificate for listen {address} ssl");
-            return Err(span.missing(message, "ssl_certificate FILE; ssl_certificate_key FILE;"));
-        }
-        if tls.verify != VerifyClient::Off && tls.authorities.is_none() {
-            return Err(span.missing("ssl_verify_client without authorities", "ssl_client_certificate FILE;"));
-        }
-        if tls.verify != VerifyClient::Off && tls.trusted.is_some() {
-            let message = "ssl_trusted_certificate beside ssl_verify_client is not supported";
-            return Err(span.unsupported(message, "one file of all authorities in ssl_client_certificate"));
-        }
-        // One handshake serves all names of an address, and a client may name one server there and another in Host.
-        if clients(server) != clients(default) {
-            let message = format!("servers at {address} verify clients differently");
-            return Err(
-                span.unsupported(message, "the same ssl_verify_client and ssl_client_certificate, or another address")
-            );
-        }
-    }
-    Ok(())
-}
-
-/// Notes `keepalive_timeout 0` where another address keeps connections: one setting serves all
-/// addresses.
-fn note_keepalive(listeners: &[Listener], servers: &[(Server, Span)], remarks: &mut Remarks<'_>) {
-    let keeps = |settings: &BlockSettings| settings.keepalive_timeout != Some(Duration::ZERO);
-    if listeners.iter().any(|listener| keeps(&servers[listener.default].0.settings)) {
-        for (_, span) in servers.iter().filter(|(server, _)| !keeps(&server.settings)) {
-            remarks.note(*span, "keepalive_timeout 0: client connections are kept, because another server keeps them");
-        }
-    }
-}
-
-impl Listener {
-    /// Returns the position of the server for a request, and the groups of the regular expression that matched the host.
-    ///
-    /// `host` is in lower case, with or without a port.
-    pub(super) fn server_for<'h>(&self, host: Option<&'h str>) -> (usize, Captures<'h>, &[NamedGroup]) {
-        let host = host_without_port(host.unwrap_or_default().as_bytes());
-        let host = std::str::from_utf8(host).unwrap_or_default();
-        self.names.find(host).unwrap_or((self.default, Captures::default(), &[]))
     }
 }

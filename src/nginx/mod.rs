@@ -107,6 +107,13 @@
 //! | `rewrite` to a path with `..` | sent | 400 |
 //! | `error_page` to a path with `..` from a variable | the page | the error in its own form |
 //! | `error_page` to a path, for a request with a body | a GET with that body | a GET without a body |
+//! | `error_page` to a named location, for a request with a body | the same request again | the error, because the body may be gone and the request executed |
+//! | `real_ip_header` that a client sends twice | the first value | the last one, which the peer in front has added |
+//! | `rewrite` to a URI that does not begin with `/` | sent, if `proxy_pass` adds the slash | 400 |
+//! | `$server_addr` with `listen PORT` | the address that the client reached | an error where it decides, else the address of `listen` |
+//! | an address and its port alone in `listen` of different servers | the address decides | an error |
+//! | the header `Refresh` of a node | changed as `Location` is | unchanged |
+//! | `X-Request-ID` | only by `proxy_set_header` | sent where an access log or the file shows the request |
 //! | `error_page` for 494 to 497 | the page, on a connection that has broken the rules of TLS, speaks HTTP where TLS is, or has too long a head | none: the connection is closed, or the error has Kylin's form |
 //! | `root` that is relative or not written, for `if (-f $document_root/FILE)` | a folder below nginx's prefix | the same with [`Config::read_with_prefix`], else an error |
 //! | a group `(?<NAME>...)` of `proxy_redirect` | a variable everywhere | a variable in the replacement of its line |

@@ -33,7 +33,21 @@ pub(super) struct ResponseEdits<'s> {
     settings: &'s BlockSettings,
     filters: HeaderFilters<'s>,
     redirects: Redirects<'s>,
+    /// The front end as the client names it.
+    front: Front,
     cookies: CookieEdits<'s>,
+}
+
+/// The scheme of a request, and its host.
+struct Front {
+    is_tls: bool,
+    host: Option<HeaderValue>,
+}
+
+impl Front {
+    fn of(scope: &Scope<'_>) -> Self {
+        Front { is_tls: scope.tls.is_some(), host: scope.headers.get(header::HOST).cloned() }
+    }
 }
 
 impl<'s> ResponseEdits<'s> {
@@ -46,6 +60,7 @@ impl<'s> ResponseEdits<'s> {
             settings,
             filters: HeaderFilters::new(settings, scope)?,
             redirects: pass.redirects(scope),
+            front: Front::of(scope),
             cookies: pass.cookies(settings, scope),
         })
     }
@@ -111,7 +126,7 @@ impl<'s> ResponseEdits<'s> {
     fn redirected(&self, location: &[u8]) -> Option<HeaderValue> {
         let mut rules = self.redirects.iter();
         let changed = rules.find_map(|change| change.apply(location));
-        changed.and_then(|changed| HeaderValue::from_maybe_shared(Bytes::from(changed)).ok())
+        changed.and_then(|changed| redirect_target(changed, &self.front).ok())
     }
 }
 
@@ -140,7 +155,7 @@ pub(super) fn reply(
     *response.status_mut() = status;
     let to = reply.location.as_ref().map(|location| location.to_bytes(scope)).unwrap_or_default();
     if !to.is_empty() {
-        response.headers_mut().insert(header::LOCATION, redirect_target(to, scope)?);
+        response.headers_mut().insert(header::LOCATION, redirect_target(to, &Front::of(scope))?);
     }
     let by_extension = settings.types.of(scope.path).filter(|_| reply.text.is_some() || reply.status < 300);
     let default_type = || settings.default_type.as_deref().and_then(|kind| HeaderValue::from_str(kind).ok());
@@ -159,17 +174,17 @@ pub(super) fn reply(
 pub(super) fn redirect_to(status: u16, to: Vec<u8>, scope: &Scope<'_>) -> Result<Response<Body>, ErrorResponse> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::FOUND);
-    response.headers_mut().insert(header::LOCATION, redirect_target(to, scope)?);
+    response.headers_mut().insert(header::LOCATION, redirect_target(to, &Front::of(scope))?);
     Ok(response)
 }
 
 /// Returns the `Location` of a redirect. A client reads `//x` and `/\x` as the host `x`, so such a path is sent with scheme and host,
 /// as nginx sends every path.
-fn redirect_target(mut to: Vec<u8>, scope: &Scope<'_>) -> Result<HeaderValue, ErrorResponse> {
+fn redirect_target(mut to: Vec<u8>, front: &Front) -> Result<HeaderValue, ErrorResponse> {
     // Clients drop tabs.
     if let [b'/', b'/' | b'\\' | b'\t', ..] = to[..] {
-        let scheme: &[u8] = if scope.tls.is_some() { b"https://" } else { b"http://" };
-        let host = scope.headers.get(header::HOST).map(HeaderValue::as_bytes).filter(|host| !host.is_empty());
+        let scheme: &[u8] = if front.is_tls { b"https://" } else { b"http://" };
+        let host = front.host.as_ref().map(HeaderValue::as_bytes).filter(|host| !host.is_empty());
         to = [scheme, host.ok_or(BAD_PATH)?, &to].concat();
     }
     HeaderValue::from_maybe_shared(Bytes::from(to)).map_err(|_| Unsendable.into())

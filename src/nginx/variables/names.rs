@@ -3,7 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::SystemTime;
 
-use http::{HeaderName, Version, header};
+use http::header::{self, HeaderValue};
+use http::{HeaderName, Version};
 
 use super::sink::{Sink, display};
 use super::{Scope, is_built_in, is_name_letter, outcome};
@@ -155,12 +156,23 @@ pub(super) fn header(scope: &Scope<'_>, name: &HeaderName, sink: Sink<'_>) {
         return sink(scope.requested_host().unwrap_or_default());
     }
     let separator: &[u8] = if name == header::COOKIE { b"; " } else { b", " };
-    for (index, value) in scope.headers.get_all(name).iter().enumerate() {
-        if index > 0 {
+    let mut is_first = true;
+    let mut put = |value: &HeaderValue| {
+        if !std::mem::take(&mut is_first) {
             sink(separator);
         }
         sink(value.as_bytes());
+    };
+    if !name.as_str().contains('-') {
+        return scope.headers.get_all(name).iter().for_each(put);
     }
+    // With `underscores_in_headers`, `X_Name` is a header of this name too.
+    let is_alike = |other: &HeaderName| {
+        let fold = |byte| if byte == b'_' { b'-' } else { byte };
+        other.as_str().len() == name.as_str().len()
+            && other.as_str().bytes().map(fold).eq(name.as_str().bytes().map(fold))
+    };
+    scope.headers.iter().filter(|(other, _)| is_alike(other)).for_each(|(_, value)| put(value));
 }
 
 /// `$proxy_port`: that of `proxy_pass`, or the one that its scheme has.

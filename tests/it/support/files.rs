@@ -159,7 +159,11 @@ fn shown(response: &RawResponse) -> String {
     if let Some(location) = response.header("location") {
         // nginx and httpd name themselves.
         let own = location.strip_prefix("http://kylin.example").and_then(|url| Some(&url[url.find('/')?..]));
-        shown.push(format!("location={}", own.unwrap_or(location)));
+        shown.push(match own {
+            // A client reads `//x` alone as a host.
+            Some(path) if path.starts_with("//") => format!("location=http://kylin.example{path}"),
+            own => format!("location={}", own.unwrap_or(location)),
+        });
     }
     shown.extend(
         response

@@ -285,7 +285,10 @@ impl ProxyPass {
         };
         let default = default.map(|(from, to)| Redirect::literal(&from, to));
         let prefix = match &uri {
-            PassUri::Replace { with, .. } if with != at.text() => Some((with.clone(), at.text().to_owned())),
+            // What is beside the path of an exact location is not reached through it.
+            PassUri::Replace { with, .. } if with != at.text() && matches!(at, Matcher::Prefix { .. }) => {
+                Some((with.clone(), at.text().to_owned()))
+            }
             _ => None,
         };
         let redirects = match rules {

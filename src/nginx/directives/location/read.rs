@@ -75,7 +75,13 @@ fn read(
             catalogue::modelled(settings, Block::Location, &mut context.remarks)?
         }
         Some(_) => {
-            let keeps_out = |inner: &&Directive| ["allow", "deny", "internal"].iter().any(|name| inner.is(name));
+            // With the pages of those it keeps out. One of 404 would take the place of the missing handler.
+            let keeps_out = |inner: &&Directive| {
+                let has = |text| inner.args.iter().any(|arg| arg.text == text);
+                ["allow", "deny", "internal"].iter().any(|name| inner.is(name))
+                    || inner.is("error_page") && !has("404")
+                    || inner.is("auth_basic") && has("off")
+            };
             block.iter().filter(keeps_out).collect()
         }
     };

@@ -99,7 +99,8 @@ impl Values {
         if let Some(result) = self.exact.get(&lower).or_else(|| self.name(&lower)) {
             return write(result, scope);
         }
-        for (pattern, result) in &self.patterns {
+        // As in nginx, no expression is tried on an empty value.
+        for (pattern, result) in self.patterns.iter().filter(|_| !source.is_empty()) {
             if let Some(captures) = pattern.captures(source) {
                 return write(result, &Scope { captures, ..*scope });
             }
