@@ -26,6 +26,13 @@ pub(crate) const TRUNCATED: ErrorResponse = ErrorResponse::new(
 )
 .because(Termination::ResponseTruncated);
 
+/// The only node that has the session failed with a response that could not be kept, and other nodes do not know the session.
+pub(super) const SESSION_NODE_FAILED: ErrorResponse = ErrorResponse::new(
+    StatusCode::BAD_GATEWAY,
+    "the Kylin node of the session failed at the request, which it may have executed",
+)
+.because(Termination::InvalidResponse);
+
 /// The policy, the store or the backend of the application panicked.
 pub(super) const PANICKED: ErrorResponse = ErrorResponse::new(
     StatusCode::INTERNAL_SERVER_ERROR,

@@ -5,16 +5,18 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 
 use http::{Request, Response, StatusCode};
+use kylin_lb::backend::SendErrorKind;
 use kylin_lb::endpoint::{AdminState, EndpointId};
 use kylin_lb::session::{Affinity, MemoryStore, Secret, Sessions};
 use kylin_lb::testing::Scripted;
-use kylin_lb::testing::kylin::Dialect;
+use kylin_lb::testing::kylin::{Dialect, Fault, FaultScope};
 use kylin_lb::{Body, ClientAddr, Cluster, Endpoint, Proxy};
 
 use crate::support::cluster::InOrder;
 use crate::support::dialects::{in_each_dialect, is_v5};
 use crate::support::front::{Front, endpoints};
-use crate::support::login::{Browser, Nodes};
+use crate::support::kylin::{Says, request};
+use crate::support::login::{ADMIN, Browser, Nodes};
 
 fn secret() -> Secret {
     Secret::new([7; 32])
@@ -368,5 +370,76 @@ async fn a_session_whose_node_is_only_full_is_not_moved() {
     cluster.set_admin_state(&id(&home), AdminState::Ready).unwrap();
     for _ in 0..3 {
         assert_eq!(ask(&proxy, "/kylin/api/x", "JSESSIONID=A1").await, new_home);
+    }
+}
+
+in_each_dialect!(a_failure_of_the_node_of_a_session_is_not_hidden_by_a_refusal_of_another_node);
+async fn a_failure_of_the_node_of_a_session_is_not_hidden_by_a_refusal_of_another_node(dialect: Dialect) {
+    for count in [2, 3] {
+        let nodes = Nodes::of(dialect, count).await;
+        let store = MemoryStore::new();
+        let front = restarted(&nodes, &store);
+        let mut user = Browser::default();
+        user.log_in(&front).await;
+        let home = user.query(&front).await.unwrap();
+        for status in [500, 502, 503, 504] {
+            let page = Fault::Html(StatusCode::from_u16(status).unwrap());
+            nodes.nodes[home].faults().inject_times(1, FaultScope::Queries, page);
+            let (before, refused) = (user.cookies.clone(), refusals(&nodes));
+            let response = user.send(&front, "POST", "/kylin/api/query", JSON, SELECT).await;
+            assert_eq!(response.status(), status, "{dialect:?}: {}", response.text());
+            assert!(response.text().contains(&status.to_string()), "the page of the node: {}", response.text());
+            assert!(refusals(&nodes) > refused, "it was retried");
+            assert_eq!(user.cookies, before, "no cookie of the other node");
+            assert_eq!(user.query(&front).await, Some(home), "{dialect:?}: the session stays");
+        }
+        assert_eq!(store.len(), 1);
+    }
+}
+
+const JSON: &str = "Content-Type: application/json\r\nUser-Agent: test\r\n";
+const SELECT: &str = r#"{"sql":"select 1","project":"learn_kylin"}"#;
+
+/// Returns a node that sets a session cookie at a login. It responds to queries with `says` if the session is its own, and otherwise as a
+/// node that does not know the session.
+fn of_session(name: &'static str, says: Says, redirects: bool) -> Endpoint<Scripted> {
+    let node = Scripted::new(move |request: Request<Body>| {
+        let is_own = request.headers().get("cookie").is_some_and(|cookie| cookie.to_str().unwrap().contains(name));
+        let response = match request.uri().path() {
+            "/kylin/api/query" if is_own => says.say(request),
+            "/kylin/api/query" if redirects => {
+                Ok(Response::builder().status(302).header("location", "/kylin/login").body(Body::empty()).unwrap())
+            }
+            "/kylin/api/query" => Ok(Response::builder().status(401).body(Body::empty()).unwrap()),
+            _ => {
+                let cookie = format!("JSESSIONID={name}; Path=/kylin");
+                Ok(Response::builder().header("set-cookie", cookie).body(Body::from("{}")).unwrap())
+            }
+        };
+        std::future::ready(response)
+    });
+    Endpoint::new(name, node).unwrap().outlier(false)
+}
+
+#[tokio::test]
+async fn the_client_gets_the_failure_that_the_node_of_its_session_responded_with() {
+    let page = |length: usize| Says::Html(503, "x".repeat(length));
+    for redirects in [false, true] {
+        // A node that gives no response may be gone with its sessions, so the client has to log in.
+        let asked_for_login = if redirects { 302 } else { 401 };
+        for (says, status) in [
+            (page(10), 503),
+            (Says::Nothing(SendErrorKind::Broken), asked_for_login),
+            (Says::Nothing(SendErrorKind::Connect), asked_for_login),
+        ] {
+            let nodes = ["a", "b"].map(|name| of_session(name, says.clone(), redirects));
+            let proxy = Proxy::builder(Cluster::builder().endpoints(nodes).build().unwrap()).build().unwrap();
+            let login = request("POST /kylin/api/user/authentication", &[("authorization", ADMIN)], "");
+            let response = proxy.forward(ClientAddr::Unix, login).await;
+            let cookie = response.headers()["set-cookie"].to_str().unwrap().split(';').next().unwrap().to_owned();
+            let query = || request("POST /kylin/api/query", &[("cookie", &cookie)], SELECT);
+            let (got, text) = crate::support::kylin::ask(&proxy, query()).await;
+            assert_eq!(got, status, "{says:?}: {text}");
+        }
     }
 }

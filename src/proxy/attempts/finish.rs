@@ -12,7 +12,8 @@ use crate::backend::Backend;
 use crate::body::{Body, BodyError, ReadAhead};
 use crate::cluster::Picked;
 use crate::endpoint::EndpointId;
-use crate::kylin::response::ResponseClass;
+use crate::kylin::class::needs_login;
+use crate::kylin::response::{Credentials, ResponseClass};
 use crate::observe::{RequestRecorder, RetryReason, ServedBy, ShownHeaders};
 use crate::proxy::error_response::{ErrorResponse, TRUNCATED};
 use crate::proxy::head::{self, HeaderPresence, remove_hop_by_hop};
@@ -143,6 +144,22 @@ impl<B: Backend> Attempts<'_, B> {
     pub(super) fn fall_back(&mut self, error: ErrorResponse) -> Result<(), ErrorResponse> {
         self.response = *self.kept.take().ok_or(error)?;
         Ok(())
+    }
+
+    /// Returns whether the client has a session and no other credentials, and `picked` is the only node that has the session.
+    pub(super) fn is_at_session_node(&self, picked: &Picked<B>) -> bool {
+        self.session.is_at_bound_node()
+            && self.session.is_bound_to(picked)
+            && self.session.credentials(&self.context) == Credentials::Session
+    }
+
+    /// Returns the failure of the node that has the session, if the node of this response refuses the request because it does not
+    /// know the session. The session is valid, so the client must not be sent to the login.
+    pub(super) fn failure_before_refusal(&self, class: ResponseClass) -> Option<ErrorResponse> {
+        let redirects =
+            || self.response.status().is_redirection() && self.context.path().is_some_and(|path| needs_login(&path));
+        let is_refused = || class == ResponseClass::Unauthenticated(Credentials::Session) || redirects();
+        self.session_failure.filter(|_| is_refused())
     }
 
     pub(super) fn served_by(&self, picked: &Picked<B>) -> ServedBy {

@@ -124,6 +124,8 @@ struct Attempts<'p, B> {
     response: Response<Body>,
     /// The response that caused the retry, for the client if no other endpoint can be reached.
     kept: Option<Box<Response<Body>>>,
+    /// The failure of the only node that has the session, for the client if the nodes after it do not know the session.
+    session_failure: Option<ErrorResponse>,
     /// A copy of the request for the next attempt, if there may be one.
     kept_request: Option<KeptRequest>,
     /// Whether the kept request itself is sent.
@@ -176,6 +178,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             session: Session::new(settings.affinity.as_ref()),
             response: Response::default(),
             kept: None,
+            session_failure: None,
             kept_request: None,
             sends_kept: false,
             body_key: BodyKey::NONE,

@@ -18,12 +18,15 @@ use crate::kylin::class::{RequestClass, needs_login};
 use crate::kylin::response::{ClusterFault, NeedsBody, Rejection, ResponseClass, denies_access, is_json};
 use crate::kylin::retry::RetryDecision;
 use crate::observe::RetryReason;
-use crate::proxy::error_response::ErrorResponse;
+use crate::proxy::error_response::{ErrorResponse, SESSION_NODE_FAILED};
 use crate::proxy::replay;
 use crate::proxy::rules::{Classified, RuleState};
 
 /// The maximum length of a response that is copied, in bytes.
 pub(super) const MAX_SHARED: usize = 1 << 20;
+
+/// The bytes of a failure that are read to keep it for the client.
+const MAX_KEPT: usize = 32 * 1024;
 
 /// The class of a response whose node runs no application that could have executed the request, in a plain proxy too.
 pub(super) const NOT_EXECUTED: ResponseClass = ResponseClass::Rejected(Rejection::NotRunning);
@@ -71,6 +74,12 @@ impl<'p, B: Backend> Attempts<'p, B> {
             },
         };
         match class {
+            Some(ResponseClass::NodeFailure)
+                if self.response.body().whole().is_none() && self.is_at_session_node(picked) =>
+            {
+                // Short, it is kept for the client.
+                Box::pin(self.classify_body(NeedsBody { max: MAX_KEPT })).await
+            }
             Some(ResponseClass::NotFound) => Some(Box::pin(self.confirm_not_found(picked)).await),
             None if self.may_stop() => Box::pin(self.confirm_stop(picked)).await,
             class => class,
@@ -206,12 +215,17 @@ impl<'p, B: Backend> Attempts<'p, B> {
             if let Some(next) = next {
                 tracing::debug!(endpoint = %picked.lease.endpoint(), "retrying on another endpoint");
                 self.note_retry(next.lease.endpoint(), RetryReason::Response(self.response.status()));
+                if self.failure_before_refusal(class).is_none() {
+                    if !has_no_kylin && self.is_at_session_node(&picked) {
+                        self.session_failure = Some(SESSION_NODE_FAILED);
+                    }
+                    self.kept = self.keep_for_failure(class);
+                }
                 // The proxy has asked the node itself whether Kylin runs there.
                 if !has_no_kylin {
                     let key = self.key_of(&kept);
                     self.pending_failures.add(picked.lease.defer_failure(key));
                 }
-                self.kept = self.keep_for_failure(class);
                 return AfterAttempt::Retry(next, kept);
             }
             self.kept_request = Some(KeptRequest::Own(kept));
@@ -219,6 +233,10 @@ impl<'p, B: Backend> Attempts<'p, B> {
         if has_no_kylin {
             self.pending_failures.end();
             return AfterAttempt::Fail(ErrorResponse::not_running(self.proxy.settings.unavailable));
+        }
+        if let Some(failure) = self.failure_before_refusal(class) {
+            self.pending_failures.end();
+            return AfterAttempt::Fail(failure);
         }
         if of_request.is_write() && self.response.status().is_success() {
             rules.note_write(self.writer, picked.lease.endpoint());
