@@ -76,6 +76,11 @@ impl SendErrorKind {
         }
     }
 
+    /// Returns whether a kept connection had ended, so that a repeated request should get a new one.
+    pub(crate) fn is_of_kept_connection(self) -> bool {
+        matches!(self, SendErrorKind::Stale | SendErrorKind::Refused)
+    }
+
     /// Returns what the failure tells about the node's health.
     pub(crate) fn outcome(self) -> Outcome {
         match self {

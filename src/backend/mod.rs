@@ -144,6 +144,11 @@ fn copy_of_body(body: &Body) -> Body {
 #[non_exhaustive]
 pub struct OwnRequest;
 
+/// In the extensions of a request that is sent again after a kept connection had ended: [`HttpBackend`] makes a connection for it,
+/// because the other kept connections may have ended too, to whichever node.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NewConnection;
+
 impl<B: Backend> Backend for std::sync::Arc<B> {
     fn send(&self, request: Request<Body>) -> impl Future<Output = Result<Response<Body>, SendError>> + Send {
         B::send(self, request)

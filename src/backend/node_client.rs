@@ -9,7 +9,7 @@ use http::uri::Authority;
 use http::{Request, Response, StatusCode, Uri};
 use tokio::time::{timeout, timeout_at};
 
-use super::{Backend, OwnRequest, SendError, SendErrorKind};
+use super::{Backend, NewConnection, OwnRequest, SendError, SendErrorKind};
 use crate::body::{Body, BodyError};
 use crate::clock::timer_in;
 use crate::cookie::CookieJar;
@@ -127,7 +127,9 @@ impl NodeClient {
     async fn send_head(&self, request: Request<Bytes>) -> Result<Response<Body>, SendError> {
         match self.backend.send_boxed(request.clone().map(Body::from)).await {
             Err(error) if self.retries_stale && error.kind() == SendErrorKind::Stale => {
-                self.backend.send_boxed(request.map(Body::from)).await
+                let mut request = request.map(Body::from);
+                request.extensions_mut().insert(NewConnection);
+                self.backend.send_boxed(request).await
             }
             response => response,
         }

@@ -5,6 +5,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::sync::mpsc::{Receiver, channel};
 use std::task::{Context, Poll};
@@ -14,9 +15,10 @@ use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body::Frame;
 use http_body_util::BodyExt;
+use kylin_lb::proxy::RetryPolicy;
 use kylin_lb::{Backend, Body, Endpoint, HttpBackend};
 
-use crate::support::front::{Front, eventually};
+use crate::support::front::{Front, endpoint, eventually};
 use crate::support::http::RawResponse;
 use crate::support::raw_node::{Act, RawNode, healthy, ok};
 
@@ -184,5 +186,37 @@ async fn a_response_is_read_though_the_node_has_closed_before_the_rest_of_the_up
         assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "big");
         let next = backend.send(Request::get("/").header("host", "kylin").body(Body::empty()).unwrap()).await.unwrap();
         assert_eq!(next.into_body().collect().await.unwrap().to_bytes(), "fine", "on another connection");
+    }
+}
+
+/// A firewall drops idle connections and resets what comes on them afterwards.
+#[tokio::test]
+async fn a_query_is_repeated_on_a_new_connection_to_whichever_node() {
+    let rows = r#"{"columnMetas":[{}],"results":[["1"]],"isException":false}"#;
+    let json =
+        format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{rows}", rows.len());
+    let once = vec![Act::Read, Act::Write(json.into_bytes()), Act::Read, Act::Reset];
+    for (fields, max_open) in [
+        ("Authorization: Basic QURNSU46S1lMSU4=", None),
+        ("Authorization: Basic QURNSU46S1lMSU4=", NonZeroUsize::new(1)),
+        ("Cookie: JSESSIONID=1", None),
+    ] {
+        let nodes = [RawNode::start([once.clone()]).await, RawNode::start([once.clone()]).await];
+        let endpoints = nodes
+            .iter()
+            .enumerate()
+            .map(|(id, node)| endpoint(id, node.address(), |backend| backend.max_connections(max_open)));
+        let front = Front::kylin(endpoints, |proxy| proxy.retry(RetryPolicy::default().budget(None)));
+        for n in 0..20 {
+            let body = format!(r#"{{"sql":"select {n}","project":"p"}}"#);
+            let length = body.len();
+            let head = format!(
+                "POST /kylin/api/query HTTP/1.1\r\nHost: kylin\r\n{fields}\r\nContent-Length: {length}\r\n\r\n"
+            );
+            let response = front.ask(head + &body).await.unwrap();
+            assert_eq!(response.status(), 200, "{fields}, query {n}: {}", response.text());
+        }
+        let requests: usize = nodes.iter().map(|node| node.seen().requests.len()).sum();
+        assert!(requests > 20, "{requests}: some met an ended connection");
     }
 }

@@ -40,7 +40,7 @@ use self::connect::secure;
 use self::connection::Connection;
 use self::pool::Pool;
 use self::stream::Stream;
-use super::{Backend, ClosesConnection, SendError, SendErrorKind, Timeouts};
+use super::{Backend, ClosesConnection, NewConnection, SendError, SendErrorKind, Timeouts};
 use crate::body::Body;
 use crate::clock::Clock;
 use crate::endpoint::{Endpoint, InvalidId};
@@ -104,10 +104,15 @@ impl HttpBackend {
     /// descriptors, takes one that idles on another core.
     async fn open(&self, request: &Request<Body>) -> Result<Box<Connection>, SendError> {
         let Shared { pool, clock, .. } = &*self.shared;
-        let Some(permit) = pool.open.acquire() else {
-            return pool
-                .take_from_any_core()
-                .ok_or_else(|| SendError::new(SendErrorKind::Limit, "every allowed connection is in use"));
+        let needs_new = needs_new(request);
+        let is_full = || SendError::new(SendErrorKind::Limit, "every allowed connection is in use");
+        let permit = match pool.open.acquire() {
+            Some(permit) => permit,
+            None if needs_new => {
+                drop(pool.take_from_any_core());
+                pool.open.acquire().ok_or_else(is_full)?
+            }
+            None => return pool.take_from_any_core().ok_or_else(is_full),
         };
         let timer = request.body().connect_timer();
         let began = timer.map(|timer| (timer, clock.now()));
@@ -121,6 +126,11 @@ impl HttpBackend {
             Err(error) if error.kind() == SendErrorKind::Shortage => pool.take_from_any_core().ok_or(error),
             Err(error) => Err(error),
         }
+    }
+
+    /// Takes an idle connection, unless the request needs a new one.
+    fn take_idle(&self, request: &Request<Body>) -> Option<Box<Connection>> {
+        if needs_new(request) { None } else { self.shared.pool.take() }
     }
 
     fn timeouts_of(&self, request: &Request<Body>) -> Timeouts {
@@ -168,11 +178,16 @@ impl HttpBackend {
     }
 }
 
+/// Returns whether the request needs a new connection.
+fn needs_new(request: &Request<Body>) -> bool {
+    request.extensions().get::<NewConnection>().is_some()
+}
+
 impl Backend for HttpBackend {
     /// Starts the request on an idle connection before the future is polled: a future that holds no
     /// request is cheaper to move.
     fn send(&self, mut request: Request<Body>) -> impl Future<Output = Result<Response<Body>, SendError>> + Send {
-        let idle = match self.shared.pool.take() {
+        let idle = match self.take_idle(&request) {
             Some(mut connection) => {
                 let timeouts = self.timeouts_of(&request);
                 connection.start(&mut request, timeouts);
@@ -199,7 +214,7 @@ impl Backend for HttpBackend {
 
     /// Encodes the request from where it is.
     fn send_copy(&self, request: &Request<Body>) -> impl Future<Output = Result<Response<Body>, SendError>> + Send {
-        let idle = self.shared.pool.take().map(|mut connection| {
+        let idle = self.take_idle(request).map(|mut connection| {
             connection.start_copy(request, self.timeouts_of(request));
             connection
         });

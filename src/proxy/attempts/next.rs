@@ -9,7 +9,7 @@ use http_body::Body as _;
 use super::kept::KeptRequest;
 use super::send::AttemptFailure;
 use super::{Attempts, ProxyCore};
-use crate::backend::{Backend, SendError, SendErrorKind};
+use crate::backend::{Backend, NewConnection, SendError, SendErrorKind};
 use crate::body::Body;
 use crate::client_key::ClientKey;
 use crate::cluster::{PickReason, Picked};
@@ -275,7 +275,10 @@ impl<'p, B: Backend> Attempts<'p, B> {
         let counts_at_once = kind.is_unsent() && !is_of_login;
         let key = (!counts_at_once).then(|| self.request_key());
         let unsent = error.take_request().filter(|_| kind.is_unsent());
-        let request = unsent.or_else(|| self.take_kept().map(|kept| *kept));
+        let mut request = unsent.or_else(|| self.take_kept().map(|kept| *kept));
+        if let Some(request) = request.as_mut().filter(|_| kind.is_of_kept_connection()) {
+            request.extensions_mut().insert(NewConnection);
+        }
         let may_be_executed = self.context.class().is_some() && !kind.is_unsent() && !is_of_login;
         let is_repeat = may_be_executed && replace(&mut self.may_be_executed, true);
         let request = request.filter(|_| !is_repeat);

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use super::merge::merge_all;
 use super::state::{RuleState, outcome_of_response};
-use crate::backend::{self, Backend, SendErrorKind};
+use crate::backend::{self, Backend, NewConnection, SendErrorKind};
 use crate::body::{Body, BodyError};
 use crate::clock::{Clock, SystemClock, timer_in};
 use crate::cluster::{Cluster, Picked, PickedEndpoints};
@@ -233,7 +233,7 @@ async fn refuses_connections<B: Backend>(backend: &B) -> bool {
 /// Sends the request to one node. If the node closed its kept-alive connection, it gets the request once more on another one.
 async fn send<B: Backend>(
     mut picked: Picked<B>,
-    request: Request<Body>,
+    mut request: Request<Body>,
     key: RequestKey,
     facts: &FanOut<'_, B>,
     names_no_host: bool,
@@ -244,6 +244,7 @@ async fn send<B: Backend>(
     if let AttemptEnd::Failed(kind @ (SendErrorKind::Stale | SendErrorKind::Refused)) = sent.end
         && (facts.may_repeat)(kind)
     {
+        request.extensions_mut().insert(NewConnection);
         sent = attempt(&picked, &request, facts, attempts).await;
         may_be_executed |= sent.may_be_executed();
     }
