@@ -870,3 +870,127 @@ async fn a_client_without_credentials_stops_no_query_of_a_session_in_the_path() 
     }
     check_rest(&proxy).await;
 }
+
+/// Returns a node that begins a session for each request without one, as Kylin does, and counts its queries. It responds to a query with
+/// the head only, until `body` is opened.
+fn beginning_sessions(body: &Arc<Semaphore>) -> Gated<Scripted> {
+    let body = Arc::clone(body);
+    Gated::new(Scripted::new(move |request| {
+        let mut response = rows().unwrap();
+        if !request.headers().contains_key("cookie") {
+            response.headers_mut().insert("set-cookie", "JSESSIONID=new; Path=/kylin".parse().unwrap());
+        }
+        let opened = Arc::clone(&body);
+        let response = response.map(|body| {
+            Body::new(Held {
+                body,
+                opened: Box::pin(async move { opened.acquire_owned().await.unwrap().forget() }),
+                is_open: false,
+            })
+        });
+        std::future::ready(Ok(response))
+    }))
+}
+
+/// A body that comes after a signal.
+struct Held {
+    body: Body,
+    opened: std::pin::Pin<Box<dyn Future<Output = ()> + Send + Sync>>,
+    is_open: bool,
+}
+
+impl http_body::Body for Held {
+    type Data = Bytes;
+    type Error = kylin_lb::body::BodyError;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+        if !self.is_open {
+            std::task::ready!(self.opened.as_mut().poll(cx));
+            self.is_open = true;
+        }
+        std::pin::Pin::new(&mut self.body).poll_frame(cx)
+    }
+}
+
+#[tokio::test]
+async fn a_query_that_begins_a_session_is_not_waited_for() {
+    let body = Arc::new(Semaphore::new(0));
+    let node = beginning_sessions(&body);
+    let proxy = proxy_over(node.clone(), |proxy| proxy);
+    let user = basic("ADMIN", "KYLIN");
+    let query = |n: usize| {
+        spawn(&proxy, request(&[("authorization", &user)], format!(r#"{{"sql":"select {n}","project":"p"}}"#)))
+    };
+    // At first nothing is known. The followers are sent when the head has arrived; no body has.
+    let mut waiting: Vec<_> = [(); 4].map(|()| query(1)).into();
+    wait_for_followers(&proxy, 3).await;
+    assert_eq!(node.begun(), 1);
+    node.gate.add_permits(1);
+    eventually(|| node.begun() == 4, || format!("{} executions", node.begun())).await;
+    // Others are sent at once, and each has an execution of its own.
+    waiting.extend([(); 4].map(|()| query(2)));
+    eventually(|| node.begun() == 8, || format!("{} executions", node.begun())).await;
+    assert_eq!(followers(&proxy), 0);
+    // Those of a session are shared as ever.
+    let of_session = || spawn(&proxy, request(&[("authorization", &user), ("cookie", "JSESSIONID=1")], SQL));
+    let shared = [(); 3].map(|()| of_session());
+    wait_for_followers(&proxy, 2).await;
+    node.open();
+    body.add_permits(1000);
+    for response in waiting.into_iter().chain(shared) {
+        assert_eq!(response.await.unwrap().0, 200);
+    }
+    assert_eq!((node.begun(), proxy.single_flight().unwrap().shared), (9, 2));
+    check_rest(&proxy).await;
+}
+
+#[tokio::test]
+async fn queries_are_shared_again_after_a_result_without_a_cookie() {
+    let node = scripted(&[with_cookie, rows, rows]);
+    let proxy = proxy_over(node.clone(), |proxy| proxy);
+    let user = basic("ADMIN", "KYLIN");
+    let query = || spawn(&proxy, request(&[("authorization", &user)], SQL));
+    for _ in 0..2 {
+        node.gate.add_permits(1);
+        assert_eq!(query().await.unwrap().0, 200);
+    }
+    let waiting = [(); 3].map(|()| query());
+    wait_for_followers(&proxy, 2).await;
+    node.open();
+    for response in waiting {
+        assert_eq!(response.await.unwrap().0, 200);
+    }
+    assert_eq!((node.begun(), proxy.single_flight().unwrap().shared), (3, 2));
+    check_rest(&proxy).await;
+}
+
+/// The node of the session fails, and the other one does not know the session.
+#[tokio::test]
+async fn followers_get_the_failure_of_the_node_of_their_session_too() {
+    let nodes = ["a", "b"].map(|name| {
+        Gated::new(Scripted::new(move |request| async move {
+            if request.uri().path() != "/kylin/api/query" {
+                let mut login = json(200, "{}")?;
+                login.headers_mut().insert("set-cookie", format!("JSESSIONID={name}").parse().unwrap());
+                return Ok(login);
+            }
+            let is_own = request.headers()["cookie"].to_str().unwrap() == format!("JSESSIONID={name}");
+            Ok(Response::builder().status(if is_own { 503 } else { 401 }).body(Body::from("page")).unwrap())
+        }))
+    });
+    let endpoints = nodes.iter().zip(["a", "b"]);
+    let endpoints = endpoints.map(|(node, id)| Endpoint::new(id, node.clone()).unwrap().outlier(false));
+    let proxy = Proxy::builder(Cluster::builder().endpoints(endpoints).build().unwrap()).build().unwrap();
+    let cookie = log_in(&proxy, "ADMIN", "KYLIN").await;
+    let waiting = [(); 4].map(|()| spawn(&proxy, request(&[("cookie", &cookie)], SQL)));
+    wait_for_followers(&proxy, 3).await;
+    nodes.iter().for_each(Gated::open);
+    for response in waiting {
+        assert_eq!(response.await.unwrap().0, 503);
+    }
+    assert_eq!(nodes.iter().map(Gated::begun).collect::<Vec<_>>(), [2, 2], "two lead");
+    check_rest(&proxy).await;
+}

@@ -8,11 +8,15 @@
 //! | event | followers |
 //! |---|---|
 //! | the response is a result, and can be copied | get it |
-//! | it is too long for a copy, has no memory, or sets a cookie | are sent to nodes, each separately |
+//! | it is too long for a copy, or has no memory | are sent to nodes, each separately |
+//! | its head sets a cookie | are sent to nodes at once, each separately |
 //! | the leader has no slot in time, or too many wait for one | get that response |
 //! | the leader fails or is refused otherwise | the oldest leads once more |
 //! | the second leader fails or is refused too | get that response, so that a query that fails is not executed by each client |
 //! | the client of the leader leaves, or stops its query | the oldest takes over the execution, or the place in the queue |
+//!
+//! Kylin begins a session for each request that has Basic credentials and no session, and sets its cookie. After such a response, queries
+//! of this kind neither lead nor follow, until a result of one sets no cookie.
 //!
 //! The execution is a value that the leader holds. A dropped leader passes it to a follower under the lock of its shard. A dropped
 //! follower passes on an execution that it was given. So a client can leave at any time, and an execution ends when its last client does.

@@ -154,6 +154,10 @@ impl<'p, B: Backend> Attempts<'p, B> {
         if !self.proxy.settings.single_flight || self.wants_own_response {
             return None;
         }
+        self.logs_in = self.context.has_authorization() && !self.session.is_named(&self.context);
+        if self.logs_in && flights.begins_sessions() {
+            return None;
+        }
         let (authorization, cookies) = (self.context.authorization(), self.context.cookie_header());
         let mut hasher = flights.hasher();
         hasher.write_u64(query.hash);
@@ -242,6 +246,12 @@ impl<'p, B: Backend> Attempts<'p, B> {
             return Ok((picked, failure));
         }
         self.leader.take_if(|leader| leader.end_if_alone());
+        if self.response.status() == StatusCode::OK && sets_cookie(&self.response) {
+            self.note_login();
+            if let Some(leader) = self.leader.take() {
+                leader.release();
+            }
+        }
         match self.leader {
             None => Ok((picked, None)),
             // Boxed, because it is rare.
@@ -277,10 +287,20 @@ impl<'p, B: Backend> Attempts<'p, B> {
         poll_fn(|cx| self.poll_execution(cx)).await
     }
 
+    /// Stores whether the nodes begin a session for each query that has credentials and no session.
+    fn note_login(&self) {
+        if let Some(flights) = self.proxy.flights.as_ref().filter(|_| self.logs_in)
+            && self.response.status() == StatusCode::OK
+        {
+            flights.set_begins_sessions(sets_cookie(&self.response));
+        }
+    }
+
     /// Gives the followers the response if it is a result. They are sent to nodes if it cannot be copied.
     pub(super) fn share_result(&mut self, class: Option<ResponseClass>, picked: &Picked<B>) {
         #[cfg(feature = "cache")]
         self.store_result(class, picked);
+        self.note_login();
         let Some(leader) = self.leader.take() else { return };
         let served_by = Some(self.served_by(picked).shared());
         let Some(shared) = share(&self.response, served_by) else { return leader.release() };
@@ -343,10 +363,15 @@ async fn copy<B>(picked: Picked<B>, mut response: Response<Body>, read: GrowingB
     Executed { picked, sent: Ok(response), is_copied: Some(is_copied) }
 }
 
+/// Returns whether the response sets a cookie, which belongs to one client.
+fn sets_cookie(response: &Response<Body>) -> bool {
+    response.headers().contains_key(header::SET_COOKIE)
+}
+
 /// Returns a copy of a response; `None` if it is a stream or sets a cookie, which belongs to one client.
 pub(super) fn share(response: &Response<Body>, served_by: Option<ServedBy>) -> Option<SharedResponse> {
     let body = response.body().whole()?.clone();
-    if response.headers().contains_key(header::SET_COOKIE) {
+    if sets_cookie(response) {
         return None;
     }
     let mut head = Response::new(());

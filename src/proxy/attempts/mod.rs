@@ -155,6 +155,8 @@ struct Attempts<'p, B> {
     wants_own_response: bool,
     /// The change that later queries must see, if the request is a write or a logout.
     change: Option<Box<PassingChange<'p, B>>>,
+    /// Whether the request is a query that could be shared, and has credentials and no session.
+    logs_in: bool,
     /// The key of single flight, if the request is a query that may share a response.
     flight: Option<Arc<FlightKey>>,
     /// The lead of a flight, if other queries may wait for the response.
@@ -193,6 +195,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             retry: None,
             wants_own_response: false,
             change: None,
+            logs_in: false,
             flight: None,
             leader: None,
             #[cfg(feature = "cache")]

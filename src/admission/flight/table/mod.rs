@@ -17,7 +17,7 @@ use super::unshareable::Unshareable;
 use super::{Epochs, FlightKey, QueryIds};
 use crate::admission::queue::Ticket;
 use crate::clock::Clock;
-use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, oneshot};
+use crate::sync::{AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering, oneshot};
 
 const SHARDS: usize = 16;
 
@@ -30,6 +30,8 @@ pub(crate) struct FlightTable<T, S> {
     shards: [Mutex<Shard<T, S>>; SHARDS],
     seed: RandomState,
     unshareable: Unshareable,
+    /// Whether the last response to a query with credentials and without a session has begun one.
+    begins_sessions: AtomicBool,
     shared: AtomicU64,
 }
 
@@ -101,6 +103,7 @@ impl<T, S> FlightTable<T, S> {
             shards: std::array::from_fn(|_| Mutex::new(Shard { flights: AHashMap::new(), last_follower: 0 })),
             seed: RandomState::new(),
             unshareable: Unshareable::new(clock),
+            begins_sessions: AtomicBool::new(false),
             shared: AtomicU64::new(0),
         }
     }
@@ -117,6 +120,19 @@ impl<T, S> FlightTable<T, S> {
 
     fn hash_id(&self, id: &str) -> u64 {
         self.seed.hash_one(id).max(1)
+    }
+
+    /// Returns whether the nodes begin a session, with a cookie of its own, for each query with credentials and without a session. Such
+    /// responses cannot be shared, so no query waits for one.
+    pub(crate) fn begins_sessions(&self) -> bool {
+        self.begins_sessions.load(Ordering::Relaxed)
+    }
+
+    /// Stores whether the result of a query with credentials and without a session has begun one.
+    pub(crate) fn set_begins_sessions(&self, begins: bool) {
+        if self.begins_sessions() != begins {
+            self.begins_sessions.store(begins, Ordering::Relaxed);
+        }
     }
 
     /// Makes a query lead or follow. It is sent alone if an unequal query with the same number leads, so that many such queries
