@@ -282,7 +282,8 @@ impl CachedStore {
         for key in self.pending.keys() {
             let Some((write, number)) = self.pending.get(&key) else { continue };
             match self.write(&key, &write).await {
-                Ok(version) => self.pending.complete(&key, number, version),
+                Ok(version) if self.pending.complete(&key, number, version) => self.forget(&key),
+                Ok(_) => {}
                 Err(Unavailable) if self.breaker.is_open() => return,
                 Err(Unavailable) => {}
             }

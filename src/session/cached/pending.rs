@@ -89,20 +89,34 @@ impl PendingWrites {
         self.queue.lock().writes.get(key).cloned()
     }
 
-    /// Removes the write of this number after it was performed; the store then has this `version`, if any. A write that has
-    /// replaced it stays, and takes that version as its precondition.
-    pub(super) fn complete(&self, key: &SessionKey, number: u64, version: Option<u64>) {
+    /// Replaces the record of a pending save. Returns false if none is pending.
+    #[cfg(feature = "login-relay")]
+    pub(super) fn replace(&self, key: &SessionKey, new: &SessionRecord) -> bool {
         let mut queue = self.queue.lock();
-        match queue.writes.get_mut(key) {
-            Some((_, last_number)) if *last_number == number => {
-                queue.writes.remove(key);
-                queue.is_reported &= !queue.writes.is_empty();
-            }
+        let number = queue.next_number;
+        queue.next_number += 1;
+        let Some((Write::Save { record, .. }, last_number)) = queue.writes.get_mut(key) else { return false };
+        (*record, *last_number) = (new.clone(), number);
+        true
+    }
+
+    /// Removes the write of this number after it was performed; the store then has this `version`, if any. A write that has
+    /// replaced it stays, and takes that version as its precondition. But a session with a login that the store no longer has was logged
+    /// out elsewhere: the later write is removed too. Returns whether that was so.
+    pub(super) fn complete(&self, key: &SessionKey, number: u64, version: Option<u64>) -> bool {
+        let mut queue = self.queue.lock();
+        let is_ended = match queue.writes.get_mut(key) {
+            Some((_, last_number)) if *last_number == number => false,
+            Some((Write::Save { record, .. }, _)) if version.is_none() && !record.sealed().is_empty() => true,
             Some((Write::Save { precondition, .. }, _)) => {
                 *precondition = version.map_or(Precondition::Absent, Precondition::Version);
+                return false;
             }
-            Some((Write::Remove | Write::End { .. }, _)) | None => {}
-        }
+            Some((Write::Remove | Write::End { .. }, _)) | None => return false,
+        };
+        queue.writes.remove(key);
+        queue.is_reported &= !queue.writes.is_empty();
+        is_ended
     }
 
     pub(super) fn len(&self) -> usize {

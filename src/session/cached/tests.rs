@@ -337,3 +337,83 @@ async fn another_secret_forgets_neither_logouts_nor_sessions_of_an_outage() {
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert!(!find(ended).await && find(new).await, "the writes were made");
 }
+
+/// A session is changed while the store is unavailable, and another front end ends it as soon as the store works again.
+#[cfg(all(feature = "login-relay", feature = "test-util"))]
+#[tokio::test(start_paused = true)]
+async fn a_change_of_a_session_that_another_front_end_has_ended_does_not_make_it_again() {
+    use crate::testing::{FailingStore, StoreFault};
+
+    let record =
+        |login: &'static str| SessionRecord::default().with_sealed(bytes::Bytes::from_static(login.as_bytes()));
+    for restore in [RestoreAfterLoss::Never, RestoreAfterLoss::Shared] {
+        for is_pending in [true, false] {
+            let store = FailingStore::new();
+            let front = || Sessions::builder(store.clone(), secret(1)).restore_after_loss(restore).build().unwrap();
+            let (one, two, client) = (front(), front(), ClientAddr::Unix);
+            let key = one.key(b"A");
+            let saved = two.save(client, key, record("first"), Precondition::Absent, TTL).await;
+            let Lookup::Found(_, Some(version)) = saved else { panic!("{saved:?}") };
+            store.set_fault(Some(StoreFault::Fails));
+            assert!(matches!(
+                two.replace(client, key, record("second"), Some(version), TTL).await,
+                Lookup::Found(_, None)
+            ));
+            // While the store does not work, the last change counts.
+            assert!(two.replace(client, key, record("third"), None, TTL).await.is_bound());
+            store.set_fault(None);
+            one.end_now(key, TTL).await;
+            if !is_pending {
+                tokio::time::sleep(Duration::from_secs(60)).await;
+            }
+            two.replace(client, key, record("fourth"), None, TTL).await;
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            assert_eq!(two.pending_writes(), 0);
+            for front in [&one, &two] {
+                let found = front.find(client, key, b"A", Some(TTL)).await;
+                let is_alive = matches!(&found, Lookup::Found(record, _) if *record != super::ended::tombstone());
+                assert!(!is_alive, "{restore:?} {is_pending}: {found:?}");
+            }
+        }
+    }
+}
+
+/// Without a logout, the last change is stored when the store works again.
+#[cfg(all(feature = "login-relay", feature = "test-util"))]
+#[tokio::test(start_paused = true)]
+async fn the_last_change_of_a_session_during_an_outage_is_stored() {
+    use crate::testing::{FailingStore, StoreFault};
+
+    let record =
+        |login: &'static str| SessionRecord::default().with_sealed(bytes::Bytes::from_static(login.as_bytes()));
+    let store = FailingStore::new();
+    let (front, client) = (Sessions::remote(store.clone(), secret(1)), ClientAddr::Unix);
+    let key = front.key(b"A");
+    store.set_fault(Some(StoreFault::Fails));
+    assert!(front.save(client, key, record("new"), Precondition::Absent, TTL).await.is_bound());
+    assert!(front.replace(client, key, record("changed"), None, TTL).await.is_bound());
+    store.set_fault(None);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let stored = store.records().load(&key).await.unwrap().unwrap();
+    assert_eq!(stored.record, record("changed"));
+    // A change by a request that has the record of the outage finds that of the store, and is made anew.
+    assert_eq!(
+        front.replace(client, key, record("later"), None, TTL).await,
+        Lookup::Found(record("changed"), Some(stored.version))
+    );
+}
+
+#[test]
+fn a_later_write_of_a_session_that_the_store_no_longer_has_is_dropped() {
+    let pending = PendingWrites::default();
+    let (key, version) = (SessionKey::from_bytes([7; 16]), Precondition::Version(1));
+    let save = |record| Write::Save { client: ClientAddr::Unix, record, precondition: version, ttl: TTL };
+    let login = SessionRecord::default().with_sealed(bytes::Bytes::from_static(b"login"));
+    for (record, is_dropped) in [(login, true), (bound("q1"), false)] {
+        pending.push(key, save(record.clone()));
+        let (_, number) = pending.get(&key).unwrap();
+        pending.push(key, save(record));
+        assert_eq!(pending.complete(&key, number, None), is_dropped);
+        assert_eq!(pending.len(), usize::from(!is_dropped));
+    }
+}

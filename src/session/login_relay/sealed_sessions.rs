@@ -148,8 +148,7 @@ impl SealedSessions {
             let Some(credentials) = self.credentials(known) else { return true };
             let session = RelayedSession { credentials, cookies };
             let Some(record) = self.seal(&known.id, &known.key, &session) else { return true };
-            let expected = known.version.map_or(Precondition::Absent, Precondition::Version);
-            match self.sessions.save(known.client, known.key, record.clone(), expected, self.ttl).await {
+            match self.sessions.replace(known.client, known.key, record.clone(), known.version, self.ttl).await {
                 Lookup::Found(stored, version) if stored == record => {
                     known.sealed = record.sealed().clone();
                     known.content = self.content(session, true);

@@ -1,4 +1,6 @@
 mod builder;
+#[cfg(feature = "login-relay")]
+mod replace;
 
 use std::fmt;
 use std::sync::Arc;
