@@ -103,6 +103,13 @@ fn spawn<B: Backend>(proxy: &Proxy<B>, request: Request<Body>) -> JoinHandle<Rec
     })
 }
 
+/// Waits for all responses.
+async fn all_get(status: u16, waiting: impl IntoIterator<Item = JoinHandle<Received>>) {
+    for response in waiting {
+        assert_eq!(response.await.unwrap().0, status);
+    }
+}
+
 fn followers<B: Backend>(proxy: &Proxy<B>) -> usize {
     proxy.single_flight().unwrap().followers
 }
@@ -194,9 +201,7 @@ async fn queries_that_differ_in_anything_that_may_matter_have_their_own_executio
     eventually(|| node.begun() == count, || format!("{} of {count}", node.begun())).await;
     assert_eq!(followers(&proxy), 0);
     node.open();
-    for response in waiting {
-        assert_eq!(response.await.unwrap().0, 200);
-    }
+    all_get(200, waiting).await;
     check_rest(&proxy).await;
 }
 
@@ -215,9 +220,7 @@ async fn nothing_is_shared_where_it_is_off_or_the_proxy_does_not_know_kylin() {
         eventually(|| node.begun() == 3, || format!("{}", node.begun())).await;
         assert_eq!(proxy.single_flight(), None);
         node.open();
-        for response in waiting {
-            assert_eq!(response.await.unwrap().0, 200);
-        }
+        all_get(200, waiting).await;
     }
 }
 
@@ -259,9 +262,7 @@ async fn a_query_after_a_write_does_not_wait_for_one_before_it() {
     eventually(|| node.begun() == begun + 3, || format!("{begun}")).await;
     wait_for_followers(&proxy, 3).await;
     node.open();
-    for response in waiting {
-        assert_eq!(response.await.unwrap().0, 200);
-    }
+    all_get(200, waiting).await;
     check_rest(&proxy).await;
 }
 
@@ -316,9 +317,7 @@ async fn what_no_node_has_executed_leaves_equal_queries_together() {
         eventually(|| node.begun() == at + 2, || format!("after {path}: {}", node.begun())).await;
     }
     node.open();
-    for response in waiting {
-        assert_eq!(response.await.unwrap().0, 200);
-    }
+    all_get(200, waiting).await;
     check_rest(&proxy).await;
 }
 
@@ -344,9 +343,7 @@ async fn a_logout_and_a_write_whose_client_has_left_concern_the_queries_of_their
     eventually(|| node.begun() == 6, || format!("{}", node.begun())).await;
     wait_for_followers(&proxy, 3).await;
     node.open();
-    for response in waiting {
-        assert_eq!(response.await.unwrap().0, 200);
-    }
+    all_get(200, waiting).await;
     check_rest(&proxy).await;
 }
 
@@ -762,9 +759,7 @@ async fn sessions_of_a_login_relay_share_nothing_with_each_other() {
         eventually(|| node.begun() == before + 1, || format!("{}", node.begun())).await;
     }
     node.open();
-    for response in waiting {
-        assert_eq!(response.await.unwrap().0, 200);
-    }
+    all_get(200, waiting).await;
     assert_eq!((node.begun(), proxy.single_flight().unwrap().shared), (3, 9));
     check_rest(&proxy).await;
 }
@@ -940,9 +935,7 @@ async fn a_query_that_begins_a_session_is_not_waited_for() {
     wait_for_followers(&proxy, 2).await;
     node.open();
     body.add_permits(1000);
-    for response in waiting.into_iter().chain(shared) {
-        assert_eq!(response.await.unwrap().0, 200);
-    }
+    all_get(200, waiting.into_iter().chain(shared)).await;
     assert_eq!((node.begun(), proxy.single_flight().unwrap().shared), (9, 2));
     check_rest(&proxy).await;
 }
@@ -960,9 +953,7 @@ async fn queries_are_shared_again_after_a_result_without_a_cookie() {
     let waiting = [(); 3].map(|()| query());
     wait_for_followers(&proxy, 2).await;
     node.open();
-    for response in waiting {
-        assert_eq!(response.await.unwrap().0, 200);
-    }
+    all_get(200, waiting).await;
     assert_eq!((node.begun(), proxy.single_flight().unwrap().shared), (3, 2));
     check_rest(&proxy).await;
 }
@@ -988,9 +979,7 @@ async fn followers_get_the_failure_of_the_node_of_their_session_too() {
     let waiting = [(); 4].map(|()| spawn(&proxy, request(&[("cookie", &cookie)], SQL)));
     wait_for_followers(&proxy, 3).await;
     nodes.iter().for_each(Gated::open);
-    for response in waiting {
-        assert_eq!(response.await.unwrap().0, 503);
-    }
+    all_get(503, waiting).await;
     assert_eq!(nodes.iter().map(Gated::begun).collect::<Vec<_>>(), [2, 2], "two lead");
     check_rest(&proxy).await;
 }

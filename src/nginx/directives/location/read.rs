@@ -213,20 +213,15 @@ fn read_body(
     Ok(location)
 }
 
-/// Reads `limit_except` of a location, whose steps are not read yet: the block has none.
+/// Reads `limit_except` of a location, whose steps and `try_files` are not read yet: the block has none of them.
 fn read_limit_except(
     directive: &Directive,
     outer: &Location,
     captures: bool,
     context: &mut ReadContext<'_>,
 ) -> Result<LimitExcept, Fault> {
-    let mut outer = outer.clone();
-    // nginx inherits proxy_pass only.
-    if let Action::Named(_) = outer.action {
-        outer.action = Action::LeftOut("static files are not served".into());
-    }
     let (matcher, settings) = (outer.matcher.clone(), outer.settings.clone());
-    LimitExcept::read(directive, |block| read_body(block, matcher, Some(&outer), &settings, captures, context))
+    LimitExcept::read(directive, |block| read_body(block, matcher, Some(outer), &settings, captures, context))
 }
 
 /// Refuses the groups of an expression where there is none.
