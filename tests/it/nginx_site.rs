@@ -215,6 +215,22 @@ async fn a_configuration_means_the_same_as_in_nginx() {
     node.stop(Duration::from_secs(5)).await;
 }
 
+#[test]
+fn an_address_beside_one_for_all_interfaces_is_no_listener_of_its_own() {
+    for (listens, expected) in [
+        ("listen 82; listen 127.0.0.1:82;", &["0.0.0.0:82"][..]),
+        ("listen 127.0.0.1:82; listen *:82;", &["0.0.0.0:82"]),
+        ("listen [::]:82 ipv6only=on; listen [::1]:82; listen 82;", &["[::]:82", "0.0.0.0:82"]),
+        ("listen 127.0.0.1:82; listen 127.0.0.2:82; listen 83;", &["127.0.0.1:82", "127.0.0.2:82", "0.0.0.0:83"]),
+    ] {
+        let text = format!("server {{ {listens} location / {{ proxy_pass http://127.0.0.1:1; }} }}");
+        let config = Config::parse("front.conf", &text).unwrap_or_else(|error| panic!("{error}"));
+        let site = Site::new(config).unwrap();
+        let found: Vec<_> = site.listeners().map(|listener| listener.listen().to_string()).collect();
+        assert_eq!(found, expected, "{listens}");
+    }
+}
+
 #[tokio::test]
 async fn a_path_is_served_by_the_location_of_the_path_that_the_node_reads() {
     let node = node();
