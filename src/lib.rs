@@ -132,6 +132,7 @@ mod request;
 #[cfg(feature = "server")]
 pub mod server;
 pub mod session;
+mod setting;
 mod shard;
 mod shortage;
 mod sync;
@@ -156,6 +157,7 @@ pub use endpoint::{Endpoint, EndpointId, Lease, Outcome};
 #[doc(inline)]
 pub use proxy::Proxy;
 pub use request::{ClientAddr, QueryKeys, RequestView};
+pub use setting::InvalidSetting;
 
 #[cfg(all(doctest, feature = "client"))]
 #[doc = include_str!("../README.md")]

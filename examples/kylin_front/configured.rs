@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kylin_lb::Cluster;
-use kylin_lb::health::InvalidSetting;
+use kylin_lb::InvalidSetting;
 use kylin_lb::nginx::{Config, ConfigError, NameLookups, Site, SiteBuilder, SiteListener, SiteSuccessor};
 use kylin_lb::observe::{Observer, Watch};
 use kylin_lb::probe::HealthChecker;

@@ -10,6 +10,7 @@ use super::traffic::Traffic;
 use super::{Admin, AdminToken, Shared};
 use crate::buffer::BufferBudget;
 use crate::clock::{Clock, SystemClock};
+use crate::setting::InvalidSetting;
 
 /// Builds an [`Admin`].
 #[must_use]
@@ -35,10 +36,14 @@ impl AdminBuilder {
     }
 
     /// Sets the path of the page, for example `/front/admin`. Default: `/`, which is also right in a router that removes the prefix
-    /// under which it mounts a service.
-    pub fn path(mut self, path: impl Into<String>) -> Self {
+    /// under which it mounts a service. A `/` at its end is the same as none.
+    ///
+    /// # Errors
+    /// [`InvalidSetting`] if the path does not begin with `/`.
+    pub fn path(mut self, path: impl Into<String>) -> Result<Self, InvalidSetting> {
         self.path = path.into();
-        self
+        InvalidSetting::unless(self.path.starts_with('/'), "path", "a path that begins with /")?;
+        Ok(self)
     }
 
     /// Sets the token that verbs need, and that makes the status readable from other machines. Default: none.

@@ -97,7 +97,8 @@ impl SendErrorKind {
     }
 
     /// Returns true if the failure counts against the node's health.
-    pub fn blames_node(self) -> bool {
+    #[cfg(feature = "admin")]
+    pub(crate) fn blames_node(self) -> bool {
         self.outcome() != Outcome::Unknown
     }
 }

@@ -140,16 +140,8 @@ impl<'c> Candidates<'c> {
         self.layout.weights.total()
     }
 
-    /// Returns the endpoint that owns unit `unit` of the total weight. Each endpoint owns as many consecutive units as it has
-    /// weight.
-    ///
-    /// # Panics
-    /// If `unit` is not below [`total_weight`](Self::total_weight).
-    pub fn at_weight(&self, unit: u64) -> Candidate<'c> {
-        self.at(self.layout.weights.owner(unit))
-    }
-
-    /// Returns the owner of unit `hash` modulo the total weight, without a division.
+    /// Returns the owner of unit `hash` modulo the total weight, without a division. Each endpoint owns as many consecutive units as
+    /// it has weight.
     #[inline]
     pub(super) fn at_weight_modulo(&self, hash: u32) -> Candidate<'c> {
         self.at(self.layout.weights.owner_modulo(hash))

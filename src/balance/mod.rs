@@ -40,7 +40,7 @@ pub use ip_hash::IpHash;
 pub use key::{HashKey, RequestKey, key_fn};
 pub use least_conn::LeastConn;
 pub use or::Or;
-pub use query_affinity::{InvalidLoadFactor, QueryAffinity};
+pub use query_affinity::QueryAffinity;
 pub use random::{RandomOne, RandomTwo};
 pub use round_robin::RoundRobin;
 pub use table::Table;

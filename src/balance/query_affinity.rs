@@ -1,5 +1,6 @@
 use super::{Balancer, Candidate, Candidates};
 use crate::request::RequestView;
+use crate::setting::InvalidSetting;
 
 /// Sends a repeated query to the endpoint that has run it before and has it cached. This is consistent hashing with bounded
 /// loads (Mirrokni, Thorup, Zadimoghaddam 2016) over [`QueryKeys::affinity`](crate::QueryKeys::affinity).
@@ -51,12 +52,10 @@ impl QueryAffinity {
     /// queries on their first node. 1.25 to 1.5 suits a proxy that sends each of several equal queries to a node.
     ///
     /// # Errors
-    /// [`InvalidLoadFactor`] if `factor` is not within 1 to 1000.
-    pub fn load_factor(self, factor: f64) -> Result<Self, InvalidLoadFactor> {
-        match (1.0..=1000.0).contains(&factor) {
-            true => Ok(QueryAffinity { factor_percent: (factor * 100.0).round() as u32 }),
-            false => Err(InvalidLoadFactor(factor)),
-        }
+    /// [`InvalidSetting`] if `factor` is not within 1 to 1000.
+    pub fn load_factor(self, factor: f64) -> Result<Self, InvalidSetting> {
+        InvalidSetting::unless((1.0..=1000.0).contains(&factor), "load_factor", "1 to 1000")?;
+        Ok(QueryAffinity { factor_percent: (factor * 100.0).round() as u32 })
     }
 }
 
@@ -87,17 +86,5 @@ impl Balancer for QueryAffinity {
             None => is_within_share(candidate),
         });
         free.or_else(|| from.rendezvous_where(key, is_within_share))
-    }
-}
-
-/// The error for a load factor that is not within 1 to 1000.
-#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
-#[error("{0} is not a load factor: expected 1 to 1000")]
-pub struct InvalidLoadFactor(f64);
-
-impl InvalidLoadFactor {
-    /// Returns the number that was given.
-    pub fn value(&self) -> f64 {
-        self.0
     }
 }

@@ -23,6 +23,7 @@ pub(crate) use self::growing::GrowingBuffer;
 pub(crate) use self::reservation::Reservation;
 use self::waiting::Waiting;
 use crate::client_key::ClientKey;
+use crate::setting::InvalidSetting;
 use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering};
 
 /// The default limit: 256 MiB.
@@ -69,16 +70,6 @@ pub struct BufferStatus {
     pub refused: u64,
 }
 
-/// The share of a client is larger than the budget.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the share of a client, {share} bytes, is larger than the budget of {limit} bytes")]
-pub struct InvalidShare {
-    /// The share, in bytes.
-    pub share: usize,
-    /// The limit of the budget, in bytes.
-    pub limit: usize,
-}
-
 /// The counts of a budget. `usize::MAX` is no limit.
 struct Account {
     limit: usize,
@@ -99,14 +90,11 @@ impl BufferBudget {
     /// Creates a budget of `limit` bytes, of which one client may use `share`; `None` is no limit.
     ///
     /// # Errors
-    /// [`InvalidShare`] if the share is larger than the budget.
-    pub fn with_client_share(limit: Option<NonZeroUsize>, share: Option<NonZeroUsize>) -> Result<Self, InvalidShare> {
+    /// [`InvalidSetting`] if the share is larger than the budget.
+    pub fn with_client_share(limit: Option<NonZeroUsize>, share: Option<NonZeroUsize>) -> Result<Self, InvalidSetting> {
         let [limit, share] = [limit, share].map(|bytes| bytes.map_or(usize::MAX, NonZeroUsize::get));
-        match share {
-            usize::MAX => {}
-            share if share > limit => return Err(InvalidShare { share, limit }),
-            _ => {}
-        }
+        let is_within = share == usize::MAX || share <= limit;
+        InvalidSetting::unless(is_within, "share", "at most the limit of the budget")?;
         Ok(Self::of(limit, share))
     }
 

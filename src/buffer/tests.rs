@@ -47,7 +47,7 @@ fn without_a_limit_everything_fits_and_is_counted() {
 fn a_share_that_exceeds_the_budget_is_an_error() {
     let [more, less] = [NonZeroUsize::new(2), NonZeroUsize::new(1)];
     let error = BufferBudget::with_client_share(less, more).unwrap_err();
-    assert_eq!((error.share, error.limit), (2, 1));
+    assert_eq!(error.name, "share");
     assert!(BufferBudget::with_client_share(less, None).is_ok());
     assert!(BufferBudget::with_client_share(None, more).is_ok());
 }

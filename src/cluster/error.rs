@@ -1,5 +1,5 @@
 use crate::endpoint::{EndpointId, InvalidId};
-use crate::health::InvalidSetting;
+use crate::setting::InvalidSetting;
 
 /// The reason why no endpoint was picked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -102,7 +102,7 @@ impl<B> Cluster<B> {
     ///
     /// # Errors
     /// [`PickError`] if no endpoint is eligible.
-    pub fn pick_by_hash(
+    pub(crate) fn pick_by_hash(
         &self,
         request: &RequestView<'_>,
         attempted: &Attempted,

@@ -55,10 +55,7 @@ impl Attributes {
     }
 
     pub(crate) fn set_name(&mut self, name: String) -> Result<(), InvalidCookie> {
-        if !is_name(&name) {
-            return Err(InvalidCookie::new(name, "name"));
-        }
-        self.name = name;
+        self.name = named(name)?;
         Ok(())
     }
 
@@ -96,10 +93,13 @@ impl Attributes {
     }
 }
 
-/// Returns whether `text` may be the name of a cookie: a token (RFC 6265, 4.1.1).
-pub(crate) fn is_name(text: &str) -> bool {
+/// Returns `name`, or an error if no cookie can have it: it must be a token (RFC 6265, 4.1.1).
+pub(crate) fn named(name: String) -> Result<String, InvalidCookie> {
     let is_token = |byte: u8| byte.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}".contains(&byte);
-    !text.is_empty() && text.bytes().all(is_token)
+    if name.is_empty() || !name.bytes().all(is_token) {
+        return Err(InvalidCookie::new(name, "name"));
+    }
+    Ok(name)
 }
 
 /// Returns whether `text` may be the value of an attribute.

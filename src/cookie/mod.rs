@@ -10,8 +10,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use memchr::memchr;
 
 pub(crate) use attributes::Attributes;
-#[cfg(feature = "login-relay")]
-pub(crate) use attributes::is_name;
+pub(crate) use attributes::named;
 pub use attributes::{InvalidCookie, SameSite};
 pub(crate) use jar::CookieJar;
 pub(crate) use set_cookie::SetCookie;

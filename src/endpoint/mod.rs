@@ -132,7 +132,7 @@ impl<B> Endpoint<B> {
 
     /// Ejects the endpoint by nginx's rule, with `max_fails` 1 unless [`max_fails`](Self::max_fails) is set too: sets both the
     /// time within which failures are counted and the duration of an ejection (nginx: `fail_timeout`). Default: the outlier
-    /// rule; where only `max_fails` is set, 10 s.
+    /// rule; where only `max_fails` is set, 10 s. With zero nothing is ever ejected, as in nginx.
     pub fn fail_timeout(mut self, timeout: Duration) -> Self {
         let max_fails = if self.settings.has_max_fails { self.settings.rule.max_fails } else { 1 };
         self.settings.rule = PassiveRule::new(max_fails, timeout);
@@ -185,7 +185,7 @@ impl<B> Endpoint<B> {
     }
 
     /// Sets the node's name in session ids, after the dot (Tomcat's `jvmRoute`, httpd's and nginx's `route`), for
-    /// [`Affinity::route`](crate::session::Affinity::route). Default: none.
+    /// [`Affinity::route`](crate::session::Affinity::route). An empty name is none. Default: none.
     pub fn route(mut self, route: impl AsRef<str>) -> Self {
         self.settings.route = Some(Arc::from(route.as_ref())).filter(|route: &Arc<str>| !route.is_empty());
         self

@@ -78,7 +78,6 @@ pub(crate) mod passive;
 pub(crate) mod probe_level;
 mod reduced_share;
 mod rise_fall;
-mod setting;
 pub(crate) mod slow_start;
 pub(crate) mod state;
 mod withdrawal;
@@ -89,7 +88,6 @@ pub(crate) use membership::{CheckerId, Membership};
 pub use outlier::Outlier;
 pub use probe_level::ProbeLevel;
 pub(crate) use rise_fall::{Thresholds, Transition};
-pub use setting::InvalidSetting;
 pub use slow_start::SlowStart;
 pub(crate) use state::ProbePace;
 

@@ -8,9 +8,10 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use super::Reason;
 use super::outcomes::Window;
-use super::{InvalidSetting, Reason};
 use crate::clock::as_millis;
+use crate::setting::InvalidSetting;
 
 /// Ejects endpoints that fail more than the others.
 ///
@@ -125,7 +126,8 @@ impl Outlier {
     }
 
     /// Sets the share of the endpoints, 0 to 1, that must be exceeded by those that fail within an interval to make the
-    /// failure a common one, for which no endpoint is ejected. Default 0.5.
+    /// failure a common one, for which no endpoint is ejected. If all of two or more fail, the failure is common whatever the share.
+    /// Default 0.5.
     pub fn common_share(mut self, share: f64) -> Self {
         self.common_share = share;
         self
@@ -226,7 +228,7 @@ impl Outlier {
                 affected += 1;
             }
         }
-        affected >= 2 && affected as f64 > all as f64 * self.common_share.min(0.999)
+        affected >= 2 && (affected == all || affected as f64 > all as f64 * self.common_share)
     }
 
     /// Returns how many of `endpoints` may be ejected at once.

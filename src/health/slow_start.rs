@@ -8,8 +8,8 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::InvalidSetting;
 use crate::clock::as_millis;
+use crate::setting::InvalidSetting;
 
 /// The ramp by which an endpoint that is new or readmitted grows into its share of traffic (nginx Plus: `slow_start`).
 ///
@@ -24,7 +24,7 @@ use crate::clock::as_millis;
 ///
 /// let fast = minute.aggression(2.0)?;
 /// assert_eq!(fast.share_after(Duration::from_secs(15)), 0.5, "the square root of a quarter");
-/// # Ok::<(), kylin_lb::health::InvalidSetting>(())
+/// # Ok::<(), kylin_lb::InvalidSetting>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[must_use]

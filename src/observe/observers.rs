@@ -11,6 +11,7 @@ use super::{Detail, Observer};
 /// It can hold the application's own data about the request, so the application needs no table of requests. The proxy removes it
 /// from the extensions.
 #[derive(Clone)]
+#[must_use]
 pub struct RequestObserver(pub(super) Vec<Arc<dyn Observer>>);
 
 impl RequestObserver {

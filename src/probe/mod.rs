@@ -17,7 +17,7 @@ pub use matcher::ResponseMatcher;
 pub use metastore::{MetastoreCheck, MetastoreChecker};
 pub use spec::{InvalidProbe, Probe};
 
-use crate::health::InvalidSetting;
+use crate::setting::InvalidSetting;
 
 /// The maximum interval. A longer one is most likely a mistake.
 const MAX_INTERVAL: Duration = Duration::from_secs(86_400);

@@ -30,7 +30,7 @@ pub(crate) use error_response::TRUNCATED;
 pub(crate) use head::MAX_METHOD;
 pub use head::{HeaderEdits, TrustedProxies, check_head};
 pub use replay::BodyCopy;
-pub use retry::{InvalidRatio, RetryBudget, RetryPolicy};
+pub use retry::{RetryBudget, RetryPolicy};
 pub use rules::{CancelOnDisconnect, KylinRules, ReloadAccess};
 #[cfg(feature = "tower")]
 pub use service::ProxyService;

@@ -1,6 +1,7 @@
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -16,6 +17,24 @@ fn the_future_of_a_request_is_small() {
     let forwarded = proxy.forward(ClientAddr::Unix, Request::new(Body::empty()));
     // 190 bytes are for the flight of a query, 8 for a resource group, 16 for the timers of connections of observed requests.
     assert!(size_of_val(&forwarded) <= 2136, "{}", size_of_val(&forwarded));
+}
+
+#[test]
+fn settings_that_make_no_sense_are_errors_of_build() {
+    let build = |change: fn(ProxyBuilder<HttpBackend>) -> ProxyBuilder<HttpBackend>| {
+        change(Proxy::builder(Cluster::builder().build().unwrap())).build().unwrap_err().to_string()
+    };
+    for (error, expected) in [
+        (build(|proxy| proxy.unavailable_status(StatusCode::OK)), "200 OK is not an error status"),
+        (build(|proxy| proxy.body_timeout(Duration::ZERO)), "the body_timeout 0ns is too short: expected at least 1ms"),
+        (build(|proxy| proxy.retry(RetryPolicy::default().on_status(StatusCode::OK))), "on_status must be 400 to 599"),
+        (
+            build(|proxy| proxy.rules(KylinRules::default().read_your_writes(Some(Duration::ZERO)))),
+            "read_your_writes must be over 0, or None to turn it off",
+        ),
+    ] {
+        assert_eq!(error, expected);
+    }
 }
 
 /// A backend that notes how many passes over headers were made before and after the request was sent.

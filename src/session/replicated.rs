@@ -24,7 +24,7 @@ use super::store::latest::Latest;
 use super::{Precondition, SessionKey, SessionRecord};
 use crate::body::Body;
 use crate::clock::{Clock, SystemClock};
-use crate::cookie::{self, SetCookie};
+use crate::cookie::{self, InvalidCookie, SetCookie};
 use crate::endpoint::EndpointId;
 use crate::request::RequestContext;
 
@@ -81,9 +81,12 @@ impl ReplicatedSessions {
     }
 
     /// Adds a name of the nodes' session cookie, besides `JSESSIONID` and the 64 hexadecimal digits of Kylin 5.
-    pub fn node_cookie(mut self, name: impl Into<String>) -> Self {
-        self.names.push(name.into());
-        self
+    ///
+    /// # Errors
+    /// [`InvalidCookie`] if no cookie can have that name.
+    pub fn node_cookie(mut self, name: impl Into<String>) -> Result<Self, InvalidCookie> {
+        self.names.push(cookie::named(name.into())?);
+        Ok(self)
     }
 
     /// Sets the clock of the grace time. Default: the system's clock.

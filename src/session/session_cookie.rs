@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use crate::clock::{InvalidDuration, at_least};
-use crate::cookie;
+use crate::cookie::{self, InvalidCookie};
 
 /// A cookie of the nodes that holds a session id.
 #[derive(Debug, Clone)]
@@ -23,14 +23,20 @@ pub(super) const KYLIN_TTL: Duration = Duration::from_secs(480 * 60);
 
 impl SessionCookie {
     /// Returns the cookie called `name`. Its sessions live for 480 minutes, as in Kylin's `web.xml`.
-    pub fn named(name: impl Into<String>) -> Self {
-        SessionCookie { name: CookieName::Exact(name.into().into_boxed_str()), ttl: KYLIN_TTL }
+    ///
+    /// # Errors
+    /// [`InvalidCookie`] if no cookie can have that name.
+    pub fn named(name: impl Into<String>) -> Result<Self, InvalidCookie> {
+        Ok(SessionCookie { name: CookieName::Exact(cookie::named(name.into())?.into()), ttl: KYLIN_TTL })
     }
 
     /// Returns the cookie called `name` in upper or lower case, as nginx compares the names of cookies. Its sessions live for
     /// 480 minutes.
-    pub fn named_ignoring_case(name: impl Into<String>) -> Self {
-        SessionCookie { name: CookieName::IgnoringCase(name.into().into_boxed_str()), ttl: KYLIN_TTL }
+    ///
+    /// # Errors
+    /// [`InvalidCookie`] if no cookie can have that name.
+    pub fn named_ignoring_case(name: impl Into<String>) -> Result<Self, InvalidCookie> {
+        Ok(SessionCookie { name: CookieName::IgnoringCase(cookie::named(name.into())?.into()), ttl: KYLIN_TTL })
     }
 
     /// Returns the cookie of Kylin 5, whose name is a SHA-256 in hexadecimal digits (BootstrapServer.java). Its sessions live for
@@ -50,7 +56,7 @@ impl SessionCookie {
 
     /// Returns the cookies of all versions of Kylin.
     pub(super) fn of_kylin() -> Vec<Self> {
-        vec![SessionCookie::named("JSESSIONID"), SessionCookie::kylin5()]
+        vec![SessionCookie { name: CookieName::Exact("JSESSIONID".into()), ttl: KYLIN_TTL }, SessionCookie::kylin5()]
     }
 
     pub(super) fn is_called(&self, name: &[u8]) -> bool {
@@ -59,5 +65,21 @@ impl SessionCookie {
             CookieName::IgnoringCase(own) => own.as_bytes().eq_ignore_ascii_case(name),
             CookieName::MetastoreDigest => cookie::is_metastore_digest(name),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::ReplicatedSessions;
+
+    #[test]
+    fn a_name_that_no_cookie_can_have_is_refused() {
+        for name in ["", "a b", "a=b", "a;b", "ä"] {
+            assert!(SessionCookie::named(name).is_err(), "{name}");
+            assert!(SessionCookie::named_ignoring_case(name).is_err(), "{name}");
+            assert!(ReplicatedSessions::new().node_cookie(name).is_err(), "{name}");
+        }
+        assert!(SessionCookie::named("KYLINID").is_ok_and(|cookie| cookie.is_called(b"KYLINID")));
     }
 }

@@ -319,7 +319,8 @@ async fn of_a_huge_body_little_is_read_and_nothing_without_the_token() {
 
 #[tokio::test]
 async fn the_page_is_whole_and_framed_nowhere() {
-    let admin = Admin::builder().path("/front/admin/").build();
+    assert!(Admin::builder().path("front/admin").is_err());
+    let admin = Admin::builder().path("/front/admin/").unwrap().build();
     for path in ["/front/admin", "/front/admin/"] {
         let response = admin.handle(peer("127.0.0.1:1"), request(Method::GET, path, &[], "")).await;
         assert_eq!(response.status(), 200);

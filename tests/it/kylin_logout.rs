@@ -300,7 +300,7 @@ async fn a_logout_of_a_bound_session_does_not_wait_for_as_long_as_a_query() {
 /// The operator knows under which name the nodes keep their sessions.
 #[tokio::test]
 async fn a_logout_of_a_session_with_a_configured_cookie_reaches_every_node() {
-    let names = || [SessionCookie::named("KYLINID")];
+    let names = || [SessionCookie::named("KYLINID").unwrap()];
     let learn = || Affinity::learn_from(Sessions::in_memory().unwrap(), names());
     let calls_of = async |affinity: Affinity, line: &str, headers: &[(&str, &str)]| {
         let nodes = [node(), node(), node()];
@@ -321,11 +321,11 @@ async fn a_logout_of_a_session_with_a_configured_cookie_reaches_every_node() {
 
 #[tokio::test]
 async fn a_session_with_a_configured_cookie_is_searched_for() {
-    let names = || [SessionCookie::named("KYLINID")];
+    let names = || [SessionCookie::named("KYLINID").unwrap()];
     for affinity in [
         Affinity::learn_from(Sessions::in_memory().unwrap(), names()),
         Affinity::route_of(names()),
-        Affinity::replicated(ReplicatedSessions::new().node_cookie("KYLINID")),
+        Affinity::replicated(ReplicatedSessions::new().node_cookie("KYLINID").unwrap()),
     ] {
         let unknown = || saying(Says::Html(401, String::new()));
         let nodes = [unknown(), unknown(), saying(Says::Json(200, "[]".to_owned()))];

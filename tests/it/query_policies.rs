@@ -133,7 +133,7 @@ fn a_request_without_a_query_is_left_to_the_other_policy() {
 fn a_load_factor_out_of_range_is_an_error() {
     for factor in [f64::NAN, f64::NEG_INFINITY, 0.0, 0.99, -3.0, 1000.1, 1e300, f64::INFINITY] {
         let error = QueryAffinity::new().load_factor(factor).unwrap_err();
-        assert!(error.to_string().ends_with("expected 1 to 1000"), "{error}");
+        assert!(error.to_string().ends_with("must be 1 to 1000"), "{error}");
     }
     assert!(QueryAffinity::new().load_factor(1.0).is_ok() && QueryAffinity::new().load_factor(1000.0).is_ok());
 }

@@ -80,7 +80,7 @@ impl HttpBackendBuilder {
     }
 
     /// Sets how long a connection may be idle before it is closed (nginx: `keepalive_timeout`).
-    /// Default 15 s; Kylin's Tomcat closes at 20 s.
+    /// Default 15 s; Kylin's Tomcat closes at 20 s. With zero no connection is kept.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.pool.idle_timeout = timeout;
         self
@@ -104,7 +104,7 @@ impl HttpBackendBuilder {
         self
     }
 
-    /// Sets how old a connection may become (nginx: `keepalive_time`). Default: no limit.
+    /// Sets how old a connection may become (nginx: `keepalive_time`). Default: no limit. With zero no connection is kept.
     pub fn max_age(mut self, age: Option<Duration>) -> Self {
         self.pool.max_age = age;
         self
@@ -130,7 +130,7 @@ impl HttpBackendBuilder {
         self
     }
 
-    /// Sets the clock that the age of idle connections is measured with.
+    /// Sets the clock that the age of idle connections is measured with. Default: the system's clock.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Arc::new(clock);
         self

@@ -85,7 +85,7 @@ const READABLE: &str = "api/epoch/maintenance_mode";
 ///
 /// // Nodes may call each other through the front end, and clients may not reach the administration.
 /// let guard = Guard::new().version(KylinVersion::V4).trust("10.0.0.0/8".parse()?).close("/api/admin/**")?;
-/// let rules = KylinRules::default().guard(Some(guard));
+/// let rules = KylinRules::default().guard(guard);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone)]

@@ -3,7 +3,7 @@ use std::str::FromStr;
 
 use super::{InvalidOption, one_of};
 use crate::Cluster;
-use crate::health::InvalidSetting;
+use crate::InvalidSetting;
 use crate::probe::{HealthCheck, HealthChecker, Probe};
 
 /// The kind of probe: `auto`, `version`, `health`, `tcp` or `none`.

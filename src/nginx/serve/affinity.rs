@@ -128,9 +128,13 @@ impl Affinities {
                 sessions
             }
         };
-        let cookies = learned.names.iter().map(|name| SessionCookie::named_ignoring_case(name).ttl(learned.timeout));
-        let cookies: Result<Vec<_>, _> = cookies.collect();
-        let cookies = cookies.map_err(|source| SiteError::Timeout { upstream: upstream.name.clone(), source })?;
+        let cookies = learned.names.iter().map(|name| {
+            let cookie = SessionCookie::named_ignoring_case(name)
+                .map_err(|source| SiteError::Cookie { upstream: upstream.name.clone(), source })?;
+            let timed = cookie.ttl(learned.timeout);
+            timed.map_err(|source| SiteError::Timeout { upstream: upstream.name.clone(), source })
+        });
+        let cookies = cookies.collect::<Result<Vec<_>, _>>()?;
         Ok(Affinity::learn_from(sessions, cookies))
     }
 

@@ -61,8 +61,8 @@ pub enum SiteError {
         /// The reason.
         source: InvalidDuration,
     },
-    /// The attributes of `sticky cookie` do not form a valid cookie.
-    #[error("upstream {upstream}: sticky cookie is invalid")]
+    /// The attributes of `sticky cookie` do not form a valid cookie, or no cookie can have a name of `sticky learn`.
+    #[error("upstream {upstream}: the cookie of sticky is invalid")]
     Cookie {
         /// The upstream's name.
         upstream: String,

@@ -8,7 +8,8 @@ pub use checker::HealthChecker;
 use super::{Probe, validate_interval};
 use crate::backend::Backend;
 use crate::cluster::Cluster;
-use crate::health::{InvalidSetting, Thresholds};
+use crate::health::Thresholds;
+use crate::setting::InvalidSetting;
 
 /// Probes the endpoints of a cluster. [`start`](Self::start) begins.
 ///
@@ -149,6 +150,7 @@ impl HealthCheck {
         InvalidSetting::unless(reconnect <= fast, "reconnect_interval", "at most the fast interval")?;
         InvalidSetting::unless((0.0..=0.5).contains(&self.jitter), "jitter", "0 to 0.5")?;
         InvalidSetting::unless(!self.timeout.is_zero(), "timeout", "over 0")?;
+        InvalidSetting::unless(self.probe.own_timeout() != Some(Duration::ZERO), "Probe::timeout", "over 0")?;
         Ok(checker::start(self, cluster))
     }
 
@@ -192,6 +194,7 @@ mod tests {
             (check().jitter(0.6), "jitter"),
             (check().jitter(f64::NAN), "jitter"),
             (check().timeout(zero), "timeout"),
+            (HealthCheck::new(Probe::tcp().timeout(zero)), "Probe::timeout"),
         ] {
             assert_eq!(check.start(&cluster).unwrap_err().name, name);
         }

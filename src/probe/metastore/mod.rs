@@ -18,8 +18,8 @@ use crate::backend::Backend;
 use crate::basic_auth;
 use crate::cluster::Cluster;
 use crate::endpoint::EndpointId;
-use crate::health::InvalidSetting;
 use crate::kylin::MetadataUrl;
+use crate::setting::InvalidSetting;
 
 /// Compares the metastores of the endpoints of a cluster, and quarantines nodes of another one. [`start`](Self::start) begins.
 ///

@@ -19,11 +19,12 @@ use crate::admission::QueueRules;
 use crate::admission::cache::ResultCache;
 use crate::admission::queue::Queues;
 use crate::buffer::BufferBudget;
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{Clock, InvalidDuration, SystemClock, at_least};
 use crate::cluster::Cluster;
 use crate::observe::{Observer, Observers};
 use crate::request::{ClientKey, ClientLimit};
 use crate::session::{Affinity, InvalidSecret, Sessions};
+use crate::setting::InvalidSetting;
 
 /// The settings of a proxy, apart from its cluster.
 #[derive(Debug, Clone)]
@@ -106,9 +107,12 @@ pub enum ProxyBuildError {
     /// The status for requests that no endpoint can serve is not an error status.
     #[error("{0} is not an error status")]
     UnavailableStatus(StatusCode),
-    /// The timeout for request bodies is zero.
-    #[error("the timeout for request bodies is zero")]
-    ZeroBodyTimeout,
+    /// The timeout for request bodies is too short.
+    #[error(transparent)]
+    Timeout(#[from] InvalidDuration),
+    /// A setting of the retries or of the rules is out of its range.
+    #[error(transparent)]
+    Setting(#[from] InvalidSetting),
     /// A result cache has no login, without which it cannot follow builds.
     #[cfg(feature = "cache")]
     #[error("the result cache needs a login to follow builds")]
@@ -202,7 +206,7 @@ impl<B, K> ProxyBuilder<B, K> {
         self
     }
 
-    /// Sets how long a client may pause within a request body (nginx: `client_body_timeout`). Default: 60 s.
+    /// Sets how long a client may pause within a request body (nginx: `client_body_timeout`), at least 1 ms. Default: 60 s.
     ///
     /// The proxy responds with 408 after that time.
     pub fn body_timeout(mut self, timeout: Duration) -> Self {
@@ -318,9 +322,9 @@ impl<B, K> ProxyBuilder<B, K> {
         if !(settings.unavailable.is_client_error() || settings.unavailable.is_server_error()) {
             return Err(ProxyBuildError::UnavailableStatus(settings.unavailable));
         }
-        if settings.body_timeout.is_zero() {
-            return Err(ProxyBuildError::ZeroBodyTimeout);
-        }
+        at_least(Duration::from_millis(1), settings.body_timeout, "body_timeout")?;
+        settings.retry.validate()?;
+        rules.as_ref().map_or(Ok(()), KylinRules::validate)?;
         if !affinity_is_set {
             let sessions = Sessions::in_memory().map_err(ProxyBuildError::Randomness)?;
             settings.affinity = Some(Affinity::learn(sessions));

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use crate::client_key::ClientKey;
 use crate::clock::{Clock, Epoch};
+use crate::setting::InvalidSetting;
 
 /// Bounds how many requests a proxy may repeat that a node may have received.
 ///
@@ -32,18 +33,6 @@ pub struct RetryBudget {
     min_per_second: u32,
 }
 
-/// A retry ratio that is not a number from 0 to 1.
-#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
-#[error("retry ratio {0} is not a number from 0 to 1")]
-pub struct InvalidRatio(f64);
-
-impl InvalidRatio {
-    /// Returns the number that was given.
-    pub fn value(&self) -> f64 {
-        self.0
-    }
-}
-
 impl Default for RetryBudget {
     /// Returns a budget of a fifth of the traffic and at least three retries a second.
     fn default() -> Self {
@@ -55,11 +44,9 @@ impl RetryBudget {
     /// Sets how many retries each request allows, from 0 to 1. Default: 0.2.
     ///
     /// # Errors
-    /// [`InvalidRatio`] when `ratio` is not a number or lies outside of 0 to 1.
-    pub fn ratio(mut self, ratio: f64) -> Result<Self, InvalidRatio> {
-        if !(0.0..=1.0).contains(&ratio) {
-            return Err(InvalidRatio(ratio));
-        }
+    /// [`InvalidSetting`] if `ratio` is not within 0 to 1.
+    pub fn ratio(mut self, ratio: f64) -> Result<Self, InvalidSetting> {
+        InvalidSetting::unless((0.0..=1.0).contains(&ratio), "ratio", "0 to 1")?;
         self.ratio = ratio;
         Ok(self)
     }

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 
-pub use self::budget::{InvalidRatio, RetryBudget};
+pub use self::budget::RetryBudget;
 pub(super) use self::budget::{RetryAccount, Withdrawn};
 use crate::backend::SendErrorKind;
 use crate::endpoint::Outcome;
+use crate::setting::InvalidSetting;
 
 /// Decides when a request is sent to another endpoint (nginx: `proxy_next_upstream`).
 ///
@@ -117,7 +118,7 @@ impl RetryPolicy {
         self
     }
 
-    /// Adds a status whose response causes a retry. Default: none.
+    /// Adds a status whose response causes a retry, from 400 to 599. Default: none.
     ///
     /// A retry counts as a failure of the endpoint unless the status is 403 or 404. When the request cannot be retried, the
     /// client gets the response, which then counts as a success (ngx_http_upstream_test_next).
@@ -158,9 +159,15 @@ impl RetryPolicy {
     }
 
     /// Sets the budget for retries of requests that a node may have received; `None` is no limit. Default: [`RetryBudget::default`].
-    pub fn budget(mut self, budget: Option<RetryBudget>) -> Self {
-        self.budget = budget;
+    pub fn budget(mut self, budget: impl Into<Option<RetryBudget>>) -> Self {
+        self.budget = budget.into();
         self
+    }
+
+    /// Checks what the setters accept.
+    pub(super) fn validate(&self) -> Result<(), InvalidSetting> {
+        let is_error = |status: &StatusCode| status.is_client_error() || status.is_server_error();
+        InvalidSetting::unless(self.statuses.iter().all(is_error), "on_status", "400 to 599")
     }
 
     /// Returns whether failures of this kind are retried.

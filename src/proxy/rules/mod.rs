@@ -21,6 +21,7 @@ pub use self::reload::ReloadAccess;
 pub(super) use self::reload::{ReloadCall, may_count, names_administrator};
 pub(super) use self::state::{CLOSED_PATH, Classified, RuleState};
 use crate::kylin::{Guard, KylinVersion, ResourceGroups};
+use crate::setting::InvalidSetting;
 
 /// The rules of Kylin that a proxy applies: see [`ProxyBuilder::rules`](crate::proxy::ProxyBuilder::rules). Each rule can be set
 /// separately.
@@ -79,8 +80,8 @@ impl KylinRules {
     }
 
     /// Sets which paths are closed to clients; `None` closes none. Default: [`Guard::new`].
-    pub fn guard(mut self, guard: Option<Guard>) -> Self {
-        self.guard = guard;
+    pub fn guard(mut self, guard: impl Into<Option<Guard>>) -> Self {
+        self.guard = guard.into();
         self
     }
 
@@ -143,8 +144,8 @@ impl KylinRules {
         self
     }
 
-    /// Sets how long a session, or a user without one, stays with the node that took its last write; `None` turns this off.
-    /// Default: 8 s, a little more than the 5 s after which the nodes of Kylin 5 catch up.
+    /// Sets how long a session, or a user without one, stays with the node that took its last write, over 0; `None` turns this
+    /// off. Default: 8 s, a little more than the 5 s after which the nodes of Kylin 5 catch up.
     pub fn read_your_writes(mut self, window: Option<Duration>) -> Self {
         self.read_your_writes = window;
         self
@@ -175,8 +176,14 @@ impl KylinRules {
     /// as Kylin does. Default: `None`.
     ///
     /// The proxy stops at most 64 queries at once, each within 5 s. Further ones run to their end.
-    pub fn cancel_on_disconnect(mut self, cancel: Option<CancelOnDisconnect>) -> Self {
-        self.cancel_on_disconnect = cancel;
+    pub fn cancel_on_disconnect(mut self, cancel: impl Into<Option<CancelOnDisconnect>>) -> Self {
+        self.cancel_on_disconnect = cancel.into();
         self
+    }
+
+    /// Checks what the setters accept.
+    pub(super) fn validate(&self) -> Result<(), InvalidSetting> {
+        let is_some_time = self.read_your_writes != Some(Duration::ZERO);
+        InvalidSetting::unless(is_some_time, "read_your_writes", "over 0, or None to turn it off")
     }
 }

@@ -9,7 +9,7 @@ use super::logins::LoginBackoff;
 use super::seal::Sealer;
 use super::sealed_sessions::SealedSessions;
 use crate::clock::{Clock, InvalidDuration, SystemClock, at_least};
-use crate::cookie::{Attributes, InvalidCookie, SameSite, is_name};
+use crate::cookie::{self, Attributes, InvalidCookie, SameSite};
 use crate::session::{Secret, Sessions};
 
 /// Settings of [`Affinity::login_relay`](crate::session::Affinity::login_relay).
@@ -138,8 +138,8 @@ impl LoginRelay {
     /// [`InvalidCookie`] if `name` is not the name of a cookie, or is the name of the front end's
     /// cookie.
     pub fn node_cookie(mut self, name: impl Into<String>) -> Result<Self, InvalidCookie> {
-        let name = name.into();
-        if !is_name(&name) || name == self.cookie.name() {
+        let name = cookie::named(name.into())?;
+        if name == self.cookie.name() {
             return Err(InvalidCookie::new(name, "name"));
         }
         self.node_cookies.push(name);
@@ -166,9 +166,13 @@ impl LoginRelay {
     /// spares another check of the same credentials. `None` disables that.
     ///
     /// Default: 300 s, for which Kylin itself caches checked passwords (2.4-2.6).
-    pub fn reuse_for(mut self, duration: Option<Duration>) -> Self {
-        self.reuse_for = duration;
-        self
+    ///
+    /// # Errors
+    /// [`InvalidDuration`] if `duration` is below 1 ms.
+    pub fn reuse_for(mut self, duration: Option<Duration>) -> Result<Self, InvalidDuration> {
+        let check = |duration| at_least(Duration::from_millis(1), duration, "reuse_for");
+        self.reuse_for = duration.map(check).transpose()?;
+        Ok(self)
     }
 
     /// Sets the timeout of a login at a node. Default: 10 s, since Kylin may query a directory.
@@ -180,14 +184,14 @@ impl LoginRelay {
         Ok(self)
     }
 
-    /// Sets how long a client that logs out waits for the nodes. The session ends in any case.
+    /// Sets how long a client that logs out waits for the nodes; with zero it does not wait. The session ends in any case.
     /// Default: 2 s.
     pub fn logout_timeout(mut self, timeout: Duration) -> Self {
         self.logout_timeout = timeout;
         self
     }
 
-    /// Sets the clock.
+    /// Sets the clock of what expires. Default: the system's clock.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Arc::new(clock);
         self

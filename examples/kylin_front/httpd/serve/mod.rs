@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
+use kylin_lb::InvalidSetting;
 use kylin_lb::backend::Timeouts;
-use kylin_lb::health::InvalidSetting;
 use kylin_lb::nginx::{NameLookups, ProbeMode};
 use kylin_lb::probe::HealthChecker;
 use kylin_lb::proxy::TrustedProxies;

@@ -215,10 +215,12 @@ impl Site {
         self.parts.config.resolvers.valid.unwrap_or(NAME_LOOKUP_INTERVAL)
     }
 
-    /// Looks names up as [`start_name_lookups`](Self::start_name_lookups) does, with `lookup`, which gets a host and a port.
+    /// Looks names up as [`start_name_lookups`](Self::start_name_lookups) does, with `lookup`, which gets a host and a port, and at
+    /// most every 10 ms.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
+    #[cfg(any(test, feature = "test-util"))]
     pub fn start_name_lookups_with<L, F>(&self, interval: Duration, lookup: L) -> NameLookups
     where
         L: Fn(String, u16) -> F + Send + Sync + 'static,

@@ -1,4 +1,4 @@
-/// The error for a setting whose value is invalid.
+/// The error for a setting whose value is out of its range.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 #[error("{name} must be {expected}")]
