@@ -49,13 +49,23 @@ impl<B> Cluster<B> {
             .then(|| acquire_regardless(group, index, &request.with_role(None)))
     }
 
-    /// Picks a draining endpoint that was not attempted, as for a session that is bound to it. The search for the node of a session
-    /// comes to such endpoints last.
-    pub(crate) fn pick_draining(&self, request: &RequestView<'_>, attempted: &Attempted) -> Option<Picked<B>> {
+    /// Picks an endpoint that was not attempted and that gets no new sessions, but may have old ones: one that drains, else one that
+    /// was ejected for its responses. The search for the node of a session comes to such endpoints last.
+    pub(crate) fn pick_withdrawn(&self, request: &RequestView<'_>, attempted: &Attempted) -> Option<Picked<B>> {
         let published = self.shared.published.load();
-        let mut all = published.view.in_service(request.role());
-        let (group, index, _) = all.find(|(group, index, _)| acquire_bound(group, *index, request, attempted))?;
-        Some(picked(group, index, PickReason::Bound))
+        let all = || published.view.in_service(request.role());
+        let draining = all().find(|(group, index, _)| acquire_bound(group, *index, request, attempted));
+        if let Some((group, index, _)) = draining {
+            return Some(picked(group, index, PickReason::Bound));
+        }
+        let (group, index, _) = all().find(|(group, _, slot)| {
+            let is_left = !attempted.contains(&slot.member) && !attempted.is_outside(&slot.member);
+            // As if all endpoints were healthy, so that only the limit of requests in flight counts.
+            is_left && is_ejected_for_responses(slot) && slot.acquire(group.layout.alone, true, true, false)
+        })?;
+        let endpoint = group.refs.of_thread(index);
+        let lease = Lease::new(&endpoint.member, group.layout.alone, false);
+        Some(Picked::new(lease, PickReason::Bound, endpoint))
     }
 }
 
@@ -71,6 +81,17 @@ impl<B> View<B> {
 
 fn is_in_service(slot: &EndpointSlot) -> bool {
     slot.member.settings.admin_state != AdminState::Maintenance
+}
+
+/// Returns whether the node is up and was ejected all the same, so that it still has its sessions.
+fn is_ejected_for_responses(slot: &EndpointSlot) -> bool {
+    let live = &slot.member.live;
+    let is_reached = !live.passive.is_unreachable();
+    let is_ejected = match live.health.ejection() {
+        Some((_, is_unreachable)) => !is_unreachable,
+        None => live.passive.is_ejected(slot.member.settings.rule, || live.now_ms()),
+    };
+    is_reached && is_ejected && !live.health.is_down() && membership_of(slot) == Membership::Assumed
 }
 
 fn membership_of(slot: &EndpointSlot) -> Membership {

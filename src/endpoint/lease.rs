@@ -3,7 +3,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use super::claim::SlotClaim;
-use super::pending_failure::{PendingFailure, PendingFailures, RequestKey};
+use super::pending_failure::{FailedClient, PendingFailure, PendingFailures};
 use super::{EndpointHint, EndpointId, EndpointSettings, Live, Member, SlotOwner};
 use crate::health::state::{AskedProbe, Sign};
 
@@ -41,8 +41,8 @@ pub struct Lease {
     outcome: Outcome,
     /// The outcome is a failure, and its [`PendingFailure`] reports it.
     is_failure_deferred: bool,
-    /// The request, if its failure is compared with others. [`RequestKey::NONE`] if a failure counts at once.
-    key: RequestKey,
+    /// The client, if a failure is compared with those of others. [`FailedClient::NONE`] if it counts at once.
+    client: FailedClient,
     /// `None` if requests do not wait for slots.
     claim: Option<Box<SlotClaim>>,
 }
@@ -57,7 +57,7 @@ impl Lease {
             on_trial,
             outcome: Outcome::Unknown,
             is_failure_deferred: false,
-            key: RequestKey::NONE,
+            client: FailedClient::NONE,
             claim: None,
         }
     }
@@ -170,8 +170,8 @@ impl Lease {
 
 impl Lease {
     /// Makes a failure wait for a comparison with other requests. Used if the request is attempted at one endpoint only.
-    pub(crate) fn compare_with_others(&mut self, key: RequestKey) {
-        self.key = key;
+    pub(crate) fn compare_with_others(&mut self, client: FailedClient) {
+        self.client = client;
     }
 
     pub(crate) fn is_failure(&self) -> bool {
@@ -179,21 +179,21 @@ impl Lease {
     }
 
     /// Ends the request. Returns its failure, if it failed, to be counted later.
-    pub(crate) fn defer_failure(mut self, key: RequestKey) -> Option<PendingFailure> {
-        let failure = self.is_failure().then(|| self.pending_failure(self.outcome == Outcome::Unreachable, key));
+    pub(crate) fn defer_failure(mut self, client: FailedClient) -> Option<PendingFailure> {
+        let failure = self.is_failure().then(|| self.pending_failure(self.outcome == Outcome::Unreachable, client));
         self.is_failure_deferred = failure.is_some();
         failure
     }
 
-    fn pending_failure(&self, unreached: bool, key: RequestKey) -> PendingFailure {
-        PendingFailure::new(&self.member, self.alone, self.on_trial, unreached, key)
+    fn pending_failure(&self, unreached: bool, client: FailedClient) -> PendingFailure {
+        PendingFailure::new(&self.member, self.alone, self.on_trial, unreached, client)
     }
 
     fn fail(&self, unreached: bool) {
-        if self.key == RequestKey::NONE {
+        if self.client == FailedClient::NONE {
             self.member.fail(self.alone, self.on_trial, unreached);
         } else {
-            PendingFailures::of(self.pending_failure(unreached, self.key)).end();
+            PendingFailures::of(self.pending_failure(unreached, self.client)).end();
         }
     }
 }

@@ -28,7 +28,7 @@ pub use lease::{Lease, Outcome};
 pub(crate) use live::Live;
 pub(crate) use load::Loads;
 pub(crate) use member::Member;
-pub(crate) use pending_failure::{BodyKey, PendingFailures, RequestKey};
+pub(crate) use pending_failure::{FailedClient, PendingFailures};
 pub(crate) use slot::{EligibilityFlags, EndpointSlot};
 
 pub use crate::kylin::node::role::{InvalidRoles, Role, Roles};

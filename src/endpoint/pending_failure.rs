@@ -2,9 +2,8 @@
 //!
 //! When several nodes give the same failure to one request, the request is the cause, and it counts against none of them. So a
 //! failure of a node that has got the request waits until the request has ended: it counts if another node did better. A failure
-//! that could not be compared, such as that of a write, counts only once another request fails at that endpoint too. It may be of
-//! the same client, because one application may send all queries. A client that sends various requests which fail at every node
-//! ejects none by that, because failures of most endpoints have a common cause.
+//! that could not be compared, such as that of a write or of a session that only one node knows, counts only once a request of
+//! another client fails at that endpoint too. So no client takes a healthy node, and the sessions in its memory, from the others.
 
 use std::mem::take;
 use std::sync::Arc;
@@ -15,47 +14,23 @@ use crate::client_key::ClientKey;
 use crate::hash;
 use crate::health::state::Failure;
 
-/// Identifies the request of a client when failures are compared. 0 is no request.
+/// The client of a failed request, for the comparison with failures of others. 0 is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct RequestKey(u32);
+pub(crate) struct FailedClient(u32);
 
-/// Tells the body of a request from others: by its length and its first bytes, or by its length alone if it streams. Bodies of unknown
-/// length that stream are all alike, so that only another URL or client shows that a node fails more than one request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct BodyKey(u64);
+impl FailedClient {
+    /// No client: a failure counts at once.
+    pub(super) const NONE: FailedClient = FailedClient(0);
 
-impl BodyKey {
-    /// The key of an empty body.
-    pub(crate) const NONE: BodyKey = BodyKey(0);
-
-    /// The number of bytes at the beginning of a body that the key covers.
-    const MAX: usize = 4096;
-
-    /// Returns the key of a body. `whole` is `None` for a body that streams.
-    pub(crate) fn of(whole: Option<&[u8]>, length: Option<u64>) -> Self {
-        let length = length.unwrap_or(u64::MAX);
-        BodyKey(match whole {
-            Some([]) => return BodyKey::NONE,
-            Some(bytes) => hash::mix(hash::key64(&bytes[..bytes.len().min(Self::MAX)]), length),
-            None => hash::mix(1, length),
-        })
-    }
-}
-
-impl RequestKey {
-    /// No request: a failure counts at once.
-    pub(super) const NONE: RequestKey = RequestKey(0);
-
-    /// Returns the key of a request. All peers of unix sockets count as one client.
-    pub(crate) fn of(client: Option<ClientKey>, url: &str, body: BodyKey) -> Self {
+    /// All peers of unix sockets count as one client.
+    pub(crate) fn of(client: Option<ClientKey>) -> Self {
         let client = match client {
             Some(ClientKey::V4(bits)) => hash::mix(u64::from(bits), 4),
             Some(ClientKey::V6(bits)) => hash::mix(bits, 6),
             None => 0,
         };
-        let request = hash::mix(hash::key64(url.as_bytes()), body.0);
         // The lower half.
-        RequestKey((hash::mix(client, request) as u32).max(1))
+        FailedClient((client as u32).max(1))
     }
 
     pub(crate) fn word(self) -> u64 {
@@ -69,7 +44,7 @@ pub(crate) struct PendingFailure {
     alone: bool,
     on_trial: bool,
     unreached: bool,
-    key: RequestKey,
+    client: FailedClient,
     failed: FailedAt,
 }
 
@@ -82,12 +57,18 @@ struct FailedAt {
 }
 
 impl PendingFailure {
-    pub(super) fn new(member: &Arc<Member>, alone: bool, on_trial: bool, unreached: bool, key: RequestKey) -> Self {
+    pub(super) fn new(
+        member: &Arc<Member>,
+        alone: bool,
+        on_trial: bool,
+        unreached: bool,
+        client: FailedClient,
+    ) -> Self {
         let live = &member.live;
         let failed = FailedAt { ms: live.now_ms(), succeeded: live.succeeded() };
         // Counted at once, so that the request is never among those that have succeeded.
         live.failed.fetch_add(1, Ordering::Relaxed);
-        PendingFailure { member: Arc::clone(member), alone, on_trial, unreached, key, failed }
+        PendingFailure { member: Arc::clone(member), alone, on_trial, unreached, client, failed }
     }
 
     /// Counts the failure, because another endpoint did better.
@@ -100,12 +81,13 @@ impl PendingFailure {
         self.member.discard(self.unreached);
     }
 
-    /// Ends the failure without a comparison: it counts if another request failed at the endpoint before. nginx's rule counts
-    /// every failure.
+    /// Ends the failure without a comparison: it counts if a request of another client failed at the endpoint before. nginx's rule
+    /// counts every failure.
     fn end_uncompared(self) {
         let Member { settings, live, .. } = &*self.member;
         let has_max_fails = settings.rule.max_fails > 0;
-        let count = if has_max_fails { 1 } else { live.health.note_uncompared_failure(self.key.word(), live.now_ms()) };
+        let count =
+            if has_max_fails { 1 } else { live.health.note_uncompared_failure(self.client.word(), live.now_ms()) };
         match count {
             0 => self.discard(),
             1 => self.confirm(),
@@ -228,7 +210,8 @@ mod tests {
     fn a_failure_that_counts_late_is_in_no_row_after_a_success_an_ejection_or_a_readmission() {
         let nothing: fn(&Arc<Member>, u64) = |_, _| {};
         let succeeds: fn(&Arc<Member>, u64) = |member, _| drop(lease(member, Outcome::Success));
-        let fails: fn(&Arc<Member>, u64) = |member, _| _ = lease(member, Outcome::Failure).defer_failure(RequestKey(2));
+        let fails: fn(&Arc<Member>, u64) =
+            |member, _| _ = lease(member, Outcome::Failure).defer_failure(FailedClient(2));
         let is_ejected: fn(&Arc<Member>, u64) = |member, now| _ = member.live.health.eject_unreachable(now);
         let returns: fn(&Arc<Member>, u64) = |member, now| {
             member.live.health.eject_unreachable(now);
@@ -240,7 +223,7 @@ mod tests {
             let live = Live::new(loads.next(0), Arc::new(clock.clone()), Some(listener), ImpairedCount::default());
             let settings = Endpoint::new("a", ()).unwrap().settings;
             let member = Arc::new(Member::new(Arc::new(settings), Arc::new(live)));
-            let failure = lease(&member, Outcome::Unreachable).defer_failure(RequestKey(1)).unwrap();
+            let failure = lease(&member, Outcome::Unreachable).defer_failure(FailedClient(1)).unwrap();
             assert_eq!(member.live.succeeded(), 0);
             clock.advance(Duration::from_secs(60));
             meanwhile(&member, member.live.now_ms());

@@ -1,5 +1,7 @@
 //! Takes the body of one message out of the bytes that were read from its connection.
 
+use std::task::{Context, Poll};
+
 use bytes::{Bytes, BytesMut};
 
 pub(crate) use super::chunked::Decoded;
@@ -39,6 +41,17 @@ impl BodyDecoder {
             }
             BodyDecoder::UntilClose => Ok(Decoded::Data(read.split().freeze())),
         }
+    }
+
+    /// Ready when the next piece may be decoded. If the last one took long, other tasks run first.
+    pub(crate) fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let BodyDecoder::Chunked(chunked) = self
+            && chunked.take_has_joined_many()
+        {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(())
     }
 
     /// Returns true when the last byte was taken, as far as the framing can tell.

@@ -1,6 +1,8 @@
 //! Decodes a body in chunks (RFC 9112, 7.1). Where two parsers could see different chunks, the
 //! decoder fails.
 
+use std::mem::take;
+
 use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderName;
 
@@ -18,11 +20,19 @@ const MAX_TRAILERS: usize = 16 * 1024;
 const FREE_SIZE_LINE: u64 = 16;
 const MAX_OVERHEAD: u64 = 16 * 1024;
 
+/// Chunks shorter than this are joined as far as they were read: all that is done for a piece of a body would otherwise be done for
+/// each of its bytes.
+const SMALL_CHUNK: usize = 512;
+/// The number of chunks in one piece from which it took much longer to decode than other pieces.
+const MANY_CHUNKS: usize = 64;
+
 /// Decodes chunks. Skips chunk extensions and trailers.
 #[derive(Debug, Default)]
 pub(crate) struct ChunkedDecoder {
     position: Position,
     overhead: u64,
+    /// The number of chunks that were joined to the last piece.
+    joined: usize,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -58,38 +68,69 @@ impl ChunkedDecoder {
         self.position == Position::End
     }
 
+    /// Returns once whether the last piece was joined of many chunks.
+    pub(crate) fn take_has_joined_many(&mut self) -> bool {
+        take(&mut self.joined) >= MANY_CHUNKS
+    }
+
     /// Takes the next data out of `read`.
     pub(crate) fn next(&mut self, read: &mut BytesMut) -> Result<Decoded, InvalidChunk> {
+        self.joined = 0;
         self.skip_to_data(read)?;
-        match self.position {
-            Position::Data(remaining) if !read.is_empty() => {
-                let length = usize::try_from(remaining).unwrap_or(usize::MAX).min(read.len());
-                let data = read.split_to(length).freeze();
-                self.position = match remaining - length as u64 {
-                    0 => Position::DataEnd,
-                    remaining => Position::Data(remaining),
-                };
-                // The end usually arrives with the last data, so that the last piece is known to be
-                // the last.
-                self.skip_to_data(read)?;
-                Ok(Decoded::Data(data))
-            }
-            Position::End => Ok(Decoded::End),
-            _ => Ok(Decoded::NeedMore),
+        let data = match self.next_part(read) {
+            Some(data) => data,
+            None if self.position == Position::End => return Ok(Decoded::End),
+            None => return Ok(Decoded::NeedMore),
+        };
+        // The end usually arrives with the last data, so that the last piece is known to be the last.
+        self.skip_to_data(read)?;
+        if data.len() >= SMALL_CHUNK || !self.is_at_small_chunk(read) {
+            return Ok(Decoded::Data(data.freeze()));
         }
+        let mut pieces = BytesMut::with_capacity(data.len() + read.len());
+        pieces.extend_from_slice(&data);
+        while self.is_at_small_chunk(read)
+            && let Some(data) = self.next_part(read)
+        {
+            pieces.extend_from_slice(&data);
+            self.joined += 1;
+            // What came before an error is passed on; the next call finds it again.
+            if self.skip_to_data(read).is_err() {
+                break;
+            }
+        }
+        Ok(Decoded::Data(pieces.freeze()))
+    }
+
+    fn is_at_small_chunk(&self, read: &BytesMut) -> bool {
+        matches!(self.position, Position::Data(remaining) if remaining < SMALL_CHUNK as u64) && !read.is_empty()
+    }
+
+    /// Takes the data of the current chunk, as far as it has arrived.
+    fn next_part(&mut self, read: &mut BytesMut) -> Option<BytesMut> {
+        let Position::Data(remaining) = self.position else { return None };
+        let length = usize::try_from(remaining).unwrap_or(usize::MAX).min(read.len());
+        self.position = match remaining - length as u64 {
+            0 => Position::DataEnd,
+            remaining => Position::Data(remaining),
+        };
+        (length > 0).then(|| read.split_to(length))
     }
 
     /// Reads the bytes between the data, as far as they have arrived.
     fn skip_to_data(&mut self, read: &mut BytesMut) -> Result<(), InvalidChunk> {
         loop {
             self.position = match self.position {
-                Position::Size => match take_line(read, MAX_SIZE_LINE)? {
-                    Some(line) => {
-                        let size = parse_size(&line)?;
+                Position::Size => match line_length(read, MAX_SIZE_LINE)? {
+                    Some(length) => {
+                        let size = parse_size(&read[..length])?;
                         let free = FREE_SIZE_LINE.saturating_add(size);
-                        self.overhead = (self.overhead + line.len() as u64).saturating_sub(free);
+                        self.overhead = (self.overhead + length as u64).saturating_sub(free);
+                        if self.overhead > MAX_OVERHEAD {
+                            return Err(InvalidChunk);
+                        }
+                        read.advance(length + 2);
                         match size {
-                            _ if self.overhead > MAX_OVERHEAD => return Err(InvalidChunk),
                             0 => Position::Trailers(0),
                             size => Position::Data(size),
                         }
@@ -104,10 +145,15 @@ impl ChunkedDecoder {
                     [] | [b'\r'] => return Ok(()),
                     _ => return Err(InvalidChunk),
                 },
-                Position::Trailers(before) => match take_line(read, MAX_TRAILERS - before)? {
-                    Some(line) if line.is_empty() => Position::End,
-                    Some(line) if !is_trailer(&line) => return Err(InvalidChunk),
-                    Some(line) => Position::Trailers((before + line.len() + 2).min(MAX_TRAILERS)),
+                Position::Trailers(before) => match line_length(read, MAX_TRAILERS - before)? {
+                    Some(length) if length > 0 && !is_trailer(&read[..length]) => return Err(InvalidChunk),
+                    Some(length) => {
+                        read.advance(length + 2);
+                        match length {
+                            0 => Position::End,
+                            _ => Position::Trailers((before + length + 2).min(MAX_TRAILERS)),
+                        }
+                    }
                     None => return Ok(()),
                 },
                 Position::Data(_) | Position::End => return Ok(()),
@@ -116,18 +162,14 @@ impl ChunkedDecoder {
     }
 }
 
-/// Takes a line out of `read`, without its CR LF; `None` while it is incomplete. A CR or LF inside
-/// a line is an error.
-fn take_line(read: &mut BytesMut, max_length: usize) -> Result<Option<Bytes>, InvalidChunk> {
+/// Returns the length of the line at the start of `read`, without its CR LF; `None` while it is incomplete. A CR or LF inside a line
+/// is an error.
+fn line_length(read: &[u8], max_length: usize) -> Result<Option<usize>, InvalidChunk> {
     let within = &read[..read.len().min(max_length)];
     match within.iter().position(|byte| matches!(byte, b'\r' | b'\n')) {
         Some(end) if within[end] == b'\n' => Err(InvalidChunk),
         Some(end) => match read.get(end + 1) {
-            Some(b'\n') => {
-                let line = read.split_to(end).freeze();
-                read.advance(2);
-                Ok(Some(line))
-            }
+            Some(b'\n') => Ok(Some(end)),
             Some(_) => Err(InvalidChunk),
             None => Ok(None),
         },
@@ -225,11 +267,26 @@ mod tests {
         assert_eq!(decoder.next(&mut read).unwrap(), Decoded::Data(Bytes::from_static(b"hi")));
         assert!(decoder.is_end());
         // The next size only begins like the end's.
-        let mut read = BytesMut::from(&b"2\r\nhi\r\n01\r\nx\r\n0\r\n\r\n"[..]);
+        let mut read = BytesMut::from(&b"2\r\nhi\r\n01\r\n"[..]);
         let mut decoder = ChunkedDecoder::default();
         assert_eq!(decoder.next(&mut read).unwrap(), Decoded::Data(Bytes::from_static(b"hi")));
         assert!(!decoder.is_end());
+        read.extend_from_slice(b"x\r\n0\r\n\r\n");
         assert_eq!(decoder.next(&mut read).unwrap(), Decoded::Data(Bytes::from_static(b"x")));
+        assert!(decoder.is_end());
+    }
+
+    #[test]
+    fn small_chunks_become_one_piece_and_large_ones_are_not_copied() {
+        let large = "x".repeat(SMALL_CHUNK);
+        let text = format!("{}200\r\n{large}\r\n200\r\n{large}\r\n1\r\ny\r\n0\r\n\r\n", "1\r\na\r\n".repeat(2000));
+        let (mut decoder, mut read) = (ChunkedDecoder::default(), BytesMut::from(text.as_bytes()));
+        let mut pieces = Vec::new();
+        while let Decoded::Data(data) = decoder.next(&mut read).unwrap() {
+            pieces.push((data.len(), decoder.take_has_joined_many()));
+        }
+        assert_eq!(pieces, [(2000, true), (SMALL_CHUNK, false), (SMALL_CHUNK, false), (1, false)]);
+        assert!(decoder.is_end() && read.is_empty());
     }
 
     #[test]

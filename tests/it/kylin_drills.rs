@@ -151,7 +151,7 @@ impl Crowd {
                 "{line} HTTP/1.1\r\nHost: kylin\r\nUser-Agent: test\r\nAuthorization: {user}\r\nContent-Length: {}\r\n\r\n{body}",
                 body.len()
             );
-            match response(&mut connection, address, &request).await {
+            match response(&mut connection, n, address, &request).await {
                 Got::Whole(response) => {
                     self.responded.fetch_add(1, Ordering::Relaxed);
                     self.built.fetch_add(u64::from(is_build), Ordering::Relaxed);
@@ -182,10 +182,11 @@ enum Got {
     Nothing(std::io::Error),
 }
 
-async fn response(connection: &mut Option<Connection>, address: std::net::SocketAddr, request: &str) -> Got {
+async fn response(connection: &mut Option<Connection>, n: u64, address: std::net::SocketAddr, request: &str) -> Got {
     let client = match connection {
         Some(client) => client,
-        None => match Connection::open(address).await {
+        // Each client has an address of its own: failures of one alone eject no node.
+        None => match Connection::open_from([127, 0, 1, u8::try_from(n).unwrap()].into(), address).await {
             Ok(client) => connection.insert(client.read_timeout(RESPONSE_TIMEOUT)),
             Err(error) => return Got::Nothing(error),
         },

@@ -119,6 +119,7 @@ mod single_flight;
 mod slow_clients;
 mod slow_readers;
 mod slow_start;
+mod small_chunks;
 mod spans;
 mod stale_connections;
 mod stopping_nodes;

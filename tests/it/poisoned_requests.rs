@@ -188,24 +188,71 @@ async fn a_failed_write_counts_once_a_request_of_another_client_fails_at_that_no
     assert!(endpoint.failed <= endpoint.served, "{endpoint:?}");
 }
 
-/// A plain proxy keeps no copy of a POST.
+/// Whatever one client sends: other URLs, other bodies, and requests of a session that only the failing node knows, so that no other
+/// node does better.
 #[tokio::test]
-async fn posts_of_one_client_to_one_url_are_told_apart_by_their_bodies_where_no_copy_is_kept() {
-    /// Returns the body of a request by its number.
-    type MakeBody = fn(usize) -> String;
-    let bodies: [(&str, MakeBody, HealthState); 3] = [
-        ("one body", |_| "{}".to_owned(), HealthState::Healthy),
-        ("many bodies", |number| number.to_string(), HealthState::Ejected),
-        ("bodies that differ in their lengths", |number| "x".repeat(5000 + number), HealthState::Ejected),
-    ];
-    for (what, body, expected) in bodies {
-        let (cluster, _) = scripted(|id, _| (id == 1).then_some(SendErrorKind::Broken));
-        let proxy = Proxy::plain(cluster.clone()).build().unwrap();
-        for number in 0..120 {
-            proxy.forward(IpAddr::V4(Ipv4Addr::LOCALHOST), request("POST /x", &[], &body(number))).await;
+async fn requests_of_one_client_that_no_other_node_can_execute_eject_none() {
+    let status = |_: usize| StatusCode::UNAUTHORIZED;
+    for kylin in [true, false] {
+        for line in ["POST /kylin/api/cubes", "GET /kylin/api/projects"] {
+            let endpoints = (0..3).map(|id| {
+                let node = Scripted::new(move |_: http::Request<Body>| {
+                    std::future::ready(match id {
+                        1 => Err(SendError::new(SendErrorKind::Broken, "scripted")),
+                        _ => Ok(http::Response::builder().status(status(id)).body(Body::empty()).unwrap()),
+                    })
+                });
+                Endpoint::new(id.to_string(), node).unwrap()
+            });
+            let cluster = Cluster::builder().endpoints(endpoints).clock(ManualClock::new()).build().unwrap();
+            let proxy = match kylin {
+                true => Proxy::builder(cluster.clone()).build().unwrap(),
+                false => Proxy::plain(cluster.clone()).build().unwrap(),
+            };
+            for number in 0..120 {
+                let body = if line.starts_with("GET") { String::new() } else { "x".repeat(number) };
+                let line = format!("{line}?n={number}");
+                proxy
+                    .forward(IpAddr::V4(Ipv4Addr::LOCALHOST), request(&line, &[("cookie", "JSESSIONID=1")], &body))
+                    .await;
+            }
+            let health = state(&cluster, "1").0;
+            let expected = if !kylin && line.starts_with("GET") { HealthState::Ejected } else { HealthState::Healthy };
+            assert_eq!(health, expected, "kylin {kylin}: {line}");
         }
-        assert_eq!(state(&cluster, "1").0, expected, "{what}");
     }
+}
+
+/// The sessions of an ejected node stay valid while the node is up.
+#[tokio::test]
+async fn a_session_of_a_node_that_was_ejected_for_its_responses_is_still_found() {
+    let endpoints = (0..3).map(|id| {
+        let node = Scripted::new(move |request: http::Request<Body>| {
+            let is_known = request.headers().get("cookie").is_some_and(|cookie| cookie == "JSESSIONID=1");
+            let fails = id == 1 && request.uri().path().ends_with("/poison");
+            let response =
+                http::Response::builder().header("content-type", if fails { "text/html" } else { "application/json" });
+            let status = match (fails, id == 1 && is_known) {
+                (true, _) => 502,
+                (_, true) => 200,
+                _ => 401,
+            };
+            std::future::ready(Ok(response.status(status).body(Body::from("{}")).unwrap()))
+        });
+        Endpoint::new(id.to_string(), node).unwrap()
+    });
+    let cluster = Cluster::builder().endpoints(endpoints).clock(ManualClock::new()).build().unwrap();
+    let proxy = Proxy::builder(cluster.clone()).build().unwrap();
+    let session = [("cookie", "JSESSIONID=1")];
+    let ask = async |client: u8, line: &str| {
+        proxy.forward(IpAddr::V4(Ipv4Addr::new(192, 0, 2, client)), request(line, &session, "")).await.status()
+    };
+    assert_eq!(ask(1, "GET /kylin/api/projects").await, 200);
+    for client in 1..60 {
+        ask(client, "GET /kylin/api/poison").await;
+    }
+    assert_eq!(state(&cluster, "1").0, HealthState::Ejected);
+    assert_eq!(ask(1, "GET /kylin/api/projects").await, 200);
 }
 
 /// An application that classifies outcomes itself has its say.

@@ -43,6 +43,7 @@ impl ResponseBody {
             tracing::debug!(source = std::error::Error::source(&error), "rest of request dropped after early response");
             connection.close_write();
         }
+        ready!(self.decoder.poll_turn(cx));
         loop {
             match self.decoder.next(&mut connection.read).map_err(source_error)? {
                 Decoded::Data(data) => return Poll::Ready(Ok(Some(data))),

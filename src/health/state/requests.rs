@@ -6,7 +6,7 @@ use super::{EndpointHealth, Failure, HealthRecord, Sign};
 use crate::health::withdrawal::{DRAIN_MS, Withdrawal, WithdrawalKind, trial_after};
 use crate::health::{ProbePace, Reason};
 
-/// The time for which a failure that could not be compared waits for a failure of another request, in seconds.
+/// The time for which a failure that could not be compared waits for one of another client, in seconds.
 const MAX_WAIT_SECONDS: u64 = 60;
 
 impl EndpointHealth {
@@ -20,16 +20,16 @@ impl EndpointHealth {
         self.want_probe(if unreached { ProbePace::Reconnect } else { ProbePace::Fast });
     }
 
-    /// Records a failure of the request `key` that could not be compared with other endpoints. Returns how many failures count
-    /// now: none if no other request failed before; otherwise this one, and the earlier one if it still waited.
-    pub(crate) fn note_uncompared_failure(&self, key: u64, now: u64) -> u32 {
+    /// Records a failure of a request of `client` that could not be compared with other endpoints. Returns how many failures count
+    /// now: none if no request of another client failed before; otherwise this one, and the earlier one if it still waited.
+    pub(crate) fn note_uncompared_failure(&self, client: u64, now: u64) -> u32 {
         let seconds = now / 1_000;
         let before = self.uncompared.load(Ordering::Relaxed);
         let (earlier, waits, at) = (before >> 32, before & 1 == 1, (before & u64::from(u32::MAX)) >> 1);
         let is_fresh = before != 0 && seconds.saturating_sub(at) <= MAX_WAIT_SECONDS;
-        let is_other = is_fresh && earlier != key;
+        let is_other = is_fresh && earlier != client;
         let still_waits = !is_other && (waits || !is_fresh);
-        let word = key << 32 | (seconds << 1 & 0xffff_fffe) | u64::from(still_waits);
+        let word = client << 32 | (seconds << 1 & 0xffff_fffe) | u64::from(still_waits);
         // If two failures come at the same time, one may be lost.
         self.uncompared.store(word, Ordering::Relaxed);
         if is_other { 1 + u32::from(waits) } else { 0 }

@@ -86,7 +86,7 @@ impl<B: Backend> Attempts<'_, B> {
         }
         let is_whole = self.response.body().whole().is_some();
         if !is_whole {
-            lease.compare_with_others(self.request_key());
+            lease.compare_with_others(self.failed_client());
         }
         // A complete body is not read ahead.
         let max = self.proxy.settings.response_buffer.filter(|_| !is_whole);

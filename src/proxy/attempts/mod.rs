@@ -39,7 +39,7 @@ use crate::backend::Backend;
 use crate::balance::Attempted;
 use crate::body::Body;
 use crate::drop_guard::DropGuard;
-use crate::endpoint::{BodyKey, PendingFailures};
+use crate::endpoint::PendingFailures;
 use crate::observe::{RequestRecorder, RetryReason, ShownHeaders, in_span};
 use crate::request::{ClientAddr, RequestContext};
 use crate::session::hook::PrepareOutcome;
@@ -130,8 +130,6 @@ struct Attempts<'p, B> {
     kept_request: Option<KeptRequest>,
     /// Whether the kept request itself is sent.
     sends_kept: bool,
-    /// The key of the body, if the request is not kept.
-    body_key: BodyKey,
     /// The failures of earlier attempts, which wait until another attempt shows whether they count.
     pending_failures: PendingFailures,
     /// Whether the request was sent again to the same endpoint, on a fresh connection.
@@ -183,7 +181,6 @@ impl<'p, B: Backend> Attempts<'p, B> {
             session_failure: None,
             kept_request: None,
             sends_kept: false,
-            body_key: BodyKey::NONE,
             pending_failures: PendingFailures::default(),
             reconnected: false,
             unsent: 0,

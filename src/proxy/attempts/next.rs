@@ -4,7 +4,6 @@ use std::error::Error as _;
 use std::mem::replace;
 
 use http::{Method, Request};
-use http_body::Body as _;
 
 use super::kept::KeptRequest;
 use super::send::AttemptFailure;
@@ -13,7 +12,7 @@ use crate::backend::{Backend, NewConnection, SendError, SendErrorKind};
 use crate::body::Body;
 use crate::client_key::ClientKey;
 use crate::cluster::{PickReason, Picked};
-use crate::endpoint::{BodyKey, EndpointHint, EndpointId, Outcome, RequestKey};
+use crate::endpoint::{EndpointHint, EndpointId, FailedClient, Outcome};
 use crate::kylin::class::RequestClass;
 use crate::kylin::fan_out::Merge;
 use crate::kylin::query::WantedKeys;
@@ -127,14 +126,14 @@ impl<'p, B: Backend> Attempts<'p, B> {
         self.pick_again_by(Self::pick, request, is_unsent, budget)
     }
 
-    /// Picks the next endpoint in the search for the one that has the session, as [`pick_again`](Self::pick_again). Draining endpoints,
-    /// which keep their sessions, come last.
+    /// Picks the next endpoint in the search for the one that has the session, as [`pick_again`](Self::pick_again). Endpoints that
+    /// drain, or were ejected for their responses, keep their sessions and come last.
     pub(super) fn search_again(&mut self, request: &Request<Body>) -> Option<Picked<B>> {
         let pick = |attempts: &mut Self, request: &Request<Body>| {
             attempts.pick(request).or_else(|| {
                 let (role, is_strict) = attempts.kylin().map(|(rules, class)| rules.role(class))?;
                 let view = RequestView::of(request, attempts.context.client()).with_role(role.filter(|_| is_strict));
-                attempts.proxy.cluster.pick_draining(&view, &attempts.attempted)
+                attempts.proxy.cluster.pick_withdrawn(&view, &attempts.attempted)
             })
         };
         self.pick_again_by(pick, request, false, self.proxy.searches.as_ref())
@@ -218,35 +217,16 @@ impl<'p, B: Backend> Attempts<'p, B> {
         Ok(())
     }
 
-    /// Keeps the key of the body for failures, unless the request itself is kept.
-    pub(super) fn note_body(&mut self, body: &Body) {
-        if self.kept_request.is_none() && !body.is_empty() {
-            self.body_key = key_of(body);
-        }
-    }
-
-    /// Returns the key by which failures of the request are compared with those of others.
-    pub(super) fn request_key(&self) -> RequestKey {
-        match &self.kept_request {
-            Some(kept) => self.key_of(kept.get()),
-            None => self.key_of_body(self.body_key),
-        }
-    }
-
-    /// Returns the key of a kept request.
-    pub(super) fn key_of(&self, kept: &Request<Body>) -> RequestKey {
-        self.key_of_body(key_of(kept.body()))
-    }
-
-    fn key_of_body(&self, body: BodyKey) -> RequestKey {
-        RequestKey::of(self.context.client().key(), &self.context.url(), body)
+    /// Returns the client, by which failures of the request are compared with those of others.
+    pub(super) fn failed_client(&self) -> FailedClient {
+        FailedClient::of(self.context.client().key())
     }
 
     /// Decides whether the failures of earlier attempts count, after the last attempt has a response. `class` is `None` in a plain proxy.
     pub(super) fn settle_pending_failures(&mut self, picked: &mut Picked<B>, class: Option<ResponseClass>) {
         if picked.lease.is_failure() {
             if self.pending_failures.is_empty() {
-                picked.lease.compare_with_others(self.request_key());
+                picked.lease.compare_with_others(self.failed_client());
             } else {
                 self.pending_failures.discard();
                 picked.lease.set_outcome(Outcome::Unknown);
@@ -273,7 +253,6 @@ impl<'p, B: Backend> Attempts<'p, B> {
         tracing::debug!(endpoint = %picked.lease.endpoint(), %error, source = error.source(), "attempt failed");
         self.note_outcome(!(kind.is_unsent() || is_of_login));
         let counts_at_once = kind.is_unsent() && !is_of_login;
-        let key = (!counts_at_once).then(|| self.request_key());
         let unsent = error.take_request().filter(|_| kind.is_unsent());
         let mut request = unsent.or_else(|| self.take_kept().map(|kept| *kept));
         if let Some(request) = request.as_mut().filter(|_| kind.is_of_kept_connection()) {
@@ -309,9 +288,9 @@ impl<'p, B: Backend> Attempts<'p, B> {
         picked.lease.set_outcome(self.proxy.settings.retry.outcome(kind, may_time_out));
         // The lease ends before the next pick, which then sees the free slot. A refused connection also counts before it, because
         // it does not depend on the request.
-        match key {
-            None => drop(picked),
-            Some(key) => self.pending_failures.add(picked.lease.defer_failure(key)),
+        match counts_at_once {
+            true => drop(picked),
+            false => self.pending_failures.add(picked.lease.defer_failure(self.failed_client())),
         }
         if let Some(recorder) = &mut self.recorder {
             recorder.attempt_failed(kind);
@@ -346,8 +325,4 @@ impl<B> ProxyCore<B> {
     pub(super) fn may_repeat(&self, kind: SendErrorKind, client: Option<ClientKey>) -> bool {
         self.settings.retry.covers(kind) && (kind.is_unsent() || self.withdraw(client))
     }
-}
-
-fn key_of(body: &Body) -> BodyKey {
-    BodyKey::of(body.whole().map(|whole| &whole[..]), body.size_hint().exact())
 }

@@ -223,8 +223,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
                 }
                 // The proxy has asked the node itself whether Kylin runs there.
                 if !has_no_kylin {
-                    let key = self.key_of(&kept);
-                    self.pending_failures.add(picked.lease.defer_failure(key));
+                    self.pending_failures.add(picked.lease.defer_failure(self.failed_client()));
                 }
                 return AfterAttempt::Retry(next, kept);
             }
@@ -294,8 +293,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             self.note_retry(next.lease.endpoint(), RetryReason::Response(status));
             // The probe has shown already whose failure it is.
             if !stops {
-                let key = self.key_of(&kept);
-                self.pending_failures.add(picked.lease.defer_failure(key));
+                self.pending_failures.add(picked.lease.defer_failure(self.failed_client()));
             }
             return AfterAttempt::Retry(next, kept);
         }

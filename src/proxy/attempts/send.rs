@@ -40,7 +40,6 @@ impl<B: Backend> Attempts<'_, B> {
         }
         self.attempted.add(&picked.lease);
         self.keep(request, &picked.lease);
-        self.note_body(request.body());
         if let Some(recorder) = &mut self.recorder {
             recorder.attempt_begins(picked);
         }

@@ -21,7 +21,7 @@ use crate::backend::{self, Backend, NewConnection, SendErrorKind};
 use crate::body::{Body, BodyError};
 use crate::clock::{Clock, SystemClock, timer_in};
 use crate::cluster::{Cluster, Picked, PickedEndpoints};
-use crate::endpoint::{BodyKey, Outcome, PendingFailures, RequestKey, Role};
+use crate::endpoint::{FailedClient, Outcome, PendingFailures, Role};
 use crate::kylin::class::RequestClass;
 use crate::kylin::fan_out::Merge;
 use crate::kylin::response::{Credentials, ResponseClass, denies_access};
@@ -84,7 +84,7 @@ pub(crate) async fn fan_out<B: Backend>(
     let view = RequestView::of(&request, context.client()).with_role(role_of(merge));
     let PickedEndpoints { picked, unverified } = cluster.pick_every(&view);
     let total = picked.len() + unverified;
-    let key = RequestKey::of(context.client().key(), &context.url(), BodyKey::NONE);
+    let client = FailedClient::of(context.client().key());
     let names_no_host = !request.headers().contains_key(header::HOST);
     let requests: Vec<_> = picked
         .into_iter()
@@ -116,7 +116,7 @@ pub(crate) async fn fan_out<B: Backend>(
                     Err(_) => return NodeResult::default(),
                 }
             }
-            send(picked, request, key, facts, names_no_host, attempts).await
+            send(picked, request, client, facts, names_no_host, attempts).await
         })
     });
     let results = join_all(sends.collect()).await;
@@ -234,7 +234,7 @@ async fn refuses_connections<B: Backend>(backend: &B) -> bool {
 async fn send<B: Backend>(
     mut picked: Picked<B>,
     mut request: Request<Body>,
-    key: RequestKey,
+    client: FailedClient,
     facts: &FanOut<'_, B>,
     names_no_host: bool,
     attempts: &Mutex<AttemptRecorder<'_>>,
@@ -255,7 +255,7 @@ async fn send<B: Backend>(
     picked.lease.set_outcome(sent.outcome);
     let mut failed = PendingFailures::default();
     if !matches!(sent.end, AttemptEnd::Failed(kind) if kind.is_unsent()) {
-        failed.add(picked.lease.defer_failure(key));
+        failed.add(picked.lease.defer_failure(client));
     }
     let confirms = match sent.end {
         AttemptEnd::Responded(status) => confirms(facts.merge, status),

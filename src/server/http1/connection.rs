@@ -303,6 +303,7 @@ impl<S: ClientSocket> Http1Connection<S> {
     /// Reads a part of the request body and passes it on.
     fn poll_request_body(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some((sender, decoder)) = &mut self.request_body else { return Poll::Ready(()) };
+        ready!(decoder.poll_turn(cx));
         let error = loop {
             match decoder.next(&mut self.read) {
                 Ok(Decoded::NeedMore) => {}
