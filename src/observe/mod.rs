@@ -95,7 +95,7 @@ pub(crate) use self::request::{BorrowedHeaders, ShownHeaders};
 pub use self::request::{ObservedRequest, RequestId, basic_user};
 pub use self::served_by::ServedBy;
 pub(crate) use self::span::in_span;
-pub use self::target::{is_secret_name, masked_target};
+pub use self::target::{is_secret_name, masked_query, masked_target};
 pub use self::termination::Termination;
 pub use self::timestamp::Timestamp;
 pub use self::watch::Watch;

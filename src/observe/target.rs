@@ -9,7 +9,8 @@ use percent_encoding::percent_decode_str;
 const MASK: &str = "***";
 
 /// Masks the secrets in the target of a request or in another URL. `***` replaces the values of path parameters, a user with a
-/// password, and values of the query and the fragment that may be secret, such as `sql`, passwords, tokens and session ids.
+/// password, and values of the query and the fragment that may be secret, such as `sql`, passwords, keys, tokens, signatures and
+/// session ids.
 ///
 /// ```
 /// let masked = kylin_lb::observe::masked_target("/kylin/query;jsessionid=AB?sql=select+1&limit=10");
@@ -38,25 +39,25 @@ pub fn masked_target(target: &str) -> Cow<'_, str> {
 /// Returns the URL with `***` in place of user and password, which stand between `//` and the last `@` of an authority; `None`
 /// without any.
 fn mask_users(url: &str) -> Option<String> {
-    url.find("//").filter(|start| url[*start..].contains('@'))?;
-    let (mut masked, mut rest) = (String::with_capacity(url.len()), url);
-    while let Some((before, after)) = rest.split_once("//") {
-        masked.extend([before, "//"]);
+    let (mut masked, mut written, mut rest) = (String::new(), 0, url);
+    while let Some((_, after)) = rest.split_once("//") {
+        let start = url.len() - after.len();
         let end = after.find(['/', '?', '#']).unwrap_or(after.len());
         rest = match after[..end].rfind('@') {
             Some(at) => {
-                masked.push_str(MASK);
+                masked.extend([&url[written..start], MASK]);
+                written = start + at;
                 &after[at..]
             }
             None => after,
         };
     }
-    Some(masked + rest)
+    (written > 0).then(|| masked + &url[written..])
 }
 
 /// Returns `path` without the values of path parameters: servers write session ids there (`;jsessionid=`).
 pub(super) fn mask_path(path: &str) -> Cow<'_, str> {
-    if memchr2(b';', b'%', path.as_bytes()).is_none() {
+    if memchr2(b';', b'%', path.as_bytes()).is_none() || !path.split('/').any(|segment| parameters(segment).is_some()) {
         return Cow::Borrowed(path);
     }
     let mut masked = String::with_capacity(path.len());
@@ -81,6 +82,22 @@ fn parameters(segment: &str) -> Option<usize> {
     let plain = segment.find(';');
     let escaped = segment.as_bytes().windows(3).position(|letters| letters.eq_ignore_ascii_case(b"%3b"));
     plain.into_iter().chain(escaped).min()
+}
+
+/// Masks the secrets in a query, as [`masked_target`] does in that of a URL.
+///
+/// ```
+/// assert_eq!(kylin_lb::observe::masked_query("limit=10&sig=AB"), "limit=10&sig=***");
+/// ```
+pub fn masked_query(query: &str) -> Cow<'_, str> {
+    if query.contains('#') {
+        return Cow::Owned(masked_target(&format!("?{query}"))[1..].to_owned());
+    }
+    let masked = mask_query(query);
+    match mask_users(&masked) {
+        Some(masked) => Cow::Owned(masked),
+        None => masked,
+    }
 }
 
 /// Returns `query` without the values of parameters that may be secret.
@@ -117,8 +134,8 @@ const SECRET_PARTS: [&str; 18] = [
     "samlart",
     "assertion",
 ];
-/// Whole names of parameters: `code` of OAuth 2.0 and `ticket` of CAS.
-const SECRET_NAMES: [&str; 2] = ["code", "ticket"];
+/// Whole names of parameters: `code` of OAuth 2.0, `ticket` of CAS, and those of keys and signatures, such as `sig` of Azure.
+const SECRET_NAMES: [&str; 7] = ["sql", "code", "ticket", "auth", "sig", "signature", "key"];
 
 /// Returns the name of a parameter, as it is written, if its value is not shown.
 fn masked_name(pair: &str) -> Option<&str> {
@@ -129,13 +146,25 @@ fn masked_name(pair: &str) -> Option<&str> {
     names.any(is_hidden).then_some(name)
 }
 
+/// Returns whether the value of the parameter with this name is not shown. Allocates nothing: each logged request asks.
 fn is_hidden(name: &str) -> bool {
-    let mut decoded = percent_decode_str(name).decode_utf8_lossy();
-    if decoded.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        decoded.to_mut().make_ascii_lowercase();
-    }
-    let name = decoded.trim();
-    SECRET_NAMES.contains(&name) || is_secret_name(name) || name == "sql"
+    if name.contains('%') { is_hidden_name(percent_decode_str(name)) } else { is_hidden_name(name.bytes()) }
+}
+
+fn is_hidden_name(name: impl Iterator<Item = u8> + Clone) -> bool {
+    let is_space = |byte: &u8| byte.is_ascii_whitespace() || *byte == b'+';
+    let trimmed = name.clone().skip_while(is_space);
+    let is_whole = |whole: &&str| match rest_behind(trimmed.clone(), whole) {
+        Some(mut rest) => rest.all(|byte| is_space(&byte)),
+        None => false,
+    };
+    SECRET_NAMES.iter().any(is_whole) || has_secret_part(name)
+}
+
+/// Returns what is behind `start`, in whichever case that is written; `None` if the name does not begin with it.
+fn rest_behind<I: Iterator<Item = u8>>(mut name: I, start: &str) -> Option<I> {
+    let mut letters = start.bytes();
+    letters.all(|letter| name.next().is_some_and(|byte| byte.eq_ignore_ascii_case(&letter))).then_some(name)
 }
 
 /// Returns whether the parameter or the header with this name, in lower case, may hold a secret: its name tells of passwords, keys,
@@ -147,17 +176,31 @@ fn is_hidden(name: &str) -> bool {
 /// assert!(is_secret_name("x-api-key") && is_secret_name("x_apikey") && !is_secret_name("x-request-id"));
 /// ```
 pub fn is_secret_name(name: &str) -> bool {
-    match memchr2(b'-', b'_', name.as_bytes()) {
-        Some(_) => has_secret_part(&name.replace(['-', '_'], "")),
-        None => has_secret_part(name),
-    }
+    has_secret_part(name.bytes())
 }
 
-fn has_secret_part(name: &str) -> bool {
-    let name = name.as_bytes();
-    // Compares the first byte before it compares a part: nearly all names have none.
-    let begins_with = |name: &[u8], part: &str| part.as_bytes()[0] == name[0] && name.starts_with(part.as_bytes());
-    (0..name.len()).any(|start| SECRET_PARTS.iter().any(|part| begins_with(&name[start..], part)))
+/// The first letters of [`SECRET_PARTS`], a bit each. Most letters of a name begin none of them.
+const FIRST_LETTERS: u32 = {
+    let (mut letters, mut part) = (0, 0);
+    while part < SECRET_PARTS.len() {
+        letters |= 1 << (SECRET_PARTS[part].as_bytes()[0] - b'a');
+        part += 1;
+    }
+    letters
+};
+
+fn has_secret_part(name: impl Iterator<Item = u8> + Clone) -> bool {
+    let mut rest = name.filter(|byte| !matches!(byte, b'-' | b'_'));
+    loop {
+        let start = rest.clone();
+        let Some(first) = rest.next().map(|byte| byte.to_ascii_lowercase()) else { return false };
+        if first.is_ascii_lowercase()
+            && FIRST_LETTERS >> (first - b'a') & 1 == 1
+            && SECRET_PARTS.iter().any(|part| rest_behind(start.clone(), part).is_some())
+        {
+            return true;
+        }
+    }
 }
 
 #[cfg(test)]
@@ -175,6 +218,13 @@ mod tests {
             ("", ""),
         ] {
             assert_eq!(mask_path(path), masked);
+        }
+    }
+
+    #[test]
+    fn a_target_without_secrets_is_not_copied() {
+        for target in ["/kylin/api/a%20b?Page_Size=1&%41=b&x-y=%zz&=", "http://host/a@b?to=//h", "//h//", "é?é=é"] {
+            assert!(matches!(masked_target(target), Cow::Borrowed(_)), "{target}");
         }
     }
 
@@ -228,6 +278,13 @@ mod tests {
             ("SAMLRequest=x&SAMLart=y&SAML%61rt=z", "SAMLRequest=***&SAMLart=***&SAML%61rt=***"),
             ("ticket=ST-1&code=c&client_assertion=e30", "ticket=***&code=***&client_assertion=***"),
             ("codes=1&encoded=x&ticketing=y", "codes=1&encoded=x&ticketing=y"),
+            (
+                "auth=a&sig=b&signature=c&key=d&apikey=e&api_key=f",
+                "auth=***&sig=***&signature=***&key=***&apikey=***&api_key=***",
+            ),
+            ("token=a&id_token=b&passwd=c&pwd=d&secret=e", "token=***&id_token=***&passwd=***&pwd=***&secret=***"),
+            ("KEY=a&s%69g=b&%41uth=c&+Sig=d&%20key%09=e", "KEY=***&s%69g=***&%41uth=***&+Sig=***&%20key%09=***"),
+            ("author=a&keys=b&design=c&monkey=d&signatures=e", "author=a&keys=b&design=c&monkey=d&signatures=e"),
             ("a=1;sql=select%201", "a=***"),
             ("a=1;password=x&b=2", "a=***&b=2"),
             ("a;b=1;x;c%6fde=y", "a;b=***"),

@@ -75,6 +75,42 @@ async fn a_request_has_a_line_with_its_nodes_times_and_end_and_no_secret() {
 }
 
 #[tokio::test]
+async fn secrets_of_targets_and_referers_are_in_no_line_of_either_format() {
+    let (_nodes, named) = nodes(1).await;
+    let folder = TempDir::new().unwrap();
+    let hidden = "AUTH=s3cret&s%69g=s3cret&key=s3cret&code=s3cret&passwd=s3cret&limit=5";
+    let masked = "AUTH=***&s%69g=***&key=***&code=***&passwd=***&limit=5";
+    for format in ["combined", "json"] {
+        let file = folder.path().join(format);
+        let args = ["--nodes", &named, "--access-log", file.to_str().unwrap(), "--access-log-format", format];
+        let (_process, front) = start(&args).await;
+        for (target, host, status) in [
+            (format!("/kylin/api/projects?{hidden}"), "kylin", 200),
+            // A request with a user in its target or its host is refused, and logged.
+            (format!("http://user:s3cret@kylin/kylin/api/projects?{hidden}"), "user:s3cret@kylin", 400),
+            (format!("/kylin/api/projects?{hidden}"), "user:s3cret@kylin", 400),
+        ] {
+            let mut connection = Connection::open(front).await.unwrap();
+            let referer = format!("http://user:s3cret@kylin/page?{hidden}");
+            let request = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nReferer: {referer}\r\n\r\n");
+            connection.send(request).await.unwrap();
+            assert_eq!(connection.response().await.unwrap().status(), status, "{target}");
+        }
+        let written = lines(&file, 3).await;
+        for line in &written {
+            assert!(!line.contains("s3cret"), "{line}");
+            assert!(line.contains(&format!("/kylin/api/projects?{masked}")), "{line}");
+            assert!(line.contains(&format!("http://***@kylin/page?{masked}")), "{line}");
+        }
+        if format == "json" {
+            let hosts: Vec<Value> =
+                written.iter().map(|line| serde_json::from_str::<Value>(line).unwrap()["host"].take()).collect();
+            assert_eq!(hosts, ["kylin", "***@kylin", "***@kylin"]);
+        }
+    }
+}
+
+#[tokio::test]
 async fn hostile_values_stay_inside_their_field() {
     let (_nodes, named) = nodes(1).await;
     let folder = TempDir::new().unwrap();

@@ -255,14 +255,19 @@ async fn headers_of_the_response_and_of_the_request_tell_of_the_attempts() {
 async fn a_dead_upstream_and_a_masked_target_are_told() {
     require_nginx!();
     let pair = Pair::start().await;
-    let [_, here] =
-        pair.ask(&get("/dead?sql=select+secret&a=1&token=hidden", "Referer: http://x/y?sql=hidden\r\n")).await;
+    let [_, here] = pair
+        .ask(&get(
+            "/dead?sql=select+secret&a=1&token=hidden&%6bey=hidden&Sig=hidden",
+            "Referer: http://x/y?sql=hidden&auth=hidden\r\n",
+        ))
+        .await;
     assert_eq!(here.status(), 502);
     let [_, lines] = pair.lines("all", 1).await;
     let line = &lines[0];
     for part in [
-        "|GET /dead?sql=***&a=1&token=*** HTTP/1.1|GET|/dead?sql=***&a=1&token=***|/dead|",
-        "|http://x/y?sql=***|",
+        "|GET /dead?sql=***&a=1&token=***&%6bey=***&Sig=*** HTTP/1.1|GET|/dead?sql=***&a=1&token=***&%6bey=***&Sig=***|/dead|",
+        "|sql=***&a=1&token=***&%6bey=***&Sig=***|",
+        "|http://x/y?sql=***&auth=***|",
         "|502|",
     ] {
         assert!(line.contains(part), "{part} in {line}");

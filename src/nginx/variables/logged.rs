@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use http::HeaderName;
 
 use super::{Piece, Scope, Template, Variable};
-use crate::observe::{is_secret_name, masked_target};
+use crate::observe::{is_secret_name, masked_query, masked_target};
 
 /// The way in which values are escaped in a log (`escape=`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,15 +130,16 @@ impl Variable {
             {
                 Some(MASK.to_owned())
             }
-            Variable::Path | Variable::Named(_) => TargetKind::of(name)
-                .and_then(|kind| kind.masked(&String::from_utf8_lossy(written)).map(Cow::into_owned)),
-            Variable::Arg(name) => {
-                let pair = format!("?{name}={}", String::from_utf8_lossy(written));
-                let masked = masked_target(&pair);
+            Variable::Path | Variable::Named(_) => {
+                TargetKind::of(name).and_then(|kind| kind.masked(&String::from_utf8_lossy(written)))
+            }
+            Variable::Arg(name) if !written.is_empty() => {
+                let pair = format!("{name}={}", String::from_utf8_lossy(written));
+                let masked = masked_query(&pair);
                 (*masked != *pair).then(|| masked.split_once('=').map_or("", |(_, value)| value).to_owned())
             }
             Variable::Header(name) | Variable::Sent(name) | Variable::Received(name) if is_target(name) => {
-                Some(masked_target(&String::from_utf8_lossy(written)).into_owned())
+                if_masked(masked_target(&String::from_utf8_lossy(written)))
             }
             _ => None,
         };
@@ -205,17 +206,24 @@ impl TargetKind {
     }
 
     /// Returns the value without secrets; `None` if it has none.
-    fn masked(self, value: &str) -> Option<Cow<'_, str>> {
-        let masked = match self {
-            TargetKind::Path => masked_target(value),
-            TargetKind::Query => Cow::Owned(masked_target(&format!("?{value}")).get(1..)?.to_owned()),
+    fn masked(self, value: &str) -> Option<String> {
+        match self {
+            TargetKind::Path => if_masked(masked_target(value)),
+            TargetKind::Query => if_masked(masked_query(value)),
             TargetKind::Line => {
                 let (method, rest) = value.split_once(' ')?;
                 let (target, protocol) = rest.rsplit_once(' ')?;
-                Cow::Owned(format!("{method} {} {protocol}", masked_target(target)))
+                Some(format!("{method} {} {protocol}", if_masked(masked_target(target))?))
             }
-        };
-        (*masked != *value).then_some(masked)
+        }
+    }
+}
+
+/// Returns a value that is masked; `None` if it had no secret, and is the same.
+fn if_masked(value: Cow<'_, str>) -> Option<String> {
+    match value {
+        Cow::Borrowed(_) => None,
+        Cow::Owned(masked) => Some(masked),
     }
 }
 

@@ -57,7 +57,7 @@ impl ObservedRequest {
             method: request.method().clone(),
             target: request.uri().path_and_query().cloned(),
             version: request.version(),
-            host: host.cloned(),
+            host: host.map(without_user),
             user,
             id,
             traceparent,
@@ -94,7 +94,7 @@ impl ObservedRequest {
     }
 
     /// Returns the query, if there is one. The values of parameters that may be secret are replaced by `***`: those called `sql`,
-    /// which only [`sql`](Self::sql) shows, and those whose names tell of passwords, tokens or sessions.
+    /// which only [`sql`](Self::sql) shows, and those whose names tell of passwords, keys, tokens, signatures or sessions.
     pub fn query(&self) -> Option<Cow<'_, str>> {
         let query = self.target.as_ref()?.query()?;
         Some(mask_query(query))
@@ -113,7 +113,7 @@ impl ObservedRequest {
         self.version
     }
 
-    /// Returns the host, as the client named it.
+    /// Returns the host, as the client named it, with `***` in place of a user and a password.
     pub fn host(&self) -> Option<&HeaderValue> {
         self.host.as_ref()
     }
@@ -135,8 +135,10 @@ impl ObservedRequest {
 
     /// Returns the `Referer`, masked as the [target](Self::target) is.
     pub fn referer(&self) -> Option<Cow<'_, str>> {
-        let referer = String::from_utf8_lossy(self.referer.as_ref()?.as_bytes());
-        Some(Cow::Owned(masked_target(&referer).into_owned()))
+        Some(match String::from_utf8_lossy(self.referer.as_ref()?.as_bytes()) {
+            Cow::Borrowed(referer) => masked_target(referer),
+            Cow::Owned(referer) => Cow::Owned(masked_target(&referer).into_owned()),
+        })
     }
 
     /// Returns the `User-Agent`, which may hold any bytes but control characters.
@@ -216,6 +218,13 @@ impl RequestId {
         request.headers_mut().insert(X_REQUEST_ID.clone(), id.0.clone());
         id
     }
+}
+
+/// Returns the value of `Host` without a user and a password, which clients copy from the target, although such a request is refused.
+fn without_user(host: &HeaderValue) -> HeaderValue {
+    let Some(at) = memchr::memrchr(b'@', host.as_bytes()) else { return host.clone() };
+    let masked = [b"***", &host.as_bytes()[at..]].concat();
+    HeaderValue::from_maybe_shared(Bytes::from(masked)).unwrap_or(HeaderValue::from_static("***"))
 }
 
 /// The number of ids that a thread makes at once.
