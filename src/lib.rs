@@ -113,6 +113,7 @@ pub mod discovery;
 pub mod docs;
 mod drop_guard;
 pub mod endpoint;
+mod error_chain;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -140,10 +140,16 @@ impl Observer for StateLog {
     }
 
     fn store_changed(&self, event: &StoreChanged<'_>) {
-        let StoreChanged { store, pending_writes, .. } = event;
+        let StoreChanged { store, address, error, pending_writes, .. } = event;
+        let phase = event.phase.map(|phase| phase.as_str());
         match event.available {
-            true => info!(store, pending_writes, "session store is available again"),
-            false => warn!(store, "session store is unavailable: sessions are kept in memory meanwhile"),
+            true => info!(store, address, pending_writes, "session store is available again"),
+            false => {
+                warn!(
+                    store,
+                    address, phase, error, "session store is unavailable: sessions are kept in memory meanwhile"
+                );
+            }
         }
     }
 

@@ -151,7 +151,11 @@ impl<B> Members<B> {
     }
 
     pub(super) fn set_admin_state(&mut self, id: &EndpointId, admin_state: AdminState) -> Result<(), ClusterError> {
-        self.edit(id, |endpoint| endpoint.admin_state(admin_state))?;
+        self.edit(id, |endpoint| {
+            let mut endpoint = endpoint.admin_state(admin_state);
+            endpoint.settings.admin_state_is_set = true;
+            endpoint
+        })?;
         if admin_state == AdminState::Ready {
             self.admin_states.remove(id);
             return Ok(());
@@ -243,8 +247,10 @@ impl<B> Members<B> {
     /// Returns the endpoint with the stricter of its own administrative state and the one that the operator set.
     fn with_admin_state(&self, endpoint: Endpoint<B>) -> Endpoint<B> {
         let own = endpoint.settings.admin_state;
-        let stricter = self.admin_states.get(endpoint.id()).map_or(own, |set| own.max(*set));
-        endpoint.admin_state(stricter)
+        let set = self.admin_states.get(endpoint.id()).copied();
+        let mut endpoint = endpoint.admin_state(set.map_or(own, |set| own.max(set)));
+        endpoint.settings.admin_state_is_set = set.is_some_and(|set| set >= own);
+        endpoint
     }
 
     fn live_state(&mut self, id: &EndpointId, others: usize) -> Arc<Live> {

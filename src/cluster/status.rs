@@ -44,6 +44,8 @@ pub struct EndpointStatus {
     pub backup: bool,
     /// The administrative state.
     pub admin_state: AdminState,
+    /// Whether [`Cluster::set_admin_state`](super::Cluster::set_admin_state) has set that state, and not the source of the endpoint.
+    pub admin_state_is_set: bool,
     /// The roles of the node.
     pub roles: Roles,
     /// The state of health.
@@ -129,6 +131,7 @@ impl EndpointStatus {
             weight: settings.weight.get(),
             backup: settings.backup,
             admin_state: settings.admin_state,
+            admin_state_is_set: settings.admin_state_is_set,
             roles: settings.roles,
             health,
             reason,

@@ -9,7 +9,7 @@ use ahash::AHashMap;
 use http::{HeaderValue, StatusCode};
 use tokio::time::sleep;
 
-use super::{DiscoveredNode, Discovery, DiscoveryError, MIN_INTERVAL, error_chain};
+use super::{DiscoveredNode, Discovery, DiscoveryError, MIN_INTERVAL};
 use crate::backend::Backend;
 use crate::backend::node_client::NodeClient;
 use crate::basic_auth;
@@ -18,6 +18,7 @@ use crate::clock::{InvalidDuration, at_least, scaled};
 use crate::cluster::Cluster;
 use crate::cookie::CookieJar;
 use crate::endpoint::{AdminState, Member, Roles};
+use crate::error_chain::error_chain;
 use crate::kylin::node::servers::{DISCOVERED, InvalidServerList, SERVERS, of_kylin3, of_kylin5};
 use crate::kylin::properties::ServerAddr;
 use crate::probe::InvalidProbe;

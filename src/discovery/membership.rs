@@ -10,12 +10,13 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::status::{DiscoveryStatus, SourceState};
-use super::{Backoff, DiscoveredNode, Discovery, DiscoveryError, error_chain};
+use super::{Backoff, DiscoveredNode, Discovery, DiscoveryError};
 use crate::Cluster;
 use crate::body::BoxError;
 use crate::clock::{Clock, SystemClock};
 use crate::cluster::DesiredEndpoint;
 use crate::endpoint::{Endpoint, EndpointId, Roles};
+use crate::error_chain::error_chain;
 use crate::unwind::catch_panic;
 
 /// The minimum time between two updates. Changes within it arrive as one.

@@ -64,6 +64,8 @@ pub(crate) struct EndpointSettings {
     pub(crate) backup: bool,
     pub(crate) slow_start: Option<SlowStart>,
     pub(crate) admin_state: AdminState,
+    /// Whether the operator has set the state of a running cluster, instead of the source of the endpoint.
+    pub(crate) admin_state_is_set: bool,
     pub(crate) roles: Roles,
     pub(crate) route: Option<Arc<str>>,
 }
@@ -86,6 +88,7 @@ impl<B> Endpoint<B> {
             backup: false,
             slow_start: None,
             admin_state: AdminState::Ready,
+            admin_state_is_set: false,
             roles: Roles::ALL,
             route: None,
         };

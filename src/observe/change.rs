@@ -137,8 +137,10 @@ pub enum FoundBy {
     Probes,
     /// The [metastore check](crate::probe::MetastoreCheck).
     MetastoreCheck,
-    /// The operator or the application, or a source of nodes.
+    /// The operator or the application, by [`Cluster::set_admin_state`](crate::Cluster::set_admin_state).
     Operator,
+    /// The membership or a setting of the endpoint: by a reload, a source of nodes, or the application.
+    Configuration,
 }
 
 impl FoundBy {
@@ -149,6 +151,7 @@ impl FoundBy {
             FoundBy::Probes => "probes",
             FoundBy::MetastoreCheck => "metastore_check",
             FoundBy::Operator => "operator",
+            FoundBy::Configuration => "configuration",
         }
     }
 
@@ -193,8 +196,14 @@ pub enum ClusterChange {
 pub struct StoreChanged<'a> {
     /// The name of the store, as it was given to the [`Watch`](super::Watch).
     pub store: &'a str,
+    /// The [address](crate::session::SessionStore::address) of the store, if it has one.
+    pub address: Option<&'a str>,
     /// Whether the store is available now.
     pub available: bool,
+    /// The error, with its causes, that made the store unavailable. It holds no credentials.
+    pub error: Option<&'a str>,
+    /// The phase in which that error occurred: a new connection, or the response. `None` if that is unknown, as after a timeout.
+    pub phase: Option<AttemptPhase>,
     /// The number of writes that wait for the store.
     pub pending_writes: usize,
 }

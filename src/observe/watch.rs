@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::Observer;
 use super::change::{
     ClusterChange, ClusterChanged, DiscoveryChanged, EndpointChange, EndpointChanged, FoundBy, StoreChanged,
 };
 use super::observers::call;
+use super::{AttemptPhase, Observer};
 use crate::clock::{Clock as _, SystemClock};
 use crate::cluster::{Cluster, ClusterStatus, EndpointStatus};
 use crate::discovery::{DiscoveryHandle, DiscoveryStatus, SourceState};
@@ -112,14 +112,26 @@ impl fmt::Debug for Watch {
 }
 
 async fn watch_sessions(observer: Arc<dyn Observer>, name: String, sessions: Sessions) {
-    let mut was_available = true;
+    let (mut was_available, address) = (true, sessions.store_address());
     loop {
+        // Enabled before the state is read, so that no change is missed in between.
+        let mut changed = pin!(sessions.store_availability().notified());
+        changed.as_mut().enable();
         let available = sessions.is_store_available();
         if std::mem::replace(&mut was_available, available) != available {
-            let event = StoreChanged { store: &name, available, pending_writes: sessions.pending_writes() };
+            let failure = sessions.last_store_failure().filter(|_| !available);
+            let phase = |connects| if connects { AttemptPhase::Connect } else { AttemptPhase::Response };
+            let event = StoreChanged {
+                store: &name,
+                address: address.as_deref(),
+                available,
+                error: failure.as_ref().map(|failure| &*failure.error),
+                phase: failure.as_ref().and_then(|failure| failure.is_of_connecting).map(phase),
+                pending_writes: sessions.pending_writes(),
+            };
             call(&*observer, |observer| observer.store_changed(&event));
         }
-        sleep(INTERVAL / 4).await;
+        changed.await;
     }
 }
 
@@ -171,13 +183,13 @@ impl Differ<'_> {
     fn compare(&mut self, before: &ClusterStatus, now: &ClusterStatus) {
         for endpoint in &now.endpoints {
             match before.endpoints.iter().find(|old| old.id == endpoint.id) {
-                None => self.tell(EndpointChange::Added, endpoint, None, FoundBy::Operator, None),
+                None => self.tell(EndpointChange::Added, endpoint, None, FoundBy::Configuration, None),
                 Some(old) => self.compare_endpoint(old, endpoint),
             }
         }
         let removed = |old: &&EndpointStatus| now.endpoints.iter().all(|endpoint| endpoint.id != old.id);
         for old in before.endpoints.iter().filter(removed) {
-            self.tell(EndpointChange::Removed, old, None, FoundBy::Operator, None);
+            self.tell(EndpointChange::Removed, old, None, FoundBy::Configuration, None);
         }
         self.drained.retain(|id| {
             now.endpoints.iter().any(|endpoint| endpoint.id == *id && endpoint.admin_state == AdminState::Drain)
@@ -205,14 +217,15 @@ impl Differ<'_> {
     }
 
     fn compare_endpoint(&mut self, old: &EndpointStatus, endpoint: &EndpointStatus) {
+        let set_by = if endpoint.admin_state_is_set { FoundBy::Operator } else { FoundBy::Configuration };
         if old.admin_state != endpoint.admin_state {
             let change = EndpointChange::of_admin_state(endpoint.admin_state);
-            self.tell(change, endpoint, None, FoundBy::Operator, None);
+            self.tell(change, endpoint, None, set_by, None);
         }
         let is_drained = endpoint.admin_state == AdminState::Drain && endpoint.in_flight + endpoint.waiting == 0;
         if is_drained && !self.drained.contains(&endpoint.id) {
             self.drained.push(endpoint.id.clone());
-            self.tell(EndpointChange::Drained, endpoint, None, FoundBy::Operator, None);
+            self.tell(EndpointChange::Drained, endpoint, None, set_by, None);
         }
         if old.slow != endpoint.slow {
             let change = if endpoint.slow { EndpointChange::Slowed } else { EndpointChange::Restored };

@@ -96,6 +96,16 @@ async fn a_lost_store_is_told_also_after_the_secret_was_exchanged() {
             .await;
         };
         told_behind("").await;
+        let line = line_with(&process, &["session store is unavailable"]).await;
+        for part in [
+            "WARN",
+            &format!("address=\"{store}\""),
+            "phase=\"connect\"",
+            "error=\"the session store is unavailable: memcached: Connection refused",
+        ] {
+            assert!(line.contains(part), "{part} in {line}");
+        }
+        assert_eq!(count(&process, "session store is unavailable"), 1, "{}", process.file("stderr"));
         std::fs::write(&secret, "3c".repeat(32)).unwrap();
         process.signal("HUP");
         told_behind("another secret").await;

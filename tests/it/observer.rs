@@ -525,7 +525,7 @@ async fn a_watch_tells_which_endpoint_fell_why_and_that_the_last_one_is_lost() {
     let _checker = check.start(&cluster).unwrap();
 
     cluster.add(Endpoint::http("q2", &closed_port().to_string()).unwrap()).unwrap();
-    notes.wait_for("kylin q2 added by operator").await;
+    notes.wait_for("kylin q2 added by configuration").await;
     notes.wait_for("kylin q2 unhealthy by probes: probe failed: no connection").await;
     let id = "q1".parse().unwrap();
     cluster.set_admin_state(&id, AdminState::Drain).unwrap();
@@ -539,7 +539,7 @@ async fn a_watch_tells_which_endpoint_fell_why_and_that_the_last_one_is_lost() {
     notes.wait_for("kylin q1 unhealthy by probes").await;
     notes.wait_for("kylin LostLast of 2").await;
     cluster.remove(&"q2".parse().unwrap()).unwrap();
-    notes.wait_for("kylin q2 removed by operator").await;
+    notes.wait_for("kylin q2 removed by configuration").await;
     let told = notes.take();
     assert_eq!(told.iter().filter(|line| line.contains("LostLast")).count(), 1, "{told:?}");
     assert!(requests.take().is_empty(), "probes are no requests");

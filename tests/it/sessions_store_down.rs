@@ -1,9 +1,11 @@
 //! A store that fails or does not respond costs a bounded time and no request, and no secret is logged.
 
 use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
+use kylin_lb::observe::{Observer, StoreChanged, Watch};
 use kylin_lb::session::{Affinity, MemoryStore, Secret, Sessions};
 use kylin_lb::testing::kylin::Dialect;
 use kylin_lb::testing::{FailingStore, Scripted, StoreFault};
@@ -87,6 +89,45 @@ async fn a_store_that_hangs_costs_its_deadline_a_few_times_and_then_nothing() {
     // A login, which writes to the store, is no slower.
     let (_, status, took) = send(&proxy, "/issue/1", "").await;
     assert_eq!((status, took), (200, Duration::ZERO));
+}
+
+/// Notes when a store changes, and what is told of it.
+#[derive(Clone)]
+struct StoreNotes(Arc<Mutex<Vec<(Duration, String)>>>, tokio::time::Instant);
+
+impl Observer for StoreNotes {
+    fn store_changed(&self, event: &StoreChanged<'_>) {
+        let text = format!("{} {} {:?} {:?}", event.store, event.available, event.phase, event.error);
+        self.0.lock().unwrap().push((self.1.elapsed(), text));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_observer_learns_at_the_failure_that_a_store_is_unavailable_and_why() {
+    let store = FailingStore::new();
+    let sessions = sessions(&store);
+    let proxy = proxy(sessions.clone());
+    let notes = StoreNotes(Arc::default(), tokio::time::Instant::now());
+    let _watch = Watch::new(notes.clone()).sessions("s", &sessions);
+    for (fault, error) in [
+        (FAILS, "the session store is unavailable: the test wants it"),
+        (HANGS, "the session store did not respond within 50ms"),
+    ] {
+        // Not at a time at which the state would be read anyway.
+        tokio::time::sleep(Duration::from_millis(1111)).await;
+        store.set_fault(fault);
+        for n in 0..8 {
+            send(&proxy, "/kylin/api/x", &format!("unknown{n}-x")).await;
+        }
+        let failed = notes.1.elapsed();
+        tokio::task::yield_now().await;
+        let told = std::mem::take(&mut *notes.0.lock().unwrap());
+        assert_eq!(told, [(failed, format!("s false None Some({error:?})"))]);
+        store.set_fault(WORKS);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let told = std::mem::take(&mut *notes.0.lock().unwrap());
+        assert_eq!(told.iter().map(|(_, text)| text.as_str()).collect::<Vec<_>>(), ["s true None None"]);
+    }
 }
 
 #[tokio::test(start_paused = true)]

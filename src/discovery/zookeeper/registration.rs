@@ -183,7 +183,7 @@ mod tests {
         assert!(reason(json!({"address": "a", "port": 70_000})).contains("expected host:port"));
         let error = parse(ChildKind::Described, b"{\"password\": \"secret\"").unwrap_err();
         assert_eq!(error.to_string(), "not JSON");
-        assert!(!crate::discovery::error_chain(&error).contains("secret"));
+        assert!(!crate::error_chain::error_chain(&error).contains("secret"));
     }
 
     #[test]

@@ -6,8 +6,9 @@ use ahash::AHashMap;
 
 use super::layout::{ChildKind, Parent};
 use super::registration::{self, Registration};
-use crate::discovery::{DiscoveredNode, error_chain};
+use crate::discovery::DiscoveredNode;
 use crate::endpoint::Roles;
+use crate::error_chain::error_chain;
 
 /// The maximum number of children of one parent that are read.
 const MAX_CHILDREN: usize = 4096;

@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use self::breaker::{CircuitBreaker, OPEN_TIME};
 use self::ended::EndedSessions;
@@ -35,8 +36,10 @@ use self::recent_keys::derive_key;
 pub use self::sessions::{Sessions, SessionsBuilder};
 use crate::background::{self, BackgroundTask};
 use crate::clock::Epoch;
+use crate::error_chain::error_chain;
 use crate::request::ClientAddr;
 use crate::session::secret::{SecretUse, Tagger};
+use crate::session::store::is_of_connecting;
 use crate::session::{
     MemoryStore, Precondition, SaveOutcome, SessionKey, SessionRecord, SessionStore, StoreError, StoreFuture, Stored,
 };
@@ -92,6 +95,10 @@ struct CachedStore {
     pending: PendingWrites,
     in_use: InUseRegistry,
     failures: AtomicU32,
+    /// The last failure. It is set before the breaker opens.
+    last_failure: Mutex<Option<StoreFailure>>,
+    /// Notified when the breaker opens or closes.
+    availability: Notify,
     /// `None` if the secrets decide.
     restore: Option<RestoreAfterLoss>,
     /// Identifies these sessions within the process; not 0.
@@ -106,6 +113,21 @@ struct CachedStore {
 
 /// The store is unavailable, or was too slow.
 struct Unavailable;
+
+/// A failure of the store, for logs.
+#[derive(Debug, Clone)]
+pub(crate) struct StoreFailure {
+    /// The error and its causes.
+    pub(crate) error: Box<str>,
+    /// Whether a new connection failed, and not a request on one; `None` if that is unknown.
+    pub(crate) is_of_connecting: Option<bool>,
+}
+
+impl StoreFailure {
+    fn of(error: &StoreError) -> Self {
+        StoreFailure { error: error_chain(error).into(), is_of_connecting: is_of_connecting(error) }
+    }
+}
 
 impl CachedStore {
     /// Returns whether an operation may call the store now.
@@ -140,6 +162,7 @@ impl CachedStore {
         match &result {
             Ok(_) => {
                 if self.breaker.record_success() {
+                    self.availability.notify_waiters();
                     tracing::info!(target: "kylin_lb::state", "session store is available again");
                 }
             }
@@ -161,10 +184,14 @@ impl CachedStore {
             shortage::report("reaching the session store", &error);
             return;
         }
+        let failure = StoreFailure::of(error);
+        *self.last_failure.lock() = Some(failure.clone());
         if !self.breaker.record_failure(self.epoch.millis()) {
             return;
         }
-        tracing::warn!(target: "kylin_lb::state", %error, "session store is unavailable");
+        self.availability.notify_waiters();
+        let address = self.store.address();
+        tracing::warn!(target: "kylin_lb::state", address, error = %failure.error, "session store is unavailable");
         background::ensure_running(
             self,
             |store| &store.probe,

@@ -145,6 +145,11 @@ pub trait SessionStore: fmt::Debug + Send + Sync + 'static {
     fn connection_epoch(&self) -> u64 {
         0
     }
+
+    /// Returns the address of the store for logs, such as `redis://10.0.0.5:6379`. It must hold no credentials. Default: `None`.
+    fn address(&self) -> Option<String> {
+        None
+    }
 }
 
 /// The result of a store operation: ready at once for a store in memory, which allocates nothing, or a boxed future.
@@ -236,6 +241,10 @@ impl SessionStore for Arc<dyn SessionStore> {
 
     fn connection_epoch(&self) -> u64 {
         (**self).connection_epoch()
+    }
+
+    fn address(&self) -> Option<String> {
+        (**self).address()
     }
 }
 

@@ -32,3 +32,11 @@ pub use memory::MemoryStore;
 pub use mysql::{MysqlBuilder, MysqlStore};
 pub use open::open;
 pub use record::{DamagedRecord, SessionRecord};
+#[cfg(any(feature = "redis", feature = "mysql", feature = "memcached"))]
+pub(super) use remote::is_of_connecting;
+
+/// Returns whether a new connection failed: unknown, because this build has no store behind a connection.
+#[cfg(not(any(feature = "redis", feature = "mysql", feature = "memcached")))]
+pub(super) fn is_of_connecting(_: &StoreError) -> Option<bool> {
+    None
+}

@@ -159,6 +159,8 @@ impl SessionsBuilder {
             pending: Default::default(),
             in_use: Default::default(),
             failures: AtomicU32::new(0),
+            last_failure: Default::default(),
+            availability: Default::default(),
         };
         Sessions { store: Arc::new(store) }
     }

@@ -1,6 +1,7 @@
 mod builder;
 #[cfg(feature = "login-relay")]
 mod replace;
+mod store_state;
 
 use std::fmt;
 use std::sync::Arc;
@@ -91,11 +92,6 @@ impl Sessions {
     /// [`Affinity`](crate::session::Affinity).
     pub fn with_secret(&self, secret: &Secret) -> Self {
         SessionsBuilder::continuing(self, secret.clone()).build_unchecked()
-    }
-
-    /// Returns whether the front end calls the store at present. It does not while the circuit breaker is open.
-    pub fn is_store_available(&self) -> bool {
-        !self.store.breaker.is_open()
     }
 
     /// Returns how many writes wait until the store is available again.

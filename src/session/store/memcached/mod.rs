@@ -115,6 +115,11 @@ impl SessionStore for MemcachedStore {
     fn connection_epoch(&self) -> u64 {
         self.servers.iter().map(|(_, pool)| pool.lost_connections()).sum()
     }
+
+    fn address(&self) -> Option<String> {
+        let servers: Vec<_> = self.servers.iter().map(|(_, pool)| pool.connector().address()).collect();
+        Some(format!("memcached://{}", servers.join(",")))
+    }
 }
 
 /// The record and the parameters of a save.

@@ -150,6 +150,11 @@ impl SessionStore for MysqlStore {
     fn connection_epoch(&self) -> u64 {
         self.shared.pool.lost_connections()
     }
+
+    fn address(&self) -> Option<String> {
+        let (host, port) = self.shared.pool.connector().address();
+        Some(format!("mysql://{}", remote::hosts([&(host.to_owned(), port)])))
+    }
 }
 
 fn milliseconds(ttl: Duration) -> u64 {

@@ -1,5 +1,6 @@
 //! Connections to the three kinds of Redis.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use redis::{
 use tokio::task::JoinSet;
 
 use super::failure::SYSTEM;
-use crate::session::store::remote::{Failure, Login, Server, Tls};
+use crate::session::store::remote::{Failure, Login, Server, Tls, hosts};
 
 /// The time limit for a server to accept a connection and a login.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -53,6 +54,17 @@ pub(super) enum RedisConnection {
 impl Topology {
     pub(super) fn is_cluster(&self) -> bool {
         matches!(self, Topology::Cluster(_))
+    }
+}
+
+impl fmt::Display for Topology {
+    /// Shows the address without a login.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Topology::Single(server) => write!(f, "redis://{}", hosts([server])),
+            Topology::Sentinel { sentinels, master } => write!(f, "redis+sentinel://{}/{master}", hosts(sentinels)),
+            Topology::Cluster(nodes) => write!(f, "redis+cluster://{}", hosts(nodes)),
+        }
     }
 }
 

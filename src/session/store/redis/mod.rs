@@ -152,6 +152,10 @@ impl SessionStore for RedisStore {
     fn connection_epoch(&self) -> u64 {
         self.connection.opened()
     }
+
+    fn address(&self) -> Option<String> {
+        Some(self.connection.topology().to_string())
+    }
 }
 
 impl fmt::Debug for RedisStore {

@@ -52,6 +52,7 @@ impl ReconnectBackoff {
         self.check()?;
         let connected = timeout(limit, connect).await;
         let connected = connected.unwrap_or_else(|_| Err(Failure::unavailable(system, "no connection in time")));
+        let connected = connected.map_err(Failure::of_connecting);
         match &connected {
             Ok(_) => self.reset(),
             Err(failure) => self.record_failure(failure.clone()),

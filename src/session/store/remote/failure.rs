@@ -19,17 +19,19 @@ pub(crate) struct Failure {
     permanent: bool,
     /// This process could not make a connection.
     shortage: bool,
+    /// The failure is that of a new connection, and not of a request.
+    connecting: bool,
 }
 
 impl Failure {
     /// The server cannot be reached or cannot serve at present.
     pub(crate) fn unavailable(system: &'static str, description: impl Into<Cow<'static, str>>) -> Self {
-        Failure { system, description: description.into(), permanent: false, shortage: false }
+        Failure { system, description: description.into(), permanent: false, shortage: false, connecting: false }
     }
 
     /// The server refused the request or sent an invalid response. A retry does not help.
     pub(crate) fn refused(system: &'static str, description: impl Into<Cow<'static, str>>) -> Self {
-        Failure { system, description: description.into(), permanent: true, shortage: false }
+        Failure { permanent: true, ..Failure::unavailable(system, description) }
     }
 
     /// A connection failed. Keeps the text of errors of the operating system and of TLS; the text
@@ -50,7 +52,12 @@ impl Failure {
     #[cfg(any(feature = "redis", feature = "mysql"))]
     pub(crate) fn tls(system: &'static str, error: &rustls::Error) -> Self {
         let permanent = matches!(error, rustls::Error::InvalidCertificate(_));
-        Failure { system, description: format!("TLS: {error}").into(), permanent, shortage: false }
+        Failure { permanent, ..Failure::unavailable(system, format!("TLS: {error}")) }
+    }
+
+    /// Returns this failure as one of a new connection.
+    pub(super) fn of_connecting(self) -> Self {
+        Failure { connecting: true, ..self }
     }
 
     /// Returns whether a retry cannot help.
@@ -58,6 +65,14 @@ impl Failure {
     pub(crate) fn is_permanent(&self) -> bool {
         self.permanent
     }
+}
+
+/// Returns whether a new connection failed, and not a request on one; `None` if that is unknown.
+pub(crate) fn is_of_connecting(error: &StoreError) -> Option<bool> {
+    let (StoreError::Unavailable(source) | StoreError::Shortage(source) | StoreError::Refused(source)) = error else {
+        return None;
+    };
+    source.downcast_ref::<Failure>().map(|failure| failure.connecting)
 }
 
 impl From<Failure> for StoreError {

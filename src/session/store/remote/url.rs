@@ -35,6 +35,16 @@ pub(crate) struct StoreUrl {
 /// A host name or address, without the brackets of an IPv6 address, and a port.
 pub(crate) type Server = (String, u16);
 
+/// Returns servers as an address has them.
+#[cfg(any(feature = "redis", feature = "mysql"))]
+pub(crate) fn hosts<'s>(servers: impl IntoIterator<Item = &'s Server>) -> String {
+    let server = |(host, port): &Server| match host.contains(':') {
+        true => format!("[{host}]:{port}"),
+        false => format!("{host}:{port}"),
+    };
+    servers.into_iter().map(server).collect::<Vec<_>>().join(",")
+}
+
 /// A user and a password. [`Debug`](fmt::Debug) shows neither.
 #[derive(Clone, Default)]
 pub(crate) struct Login {
