@@ -21,6 +21,7 @@ use std::fmt;
 /// | `ResponseTruncated` | `response_truncated` | `UC` | `SD` |
 /// | `ResponseStalled` | `response_stalled` | `SI` | `sD` |
 /// | `Stopped` | `stopped` | `DC` | `CD` |
+/// | `Unconfirmed` | `unconfirmed` | `UC` | `SH` |
 /// | `Panicked` | `panicked` | `LR` | `IH` |
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -59,13 +60,15 @@ pub enum Termination {
     ResponseStalled,
     /// The client stopped the query by its id while it waited for the response to an equal one.
     Stopped,
+    /// A stop, a logout or another request for all nodes was not confirmed by each of them, whatever the reason. The client got 502.
+    Unconfirmed,
     /// The code of the front end panicked.
     Panicked,
 }
 
 impl Termination {
     /// Every variant, for the labels of a metric.
-    pub const ALL: [Termination; 18] = [
+    pub const ALL: [Termination; 19] = [
         Termination::Complete,
         Termination::ClientGone,
         Termination::Refused,
@@ -83,6 +86,7 @@ impl Termination {
         Termination::ResponseTruncated,
         Termination::ResponseStalled,
         Termination::Stopped,
+        Termination::Unconfirmed,
         Termination::Panicked,
     ];
 
@@ -120,6 +124,7 @@ impl Termination {
             Termination::ResponseTruncated => ("response_truncated", "UC", "SD"),
             Termination::ResponseStalled => ("response_stalled", "SI", "sD"),
             Termination::Stopped => ("stopped", "DC", "CD"),
+            Termination::Unconfirmed => ("unconfirmed", "UC", "SH"),
             Termination::Panicked => ("panicked", "LR", "IH"),
         }
     }

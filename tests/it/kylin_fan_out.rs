@@ -7,6 +7,7 @@ use http::StatusCode;
 use kylin_lb::balance::Attempted;
 use kylin_lb::endpoint::{AdminState, Role};
 use kylin_lb::health::{HealthState, Reason};
+use kylin_lb::observe::Termination;
 use kylin_lb::proxy::{KylinRules, ReloadAccess};
 use kylin_lb::session::{Affinity, LoginRelay, Sessions};
 use kylin_lb::testing::Scripted;
@@ -273,7 +274,11 @@ async fn a_redirect_to_a_login_does_not_confirm_a_stop() {
         let nodes = statuses.map(|status| saying(Says::Html(status, String::new())));
         let endpoints = nodes.iter().enumerate().map(|(id, node)| scripted(&id.to_string(), node));
         let proxy = Proxy::builder(Cluster::builder().endpoints(endpoints).build().unwrap()).build().unwrap();
-        ask(&proxy, request("PUT /kylin/api/query/x/stop", &[], "")).await.0.as_u16()
+        let response = proxy.forward(ClientAddr::Unix, request("PUT /kylin/api/query/x/stop", &[], "")).await;
+        let told = response.extensions().get::<Termination>().copied();
+        // Each node responded: no connection has failed.
+        assert_eq!(told, (response.status() == 502).then_some(Termination::Unconfirmed));
+        response.status().as_u16()
     };
     for (statuses, merged) in [([200, 302], 502), ([200, 403], 502), ([302, 302], 302), ([302, 401], 302)] {
         assert_eq!(stops(statuses).await, merged, "{statuses:?}");

@@ -151,6 +151,7 @@ impl Observer for Traffic {
             | Termination::InvalidResponse
             | Termination::ResponseTruncated
             | Termination::ResponseStalled
+            | Termination::Unconfirmed
             | Termination::Panicked => true,
         };
         self.requests.record(self.clock.millis_at(event.at), event.times.total, failed);

@@ -41,6 +41,9 @@ const BODY_TOO_LARGE: ErrorResponse =
 const NO_RESPONSE: ErrorResponse =
     ErrorResponse::new(StatusCode::BAD_GATEWAY, "no node that the request concerns could be reached")
         .because(Termination::ConnectFailed);
+/// At least one node did not confirm what the request asks of all of them. The message for the client says how many.
+const UNCONFIRMED: ErrorResponse = ErrorResponse::new(StatusCode::BAD_GATEWAY, "not every node confirmed the request")
+    .because(Termination::Unconfirmed);
 
 /// Returns whether a request that failed so may be sent to its node once more, and takes that from the budget.
 pub(crate) type MayRepeat<'a> = &'a (dyn Fn(SendErrorKind) -> bool + Sync);
@@ -142,9 +145,9 @@ pub(crate) async fn fan_out<B: Backend>(
     }
     if let Some(message) = unconfirmed_message(merge, &responses, unconfirmed, total) {
         if let Some(recorder) = recorder {
-            recorder.failed(Termination::ConnectFailed);
+            recorder.failed(UNCONFIRMED.termination());
         }
-        return (Ok(NO_RESPONSE.response_saying(&message, context)), may_be_executed);
+        return (Ok(UNCONFIRMED.response_saying(&message, context)), may_be_executed);
     }
     (merge_all(merge, responses, SystemClock.unix()).ok_or(NO_RESPONSE), may_be_executed)
 }
