@@ -21,7 +21,7 @@ use crate::front::{Front, Health};
 use crate::log_file::LogFile;
 use crate::running::Reload;
 use crate::status::Monitored;
-use crate::{Logs, greet, raise_open_files_limit, say, sessions, table};
+use crate::{Logs, greet, log_paths, raise_open_files_limit, say, sessions, table};
 
 /// The file that describes a site, and the options that apply to it.
 pub struct FileSource<'s> {
@@ -80,7 +80,7 @@ impl FileSite for Site {
     fn load(source: &FileSource<'_>, secret: Secret) -> Result<Loaded<Self>, Box<dyn Error>> {
         let config = read(source.path, source.args)?;
         let unopened: AccessLogs = config.access_logs().map(|path| (path.to_owned(), None)).collect();
-        let access_logs = open_logs(&config, &unopened)?;
+        let access_logs = open_logs(source.args, &config, &unopened)?;
         let open_files = config.open_files();
         let site = builder(config, source.args, secret, &source.logs.observers, &access_logs).build()?;
         Ok(Loaded { site, open_files, access_logs })
@@ -93,7 +93,7 @@ impl FileSite for Site {
         open: &AccessLogs,
     ) -> Result<Loaded<SiteSuccessor>, Box<dyn Error>> {
         let config = read(source.path, source.args)?;
-        let access_logs = open_logs(&config, open)?;
+        let access_logs = open_logs(source.args, &config, open)?;
         let open_files = config.open_files();
         let builder = builder(config, source.args, secret, &source.logs.observers, &access_logs);
         Ok(Loaded { site: builder.build_successor(self)?, open_files, access_logs })
@@ -164,18 +164,21 @@ pub type AccessLogs = HashMap<PathBuf, Option<LogFile>>;
 
 /// Opens the access logs that are not open yet. One that could not be opened before may fail again: the folder of nginx's logs need
 /// not be on this machine, and requests are served without it.
-fn open_logs(config: &Config, open: &AccessLogs) -> Result<AccessLogs, Box<dyn Error>> {
+fn open_logs(args: &Args, config: &Config, open: &AccessLogs) -> Result<AccessLogs, Box<dyn Error>> {
     let mut logs = AccessLogs::new();
     for path in config.access_logs() {
+        log_paths::check_apart(args, config, path)?;
         let file = match open.get(path) {
             Some(Some(file)) => Some(file.clone()),
             before => match LogFile::open_path(path) {
                 Ok(file) => Some(file),
                 Err(error) if before.is_some() => {
-                    tracing::warn!(error = %error, "access_log is not written");
+                    tracing::warn!(error = %error, place = log_paths::place(config, path), "access_log is not written");
                     None
                 }
-                Err(error) => return Err(format!("access_log: {error}").into()),
+                Err(error) => {
+                    return Err(format!("{}: access_log: {error}", log_paths::place(config, path)).into());
+                }
             },
         };
         logs.insert(path.to_owned(), file);

@@ -23,6 +23,7 @@ mod groups;
 mod httpd;
 mod listed;
 mod log_file;
+mod log_paths;
 mod logging;
 mod members;
 mod metrics;
@@ -191,9 +192,11 @@ fn check_httpd(path: &Path, args: &Args, secret: &Secret) -> Result<(), Box<dyn 
 
 /// Prints what a configuration means, and whether it can be served.
 fn check(path: &Path, args: &Args, secret: Secret) -> Result<(), Box<dyn Error>> {
-    let site = configured::builder(configured::read(path, args)?, args, secret, &[], &HashMap::new());
+    let config = configured::read(path, args)?;
+    let site = configured::builder(config.clone(), args, secret, &[], &HashMap::new());
     say(format_args!("{}", site.report()));
     site.build()?;
+    log_paths::check_config(args, &config)?;
     say(format_args!("{}: the configuration is valid\n", path.display()));
     Ok(())
 }
@@ -230,7 +233,9 @@ struct Logs {
 impl Logs {
     fn open(args: &Args, admin: Admin) -> Result<Self, Box<dyn Error>> {
         let mut logs = Logs { admin, observers: Vec::new(), files: Vec::new(), exporter: None };
+        log_paths::check_distinct(args)?;
         if args.check {
+            log_paths::check(args)?;
             return Ok(logs);
         }
         if let Some(path) = &args.access_log {

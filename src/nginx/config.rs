@@ -2,7 +2,7 @@
 
 mod listeners;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::num::NonZeroU64;
 use std::path::Path;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 pub(super) use self::listeners::Listener;
 use self::listeners::{check_server_addr, listeners, note_keepalive};
-use super::directives::access_log::LogFormats;
+use super::directives::access_log::{AccessLog, LogFormats};
 use super::directives::catalogue::{self, Block};
 use super::directives::comments::CommentOptions;
 use super::directives::context::ReadContext;
@@ -104,12 +104,21 @@ impl Config {
     /// Returns the paths of the access logs, each once. [`SiteBuilder::access_log`](super::SiteBuilder::access_log) takes the
     /// functions that write them.
     pub fn access_logs(&self) -> impl Iterator<Item = &Path> {
-        let mut paths = BTreeSet::new();
+        self.places_of_logs().into_keys()
+    }
+
+    /// Returns the file and the line, as `FILE:LINE`, of the first `access_log` directive with this path.
+    pub fn access_log_place(&self, path: &Path) -> Option<&str> {
+        self.places_of_logs().get(path).copied()
+    }
+
+    fn places_of_logs(&self) -> BTreeMap<&Path, &str> {
+        let mut places = BTreeMap::new();
         for server in &self.servers {
-            paths.extend(server.settings.access_logs.active().iter().map(|log| &*log.path));
-            collect_logs(&server.locations, &mut paths);
+            collect_logs(server.settings.access_logs.active(), &mut places);
+            collect_logs_of(&server.locations, &mut places);
         }
-        paths.into_iter()
+        places
     }
 
     fn build(
@@ -223,11 +232,18 @@ fn server_comments(servers: &[(Server, Span)], upstreams: usize) -> Result<Vec<C
     Ok(merged)
 }
 
-fn collect_logs<'c>(locations: &'c Locations, paths: &mut BTreeSet<&'c Path>) {
+fn collect_logs_of<'c>(locations: &'c Locations, places: &mut BTreeMap<&'c Path, &'c str>) {
     for location in locations.iter() {
-        let logs = location.forms().into_iter().flat_map(|form| form.settings.access_logs.active());
-        paths.extend(logs.map(|log| &*log.path));
-        collect_logs(&location.nested, paths);
+        for form in location.forms() {
+            collect_logs(form.settings.access_logs.active(), places);
+        }
+        collect_logs_of(&location.nested, places);
+    }
+}
+
+fn collect_logs<'c>(logs: &'c [AccessLog], places: &mut BTreeMap<&'c Path, &'c str>) {
+    for log in logs {
+        places.entry(&log.path).or_insert(&log.place);
     }
 }
 

@@ -116,16 +116,18 @@ This program:
                       itself, such as a return, is in its own access_log
   --access-log-format F  combined (default) or json, one object a line
   --query-log FILE    a JSON object for each query: user, project, fingerprint, node and why there, times, outcome
+                      (- is standard output; not the file of --access-log)
   --log-flags         the query log also shows how the node got the result: from its cache, or by pushing the query down; not of
                       responses that are compressed
-  --log-sql           the query log shows SQL; without it, it has its fingerprint alone. sql= in a URL is masked in both logs
+  --log-sql           the query log shows SQL; without it, it has its fingerprint alone. sql= in a URL is masked in both logs, as
+                      are keys, tokens, passwords, codes and signatures
   --grace SECONDS     how long requests in flight may take after a signal to stop (default: as long as the longest query)
   --lame-duck SECONDS how long it serves on after that signal, while the health path says 503, so that a balancer in front
                       sends no more (default: 0)
   --health-path PATH  the path that tells a balancer in front whether to send requests here, 200 or 503; or none
                       (default: /front/health)
   --threads N         accept loops, each on a thread of its own (default: one per core)
-  --check             prints the nodes and settings, and exits
+  --check             prints the nodes and settings, and exits; fails where a log could not be written
   --version           prints the version
   --help              prints this
 

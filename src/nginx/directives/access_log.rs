@@ -33,6 +33,8 @@ pub(crate) struct AccessLogs {
 #[derive(Debug, Clone)]
 pub(crate) struct AccessLog {
     pub(crate) path: PathBuf,
+    /// The file and the line of the directive.
+    pub(crate) place: Arc<str>,
     pub(crate) format: Arc<LogFormat>,
     /// `if=`: a line is written unless the value is empty or `0`.
     pub(crate) condition: Option<Template>,
@@ -180,7 +182,8 @@ impl AccessLogs {
             return Ok(());
         }
         let path = folder.map_or_else(|| path.text.clone().into(), |folder| folder.join(&path.text));
-        self.logs.push(AccessLog { path, format, condition });
+        let place = remarks.place(directive.span()).into();
+        self.logs.push(AccessLog { path, place, format, condition });
         Ok(())
     }
 }

@@ -1,0 +1,143 @@
+//! Checks the paths of logs: that `--check` fails where a log could not be written, and that no two logs are one file.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use kylin_lb::nginx::Config;
+
+use crate::args::Args;
+use crate::log_file::append;
+
+/// The name of standard output.
+const STDOUT: &str = "-";
+
+/// Checks that the logs of the options could be written.
+pub fn check(args: &Args) -> Result<(), String> {
+    let mut files = options(args).filter(|(_, path)| *path != STDOUT);
+    files.try_for_each(|(option, path)| check_path(Path::new(path)).map_err(|error| format!("{option}: {error}")))
+}
+
+/// Checks that the access logs of a configuration could be written, and that none of them is the log of an option.
+pub fn check_config(args: &Args, config: &Config) -> Result<(), String> {
+    for path in config.access_logs() {
+        check_apart(args, config, path)?;
+        check_path(path).map_err(|error| format!("{}: access_log: {error}", place(config, path)))?;
+    }
+    Ok(())
+}
+
+/// Checks that the logs of the options are not one file, which would have lines of two formats.
+pub fn check_distinct(args: &Args) -> Result<(), String> {
+    let (Some(access), Some(query)) = (&args.access_log, &args.query_log) else { return Ok(()) };
+    let are_same = match (&**access, &**query) {
+        (STDOUT, STDOUT) => true,
+        (STDOUT, _) | (_, STDOUT) => false,
+        (access, query) => are_same(Path::new(access), Path::new(query)),
+    };
+    match are_same {
+        true => {
+            Err(format!("--access-log {access} and --query-log {query} are one file: their lines have two formats"))
+        }
+        false => Ok(()),
+    }
+}
+
+/// Checks that an access log of a configuration is not the log of an option.
+pub fn check_apart(args: &Args, config: &Config, path: &Path) -> Result<(), String> {
+    let is_same = |(_, other): &(&str, &str)| *other != STDOUT && are_same(Path::new(other), path);
+    match options(args).find(is_same) {
+        Some((option, other)) => Err(format!(
+            "{}: access_log {} and {option} {other} are one file: their lines have two formats",
+            place(config, path),
+            path.display()
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Returns the options that name a log, each with its path.
+fn options(args: &Args) -> impl Iterator<Item = (&'static str, &str)> {
+    let logs = [("--access-log", &args.access_log), ("--query-log", &args.query_log)];
+    logs.into_iter().filter_map(|(option, path)| Some((option, path.as_deref()?)))
+}
+
+/// Returns the file and the line that name an access log.
+pub fn place<'c>(config: &'c Config, path: &Path) -> &'c str {
+    config.access_log_place(path).unwrap_or_default()
+}
+
+/// Checks that a log could be written, and leaves no file behind that did not exist.
+fn check_path(path: &Path) -> io::Result<()> {
+    let exists = fs::metadata(path).is_ok();
+    let opened = append(path, 0o600);
+    // The path may be a link to a file that did not exist.
+    if let (Ok(_), false, Ok(made)) = (&opened, exists, fs::canonicalize(path)) {
+        fs::remove_file(made)?;
+    }
+    opened.map(drop)
+}
+
+/// Returns whether two paths name one file. Lines that go to a device such as `/dev/null` are not mixed.
+fn are_same(one: &Path, other: &Path) -> bool {
+    match (fs::metadata(one), fs::metadata(other)) {
+        (Ok(first), Ok(second)) => {
+            !first.file_type().is_char_device() && (first.dev(), first.ino()) == (second.dev(), second.ino())
+        }
+        (Err(_), Err(_)) => to_make(one).is_some_and(|one| Some(one) == to_make(other)),
+        _ => false,
+    }
+}
+
+/// Returns the path of a file that does not exist, without links and `..`; `None` if its folder does not exist either.
+fn to_make(path: &Path) -> Option<PathBuf> {
+    let path = fs::read_link(path).map_or_else(|_| path.to_owned(), |link| path.with_file_name("").join(link));
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Some(fs::canonicalize(folder).ok()?.join(path.file_name()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_paths_name_one_file_whether_it_exists_or_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::create_dir(path("logs")).unwrap();
+        std::os::unix::fs::symlink(path("logs"), path("link")).unwrap();
+        std::os::unix::fs::symlink("logs/log", path("dangling")).unwrap();
+        let names = ["logs/log", "link/log", "logs/../logs/./log", "dangling"];
+        for exists in [false, true] {
+            if exists {
+                fs::write(path("logs/log"), "").unwrap();
+            }
+            for name in names {
+                assert!(are_same(&path("logs/log"), &path(name)), "{name}, {exists}");
+                assert!(!are_same(&path("logs/other"), &path(name)), "{name}, {exists}");
+            }
+        }
+        fs::hard_link(path("logs/log"), path("hard")).unwrap();
+        assert!(are_same(&path("hard"), &path("logs/log")));
+        assert!(!are_same(&path("none/log"), &path("none/other")));
+        assert!(!are_same(Path::new("/dev/null"), Path::new("/dev/null")), "nothing is mixed there");
+    }
+
+    #[test]
+    fn a_check_leaves_no_file_behind_and_keeps_one_that_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, link) = (folder.path().join("log"), folder.path().join("link"));
+        std::os::unix::fs::symlink("log", &link).unwrap();
+        check_path(&path).unwrap();
+        check_path(&link).unwrap();
+        assert!(!path.exists() && link.is_symlink());
+        fs::write(&path, "line\n").unwrap();
+        check_path(&path).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "line\n");
+        let missing = folder.path().join("none/log");
+        let error = check_path(&missing).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("{}: No such file", missing.display())), "{error}");
+        assert!(check_path(folder.path()).is_err(), "a folder");
+    }
+}
