@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs as _};
+use std::num::NonZeroU16;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -90,7 +91,10 @@ impl Ctl {
                 "--wait" => ctl.wait = true,
                 "--json" => ctl.json = true,
                 "--help" | "-h" => return Ok(None),
-                _ if name.starts_with('-') => return Err(format!("unknown option {name}")),
+                // A negative number is a wrong weight, and no option.
+                _ if name.starts_with('-') && !name[1..].starts_with(|c: char| c.is_ascii_digit()) => {
+                    return Err(format!("unknown option {name}"));
+                }
                 _ => verb.push(name),
             }
         }
@@ -99,10 +103,10 @@ impl Ctl {
             ["status"] => None,
             [action @ ("ready" | "drain" | "maintenance"), node] => Some(on(node, action)),
             ["weight", node, weight] => {
-                let weight: u32 =
+                let weight: NonZeroU16 =
                     weight.parse().map_err(|_| format!("weight {weight}: expected a number from 1 to 65535"))?;
                 let mut action = on(node, "weight");
-                action["weight"] = weight.into();
+                action["weight"] = weight.get().into();
                 Some(action)
             }
             ["reload"] => Some(json!({ "action": "reload" })),

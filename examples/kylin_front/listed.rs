@@ -104,6 +104,9 @@ impl Listed {
         greet(&server, &listed.listens.iter().map(|listen| (listen.clone(), is_tls)).collect::<Vec<_>>());
         // It listens meanwhile: a client learns why it is refused.
         listed.members.wait(START_TIMEOUT).await;
+        if let Some(error) = listed.members.empty_list() {
+            tracing::warn!(error, "no node is listed yet: clients are refused until one is");
+        }
         listed.monitored.set_discovery(listed.members.discovery.take());
         say(format_args!("{}{}", summary(&listed.args), table(&listed.members.cluster)));
         if let (Some(_), Some(address)) = (&listed.members.demo, server.addresses().first()) {

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kylin_lb::Cluster;
-use kylin_lb::discovery::{self as sources, DiscoveredNode, Discovery, DiscoveryHandle, FileList, KylinFile};
+use kylin_lb::discovery::{
+    self as sources, DiscoveredNode, Discovery, DiscoveryHandle, FileList, KylinFile, SourceState,
+};
 use kylin_lb::health::HealthState;
 use kylin_lb::observe::Watch;
 use kylin_lb::probe::{MetastoreCheck, MetastoreChecker};
@@ -71,7 +73,9 @@ impl Members {
     pub async fn wait(&self, limit: Duration) {
         let one_serves = async {
             if let Some(discovery) = &self.discovery {
-                discovery.wait_until(|status| status.updates > 0).await;
+                // A registry that has no nodes yet may have some soon. A list says how it is.
+                let is_empty_list = |source| self.list.is_some() && source == SourceState::Empty;
+                discovery.wait_until(|status| status.updates > 0 || is_empty_list(status.source)).await;
             }
             if self.metastore.is_some() {
                 while self.cluster.status().endpoints.iter().all(|endpoint| endpoint.health == HealthState::Unhealthy) {
@@ -90,13 +94,25 @@ impl Members {
             std::fs::read_to_string(path).map_err(|error| format!("--nodes-file {}: {error}", path.display()))?;
         let parsed = FileList::parse(&text);
         let place = |error: &sources::InvalidLine| format!("{}:{}:{}", path.display(), error.line(), error.column());
-        parsed.map(|_| ()).map_err(|error| format!("--nodes-file {}: {error}", place(&error)))
+        match parsed {
+            Ok(nodes) if nodes.is_empty() => Err(format!("--nodes-file {}", no_node_in(path))),
+            Ok(_) => Ok(()),
+            Err(error) => Err(format!("--nodes-file {}: {error}", place(&error))),
+        }
     }
 
     /// Returns why there are no nodes yet, if their source has listed none.
     pub fn missing(&self) -> Option<String> {
         let status = self.discovery.as_ref()?.status();
-        (status.updates == 0).then(|| status.error.unwrap_or_else(|| "the source does not respond".into()))
+        let other = || status.error.unwrap_or_else(|| "the source does not respond".into());
+        (status.updates == 0).then(|| self.empty_list().unwrap_or_else(other))
+    }
+
+    /// Returns what is wrong with a list of nodes that has none.
+    pub fn empty_list(&self) -> Option<String> {
+        let (list, discovery) = self.list.as_ref().zip(self.discovery.as_ref())?;
+        let is_empty = discovery.status().source == SourceState::Empty;
+        is_empty.then(|| format!("--nodes-file {}", no_node_in(list)))
     }
 
     /// Adds the cluster and the source of its nodes to `watch`.
@@ -116,6 +132,14 @@ impl Members {
         self.discovery = Some(discovery);
         self
     }
+}
+
+/// Returns the message about a list without a node.
+pub fn no_node_in(list: &Path) -> String {
+    format!(
+        "{}: no node is listed; a line is HOST:PORT and settings, such as 10.0.0.1:7070 role=query weight=2",
+        list.display()
+    )
 }
 
 /// Returns `kylin.properties`, and `kylin.properties.override` beside it if it exists.

@@ -174,7 +174,11 @@ async fn a_shell_does_what_the_page_does() {
     for (words, code, why) in [
         (&["drain", "node-9"][..], 1, "no endpoint is named node-9"),
         (&["drain", "node-1", "--cluster", "other"], 1, "no endpoint is named node-1"),
-        (&["weight", "node-1", "0"], 1, "a weight is a number from 1 to 65535"),
+        (&["weight", "node-1", "0"], 2, "weight 0: expected a number from 1 to 65535; try --help\n"),
+        (&["weight", "node-1", "-1"], 2, "weight -1: expected a number from 1 to 65535; try --help\n"),
+        (&["weight", "node-1", "abc"], 2, "weight abc: expected a number from 1 to 65535; try --help\n"),
+        (&["weight", "node-1", "65536"], 2, "weight 65536: expected a number from 1 to 65535; try --help\n"),
+        (&["weight", "node-1", "-x"], 2, "unknown option -x"),
         (&["log-level", "loud"], 1, "loud: expected error"),
         (&["drain"], 2, "drain: expected status, ready NODE"),
         (&["destroy", "node-1"], 2, "destroy node-1: expected status"),

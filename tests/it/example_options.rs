@@ -385,10 +385,71 @@ fn a_check_without_nodes_fails() {
     let folder = tempfile::TempDir::new().unwrap();
     let (empty, gone) = (folder.path().join("nodes"), folder.path().join("gone"));
     std::fs::write(&empty, "# none yet\n").unwrap();
-    for file in [empty, gone] {
+    for (file, why) in [
+        (
+            empty,
+            "nodes: no node is listed; a line is HOST:PORT and settings, such as 10.0.0.1:7070 role=query weight=2",
+        ),
+        (gone, "No such file"),
+    ] {
         let error = refused(&["--nodes-file", file.to_str().unwrap()]);
-        assert!(error.contains("there are no nodes: "), "{error}");
+        assert!(error.contains("there are no nodes: ") && error.contains(why), "{error}");
     }
+}
+
+#[test]
+fn a_check_fails_where_a_log_cannot_be_written_and_leaves_no_file_behind() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let missing = path("none/log");
+    for option in ["--access-log", "--query-log"] {
+        let error = refused(&["--nodes=127.0.0.1:1", option, &missing]);
+        assert_eq!(error, format!("kylin_front: {option}: {missing}: No such file or directory (os error 2)\n"));
+        let error = refused(&["--nodes=127.0.0.1:1", option, &path("")]);
+        assert!(error.contains(&format!("{option}: ")) && error.contains("Is a directory"), "{error}");
+    }
+    let text = "# logs\nserver { listen 81;\naccess_log none/log;\nlocation / { proxy_pass http://127.0.0.1:1; } }";
+    let config = path("kylin.conf");
+    std::fs::write(&config, text).unwrap();
+    let error = refused(&["--config", &config]);
+    assert_eq!(
+        error,
+        format!("kylin_front: {config}:3: access_log: {missing}: No such file or directory (os error 2)\n")
+    );
+
+    std::fs::write(&config, text.replace("none/", "")).unwrap();
+    check(&["--config", &config, "--access-log", &path("access"), "--query-log", &path("queries")]);
+    for log in ["log", "access", "queries"] {
+        assert!(!folder.path().join(log).exists(), "{log}");
+    }
+}
+
+#[test]
+fn two_logs_in_one_file_are_an_error() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    std::os::unix::fs::symlink(folder.path(), path("link")).unwrap();
+    for (access, query) in [(path("log"), path("log")), (path("log"), path("link/log")), ("-".into(), "-".into())] {
+        let why = format!(
+            "kylin_front: --access-log {access} and --query-log {query} are one file: their lines have two formats\n"
+        );
+        for more in [&["--check"][..], &[]] {
+            let output =
+                run(&[&["--nodes=127.0.0.1:1", "--access-log", &access, "--query-log", &query], more].concat());
+            assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr)), (Some(1), why.as_str().into()));
+        }
+    }
+    assert!(!folder.path().join("log").exists());
+    let config = path("kylin.conf");
+    std::fs::write(&config, "server { listen 81; access_log log; location / { proxy_pass http://127.0.0.1:1; } }")
+        .unwrap();
+    for more in [&["--check"][..], &[]] {
+        let output = run(&[&["--config", &config, "--query-log", &path("link/log")], more].concat());
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(1) && error.contains("kylin.conf:1: access_log "), "{error}");
+        assert!(error.contains(" and --query-log ") && error.contains(" are one file"), "{error}");
+    }
+    check(&["--nodes=127.0.0.1:1", "--access-log", "/dev/null", "--query-log", "/dev/null"]);
 }
 
 #[tokio::test]

@@ -240,14 +240,81 @@ async fn a_list_of_nodes_is_followed_and_a_reload_says_what_is_wrong_with_it() {
     process.signal("HUP");
     let line = reloaded(&mut process, 1).await;
     assert!(line.contains("not reloaded") && line.contains("nodes:2:"), "{line}");
+    files.write("nodes", "# none\n");
+    process.signal("HUP");
+    let line = reloaded(&mut process, 2).await;
+    assert!(line.contains("not reloaded") && line.contains("nodes: no node is listed; a line is HOST:PORT"), "{line}");
     files.write("nodes", &format!("{} id=one\n{} weight=2\n", one.addr(), two.addr()));
     process.signal("HUP");
-    assert!(reloaded(&mut process, 2).await.contains(" reloaded "));
+    assert!(reloaded(&mut process, 3).await.contains(" reloaded "));
     let two = two.addr().to_string();
     crate::support::front::until("the second node", async || {
         get(operators, "/front/status", &[]).await.unwrap().text().contains(&two)
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_front_end_with_an_empty_list_of_nodes_says_which_and_what_a_line_is() {
+    let files = Files::new();
+    let list = files.write("nodes", "# none\n\n");
+    let (process, _) = start(&["--nodes-file", &list]).await;
+    let log = process.file("stderr");
+    let is_said = |line: &str| {
+        let parts = ["WARN", "no node is listed yet", &list, "a line is HOST:PORT and settings, such as 10.0.0.1:7070"];
+        parts.iter().all(|part| line.contains(part))
+    };
+    assert_eq!(log.lines().filter(|line| is_said(line)).count(), 1, "{log}");
+}
+
+/// An operator who has not touched a node must not be named for what a file says.
+#[tokio::test]
+async fn a_change_by_a_reload_is_told_from_one_by_the_operator() {
+    let (files, (_one, first), (_two, second), front) =
+        (Files::new(), demo("q1").await, demo("q2").await, closed_port());
+    let token = files.write("token", "a-token-of-some-length");
+    let config = |servers: &str| {
+        let server = format!("server {{ listen {front}; location / {{ proxy_pass http://k; }} }}");
+        files.write("kylin.conf", &format!("upstream k {{ {servers} }}\n{server}"))
+    };
+    let (first, second) = (first.addr().to_string(), second.addr().to_string());
+    let path = config(&format!("server {first};"));
+    let args = ["--config", &path, "--admin", "127.0.0.1:0", "--admin-token-file", &token];
+    let mut process = spawn(&args).await;
+    let admin = address(&process, "admin on http://").to_string();
+    let ctl = |verb: &str| {
+        let output = run(&["ctl", verb, &second, "--admin", &admin, "--token-file", &token]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let mut count = 0;
+    let mut reload = async |process: &mut Process, servers: &str| {
+        config(servers);
+        process.signal("HUP");
+        count += 1;
+        assert!(reloaded(process, count).await.contains(" reloaded "));
+    };
+    let told = async |process: &Process, change: &str, found_by: &str| {
+        let (change, endpoint) = (format!("node is {change}"), format!("endpoint=\"{second}\""));
+        let lines = || {
+            let log = process.file("stderr");
+            let of_change = |line: &&str| line.contains(&change) && line.contains(&endpoint);
+            log.lines().filter(of_change).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let is_told = || lines().last().is_some_and(|line| line.contains(&format!("found_by=\"{found_by}\"")));
+        eventually(is_told, || format!("{change} by {found_by}: {}", process.file("stderr"))).await;
+    };
+    reload(&mut process, &format!("server {first}; server {second};")).await;
+    told(&process, "added", "configuration").await;
+    reload(&mut process, &format!("server {first}; server {second} down;")).await;
+    told(&process, "maintenance", "configuration").await;
+    reload(&mut process, &format!("server {first}; server {second};")).await;
+    told(&process, "ready", "configuration").await;
+    ctl("maintenance");
+    told(&process, "maintenance", "operator").await;
+    ctl("ready");
+    told(&process, "ready", "operator").await;
+    reload(&mut process, &format!("server {first};")).await;
+    told(&process, "removed", "configuration").await;
 }
 
 #[tokio::test]
