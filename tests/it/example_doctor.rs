@@ -1,5 +1,7 @@
 //! `kylin_front doctor`: each fault that is planted in a cluster is found and named, and a sound cluster has none.
 
+use std::sync::Mutex;
+
 use http::StatusCode;
 use kylin_lb::testing::kylin::{Dialect, Fault, FaultScope, KylinNode, Metastore, Mode};
 use serde_json::{Value, json};
@@ -8,6 +10,7 @@ use tempfile::TempDir;
 use crate::support::browser::Browser;
 use crate::support::dialects::{in_each_dialect, is_v5};
 use crate::support::example;
+use crate::support::front::closed_port;
 use crate::support::kylin::Demo;
 use crate::support::raw_node::{Act, RawNode, healthy};
 use crate::support::zookeeper::{ZooKeeperServer, create, kylin_3_1, require_zookeeper};
@@ -69,11 +72,17 @@ fn assert_found(report: &Value, expected: &[&[&str]]) {
 struct Cluster {
     demo: Demo,
     folder: TempDir,
+    /// The roles of the nodes in `--nodes`, each with a `=` in front; empty for the default.
+    roles: Mutex<Vec<&'static str>>,
 }
 
 impl Cluster {
     async fn start(dialect: Dialect, count: usize) -> Self {
-        let cluster = Cluster { demo: Demo::start(dialect, count).await, folder: TempDir::new().unwrap() };
+        let cluster = Cluster {
+            demo: Demo::start(dialect, count).await,
+            folder: TempDir::new().unwrap(),
+            roles: Mutex::new(vec![""; count]),
+        };
         cluster.file("admin", "ADMIN:KYLIN\n");
         cluster
     }
@@ -86,8 +95,18 @@ impl Cluster {
 
     /// `--nodes` for these nodes.
     fn named(&self) -> String {
+        let roles = self.roles.lock().unwrap();
         let nodes = self.demo.nodes.iter().enumerate();
-        nodes.map(|(at, node)| format!("{}@{}", node.name(), self.demo.address(at))).collect::<Vec<_>>().join(",")
+        let nodes = nodes.map(|(at, node)| format!("{}@{}{}", node.name(), self.demo.address(at), roles[at]));
+        nodes.collect::<Vec<_>>().join(",")
+    }
+
+    /// Sets the modes of the nodes, and the role `job` of those that only run jobs.
+    fn set_modes<const N: usize>(&self, modes: [Mode; N]) {
+        for (at, (node, mode)) in self.demo.nodes.iter().zip(modes).enumerate() {
+            self.roles.lock().unwrap()[at] = if matches!(mode, Mode::Job) { "=job" } else { "" };
+            node.set_mode(mode);
+        }
     }
 
     /// Sets a property of a node, which the node tells an administrator.
@@ -250,9 +269,7 @@ in_each_dialect!(a_node_of_another_metastore_is_named);
 #[tokio::test]
 async fn nodes_of_one_role_use_one_storage_and_those_of_two_may_have_two() {
     let cluster = Cluster::start(Dialect::V3_1, 4).await;
-    for (at, mode) in [Mode::Query, Mode::Query, Mode::Job, Mode::Job].into_iter().enumerate() {
-        cluster.demo.nodes[at].set_mode(mode);
-    }
+    cluster.set_modes([Mode::Query, Mode::Query, Mode::Job, Mode::Job]);
     for (key, one, other) in [
         ("kylin.env.hdfs-working-dir", "hdfs://query/kylin", "hdfs://build/kylin"),
         ("kylin.storage.hbase.cluster-fs", "hdfs://query", "hdfs://build"),
@@ -320,6 +337,60 @@ async fn a_node_whose_clock_differs_is_named(dialect: Dialect) {
 }
 in_each_dialect!(a_node_whose_clock_differs_is_named);
 
+/// The nodes respond, so there is another reason for a clock that is unknown than nodes that do not.
+#[tokio::test]
+async fn a_node_without_a_date_has_a_clock_that_is_unknown() {
+    let body = json!({"kylin.version": "3.1.3", "kylin.version.commitId": "0".repeat(40)}).to_string();
+    let reply =
+        format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let [one, two] = [0, 1].map(|_| RawNode::start([vec![Act::Serve(reply.clone().into_bytes())]]));
+    let (one, two) = (one.await, two.await);
+    let found = report(&["--nodes", &format!("one@{},two@{}", one.address(), two.address())]).await;
+    let about: Vec<&Value> =
+        found["not_checked"].as_array().unwrap().iter().filter(|entry| entry["check"] == "clock").collect();
+    assert_eq!(about.len(), 1, "{found:#}");
+    assert_eq!(about[0]["text"], "sends no valid Date header, so its clock is unknown");
+    assert_eq!(about[0]["nodes"], json!(["one", "two"]));
+}
+
+#[tokio::test]
+async fn a_session_store_that_does_not_respond_is_a_finding() {
+    let cluster = Cluster::start(Dialect::V3_1, 2).await;
+    let dead = closed_port();
+    let config = cluster.file(
+        "kylin.conf",
+        &format!(
+            "upstream kylin {{ server {}; server {}; }} server {{ listen 81; location / {{ proxy_pass http://kylin; }} }}",
+            cluster.demo.address(0),
+            cluster.demo.address(1)
+        ),
+    );
+    for (address, shown) in [
+        (format!("redis://:hunter2@{dead}"), format!("redis://{dead} does not work: ")),
+        (format!("mysql://u:hunter2@{dead}/kylin"), format!("mysql://{dead} does not work: ")),
+        (format!("memcached://{dead}"), format!("memcached://{dead} does not work: ")),
+    ] {
+        for source in [["--nodes", &cluster.named()], ["--config", &config]] {
+            let found = report(&[&source[..], &["--sessions", &address]].concat()).await;
+            assert_found(&found, &[&["sessions: : the session store at ", &shown, "Connection refused"]]);
+            assert!(!found.to_string().contains("hunter2"), "a password: {found:#}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_job_node_with_the_default_role_is_named() {
+    let cluster = Cluster::start(Dialect::V3_1, 3).await;
+    for (at, mode) in [Mode::Query, Mode::All, Mode::Job].into_iter().enumerate() {
+        cluster.demo.nodes[at].set_mode(mode);
+        cluster.set(at, "kylin.job.scheduler.default", "2").await;
+    }
+    let found = cluster.report(&[]).await;
+    assert_found(&found, &[&["discovery: q2: its kylin.server.mode is job, and the front end sends it queries too"]]);
+    let (named, login) = (format!("{}=job", cluster.named()), cluster.folder.path().join("admin"));
+    assert_found(&report(&["--nodes", &named, "--login-file", login.to_str().unwrap()]).await, &[]);
+}
+
 async fn a_node_that_does_not_list_all_is_named(dialect: Dialect) {
     const LIST: &str = "kylin.server.cluster-servers-with-mode";
     let cluster = Cluster::start(dialect, 3).await;
@@ -353,7 +424,7 @@ in_each_dialect!(a_node_that_does_not_list_all_is_named, V4);
 async fn as_many_nodes_run_jobs_as_the_scheduler_wants() {
     const SCHEDULER: &str = "kylin.job.scheduler.default";
     let cluster = Cluster::start(Dialect::V3_1, 3).await;
-    let modes = |modes: [Mode; 3]| cluster.demo.nodes.iter().zip(modes).for_each(|(node, mode)| node.set_mode(mode));
+    let modes = |modes: [Mode; 3]| cluster.set_modes(modes);
     let schedule = async |scheduler: &str| {
         for at in 0..3 {
             cluster.set(at, SCHEDULER, scheduler).await;
@@ -777,7 +848,9 @@ async fn nodes_of_every_source_are_checked() {
     assert_found(&found, &[&["timeouts: ", "a query may take 120 s, and the front end waits for 110 s"]]);
 
     let empty = cluster.file("nodes", "# none\n");
-    assert!(findings(&report(&["--nodes-file", &empty]).await)[0].starts_with("source: : no node is named"));
+    assert!(
+        findings(&report(&["--nodes-file", &empty]).await)[0].contains("nodes: no node is listed; a line is HOST:PORT")
+    );
     assert!(findings(&report(&["--nodes-file", "/nowhere/nodes"]).await)[0].starts_with("source: : /nowhere/nodes: "));
     assert_found(&report(&["--demo=2", "--login-file", &login]).await, &[]);
 }

@@ -51,7 +51,7 @@ It checks that
   job-engine       as many nodes run jobs as the scheduler wants (administrator)
   discovery        the nodes know each other and no others, with the roles that the front end was told (login)
   users            kylin.security.profile is one (administrator)
-  sessions         a login is kept: at one node, asked at another, and through the front end (login)
+  sessions         the session store responds; a login is kept: at one node, asked at another, and through the front end (login)
   timeouts         the front end waits longer than a query may take
 ";
 
@@ -145,11 +145,14 @@ async fn check(options: Options) -> Report {
     let Options { args, login, timeout, .. } = options;
     let mut report = Report::default();
     let probe = args.probe;
-    let Some(Checked { nodes, front, head_timeout, follows_kylin, replicated, .. }) =
+    let Some(Checked { nodes, front, head_timeout, follows_kylin, replicated, sessions, .. }) =
         &mut Checked::find(args, timeout, &mut report).await
     else {
         return report;
     };
+    if let Some(sessions) = sessions {
+        sessions::store(sessions, timeout, &mut report).await;
+    }
     let mut nodes = ask(std::mem::take(nodes)).await;
     let mut is_refused = false;
     if let Some(login) = &login {

@@ -7,13 +7,14 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use kylin_lb::EndpointId;
 use kylin_lb::observe::{AttemptBegan, AttemptEnded, Observer, RequestObserver};
+use kylin_lb::session::Sessions;
 use parking_lot::Mutex;
 use serde_json::json;
 
 use super::checks::{Seen, by_upstream, nodes_of};
 use super::node::{Cookies, Facts, Login, Node, Reply, request};
 use super::report::{Check, Report};
-use super::source::Front;
+use super::source::{Front, with_causes};
 
 /// The number of requests with a session that another node may write only after its response, and the pause between them.
 const LATE_ATTEMPTS: usize = 10;
@@ -36,6 +37,16 @@ enum Known {
     No,
     /// The node fails with this session, but not with its own: this session was never written.
     Broken,
+}
+
+/// Checks that the store of the front end's sessions responds.
+pub async fn store(sessions: &Sessions, timeout: Duration, report: &mut Report) {
+    let Some(address) = sessions.store_address() else { return };
+    report.ran(Check::Sessions);
+    if let Err(error) = sessions.check_store(timeout).await {
+        let text = format!("the session store at {address} does not work: {}", with_causes(&error));
+        report.fault(Check::Sessions, &[], text);
+    }
 }
 
 /// Checks whether the nodes share the sessions of the login. Each node gets the session of the one before it.

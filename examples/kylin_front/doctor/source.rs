@@ -13,7 +13,7 @@ use kylin_lb::endpoint::AdminState;
 use kylin_lb::kylin::tomcat::Warning;
 use kylin_lb::nginx::{SessionMode, SiteListener};
 use kylin_lb::server::Handler as _;
-use kylin_lb::session::Secret;
+use kylin_lb::session::{Secret, Sessions};
 use kylin_lb::{Backend as _, Body, Cluster, Proxy, RequestView};
 
 use super::node::Node;
@@ -21,7 +21,7 @@ use super::report::{Check, Report};
 use crate::args::{Args, Source};
 use crate::configured::FileSite as _;
 use crate::demo::Demo;
-use crate::members::properties_file;
+use crate::members::{no_node_in, properties_file};
 use crate::{configured, httpd, listed, nodes, sessions, summary, table};
 
 /// The time for which the doctor waits for the list of a registry.
@@ -52,6 +52,8 @@ pub struct Checked {
     pub follows_kylin: bool,
     /// The clusters whose nodes are expected to share their sessions.
     pub replicated: Vec<String>,
+    /// The sessions of the front end, if it keeps any.
+    pub sessions: Option<Sessions>,
     /// Demo nodes, which stop when this is dropped.
     _demo: Option<Demo>,
 }
@@ -100,7 +102,7 @@ impl Checked {
 }
 
 /// Returns the message of an error and those of its causes.
-fn with_causes(error: &dyn Error) -> String {
+pub fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -128,8 +130,8 @@ fn of_config(
     let site = site.build()?;
     let nodes = site.clusters().flat_map(|(name, cluster)| nodes_of(name, cluster, timeout)).collect();
     let head_timeout = site.longest_timeout();
-    let front = Front::Site(site.listeners().collect());
-    Ok(Checked { nodes, head_timeout, follows_kylin: false, replicated, front, _demo: None })
+    let (front, sessions) = (Front::Site(site.listeners().collect()), site.sessions().cloned());
+    Ok(Checked { nodes, head_timeout, follows_kylin: false, replicated, sessions, front, _demo: None })
 }
 
 /// Reports mistakes in the file of a node's session manager: a fault if it does not share sessions, else a note.
@@ -159,8 +161,8 @@ fn of_httpd(
     let replicated = replicated(&report.understood);
     let nodes = site.clusters().iter().flat_map(|(name, cluster)| nodes_of(name, cluster, timeout)).collect();
     let head_timeout = site.longest_timeout();
-    let front = Front::Httpd(site.listeners().collect());
-    Ok(Checked { nodes, head_timeout, follows_kylin: false, replicated, front, _demo: None })
+    let (front, sessions) = (Front::Httpd(site.listeners().collect()), site.sessions().cloned());
+    Ok(Checked { nodes, head_timeout, follows_kylin: false, replicated, sessions, front, _demo: None })
 }
 
 /// Returns the upstreams or balancers of a report whose nodes are expected to share their sessions.
@@ -194,7 +196,11 @@ async fn of_list(
         Source::List(path) => {
             let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
             let parsed = FileList::parse(&text);
-            discovered(parsed.map_err(|error| format!("{}:{}: {error}", path.display(), error.line()))?)
+            let nodes = parsed.map_err(|error| format!("{}:{}: {error}", path.display(), error.line()))?;
+            if nodes.is_empty() {
+                return Err(no_node_in(&path).into());
+            }
+            discovered(nodes)
         }
         #[cfg(feature = "zookeeper")]
         Source::ZooKeeper(registry) => discovered(listed_by(*registry).await?),
@@ -225,7 +231,7 @@ async fn of_list(
     let nodes = nodes_of(CLUSTER, &cluster, timeout);
     let follows_kylin = head_timeout.is_some();
     let head_timeout = nodes.iter().map(|node| node.backend.head_timeout()).min().unwrap_or_default();
-    Ok(Checked { nodes, front: Front::Proxy(front), head_timeout, follows_kylin, replicated, _demo: demo })
+    Ok(Checked { nodes, front: Front::Proxy(front), head_timeout, follows_kylin, replicated, sessions, _demo: demo })
 }
 
 fn discovered(nodes: Vec<DiscoveredNode>) -> Vec<nodes::Node> {

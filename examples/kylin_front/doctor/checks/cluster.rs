@@ -225,6 +225,10 @@ pub fn discovery(cluster: &[&Seen], given: &[&Node], addresses: &Addresses, repo
             let text = format!("the front end sends it what is for {name} nodes, and its kylin.server.mode is {own}");
             report.fault(Check::Discovery, &[&node.id], text);
         }
+        if node.given == Roles::ALL && own_roles(seen, addresses) == Some(Roles::only(Role::Job)) {
+            let text = "its kylin.server.mode is job, and the front end sends it queries too, which it rejects: give it the role job";
+            report.fault(Check::Discovery, &[&node.id], text);
+        }
         let (found, listed) = known_to(facts);
         if found.is_empty() && listed.is_empty() {
             continue;

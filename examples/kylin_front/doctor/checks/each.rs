@@ -78,6 +78,11 @@ pub fn probe(nodes: &[Seen], mode: Option<ProbeMode>, report: &mut Report) {
 /// Checks that the clocks agree. The spans of two clocks that agree overlap, but for rounding.
 pub fn clock(nodes: &[Seen], report: &mut Report) {
     let clocks: Vec<_> = nodes.iter().filter_map(|(node, facts)| Some((&*node.id, facts.clock?))).collect();
+    let silent: Vec<&str> =
+        responding(nodes).filter(|(_, facts)| facts.clock.is_none()).map(|(node, _)| &*node.id).collect();
+    if !silent.is_empty() {
+        report.unchecked(Check::Clock, &silent, "sends no valid Date header, so its clock is unknown");
+    }
     if clocks.len() < 2 {
         return;
     }
