@@ -715,7 +715,7 @@ fn lines_that_differ_or_have_no_effect_are_noted() {
         ),
         (
             "<Location /s>\nSetHandler server-status\nAuthType Basic\n</Location>",
-            "AuthType Basic: what it protects is not",
+            "AuthType Basic: the pages of httpd that it protects are not",
         ),
         (
             "<Location /s>\nSetHandler server-status\nRequire valid-user\n</Location>",
@@ -868,7 +868,7 @@ fn a_whole_configuration_as_distributions_have_it_is_read_and_says_what_has_no_e
         "httpd.conf:12 <Directory />: files are not served",
         "kylin.conf:10 ProxyPreserveHost Off: nodes get the client's Host",
         "kylin.conf:6 max=20: counted over all threads",
-        "SetHandler balancer-manager: 404; the state is at --admin",
+        "SetHandler balancer-manager: the nodes get what a ProxyPass matches, as in httpd, else 404; the state is at --admin",
         "ErrorDocument 503 /sorry.html: errors of the front end are in Kylin's form",
         "httpd.conf: the configuration is valid",
     ] {

@@ -26,10 +26,6 @@ const BAD_PATH: ErrorResponse = ErrorResponse::new(StatusCode::BAD_REQUEST, "the
 const NOT_FOUND: ErrorResponse = ErrorResponse::new(StatusCode::NOT_FOUND, "no ProxyPass is configured for the path");
 const DENIED: ErrorResponse = ErrorResponse::new(StatusCode::FORBIDDEN, "the configuration denies the client the path");
 const REFUSED: &str = "a rule of the configuration refuses the request";
-const LEFT_OUT: ErrorResponse = ErrorResponse::new(
-    StatusCode::NOT_FOUND,
-    "what the configuration serves at this path is not served by this front end",
-);
 
 /// What cannot stand in the query of a URI; a `#` would end it.
 const ESCAPED_IN_QUERY: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'<').add(b'>');
@@ -115,9 +111,6 @@ fn route<'s>(
         let sections = server.sections.iter().filter(|section| section.matcher.is_for(path, url.as_deref()));
         sections.for_each(|section| access.replace(&section.settings.access));
         access.check(client, &head.method).map_err(|_| DENIED)?;
-    }
-    if settings.iter().rev().find_map(|settings| settings.left_out) == Some(true) {
-        return Err(LEFT_OUT);
     }
     // A line with ! counts for both paths too.
     let is_left_out = |path: &String| server.pass_of(path, path).is_some_and(|pass| pass.to.is_none());

@@ -34,8 +34,6 @@ pub struct Settings {
     pub redirects: Vec<Redirect>,
     /// `ProxyAddHeaders`, if the file sets it.
     pub adds_headers: Option<bool>,
-    /// Whether something other than the nodes serves this path, if the file says so.
-    pub left_out: Option<bool>,
 }
 
 /// Finds the balancer of a URL; a host gets one of its own.
@@ -51,13 +49,13 @@ impl Settings {
         let matcher = Matcher::read(section)?;
         let mut settings = Settings::default();
         let lines = || section.section.iter().flatten();
-        let is_left_out = lines().any(|line| line.is("SetHandler") && line.args.first().is_some_and(is_handler));
+        let is_of_httpd = lines().any(|line| line.is("SetHandler") && line.args.first().is_some_and(is_handler));
         for line in lines() {
-            if is_left_out && access::is_of_password(line) {
-                super::reader::ignored(line, "what it protects is not served", balancers.remarks());
+            if is_of_httpd && access::is_of_password(line) {
+                super::reader::ignored(line, "the pages of httpd that it protects are not served", balancers.remarks());
                 continue;
             }
-            if is_left_out && settings.access.read_password(line) {
+            if is_of_httpd && settings.access.read_password(line) {
                 let text = format!("{}: 403, because no client can log in", line.line());
                 balancers.remarks().note(line.name.place, text);
                 continue;
@@ -147,9 +145,9 @@ impl Settings {
             }
             "sethandler" if location.is_some() => {
                 let handler = line.one("the name of a handler")?;
-                self.left_out = Some(is_handler(handler));
                 if is_handler(handler) {
-                    balancers.remarks().note(line.name.place, format!("{}: 404; the state is at --admin", line.line()));
+                    let text = "the nodes get what a ProxyPass matches, as in httpd, else 404; the state is at --admin";
+                    balancers.remarks().note(line.name.place, format!("{}: {text}", line.line()));
                 } else if catalogue::no_effect(line).is_err() {
                     return Err(handler.fault(
                         format!("the handler {} is not supported", handler.text),
