@@ -157,7 +157,7 @@ pub use cluster::Cluster;
 pub use endpoint::{Endpoint, EndpointId, Lease, Outcome};
 #[doc(inline)]
 pub use proxy::Proxy;
-pub use request::{ClientAddr, QueryKeys, RequestView};
+pub use request::{ClientAddr, LocalAddr, QueryKeys, RequestView};
 pub use setting::InvalidSetting;
 
 #[cfg(all(doctest, feature = "client"))]

@@ -8,8 +8,8 @@ use std::num::NonZeroU64;
 use std::path::Path;
 use std::sync::Arc;
 
-pub(super) use self::listeners::Listener;
-use self::listeners::{check_server_addr, listeners, note_keepalive};
+pub(super) use self::listeners::{Listener, ServerAddrUse};
+use self::listeners::{listeners, note_keepalive};
 use super::directives::access_log::{AccessLog, LogFormats};
 use super::directives::catalogue::{self, Block};
 use super::directives::comments::CommentOptions;
@@ -51,6 +51,7 @@ pub struct Config {
     pub(super) server_comments: Vec<CommentOptions>,
     /// A hash of all directives but the upstreams, the same in this process for the same directives.
     pub(super) text: u64,
+    pub(super) server_addr: ServerAddrUse,
     /// The number of variables that `set` gives a value.
     pub(super) set_slots: usize,
     /// The number of maps whose value a request keeps.
@@ -162,7 +163,6 @@ fn read_tree(tree: &[Directive], parser: &Parser) -> Result<Config, Fault> {
         return Err(Fault::new(ErrorKind::Missing, None, "no server { ... } in the configuration", expected));
     }
     let listeners = listeners(&servers, &mut context.remarks)?;
-    check_server_addr(http, &listeners, &mut context.remarks)?;
     note_keepalive(&listeners, &servers, &mut context.remarks);
     let server_comments = server_comments(&servers, context.upstreams.all.len())?;
     let servers = servers.into_iter().map(|(server, _)| server).collect();
@@ -170,6 +170,7 @@ fn read_tree(tree: &[Directive], parser: &Parser) -> Result<Config, Fault> {
     let Remarks { ignored, notes, .. } = context.remarks;
     Ok(Config {
         text: text.finish(),
+        server_addr: ServerAddrUse::of(http),
         set_slots,
         map_slots,
         zones: Arc::new(context.zones),

@@ -12,6 +12,13 @@ pub enum ClientAddr {
     Unix,
 }
 
+/// The address of this machine that the client of a request connected to, as an extension of the request.
+///
+/// An nginx configuration with `$server_addr` reads it where a server listens at all addresses. The crate's server adds it where
+/// `ListenOptions::local_addr` says so. An application with another server may add it too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LocalAddr(pub SocketAddr);
+
 impl ClientAddr {
     /// Returns the IP address; `None` on a unix socket.
     pub fn ip(&self) -> Option<IpAddr> {

@@ -11,7 +11,7 @@ mod observed;
 mod view;
 
 pub(crate) use crate::client_key::ClientKey;
-pub use client::ClientAddr;
+pub use client::{ClientAddr, LocalAddr};
 pub(crate) use client_limit::ClientLimit;
 #[cfg(feature = "server")]
 pub(crate) use client_limit::LimitReached;

@@ -1,3 +1,4 @@
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -13,6 +14,9 @@ pub(super) trait ClientSocket: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// Only a reset tells an HTTP/1.0 client that a response without a length was truncated. A response with a length or in chunks
     /// needs none, and a reset could cost the client bytes that it has not read yet.
     fn reset_on_close(&self, on: bool);
+
+    /// Returns the address that the client connected to; `None` if that is no IP address. It costs a system call.
+    fn local_addr(&self) -> Option<SocketAddr>;
 }
 
 impl ClientSocket for TcpStream {
@@ -21,20 +25,36 @@ impl ClientSocket for TcpStream {
             tracing::debug!(%error, "cannot set the linger time of a client's socket");
         }
     }
+
+    fn local_addr(&self) -> Option<SocketAddr> {
+        TcpStream::local_addr(self).ok()
+    }
 }
 
 /// Unix sockets have no reset.
 #[cfg(unix)]
 impl ClientSocket for UnixStream {
     fn reset_on_close(&self, _on: bool) {}
+
+    fn local_addr(&self) -> Option<SocketAddr> {
+        None
+    }
 }
 
 #[cfg(test)]
 impl ClientSocket for tokio::io::DuplexStream {
     fn reset_on_close(&self, _on: bool) {}
+
+    fn local_addr(&self) -> Option<SocketAddr> {
+        None
+    }
 }
 
 #[cfg(test)]
 impl ClientSocket for tokio::io::Empty {
     fn reset_on_close(&self, _on: bool) {}
+
+    fn local_addr(&self) -> Option<SocketAddr> {
+        None
+    }
 }

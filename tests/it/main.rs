@@ -66,6 +66,7 @@ mod kylin_roles;
 mod kylin_table;
 mod kylinpy;
 mod learned_roles;
+mod local_address;
 mod login_relay;
 mod login_relay_logout;
 mod login_relay_secrets;

@@ -112,32 +112,36 @@ fn merge_listeners(mut listeners: Vec<Listener>, servers: &[(Server, Span)]) -> 
     Ok(listeners)
 }
 
-/// Refuses decisions by `$server_addr` where it is not known: it is the address of `listen`. Elsewhere that is noted.
-pub(super) fn check_server_addr(
-    block: &[Directive],
-    listeners: &[Listener],
-    remarks: &mut Remarks<'_>,
-) -> Result<(), Fault> {
-    const DECIDES: [&str; 9] = ["map", "if", "geo", "split_clients", "set", "rewrite", "return", "proxy_pass", "hash"];
-    let is_unknown = |listener: &Listener| match &listener.address {
-        ListenAddress::Tcp(address) => address.ip().is_unspecified(),
-        ListenAddress::Unix(_) => false,
-    };
-    if !listeners.iter().any(is_unknown) {
-        return Ok(());
+/// How a configuration uses the address that a client reached (`$server_addr`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::nginx) enum ServerAddrUse {
+    #[default]
+    Unused,
+    /// Headers or logs show it.
+    Shown,
+    /// It decides what happens to requests.
+    Decides,
+}
+
+impl ServerAddrUse {
+    /// Finds the variable in directives and the blocks inside them.
+    pub(super) fn of(block: &[Directive]) -> Self {
+        const SHOW: [&str; 6] =
+            ["access_log", "add_header", "log_format", "more_set_headers", "proxy_set_header", "proxy_redirect"];
+        let uses = block.iter().map(|directive| {
+            let names = |word: &Word| {
+                let text = word.text.to_ascii_lowercase();
+                text.contains("$server_addr") || text.contains("${server_addr}")
+            };
+            let own = match directive.args.iter().any(names) {
+                true if SHOW.iter().any(|name| directive.is(name)) => ServerAddrUse::Shown,
+                true => ServerAddrUse::Decides,
+                false => ServerAddrUse::Unused,
+            };
+            own.max(ServerAddrUse::of(directive.block.as_deref().unwrap_or_default()))
+        });
+        uses.max().unwrap_or_default()
     }
-    for directive in block {
-        let names = |word: &&Word| word.text.contains("$server_addr") || word.text.contains("${server_addr}");
-        if let Some(word) = directive.args.iter().find(names) {
-            let message = "$server_addr is the address of listen, which is that of no interface";
-            if DECIDES.iter().any(|name| directive.is(name)) {
-                return Err(word.span.unsupported(message, "listen ADDRESS:PORT; for each address"));
-            }
-            remarks.note(word.span, message);
-        }
-        check_server_addr(directive.block.as_deref().unwrap_or_default(), listeners, remarks)?;
-    }
-    Ok(())
 }
 
 /// Keeps the hosts of servers that are left out from the other servers at an address, unless one of them has the name too.
@@ -199,6 +203,14 @@ pub(super) fn note_keepalive(listeners: &[Listener], servers: &[(Server, Span)],
 }
 
 impl Listener {
+    /// Returns whether the connection decides which address the client reached: the socket is one for all addresses.
+    pub(in crate::nginx) fn is_wildcard(&self) -> bool {
+        match &self.address {
+            ListenAddress::Tcp(address) => address.ip().is_unspecified(),
+            ListenAddress::Unix(_) => false,
+        }
+    }
+
     /// Returns the position of the server for a request, and the groups of the regular expression that matched the host.
     ///
     /// `host` is in lower case, with or without a port.

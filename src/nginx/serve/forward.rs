@@ -13,7 +13,7 @@ mod script;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::header::{self, HeaderMap, HeaderName};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode, Uri, request};
 
 use self::admit::{Passed, Pause};
@@ -24,7 +24,7 @@ use self::script::Rewritten;
 use super::SiteParts;
 use super::access_log::PendingRequest;
 use super::response::{self, BAD_PATH, ResponseEdits};
-use crate::nginx::config::Listener;
+use crate::nginx::config::{Listener, ServerAddrUse};
 use crate::nginx::directives::server::ListenAddress;
 use crate::nginx::readings::RequestPaths;
 use crate::nginx::uri::is_host;
@@ -32,7 +32,7 @@ use crate::nginx::uri::is_host;
 use crate::nginx::variables::ScopeTls;
 use crate::nginx::variables::{MapValues, Outcome, RequestId, Scope};
 use crate::proxy::{ErrorResponse, Proxy, check_head};
-use crate::{Body, ClientAddr};
+use crate::{Body, ClientAddr, LocalAddr};
 
 pub(super) async fn forward(
     site: &SiteParts,
@@ -137,6 +137,10 @@ enum Routed<'s> {
 const BAD_HOST: ErrorResponse = ErrorResponse::new(StatusCode::BAD_REQUEST, "the request names no valid host");
 const TOO_MANY_HEADERS: ErrorResponse =
     ErrorResponse::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the request has more headers than max_headers");
+const NO_LOCAL_ADDR: ErrorResponse = ErrorResponse::new(
+    StatusCode::SERVICE_UNAVAILABLE,
+    "the address that the client reached is not known, and the configuration decides by it",
+);
 
 fn route<'s>(
     site: &'s SiteParts,
@@ -166,10 +170,16 @@ fn route<'s>(
     let paths = RequestPaths::of(request_uri, server.settings.merge_slashes != Some(false));
     let is_readable = paths.is_some();
     let root = if is_readable { None } else { RequestPaths::of("/", true) };
+    let reached = head.extensions.get::<LocalAddr>().copied();
     let local = match &listener.address {
-        ListenAddress::Tcp(address) => Some(*address),
+        ListenAddress::Tcp(address) => Some(reached.map_or(*address, |LocalAddr(reached)| reached)),
         ListenAddress::Unix(_) => None,
     };
+    // A connection from before a reload, or of a server that does not tell.
+    let is_unknown = site.config.server_addr == ServerAddrUse::Decides && reached.is_none() && listener.is_wildcard();
+    if checked.is_ok() && is_unknown {
+        checked = Err(NO_LOCAL_ADDR);
+    }
     // The proxy reads it too, so it stays in the extensions.
     #[cfg(feature = "tls")]
     let connection = head.extensions.get::<crate::tls::TlsConnection>().cloned();
@@ -210,7 +220,7 @@ fn route<'s>(
         }
         (Ok(()), None) => Err(BAD_PATH),
     };
-    let response = match found {
+    let mut response = match found {
         Ok(Routed::Respond(response)) => response,
         Ok(routed) => {
             head.extensions = extensions;
@@ -218,6 +228,9 @@ fn route<'s>(
         }
         Err(error) => Box::new(error.response_to(head)),
     };
+    if is_unknown {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     let pending = PendingRequest::begin(logs, &scope, &None, passed.waited, false);
     if let Some(before) = before.and_then(|before| before.pending.as_ref()) {
         before.yield_to(pending.as_deref());

@@ -30,6 +30,8 @@ use self::names::UpstreamEndpoints;
 pub use self::names::{NAME_LOOKUP_INTERVAL, NameLookups};
 use self::routes::Route;
 pub use self::successor::{SiteChanges, SiteSuccessor};
+#[cfg(feature = "server")]
+use super::config::ServerAddrUse;
 use super::config::{Config, Listener};
 use super::options::ProbeMode;
 use crate::InvalidSetting;
@@ -191,6 +193,9 @@ impl SiteListener {
         if self.config().proxy_protocol {
             let default = &self.site.parts.config.servers[self.config().default];
             options = options.proxy_protocol(default.settings.real_ip.trusted_peers());
+        }
+        if self.site.parts.config.server_addr != ServerAddrUse::Unused && self.config().is_wildcard() {
+            options = options.local_addr();
         }
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.site.parts.certificates[self.number] {

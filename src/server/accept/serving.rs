@@ -30,7 +30,6 @@ impl<H> CurrentHandler<H> {
     }
 
     /// Returns a handler that is never exchanged.
-    #[cfg(any(test, feature = "tls"))]
     pub(in crate::server) fn fixed(handler: H, limits: Limits) -> Self {
         let serving = Serving { handler, options: ListenOptions::new(), limits };
         CurrentHandler::of(&Arc::new(ArcSwap::from_pointee(serving)))

@@ -1,5 +1,6 @@
 //! The handshakes of a connection before its first request: the PROXY protocol, then TLS.
 
+mod described;
 mod options;
 #[cfg(feature = "tls")]
 mod prefixed;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 
+use described::Described;
 pub use options::ListenOptions;
 #[cfg(fuzzing)]
 pub(crate) use proxy_protocol::parse as parse_proxy_protocol;
@@ -23,7 +25,7 @@ use super::socket::ClientSocket;
 use super::stop::StopSignal;
 use crate::body::BoxError;
 use crate::clock::timer_in;
-use crate::request::ClientAddr;
+use crate::request::{ClientAddr, LocalAddr};
 
 /// Serves a connection that was accepted from `peer`.
 pub(super) async fn accepted<S: ClientSocket, H: Handler>(
@@ -40,6 +42,7 @@ pub(super) async fn accepted<S: ClientSocket, H: Handler>(
         drop(serving);
         return serve(stream, peer, BytesMut::new(), CurrentHandler::of(&current), limits, stop).await;
     }
+    let local = if serving.options.local_addr { stream.local_addr().map(LocalAddr) } else { None };
     let deadline = timer_in(limits.head_timeout);
     let mut read = BytesMut::new();
     let mut _share = None;
@@ -60,10 +63,16 @@ pub(super) async fn accepted<S: ClientSocket, H: Handler>(
     if let Some(tls) = &serving.options.tls {
         let tls = tls.config();
         drop(serving);
-        return Box::pin(tls::serve_encrypted(stream, read, peer, tls, current, limits, stop, deadline)).await;
+        return Box::pin(tls::serve_encrypted(stream, read, peer, tls, local, current, limits, stop, deadline)).await;
     }
     drop(serving);
-    serve(stream, peer, read, CurrentHandler::of(&current), limits, stop).await
+    match local {
+        Some(_) => {
+            let handler = Described::new(current, local).handler(limits.clone());
+            Box::pin(serve(stream, peer, read, handler, limits, stop)).await
+        }
+        None => serve(stream, peer, read, CurrentHandler::of(&current), limits, stop).await,
+    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use crate::request::ClientAddr;
 #[must_use]
 pub struct ListenOptions {
     pub(super) proxy_protocol: Option<TrustedProxies>,
+    pub(super) local_addr: bool,
     #[cfg(feature = "tls")]
     pub(super) tls: Option<crate::tls::ServerTls>,
 }
@@ -26,6 +27,13 @@ impl ListenOptions {
         self
     }
 
+    /// Adds the address that the client connected to to the extensions of requests ([`LocalAddr`](crate::LocalAddr)). It costs a system
+    /// call for each connection. With the PROXY protocol it is still the address of this machine.
+    pub fn local_addr(mut self) -> Self {
+        self.local_addr = true;
+        self
+    }
+
     /// Expects TLS. Requests have a [`TlsConnection`](crate::tls::TlsConnection) in their extensions, and nodes get
     /// `X-Forwarded-Proto: https`. A client that speaks plain HTTP gets 400.
     #[cfg(feature = "tls")]
@@ -40,12 +48,12 @@ impl ListenOptions {
         self.proxy_protocol.as_ref().is_some_and(|trusted| trusted.trusts(peer))
     }
 
-    /// Returns whether no handshake precedes the requests.
+    /// Returns whether no handshake precedes the requests, which get no extensions.
     pub(super) fn is_plain(&self) -> bool {
         #[cfg(feature = "tls")]
         if self.tls.is_some() {
             return false;
         }
-        self.proxy_protocol.is_none()
+        self.proxy_protocol.is_none() && !self.local_addr
     }
 }

@@ -1,4 +1,5 @@
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -57,5 +58,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<S> {
 impl<S: ClientSocket> ClientSocket for Prefixed<S> {
     fn reset_on_close(&self, on: bool) {
         self.socket.reset_on_close(on);
+    }
+
+    fn local_addr(&self) -> Option<SocketAddr> {
+        self.socket.local_addr()
     }
 }

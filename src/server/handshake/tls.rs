@@ -1,21 +1,22 @@
 //! TLS of a client's connection.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use http::{Request, Response};
 use rustls::ServerConfig;
 use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::described::Described;
 use super::prefixed::Prefixed;
-use crate::body::{Body, BoxError};
-use crate::request::ClientAddr;
+use crate::body::BoxError;
+use crate::request::{ClientAddr, LocalAddr};
 use crate::server::Handler;
-use crate::server::accept::{CurrentHandler, SharedServing};
+use crate::server::accept::SharedServing;
 use crate::server::connection::serve;
 use crate::server::limits::Limits;
 use crate::server::sniff::read_some;
@@ -38,6 +39,7 @@ pub(super) async fn serve_encrypted<S: ClientSocket, H: Handler>(
     mut read: BytesMut,
     peer: ClientAddr,
     tls: Arc<ServerConfig>,
+    local: Option<LocalAddr>,
     current: SharedServing<H>,
     limits: Limits,
     stop: StopSignal,
@@ -61,7 +63,7 @@ pub(super) async fn serve_encrypted<S: ClientSocket, H: Handler>(
     let Some(stream) = stop.before(deadline, handshake).await else { return Ok(()) };
     let stream = stream.map_err(|error| io::Error::new(error.kind(), format!("TLS handshake: {error}")))?;
     let tls = describe(&stream);
-    let handler = CurrentHandler::fixed(Encrypted { current, tls }, limits.clone());
+    let handler = Described::new(current, local).tls(tls).handler(limits.clone());
     serve(stream, peer, BytesMut::new(), handler, limits, stop).await
 }
 
@@ -80,22 +82,12 @@ fn describe<S>(stream: &TlsStream<S>) -> TlsConnection {
     }
 }
 
-/// Tells a handler that its requests come over TLS.
-struct Encrypted<H> {
-    current: SharedServing<H>,
-    tls: TlsConnection,
-}
-
-impl<H: Handler> Handler for Encrypted<H> {
-    fn handle(&self, peer: ClientAddr, mut request: Request<Body>) -> impl Future<Output = Response<Body>> + Send {
-        request.extensions_mut().insert(self.tls.clone());
-        let serving = self.current.load_full();
-        async move { serving.handler.handle(peer, request).await }
-    }
-}
-
 impl<S: ClientSocket> ClientSocket for TlsStream<S> {
     fn reset_on_close(&self, on: bool) {
         self.get_ref().0.reset_on_close(on);
+    }
+
+    fn local_addr(&self) -> Option<SocketAddr> {
+        self.get_ref().0.local_addr()
     }
 }
