@@ -268,14 +268,14 @@ fn limits_on_connections_in_a_location_are_noted() {
 
 #[test]
 fn a_request_head_is_bounded_with_any_configuration() {
-    for (value, bytes, notes) in [
-        ("4 8k", 32 << 10, 0),
-        ("1 1m", 1 << 20, 0),
-        ("2 1m", 1 << 20, 1),
-        ("4294967295 9223372036854775807", 1 << 20, 1),
+    for (value, buffers, notes) in [
+        ("4 8k", (4, 8 << 10), 0),
+        ("1 1m", (1, 1 << 20), 0),
+        ("2 1m", (2, 1 << 20), 1),
+        ("4294967295 9223372036854775807", (u32::MAX, i64::MAX as u64), 1),
     ] {
         let config = with("", &format!("large_client_header_buffers {value};"));
-        assert_eq!(config.servers[0].settings.max_head_bytes, Some(bytes), "{value}");
+        assert_eq!(config.servers[0].settings.head_buffers, Some(buffers), "{value}");
         assert_eq!(config.notes.len(), notes, "{value}");
     }
 }

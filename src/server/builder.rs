@@ -16,6 +16,7 @@ use super::stop::IdleList;
 use super::{AcceptLoop, Handler, ListenOptions, Server};
 use crate::buffer::BufferBudget;
 use crate::clock::at_least;
+use crate::http1::head::LineBuffers;
 
 /// The default of [`ServerBuilder::backlog`]: enough for a burst of new clients, and no more than a
 /// core accepts within a second.
@@ -156,6 +157,16 @@ impl<H: Handler> ServerBuilder<H> {
     /// target alone has more, else with 431. Default 64 KiB: Kylin takes SQL in the query of a GET.
     pub fn max_head_bytes(mut self, bytes: NonZeroUsize) -> Self {
         self.limits.head.bytes = bytes.get();
+        self
+    }
+
+    /// Sets the buffers for the lines of a head, as nginx has them (`client_header_buffer_size`, `large_client_header_buffers`): a first
+    /// one, and `count` further ones of `size` bytes. No line is divided between two. The server responds with status 414 to a request
+    /// line that fits none, and with 400 to headers. Their bytes are also those that a head may have. By default only
+    /// [all its bytes](Self::max_head_bytes) count.
+    pub fn head_buffers(mut self, first: NonZeroUsize, count: NonZeroUsize, size: NonZeroUsize) -> Self {
+        let buffers = LineBuffers { first: first.get(), count: count.get(), size: size.get() };
+        (self.limits.head.bytes, self.limits.head.buffers) = (buffers.bytes(), Some(buffers));
         self
     }
 

@@ -167,3 +167,64 @@ async fn a_server_that_shows_that_it_stops_is_drained_unless_the_site_does_not_d
         assert_eq!(site.clusters().next().unwrap().1.status().endpoints[0].health, health, "drain {drains}");
     }
 }
+
+#[tokio::test]
+async fn the_lines_of_a_head_fit_into_the_buffers_of_the_file() {
+    require_nginx!();
+    let line = |start: &str, bytes: usize, end: &str| {
+        format!("{start}{}{end}\r\n", "a".repeat(bytes - start.len() - end.len() - "\r\n".len()))
+    };
+    let head = |first: usize, headers: &[usize]| {
+        let headers = headers.iter().map(|bytes| line("X-A: ", *bytes, "")).collect::<String>();
+        format!("{}Host: kylin\r\n{headers}\r\n", line("GET /", first, " HTTP/1.1"))
+    };
+    let text = |lines: &str| format!("server {{ listen 127.0.0.1:@front@; {lines} location / {{ return 200; }} }}");
+    for (lines, heads) in [
+        (
+            "large_client_header_buffers 2 1k;",
+            [
+                (head(1024, &[]), 200),
+                (head(1025, &[]), 414),
+                (head(5000, &[]), 414),
+                (head(100, &[1024]), 200),
+                (head(100, &[1025]), 400),
+                (head(100, &[5000]), 400),
+                (head(900, &[600, 400, 600]), 200),
+                // No line is divided between two buffers.
+                (head(900, &[600, 600, 600]), 400),
+                (head(1024, &[1000, 1022]), 200),
+                // The empty line needs two bytes.
+                (head(1024, &[1000, 1023]), 400),
+            ],
+        ),
+        (
+            "client_header_buffer_size 2k; large_client_header_buffers 1 512;",
+            [
+                (head(2048, &[]), 200),
+                (head(2049, &[]), 414),
+                (head(600, &[]), 200),
+                (head(100, &[1000, 900]), 200),
+                (head(100, &[1000, 900, 510]), 200),
+                (head(100, &[1000, 900, 512]), 400),
+                (head(100, &[1000, 500, 512]), 400),
+                (head(1000, &[1500]), 400),
+                (head(2040, &[490]), 200),
+                (head(2040, &[510]), 400),
+            ],
+        ),
+    ] {
+        let text = text(lines);
+        let nginx = Nginx::start(&text).await;
+        let (ours, front) = serve(&text);
+        for (head, expected) in heads {
+            for front in [nginx.address("front"), front] {
+                let mut connection = Connection::open(front).await.unwrap();
+                connection.send(&*head).await.unwrap();
+                let status = connection.response().await.unwrap().status();
+                let lengths: Vec<_> = head.split_inclusive('\n').map(str::len).collect();
+                assert_eq!(status, expected, "{lines} {lengths:?} nginx: {}", front == nginx.address("front"));
+            }
+        }
+        ours.stop(Duration::from_secs(5)).await;
+    }
+}

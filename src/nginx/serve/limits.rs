@@ -5,6 +5,9 @@ use crate::nginx::config::{Config, Listener};
 use crate::nginx::directives::settings::BlockSettings;
 use crate::server::{DEFAULT_BACKLOG, Handler, ServerBuilder};
 
+/// The most bytes of the head of a request, whatever the buffers of the file.
+const MAX_HEAD_BYTES: NonZeroUsize = NonZeroUsize::new(1024 * 1024).unwrap();
+
 /// Applies the limits on clients.
 ///
 /// They hold before a server is chosen, so nginx takes those of the default server of an address.
@@ -29,12 +32,28 @@ pub(super) fn apply<H: Handler>(
     if let Some(timeout) = longest(|settings| settings.client_send_timeout) {
         builder = builder.send_timeout(timeout);
     }
-    let bytes = settings().filter_map(|settings| settings.max_head_bytes).max();
-    if let Some(bytes) = bytes.and_then(|bytes| NonZeroUsize::new(usize::try_from(bytes).unwrap_or(usize::MAX))) {
-        builder = builder.max_head_bytes(bytes);
+    if let Some((first, count, size)) = head_buffers(settings()) {
+        let bytes = count.saturating_mul(size).saturating_add(first.get()).min(MAX_HEAD_BYTES);
+        builder = builder.head_buffers(first, count, size).max_head_bytes(bytes);
     }
     if let Some(headers) = settings().filter_map(|settings| settings.max_headers).max().and_then(NonZeroUsize::new) {
         builder = builder.max_headers(headers);
     }
     builder
+}
+
+/// Returns the size of the first buffer for a head, and the number and size of the others, if the file sets them: the highest of each.
+fn head_buffers<'s>(
+    settings: impl Iterator<Item = &'s BlockSettings>,
+) -> Option<(NonZeroUsize, NonZeroUsize, NonZeroUsize)> {
+    /// nginx's default of `client_header_buffer_size`.
+    const FIRST: u64 = 1024;
+    let written =
+        settings.filter_map(|settings| Some((settings.first_head_buffer.unwrap_or(FIRST), settings.head_buffers?)));
+    let highest = written.reduce(|(first, (count, size)), (other_first, (other_count, other_size))| {
+        (first.max(other_first), (count.max(other_count), size.max(other_size)))
+    });
+    let non_zero = |number: u64| NonZeroUsize::new(usize::try_from(number).unwrap_or(usize::MAX));
+    let (first, (count, size)) = highest?;
+    Some((non_zero(first)?, non_zero(count.into())?, non_zero(size)?))
 }

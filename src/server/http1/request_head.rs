@@ -42,6 +42,10 @@ const TARGET_TOO_LONG: InvalidRequest = invalid(StatusCode::URI_TOO_LONG, "the t
 const HEAD_TOO_LARGE: InvalidRequest =
     invalid(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the head of the request is too large");
 
+/// The status is that of nginx.
+const LINE_TOO_LONG: InvalidRequest =
+    invalid(StatusCode::BAD_REQUEST, "a header or all headers of the request are longer than the buffers for them");
+
 const MALFORMED: InvalidRequest = invalid(StatusCode::BAD_REQUEST, "the head of the request is not valid");
 
 const fn invalid(status: StatusCode, message: &'static str) -> InvalidRequest {
@@ -66,6 +70,7 @@ impl RequestHead {
             Ok(Some(parsed)) => parsed.map(|()| true),
             Ok(None) => Ok(false),
             Err(HeadError::StartLineTooLong) => Err(TARGET_TOO_LONG),
+            Err(HeadError::TooLong) if limits.buffers.is_some() => Err(LINE_TOO_LONG),
             Err(HeadError::TooLong | HeadError::TooManyHeaders) => Err(HEAD_TOO_LARGE),
             Err(HeadError::BareLineFeed | HeadError::Empty) => Err(MALFORMED),
         }
@@ -151,7 +156,7 @@ pub(crate) fn fuzz(data: &[u8]) {
 mod tests {
     use super::*;
 
-    const LIMITS: HeadLimits = HeadLimits { bytes: 8192, headers: 100 };
+    const LIMITS: HeadLimits = HeadLimits { bytes: 8192, headers: 100, buffers: None };
 
     fn take(read: &mut BytesMut, scanner: &mut HeadScanner) -> Result<Option<RequestHead>, InvalidRequest> {
         let mut head = RequestHead::default();

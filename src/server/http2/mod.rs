@@ -169,13 +169,19 @@ async fn reserve_window(body: &Body, mut window: Reservation) -> Option<Reservat
 /// Refuses a head over the limits, with the status that an HTTP/1.1 client gets.
 fn check_size(request: &Request<Body>, limits: HeadLimits) -> Result<(), ErrorResponse> {
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
-    if target > limits.bytes {
+    let longest = limits.buffers.map_or(limits.bytes, |buffers| buffers.first.max(buffers.size));
+    if target > longest {
         return Err(ErrorResponse::new(StatusCode::URI_TOO_LONG, "the target of the request is too long"));
     }
     let headers = request.headers();
-    let bytes = walk(headers).fold(target, |bytes, (name, value)| bytes + name.as_str().len() + value.len());
-    if headers.len() > limits.headers || bytes > limits.bytes {
-        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+    let lengths = || walk(headers).map(|(name, value)| name.as_str().len() + value.len());
+    let is_too_long = lengths().fold(target, |bytes, length| bytes + length) > limits.bytes
+        || (limits.buffers.is_some() && lengths().any(|length| length > longest));
+    if headers.len() > limits.headers || is_too_long {
+        let status = match limits.buffers {
+            Some(_) if is_too_long => StatusCode::BAD_REQUEST,
+            Some(_) | None => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        };
         return Err(ErrorResponse::new(status, "the head of the request is too large"));
     }
     Ok(())

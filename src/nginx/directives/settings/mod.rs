@@ -112,8 +112,10 @@ pub(crate) struct BlockSettings {
     pub(crate) client_send_timeout: Option<Duration>,
     /// `client_header_timeout`; nginx: 60 s.
     pub(crate) header_timeout: Option<Duration>,
-    /// `large_client_header_buffers`, the bytes of all; nginx: 4 of 8 KiB.
-    pub(crate) max_head_bytes: Option<u64>,
+    /// `large_client_header_buffers`: their number, and the bytes of each; nginx: 4 of 8 KiB.
+    pub(crate) head_buffers: Option<(u32, u64)>,
+    /// `client_header_buffer_size`, which counts only beside `large_client_header_buffers`; nginx: 1 KiB.
+    pub(crate) first_head_buffer: Option<u64>,
     /// `max_headers`; nginx: 1000.
     pub(crate) max_headers: Option<usize>,
     /// `keepalive_timeout` of client connections, 0 closes them; nginx: 75 s.

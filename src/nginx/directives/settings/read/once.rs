@@ -143,16 +143,17 @@ pub(super) fn read_amount(
         }
         "client_max_body_size" => settings.max_body_size = Some(values::size(arg(directive)?)?),
         "client_header_buffer_size" => {
-            values::size(arg(directive)?)?;
-            remarks.ignored(span, "client_header_buffer_size");
+            settings.first_head_buffer = Some(values::size(arg(directive)?)?);
+            let text = "client_header_buffer_size: it counts beside large_client_header_buffers only";
+            remarks.note_once(span, text);
         }
         "large_client_header_buffers" => {
             let [number, size] = args(directive)?;
-            let bytes = u64::from(values::number(number, 1..=u32::MAX)?).saturating_mul(values::size(size)?);
-            if bytes > MAX_HEAD_BYTES {
+            let (number, size) = (values::number(number, 1..=u32::MAX)?, values::size(size)?);
+            if u64::from(number).saturating_mul(size) > MAX_HEAD_BYTES {
                 remarks.note(span, "large_client_header_buffers: the head of a request has at most 1 MiB");
             }
-            settings.max_head_bytes = Some(bytes.min(MAX_HEAD_BYTES));
+            settings.head_buffers = Some((number, size));
         }
         "proxy_next_upstream_tries" => {
             settings.next_upstream.tries = values::number(arg(directive)?, 0..=u32::MAX)?;
