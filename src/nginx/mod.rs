@@ -98,6 +98,7 @@
 //! | `max_conns`, `least_conn` | counted per worker without a `zone` | counted over all threads |
 //! | `max_conns`, every server is full | 502; with `queue`, any request waits for any server, first come, first served | a query [waits](crate::admission::QueueRules) for the server that its session or the method chose, quick ones go first; `queue` sets how many and how long; other requests pass |
 //! | `backlog`, `large_client_header_buffers`, client timeouts | per address | one for all addresses: the highest limits among their default servers |
+//! | the head of a request, without `large_client_header_buffers` | four buffers of 8 KiB | 64 KiB |
 //! | slow heads and idle client connections | two timeouts | one: the longer of `client_header_timeout` and `keepalive_timeout` |
 //! | no eligible server | 502 | 503; every error response has Kylin's form |
 //! | `Server` of a node's response | replaced by nginx's own | dropped |
@@ -107,10 +108,9 @@
 //! | `rewrite` to a path with `..` | sent | 400 |
 //! | `error_page` to a path with `..` from a variable | the page | the error in its own form |
 //! | `error_page` to a path, for a request with a body | a GET with that body | a GET without a body |
-//! | `error_page` to a named location, for a request with a body | the same request again | the error, because the body may be gone and the request executed |
 //! | `real_ip_header` that a client sends twice | the first value | the last one, which the peer in front has added |
-//! | `rewrite` to a URI that does not begin with `/` | sent, if `proxy_pass` adds the slash | 400 |
-//! | `$server_addr` with `listen PORT` | the address that the client reached | an error where it decides, else the address of `listen` |
+//! | `rewrite` to a URI that does not begin with `/` | sent as it is, or with the slash that a `proxy_pass` with variables adds | sent with that slash, else 400 |
+//! | `$server_addr` with `listen PORT` | the address that the client reached | the same with the server of this crate; in an application with another server that of [`LocalAddr`](crate::LocalAddr), without which a request is 503 where it decides |
 //! | an address and its port alone in `listen` of different servers | the address decides | an error |
 //! | the header `Refresh` of a node | changed as `Location` is | unchanged |
 //! | `X-Request-ID` | only by `proxy_set_header` | sent where an access log or the file shows the request |
@@ -120,10 +120,12 @@
 //! | `auth_basic` | any form of `crypt`; hashes are computed for each request, and delay other requests | at most two hashes at a time, for which 512 requests wait, and 503 beyond; MD5, bcrypt, SHA-1 and SHA-crypt as `htpasswd` and `openssl passwd` write them, with the feature `htpasswd`; a right password is remembered for five minutes as a keyed hash, until the file changes |
 //! | `X-Accel-Redirect` of a node | an internal redirect | 502, unless `proxy_ignore_headers` names it |
 //! | `limit_except` | also `access_log` and other modules in it | `allow`, `deny`, `auth_basic`, `proxy_pass` |
+//! | a body of a length over `client_max_body_size` | 413 before the steps and rules of the location | 413 where it would be passed on |
+//! | `return` with a code below 200 | sent | an error |
 //! | `return 444` | closes without a response, and many clients send the request again | 403, and closes |
 //! | `error_page` with a page that is a file | the page | the front end's own error, in Kylin's form, with its own status: not that of `=200` |
 //! | `try_files FILE... @NAME`; `if (-f $request_filename)` | the file, if there is one | as if there were none, because files are not served |
-//! | `error_page` to a location that passes requests on | sends any request again | sends one again that no node can have executed, or with a safe method; with a body that was read before it was sent: of at most 1 MiB, none with `proxy_request_buffering off` |
+//! | `error_page` to a location that passes requests on | sends any request again | sends one again that no node can have executed, because none was reached or its response is 404, 405, 421 or 501, or with a safe method; with a body that was read before it was sent: of at most 1 MiB, none with `proxy_request_buffering off` |
 //! | `sticky cookie` | the MD5 of an address or `route=`, set on each response | a [signed cookie](crate::session::StickyCookie) that reveals no address, with `Path=/` by default, set when it is missing, old or names another server; see [`SiteBuilder::secret`] |
 //! | `sticky learn` | binds a session to the server that sets its cookie | also binds one whose cookie a server accepts as a login; also reads `;jsessionid=` in paths; forgets a session that its server ends; `zone=` is the size of the memory, `sync` needs [`SiteBuilder::sessions`] |
 //! | `sticky`, the server is full | binds the session to the server that serves it instead | the session stays bound, and returns |
@@ -141,6 +143,7 @@
 //! | `$bytes_sent`, `$request_length`, `$upstream_bytes_received` | bytes on the wire | without framing and what the server adds; without the head of the node's response |
 //! | `$upstream_*` where no server was eligible | the upstream's name, 502 | the upstream's name, 503 |
 //! | `$upstream_*` of a query that got the response to an equal one (`single_flight`) | | `-` |
+//! | `$1` beside a variable of a `map` whose expression matches | the group of the map | the group of the line itself |
 //! | `map` | named groups are variables everywhere | named groups are variables in the map's own results |
 //! | `proxy_cache`, `slice`, `mirror` | responses are cached, requests copied | every request reaches a node, once; `$upstream_cache_status` is empty |
 //! | `listen ... quic`, `http3` | HTTP/3 | not served, and not announced by `Alt-Svc` |

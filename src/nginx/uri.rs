@@ -85,6 +85,11 @@ pub(crate) fn has_dots(path: &[u8]) -> bool {
     })
 }
 
+/// Returns a URI as `proxy_pass` with variables sends it, which may add the slash that a `rewrite` has removed.
+pub(crate) fn with_slash(uri: &str) -> Cow<'_, str> {
+    if uri.starts_with('/') { Cow::Borrowed(uri) } else { Cow::Owned(format!("/{uri}")) }
+}
+
 /// Returns whether a path has such a segment for an application that reads `%2F` or a backslash as a slash, or decodes twice.
 pub(crate) fn has_hidden_dots(path: &[u8]) -> bool {
     let slashes = |path: &[u8]| path.iter().map(|byte| if *byte == b'\\' { b'/' } else { *byte }).collect::<Vec<_>>();

@@ -69,7 +69,7 @@ pub(super) fn location(block: &[Directive]) -> Option<String> {
     let is_meant = |inner: &Directive| {
         matches!(inner.name.text.as_str(), "return" | "rewrite" | "if") || inner.name.text.starts_with("proxy_")
     };
-    if block.is_empty() || block.iter().any(is_meant) {
+    if block.iter().any(is_meant) {
         return None;
     }
     let is_bare = |name: &str| block.iter().find(|inner| inner.is(name));

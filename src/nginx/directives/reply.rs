@@ -4,10 +4,13 @@ use crate::nginx::directives::catalogue::wrong_number;
 use crate::nginx::syntax::{Directive, Fault, values};
 use crate::nginx::variables::{Maps, Template};
 
+/// The highest code that nginx takes.
+const MAX_STATUS: u16 = 999;
+
 /// A response that the front end gives itself.
 #[derive(Debug, Clone)]
 pub(crate) struct Reply {
-    /// The status, 200 to 599; 444 is 403 with a closed connection.
+    /// The status, 200 to 999; 444 is 403 with a closed connection.
     pub(crate) status: u16,
     /// `Location` of a redirect.
     pub(crate) location: Option<Template>,
@@ -44,7 +47,16 @@ impl Reply {
         if !first.text.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(first.invalid("return code", usage));
         }
-        let status = u16::try_from(values::number(first, 200..=599)?).unwrap_or(500);
+        let status = match values::parse_digits::<u32>(&first.text).unwrap_or(u32::MAX) {
+            status @ 0..=199 => {
+                let message = format!("\"return {status}\" is not supported");
+                let expected =
+                    "a code from 200: clients take a lower one for the beginning of a response, and wait for the rest";
+                return Err(first.span.unsupported(message, expected));
+            }
+            status => u16::try_from(status).ok().filter(|status| *status <= MAX_STATUS),
+        };
+        let status = status.ok_or_else(|| first.invalid("return code", usage))?;
         let (location, text) = match status {
             301 | 302 | 303 | 307 | 308 => (second.map(|url| Template::for_header(url, maps)).transpose()?, None),
             _ => {

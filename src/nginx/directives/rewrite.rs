@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::catalogue::{args, wrong_number};
+use super::catalogue::{args, usage, wrong_number};
 use super::remarks::Remarks;
 use super::reply::Reply;
 use crate::nginx::syntax::{Directive, Fault, Pattern, Word};
-use crate::nginx::variables::{Maps, Template};
+use crate::nginx::variables::{Maps, Template, may_be_set};
 
 /// One step, in the order of the file.
 #[derive(Debug, Clone)]
@@ -154,14 +154,25 @@ impl Step {
             "rewrite" => Rewrite::read(directive, maps).map(Step::Rewrite),
             "set" => {
                 let [name, value] = args(directive)?;
-                let name = name.text.trim_start_matches('$').to_ascii_lowercase();
-                let Some(slot) = maps.set_slot(&name) else {
-                    let message = format!("\"set\" of the built-in variable ${name} is not supported");
-                    let expected = match name.as_str() {
+                let Some(variable) = name.text.strip_prefix('$').filter(|variable| !variable.is_empty()) else {
+                    return Err(name.invalid("variable name", usage("set")));
+                };
+                let variable = variable.to_ascii_lowercase();
+                let Some(slot) = maps.set_slot(&variable) else {
+                    let expected = match variable.as_str() {
                         "args" => format!("rewrite ^(.*)$ $1?{}? break;", value.text),
-                        name => format!("a variable of another name: set $my_{name} {};", value.text),
+                        "proxy_host" | "proxy_port" => {
+                            "proxy_set_header Host VALUE; in place of $proxy_host".to_owned()
+                        }
+                        other => format!("a variable of another name: set $my_{other} {};", value.text),
                     };
-                    return Err(directive.span().unsupported(message, expected));
+                    return Err(match may_be_set(&variable) {
+                        true => {
+                            let message = format!("\"set\" of the built-in variable ${variable} is not supported");
+                            name.span.unsupported(message, expected)
+                        }
+                        false => name.span.duplicate(format!("the duplicate \"{variable}\" variable"), expected),
+                    });
                 };
                 Ok(Step::Set { slot, value: Template::new(value, maps)? })
             }

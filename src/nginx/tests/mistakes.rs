@@ -94,7 +94,7 @@ fn every_mistake_has_its_message() {
             "location \"/b\" is outside location \"/a\"",
         ),
         (
-            location(""),
+            location("proxy_set_header Host $host;"),
             ErrorKind::Missing,
             21,
             "location with neither proxy_pass nor return: static files are not served",

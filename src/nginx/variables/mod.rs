@@ -26,6 +26,7 @@ use thiserror::Error;
 
 pub(crate) use logged::Escape;
 pub(crate) use map::Maps;
+pub(crate) use names::may_be_set;
 #[cfg(feature = "tls")]
 pub(crate) use scope::ScopeTls;
 pub(crate) use scope::{MapValues, Outcome, RequestId, Scope, Snapshot, UpstreamAttempts};

@@ -119,6 +119,14 @@ pub(super) fn may_be_group(name: &str) -> bool {
     !is_built_in(name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix)) && !OWN_HEADERS.contains(&name)
 }
 
+/// Returns whether nginx accepts `set` of a built-in variable, whose name is in lower case.
+pub(crate) fn may_be_set(name: &str) -> bool {
+    matches!(name, "args" | "http3" | "proxy_host" | "proxy_port")
+        || name.starts_with("ssl_")
+        || name.bytes().all(|byte| byte.is_ascii_digit())
+        || may_be_group(name)
+}
+
 /// The variables of headers that nginx defines by themselves (`ngx_http_core_variables`).
 const OWN_HEADERS: [&str; 16] = [
     "http_cookie",

@@ -25,7 +25,7 @@ const IGNORED: &str = "
     proxy_max_temp_file_size proxy_no_cache proxy_send_lowat proxy_socket_keepalive proxy_ssl_certificate_cache proxy_ssl_ciphers
     proxy_ssl_key_log proxy_ssl_session_reuse proxy_ssl_verify_depth proxy_store_access proxy_temp_* quic_* read_ahead referer_hash_* req_status req_status_*
     request_pool_size reset_timedout_connection rewrite_log
-    scgi_* sendfile sendfile_max_chunk send_lowat server_name_in_redirect
+    scgi_* sendfile sendfile_max_chunk send_lowat
     server_admin server_info server_names_hash_* server_tag server_tokens ssi_* ssl_buffer_size ssl_certificate_cache ssl_ciphers ssl_dhparam
     ssl_early_data ssl_ecdh_curve ssl_encrypted_hello_key ssl_engine ssl_key_log ssl_ocsp_cache ssl_ocsp_responder
     ssl_prefer_server_ciphers ssl_session_cache ssl_session_ticket_key ssl_session_tickets ssl_session_timeout ssl_stapling
@@ -35,9 +35,13 @@ const IGNORED: &str = "
     worker_shutdown_timeout working_directory zone_sync zone_sync_* zstd zstd_*
 ";
 
-/// Modules that have no effect without `NAME on`, and what to write instead of that.
+/// Directives and modules that have no effect without `NAME on`, and what to write instead of that.
 pub(super) static IGNORED_UNLESS_ON: &[(&str, &str)] = &[
     ("pagespeed", "pagespeed off; bodies of responses are passed unchanged"),
+    (
+        "server_name_in_redirect",
+        "server_name_in_redirect off; redirects are relative, so clients stay at the host that they asked for",
+    ),
     ("sysguard", "sysguard off; limit_conn and limit_req refuse requests here, not the load of this machine"),
 ];
 

@@ -2,6 +2,7 @@
 
 mod limit_except;
 mod matcher;
+mod pass_uri;
 mod proxy_pass;
 mod read;
 
@@ -10,7 +11,8 @@ use std::collections::HashMap;
 
 use limit_except::LimitExcept;
 pub(crate) use matcher::Matcher;
-pub(crate) use proxy_pass::{PassUri, ProxyPass, Redirects, is_plain};
+pub(crate) use pass_uri::{PassUri, is_plain};
+pub(crate) use proxy_pass::{ProxyPass, Redirects};
 pub(crate) use read::{matches_an_expression, read_all};
 
 use super::reply::Reply;

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::Matcher;
+use super::{Matcher, PassUri, is_plain};
 use crate::backend::http1::Address;
 use crate::kylin::NormalizedPath;
 use crate::nginx::directives::context::ReadContext;
@@ -11,7 +11,7 @@ use crate::nginx::directives::settings::{BlockSettings, Change, CookieEdits, Nod
 use crate::nginx::directives::upstream::{NodeTls, Upstream};
 use crate::nginx::readings::{RequestPaths, merged, readings};
 use crate::nginx::syntax::{Fault, Word, address};
-use crate::nginx::uri::{escape, has_hidden_dots};
+use crate::nginx::uri::escape;
 use crate::nginx::variables::{Maps, Scope, Template};
 
 /// The target of a location's requests.
@@ -38,22 +38,6 @@ type UrlsByHost = (Template, Vec<(String, String)>);
 
 /// Prefixes of a `Location`, and the replacement of each.
 pub(crate) type Redirects<'s> = Vec<Change<'s>>;
-
-/// The form of the URI for the node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum PassUri {
-    /// The URI as received.
-    Unchanged,
-    /// The normalised path, with its first `prefix` bytes replaced.
-    Replace { prefix: usize, with: String },
-    /// The normalised path, escaped again (`$uri`); with the query or without
-    /// (`$uri$is_args$args`).
-    Normalised { query: bool },
-    /// `$request_uri`: that of the client, even if `rewrite` changed it.
-    Original,
-    /// A URI with other variables, which replaces path and arguments.
-    Variables,
-}
 
 impl ProxyPass {
     /// Returns path and query for the node. `paths` are those of `request_uri`, and `decoded` is its path as nginx reads it, with its
@@ -117,6 +101,13 @@ impl ProxyPass {
         let with_parameters =
             as_written.and_then(uri).filter(|uri| read(&plain).is_some() && read(uri) == read(&plain));
         Some(with_parameters.unwrap_or(plain))
+    }
+
+    /// Returns path and arguments of [`PassUri::Variables`] for a path that a `rewrite` took of `$request_uri`, so that it is not decoded;
+    /// `None` if they cannot be sent.
+    pub(crate) fn raw_uri(&self, scope: &Scope<'_>) -> Option<String> {
+        let uri = self.uri_template.as_ref()?.to_bytes(scope);
+        String::from_utf8(uri).ok().filter(|uri| is_plain(uri))
     }
 
     /// Returns whether a request may get a path below `/kylin`, whatever its own; `None` if that depends on the request.
@@ -310,26 +301,6 @@ impl ProxyPass {
     }
 }
 
-impl PassUri {
-    fn read(uri: &str, authority: &str, word: &Word, at: &Matcher) -> Result<PassUri, Fault> {
-        match uri {
-            "" => Ok(PassUri::Unchanged),
-            "$request_uri" => Ok(PassUri::Original),
-            "$uri" => Ok(PassUri::Normalised { query: false }),
-            "$uri$is_args$args" => Ok(PassUri::Normalised { query: true }),
-            uri if uri.contains('$') => Ok(PassUri::Variables),
-            uri if NormalizedPath::parse(uri).is_err() || !is_sendable(uri) => {
-                Err(word.invalid("URI in proxy_pass", "a path that begins with \"/\" and is escaped"))
-            }
-            _ if matches!(at, Matcher::Regex(_) | Matcher::Named(_)) => {
-                let message = "proxy_pass cannot have a URI part in a location given by a regular expression";
-                Err(word.span.value(message, format!("http://{authority}")))
-            }
-            with => Ok(PassUri::Replace { prefix: at.text().len(), with: with.to_owned() }),
-        }
-    }
-}
-
 /// Returns the position of the group of a URL, and its `$proxy_host`. A plain host gets a group of its own.
 fn find_group(
     authority: &str,
@@ -379,18 +350,4 @@ fn set_tls(upstream: &mut Upstream, tls: Option<NodeTls>, word: &Word) -> Result
             Ok(())
         }
     }
-}
-
-/// Returns whether a node reads a URI as it is written, not another path because of dots in a variable.
-pub(crate) fn is_plain(uri: &str) -> bool {
-    let path = uri.split('?').next().unwrap_or_default();
-    !has_hidden_dots(path.as_bytes()) && is_sendable(uri) && RequestPaths::of(uri, false).is_some()
-}
-
-/// Returns whether a text can stand in a request line as it is.
-fn is_sendable(uri: &str) -> bool {
-    uri.bytes().all(|byte| {
-        (0x21..0x7f).contains(&byte)
-            && !matches!(byte, b'#' | b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}')
-    })
 }

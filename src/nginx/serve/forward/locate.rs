@@ -19,6 +19,7 @@ use crate::nginx::serve::SiteParts;
 use crate::nginx::serve::access_log::WrittenLog;
 use crate::nginx::serve::response::{self, BAD_PATH, NOT_FOUND};
 use crate::nginx::serve::routes::Route;
+use crate::nginx::uri::with_slash;
 use crate::nginx::variables::{MapValues, Scope};
 use crate::proxy::ErrorResponse;
 use crate::{Body, ClientAddr};
@@ -96,7 +97,8 @@ impl<'s: 'r, 'r> ServerRequest<'s, 'r> {
                 Err(refused) => self.own(refused.response_to(self.head), Some(location), scope, rewritten),
             },
             Action::Proxy(_) | Action::LeftOut(_) => {
-                let new_paths = new_uri.as_ref().map(|uri| RequestPaths::of(uri, false));
+                let with_slash = new_uri.as_deref().map(with_slash);
+                let new_paths = with_slash.as_ref().map(|uri| RequestPaths::of(uri, false));
                 let paths = match &new_paths {
                     Some(Some(new)) => new,
                     Some(None) => return self.fail(BAD_PATH, Some(location), scope, rewritten),

@@ -1,6 +1,6 @@
 //! The front end's own responses: `error_page` and `add_header`.
 
-use http::{Extensions, Method, Request, Response, header, request};
+use http::{Extensions, Method, Request, Response, StatusCode, header, request};
 
 use super::redirects::{InternalRedirect, PageError, RedirectTarget};
 use super::script::Rewritten;
@@ -219,10 +219,20 @@ fn passes(location: &Location) -> bool {
         || !location.script.iter().all(Step::stays)
 }
 
-/// Returns whether a request may go to another node after an error of the proxy: no node can have executed it, or it changes nothing.
+/// Returns whether a request may go to another node after an error: no node can have executed it, or it changes nothing.
 fn may_be_passed_on(method: &Method, response: &Response<Body>) -> bool {
     use Termination as T;
 
-    let termination = response.extensions().get::<Termination>();
-    method.is_safe() || matches!(termination, Some(T::NoEndpoint | T::Overflow | T::ConnectFailed | T::ConnectTimeout))
+    match response.extensions().get::<Termination>() {
+        _ if method.is_safe() => true,
+        Some(termination) => matches!(termination, T::NoEndpoint | T::Overflow | T::ConnectFailed | T::ConnectTimeout),
+        // The node says that it has nothing that could execute the request (RFC 9110, 15.5 and 15.6).
+        None => matches!(
+            response.status(),
+            StatusCode::NOT_FOUND
+                | StatusCode::METHOD_NOT_ALLOWED
+                | StatusCode::MISDIRECTED_REQUEST
+                | StatusCode::NOT_IMPLEMENTED
+        ),
+    }
 }

@@ -13,6 +13,7 @@ use crate::nginx::serve::SiteParts;
 use crate::nginx::serve::access_log::PendingRequest;
 use crate::nginx::serve::response::{BAD_PATH, NOT_FOUND, ResponseEdits};
 use crate::nginx::serve::routes::Route;
+use crate::nginx::uri::with_slash;
 use crate::nginx::variables::{MapValues, Scope};
 use crate::observe;
 use crate::proxy::{ErrorResponse, Proxy};
@@ -51,7 +52,7 @@ pub(super) struct Current<'r> {
 impl Current<'_> {
     /// Returns whether applications read the same path.
     fn is_certain(&self) -> bool {
-        let raw_is_certain = |raw| RequestPaths::of(raw, false).is_some_and(|paths| paths.is_certain());
+        let raw_is_certain = |raw| RequestPaths::of(&with_slash(raw), false).is_some_and(|paths| paths.is_certain());
         self.raw_uri.map_or(self.paths.is_certain(), raw_is_certain)
     }
 }
@@ -80,6 +81,7 @@ pub(super) fn pass<'s>(
     let scope = Scope { proxy_host: &pass.host, proxy_default_port, ..*scope };
     let sent = match &pass.uri {
         PassUri::Original => Cow::Borrowed(scope.request_uri),
+        PassUri::Variables if current.raw_uri.is_some() => Cow::Owned(pass.raw_uri(&scope).ok_or(BAD_PATH)?),
         PassUri::Variables => Cow::Owned(pass.uri_of_variables(&scope, current.as_written).ok_or(BAD_PATH)?),
         PassUri::Normalised { query: false } if current.raw_uri.is_some() => {
             Cow::Borrowed(current.raw_uri.filter(|uri| is_plain(uri)).ok_or(BAD_PATH)?)
@@ -89,6 +91,10 @@ pub(super) fn pass<'s>(
             pass.upstream_uri(current.uri, current.decoded, current.paths).ok_or(BAD_PATH)?
         }
     };
+    // nginx sends what a `rewrite` has left without a slash, which no server reads as a path.
+    if !sent.starts_with('/') {
+        return Err(BAD_PATH.into());
+    }
     let uri = match sent {
         Cow::Borrowed(same) if same == scope.request_uri => None,
         sent => Some(Box::new(sent.parse().map_err(|_| BAD_PATH)?)),

@@ -1,5 +1,7 @@
 //! Runs the steps of `rewrite`, `if`, `set` and `return` for a request.
 
+use http::StatusCode;
+
 use super::destination::Destination;
 use super::limit::RedirectsLeft;
 use crate::nginx::directives::location::{Location, LocationMatch};
@@ -12,6 +14,10 @@ use crate::nginx::syntax::{Captures, NamedGroup};
 use crate::nginx::uri::{escape, has_dots};
 use crate::nginx::variables::{MapValues, Scope};
 use crate::proxy::ErrorResponse;
+
+/// A `rewrite` has left nothing of the path: nginx has the same status.
+const EMPTY_PATH: ErrorResponse =
+    ErrorResponse::new(StatusCode::INTERNAL_SERVER_ERROR, "a rewrite has made the path empty");
 
 /// The changes that the steps have made to a request.
 #[derive(Debug, Clone, Default)]
@@ -262,8 +268,11 @@ impl Rewritten {
                         let location = if args.is_empty() { path } else { [&path[..], b"?", &args].concat() };
                         return Ok(End::Outcome(Outcome::Redirect(status, location)));
                     }
+                    if path.is_empty() {
+                        return Err(EMPTY_PATH);
+                    }
                     // The path goes to a node unchanged, so dots must not lead it elsewhere.
-                    if !path.starts_with(b"/") || has_dots(&path) {
+                    if has_dots(&path) {
                         return Err(BAD_PATH);
                     }
                     (self.path, self.args) = (Some(path), Some(args));
@@ -337,6 +346,10 @@ impl Rewritten {
 /// node may read another path, the location of that must not have rules that the request would get past.
 fn locate_new<'s, 'p>(server: &'s Server, path: &'p [u8]) -> Result<Option<LocationMatch<'s, 'p>>, ErrorResponse> {
     let found = server.locate_decoded(path);
+    // Only an expression matches it, and a node gets it only behind the slash of a `proxy_pass` with variables.
+    if !path.starts_with(b"/") {
+        return Ok(found);
+    }
     let escaped = escape(path);
     let paths = RequestPaths::of(&escaped, false).ok_or(BAD_PATH)?;
     let location = found.as_ref().map(LocationMatch::location);
