@@ -54,7 +54,8 @@ pub(super) fn encode(
     out.push(b' ');
     match response.extensions().get::<ReasonPhrase>() {
         Some(reason) => out.extend_from_slice(reason.as_bytes()),
-        None => out.extend_from_slice(status.canonical_reason().unwrap_or("<none>").as_bytes()),
+        // The reason may be empty (RFC 9112, 4), and a status that is not registered has none.
+        None => out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes()),
     }
     out.extend_from_slice(b"\r\n");
     let mut has_date = false;
@@ -210,5 +211,12 @@ mod tests {
         let mut response = Response::new(Body::empty());
         response.extensions_mut().insert(ReasonPhrase::from_static(b"Fine"));
         assert!(text(response, CONTEXT, true).0.starts_with("HTTP/1.1 200 Fine\r\n"));
+    }
+
+    #[test]
+    fn a_status_that_is_not_registered_has_an_empty_reason() {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::from_u16(600).unwrap();
+        assert!(text(response, CONTEXT, true).0.starts_with("HTTP/1.1 600 \r\n"));
     }
 }
