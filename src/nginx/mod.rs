@@ -95,6 +95,7 @@
 //! | all servers ejected | no server serves | the server that failed least recently serves |
 //! | timeouts of a node without a directive | 60 s | those of [`Timeouts`](crate::backend::Timeouts): Kylin lets a query run for 300 s |
 //! | `X-Forwarded-For`, `-Proto`, `-Host` | only by `proxy_set_header` | sent unless `proxy_set_header` changes them |
+//! | `Forwarded`, `X-Real-IP` and other `X-Forwarded-*` of a client | passed | removed unless `set_real_ip_from` trusts the client; `proxy_set_header` with `$http_NAME` passes one |
 //! | `max_conns`, `least_conn` | counted per worker without a `zone` | counted over all threads |
 //! | `max_conns`, every server is full | 502; with `queue`, any request waits for any server, first come, first served | a query [waits](crate::admission::QueueRules) for the server that its session or the method chose, quick ones go first; `queue` sets how many and how long; other requests pass |
 //! | `backlog`, `large_client_header_buffers`, client timeouts | per address | one for all addresses: the highest limits among their default servers |

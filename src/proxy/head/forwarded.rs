@@ -3,7 +3,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-use super::presence::{HeaderPresence, NAMED_BY_PROXIES};
+use super::presence::{HeaderPresence, SET_BY_PROXY, is_named_by_proxies};
 use crate::request::ClientAddr;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -30,9 +30,7 @@ impl Forwarded<'_> {
             HeaderValue::from_bytes(&chain.join(&b", "[..]))
         } else {
             if presence.named_by_proxies {
-                for name in &NAMED_BY_PROXIES {
-                    headers.remove(name);
-                }
+                remove_others(headers);
             }
             HeaderValue::from_bytes(address)
         };
@@ -49,6 +47,15 @@ impl Forwarded<'_> {
                 None => _ = headers.remove(X_FORWARDED_HOST),
             }
         }
+    }
+}
+
+/// Removes the headers in which proxies name the client, but those that are set anyway.
+fn remove_others(headers: &mut HeaderMap) {
+    let is_other = |name: &&HeaderName| is_named_by_proxies(name.as_str()) && !SET_BY_PROXY.contains(&name.as_str());
+    let names: Vec<HeaderName> = headers.keys().filter(is_other).cloned().collect();
+    for name in names {
+        headers.remove(name);
     }
 }
 

@@ -10,7 +10,7 @@ use crate::kylin::ROUTED;
 pub(crate) struct HeaderPresence {
     pub(super) connection: bool,
     pub(super) hop_by_hop: bool,
-    /// Any of [`NAMED_BY_PROXIES`].
+    /// Any header that [`is_named_by_proxies`] but those that the proxy sets.
     pub(super) named_by_proxies: bool,
     /// Any of the headers by which a proxy names its client.
     pub(crate) names_client: bool,
@@ -43,25 +43,28 @@ impl HeaderPresence {
             },
             7 => self.hop_by_hop |= name == header::TRAILER || name == header::UPGRADE,
             13 => self.cache_directives |= name == header::CACHE_CONTROL,
-            9 => self.named_by_proxies |= NAMED_BY_PROXIES.contains(name),
+            9 => self.named_by_proxies |= is_named_by_proxies(name.as_str()),
             10 => match name == header::CONNECTION {
                 true => self.connection = true,
                 false => self.hop_by_hop |= name == KEEP_ALIVE,
             },
             14 => self.hop_by_hop |= name == HTTP2_SETTINGS,
-            15 => self.names_client |= name == "x-forwarded-for",
-            16 | 18 => {
-                self.named_by_proxies |= NAMED_BY_PROXIES.contains(name);
-                self.names_client |= name.as_str().starts_with("x-forwarded-");
-                self.hop_by_hop |= HOP_BY_HOP.contains(name);
-            }
-            17 => {
-                self.names_client |= name == "x-forwarded-proto";
-                self.hop_by_hop |= name == header::TRANSFER_ENCODING;
-            }
+            16 | 18 => self.hop_by_hop |= HOP_BY_HOP.contains(name),
+            17 => self.hop_by_hop |= name == header::TRANSFER_ENCODING,
             19 => self.hop_by_hop |= name == header::PROXY_AUTHORIZATION,
             _ => {}
         }
+        // Few other names begin so.
+        if let [b'x', b'-' | b'_', b'f', ..] = name.as_str().as_bytes() {
+            self.note_forwarded(name.as_str());
+        }
+    }
+
+    #[cold]
+    fn note_forwarded(&mut self, name: &str) {
+        let is_one = is_named_by_proxies(name);
+        self.names_client |= is_one;
+        self.named_by_proxies |= is_one && !SET_BY_PROXY.contains(&name);
     }
 }
 
@@ -81,13 +84,20 @@ pub(super) static HOP_BY_HOP: [HeaderName; 9] = [
     header::PROXY_AUTHORIZATION,
 ];
 
-/// The headers, besides those that the proxy sets, in which proxies name the client.
-pub(super) static NAMED_BY_PROXIES: [HeaderName; 4] = [
-    header::FORWARDED,
-    HeaderName::from_static("x-real-ip"),
-    HeaderName::from_static("x-forwarded-port"),
-    HeaderName::from_static("x-forwarded-server"),
-];
+/// The headers of the family that the proxy sets itself.
+pub(super) const SET_BY_PROXY: [&str; 3] = ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host"];
+
+/// Returns whether proxies tell nodes of the client and its request in this header: `Forwarded`, `X-Real-IP`, `X-Forwarded` and all
+/// that begin with `X-Forwarded-`. Servers that pass headers on as variables, as by CGI, read an underscore as a hyphen.
+pub(super) fn is_named_by_proxies(name: &str) -> bool {
+    let is = |known: &[u8]| {
+        let mut same = name.bytes().zip(known).map(|(byte, known)| if byte == b'_' { b'-' } else { byte } == *known);
+        name.len() >= known.len() && same.all(|is_same| is_same)
+    };
+    name == header::FORWARDED.as_str()
+        || name.len() == 9 && is(b"x-real-ip")
+        || is(b"x-forwarded") && matches!(name.as_bytes().get(11), None | Some(b'-' | b'_'))
+}
 
 #[cfg(test)]
 mod tests {
@@ -101,11 +111,31 @@ mod tests {
             presence
         };
         assert!(HOP_BY_HOP.iter().all(|name| noted(name).hop_by_hop));
-        assert!(NAMED_BY_PROXIES.iter().all(|name| noted(name).named_by_proxies));
+        for name in [
+            "forwarded",
+            "x-real-ip",
+            "x_real_ip",
+            "x-forwarded",
+            "x_forwarded_for",
+            "x-forwarded_for",
+            "x-forwarded-ssl",
+        ] {
+            assert!(noted(&HeaderName::from_static(name)).named_by_proxies, "{name}");
+        }
+        for name in [
+            "x-forwarded-for",
+            "x-forwarded-proto",
+            "x-forwarded-host",
+            "x-forwardedfor",
+            "x-forward",
+            "x-frame-options",
+        ] {
+            assert!(!noted(&HeaderName::from_static(name)).named_by_proxies, "{name}");
+        }
         assert!(noted(&ROUTED).routed);
         assert!(noted(&header::CONNECTION).connection && !noted(&header::CONNECTION).hop_by_hop);
         assert!([header::CACHE_CONTROL, header::PRAGMA].iter().all(|name| noted(name).cache_directives));
-        for name in ["for", "proto", "host", "port"] {
+        for name in ["for", "proto", "host", "port", "prefix", "ssl"] {
             assert!(noted(&HeaderName::try_from(format!("x-forwarded-{name}")).unwrap()).names_client, "{name}");
         }
         for name in [header::HOST, header::COOKIE, header::AUTHORIZATION, header::CONTENT_TYPE, header::ACCEPT] {

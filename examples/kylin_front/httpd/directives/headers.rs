@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 use kylin_lb::proxy::HeaderEdits;
 use regex::bytes::Regex;
 
@@ -94,20 +94,10 @@ pub struct Scope<'r> {
     pub route_changed: bool,
 }
 
-/// The headers in which proxies name the client, which the proxy sets itself or drops from strangers.
-const NAMES_CLIENT: [HeaderName; 7] = [
-    FORWARDED,
-    HeaderName::from_static("x-real-ip"),
-    HeaderName::from_static("x-forwarded-for"),
-    HeaderName::from_static("x-forwarded-host"),
-    HeaderName::from_static("x-forwarded-port"),
-    HeaderName::from_static("x-forwarded-proto"),
-    HeaderName::from_static("x-forwarded-server"),
-];
-
-/// Returns whether proxies name the client in a header.
+/// Returns whether proxies name the client in a header, which the proxy then sets itself or drops from strangers.
 pub fn names_client(name: &HeaderName) -> bool {
-    NAMES_CLIENT.contains(name)
+    let name = name.as_str().replace('_', "-");
+    matches!(&*name, "forwarded" | "x-real-ip" | "x-forwarded") || name.starts_with("x-forwarded-")
 }
 
 impl HeaderRule {
