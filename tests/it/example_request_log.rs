@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use crate::example_options::nodes;
 use crate::example_reload::with_socket;
+use crate::support::browser::basic;
 use crate::support::example::{TIMEOUT, address, spawn, start};
 use crate::support::front::{closed_port, eventually};
 use crate::support::http::{self, Connection};
@@ -136,6 +137,43 @@ async fn hostile_values_stay_inside_their_field() {
         } else {
             assert!(line.starts_with("127.0.0.1 - a\\x22b\\x0Ac ["), "{line}");
             assert!(line.contains(" \"x\\x22 200 9\\x09\\xFF\\xFE\" rt="), "{line}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_long_value_of_a_client_is_cut() {
+    let (_nodes, named) = nodes(1).await;
+    let folder = TempDir::new().unwrap();
+    let [access, queries] = ["access", "queries"].map(|name| folder.path().join(name));
+    let long = "é".repeat(1_000);
+    let user = basic(&long, "p");
+    let body = format!(r#"{{"sql":"select 1","project":"{long}"}}"#);
+    let other = "u".repeat(300);
+    let query = format!(
+        "POST /kylin/api/query?a={other} HTTP/1.1\r\nHost: kylin\r\nAuthorization: {user}\r\nUser-Agent: {other}\r\nReferer: {other}\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let (cut, cut_other) = (format!("{}...", "é".repeat(256)), format!("{}...", "u".repeat(256)));
+    for format in ["json", "combined"] {
+        let [access, queries] = [&access, &queries].map(|file| file.with_extension(format));
+        let args = ["--nodes", &named, "--access-log", access.to_str().unwrap(), "--access-log-format", format];
+        let (_process, front) = start(&[&args[..], &["--query-log", queries.to_str().unwrap()]].concat()).await;
+        let mut connection = Connection::open(front).await.unwrap();
+        connection.send(&query).await.unwrap();
+        connection.response().await.unwrap();
+        let line: Value = serde_json::from_str(&lines(&queries, 1).await[0]).unwrap();
+        assert_eq!((line["user"].as_str(), line["project"].as_str()), (Some(&*cut), Some(&*cut)));
+        let line = &lines(&access, 1).await[0];
+        assert!(line.contains(&format!("?a={other}")), "targets are whole: {line}");
+        if format == "json" {
+            let line: Value = serde_json::from_str(line).unwrap();
+            assert_eq!(line["user"], cut);
+            assert_eq!((&line["user_agent"], &line["referer"]), (&Value::from(&*cut_other), &Value::from(&*cut_other)));
+        } else {
+            assert!(line.len() < 3_000 && line.contains(&format!("\"{cut_other}\" \"{cut_other}\" rt=")), "{line}");
+            assert!(line.contains("\\xA9... ["), "{line}");
         }
     }
 }

@@ -8,7 +8,7 @@ use http::Version;
 use kylin_lb::EndpointId;
 use kylin_lb::observe::{Attempt, Finished, Timestamp};
 
-use super::{CLIENT_CLOSED_REQUEST, put_client};
+use super::{CLIENT_CLOSED_REQUEST, MAX_VALUE, put_client};
 
 /// Appends the line of a request.
 pub(super) fn put_request(line: &mut Vec<u8>, event: &Finished<'_>) {
@@ -16,7 +16,7 @@ pub(super) fn put_request(line: &mut Vec<u8>, event: &Finished<'_>) {
     put_client(line, request);
     put(line, " - ");
     match request.user() {
-        Some(user) => put_escaped(line, user.as_bytes()),
+        Some(user) => put_value(line, user.as_bytes()),
         None => line.push(b'-'),
     }
     put_time_of_day(line, request.at());
@@ -36,12 +36,12 @@ pub(super) fn put_request(line: &mut Vec<u8>, event: &Finished<'_>) {
     put_number(line, event.bytes);
     put(line, " \"");
     match request.referer() {
-        Some(referer) => put_escaped(line, referer.as_bytes()),
+        Some(referer) => put_value(line, referer.as_bytes()),
         None => line.push(b'-'),
     }
     put(line, "\" \"");
     match request.user_agent() {
-        Some(agent) => put_escaped(line, agent.as_bytes()),
+        Some(agent) => put_value(line, agent.as_bytes()),
         None => line.push(b'-'),
     }
     line.push(b'"');
@@ -185,6 +185,17 @@ fn put_list(line: &mut Vec<u8>, attempts: &[Attempt], separator: &str, value: im
     for attempt in others {
         put(line, separator);
         value(line, attempt);
+    }
+}
+
+/// Appends a value that a client chose, escaped, or its beginning and an ellipsis.
+fn put_value(line: &mut Vec<u8>, value: &[u8]) {
+    match value.get(..MAX_VALUE) {
+        Some(beginning) if value.len() > MAX_VALUE => {
+            put_escaped(line, beginning);
+            put(line, "...");
+        }
+        _ => put_escaped(line, value),
     }
 }
 

@@ -8,7 +8,7 @@ use kylin_lb::EndpointId;
 use kylin_lb::observe::{Attempt, Finished, ObservedRequest, Timestamp};
 use serde::Serialize;
 
-use super::{CLIENT_CLOSED_REQUEST, QueryLog, put_client};
+use super::{CLIENT_CLOSED_REQUEST, QueryLog, cut, put_client};
 
 /// The number of bytes of SQL that the query log shows. Generated queries may have megabytes.
 const MAX_SQL: usize = 64 << 10;
@@ -33,7 +33,7 @@ struct RequestLine<'a> {
     status: u16,
     target: Cow<'a, str>,
     time: String,
-    user: Option<&'a str>,
+    user: Option<Cow<'a, str>>,
     user_agent: Option<Cow<'a, str>>,
     waiting_time: f64,
 }
@@ -64,7 +64,7 @@ struct QueryLine<'a> {
     id: Option<&'a str>,
     node: Option<&'a str>,
     outcome: &'static str,
-    project: Option<&'a str>,
+    project: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     push_down: Option<Option<bool>>,
     queued: f64,
@@ -78,7 +78,7 @@ struct QueryLine<'a> {
     storage_cache_used: Option<Option<bool>>,
     time: String,
     total: f64,
-    user: Option<&'a str>,
+    user: Option<Cow<'a, str>>,
     waited: f64,
     why: Option<&'static str>,
 }
@@ -99,13 +99,13 @@ pub(super) fn put_request(line: &mut Vec<u8>, event: &Finished<'_>) {
         method: request.method().as_str(),
         protocol: format!("{:?}", request.version()),
         queue_time: seconds(times.queued),
-        referer: request.referer(),
+        referer: request.referer().map(cut_owned),
         request_time: seconds(times.total),
         shared: event.shared.map(EndpointId::as_str),
         status: event.status.map_or(CLIENT_CLOSED_REQUEST, |status| status.as_u16()),
         target: request.target(),
         time: Timestamp::from(request.at()).to_string(),
-        user: request.user(),
+        user: request.user().map(cut),
         user_agent: request.user_agent().map(lossy),
         waiting_time: seconds(times.waiting),
     };
@@ -144,16 +144,16 @@ pub(super) fn put_query(line: &mut Vec<u8>, event: &Finished<'_>, fingerprint: u
         id: request.id(),
         node: served.map(|attempt| attempt.endpoint.as_str()),
         outcome: event.termination.as_str(),
-        project: request.project(),
+        project: request.project().map(cut),
         push_down: log.with_flags.then_some(flags.push_down),
         queued: seconds(event.times.queued),
-        sql: shown.map(cut),
+        sql: shown.map(cut_sql),
         sql_bytes: shown.map(str::len).filter(|bytes| *bytes > MAX_SQL),
         status: event.status.map(|status| status.as_u16()),
         storage_cache_used: log.with_flags.then_some(flags.storage_cache_used),
         time: Timestamp::from(request.at()).to_string(),
         total: seconds(event.times.total),
-        user: request.user(),
+        user: request.user().map(cut),
         waited: seconds(event.times.waiting),
         why: served.map(|attempt| attempt.reason.as_str()),
     };
@@ -161,7 +161,7 @@ pub(super) fn put_query(line: &mut Vec<u8>, event: &Finished<'_>, fingerprint: u
 }
 
 /// Returns the beginning of the SQL that is shown.
-fn cut(sql: &str) -> &str {
+fn cut_sql(sql: &str) -> &str {
     let mut end = sql.len().min(MAX_SQL);
     while !sql.is_char_boundary(end) {
         end -= 1;
@@ -181,7 +181,14 @@ fn client(request: &ObservedRequest) -> String {
 }
 
 fn lossy(value: &HeaderValue) -> Cow<'_, str> {
-    String::from_utf8_lossy(value.as_bytes())
+    cut_owned(String::from_utf8_lossy(value.as_bytes()))
+}
+
+fn cut_owned(value: Cow<'_, str>) -> Cow<'_, str> {
+    match value {
+        Cow::Borrowed(value) => cut(value),
+        Cow::Owned(value) => Cow::Owned(cut(&value).into_owned()),
+    }
 }
 
 fn seconds(duration: Duration) -> f64 {

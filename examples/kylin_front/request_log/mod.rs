@@ -3,6 +3,7 @@
 mod combined;
 mod json;
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::net::IpAddr;
 
@@ -12,6 +13,8 @@ use crate::log_file::LogFile;
 
 /// The status in the log of a request whose client left before the response, as in nginx.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
+/// The maximum length of a value that a client chose, in characters. Only targets may be longer, because heads have a limit.
+const MAX_VALUE: usize = 256;
 /// The bytes of memory that a thread keeps for its next line.
 const MAX_SPARE: usize = 4 << 10;
 
@@ -87,6 +90,16 @@ fn with_line(write: impl FnOnce(&mut Vec<u8>)) {
         line.shrink_to(MAX_SPARE);
         write(line);
     });
+}
+
+/// Returns a value that a client chose, or its beginning and an ellipsis.
+fn cut(value: &str) -> Cow<'_, str> {
+    // A character has at least one byte.
+    let end = if value.len() <= MAX_VALUE { None } else { value.char_indices().nth(MAX_VALUE) };
+    match end {
+        Some((end, _)) => Cow::Owned(format!("{}...", &value[..end])),
+        None => Cow::Borrowed(value),
+    }
 }
 
 /// The text of each octet of an address, with a dot behind it, and zeros.
