@@ -70,6 +70,11 @@ impl RequestContext {
         self.authorization = authorization.filter(|_| keeps_user).cloned();
     }
 
+    /// Returns whether the target is `*`: the request is about the server as a whole, and has no path (RFC 9110, 7.1).
+    pub(crate) fn is_about_server(&self) -> bool {
+        self.target.as_written() == "*"
+    }
+
     /// Classifies the request by its path, which was read.
     pub(crate) fn classify(&mut self, method: &Method, version: Option<KylinVersion>) {
         let path = self.target.path();

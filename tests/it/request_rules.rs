@@ -9,9 +9,11 @@ use http::{HeaderMap, Request};
 use http_body_util::Full;
 use hyper::client::conn::http2::handshake;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use kylin_lb::proxy::KylinRules;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::front::Front;
+use crate::support::front::{Front, endpoints};
 use crate::support::raw_node::{RawNode, healthy};
 
 struct Case {
@@ -199,5 +201,73 @@ async fn an_absolute_target_about_the_server_as_a_whole_is_an_asterisk() {
     {
         front.ask(format!("OPTIONS {target} HTTP/1.1\r\nHost: kylin\r\n\r\n")).await.unwrap();
         assert!(node.seen().texts().pop().unwrap().starts_with(seen), "{target}: {:?}", node.seen().texts());
+    }
+}
+
+/// Nothing behind hyper's codec shows that there was a fragment, so such a request cannot be refused as over HTTP/1.1.
+#[tokio::test]
+async fn over_http2_the_rules_and_the_node_see_a_target_without_its_fragment() {
+    let node = RawNode::start([healthy("node")]).await;
+    let front = Front::kylin(endpoints(&[node.address()]), |proxy| proxy);
+    for (path, is_open) in [("/kylin/api/projects#/../cache", true), ("/kylin/api/cache/x#/../../projects", false)] {
+        let mut stream = TcpStream::connect(front.address()).await.unwrap();
+        // GET, http, `:path` as a literal and `:authority: k` (RFC 7541, appendix A).
+        let block =
+            [&[0x82, 0x86, 0x04, u8::try_from(path.len()).unwrap()][..], path.as_bytes(), b"\x01\x01k"].concat();
+        let headers = [&[0, 0, u8::try_from(block.len()).unwrap(), 1, 5, 0, 0, 0, 1][..], &block].concat();
+        let bytes = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &[0, 0, 0, 4, 0, 0, 0, 0, 0], &headers].concat();
+        stream.write_all(&bytes).await.unwrap();
+        let first = loop {
+            let mut head = [0; 9];
+            stream.read_exact(&mut head).await.unwrap();
+            let mut payload = vec![0; usize::from(u16::from_be_bytes([head[1], head[2]]))];
+            stream.read_exact(&mut payload).await.unwrap();
+            if head[3] == 1 {
+                // The status may follow a change of the size of the table.
+                break payload.into_iter().find(|byte| *byte & 0xe0 != 0x20).unwrap();
+            }
+        };
+        assert_eq!(first == 0x88, is_open, "{path}: 200 is the index 8");
+    }
+    let seen = node.seen().texts();
+    assert_eq!(seen.len(), 1, "{seen:?}");
+    assert!(seen[0].starts_with("GET /kylin/api/projects HTTP/1.1\r\n"), "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_value_with_a_blank_at_an_end_is_refused_over_http2_and_trimmed_over_http1() {
+    let node = RawNode::start([healthy("node")]).await;
+    let front = Front::over(&[node.address()]);
+    for (value, expected) in [(" x", 400), ("x ", 400), ("\tx", 400), (" ", 400), ("x y", 200), ("", 200)] {
+        let case = case("blank", "GET", "/a", Responded(expected)).header("x-a", value);
+        let uri = case.uri.clone().unwrap();
+        assert_eq!(over_http2(front.address(), &case, &uri).await, expected, "{value:?}");
+        assert_eq!(over_http1(&front, &case).await, 200, "{value:?}");
+    }
+    let seen = node.seen().texts();
+    assert_eq!(seen.len(), 8, "{seen:?}");
+    assert!(seen.iter().all(|head| !head.contains("x-a:  ") && !head.contains("x \r\n")), "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_request_about_the_server_as_a_whole_passes_the_rules_of_kylin() {
+    let node = RawNode::start([healthy("node")]).await;
+    for other_paths in [true, false] {
+        let rules = KylinRules::default().other_paths(other_paths);
+        let front = Front::kylin(endpoints(&[node.address()]), |proxy| proxy.rules(rules));
+        let before = node.seen().requests.len();
+        let last = front.ask("OPTIONS * HTTP/1.1\r\nHost: kylin\r\nMax-Forwards: 0\r\n\r\n").await.unwrap();
+        assert_eq!((last.status(), node.seen().requests.len()), (200, before));
+        assert!(last.header("allow").unwrap().contains("GET"));
+        for hops in ["", "Max-Forwards: 1\r\n"] {
+            let request = format!("OPTIONS * HTTP/1.1\r\nHost: kylin\r\n{hops}\r\n");
+            assert_eq!(front.ask(request).await.unwrap().status(), 200);
+            assert!(node.seen().texts().pop().unwrap().starts_with("OPTIONS * HTTP/1.1\r\n"));
+        }
+        assert_eq!(node.seen().requests.len(), before + 2);
+        for target in ["*a", "*?a", "**"] {
+            let request = format!("OPTIONS {target} HTTP/1.1\r\nHost: kylin\r\nMax-Forwards: 0\r\n\r\n");
+            assert_eq!(front.ask(request).await.unwrap().status(), 400, "{target}");
+        }
     }
 }

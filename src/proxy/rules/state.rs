@@ -71,7 +71,16 @@ impl RuleState {
         context: &mut RequestContext,
         request: &Request<Body>,
     ) -> Result<Option<(ReloadCall, ReloadAccess)>, ErrorResponse> {
-        let path = context.path().ok_or(AMBIGUOUS_PATH)?;
+        let Some(path) = context.path() else {
+            // `OPTIONS *` names no resource that a rule could close, and changes nothing.
+            if context.is_about_server() {
+                if self.rules.other_paths {
+                    context.set_class(RequestClass::AdminRead);
+                }
+                return Ok(None);
+            }
+            return Err(AMBIGUOUS_PATH);
+        };
         if let Some(class) = self.frequent.class(request.method(), &path) {
             context.set_class(class);
             return Ok(None);

@@ -1,7 +1,8 @@
 //! Serves HTTP/2 clients, with hyper's codec.
 //!
-//! The codec cuts a fragment off `:path` before other code sees the target. RFC 9113, 8.3.1 calls such a request malformed.
-//! Decisions and the node see the same remaining target, so they cannot differ.
+//! The codec cuts a fragment off `:path` (`http::uri::PathAndQuery`) before other code sees the target, and nothing shows that there
+//! was one. So such a request is served, although RFC 9113, 8.3.1 calls it malformed and it gets 400 over HTTP/1.1. Decisions and
+//! the node see the same remaining target, so they cannot differ.
 
 mod client_stream;
 mod coalesce;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use http::header::CONTENT_LENGTH;
+use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -133,7 +134,7 @@ fn service<H: Handler>(
         let request = Request::from_parts(head, body);
         async move {
             let limits = &serving.limits;
-            let mut admitted = check_size(&request, limits.head);
+            let mut admitted = check_head(&request, limits.head);
             if admitted.is_ok() && !request.body().is_empty() {
                 match reserve_window(request.body(), limits.buffers.reservation(key)).await {
                     Some(window) => in_flight.hold(window),
@@ -146,7 +147,7 @@ fn service<H: Handler>(
                     response = serving.handler.handle(peer, request) => response,
                     () = cutting => STOPPED.response_without_url(),
                 },
-                Err(error) => error.response_without_url(),
+                Err(error) => refusal(error),
             };
             if !is_head {
                 check_length(&mut response);
@@ -166,17 +167,22 @@ async fn reserve_window(body: &Body, mut window: Reservation) -> Option<Reservat
     window.grow_or_wait(bytes as usize).await.then_some(window)
 }
 
-/// Refuses a head over the limits, with the status that an HTTP/1.1 client gets.
-fn check_size(request: &Request<Body>, limits: HeadLimits) -> Result<(), ErrorResponse> {
+/// Refuses a head over the limits, with the status that an HTTP/1.1 client gets, and a value with a blank at its beginning or end,
+/// which is malformed (RFC 9113, 8.2.1): a node of HTTP/1.1 would read the value without it.
+fn check_head(request: &Request<Body>, limits: HeadLimits) -> Result<(), ErrorResponse> {
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
     let longest = limits.buffers.map_or(limits.bytes, |buffers| buffers.first.max(buffers.size));
     if target > longest {
         return Err(ErrorResponse::new(StatusCode::URI_TOO_LONG, "the target of the request is too long"));
     }
     let headers = request.headers();
-    let lengths = || walk(headers).map(|(name, value)| name.as_str().len() + value.len());
-    let is_too_long = lengths().fold(target, |bytes, length| bytes + length) > limits.bytes
-        || (limits.buffers.is_some() && lengths().any(|length| length > longest));
+    let (mut bytes, mut longest_header, mut is_padded) = (target, 0, false);
+    for (name, value) in walk(headers) {
+        let length = name.as_str().len() + value.len();
+        (bytes, longest_header) = (bytes + length, longest_header.max(length));
+        is_padded |= matches!(value.as_bytes(), [b' ' | b'	', ..] | [.., b' ' | b'	']);
+    }
+    let is_too_long = bytes > limits.bytes || (limits.buffers.is_some() && longest_header > longest);
     if headers.len() > limits.headers || is_too_long {
         let status = match limits.buffers {
             Some(_) if is_too_long => StatusCode::BAD_REQUEST,
@@ -184,7 +190,18 @@ fn check_size(request: &Request<Body>, limits: HeadLimits) -> Result<(), ErrorRe
         };
         return Err(ErrorResponse::new(status, "the head of the request is too large"));
     }
+    if is_padded {
+        let message = "a header value begins or ends with a blank";
+        return Err(ErrorResponse::new(StatusCode::BAD_REQUEST, message));
+    }
     Ok(())
+}
+
+/// Returns the response to a request that is not served. HTTP/2 has no `Connection` header.
+fn refusal(error: ErrorResponse) -> Response<Body> {
+    let mut response = error.response_without_url();
+    response.headers_mut().remove(CONNECTION);
+    response
 }
 
 /// Makes a declared length agree with the body: the body's own size precedes, as in HTTP/1.1, and a body of unknown size fails if it
