@@ -123,6 +123,7 @@ pub mod health;
 #[cfg(any(feature = "client", feature = "server"))]
 mod http1;
 pub mod kylin;
+mod log_limit;
 mod maybe_ready;
 #[cfg(feature = "nginx")]
 pub mod nginx;

@@ -7,6 +7,7 @@ use tracing::instrument::Instrumented;
 use tracing::{Instrument as _, Level, Span, debug_span, span_enabled};
 
 use super::{Attempt, Finished, ObservedRequest};
+use crate::log_limit::shown;
 
 /// Returns whether a subscriber wants the spans.
 pub(super) fn are_wanted() -> bool {
@@ -28,8 +29,8 @@ impl RequestSpans {
     pub(super) fn begin(request: &ObservedRequest) -> Self {
         let span = debug_span!(
             target: "kylin_lb::request", "request",
-            request_id = request.id(), traceparent = request.traceparent(), method = %request.method(), path = %request.path(),
-            user = request.user(), class = Empty, status = Empty, bytes = Empty, attempts = Empty, end = Empty,
+            request_id = request.id(), traceparent = request.traceparent(), method = %request.method(), path = shown(&request.path()),
+            user = request.user().map(shown), class = Empty, status = Empty, bytes = Empty, attempts = Empty, end = Empty,
         );
         RequestSpans { request: span, attempt: Span::none() }
     }

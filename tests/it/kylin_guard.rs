@@ -1,7 +1,9 @@
 //! Calls between nodes are closed to clients in every spelling.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
+use kylin_lb::clock::ManualClock;
 use kylin_lb::kylin::Guard;
 use kylin_lb::proxy::{KylinRules, TrustedProxies};
 use kylin_lb::testing::kylin::Dialect;
@@ -161,6 +163,32 @@ async fn the_log_names_a_client_of_a_dual_stack_socket_by_its_ipv4_address() {
     assert_eq!(response.with_subscriber(log.subscriber(Level::INFO)).await.status(), 403);
     let text = log.text();
     assert!(text.contains("request denied") && text.contains("client=192.0.2.7 "), "{text}");
+}
+
+/// A client that knocks at closed paths must not fill the disk.
+#[tokio::test]
+async fn denied_requests_have_one_log_line_a_second_which_counts_the_others() {
+    let clock = ManualClock::new();
+    let cluster = Cluster::builder().endpoint(scripted("0", &well("node"))).build().unwrap();
+    let proxy = Proxy::builder(cluster).clock(clock.clone()).build().unwrap();
+    let log = CapturedLog::default();
+    let path = format!("/kylin/api/cache/{}", "x".repeat(10_000));
+    let denied = async {
+        for _ in 0..2 {
+            for line in [format!("PUT {path}"), "PUT /kylin/api/cache/announce/a/b/c".to_owned()] {
+                for _ in 0..50 {
+                    assert_eq!(ask(&proxy, request(&line, &[], "")).await.0, 403);
+                }
+            }
+            clock.advance(Duration::from_secs(1));
+        }
+    };
+    denied.with_subscriber(log.subscriber(Level::INFO)).await;
+    let text = log.text();
+    let count = |part: &str| text.matches(part).count();
+    assert_eq!((count("request denied"), count("reload denied")), (2, 2), "{text}");
+    assert_eq!((count("left_out=0"), count("left_out=49")), (2, 2), "{text}");
+    assert!(text.len() < 2_000, "{} bytes", text.len());
 }
 
 in_each_dialect!(the_routed_header_of_clients_is_removed);

@@ -25,7 +25,10 @@ impl<B: Backend> Attempts<'_, B> {
         if may_count(&self.context, request.headers()) && is_administrator(self.proxy, client, request).await {
             return Ok(());
         }
-        tracing::info!(client = ?client.ip(), "reload denied: the client is not known to be an administrator");
+        if let Some(left_out) = self.proxy.rules.as_ref().and_then(|rules| rules.logs.denied_reload.admit()) {
+            let client = client.ip().map(|ip| tracing::field::display(ip.to_canonical()));
+            tracing::info!(client, left_out, "reload denied: the client is not known to be an administrator");
+        }
         Err(CLOSED_PATH)
     }
 }

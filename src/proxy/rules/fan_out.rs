@@ -140,8 +140,10 @@ pub(crate) async fn fan_out<B: Backend>(
         pending_failures.end()
     }
     let responded = responses.len();
-    if responded < total {
-        tracing::warn!(responded, total, "not every node responded to a request for all nodes");
+    if responded < total
+        && let Some(left_out) = facts.rules.logs.incomplete.admit()
+    {
+        tracing::warn!(responded, total, left_out, "not every node responded to a request for all nodes");
     }
     if let Some(message) = unconfirmed_message(merge, &responses, unconfirmed, total) {
         if let Some(recorder) = recorder {

@@ -18,6 +18,7 @@ use crate::cluster::Picked;
 use crate::cookie::CookieJar;
 use crate::endpoint::EndpointId;
 use crate::kylin::class::AUTHENTICATION;
+use crate::log_limit::LogLimit;
 
 /// Kylin has nothing to compute for the response.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -44,11 +45,12 @@ type LastCheck = Arc<tokio::sync::Mutex<Option<(Instant, Running)>>>;
 pub(super) struct RunningChecks {
     clock: Arc<dyn Clock>,
     last: Mutex<HashMap<EndpointId, LastCheck>>,
+    log: LogLimit,
 }
 
 impl RunningChecks {
     pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
-        RunningChecks { clock, last: Mutex::default() }
+        RunningChecks { log: LogLimit::new(&clock), clock, last: Mutex::default() }
     }
 
     /// Asks the node. `may_be_missing`: a running Kylin may send this 404 too, so a client could cause a check again and again.
@@ -70,8 +72,10 @@ impl RunningChecks {
         let client =
             NodeClient::new(Arc::clone(picked.backend()), picked.lease.placement(), TIMEOUT).max_body(MAX_BODY);
         let running = ask(&client).await;
-        if running != Running::Yes {
-            tracing::warn!(%endpoint, ?running, "Kylin does not respond at a node");
+        if running != Running::Yes
+            && let Some(left_out) = self.log.admit()
+        {
+            tracing::warn!(%endpoint, ?running, left_out, "Kylin does not respond at a node");
         }
         *last = Some((asked, running));
         running

@@ -19,6 +19,7 @@ use crate::kylin::fan_out::{Merge, merge_of};
 use crate::kylin::response::{self, Credentials, NeedsBody, Rejection, ResponseClass};
 use crate::kylin::retry::{AttemptOutcome, RetryDecision, decide};
 use crate::kylin::{ClosedPaths, KylinVersion, ResourceGroups};
+use crate::log_limit::LogLimit;
 use crate::proxy::ErrorResponse;
 use crate::request::RequestContext;
 
@@ -36,8 +37,17 @@ pub(crate) struct RuleState {
     writes: Option<RecentWrites>,
     cancel: Arc<CancelState>,
     running: RunningChecks,
+    pub(crate) logs: LogLimits,
     /// Whether a node has offered NTLM, which is logged once.
     ntlm: AtomicBool,
+}
+
+/// The limits on the log lines that clients cause.
+#[derive(Debug)]
+pub(crate) struct LogLimits {
+    denied: LogLimit,
+    pub(crate) denied_reload: LogLimit,
+    pub(super) incomplete: LogLimit,
 }
 
 /// The consequences of the class of a response.
@@ -59,6 +69,11 @@ impl RuleState {
             writes,
             cancel: Arc::default(),
             running: RunningChecks::new(Arc::clone(clock)),
+            logs: LogLimits {
+                denied: LogLimit::new(clock),
+                denied_reload: LogLimit::new(clock),
+                incomplete: LogLimit::new(clock),
+            },
             ntlm: AtomicBool::new(false),
             rules,
         }
@@ -95,9 +110,11 @@ impl RuleState {
             Err(denied) => {
                 let reload = self.reload_call(request, self.rules.reload);
                 if reload.is_none() {
-                    // A dual-stack socket shows IPv4 peers as mapped addresses.
-                    let client = context.client().ip().map(|ip| tracing::field::display(ip.to_canonical()));
-                    tracing::info!(client, reason = denied.reason, "request denied");
+                    if let Some(left_out) = self.logs.denied.admit() {
+                        // A dual-stack socket shows IPv4 peers as mapped addresses.
+                        let client = context.client().ip().map(|ip| tracing::field::display(ip.to_canonical()));
+                        tracing::info!(client, reason = denied.reason, left_out, "request denied");
+                    }
                     return Err(CLOSED_PATH);
                 }
                 reload
