@@ -10,7 +10,9 @@ use http::{Request, Response, StatusCode, Uri};
 use tokio::time::{timeout, timeout_at};
 
 use super::{Backend, NewConnection, OwnRequest, SendError, SendErrorKind};
-use crate::body::{Body, BodyError};
+use crate::body::{Body, BodyError, CollectError};
+use crate::buffer::BufferBudget;
+use crate::client_key::ClientKey;
 use crate::clock::timer_in;
 use crate::cookie::CookieJar;
 use crate::maybe_ready::BoxFuture;
@@ -41,6 +43,8 @@ pub(crate) struct NodeClient {
     host: HeaderValue,
     timeout: Duration,
     max_body: u64,
+    /// The budget in which bodies are reserved, and the client whose share counts them.
+    buffers: Option<(BufferBudget, Option<ClientKey>)>,
     retries_stale: bool,
 }
 
@@ -49,17 +53,22 @@ impl NodeClient {
     /// wrote it.
     pub(crate) fn new<B: Backend>(backend: Arc<B>, authority: &str, timeout: Duration) -> Self {
         let host = backend.host().unwrap_or_else(|| host_of_node(authority));
-        NodeClient { backend, host, timeout, max_body: MAX_BODY, retries_stale: true }
+        NodeClient { backend, host, timeout, max_body: MAX_BODY, buffers: None, retries_stale: true }
     }
 
     /// Returns a client for requests that have a `Host`. Allocates nothing.
     pub(crate) fn with_given_host<B: Backend>(backend: Arc<B>, timeout: Duration) -> Self {
-        NodeClient { backend, host: NO_HOST, timeout, max_body: MAX_BODY, retries_stale: true }
+        NodeClient { backend, host: NO_HOST, timeout, max_body: MAX_BODY, buffers: None, retries_stale: true }
     }
 
     /// Sets the maximum length of a body that is read. Default 1 MiB.
     pub(crate) fn max_body(self, max_body: u64) -> Self {
         NodeClient { max_body, ..self }
+    }
+
+    /// Reserves each body in a budget, in the share of `client`.
+    pub(crate) fn within(self, buffers: BufferBudget, client: Option<ClientKey>) -> Self {
+        NodeClient { buffers: Some((buffers, client)), ..self }
     }
 
     /// Sets the time for a whole response.
@@ -116,12 +125,20 @@ impl NodeClient {
         let deadline = timer_in(self.timeout);
         let response = timeout_at(deadline, self.send_head(request)).await.map_err(|_| NodeError::Timeout)??;
         let (head, body) = response.into_parts();
-        let body = match timeout_at(deadline, body.collect_up_to(self.max_body)).await {
-            Ok(Err(BodyError::TooLarge)) => Err(NodeError::TooLong(self.max_body)),
-            Ok(body) => body.map_err(NodeError::Body),
-            Err(_) => Err(NodeError::Timeout),
-        };
+        let body = timeout_at(deadline, self.collect(body)).await.unwrap_or(Err(NodeError::Timeout));
         Ok(NodeResponse { status: head.status, headers: head.headers, body })
+    }
+
+    async fn collect(&self, body: Body) -> Result<Bytes, NodeError> {
+        let collected = match &self.buffers {
+            None => body.collect_up_to(self.max_body).await.map_err(CollectError::Body),
+            Some((buffers, client)) => body.collect_reserved(self.max_body, buffers.reservation(*client)).await,
+        };
+        collected.map_err(|error| match error {
+            CollectError::Body(BodyError::TooLarge) => NodeError::TooLong(self.max_body),
+            CollectError::Body(error) => NodeError::Body(error),
+            CollectError::NoMemory => NodeError::NoMemory,
+        })
     }
 
     async fn send_head(&self, request: Request<Bytes>) -> Result<Response<Body>, SendError> {
@@ -157,6 +174,8 @@ pub(crate) enum NodeError {
     Body(#[source] BodyError),
     #[error("the body of the response has more than {0} bytes")]
     TooLong(u64),
+    #[error("the front end has no memory for the body of the response")]
+    NoMemory,
 }
 
 impl From<SendError> for NodeError {

@@ -5,6 +5,7 @@
 //! connection returns to its pool, and the request is no longer in flight.
 
 mod boxed;
+mod collect;
 mod connect_timer;
 mod error;
 mod joined;
@@ -22,11 +23,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::Body as HttpBody;
-use http_body_util::BodyExt;
 
 pub use self::error::{BodyError, BoxError};
 
 use self::boxed::Boxed;
+pub(crate) use self::collect::CollectError;
 pub(crate) use self::connect_timer::ConnectTimer;
 pub(crate) use self::joined::Joined;
 #[cfg(feature = "server")]
@@ -220,11 +221,6 @@ impl Body {
         self.kind = Kind::of(bytes);
     }
 
-    /// Reads the whole body. A body of more than `max` bytes fails with [`BodyError::TooLarge`].
-    pub(crate) async fn collect_up_to(self, max: u64) -> Result<Bytes, BodyError> {
-        Ok(self.at_most(max).collect().await?.to_bytes())
-    }
-
     /// Sets the hook for the end of this body. A body has one hook, which its transport sets before any other code has the body.
     #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only transports hook into a body's end"))]
     pub(crate) fn on_end(mut self, hook: Arc<dyn OnEnd>) -> Self {
@@ -405,7 +401,7 @@ mod tests {
     use std::task::{Context, Poll};
 
     use http_body::Frame;
-    use http_body_util::Full;
+    use http_body_util::{BodyExt, Full};
 
     use super::*;
 

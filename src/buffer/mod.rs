@@ -7,6 +7,7 @@
 //!   sent again. The number of such bodies at each node is limited; beyond that the response is a 503.
 //! - A response is not read ahead of its client.
 //! - A request whose head does not fit gets a 503.
+//! - A request to all nodes whose responses do not fit gets a 503.
 //!
 //! One client cannot use the budget up: it has a share, and never more than half of the bytes that are free.
 

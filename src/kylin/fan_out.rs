@@ -7,7 +7,7 @@
 //! | merge | nodes | response |
 //! |---|---|---|
 //! | `Best` | query nodes | 502 if a node that may run the query did not confirm the stop |
-//! | `Concat` | query nodes | the lists of the nodes that responded |
+//! | `Concat` | query nodes | the lists of the nodes that responded; 502 if one is over the limit |
 //! | `Worst` | all | 502 if a node did not respond |
 //! | `Logout` | all | 502 if a node that may have the session did not confirm the logout |
 //!
@@ -70,9 +70,13 @@ fn rank(status: StatusCode) -> u8 {
 
 /// Returns one JSON array of the elements of several arrays in order, and the number of bodies that are no array.
 ///
-/// Elements are copied as written, so that numbers and unknown members keep their form.
-pub(crate) fn concat<'b>(bodies: impl IntoIterator<Item = &'b [u8]>) -> (Vec<u8>, usize) {
-    let mut merged = vec![b'['];
+/// Elements are copied as written, so that numbers and unknown members keep their form. The array has no larger capacity than all
+/// bodies, because each of them has brackets.
+pub(crate) fn concat<'b>(bodies: impl IntoIterator<Item = &'b [u8], IntoIter: Clone>) -> (Vec<u8>, usize) {
+    let bodies = bodies.into_iter();
+    let mut merged = Vec::new();
+    merged.reserve_exact(bodies.clone().map(<[u8]>::len).sum::<usize>().max(2));
+    merged.push(b'[');
     let mut skipped = 0;
     for body in bodies {
         let Ok(items) = serde_json::from_slice::<Vec<&RawValue>>(body) else {

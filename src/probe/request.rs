@@ -139,7 +139,7 @@ impl ProbeResult {
             },
             NodeError::Timeout => ProbeFailure::Timeout,
             NodeError::Body(_) => ProbeFailure::Broken,
-            NodeError::TooLong(_) => ProbeFailure::Body,
+            NodeError::TooLong(_) | NodeError::NoMemory => ProbeFailure::Body,
         })
     }
 }

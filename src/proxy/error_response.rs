@@ -58,6 +58,13 @@ pub(super) const WAITED_TOO_LONG: ErrorResponse =
     ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "the query has waited too long for a Kylin node")
         .because(Termination::Overflow);
 
+/// The budget has no bytes for what a node has responded.
+pub(super) const NO_MEMORY_FOR_RESPONSE: ErrorResponse = ErrorResponse::new(
+    StatusCode::SERVICE_UNAVAILABLE,
+    "the front end has no memory for the responses of the Kylin nodes at present",
+)
+.because(Termination::Overflow);
+
 /// An error response of the front end itself, in the form that Kylin's clients understand.
 ///
 /// An application that refuses requests itself can respond with this, so that JDBC, ODBC and the web page show its message as they

@@ -184,6 +184,7 @@ impl<B: Backend> Proxy<B> {
     /// | no endpoint is eligible: all are unhealthy, ejected, in maintenance or full | 503 |
     /// | too many queries [wait](crate::admission::QueueRules) for a node, or the query has waited too long | 503, with `Retry-After` |
     /// | there is no memory for the body, and too many bodies stream to the nodes | 503 |
+    /// | of responses that are merged, one is longer than 4 MiB / there is no memory for them | 502 / 503 |
     /// | the node did not respond in time | 504 |
     /// | the policy, the store or the backend of the application panicked | 500 |
     pub fn forward<R>(

@@ -1,5 +1,6 @@
 //! A query whose client has disconnected is stopped on its node.
 
+use std::num::NonZero;
 use std::time::Duration;
 
 use http::{HeaderValue, Method, Request, Response};
@@ -9,18 +10,22 @@ use kylin_lb::health::{HealthState, Reason};
 use kylin_lb::kylin::KylinVersion;
 use kylin_lb::observe::{Finished, Observer};
 use kylin_lb::proxy::{CancelOnDisconnect, KylinRules};
+use kylin_lb::testing::Scripted;
 use kylin_lb::testing::kylin::{Dialect, Stats};
-use kylin_lb::{Backend, Body, ClientAddr, Cluster, Endpoint, Proxy, SendError};
+use kylin_lb::{Backend, Body, BufferBudget, ClientAddr, Cluster, Endpoint, Proxy, SendError};
 use serde_json::Value;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tracing::Level;
 
 use crate::support::browser::basic;
 use crate::support::dialects::{in_each_dialect, is_v5};
 use crate::support::front::{self, Front, refusal};
 use crate::support::health::state;
 use crate::support::http::Connection;
-use crate::support::kylin::{Demo, admin, answered_by, bytes, sql};
+use crate::support::kylin::{Demo, admin, answered_by, ask, bytes, proxy, request, sql};
 use crate::support::raw_node::{Act, RawNode, ok};
+use crate::support::subscriber::CapturedLog;
 
 const QUERY: &str = "POST /kylin/api/query";
 /// Longer than any test runs.
@@ -325,4 +330,31 @@ async fn the_request_that_stops_a_query_is_marked_as_the_crates_own(dialect: Dia
         sent = requests.recv() => assert_eq!(sent, Some((Method::POST, false))),
     }
     assert_eq!(requests.recv().await, Some((Method::DELETE, true)));
+}
+
+/// The front end reads no list without a bound, and a query that is not found runs on.
+#[tokio::test]
+async fn a_list_of_running_queries_over_the_limit_is_not_read_and_the_log_says_so() {
+    for (length, budget, message) in [(5 << 20, 256 << 20, "more than 4194304 bytes"), (3 << 20, 1 << 20, "no memory")]
+    {
+        let node = Scripted::new(move |request: Request<Body>| async move {
+            let text = match request.uri().path() {
+                "/kylin/api/query" => std::future::pending().await,
+                "/kylin/api/user/authentication" => r#"{"userDetails":{"username":"ADMIN"}}"#.to_owned(),
+                _ => format!("[\"{}\"]", "x".repeat(length)),
+            };
+            Ok(Response::new(Body::from(text)))
+        });
+        let log = CapturedLog::default();
+        let _set = tracing::subscriber::set_default(log.subscriber(Level::WARN));
+        let rules = KylinRules::default().cancel_on_disconnect(Some(as_admin()));
+        let buffers = BufferBudget::new(NonZero::new(budget));
+        let proxy = proxy(&[&node], |proxy| proxy.rules(rules).buffers(buffers));
+        let login = basic("ADMIN", "KYLIN");
+        let query = request(QUERY, &[("authorization", &login)], &sql("select 1"));
+        let left = timeout(Duration::from_millis(100), ask(&proxy, query)).await;
+        assert!(left.is_err(), "the client leaves");
+        front::eventually(|| log.text().contains(message), || log.text()).await;
+        assert!(log.text().contains("runs to its end"), "{}", log.text());
+    }
 }

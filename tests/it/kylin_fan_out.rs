@@ -1,9 +1,11 @@
 //! A running query is known to its own node only, so the request goes to all nodes and the client gets one response.
 
-use std::num::NonZeroU32;
+use std::net::IpAddr;
+use std::num::{NonZero, NonZeroU32};
 use std::time::Duration;
 
 use http::StatusCode;
+use http_body_util::BodyExt;
 use kylin_lb::balance::Attempted;
 use kylin_lb::endpoint::{AdminState, Role};
 use kylin_lb::health::{HealthState, Reason};
@@ -12,7 +14,7 @@ use kylin_lb::proxy::{KylinRules, ReloadAccess};
 use kylin_lb::session::{Affinity, LoginRelay, Sessions};
 use kylin_lb::testing::Scripted;
 use kylin_lb::testing::kylin::{Dialect, Fault, FaultScope, KylinNode, Mode};
-use kylin_lb::{Body, ClientAddr, Cluster, Endpoint, Outcome, Proxy, RequestView};
+use kylin_lb::{Body, BufferBudget, ClientAddr, Cluster, Endpoint, Outcome, Proxy, RequestView};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
@@ -376,4 +378,111 @@ async fn a_redirect_to_a_node_is_hidden_unless_the_application_rewrites_it() {
         let response = proxy.forward(ClientAddr::Unix, logout).await;
         assert_eq!(response.headers()["location"], expected, "hide_nodes({hides_nodes})");
     }
+}
+
+/// A list of running queries of this many bytes.
+fn list_of(length: usize) -> String {
+    format!("[\"{}\"]", "x".repeat(length - 4))
+}
+
+#[tokio::test]
+async fn a_list_over_the_limit_is_an_error_that_says_so_and_counts_against_no_node() {
+    let long = 5 << 20;
+    for lengths in [[long, long, long], [long, 4, long], [4, 4, long]] {
+        // With a declared length, and without.
+        for is_chunked in [false, true] {
+            let mut nodes = Vec::new();
+            for length in lengths {
+                let body = list_of(length);
+                nodes.push(
+                    RawNode::start([respond(match is_chunked {
+                        false => ok(&body),
+                        true => format!(
+                            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
+                            body.len()
+                        )
+                        .into_bytes(),
+                    })])
+                    .await,
+                );
+            }
+            let addresses: Vec<_> = nodes.iter().map(RawNode::address).collect();
+            let front = Front::kylin(front::endpoints(&addresses), |proxy| proxy);
+            let response = admin(&front, LIST, "").await;
+            let message =
+                "a Kylin node responded with more than 4 MiB, the limit of the front end for responses that it merges";
+            assert_eq!(refusal(&response, 502), message, "{lengths:?}");
+            let endpoints = front.proxy.cluster().status().endpoints;
+            assert!(endpoints.iter().all(|endpoint| endpoint.failed == 0), "{endpoints:?}");
+            assert_eq!(front.proxy.buffers().status().used, 0);
+        }
+    }
+}
+
+/// The list of a node that fails is left out, however long its page is.
+#[tokio::test]
+async fn a_long_page_of_a_node_that_fails_hides_no_list() {
+    let page = Says::Html(500, "x".repeat(5 << 20));
+    let nodes = [saying(page), saying(Says::Json(200, "[1]".to_owned()))];
+    let endpoints = nodes.iter().enumerate().map(|(id, node)| scripted(&id.to_string(), node));
+    let proxy = Proxy::builder(Cluster::builder().endpoints(endpoints).build().unwrap()).build().unwrap();
+    assert_eq!(ask(&proxy, request(LIST, &[], "")).await, (StatusCode::OK, "[1]".to_owned()));
+}
+
+/// Four nodes with lists of 1 MB, and clients that do not read.
+#[tokio::test]
+async fn merged_responses_stay_within_the_budget_and_the_share_of_their_client() {
+    const LENGTH: usize = 1_000_000;
+    let buffers = BufferBudget::with_client_share(NonZero::new(64 << 20), NonZero::new(20 << 20)).unwrap();
+    let nodes: Vec<Scripted> = (0..4).map(|_| saying(Says::Json(200, list_of(LENGTH)))).collect();
+    let endpoints = nodes.iter().enumerate().map(|(id, node)| scripted(&id.to_string(), node));
+    let cluster = Cluster::builder().endpoints(endpoints).build().unwrap();
+    let proxy = Proxy::builder(cluster.clone()).buffers(buffers.clone()).build().unwrap();
+    let list = async |last: u8| proxy.forward(IpAddr::from([192, 0, 2, last]), request(LIST, &[], "")).await;
+    let merged = 4 * (LENGTH - 2) + 3 + 2;
+    let mut held = Vec::new();
+    let refused = loop {
+        let response = list(1).await;
+        if response.status() != StatusCode::OK {
+            break response;
+        }
+        held.push(response);
+        let used = buffers.status().used;
+        assert!((held.len() * merged..=held.len() * (4 * LENGTH)).contains(&used), "{used}");
+        assert!(used <= 20 << 20);
+    };
+    // The lists of the nodes and the merged one are held at the same time.
+    assert_eq!(held.len(), 4, "{buffers:?}");
+    assert_eq!(
+        (refused.status(), &refused.headers()["retry-after"]),
+        (StatusCode::SERVICE_UNAVAILABLE, &"1".parse().unwrap())
+    );
+    let text = refused.into_body().collect().await.unwrap().to_bytes();
+    assert!(String::from_utf8_lossy(&text).contains("no memory for the responses of the Kylin nodes"), "{text:?}");
+    assert!(cluster.status().endpoints.iter().all(|endpoint| endpoint.failed == 0));
+    let other = list(2).await;
+    assert_eq!(other.status(), StatusCode::OK, "another client has its own share");
+    assert_eq!(other.into_body().collect().await.unwrap().to_bytes().len(), merged);
+    assert_eq!(held.pop().unwrap().into_body().collect().await.unwrap().to_bytes().len(), merged);
+    assert_eq!(list(1).await.status(), StatusCode::OK, "a response that was read holds nothing");
+    held.clear();
+    assert_eq!(buffers.status().used, 0);
+}
+
+#[tokio::test]
+async fn a_node_without_memory_for_its_response_has_not_confirmed_a_stop() {
+    let none = BufferBudget::new(NonZero::new(1));
+    let nodes = [saying(Says::Json(200, "{}".to_owned())), saying(Says::Json(200, "{}".to_owned()))];
+    let endpoints = nodes.iter().enumerate().map(|(id, node)| scripted(&id.to_string(), node));
+    let cluster = Cluster::builder().endpoints(endpoints).build().unwrap();
+    let proxy = Proxy::builder(cluster)
+        .buffers(none)
+        .rules(KylinRules::default().reload(ReloadAccess::Everyone))
+        .build()
+        .unwrap();
+    let (status, text) = ask(&proxy, request("PUT /kylin/api/query/x/stop", &[], "")).await;
+    assert_eq!(status, 502);
+    assert!(text.contains("2 of 2 nodes did not confirm the stop"), "{text}");
+    let (status, text) = ask(&proxy, request("POST /kylin/api/cache/announce/config", &[], "")).await;
+    assert!(status == 503 && text.contains("no memory for the responses"), "{status} {text}");
 }

@@ -65,9 +65,9 @@ impl<B: Backend> Attempts<'_, B> {
         }
         let (proxy, client) = (self.proxy, self.context.client().key());
         let may_repeat = |kind| proxy.may_repeat(kind, client);
-        let (cluster, context) = (&proxy.cluster, &self.context);
+        let (cluster, context, buffers) = (&proxy.cluster, &self.context, &proxy.settings.buffers);
         let hides_nodes = self.hides_nodes();
-        let facts = FanOut { cluster, context, rules, class, merge, may_repeat: &may_repeat, hides_nodes };
+        let facts = FanOut { cluster, context, rules, buffers, class, merge, may_repeat: &may_repeat, hides_nodes };
         let recorder = self.recorder.as_deref_mut();
         let (response, may_be_executed) = fan_out(&facts, &mut self.session, take(request), recorder).await;
         self.note_outcome(may_be_executed);

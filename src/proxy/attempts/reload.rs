@@ -4,10 +4,10 @@ use http::{HeaderName, Request, Uri, header};
 
 use super::{Attempts, ProxyCore, Sender, forward_from};
 use crate::backend::Backend;
-use crate::body::Body;
+use crate::body::{Body, CollectError};
 use crate::kylin::class::AUTHENTICATION;
 use crate::maybe_ready::BoxFuture;
-use crate::proxy::ErrorResponse;
+use crate::proxy::error_response::{ErrorResponse, NO_MEMORY_FOR_RESPONSE};
 use crate::proxy::rules::{CLOSED_PATH, ReloadAccess, may_count, names_administrator};
 use crate::request::ClientAddr;
 
@@ -22,7 +22,7 @@ impl<B: Backend> Attempts<'_, B> {
     pub(super) async fn admit_reload(&mut self, request: &Request<Body>) -> Result<(), ErrorResponse> {
         let Some((_, ReloadAccess::Administrators)) = self.reload else { return Ok(()) };
         let client = self.context.client();
-        if may_count(&self.context, request.headers()) && is_administrator(self.proxy, client, request).await {
+        if may_count(&self.context, request.headers()) && is_administrator(self.proxy, client, request).await? {
             return Ok(());
         }
         if let Some(left_out) = self.proxy.rules.as_ref().and_then(|rules| rules.logs.denied_reload.admit()) {
@@ -37,11 +37,14 @@ impl<B: Backend> Attempts<'_, B> {
 /// lookup and retries, and with the extensions of the call, which may choose nodes and timeouts.
 ///
 /// The type is named, because `forward` contains this future.
+///
+/// # Errors
+/// [`ErrorResponse`] if there is no memory for the response of the node.
 fn is_administrator<'a, B: Backend>(
     proxy: &'a ProxyCore<B>,
     client: ClientAddr,
     call: &Request<Body>,
-) -> BoxFuture<'a, bool> {
+) -> BoxFuture<'a, Result<bool, ErrorResponse>> {
     let mut request = Request::new(Body::empty());
     *request.uri_mut() = Uri::from_static(AUTHENTICATION);
     *request.extensions_mut() = call.extensions().clone();
@@ -56,7 +59,11 @@ fn is_administrator<'a, B: Backend>(
     Box::pin(async move {
         let response = forward_from(proxy, client, Sender::Proxy, request).await;
         let status = response.status();
-        let body = response.into_body().collect_up_to(MAX_USER).await;
-        body.is_ok_and(|body| names_administrator(status, &body))
+        let reservation = proxy.settings.buffers.reservation(client.key());
+        match response.into_body().collect_reserved(MAX_USER, reservation).await {
+            Ok(body) => Ok(names_administrator(status, &body)),
+            Err(CollectError::NoMemory) => Err(NO_MEMORY_FOR_RESPONSE),
+            Err(CollectError::Body(_)) => Ok(false),
+        }
     })
 }

@@ -115,6 +115,7 @@ impl<B: Backend> Attempts<'_, B> {
     }
 
     fn watch(&self, picked: &Picked<B>, request: &mut Request<Body>) -> Option<QueryWatch> {
-        self.kylin().and_then(|(rules, class)| rules.watch(class, picked.backend(), request))
+        let client = self.context.client().key();
+        self.kylin().and_then(|(rules, class)| rules.watch(class, picked.backend(), client, request))
     }
 }

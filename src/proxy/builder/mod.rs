@@ -341,7 +341,7 @@ impl<B, K> ProxyBuilder<B, K> {
             }
             None => None,
         };
-        let rules = rules.map(|rules| RuleState::new(rules, &settings.clock));
+        let rules = rules.map(|rules| RuleState::new(rules, &settings.buffers, &settings.clock));
         let budget = settings.retry.budget.map(|budget| RetryAccount::new(budget, Arc::clone(&settings.clock)));
         let searches =
             settings.retry.budget.map(|budget| RetryAccount::for_searches(budget, Arc::clone(&settings.clock)));

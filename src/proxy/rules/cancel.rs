@@ -18,12 +18,16 @@ use serde_json::value::RawValue;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use crate::backend::node_client::NodeClient;
+use super::unread::MAX_RESPONSE;
+use crate::backend::node_client::{NodeClient, NodeError};
 use crate::backend::{Backend, SendError, SendErrorKind};
 use crate::body::Body;
-use crate::clock::timer_in;
+use crate::buffer::BufferBudget;
+use crate::client_key::ClientKey;
+use crate::clock::{Clock, timer_in};
 use crate::kylin::class::AUTHENTICATION;
 use crate::kylin::query::QueryRequest;
+use crate::log_limit::LogLimit;
 
 /// The time that a node may take to respond to each request that stops a query.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -31,8 +35,6 @@ const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 const LOGIN_PAUSE: Duration = Duration::from_secs(600);
 /// The number of queries that are stopped at once; further ones run to their end.
 const MAX_CONCURRENT: usize = 64;
-/// The longest list of running queries that is read, in bytes.
-const MAX_LIST: u64 = 4 << 20;
 
 /// The way in which a query is stopped when its client disconnects.
 #[derive(Clone)]
@@ -43,7 +45,8 @@ pub enum CancelOnDisconnect {
     ByStopId,
     /// Kylin 2.x-4.x: finds the query by user and SQL in `GET /kylin/api/query/runningQueries` of its node, and stops it with
     /// `PUT /kylin/api/query/{id}/stop`. The node itself names the user, in `GET /kylin/api/user/authentication` with the
-    /// credentials of the query. A query runs to its end if the node names none, or if not exactly one query of this user has this SQL.
+    /// credentials of the query. A query runs to its end if the node names none, or if not exactly one query of this user has this SQL,
+    /// or if the list is longer than 4 MiB.
     ///
     /// The list and the stop need an administrator. That the list has user and SQL is known from QueryContext.java, not from a
     /// running Kylin. When a node rejects the login, the proxy stops no queries for ten minutes.
@@ -64,15 +67,27 @@ impl fmt::Debug for CancelOnDisconnect {
 }
 
 /// The state that a proxy keeps of the queries that it stops.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct CancelState {
+    buffers: BufferBudget,
     running: AtomicUsize,
+    unread_lists: LogLimit,
     /// A node refused the administrator's login, which is not sent again before this time. A few wrong passwords lock a user; but
     /// the node may only have been unable to check it, because LDAP is down.
     login_paused_until: Mutex<Option<Instant>>,
 }
 
 impl CancelState {
+    /// `buffers`: the budget in which the lists of running queries are reserved.
+    pub(super) fn new(buffers: &BufferBudget, clock: &Arc<dyn Clock>) -> Self {
+        CancelState {
+            buffers: buffers.clone(),
+            running: AtomicUsize::new(0),
+            unread_lists: LogLimit::new(clock),
+            login_paused_until: Mutex::default(),
+        }
+    }
+
     fn is_login_paused(&self) -> bool {
         self.login_paused_until.lock().is_some_and(|until| timer_in(Duration::ZERO) < until)
     }
@@ -97,12 +112,13 @@ enum Target {
 }
 
 impl QueryWatch {
-    /// Watches `request`, which is about to be sent with `backend`. Returns `None` if the query could not be stopped.
+    /// Watches `request` of `client`, which is about to be sent with `backend`. Returns `None` if the query could not be stopped.
     pub(super) fn new<B: Backend>(
         cancel: &CancelOnDisconnect,
         state: &Arc<CancelState>,
         is_export: bool,
         backend: &Arc<B>,
+        client: Option<ClientKey>,
         request: &mut Request<Body>,
     ) -> Option<Self> {
         let runtime = Handle::try_current().ok()?;
@@ -134,7 +150,8 @@ impl QueryWatch {
             }
             credentials.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
         }
-        let node = NodeClient::with_given_host(Arc::clone(backend), CANCEL_TIMEOUT).max_body(MAX_LIST);
+        let node = NodeClient::with_given_host(Arc::clone(backend), CANCEL_TIMEOUT);
+        let node = node.max_body(MAX_RESPONSE).within(state.buffers.clone(), client);
         let state = Arc::clone(state);
         Some(QueryWatch(Some(Box::new(Cancellation { node, runtime, state, credentials, target }))))
     }
@@ -223,6 +240,11 @@ impl Cancellation {
                 "a node refused the login that stops queries; the proxy stops no queries for ten minutes"
             );
             *self.state.login_paused_until.lock() = Some(timer_in(LOGIN_PAUSE));
+        }
+        if let Err(error @ (NodeError::TooLong(_) | NodeError::NoMemory)) = &response.body
+            && let Some(left_out) = self.state.unread_lists.admit()
+        {
+            tracing::warn!(%error, left_out, "the query of a client that has disconnected is not looked for, and runs to its end");
         }
         response.body.ok().filter(|_| status.is_success())
     }

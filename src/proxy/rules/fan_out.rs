@@ -17,8 +17,10 @@ use tokio::time::timeout;
 
 use super::merge::merge_all;
 use super::state::{RuleState, outcome_of_response};
+use super::unread::{MAX_RESPONSE, Unread};
 use crate::backend::{self, Backend, NewConnection, SendErrorKind};
-use crate::body::{Body, BodyError};
+use crate::body::Body;
+use crate::buffer::BufferBudget;
 use crate::clock::{Clock, SystemClock, timer_in};
 use crate::cluster::{Cluster, Picked, PickedEndpoints};
 use crate::endpoint::{FailedClient, Outcome, PendingFailures, Role};
@@ -34,8 +36,6 @@ use crate::session::hook::PrepareOutcome;
 
 /// The time that a node may take for a request that it does not have to compute, such as a stop or a logout.
 pub(crate) const NODE_TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest response that is merged, in bytes: a list of running queries with their SQL.
-const MAX_RESPONSE: u64 = 4 << 20;
 const BODY_TOO_LARGE: ErrorResponse =
     ErrorResponse::new(StatusCode::PAYLOAD_TOO_LARGE, "the body of the request is too large to be sent to all nodes");
 const NO_RESPONSE: ErrorResponse =
@@ -61,6 +61,8 @@ pub(crate) struct FanOut<'a, B> {
     pub(crate) cluster: &'a Cluster<B>,
     pub(crate) context: &'a RequestContext,
     pub(crate) rules: &'a RuleState,
+    /// The budget in which the responses are reserved.
+    pub(crate) buffers: &'a BufferBudget,
     pub(crate) class: RequestClass,
     pub(crate) merge: Merge,
     pub(crate) may_repeat: MayRepeat<'a>,
@@ -126,6 +128,7 @@ pub(crate) async fn fan_out<B: Backend>(
     let recorder = attempts.into_inner().recorder;
     let mut pending_failures = PendingFailures::default();
     let mut responses: Vec<Response<Bytes>> = Vec::with_capacity(total);
+    let mut unread = Vec::new();
     let (mut may_be_executed, mut unconfirmed, mut is_one_better) = (false, unverified, false);
     for result in results {
         pending_failures.append(result.failed);
@@ -133,6 +136,7 @@ pub(crate) async fn fan_out<B: Backend>(
         unconfirmed += usize::from(!result.confirms);
         is_one_better |= result.is_better;
         responses.extend(result.response);
+        unread.extend(result.unread);
     }
     if is_one_better {
         pending_failures.confirm()
@@ -143,7 +147,8 @@ pub(crate) async fn fan_out<B: Backend>(
     if responded < total
         && let Some(left_out) = facts.rules.logs.incomplete.admit()
     {
-        tracing::warn!(responded, total, left_out, "not every node responded to a request for all nodes");
+        let unread = unread.len();
+        tracing::warn!(responded, unread, total, left_out, "not every node responded to a request for all nodes");
     }
     if let Some(message) = unconfirmed_message(merge, &responses, unconfirmed, total) {
         if let Some(recorder) = recorder {
@@ -151,7 +156,12 @@ pub(crate) async fn fan_out<B: Backend>(
         }
         return (Ok(UNCONFIRMED.response_saying(&message, context)), may_be_executed);
     }
-    (merge_all(merge, responses, SystemClock.unix()).ok_or(NO_RESPONSE), may_be_executed)
+    if let Some(error) = Unread::error_of(&unread, merge, responses.is_empty()) {
+        return (Err(error), may_be_executed);
+    }
+    let reservation = facts.buffers.reservation(context.client().key());
+    let merged = merge_all(merge, responses, reservation, SystemClock.unix());
+    (merged.and_then(|merged| merged.ok_or(NO_RESPONSE)), may_be_executed)
 }
 
 /// Returns the message for a client whose request has not reached every node, if the responses of the others would say that it has.
@@ -211,8 +221,10 @@ impl AttemptRecorder<'_> {
 /// The result of one node.
 #[derive(Default)]
 struct NodeResult {
-    /// `None` if the node failed or its response is too long.
+    /// `None` if the node failed or its response was not read.
     response: Option<Response<Bytes>>,
+    /// The reason why the response was not read.
+    unread: Option<Unread>,
     /// The failure, if the node may have got the request.
     failed: PendingFailures,
     may_be_executed: bool,
@@ -267,12 +279,14 @@ async fn send<B: Backend>(
         _ => sent.is_refused,
     };
     let is_better = sent.class.is_some_and(|class| class != ResponseClass::NotFound && class.is_better_than_failure());
-    NodeResult { response: sent.response, failed, may_be_executed, is_better, confirms }
+    NodeResult { response: sent.response, unread: sent.unread, failed, may_be_executed, is_better, confirms }
 }
 
 /// The result of one attempt.
 struct Sent {
     response: Option<Response<Bytes>>,
+    /// The reason why the response was not read.
+    unread: Option<Unread>,
     /// The class of the response.
     class: Option<ResponseClass>,
     outcome: Outcome,
@@ -283,7 +297,7 @@ struct Sent {
 
 impl Sent {
     fn failed(outcome: Outcome, end: AttemptEnd) -> Self {
-        Sent { response: None, class: None, outcome, end, is_refused: false }
+        Sent { response: None, unread: None, class: None, outcome, end, is_refused: false }
     }
 
     fn may_be_executed(&self) -> bool {
@@ -311,7 +325,7 @@ async fn attempt<B: Backend>(
     sent
 }
 
-/// Waits for the whole response, unless it is too long.
+/// Waits for the whole response, unless it is too long or there is no memory for it.
 async fn whole_response<B: Backend>(backend: &B, request: &Request<Body>, facts: &FanOut<'_, B>) -> Sent {
     let response = match backend.send_copy(request).await {
         Ok(response) => response,
@@ -328,14 +342,21 @@ async fn whole_response<B: Backend>(backend: &B, request: &Request<Body>, facts:
     let head = Response::from_parts(head, ());
     // The credentials decide about retries only, of which there are none.
     let by_head = facts.rules.classify_head(facts.class, || Credentials::None, &head);
-    match body.collect_up_to(MAX_RESPONSE).await {
+    let reservation = facts.buffers.reservation(facts.context.client().key());
+    match body.collect_reserved(MAX_RESPONSE, reservation).await {
         Ok(body) => {
             let class = by_head.unwrap_or_else(|_| RuleState::classify_body(facts.class, &head, &body));
             let end = AttemptEnd::Responded(head.status());
             Sent { response: Some(head.map(|()| body)), class: Some(class), ..Sent::failed(outcome_of(class), end) }
         }
-        Err(BodyError::TooLarge) => Sent::failed(by_head.map_or(Outcome::Unknown, outcome_of), AttemptEnd::Truncated),
-        Err(_) => Sent::failed(Outcome::Failure, AttemptEnd::Truncated),
+        Err(error) => match Unread::of(&error, head.status()) {
+            // A limit of the front end.
+            Some(unread) => {
+                let failed = Sent::failed(by_head.map_or(Outcome::Unknown, outcome_of), AttemptEnd::Truncated);
+                Sent { unread: Some(unread), ..failed }
+            }
+            None => Sent::failed(Outcome::Failure, AttemptEnd::Truncated),
+        },
     }
 }
 

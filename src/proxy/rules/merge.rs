@@ -5,12 +5,22 @@ use http::Response;
 use http::header::{self, HeaderMap, HeaderValue};
 
 use crate::body::Body;
+use crate::buffer::Reservation;
 use crate::cookie::SetCookie;
 use crate::kylin::fan_out::{Merge, best, concat, worst};
+use crate::proxy::error_response::{ErrorResponse, NO_MEMORY_FOR_RESPONSE};
 
-/// Merges responses into one; returns `None` if there are none.
-/// `now`: in seconds since 1970.
-pub(super) fn merge_all(merge: Merge, mut responses: Vec<Response<Bytes>>, now: u64) -> Option<Response<Body>> {
+/// Merges responses into one; returns `None` if there are none. `reservation`: for a list, which holds it until it was sent. `now`: in
+/// seconds since 1970.
+///
+/// # Errors
+/// [`ErrorResponse`] if the budget has no bytes for the list.
+pub(super) fn merge_all(
+    merge: Merge,
+    mut responses: Vec<Response<Bytes>>,
+    mut reservation: Reservation,
+    now: u64,
+) -> Result<Option<Response<Body>>, ErrorResponse> {
     // If no response is a list, any of them is better than an empty list.
     let is_list = |response: &Response<Bytes>| {
         response.status().is_success() && response.body().trim_ascii_start().starts_with(b"[")
@@ -18,16 +28,19 @@ pub(super) fn merge_all(merge: Merge, mut responses: Vec<Response<Bytes>>, now: 
     let list = match merge {
         Merge::Concat if responses.iter().any(is_list) => {
             responses.retain(is_list);
+            if !reservation.grow(responses.iter().map(|response| response.body().len()).sum()) {
+                return Err(NO_MEMORY_FOR_RESPONSE);
+            }
             let (list, invalid) = concat(responses.iter().map(|response| &response.body()[..]));
             (invalid < responses.len()).then_some(list)
         }
         Merge::Concat | Merge::Best | Merge::Worst | Merge::Logout => None,
     };
     let statuses = responses.iter().map(|response| response.status());
-    let index = if merge == Merge::Worst { worst(statuses) } else { best(statuses) }?;
-    let mut response = responses.into_iter().nth(index)?;
+    let index = if merge == Merge::Worst { worst(statuses) } else { best(statuses) };
+    let Some(mut response) = index.and_then(|index| responses.into_iter().nth(index)) else { return Ok(None) };
     if let Some(list) = list {
-        *response.body_mut() = list.into();
+        *response.body_mut() = reservation.hold(list);
     }
     let length = HeaderValue::from(response.body().len());
     let headers = response.headers_mut();
@@ -40,7 +53,7 @@ pub(super) fn merge_all(merge: Merge, mut responses: Vec<Response<Bytes>>, now: 
         Merge::Best | Merge::Concat | Merge::Worst => _ = headers.remove(header::SET_COOKIE),
     }
     headers.insert(header::CONTENT_LENGTH, length);
-    Some(response.map(Body::from))
+    Ok(Some(response.map(Body::from)))
 }
 
 /// Removes each `Set-Cookie` that does not delete a cookie.
@@ -60,6 +73,11 @@ mod tests {
     use http::StatusCode;
 
     use super::*;
+    use crate::buffer::BufferBudget;
+
+    fn merge_in(merge: Merge, responses: Vec<Response<Bytes>>, now: u64) -> Option<Response<Body>> {
+        merge_all(merge, responses, BufferBudget::new(None).reservation(None), now).unwrap()
+    }
 
     fn response(status: u16, body: &'static str) -> Response<Bytes> {
         let mut response = Response::new(Bytes::from(body));
@@ -72,7 +90,7 @@ mod tests {
     fn lists_are_joined_and_other_responses_are_returned_as_they_are() {
         let merged = |merge, responses: &[(u16, &'static str)]| {
             let response =
-                merge_all(merge, responses.iter().map(|(status, body)| response(*status, body)).collect(), 0)?;
+                merge_in(merge, responses.iter().map(|(status, body)| response(*status, body)).collect(), 0)?;
             assert!(!response.headers().contains_key(header::SET_COOKIE));
             let body = response.body().whole().unwrap().clone();
             assert_eq!(response.headers()["content-length"], body.len().to_string());
@@ -101,7 +119,7 @@ mod tests {
         ] {
             response.headers_mut().append(header::SET_COOKIE, line.parse().unwrap());
         }
-        let merged = merge_all(Merge::Logout, vec![response], 1_767_225_600).unwrap();
+        let merged = merge_in(Merge::Logout, vec![response], 1_767_225_600).unwrap();
         let names = merged.headers().get_all(header::SET_COOKIE).iter().map(|line| &line.to_str().unwrap()[..2]);
         assert_eq!(names.collect::<Vec<_>>(), ["JS", "a=", "c="]);
     }

@@ -9,6 +9,7 @@ mod recent_writes;
 mod reload;
 mod running;
 mod state;
+mod unread;
 
 use std::time::Duration;
 
@@ -135,6 +136,8 @@ impl KylinRules {
     ///
     /// No node is left out because it is ejected, drains or is full; one in maintenance is. A node that does not know the query or the
     /// session responds with success too. So if a node that may know it did not confirm the stop or the logout, the client gets a 502.
+    ///
+    /// A list may have 4 MiB; if one is longer, or there is no memory for it, the client gets a 502 or a 503 instead of a list without it.
     ///
     /// A node acts only if the request has Basic credentials or a session that the node knows. A session cookie is known to one
     /// node, unless logins are relayed or sessions replicated, so clients should send credentials with these calls. A stop with a

@@ -11,6 +11,8 @@ use super::reload::{ReloadAccess, ReloadCall};
 use super::running::{Running, RunningChecks};
 use crate::backend::{Backend, SendErrorKind};
 use crate::body::Body;
+use crate::buffer::BufferBudget;
+use crate::client_key::ClientKey;
 use crate::clock::Clock;
 use crate::cluster::Picked;
 use crate::endpoint::{EndpointId, Outcome, Role};
@@ -60,14 +62,14 @@ pub(crate) struct Classified {
 }
 
 impl RuleState {
-    pub(crate) fn new(rules: KylinRules, clock: &Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(rules: KylinRules, buffers: &BufferBudget, clock: &Arc<dyn Clock>) -> Self {
         let writes = rules.read_your_writes.map(|window| RecentWrites::new(window, Arc::clone(clock)));
         let closed = rules.guard.as_ref().map(ClosedPaths::new);
         RuleState {
             frequent: FrequentCalls::new(closed.as_ref(), rules.version),
             closed,
             writes,
-            cancel: Arc::default(),
+            cancel: Arc::new(CancelState::new(buffers, clock)),
             running: RunningChecks::new(Arc::clone(clock)),
             logs: LogLimits {
                 denied: LogLimit::new(clock),
@@ -283,11 +285,12 @@ impl RuleState {
         &self,
         class: RequestClass,
         backend: &Arc<B>,
+        client: Option<ClientKey>,
         request: &mut Request<Body>,
     ) -> Option<QueryWatch> {
         let cancel = self.rules.cancel_on_disconnect.as_ref().filter(|_| class.is_query())?;
         let is_export = matches!(class, RequestClass::Export(_));
-        QueryWatch::new(cancel, &self.cancel, is_export, backend, request)
+        QueryWatch::new(cancel, &self.cancel, is_export, backend, client, request)
     }
 }
 

@@ -125,5 +125,6 @@ fn failed(error: &NodeError) -> Attempt {
         NodeError::Send(kind, _) => Attempt::Failed(*kind),
         NodeError::Body(_) => Attempt::Failed(SendErrorKind::Broken),
         NodeError::TooLong(_) => Attempt::Failed(SendErrorKind::HeadTooLarge),
+        NodeError::NoMemory => Attempt::Failed(SendErrorKind::Shortage),
     }
 }
