@@ -29,7 +29,7 @@ impl RequestSpans {
     pub(super) fn begin(request: &ObservedRequest) -> Self {
         let span = debug_span!(
             target: "kylin_lb::request", "request",
-            request_id = request.id(), traceparent = request.traceparent(), method = %request.method(), path = shown(&request.path()),
+            request_id = request.id(), traceparent = request.traceparent(), method = %request.method(), path = %shown(&request.path()),
             user = request.user().map(shown), class = Empty, status = Empty, bytes = Empty, attempts = Empty, end = Empty,
         );
         RequestSpans { request: span, attempt: Span::none() }

@@ -407,14 +407,15 @@ async fn a_list_over_the_limit_is_an_error_that_says_so_and_counts_against_no_no
                 );
             }
             let addresses: Vec<_> = nodes.iter().map(RawNode::address).collect();
-            let front = Front::kylin(front::endpoints(&addresses), |proxy| proxy);
+            let buffers = BufferBudget::new(NonZero::new(256 << 20));
+            let front = Front::kylin(front::endpoints(&addresses), |proxy| proxy.buffers(buffers.clone()));
             let response = admin(&front, LIST, "").await;
             let message =
                 "a Kylin node responded with more than 4 MiB, the limit of the front end for responses that it merges";
             assert_eq!(refusal(&response, 502), message, "{lengths:?}");
             let endpoints = front.proxy.cluster().status().endpoints;
             assert!(endpoints.iter().all(|endpoint| endpoint.failed == 0), "{endpoints:?}");
-            assert_eq!(front.proxy.buffers().status().used, 0);
+            assert_eq!(buffers.status().used, 0);
         }
     }
 }

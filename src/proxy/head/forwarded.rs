@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::presence::{HeaderPresence, SET_BY_PROXY, is_named_by_proxies};
+use crate::header_walk::walk;
 use crate::request::ClientAddr;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -53,7 +54,7 @@ impl Forwarded<'_> {
 /// Removes the headers in which proxies name the client, but those that are set anyway.
 fn remove_others(headers: &mut HeaderMap) {
     let is_other = |name: &&HeaderName| is_named_by_proxies(name.as_str()) && !SET_BY_PROXY.contains(&name.as_str());
-    let names: Vec<HeaderName> = headers.keys().filter(is_other).cloned().collect();
+    let names: Vec<HeaderName> = walk(headers).map(|(name, _)| name).filter(is_other).cloned().collect();
     for name in names {
         headers.remove(name);
     }
