@@ -45,7 +45,25 @@ pub(crate) fn merge_of(class: RequestClass) -> Option<Merge> {
     match class {
         RequestClass::Stop => Some(Merge::Best),
         RequestClass::Running => Some(Merge::Concat),
-        _ => None,
+        RequestClass::Query(_)
+        | RequestClass::Prepare(_)
+        | RequestClass::Export(_)
+        | RequestClass::AsyncSubmit
+        | RequestClass::AsyncRead
+        | RequestClass::AsyncStop
+        | RequestClass::Cancel
+        | RequestClass::Login
+        | RequestClass::Logout
+        | RequestClass::Read
+        | RequestClass::Write
+        | RequestClass::Job
+        | RequestClass::AdminRead
+        | RequestClass::AdminWrite
+        | RequestClass::NodeConfig
+        | RequestClass::NodeBound
+        | RequestClass::Internal
+        | RequestClass::Page
+        | RequestClass::Unknown => None,
     }
 }
 

@@ -335,7 +335,25 @@ impl RequestRecorder {
             let end = match (attempt.status, termination) {
                 (Some(status), Termination::Complete) => AttemptEnd::Responded(status),
                 (Some(_), Termination::ResponseTruncated | Termination::ResponseStalled) => AttemptEnd::Truncated,
-                _ => AttemptEnd::Cancelled,
+                (None, _)
+                | (
+                    Some(_),
+                    Termination::ClientGone
+                    | Termination::Refused
+                    | Termination::Denied
+                    | Termination::RequestTooLarge
+                    | Termination::RequestTimeout
+                    | Termination::RequestAborted
+                    | Termination::NoEndpoint
+                    | Termination::Overflow
+                    | Termination::ConnectFailed
+                    | Termination::ConnectTimeout
+                    | Termination::ResponseTimeout
+                    | Termination::ConnectionBroken
+                    | Termination::InvalidResponse
+                    | Termination::Stopped
+                    | Termination::Panicked,
+                ) => AttemptEnd::Cancelled,
             };
             self.end_attempt(end, at);
         }

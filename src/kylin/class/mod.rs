@@ -177,7 +177,27 @@ impl RequestClass {
         match self {
             RequestClass::Query(Sql::Unknown) | RequestClass::Prepare(Sql::Unknown) => SqlLocation::Json,
             RequestClass::Export(Sql::Unknown) => SqlLocation::Form,
-            _ => SqlLocation::None,
+            RequestClass::Query(Sql::ReadOnly | Sql::Writes)
+            | RequestClass::Prepare(Sql::ReadOnly | Sql::Writes)
+            | RequestClass::Export(Sql::ReadOnly | Sql::Writes)
+            | RequestClass::AsyncSubmit
+            | RequestClass::AsyncRead
+            | RequestClass::AsyncStop
+            | RequestClass::Stop
+            | RequestClass::Running
+            | RequestClass::Cancel
+            | RequestClass::Login
+            | RequestClass::Logout
+            | RequestClass::Read
+            | RequestClass::Write
+            | RequestClass::Job
+            | RequestClass::AdminRead
+            | RequestClass::AdminWrite
+            | RequestClass::NodeConfig
+            | RequestClass::NodeBound
+            | RequestClass::Internal
+            | RequestClass::Page
+            | RequestClass::Unknown => SqlLocation::None,
         }
     }
 

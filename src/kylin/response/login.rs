@@ -11,10 +11,10 @@ use super::is_json;
 use super::{ClusterFault, ResponseClass, classify_body};
 use crate::kylin::class::RequestClass;
 
-/// The verdict of a login's response on its credentials.
+/// What the response to a login tells about its credentials.
 #[cfg(any(test, feature = "login-relay"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum LoginVerdict {
+pub(crate) enum CredentialCheck {
     /// The node has checked and accepted them.
     Accepted,
     /// The node has checked and refused them.
@@ -31,32 +31,32 @@ pub(crate) enum LoginVerdict {
 }
 
 #[cfg(any(test, feature = "login-relay"))]
-impl LoginVerdict {
+impl CredentialCheck {
     /// Reads the response to `POST /kylin/api/user/authentication`.
     pub(crate) fn of(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Self {
         // The response to a login names the user. 2.x-4.x respond with `{}` if they ignore the credentials (UserController.java).
         const USER: &[u8] = b"\"username\"";
         match status {
-            _ if is_user_source_down(status, headers, body) => LoginVerdict::Unchecked,
+            _ if is_user_source_down(status, headers, body) => CredentialCheck::Unchecked,
             status if status.is_success() && body.windows(USER.len()).any(|part| part == USER) => {
-                LoginVerdict::Accepted
+                CredentialCheck::Accepted
             }
-            StatusCode::UNAUTHORIZED => LoginVerdict::of_unauthorized(headers),
+            StatusCode::UNAUTHORIZED => CredentialCheck::of_unauthorized(headers),
             // Kylin 5 locks a user after three wrong passwords, also those of other clients.
-            StatusCode::BAD_REQUEST => LoginVerdict::Unchecked,
+            StatusCode::BAD_REQUEST => CredentialCheck::Unchecked,
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS | StatusCode::NOT_FOUND => {
-                LoginVerdict::NotServed
+                CredentialCheck::NotServed
             }
-            status if status.is_success() || status.is_client_error() => LoginVerdict::Unconfirmed,
-            StatusCode::INTERNAL_SERVER_ERROR => LoginVerdict::Failed,
-            _ => LoginVerdict::NotServed,
+            status if status.is_success() || status.is_client_error() => CredentialCheck::Unconfirmed,
+            StatusCode::INTERNAL_SERVER_ERROR => CredentialCheck::Failed,
+            _ => CredentialCheck::NotServed,
         }
     }
 
     /// Reads a 401 to a request with credentials. Kylin 5 writes it in JSON, and only after it could check them; 2.x-4.x leave it
     /// to Tomcat.
     pub(crate) fn of_unauthorized(headers: &HeaderMap) -> Self {
-        if is_json(headers) { LoginVerdict::Refused } else { LoginVerdict::Unconfirmed }
+        if is_json(headers) { CredentialCheck::Refused } else { CredentialCheck::Unconfirmed }
     }
 }
 
@@ -73,9 +73,9 @@ mod tests {
 
     use super::*;
 
-    fn of(status: u16, kind: &'static str, body: &str) -> LoginVerdict {
+    fn of(status: u16, kind: &'static str, body: &str) -> CredentialCheck {
         let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(kind))]);
-        LoginVerdict::of(StatusCode::from_u16(status).unwrap(), &headers, body.as_bytes())
+        CredentialCheck::of(StatusCode::from_u16(status).unwrap(), &headers, body.as_bytes())
     }
 
     #[test]
@@ -84,19 +84,19 @@ mod tests {
         const JSON: &str = "application/json;charset=UTF-8";
         let down = r#"{"code":"999","msg":"x","error_code":"KE-010021006"}"#;
         for (status, kind, body, expected) in [
-            (200, JSON, r#"{"userDetails":{"username":"ADMIN"}}"#, LoginVerdict::Accepted),
-            (200, JSON, "{}", LoginVerdict::Unconfirmed),
-            (401, JSON, r#"{"code":"999"}"#, LoginVerdict::Refused),
-            (401, HTML, "", LoginVerdict::Unconfirmed),
-            (403, HTML, "", LoginVerdict::Unconfirmed),
-            (400, JSON, r#"{"code":"999","msg":"locked"}"#, LoginVerdict::Unchecked),
-            (500, JSON, down, LoginVerdict::Unchecked),
-            (401, JSON, down, LoginVerdict::Unchecked),
-            (500, HTML, "", LoginVerdict::Failed),
-            (302, HTML, "", LoginVerdict::NotServed),
-            (404, HTML, "", LoginVerdict::NotServed),
-            (429, HTML, "", LoginVerdict::NotServed),
-            (503, HTML, "", LoginVerdict::NotServed),
+            (200, JSON, r#"{"userDetails":{"username":"ADMIN"}}"#, CredentialCheck::Accepted),
+            (200, JSON, "{}", CredentialCheck::Unconfirmed),
+            (401, JSON, r#"{"code":"999"}"#, CredentialCheck::Refused),
+            (401, HTML, "", CredentialCheck::Unconfirmed),
+            (403, HTML, "", CredentialCheck::Unconfirmed),
+            (400, JSON, r#"{"code":"999","msg":"locked"}"#, CredentialCheck::Unchecked),
+            (500, JSON, down, CredentialCheck::Unchecked),
+            (401, JSON, down, CredentialCheck::Unchecked),
+            (500, HTML, "", CredentialCheck::Failed),
+            (302, HTML, "", CredentialCheck::NotServed),
+            (404, HTML, "", CredentialCheck::NotServed),
+            (429, HTML, "", CredentialCheck::NotServed),
+            (503, HTML, "", CredentialCheck::NotServed),
         ] {
             assert_eq!(of(status, kind, body), expected, "{status} {kind} {body}");
         }

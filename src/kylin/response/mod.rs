@@ -21,7 +21,7 @@ pub(crate) use self::flags::BodyTail;
 pub use self::flags::QueryFlags;
 use self::json::{Level, Value};
 #[cfg(feature = "login-relay")]
-pub(crate) use self::login::LoginVerdict;
+pub(crate) use self::login::CredentialCheck;
 pub(crate) use self::login::is_user_source_down;
 use self::phrases::{class_by_code, rejection_by_message};
 use super::KylinVersion;

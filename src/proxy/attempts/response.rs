@@ -210,7 +210,9 @@ impl<'p, B: Backend> Attempts<'p, B> {
                 RetryDecision::SessionOwner if matches!(class, ResponseClass::Unauthenticated(_)) => {
                     self.search_again(&kept)
                 }
-                _ => self.pick_again(&kept, has_no_kylin, self.proxy.budget.as_ref().filter(|_| !is_free)),
+                RetryDecision::SessionOwner | RetryDecision::OtherEndpoint | RetryDecision::Return => {
+                    self.pick_again(&kept, has_no_kylin, self.proxy.budget.as_ref().filter(|_| !is_free))
+                }
             };
             if let Some(next) = next {
                 tracing::debug!(endpoint = %picked.lease.endpoint(), "retrying on another endpoint");

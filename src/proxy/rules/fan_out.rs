@@ -276,7 +276,9 @@ async fn send<B: Backend>(
     }
     let confirms = match sent.end {
         AttemptEnd::Responded(status) => confirms(facts.merge, status),
-        _ => sent.is_refused,
+        AttemptEnd::Truncated | AttemptEnd::Failed(_) | AttemptEnd::NotPrepared(_) | AttemptEnd::Cancelled => {
+            sent.is_refused
+        }
     };
     let is_better = sent.class.is_some_and(|class| class != ResponseClass::NotFound && class.is_better_than_failure());
     NodeResult { response: sent.response, unread: sent.unread, failed, may_be_executed, is_better, confirms }
@@ -304,7 +306,7 @@ impl Sent {
         match self.end {
             AttemptEnd::Responded(status) => !denies_access(status),
             AttemptEnd::Failed(kind) => !kind.is_unsent(),
-            _ => true,
+            AttemptEnd::Truncated | AttemptEnd::NotPrepared(_) | AttemptEnd::Cancelled => true,
         }
     }
 }

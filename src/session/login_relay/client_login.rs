@@ -17,7 +17,7 @@ use crate::body::Body;
 use crate::clock::Clock;
 use crate::endpoint::EndpointId;
 use crate::kylin::class::SessionCall;
-use crate::kylin::response::LoginVerdict;
+use crate::kylin::response::CredentialCheck;
 use crate::session::SessionKey;
 use crate::session::hook::ResponseContext;
 use crate::session::store::latest::Latest;
@@ -55,8 +55,8 @@ impl Relay {
             }
             // A wrong password can end the session only if the session has the same one.
             if let Some(known) = known {
-                let verdict = LoginVerdict::of_unauthorized(response.headers());
-                let outcome = self.after_refused_credentials(known, served.endpoint, served.nodes, verdict);
+                let check = CredentialCheck::of_unauthorized(response.headers());
+                let outcome = self.after_refused_credentials(known, served.endpoint, served.nodes, check);
                 if matches!(outcome.await, LoginOutcome::SessionGone) {
                     relayed.end_session();
                 }

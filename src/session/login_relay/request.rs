@@ -249,8 +249,8 @@ impl Relay {
         MaybeReady::boxed(async move {
             if relayed.client_credentials.is_some() {
                 self.after_credentials(relayed, &served, change, response).await;
-            } else if let Some(verdict) = relayed.verdict(response).await {
-                if self.after_unauthorized(relayed, &served, verdict).await {
+            } else if let Some(check) = relayed.credential_check(response).await {
+                if self.after_unauthorized(relayed, &served, check).await {
                     return AfterResponse::SendAgain;
                 }
             } else if relayed.call != SessionCall::Logout {

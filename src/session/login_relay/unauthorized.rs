@@ -14,7 +14,7 @@ use super::sealed_sessions::OpenSession;
 use crate::body::Body;
 use crate::endpoint::EndpointId;
 use crate::kylin::class::SessionCall;
-use crate::kylin::response::{LoginVerdict, is_user_source_down};
+use crate::kylin::response::{CredentialCheck, is_user_source_down};
 use crate::session::hook::{Nodes, ResponseContext};
 
 /// The maximum length of an error that is read, in bytes.
@@ -23,13 +23,13 @@ const MAX_ERROR: u64 = 64 * 1024;
 const ERROR_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Relay {
-    /// Handles a response to a session that the node does not know. Returns whether the request is to be sent again. `verdict`:
+    /// Handles a response to a session that the node does not know. Returns whether the request is to be sent again. `check`:
     /// the result for the credentials, if the request had any.
     pub(super) async fn after_unauthorized(
         self: &Arc<Self>,
         relayed: &mut RelayRequest,
         served: &ResponseContext<'_>,
-        verdict: LoginVerdict,
+        check: CredentialCheck,
     ) -> bool {
         let endpoint = served.endpoint;
         let (outcome, rejected) = match std::mem::replace(&mut relayed.presented, Presented::Nothing) {
@@ -40,7 +40,7 @@ impl Relay {
             }
             Presented::Credentials(cookie) => {
                 let Some(known) = &mut relayed.session else { return false };
-                (self.after_refused_credentials(known, endpoint, served.nodes, verdict).await, cookie)
+                (self.after_refused_credentials(known, endpoint, served.nodes, check).await, cookie)
             }
             // The node rejects the cookie of a new login, so another login would not help.
             Presented::Cookie(_) | Presented::Nothing => return false,
@@ -64,22 +64,27 @@ impl Relay {
         true
     }
 
-    /// Handles a `verdict` of the node at `endpoint` on the credentials of a session, other than that it accepts them.
+    /// Handles a `check` by the node at `endpoint` that did not accept the credentials of a session.
     pub(super) async fn after_refused_credentials(
         &self,
         known: &mut OpenSession,
         endpoint: &EndpointId,
         nodes: &dyn Nodes,
-        verdict: LoginVerdict,
+        check: CredentialCheck,
     ) -> LoginOutcome {
         let fingerprint = known.fingerprint();
-        match verdict {
-            LoginVerdict::Refused => {
+        match check {
+            CredentialCheck::Refused => {
                 self.end_refused(known).await;
                 return LoginOutcome::SessionGone;
             }
-            LoginVerdict::Unchecked => self.backoff.unchecked(fingerprint),
-            _ => self.backoff.refused(fingerprint, endpoint),
+            CredentialCheck::Unchecked => self.backoff.unchecked(fingerprint),
+            CredentialCheck::Accepted
+            | CredentialCheck::Unconfirmed
+            | CredentialCheck::Failed
+            | CredentialCheck::NotServed => {
+                self.backoff.refused(fingerprint, endpoint);
+            }
         }
         match self.backoff.is_confirmed(&fingerprint) {
             true => self.leave_refused(known, endpoint, nodes).await,
@@ -110,10 +115,10 @@ impl RelayRequest {
     }
 
     /// Returns what a response tells about the session's credentials if the node does not know the session.
-    pub(super) async fn verdict(&self, response: &mut Response<Body>) -> Option<LoginVerdict> {
+    pub(super) async fn credential_check(&self, response: &mut Response<Body>) -> Option<CredentialCheck> {
         self.session.as_ref()?;
         if response.status() == StatusCode::UNAUTHORIZED {
-            return Some(LoginVerdict::of_unauthorized(response.headers()));
+            return Some(CredentialCheck::of_unauthorized(response.headers()));
         }
         if !self.may_be_unchecked(response) {
             return None;
@@ -126,6 +131,6 @@ impl RelayRequest {
             response.headers_mut().remove(header::CONTENT_LENGTH);
         }
         *response.body_mut() = Body::from(body);
-        is_unchecked.then_some(LoginVerdict::Unchecked)
+        is_unchecked.then_some(CredentialCheck::Unchecked)
     }
 }

@@ -7,7 +7,7 @@ use http::{Method, Request, Uri};
 use crate::backend::SendErrorKind;
 use crate::backend::node_client::{NodeClient, NodeError};
 use crate::kylin::class::AUTHENTICATION;
-use crate::kylin::response::LoginVerdict;
+use crate::kylin::response::CredentialCheck;
 use crate::session::login_relay::cookies::{self, RelayCookies};
 use crate::session::login_relay::credentials::Credentials;
 use crate::session::login_relay::record::NodeCookie;
@@ -37,7 +37,7 @@ impl LoginOutcome {
 /// The result of one login at a node.
 pub(super) enum Attempt {
     /// The node responded, with this session cookie if it set one.
-    Responded(LoginVerdict, Option<NodeCookie>),
+    Responded(CredentialCheck, Option<NodeCookie>),
     /// The node did not respond in time. It may be waiting for a user source that does not respond.
     TimedOut,
     /// The node could not be reached, or the connection broke.
@@ -79,7 +79,7 @@ pub(super) async fn log_in(
     cookies: &RelayCookies,
 ) -> Attempt {
     let Some(authorization) = credentials.authorization() else {
-        return Attempt::Responded(LoginVerdict::Refused, None);
+        return Attempt::Responded(CredentialCheck::Refused, None);
     };
     headers.insert(header::AUTHORIZATION, authorization);
     headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, text/plain, */*"));
@@ -91,8 +91,8 @@ pub(super) async fn log_in(
     };
     match response.body {
         Ok(body) => {
-            let verdict = LoginVerdict::of(response.status, &response.headers, &body);
-            Attempt::Responded(verdict, cookies.take_from_response(&mut response.headers).set)
+            let check = CredentialCheck::of(response.status, &response.headers, &body);
+            Attempt::Responded(check, cookies.take_from_response(&mut response.headers).set)
         }
         Err(error) => failed(&error),
     }

@@ -10,7 +10,7 @@ use super::backoff::{DELAY, Permit};
 use crate::backend::SendErrorKind;
 use crate::backend::node_client::NodeClient;
 use crate::endpoint::EndpointId;
-use crate::kylin::response::LoginVerdict;
+use crate::kylin::response::CredentialCheck;
 use crate::session::SessionKey;
 use crate::session::hook::Nodes;
 use crate::session::login_relay::Relay;
@@ -110,7 +110,7 @@ impl Relay {
         let (node, headers) = (request.node.clone().timeout(self.login_timeout), request.headers.clone());
         let Some(credentials) = self.sessions.credentials(&known) else { return LoginOutcome::SessionGone };
         match log_in(node, &credentials, headers, &self.cookies).await {
-            Attempt::Responded(LoginVerdict::Accepted, cookie) => {
+            Attempt::Responded(CredentialCheck::Accepted, cookie) => {
                 if self.backoff.accepted(fingerprint) {
                     self.sessions.remove_mark(fingerprint).await;
                 }
@@ -119,28 +119,28 @@ impl Relay {
                     None => LoginOutcome::NoCookie,
                 }
             }
-            Attempt::Responded(LoginVerdict::Refused, _) => {
+            Attempt::Responded(CredentialCheck::Refused, _) => {
                 tracing::info!(%endpoint, "node refused the login of a session; it is not sent again");
                 self.end_refused(&known).await;
                 LoginOutcome::SessionGone
             }
-            Attempt::Responded(LoginVerdict::Unconfirmed, _) => {
+            Attempt::Responded(CredentialCheck::Unconfirmed, _) => {
                 tracing::info!(%endpoint, "node refused the login of a session, or could not check it");
                 self.backoff.refused(*fingerprint, endpoint);
                 self.sessions.mark_refused_by(fingerprint, endpoint.clone(), DELAY).await;
                 LoginOutcome::Postponed
             }
-            Attempt::Responded(LoginVerdict::Unchecked, _) => {
+            Attempt::Responded(CredentialCheck::Unchecked, _) => {
                 tracing::info!(%endpoint, "the login of a session cannot be checked");
                 self.backoff.unchecked(*fingerprint);
                 LoginOutcome::Postponed
             }
-            Attempt::Responded(LoginVerdict::Failed, _) | Attempt::TimedOut => {
+            Attempt::Responded(CredentialCheck::Failed, _) | Attempt::TimedOut => {
                 tracing::info!(%endpoint, "node could not check the login of a session");
                 self.backoff.node_failed(*fingerprint, endpoint);
                 LoginOutcome::Postponed
             }
-            Attempt::Responded(LoginVerdict::NotServed, _) => LoginOutcome::NotReady(SendErrorKind::Invalid),
+            Attempt::Responded(CredentialCheck::NotServed, _) => LoginOutcome::NotReady(SendErrorKind::Invalid),
             Attempt::Failed(kind) => LoginOutcome::NotReady(kind),
         }
     }
