@@ -42,12 +42,12 @@ pub const TARGETS: [Target; 15] = [
     ("discovery", discovery),
 ];
 
-/// The head of a request.
+/// Parses the head of a request.
 pub fn request_head(data: &[u8]) {
     crate::server::fuzz_request_head(data);
 }
 
-/// The header of the PROXY protocol, which no prefix of it completes.
+/// Parses the header of the PROXY protocol, and checks that no prefix of it is complete.
 pub fn proxy_protocol(data: &[u8]) {
     use crate::server::parse_proxy_protocol as parse;
     if let Ok(Some(header)) = parse(data) {
@@ -58,17 +58,17 @@ pub fn proxy_protocol(data: &[u8]) {
     }
 }
 
-/// The head of a response.
+/// Parses the head of a response.
 pub fn response_head(data: &[u8]) {
     crate::backend::http1::fuzz_response_head(data);
 }
 
-/// A body in chunks.
+/// Parses a body in chunks.
 pub fn chunked(data: &[u8]) {
     crate::http1::fuzz_chunked(data);
 }
 
-/// `Cookie`, `Set-Cookie` and `Authorization`.
+/// Parses `Cookie`, `Set-Cookie` and `Authorization`.
 pub fn cookies(data: &[u8]) {
     let Ok(value) = HeaderValue::from_bytes(data) else { return };
     let pairs = cookie::pairs(&value).count();
@@ -82,7 +82,7 @@ pub fn cookies(data: &[u8]) {
     black_box(basic_auth::user(&value));
 }
 
-/// `X-Forwarded-For` lines of a trusted proxy.
+/// Parses `X-Forwarded-For` lines of a trusted proxy.
 pub fn forwarded(data: &[u8]) {
     let peer = ClientAddr::from(IpAddr::from([10, 0, 0, 1]));
     let networks = || ["10.0.0.0/8", "fd00::/8"].into_iter().filter_map(|network| network.parse().ok());
@@ -97,7 +97,7 @@ pub fn forwarded(data: &[u8]) {
     }
 }
 
-/// A path: its normal form, the guard, the class.
+/// Normalises a path, and checks it by the guard and the class.
 pub fn path(data: &[u8]) {
     let Ok(target) = std::str::from_utf8(data) else { return };
     if let Ok(target) = target.parse() {
@@ -119,7 +119,7 @@ pub fn path(data: &[u8]) {
     black_box(needs_login(&plain));
 }
 
-/// A statement.
+/// Parses a statement.
 pub fn sql(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let form = format!("sql={}", percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC));
@@ -144,7 +144,7 @@ pub fn is_read_only(sql: &str) -> bool {
     QueryRequest::from_form(None, form.as_bytes()).is_ok_and(|query| query.effect() == Sql::ReadOnly)
 }
 
-/// The body of a query.
+/// Parses the body of a query.
 pub fn query(data: &[u8]) {
     for query in [QueryRequest::from_json(data), QueryRequest::from_form(None, data)].into_iter().flatten() {
         assert!(!query.sql().trim().is_empty());
@@ -152,7 +152,7 @@ pub fn query(data: &[u8]) {
     }
 }
 
-/// The beginning of a response body, and the lists and identities that nodes send.
+/// Parses the beginning of a response body, and the lists and identities that nodes send.
 pub fn response_body(data: &[u8]) {
     let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
     for class in [RequestClass::Query(Sql::ReadOnly), RequestClass::Write] {
@@ -167,7 +167,7 @@ pub fn response_body(data: &[u8]) {
     black_box((identity.learn_config(data), identity.learn_projects(data)));
 }
 
-/// An nginx configuration.
+/// Parses an nginx configuration.
 pub fn nginx(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     // An include would read files of the machine.
@@ -179,7 +179,7 @@ pub fn nginx(data: &[u8]) {
     }
 }
 
-/// A `kylin.properties` and its settings.
+/// Parses a `kylin.properties` and its settings.
 pub fn properties(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let Ok(properties) = Properties::parse("kylin.properties", text) else { return };
@@ -190,7 +190,7 @@ pub fn properties(data: &[u8]) {
     let _ = (properties.cluster_servers(), SessionManager::from_redis_data_cache(&properties));
 }
 
-/// A `context.xml` of Tomcat.
+/// Parses a `context.xml` of Tomcat.
 pub fn tomcat(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     if let Ok(Some(manager)) = SessionManager::from_context("context.xml", text) {
@@ -202,7 +202,7 @@ pub fn tomcat(data: &[u8]) {
     }
 }
 
-/// Records of session stores.
+/// Parses records of session stores.
 pub fn session_record(data: &[u8]) {
     if let Ok(record) = SessionRecord::decode(data) {
         assert_eq!(SessionRecord::decode(&record.encode()).as_ref(), Ok(&record));
@@ -210,7 +210,7 @@ pub fn session_record(data: &[u8]) {
     crate::session::fuzz_relayed_session(data);
 }
 
-/// Lists of nodes and what ZooKeeper holds.
+/// Parses lists of nodes and what ZooKeeper holds.
 pub fn discovery(data: &[u8]) {
     crate::discovery::fuzz(data);
     let Ok(text) = std::str::from_utf8(data) else { return };

@@ -123,15 +123,15 @@ impl Observer for StateLog {
     fn cluster_changed(&self, event: &ClusterChanged<'_>) {
         let ClusterChanged { cluster, change, status, .. } = event;
         match change {
-            ClusterChange::LostLast if status.endpoints.is_empty() => {
+            ClusterChange::Unavailable if status.endpoints.is_empty() => {
                 warn!(cluster, "no node is known: clients are refused");
             }
-            ClusterChange::LostLast => {
+            ClusterChange::Unavailable => {
                 let nodes = describe(status);
                 let panic_mode = status.panicking;
                 warn!(cluster, panic_mode, nodes, "no node is up: {}", consequence(status));
             }
-            ClusterChange::HasOneAgain => {
+            ClusterChange::Available => {
                 let after = event.lasted.map(tracing::field::debug);
                 warn!(cluster, after, "a node is up again");
             }

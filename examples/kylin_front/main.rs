@@ -328,7 +328,7 @@ fn summary(args: &Args) -> String {
     let groups = groups.map(|file| format!("resource groups of {}:\n{}\n", file.path.display(), file.groups));
     let groups = groups.unwrap_or_default().replace('\n', "\n  ");
     format!(
-        "{tls}sessions: {sessions}\n{warnings}{}kylin rules: {}\nprobes: {}\noutlier ejection: {}\ndrain by signs: {}\nsingle flight: {}\npanic mode: {}\nqueues: {}\n{}\
+        "{tls}sessions: {sessions}\n{warnings}{}kylin rules: {}\nprobes: {}\noutlier ejection: {}\ndrain on shutdown indications: {}\nsingle flight: {}\npanic mode: {}\nqueues: {}\n{}\
          limits of a client: {} connections, {} requests\n",
         groups.trim_end_matches(' '),
         on(args.kylin),

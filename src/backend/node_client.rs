@@ -34,9 +34,9 @@ pub(crate) fn host_of_node(authority: &str) -> HeaderValue {
 
 /// Sends the crate's own requests to one node.
 ///
-/// Such a request goes through the node's [`Backend`] like a client's. The client adds the headers
-/// that a request needs (`Host`, `User-Agent`, `Accept`) if it has none, bounds the time and the size of the whole response, and
-/// sends the request once more if a kept connection ended, which says nothing about the node.
+/// Such a request goes through the node's [`Backend`] like a client's. `NodeClient` adds `Host`, `User-Agent` and `Accept` if the
+/// request lacks them, and bounds the time and the size of the whole response. It sends the request once more if a kept connection
+/// ended, which says nothing about the node.
 #[derive(Clone)]
 pub(crate) struct NodeClient {
     backend: Arc<dyn ErasedBackend>,

@@ -22,7 +22,7 @@ pub struct Candidates<'c> {
     needed: EligibilityFlags,
     /// Limits of requests in flight do not apply: the request waits for a slot, or needs none.
     past_limits: bool,
-    /// The request gets a slot before those of users who flood.
+    /// The request gets a slot before those of users that flood.
     passes_flood: bool,
     table: Option<&'c (dyn Any + Send + Sync)>,
 }
@@ -48,7 +48,7 @@ impl<'c> Candidates<'c> {
         self
     }
 
-    /// Sets whether loads leave out waiting requests of users who flood.
+    /// Sets whether loads leave out waiting requests of users that flood.
     #[inline]
     pub(crate) fn passing_flood(mut self, passes_flood: bool) -> Self {
         self.passes_flood = passes_flood;
@@ -130,7 +130,8 @@ impl<'c> Candidates<'c> {
         candidate.slot.acquire(self.layout.alone, false, self.all_healthy(), self.past_limits)
     }
 
-    /// As [`acquire`](Self::acquire), for a request of a session that is bound to the candidate.
+    /// Counts a request of a session that is bound to `candidate` as in flight on it. Returns false if another request has just
+    /// reached its limit.
     pub(crate) fn acquire_bound(&self, candidate: Candidate<'c>) -> bool {
         candidate.slot.acquire(self.layout.alone, true, self.all_healthy(), self.past_limits)
     }

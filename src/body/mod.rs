@@ -103,16 +103,16 @@ pub(crate) struct ReadAhead {
 
 /// A hook that is called once, at the end of a body.
 pub(crate) trait OnEnd: Send + Sync {
-    /// `whole` is true if the last byte was read, and false if the body failed or was dropped before.
+    /// Called at the end. `whole` is true if the last byte was read, and false if the body failed or was dropped before.
     fn on_end(self: Arc<Self>, whole: bool);
 }
 
 /// Observes the bytes that a reader takes of a body, and the end of the body.
 pub(crate) trait BodyTap: Send + Sync {
-    /// The reader took these bytes.
+    /// Called when the reader has taken these bytes.
     fn data(&mut self, bytes: &[u8]);
 
-    /// The body ended. Called once.
+    /// Called once, when the body has ended.
     fn end(&mut self, end: BodyEnd<'_>);
 }
 

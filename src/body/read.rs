@@ -91,7 +91,7 @@ impl Body {
         })
     }
 
-    /// After the last byte of a declared length, fails if the source has more, as far as it can tell without waiting.
+    /// Fails if the source has more after the last byte of a declared length, as far as it can tell without waiting.
     fn check_end(&mut self, is_last: bool, cx: &mut Context<'_>) -> Result<(), BodyError> {
         while is_last && !self.source_is_end() {
             match self.poll_source(cx) {

@@ -47,7 +47,7 @@ impl Waiting {
         bytes: usize,
     ) -> Option<Reservation> {
         // Dropped last, so that it finds its own entry closed.
-        let _leave = Leave(self);
+        let _cleanup = QueueCleanup(self);
         let (granted, is_granted) = oneshot::channel();
         {
             let mut queue = self.queue.lock();
@@ -91,9 +91,9 @@ impl Waiting {
 }
 
 /// Removes the entries of bodies that no longer wait.
-struct Leave<'w>(&'w Waiting);
+struct QueueCleanup<'w>(&'w Waiting);
 
-impl Drop for Leave<'_> {
+impl Drop for QueueCleanup<'_> {
     fn drop(&mut self) {
         let mut queue = self.0.queue.lock();
         queue.retain(|waiter| !waiter.granted.is_closed());

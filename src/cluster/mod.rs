@@ -149,7 +149,7 @@ impl<B> Cluster<B> {
         self.change_infallibly(|members| members.balancer = balancer);
     }
 
-    /// Sets whether an endpoint that failed serves while health bars all of them. See [`ClusterBuilder::panic_mode`].
+    /// Sets whether an endpoint that failed serves while health keeps requests from all of them. See [`ClusterBuilder::panic_mode`].
     pub fn set_panic_mode(&self, on: bool) {
         self.change_infallibly(|members| members.may_panic = on);
     }

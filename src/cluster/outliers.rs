@@ -91,18 +91,18 @@ impl Outliers {
             let now = live.now_ms();
             if reason == Reason::Unreachable {
                 let millis = live.health.eject_unreachable(now);
-                tracing::warn!(target: "kylin_lb::state", endpoint = %settings.id, %reason, millis, "outlier ejected");
+                tracing::warn!(target: "kylin_lb::state", endpoint = %settings.id, %reason, millis, "endpoint ejected");
                 continue;
             }
             let Outlier { interval_ms, .. } = self.settings;
             let times = live.health.eject(reason, now, interval_ms, |times| self.settings.ejection_ms(times));
             let millis = self.settings.ejection_ms(times);
-            tracing::warn!(target: "kylin_lb::state", endpoint = %settings.id, %reason, times, millis, "outlier ejected");
+            tracing::warn!(target: "kylin_lb::state", endpoint = %settings.id, %reason, times, millis, "endpoint ejected");
         }
         for index in readmit {
             let (settings, live) = &endpoints[index];
             live.health.cancel_ejection(live.now_ms());
-            tracing::warn!(target: "kylin_lb::state", endpoint = %settings.id, "outlier readmitted: most endpoints fail, so they share the cause");
+            tracing::warn!(target: "kylin_lb::state", endpoint = %settings.id, cause = "most endpoints fail", "endpoint readmitted");
         }
     }
 }
@@ -159,7 +159,7 @@ impl OutcomeListener for Outliers {
             |(settings, live): &(&EndpointSettings, Arc<Live>)| snapshot(settings, live, alone, live.now_ms(), false);
         let snapshots: Vec<_> = endpoints.iter().map(snapshot).collect();
         let (settings, live) = &endpoints[index];
-        // A few clients may cause signs in responses, so these drain no more endpoints than may be ejected.
+        // A few clients may cause shutdown indications in responses, so these drain no more endpoints than may be ejected.
         let is_within_limit = reason == Reason::Refusing || {
             let ready = || snapshots.iter().filter(|endpoint| endpoint.ready);
             ready().filter(|endpoint| !endpoint.eligible).count() < self.settings.max_ejected(ready().count())

@@ -1,4 +1,4 @@
-//! Panic mode: when health bars every endpoint, one that may fail is better than an error response.
+//! Panic mode: when health keeps requests from every endpoint, one that may fail is better than an error response.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -28,7 +28,7 @@ impl PanicMode {
 
     fn enter(&self) {
         if !self.entered.swap(true, Ordering::Relaxed) {
-            tracing::warn!(target: "kylin_lb::state", "panic mode entered: health bars every endpoint, so the least recently failed one serves");
+            tracing::warn!(target: "kylin_lb::state", "panic mode entered: health keeps requests from every endpoint, so the least recently failed one serves");
         }
     }
 }
@@ -40,11 +40,11 @@ impl<B> View<B> {
         [None, Some(Role::Query), Some(Role::Job)].into_iter().any(|role| self.lacks_healthy_endpoint_for(role, &none))
     }
 
-    /// Returns whether there are ready endpoints with `role` that were not attempted, and their health alone bars all of them.
+    /// Returns whether there are ready endpoints with `role` that were not attempted, and their health alone keeps requests from all of them.
     fn lacks_healthy_endpoint_for(&self, role: Option<Role>, attempted: &Attempted) -> bool {
         let is_candidate = |member: &Member| member.has_role(role) && !attempted.contains(member);
         let mut ready = self.ready().filter(|(_, _, slot)| is_candidate(&slot.member)).peekable();
-        ready.peek().is_some() && ready.all(|(group, _, slot)| slot.member.is_barred(group.layout.alone, false))
+        ready.peek().is_some() && ready.all(|(group, _, slot)| slot.member.is_withheld(group.layout.alone, false))
     }
 
     /// Returns the endpoints that are ready and not quarantined, each with its group and its index in the group.

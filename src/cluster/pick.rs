@@ -8,7 +8,7 @@ use crate::request::RequestView;
 use crate::view::{EndpointRef, Group, View};
 
 /// The number of times that a pick goes through all steps. If an endpoint is readmitted between two steps, it was not eligible in
-/// the first and is not barred in the second, so neither takes it. The next round does.
+/// the first and is not withheld in the second, so neither takes it. The next round does.
 const ROUNDS: usize = 2;
 
 /// The result of a pick: the backend to send the request with, and the lease that counts it in flight.
@@ -173,7 +173,7 @@ impl<B> Cluster<B> {
     }
 
     /// Returns whether the endpoint of `lease` still serves requests such as the one that waits there: it is a member, and neither its
-    /// administrative state nor its health bars it. `bound` is for a session that is bound to it. Limits do not count. Neither
+    /// administrative state nor its health keeps requests from it. `bound` is for a session that is bound to it. Limits do not count. Neither
     /// does health, if the pick ignored it (`past_health`).
     pub(crate) fn still_serves(&self, lease: &Lease, bound: bool, past_health: bool) -> bool {
         let published = self.shared.published.load();
@@ -183,7 +183,7 @@ impl<B> Cluster<B> {
             let Member { settings, live, .. } = &*group.layout.slots[index].member;
             live.uid == lease.uid()
                 && settings.admin_state.admits(traffic, HealthState::Healthy)
-                && (past_health || !group.layout.slots[index].member.is_barred(group.layout.alone, bound))
+                && (past_health || !group.layout.slots[index].member.is_withheld(group.layout.alone, bound))
         })
     }
 

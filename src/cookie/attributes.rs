@@ -44,7 +44,7 @@ pub(crate) struct Attributes {
 }
 
 impl Attributes {
-    /// A cookie with `HttpOnly; SameSite=Lax`.
+    /// Returns a cookie with `HttpOnly; SameSite=Lax`.
     pub(crate) fn new(name: &str, path: &str) -> Self {
         let (name, path) = (name.to_owned(), path.to_owned());
         Attributes { name, path, domain: None, secure: false, http_only: true, same_site: Some(SameSite::Lax) }

@@ -6,19 +6,19 @@ use super::{date, split, unquoted};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SetCookie<'a> {
     pub(crate) name: &'a [u8],
-    /// Without quotes around it.
+    /// The value without the quotes around it.
     pub(crate) value: &'a [u8],
-    /// As the node sent it: with its quotes, if it has any.
+    /// The value as the node sent it, with its quotes if it has any.
     #[cfg_attr(not(feature = "login-relay"), allow(dead_code, reason = "only the login relay sends cookies back"))]
     pub(crate) raw_value: &'a [u8],
-    /// Whether `Max-Age` is zero or less. The last valid attribute counts, and precedes `Expires`.
+    /// Whether `Max-Age` is zero or less. The last valid attribute counts. `Max-Age` takes precedence over `Expires`.
     max_age_is_over: Option<bool>,
-    /// Seconds since 1970.
+    /// The time of `Expires`, in seconds since 1970.
     expires: Option<u64>,
 }
 
 impl<'a> SetCookie<'a> {
-    /// Parses a `Set-Cookie` value. None where it has no `=` before its attributes.
+    /// Parses a `Set-Cookie` value. Returns `None` if the value has no `=` before its attributes.
     pub(crate) fn parse(line: &'a HeaderValue) -> Option<Self> {
         let mut parts = line.as_bytes().split(|byte| *byte == b';');
         let (name, value) = split(parts.next()?)?;
@@ -41,7 +41,7 @@ impl<'a> SetCookie<'a> {
     }
 }
 
-/// `None` if the value is not a number.
+/// Returns whether the value is zero or less; `None` if it is not a number.
 fn is_zero_or_less(max_age: &[u8]) -> Option<bool> {
     let (negative, digits) = max_age.strip_prefix(b"-").map_or((false, max_age), |digits| (true, digits));
     let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);

@@ -122,8 +122,8 @@ impl<B: Backend> KylinServers<B> {
             member.settings.admin_state != AdminState::Maintenance && !member.live.health.is_quarantined()
         });
         // Unhealthy nodes come last, because they may still respond.
-        members.sort_by_key(|(member, _)| member.is_barred(false, true));
-        let healthy = members.partition_point(|(member, _)| !member.is_barred(false, true));
+        members.sort_by_key(|(member, _)| member.is_withheld(false, true));
+        let healthy = members.partition_point(|(member, _)| !member.is_withheld(false, true));
         if healthy > 0 {
             members[..healthy].rotate_left(self.rotation % healthy);
         }

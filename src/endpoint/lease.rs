@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::claim::SlotClaim;
 use super::pending_failure::{FailedClient, PendingFailure, PendingFailures};
 use super::{EndpointHint, EndpointId, EndpointSettings, Live, Member, SlotOwner};
-use crate::health::state::{AskedProbe, Sign};
+use crate::health::state::{ProbeEvidence, ShutdownIndication};
 
 /// The outcome of a request, as it concerns the health of its endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -89,7 +89,7 @@ impl Lease {
     }
 
     /// Has the endpoint probed: see [`EndpointHealth::ask_probe`](crate::health::state::EndpointHealth::ask_probe).
-    pub(crate) async fn ask_probe(&self) -> AskedProbe {
+    pub(crate) async fn ask_probe(&self) -> ProbeEvidence {
         let Live { health, .. } = &*self.member.live;
         health.ask_probe(self.member.live.now_ms()).await
     }
@@ -107,14 +107,14 @@ impl Lease {
     /// Records whether a response shows that the node stops. If it does, the request is no success on trial. A response on a new
     /// connection shows that the node accepts connections.
     #[inline]
-    pub(crate) fn show(&mut self, sign: Sign) {
+    pub(crate) fn show(&mut self, indication: ShutdownIndication) {
         let Live { health, uid, .. } = &*self.member.live;
-        let stops = match sign {
-            Sign::KeepsAlive => false,
-            Sign::Closes { uses, .. } => uses > 1,
-            Sign::RetryAfter { .. } => true,
+        let stops = match indication {
+            ShutdownIndication::KeepsAlive => false,
+            ShutdownIndication::Closes { uses, .. } => uses > 1,
+            ShutdownIndication::RetryAfter { .. } => true,
         };
-        if (!self.alone && health.show(sign, *uid)) || stops {
+        if (!self.alone && health.show(indication, *uid)) || stops {
             self.on_trial = false;
         }
     }
@@ -132,9 +132,9 @@ impl Lease {
         &self.member.live
     }
 
-    /// Returns whether health bars the endpoint from further requests; from those of bound sessions, if `bound`.
-    pub(crate) fn is_barred(&self, bound: bool) -> bool {
-        self.member.is_barred(self.alone, bound)
+    /// Returns whether health keeps further requests from the endpoint; those of bound sessions, if `bound`.
+    pub(crate) fn is_withheld(&self, bound: bool) -> bool {
+        self.member.is_withheld(self.alone, bound)
     }
 
     /// Returns the limit of requests in flight of the endpoint.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
-use super::load::{LoadRef, Wraps};
+use super::load::{LoadRef, WrapCount};
 use super::node_clock::NodeClock;
 use crate::clock::{Clock, Epoch};
 use crate::health::impaired::ImpairedCount;
@@ -24,14 +24,14 @@ pub(crate) struct Live {
     pub(crate) load: LoadRef,
     /// The requests of the load that wait for a slot.
     waiting: AtomicU32,
-    /// The waiting requests that are of users who flood, and that others do not count.
+    /// The waiting requests of users that [flood](crate::docs::waiting), which others do not count.
     waiting_of_floods: AtomicU32,
     pub(crate) failed: AtomicU64,
     /// The failed requests that count against no endpoint.
     pub(crate) discarded: AtomicU64,
     pub(crate) probe_level: LastProbeLevel,
     pub(crate) clock: NodeClock,
-    pub(super) wraps: Wraps,
+    pub(super) wraps: WrapCount,
     /// Identifies the endpoint within the process, for the attempted endpoints of a request.
     pub(crate) uid: u64,
     epoch: Epoch,
@@ -59,13 +59,13 @@ impl Live {
             discarded: AtomicU64::new(0),
             probe_level: LastProbeLevel::default(),
             clock: NodeClock::default(),
-            wraps: Wraps::default(),
+            wraps: WrapCount::default(),
             uid: NEXT_UID.fetch_add(1, Ordering::Relaxed),
             epoch: Epoch::new(clock),
         }
     }
 
-    /// Returns whether nothing could bar the endpoint: no counted failure, no ejection, no failed probe. Reads no clock.
+    /// Returns whether nothing could keep requests from the endpoint: no counted failure, no ejection, no failed probe. Reads no clock.
     #[inline]
     pub(crate) fn is_unimpaired(&self) -> bool {
         (self.passive.fails() == 0) & !self.health.is_impaired()
@@ -93,7 +93,7 @@ impl Live {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Returns how many requests of users who flood wait for a slot.
+    /// Returns how many requests of users that flood wait for a slot.
     pub(crate) fn waiting_of_floods(&self) -> u32 {
         self.waiting_of_floods.load(Ordering::Relaxed)
     }

@@ -16,7 +16,7 @@ pub(crate) struct Load(AtomicU64);
 
 /// The number of times that the upper half of a [`Load`] has wrapped around.
 #[derive(Debug, Default)]
-pub(super) struct Wraps(AtomicU64);
+pub(super) struct WrapCount(AtomicU64);
 
 const ONE_ENDED: u64 = 1 << 32;
 
@@ -52,7 +52,7 @@ impl Load {
 
     /// Counts a request as ended.
     #[inline]
-    pub(super) fn end(&self, wraps: &Wraps) {
+    pub(super) fn end(&self, wraps: &WrapCount) {
         // One less in flight, one more ended.
         let before = self.0.fetch_add(ONE_ENDED - 1, Ordering::Release);
         if before >> 32 == u64::from(u32::MAX) {
@@ -61,7 +61,7 @@ impl Load {
     }
 
     /// Returns how many requests have ended. Off by 2^32 for a moment when the upper half wraps around.
-    pub(super) fn ended(&self, wraps: &Wraps) -> u64 {
+    pub(super) fn ended(&self, wraps: &WrapCount) -> u64 {
         (wraps.0.load(Ordering::Relaxed) << 32) + (self.0.load(Ordering::Relaxed) >> 32)
     }
 }
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn requests_that_ended_are_counted_beyond_32_bits() {
-        let (load, wraps) = (Load(AtomicU64::new((u64::from(u32::MAX) << 32) + 2)), Wraps::default());
+        let (load, wraps) = (Load(AtomicU64::new((u64::from(u32::MAX) << 32) + 2)), WrapCount::default());
         assert_eq!((load.in_flight(), load.ended(&wraps)), (2, u64::from(u32::MAX)));
         load.end(&wraps);
         assert_eq!((load.in_flight(), load.ended(&wraps)), (1, 1 << 32));
@@ -183,7 +183,7 @@ mod tests {
     #[test]
     fn threads_keep_to_the_limit_and_all_requests_end() {
         const LIMIT: u32 = 2;
-        let (load, wraps) = (Load::default(), Wraps::default());
+        let (load, wraps) = (Load::default(), WrapCount::default());
         let served: u64 = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..4)
                 .map(|_| {

@@ -55,7 +55,7 @@ impl Member {
 
     /// Returns whether the endpoint is out of service, for bound sessions too, for another reason than its load.
     pub(crate) fn is_out(&self, alone: bool) -> bool {
-        self.settings.admin_state == AdminState::Maintenance || self.is_barred(alone, true)
+        self.settings.admin_state == AdminState::Maintenance || self.is_withheld(alone, true)
     }
 
     /// Returns whether the endpoint has the role that a request needs.
@@ -68,10 +68,10 @@ impl Member {
         self.load().is_below(self.settings.max_in_flight)
     }
 
-    /// Returns whether health bars the endpoint, whatever the administrative state and limits are. `bound`: for sessions that are
+    /// Returns whether health keeps requests from the endpoint, whatever the administrative state and limits are. `bound`: for sessions that are
     /// bound to it.
     #[cold]
-    pub(crate) fn is_barred(&self, alone: bool, bound: bool) -> bool {
+    pub(crate) fn is_withheld(&self, alone: bool, bound: bool) -> bool {
         let Member { settings, live, .. } = self;
         (!alone && live.passive.is_ejected(settings.rule, || live.now_ms()))
             || live.health.is_unavailable(alone, bound, || live.now_ms())

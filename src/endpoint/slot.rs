@@ -11,7 +11,7 @@ use crate::health::slow_start::WHOLE;
 /// A member, with copies of the settings that picks read.
 #[repr(align(32))]
 pub(crate) struct EndpointSlot {
-    /// Apart from the references that picks return, whose counts change with each pick.
+    /// The member. Picks return other references, because the counts of those change with each pick.
     pub(crate) member: Arc<Member>,
     /// The block that holds the member's load, and the index there.
     block: Arc<LoadBlock>,
@@ -53,7 +53,7 @@ impl EndpointSlot {
     #[inline]
     pub(crate) fn is_available(&self, alone: bool, bound: bool, past_limit: bool) -> bool {
         (past_limit || self.load().is_below(self.max_in_flight))
-            && (self.member.live.is_unimpaired() || !self.member.is_barred(alone, bound))
+            && (self.member.live.is_unimpaired() || !self.member.is_withheld(alone, bound))
     }
 
     /// Counts a request as in flight. Returns false if another request has just reached the limit, or is the one that tests an

@@ -7,10 +7,14 @@ use crate::sync::{AtomicBool, AtomicUsize, Ordering};
 
 /// The number of impairments on the endpoints of a cluster: facts that may keep an endpoint from serving, or lower its share.
 ///
-/// An endpoint has one impairment while nginx's rule counts failures of it, another while it is withdrawn by requests,
-/// unhealthy by its probes, quarantined or not verified, a third while its share is
-/// [reduced](super::reduced_share::ReducedShare), and a fourth while its node is slower than the others. nginx's rule forgets
-/// failures only with a later success, so an endpoint that failed and has served no request since stays impaired.
+/// An endpoint has up to four impairments:
+///
+/// - nginx's rule counts failures of it;
+/// - it is withdrawn by requests, unhealthy by its probes, quarantined or not verified;
+/// - its share is [reduced](super::reduced_share::ReducedShare);
+/// - its node is slower than the others.
+///
+/// nginx's rule forgets failures only with a later success. So an endpoint that failed and has served no request since stays impaired.
 ///
 /// While there are none, which is the normal case, a pick need not read the state of each endpoint. That would cost a cache line
 /// for each endpoint, which every request that ends on another core invalidates.

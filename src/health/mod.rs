@@ -44,7 +44,7 @@
 //! These rules hold in every sequence of events:
 //!
 //! - While an endpoint is ready and responds, requests are served: [panic mode](crate::cluster::ClusterBuilder::panic_mode) uses it
-//!   where health bars all.
+//!   where health keeps requests from all.
 //! - No request takes the last endpoint out that is healthy or suspect. One whose trial is due may be dead, and does not count.
 //! - An endpoint that responds again is back with the next probe that succeeds. Exceptions are an ejection for responses, which
 //!   lasts its time, and returns that failed, after which it waits for up to 30 s.

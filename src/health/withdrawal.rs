@@ -78,12 +78,12 @@ pub(crate) fn probes_after(failed_returns: u32) -> u64 {
     failed_returns.checked_sub(1).map_or(0, trial_after)
 }
 
-/// The bar of an endpoint, in one word that picks read.
+/// Whether and why health keeps requests from an endpoint, in one word that picks read.
 #[derive(Debug, Default)]
-pub(crate) struct Bar(AtomicU64);
+pub(crate) struct Withholding(AtomicU64);
 
-/// Nothing bars the endpoint.
-const OPEN: u64 = 0;
+/// Nothing keeps requests from the endpoint.
+const NONE: u64 = 0;
 /// Probes report the endpoint as down.
 const DOWN: u64 = u64::MAX - 1;
 /// The endpoint is foreign, not verified yet, or waits for its first successful probe.
@@ -91,24 +91,24 @@ const QUARANTINED: u64 = u64::MAX;
 /// The kind of a withdrawal is in the lowest bits, and its end above them.
 const KIND_BITS: u32 = 2;
 
-/// The value of a [`Bar`].
+/// The value of a [`Withholding`].
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum BarState {
-    Open,
+pub(crate) enum WithholdingState {
+    None,
     Withdrawn(Withdrawal),
     Down,
     Quarantined,
 }
 
-impl Bar {
-    /// Sets the state, and returns whether there was a bar before and is one now. With `keeps_trial`, the time of a request on trial
+impl Withholding {
+    /// Sets the state, and returns whether the endpoint was withheld before and is now. With `keeps_trial`, the time of a request on trial
     /// stays, if there is one: no other request may try the endpoint because something else ends meanwhile.
-    pub(crate) fn set(&self, state: BarState, keeps_trial: bool) -> (bool, bool) {
+    pub(crate) fn set(&self, state: WithholdingState, keeps_trial: bool) -> (bool, bool) {
         let word = match state {
-            BarState::Open => OPEN,
-            BarState::Withdrawn(Withdrawal { until, kind, .. }) => word(until, kind),
-            BarState::Down => DOWN,
-            BarState::Quarantined => QUARANTINED,
+            WithholdingState::None => NONE,
+            WithholdingState::Withdrawn(Withdrawal { until, kind, .. }) => word(until, kind),
+            WithholdingState::Down => DOWN,
+            WithholdingState::Quarantined => QUARANTINED,
         };
         let mut before = self.0.load(Ordering::Relaxed);
         loop {
@@ -116,15 +116,15 @@ impl Bar {
             let stays = keeps_trial && kind.is_some() && kind == WithdrawalKind::of(before);
             let next = if stays { word.max(before) } else { word };
             match self.0.compare_exchange(before, next, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => return (before != OPEN, word != OPEN),
+                Ok(_) => return (before != NONE, word != NONE),
                 Err(changed) => before = changed,
             }
         }
     }
 
     #[inline]
-    pub(crate) fn is_open(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == OPEN
+    pub(crate) fn is_none(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == NONE
     }
 
     /// Returns whether the endpoint is down, quarantined or not verified yet.
@@ -138,9 +138,9 @@ impl Bar {
 
     /// Returns whether no request may come now. An endpoint that is `alone` is never withdrawn. `bound`: the sessions of the
     /// requests are bound to it.
-    pub(crate) fn bars(&self, alone: bool, bound: bool, now: impl FnOnce() -> u64) -> bool {
+    pub(crate) fn withholds(&self, alone: bool, bound: bool, now: impl FnOnce() -> u64) -> bool {
         match self.0.load(Ordering::Relaxed) {
-            OPEN => false,
+            NONE => false,
             DOWN | QUARANTINED => true,
             word if bound && WithdrawalKind::of(word) == Some(WithdrawalKind::Draining) => false,
             word => !alone && now() < word >> KIND_BITS,

@@ -178,7 +178,7 @@ fn line_length(read: &[u8], max_length: usize) -> Result<Option<usize>, InvalidC
     }
 }
 
-/// A trailer has the form of a header. Anything else could be the head of another response.
+/// Returns whether a line has the form of a header, as a trailer has. Any other line could be the head of another response.
 fn is_trailer(line: &[u8]) -> bool {
     let Some(colon) = line.iter().position(|byte| *byte == b':') else { return false };
     HeaderName::from_bytes(&line[..colon]).is_ok() && line[colon + 1..].iter().all(is_text)

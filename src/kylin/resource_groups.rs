@@ -111,7 +111,7 @@ struct Mapping {
     request_type: RequestType,
 }
 
-/// Kylin's default.
+/// Returns Kylin's default.
 fn query() -> RequestType {
     RequestType::Query
 }

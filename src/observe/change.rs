@@ -183,11 +183,11 @@ pub struct ClusterChanged<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ClusterChange {
-    /// No endpoint is ready and in health. Clients are refused, or meet an endpoint that failed while
+    /// No endpoint is up: ready, and healthy or suspect. Clients are refused, or meet an endpoint that failed while
     /// [panic mode](crate::cluster::ClusterBuilder::panic_mode) applies.
-    LostLast,
-    /// An endpoint is ready and in health again.
-    HasOneAgain,
+    Unavailable,
+    /// An endpoint is up again.
+    Available,
 }
 
 /// A session store became unavailable or available.

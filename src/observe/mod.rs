@@ -27,10 +27,10 @@
 //!
 //! # Request ids and traces
 //!
-//! An observed request has an id, which its node gets as `x-request-id`: the [`RequestId`] in its extensions, else the
-//! client's header, else a new one of 32 hexadecimal digits. A client's id is taken from any client, if it consists of 1 to 128
-//! letters, digits and `-_.:+/=@`; another is replaced. So an id finds the lines of one request in several logs, but is no proof:
-//! a client may choose an id that was used before.
+//! An observed request has an id, which its node gets as `x-request-id`. The id is the [`RequestId`] in the extensions of the request,
+//! else the header of the client, else a new one of 32 hexadecimal digits. The header of any client is taken if it consists of 1 to
+//! 128 letters, digits and `-_.:+/=@`; another is replaced. So an id finds the lines of one request in several logs. It proves
+//! nothing, because a client may choose an id that was used before.
 //!
 //! With a `tracing` subscriber that enables the target `kylin_lb::request` at debug, each request has a span `request`
 //! (`request_id`, `traceparent`, `method`, `path`, `user`, `class`, `status`, `bytes`, `attempts`, `end`), and in it each attempt a
@@ -115,63 +115,63 @@ pub trait Observer: Send + Sync + 'static {
     }
 
     /// Returns whether [`Finished::query_flags`] has to be there, with [`Detail::Query`] or more. The last 4 KiB of the response to each
-    /// query are then copied. Asked once, when the proxy is built. Default: no.
+    /// query are then copied. Called once, when the proxy is built. Default: no.
     fn reads_query_flags(&self) -> bool {
         false
     }
 
-    /// A request arrived, and its head is known.
+    /// Called when a request has arrived, and its head is known.
     fn received(&self, _event: &Received<'_>) {}
 
-    /// The class of a request is known, and it is open to clients.
+    /// Called when the class of a request is known, and the path is open to clients.
     fn classified(&self, _event: &Classified<'_>) {}
 
-    /// The session of a request was looked up, or its response has bound or moved it.
+    /// Called when the session of a request was looked up, and when the response has bound or moved it.
     fn session(&self, _event: &SessionEvent<'_>) {}
 
-    /// A query begins to [wait](crate::admission::QueueRules) for a slot of an endpoint. Called again when the query is picked
-    /// again, because that endpoint left, is drained or ejected.
+    /// Called when a query begins to [wait](crate::admission::QueueRules) for a slot of an endpoint. Called again if another endpoint
+    /// is picked for the query, because the first left, is drained or ejected.
     fn queued(&self, _event: &Queued<'_>) {}
 
-    /// A query that waited has its slot. Not called if it is refused, waits too long, or its client leaves.
+    /// Called when a query that waited has its slot. Not called if it is refused, waits too long, or its client leaves.
     fn dispatched(&self, _event: &Dispatched<'_>) {}
 
-    /// A request gets a copy of the response to an equal one. It may have had attempts before, which failed.
+    /// Called when a request gets a copy of the response to an equal one. It may have had attempts before, which failed.
     fn shared(&self, _event: &SharedResponse<'_>) {}
 
-    /// A query was looked up in the result cache. After a hit there is no attempt.
+    /// Called when a query was looked up in the result cache. After a hit there is no attempt.
     #[cfg(feature = "cache")]
     #[cfg_attr(docsrs, doc(cfg(feature = "cache")))]
     fn cache(&self, _event: &CacheLookup<'_>) {}
 
-    /// An endpoint was picked for the next attempt.
+    /// Called when an endpoint was picked for the next attempt.
     fn picked(&self, _event: &EndpointPicked<'_>) {}
 
-    /// An attempt began: the request is about to be sent.
+    /// Called when an attempt begins: the request is about to be sent.
     fn attempt_began(&self, _event: &AttemptBegan<'_>) {}
 
-    /// An attempt ended. That of the response which the client gets ends with the body.
+    /// Called when an attempt has ended. The attempt whose response the client gets ends with the body of that response.
     fn attempt_ended(&self, _event: &AttemptEnded<'_>) {}
 
-    /// A request is about to be sent again.
+    /// Called before a request is sent again.
     fn retried(&self, _event: &Retried<'_>) {}
 
-    /// The head of the response for the client is known.
+    /// Called when the head of the response for the client is known.
     fn response_head(&self, _event: &ResponseHead<'_>) {}
 
-    /// A request has ended. Called exactly once for each [`received`](Self::received).
+    /// Called when a request has ended, exactly once for each [`received`](Self::received).
     fn finished(&self, _event: &Finished<'_>) {}
 
-    /// The health or the administrative state of an endpoint has changed, or the endpoint was added or removed.
+    /// Called when the health or the administrative state of an endpoint has changed, or the endpoint was added or removed.
     fn endpoint_changed(&self, _event: &EndpointChanged<'_>) {}
 
-    /// A cluster has lost its last endpoint that may serve, or has one again; or panic mode has begun or ended.
+    /// Called when a cluster has lost its last endpoint that is up, or has one again.
     fn cluster_changed(&self, _event: &ClusterChanged<'_>) {}
 
-    /// A session store became unavailable, or available again.
+    /// Called when a session store became unavailable, or available again.
     fn store_changed(&self, _event: &StoreChanged<'_>) {}
 
-    /// A source of nodes fails, or works again, or has changed the membership.
+    /// Called when a source of nodes fails, works again, or has changed the membership.
     fn discovery_changed(&self, _event: &DiscoveryChanged<'_>) {}
 }
 

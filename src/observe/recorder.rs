@@ -332,28 +332,10 @@ impl RequestRecorder {
         }
         if let Some(attempt) = self.attempts.last_mut().filter(|attempt| attempt.end.is_none()) {
             attempt.bytes = self.bytes;
-            let end = match (attempt.status, termination) {
-                (Some(status), Termination::Complete) => AttemptEnd::Responded(status),
-                (Some(_), Termination::ResponseTruncated | Termination::ResponseStalled) => AttemptEnd::Truncated,
-                (None, _)
-                | (
-                    Some(_),
-                    Termination::ClientGone
-                    | Termination::Refused
-                    | Termination::Denied
-                    | Termination::RequestTooLarge
-                    | Termination::RequestTimeout
-                    | Termination::RequestAborted
-                    | Termination::NoEndpoint
-                    | Termination::Overflow
-                    | Termination::ConnectFailed
-                    | Termination::ConnectTimeout
-                    | Termination::ResponseTimeout
-                    | Termination::ConnectionBroken
-                    | Termination::InvalidResponse
-                    | Termination::Stopped
-                    | Termination::Panicked,
-                ) => AttemptEnd::Cancelled,
+            let end = match attempt.status {
+                Some(status) if termination == Termination::Complete => AttemptEnd::Responded(status),
+                Some(_) if termination.is_by_node_body() => AttemptEnd::Truncated,
+                Some(_) | None => AttemptEnd::Cancelled,
             };
             self.end_attempt(end, at);
         }

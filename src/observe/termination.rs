@@ -105,6 +105,29 @@ impl Termination {
         self.names().2
     }
 
+    /// Returns whether the body of the node's response ended early or paused for too long.
+    pub(super) const fn is_by_node_body(self) -> bool {
+        match self {
+            Termination::ResponseTruncated | Termination::ResponseStalled => true,
+            Termination::Complete
+            | Termination::ClientGone
+            | Termination::Refused
+            | Termination::Denied
+            | Termination::RequestTooLarge
+            | Termination::RequestTimeout
+            | Termination::RequestAborted
+            | Termination::NoEndpoint
+            | Termination::Overflow
+            | Termination::ConnectFailed
+            | Termination::ConnectTimeout
+            | Termination::ResponseTimeout
+            | Termination::ConnectionBroken
+            | Termination::InvalidResponse
+            | Termination::Stopped
+            | Termination::Panicked => false,
+        }
+    }
+
     const fn names(self) -> (&'static str, &'static str, &'static str) {
         match self {
             Termination::Complete => ("complete", "-", "--"),

@@ -202,7 +202,7 @@ impl Differ<'_> {
                 // An endpoint that the operator has made ready was healthy before.
                 let returned = returned.filter(|at| *at >= since).min().unwrap_or_else(|| SystemClock.now());
                 let lasted = returned.saturating_duration_since(since);
-                self.tell_cluster(ClusterChange::HasOneAgain, now, Some(lasted));
+                self.tell_cluster(ClusterChange::Available, now, Some(lasted));
             }
             _ => {}
         }
@@ -213,7 +213,7 @@ impl Differ<'_> {
         let are_ready = now.endpoints.iter().all(|endpoint| endpoint.admin_state == AdminState::Ready);
         let last = now.endpoints.iter().map(|endpoint| endpoint.since).max().filter(|_| are_ready);
         self.lost = Some(last.unwrap_or_else(|| SystemClock.now()));
-        self.tell_cluster(ClusterChange::LostLast, now, None);
+        self.tell_cluster(ClusterChange::Unavailable, now, None);
     }
 
     fn compare_endpoint(&mut self, old: &EndpointStatus, endpoint: &EndpointStatus) {

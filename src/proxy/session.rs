@@ -14,7 +14,7 @@ use crate::endpoint::EndpointId;
 use crate::kylin::response::Credentials;
 use crate::request::{RequestContext, RequestView};
 use crate::session::affinity::{Affinity, RequestSession};
-use crate::session::hook::{AfterResponse, Moves, Nodes, PrepareOutcome};
+use crate::session::hook::{AfterResponse, MoveReasons, Nodes, PrepareOutcome};
 
 /// The timeout of a strategy's own requests, unless the strategy sets another.
 const NODE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -159,8 +159,8 @@ impl<'p> Session<'p> {
         let leaves_group = is_elsewhere && cluster.is_outside_group(hint, attempted);
         let bound_unavailable =
             leaves_group || is_elsewhere && (self.began_at_bound || cluster.is_out(hint) || left_backup());
-        let moves = Moves { bound_unavailable, leaves_group };
-        self.context.settle(request, endpoint, moves, cluster, response).await
+        let move_reasons = MoveReasons { bound_unavailable, leaves_group };
+        self.context.settle(request, endpoint, move_reasons, cluster, response).await
     }
 
     /// Takes the guard that marks the session as in use.

@@ -113,7 +113,7 @@ impl Inherited {
         Ok(Some(Listener { address, sockets }))
     }
 
-    /// Refuses sockets that no listener has adopted: their clients would wait in vain.
+    /// Refuses sockets that no listener has adopted, because no connection to them would be accepted.
     pub(super) fn finish(self) -> io::Result<()> {
         match self.0.first() {
             None => Ok(()),

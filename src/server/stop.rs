@@ -143,7 +143,7 @@ impl IdleEntry {
         poll_fn(|cx| self.poll_closed(cx)).await;
     }
 
-    /// Ready when the server needs the permit of the connection.
+    /// Polls until the server needs the permit of the connection.
     pub(super) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         Pin::new(&mut self.closed).poll(cx).map(drop)
     }

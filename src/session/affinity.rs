@@ -8,7 +8,8 @@ use std::sync::Arc;
 use http::{Request, Response};
 
 use super::hook::{
-    AfterResponse, BoxFuture, EndpointHint, MaybeReady, Moves, Nodes, PrepareOutcome, ResponseContext, SessionContext,
+    AfterResponse, BoxFuture, EndpointHint, MaybeReady, MoveReasons, Nodes, PrepareOutcome, ResponseContext,
+    SessionContext,
 };
 use super::learn::{Learn, Learned};
 #[cfg(feature = "login-relay")]
@@ -342,11 +343,11 @@ impl RequestSession<'_> {
         &'a mut self,
         request: &'a RequestContext,
         endpoint: &'a EndpointId,
-        moves: Moves,
+        move_reasons: MoveReasons,
         nodes: &'a dyn Nodes,
         response: &'a mut Response<Body>,
     ) -> MaybeReady<'a, AfterResponse> {
-        let context = ResponseContext { request, endpoint, hint: &self.hint, moves, nodes };
+        let context = ResponseContext { request, endpoint, hint: &self.hint, move_reasons, nodes };
         match &mut self.state {
             BoundSession::Hinted | BoundSession::Route { .. } => MaybeReady::Ready(AfterResponse::Return),
             BoundSession::Learn(learn, state) => learn.settle(state, &context, response),

@@ -86,7 +86,7 @@ pub(crate) struct ResponseContext<'a> {
     pub(crate) endpoint: &'a EndpointId,
     /// The hint of the request.
     pub(crate) hint: &'a EndpointHint,
-    pub(crate) moves: Moves,
+    pub(crate) move_reasons: MoveReasons,
     /// For requests of the strategy's own.
     #[cfg_attr(not(feature = "login-relay"), allow(dead_code, reason = "only the login relay talks to nodes"))]
     pub(crate) nodes: &'a dyn Nodes,
@@ -94,7 +94,7 @@ pub(crate) struct ResponseContext<'a> {
 
 /// Whether the session may move to the endpoint that responded.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Moves {
+pub(crate) struct MoveReasons {
     /// The endpoint that the hint names failed at this request, is ejected, in maintenance or removed, or outside the resource group
     /// of the project. False if that endpoint was full or lacks the role: the login there remains useful.
     pub(crate) bound_unavailable: bool,

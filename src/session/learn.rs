@@ -182,8 +182,12 @@ impl Learn {
         let is_proven = || is_accepted(response) && context.request.needs_session();
         let binds = match learned.binding {
             Binding::Unknown => is_proven(),
-            Binding::Bound(_) => context.moves.bound_unavailable && (context.moves.leaves_group || is_proven()),
-            Binding::UnderOldKey => context.hint.names(endpoint) || context.moves.bound_unavailable && is_proven(),
+            Binding::Bound(_) => {
+                context.move_reasons.bound_unavailable && (context.move_reasons.leaves_group || is_proven())
+            }
+            Binding::UnderOldKey => {
+                context.hint.names(endpoint) || context.move_reasons.bound_unavailable && is_proven()
+            }
         };
         if !binds {
             return MaybeReady::Ready(AfterResponse::Return);

@@ -173,7 +173,7 @@ impl StickyCookie {
     ) -> AfterResponse {
         let (hint, endpoint) = (context.hint, context.endpoint);
         // If the bound endpoint is only full for the moment, the login there remains useful.
-        let stays = hint.is_binding() && !hint.names(endpoint) && !context.moves.bound_unavailable;
+        let stays = hint.is_binding() && !hint.names(endpoint) && !context.move_reasons.bound_unavailable;
         if stays || !renewal.is_due && hint.names(endpoint) {
             return AfterResponse::Return;
         }

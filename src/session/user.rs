@@ -14,7 +14,8 @@ use crate::session::secret::Tagger;
 
 #[derive(Clone)]
 pub(super) struct User {
-    /// Only the first one is used. When the secret changes, users may move to other nodes, which costs no login of theirs.
+    /// One tagger for each version of the secret, the newest first. Only the first makes hints. When the secret changes, users may move
+    /// to other nodes. Their clients need no new login, because they send credentials with each request.
     taggers: Arc<[Tagger]>,
 }
 

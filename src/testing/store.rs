@@ -216,7 +216,7 @@ async fn keys_differ_by_every_bit(Pair { one, .. }: &Pair) {
     }
 }
 
-/// Many tasks save to one key, on both handles. Exactly one may succeed.
+/// Saves to one key from many tasks, on both handles. Exactly one may succeed.
 async fn race(pair: &Pair, key: SessionKey, precondition: Precondition) {
     let writers: Vec<_> = (0..WRITERS)
         .map(|n| {

@@ -57,7 +57,7 @@ impl RotationCursor<'_> {
 }
 
 impl Rotation {
-    /// `ready` holds the index and the weight of each ready member.
+    /// Returns the rotation of `ready`, which holds the index and the weight of each ready member.
     pub(super) fn new(ready: &[(u32, u32)], counters: Arc<RotationCounters>) -> Self {
         let order = smooth_order(ready);
         Rotation { length: Modulus::new(order.len() as u64), order, counters }

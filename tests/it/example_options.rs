@@ -686,7 +686,7 @@ fn check_says_what_was_understood_and_no_password() {
         "kylin rules: off",
         "probes: health",
         "outlier ejection: off",
-        "drain by signs: off",
+        "drain on shutdown indications: off",
         "single flight: off",
         "panic mode: off",
         "queues: off",

@@ -29,7 +29,7 @@ mod connection_limits;
 mod discovery;
 mod discovery_dns;
 mod discovery_file;
-mod drain_by_signs;
+mod drain_on_shutdown;
 mod drills;
 mod dropped_futures;
 mod ejection;

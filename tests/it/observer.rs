@@ -531,17 +531,17 @@ async fn a_watch_tells_which_endpoint_fell_why_and_that_the_last_one_is_lost() {
     cluster.set_admin_state(&id, AdminState::Drain).unwrap();
     notes.wait_for("kylin q1 draining by operator").await;
     notes.wait_for("kylin q1 drained by operator").await;
-    notes.wait_for("kylin LostLast of 2").await;
+    notes.wait_for("kylin Unavailable of 2").await;
     cluster.set_admin_state(&id, AdminState::Ready).unwrap();
-    notes.wait_for("kylin HasOneAgain of 2").await;
+    notes.wait_for("kylin Available of 2").await;
     notes.take();
     drop(served);
     notes.wait_for("kylin q1 unhealthy by probes").await;
-    notes.wait_for("kylin LostLast of 2").await;
+    notes.wait_for("kylin Unavailable of 2").await;
     cluster.remove(&"q2".parse().unwrap()).unwrap();
     notes.wait_for("kylin q2 removed by configuration").await;
     let told = notes.take();
-    assert_eq!(told.iter().filter(|line| line.contains("LostLast")).count(), 1, "{told:?}");
+    assert_eq!(told.iter().filter(|line| line.contains("Unavailable")).count(), 1, "{told:?}");
     assert!(requests.take().is_empty(), "probes are no requests");
     drop((watch, proxy));
 }
@@ -569,7 +569,7 @@ async fn a_watch_tells_of_ejections_by_requests_and_their_end() {
         notes.count("kylin q1 readmitted by requests") > 0
     })
     .await;
-    assert_eq!(notes.count("kylin LostLast"), 0, "q2 serves");
+    assert_eq!(notes.count("kylin Unavailable"), 0, "q2 serves");
     drop(watch);
 }
 

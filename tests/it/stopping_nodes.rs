@@ -185,8 +185,8 @@ async fn if_no_node_has_kylin_the_client_learns_that_and_the_rule_can_be_switche
 async fn an_endpoint_that_health_bars_is_better_than_the_404_of_a_node_that_stops() {
     let (first, second) = (Stopping::new(page(404)), well("second"));
     let endpoint = |id: &str, node: &Scripted| Endpoint::new(id, node.clone()).unwrap();
-    let barred = endpoint("1", &second).max_fails(Some(NonZeroU32::MIN));
-    let cluster = Cluster::builder().endpoints([endpoint("0", &first.node), barred]).build().unwrap();
+    let ejected = endpoint("1", &second).max_fails(Some(NonZeroU32::MIN));
+    let cluster = Cluster::builder().endpoints([endpoint("0", &first.node), ejected]).build().unwrap();
     report(&cluster, "1", Outcome::Unreachable);
     assert!(cluster.status().endpoints[1].ejected);
     let proxy = Proxy::builder(cluster).build().unwrap();

@@ -75,7 +75,7 @@ Balancing:
   --read-timeout T    the time until a node responds, and between two pieces of a response (default: 310s, then 60s);
                       --max-conns and these two not with --config, which has max_conns, proxy_connect_timeout and
                       proxy_read_timeout, and not with --httpd, which has max, connectiontimeout and timeout
-  --panic on|off      use a node that failed where health bars all of them, instead of a 503 (default: on)
+  --panic on|off      use a node that failed where health keeps requests from all of them, instead of a 503 (default: on)
 
 Clients:
   --trust NET,...     proxies in front, as addresses or networks: their X-Forwarded-For names the client, read from right to

@@ -171,9 +171,9 @@ impl Entries {
             return false;
         }
         for credential in credentials.each() {
-            let mut standing = known.accepted.get(&credential).copied().unwrap_or_default();
-            standing.accepted = standing.accepted.max(Some(arrived));
-            known.accepted.insert(credential, standing);
+            let mut record = known.accepted.get(&credential).copied().unwrap_or_default();
+            record.accepted = record.accepted.max(Some(arrived));
+            known.accepted.insert(credential, record);
         }
         true
     }
@@ -183,9 +183,9 @@ impl Entries {
         let known = &mut *self.credentials.lock();
         for credential in credentials.each() {
             match known.accepted.get(&credential).copied() {
-                Some(mut standing) => {
-                    standing.rejected = standing.rejected.max(Some(now));
-                    known.accepted.insert(credential, standing);
+                Some(mut record) => {
+                    record.rejected = record.rejected.max(Some(now));
+                    known.accepted.insert(credential, record);
                 }
                 None => known.rejections[credential.part() as usize % REJECTIONS] = now.saturating_add(1),
             }

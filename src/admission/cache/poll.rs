@@ -81,7 +81,7 @@ impl Poller {
             member.settings.admin_state != AdminState::Maintenance && !member.live.health.is_quarantined()
         });
         // Unhealthy nodes come last, because they may still respond.
-        members.sort_by_key(|(member, _)| (member.is_barred(false, true), Some(member.live.uid) != self.node));
+        members.sort_by_key(|(member, _)| (member.is_withheld(false, true), Some(member.live.uid) != self.node));
         let mut last_error = PollError::NoNode;
         for (member, backend) in members.into_iter().take(MAX_NODES) {
             match self.ask(&member, backend, project).await {

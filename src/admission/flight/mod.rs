@@ -31,4 +31,4 @@ pub(crate) use self::epochs::{Epochs, ProjectSlot};
 pub(crate) use self::key::is_neutral;
 pub(crate) use self::key::{FlightKey, QueryIds};
 pub use self::table::SingleFlightStatus;
-pub(crate) use self::table::{Entered, FlightTable, Follower, Leader, Waited};
+pub(crate) use self::table::{FlightRole, FlightTable, Follower, FollowerOutcome, Leader};

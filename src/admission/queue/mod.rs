@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 pub(crate) use self::credentials::{Claims, Credential};
 use self::order::Order;
 use self::ticket::AGEING;
-pub(crate) use self::ticket::{Ticket, Turn};
+pub(crate) use self::ticket::{SlotState, Ticket};
 use crate::clock::{Clock, InvalidDuration, at_least};
 use crate::cluster::Cluster;
 use crate::endpoint::{Lease, Live, SlotOwner};
@@ -52,9 +52,9 @@ impl QueueRules {
     /// Sets the maximum wait of a query for its slot (nginx: `timeout` of `queue`). Default: 60 s. After that the client gets a 503
     /// with `Retry-After`.
     ///
-    /// A query that is expected to take longer than a 30th of this waits up to 30 times as long as it is expected to take, but not
-    /// longer than the [timeout of its response](crate::backend::Timeouts::head): until then quicker queries may pass it. The time
-    /// counts anew for each attempt.
+    /// A query that is expected to take longer than a 30th of `time` may wait up to 30 times as long as it is expected to take, because
+    /// quicker queries may pass it until then. It never waits longer than the [timeout of its response](crate::backend::Timeouts::head).
+    /// The time counts anew for each attempt.
     ///
     /// # Errors
     /// [`InvalidDuration`] if `time` is shorter than 1 ms.
@@ -174,25 +174,25 @@ impl Queues {
     }
 
     /// Puts the request of `lease` into the queue of its endpoint, unless it gets a slot at once or the endpoint has no limit.
-    pub(crate) fn enter(self: &Arc<Self>, lease: &mut Lease, ticket: Ticket) -> Turn {
+    pub(crate) fn enter(self: &Arc<Self>, lease: &mut Lease, ticket: Ticket) -> SlotState {
         if lease.limit().is_none() {
-            return Turn::Go;
+            return SlotState::Go;
         }
         let (token, turn) = self.with(|order, now| order.enter(lease.live(), ticket, now));
         lease.wait_for_slot(Arc::clone(self) as Arc<dyn SlotOwner>, token);
-        if turn == Turn::Go {
+        if turn == SlotState::Go {
             lease.take_slot();
         }
         turn
     }
 
     /// Completes when the request of `lease` has a slot, or waits no longer.
-    pub(crate) fn poll_slot(&self, lease: &mut Lease, cx: &mut Context<'_>) -> Poll<Turn> {
-        let turn = lease.claim().map_or(Turn::Go, |token| self.with(|order, _| order.poll(token, cx.waker())));
+    pub(crate) fn poll_slot(&self, lease: &mut Lease, cx: &mut Context<'_>) -> Poll<SlotState> {
+        let turn = lease.claim().map_or(SlotState::Go, |token| self.with(|order, _| order.poll(token, cx.waker())));
         match turn {
-            Turn::Wait => return Poll::Pending,
-            Turn::Go => lease.take_slot(),
-            Turn::Refused | Turn::Stopped => {}
+            SlotState::Wait => return Poll::Pending,
+            SlotState::Go => lease.take_slot(),
+            SlotState::Refused | SlotState::Stopped => {}
         }
         Poll::Ready(turn)
     }

@@ -14,7 +14,7 @@ use super::costs::{Costs, Micros};
 use super::credentials::{Accepted, Credential};
 use super::slots::{Slots, interval};
 use super::slowness;
-use super::ticket::{Ticket, Turn, key};
+use super::ticket::{SlotState, Ticket, key};
 use super::users::{Activity, User};
 use crate::endpoint::Live;
 
@@ -137,7 +137,7 @@ impl Order {
     }
 
     /// Adds a request to the queue of an endpoint. Returns its token, with which it always has to [leave](Self::leave).
-    pub(super) fn enter(&mut self, live: &Arc<Live>, ticket: Ticket, now: Micros) -> (u64, Turn) {
+    pub(super) fn enter(&mut self, live: &Arc<Live>, ticket: Ticket, now: Micros) -> (u64, SlotState) {
         let endpoint = live.uid;
         self.next += 1;
         let (token, key) = (self.next, (ticket.key, ticket.sequence));
@@ -164,7 +164,7 @@ impl Order {
     }
 
     /// Returns the turn of a request. `waker` is called when it changes.
-    pub(super) fn poll(&mut self, token: u64, waker: &Waker) -> Turn {
+    pub(super) fn poll(&mut self, token: u64, waker: &Waker) -> SlotState {
         if let Some(Request { phase: Phase::Waiting(stored), .. }) = self.requests.get_mut(&token)
             && !stored.as_ref().is_some_and(|stored| stored.will_wake(waker))
         {
@@ -231,16 +231,16 @@ impl Order {
         }
     }
 
-    fn turn(&self, token: u64) -> Turn {
+    fn turn(&self, token: u64) -> SlotState {
         match self.requests.get(&token).map(|request| &request.phase) {
-            Some(Phase::Waiting(_)) => Turn::Wait,
-            Some(Phase::Running { .. }) => Turn::Go,
-            Some(Phase::Stopped) => Turn::Stopped,
-            Some(Phase::Refused) | None => Turn::Refused,
+            Some(Phase::Waiting(_)) => SlotState::Wait,
+            Some(Phase::Running { .. }) => SlotState::Go,
+            Some(Phase::Stopped) => SlotState::Stopped,
+            Some(Phase::Refused) | None => SlotState::Refused,
         }
     }
 
-    /// Moves requests of a user into its share while it is not full. Those of a user who floods count as arriving now.
+    /// Moves requests of a user into its share while it is not full. Those of a user that floods count as arriving now.
     fn fill_share(&mut self, name: u64, now: Micros) {
         while let Some(user) = self.users.get_mut(&name).filter(|user| !user.share_is_full(self.slots, user.all()))
             && let Some((before, token)) = user.beyond.pop_first()
@@ -291,7 +291,7 @@ impl Order {
         }
     }
 
-    /// Once in each interval, gives slots that were left free for other users to requests beyond their shares.
+    /// Gives slots that were left free for other users to requests beyond their shares, once in each interval.
     fn give_slots_after_interval(&mut self, now: Micros) {
         if interval(now) <= self.interval {
             return;
@@ -382,7 +382,7 @@ mod tests {
         Ticket { key: now + AGEING * cost, cost, ..order.ticket(user, None, None, now) }
     }
 
-    fn enter(order: &mut Order, user: u64, cost: Micros, now: Micros) -> (u64, Turn) {
+    fn enter(order: &mut Order, user: u64, cost: Micros, now: Micros) -> (u64, SlotState) {
         let ticket = ticket(order, user, cost, now);
         order.enter(&live(order, 0), ticket, now)
     }
@@ -391,7 +391,7 @@ mod tests {
     fn a_quick_query_precedes_a_costly_one_that_came_up_to_30_times_the_difference_before() {
         let mut order = order(&[1], None);
         let (running, turn) = enter(&mut order, 1, 0, 0);
-        assert_eq!(turn, Turn::Go);
+        assert_eq!(turn, SlotState::Go);
         let (costly, _) = enter(&mut order, 2, 2 * SECOND, 0);
         let (early, _) = enter(&mut order, 3, SECOND, 29 * SECOND);
         let (late, _) = enter(&mut order, 4, SECOND, 31 * SECOND);
@@ -399,7 +399,7 @@ mod tests {
         let mut token = running;
         for _ in 0..3 {
             order.leave(token, true, 32 * SECOND);
-            token = *[costly, early, late].iter().find(|of| order.turn(**of) == Turn::Go).unwrap();
+            token = *[costly, early, late].iter().find(|of| order.turn(**of) == SlotState::Go).unwrap();
             served.push(token);
         }
         assert_eq!(served, [early, costly, late]);
@@ -410,12 +410,12 @@ mod tests {
         for (limit, for_slow) in [(1, 1), (3, 3), (4, 3), (8, 7), (16, 14)] {
             let mut order = order(&[limit], None);
             let slow: Vec<_> = (0..limit + 2).map(|user| enter(&mut order, user.into(), SLOW + 1, 0)).collect();
-            assert_eq!(slow.iter().filter(|(_, turn)| *turn == Turn::Go).count(), for_slow, "{limit} slots");
+            assert_eq!(slow.iter().filter(|(_, turn)| *turn == SlotState::Go).count(), for_slow, "{limit} slots");
             for user in for_slow as u64..u64::from(limit) {
-                assert_eq!(enter(&mut order, 100 + user, SLOW, 0).1, Turn::Go, "{limit} slots");
+                assert_eq!(enter(&mut order, 100 + user, SLOW, 0).1, SlotState::Go, "{limit} slots");
             }
             order.leave(slow[0].0, false, 0);
-            assert_eq!(order.turn(slow[for_slow].0), Turn::Go, "a slow query follows a slow one");
+            assert_eq!(order.turn(slow[for_slow].0), SlotState::Go, "a slow query follows a slow one");
         }
     }
 
@@ -423,16 +423,20 @@ mod tests {
     fn a_user_with_an_eighth_of_the_slots_lets_others_pass_and_gets_what_they_leave() {
         let mut order = order(&[32, 8], None);
         let flood: Vec<_> = (0..90).map(|_| enter(&mut order, 1, SECOND, 0)).collect();
-        assert_eq!(flood.iter().filter(|(_, turn)| *turn == Turn::Go).count(), 32, "no slot stays idle");
+        assert_eq!(flood.iter().filter(|(_, turn)| *turn == SlotState::Go).count(), 32, "no slot stays idle");
         let (other, turn) = enter(&mut order, 2, 2 * SECOND, SECOND);
-        assert_eq!(turn, Turn::Wait);
+        assert_eq!(turn, SlotState::Wait);
         order.leave(flood[0].0, true, SECOND);
-        assert_eq!(order.turn(other), Turn::Go);
+        assert_eq!(order.turn(other), SlotState::Go);
         // While another user is active, as many slots are left to others as were needed, 5 for the share of this user and one.
         (1..7).for_each(|index| order.leave(flood[index].0, true, SECOND));
-        assert_eq!((order.turn(flood[32].0), order.turn(flood[33].0)), (Turn::Go, Turn::Wait));
+        assert_eq!((order.turn(flood[32].0), order.turn(flood[33].0)), (SlotState::Go, SlotState::Wait));
         order.leave(other, true, 11 * SECOND);
-        assert_eq!((order.turn(flood[36].0), order.turn(flood[37].0)), (Turn::Go, Turn::Go), "no user but this one");
+        assert_eq!(
+            (order.turn(flood[36].0), order.turn(flood[37].0)),
+            (SlotState::Go, SlotState::Go),
+            "no user but this one"
+        );
     }
 
     #[test]
@@ -440,15 +444,15 @@ mod tests {
         let mut order = order(&[1], Some(8));
         enter(&mut order, 0, 0, 0);
         let waiting: Vec<_> = (1..=8).map(|user| enter(&mut order, user, user * SECOND, 0).0).collect();
-        assert_eq!(enter(&mut order, 20, 9 * SECOND, 0).1, Turn::Refused, "the new one is the costliest");
+        assert_eq!(enter(&mut order, 20, 9 * SECOND, 0).1, SlotState::Refused, "the new one is the costliest");
         let (cheap, turn) = enter(&mut order, 21, SECOND, 0);
-        assert_eq!((turn, order.turn(waiting[7])), (Turn::Wait, Turn::Refused));
+        assert_eq!((turn, order.turn(waiting[7])), (SlotState::Wait, SlotState::Refused));
         // A second place of eight is more than an eighth.
         let (second, turn) = enter(&mut order, 1, 0, 0);
-        assert_eq!((turn, order.turn(waiting[0])), (Turn::Wait, Turn::Refused), "the costlier of user 1");
-        assert_eq!((order.turn(cheap), order.turn(second), order.by_cost.len()), (Turn::Wait, Turn::Wait, 8));
+        assert_eq!((turn, order.turn(waiting[0])), (SlotState::Wait, SlotState::Refused), "the costlier of user 1");
+        assert_eq!((order.turn(cheap), order.turn(second), order.by_cost.len()), (SlotState::Wait, SlotState::Wait, 8));
         let (last, turn) = enter(&mut order, 21, SECOND, 0);
-        assert_eq!((turn, order.turn(cheap)), (Turn::Refused, Turn::Wait), "of equal ones the last");
+        assert_eq!((turn, order.turn(cheap)), (SlotState::Refused, SlotState::Wait), "of equal ones the last");
         order.leave(last, false, 0);
     }
 
@@ -457,7 +461,8 @@ mod tests {
         let mut order = order(&[4], None);
         let live = live(&order, 0);
         let mut flood: Vec<_> = (0..60).map(|_| enter(&mut order, 1, SECOND, 0).0).collect();
-        let waiting = |order: &Order| flood.iter().filter(|token| order.turn(**token) == Turn::Wait).count() as u32;
+        let waiting =
+            |order: &Order| flood.iter().filter(|token| order.turn(**token) == SlotState::Wait).count() as u32;
         let before = live.waiting_of_floods();
         assert_eq!((live.waiting(), waiting(&order)), (56, 56));
         assert_eq!(before, 27, "the first 33 are no flood");
@@ -482,7 +487,7 @@ mod tests {
                 let kind = round % 2;
                 let ticket = order.ticket(1, None, Some(kind), *now);
                 let (token, turn) = order.enter(&live(order, uid), ticket, *now);
-                assert_eq!(turn, Turn::Go);
+                assert_eq!(turn, SlotState::Go);
                 *now += millis * 1_000 * (1 + 9 * kind);
                 order.leave(token, true, *now);
             }
@@ -520,12 +525,16 @@ mod tests {
         let (running, _) = enter(&mut order, 1, 0, 0);
         let waiting: Vec<_> = (0..3).map(|user| enter(&mut order, user, 0, 0).0).collect();
         set(&mut order, &[2, 1], None);
-        assert_eq!((order.turn(waiting[0]), order.turn(waiting[1])), (Turn::Go, Turn::Wait));
+        assert_eq!((order.turn(waiting[0]), order.turn(waiting[1])), (SlotState::Go, SlotState::Wait));
         order.set_limits(&[(live(&order, 1), NonZeroU32::new(1))], 0);
         order.leave(running, true, 0);
-        assert_eq!(order.turn(waiting[1]), Turn::Wait, "an endpoint that left starts nothing");
+        assert_eq!(order.turn(waiting[1]), SlotState::Wait, "an endpoint that left starts nothing");
         set(&mut order, &[0, 1], None);
-        assert_eq!((order.turn(waiting[1]), order.turn(waiting[2])), (Turn::Go, Turn::Go), "0 is no limit here");
+        assert_eq!(
+            (order.turn(waiting[1]), order.turn(waiting[2])),
+            (SlotState::Go, SlotState::Go),
+            "0 is no limit here"
+        );
         order.set_limits(&[], 0);
         waiting.into_iter().for_each(|token| order.leave(token, true, 0));
         assert!(is_empty(&order));
@@ -536,7 +545,7 @@ mod tests {
         let mut order = order(&[1], None);
         let left = ticket(&mut order, 1, 0, 0);
         let (token, turn) = order.enter(&live(&order, 7), left, 0);
-        assert_eq!(turn, Turn::Wait);
+        assert_eq!(turn, SlotState::Wait);
         order.leave(token, false, 0);
         assert!(is_empty(&order) && order.endpoints.len() == 1);
     }
@@ -556,7 +565,7 @@ mod tests {
         endpoint: u64,
         ticket: Ticket,
         is_beyond: bool,
-        turn: Turn,
+        turn: SlotState,
     }
 
     /// Applies the rules to a list.
@@ -579,8 +588,8 @@ mod tests {
 
         /// Returns how many requests of the user run or wait, and how many of them run or wait within its share.
         fn of_user(&self, user: u64) -> (u32, u32) {
-            let all = self.count(|of| of.ticket.user == user && of.turn != Turn::Refused);
-            let beyond = self.count(|of| of.ticket.user == user && of.turn == Turn::Wait && of.is_beyond);
+            let all = self.count(|of| of.ticket.user == user && of.turn != SlotState::Refused);
+            let beyond = self.count(|of| of.ticket.user == user && of.turn == SlotState::Wait && of.is_beyond);
             (all, all - beyond)
         }
 
@@ -596,7 +605,7 @@ mod tests {
         fn enter(&mut self, token: u64, endpoint: u64, ticket: Ticket) {
             let (all, within) = self.of_user(ticket.user);
             let is_beyond = within >= self.share(all + 1);
-            self.requests.push(Modelled { token, endpoint, ticket, is_beyond, turn: Turn::Wait });
+            self.requests.push(Modelled { token, endpoint, ticket, is_beyond, turn: SlotState::Wait });
             self.give_slots(endpoint);
             self.pass_interval();
         }
@@ -606,7 +615,8 @@ mod tests {
             let flood = 8 * self.whole_share();
             loop {
                 let (all, within) = self.of_user(ticket.user);
-                let of = |of: &&mut Modelled| of.ticket.user == ticket.user && of.is_beyond && of.turn == Turn::Wait;
+                let of =
+                    |of: &&mut Modelled| of.ticket.user == ticket.user && of.is_beyond && of.turn == SlotState::Wait;
                 if within >= self.share(all) {
                     break;
                 }
@@ -631,7 +641,11 @@ mod tests {
             let interval = interval(self.now);
             if std::mem::replace(&mut self.interval, interval) != interval {
                 for endpoint in [0, 1] {
-                    if self.requests.iter().any(|of| of.endpoint == endpoint && of.is_beyond && of.turn == Turn::Wait) {
+                    if self
+                        .requests
+                        .iter()
+                        .any(|of| of.endpoint == endpoint && of.is_beyond && of.turn == SlotState::Wait)
+                    {
                         self.give_slots(endpoint);
                     }
                 }
@@ -642,26 +656,27 @@ mod tests {
             let at = |of: &Modelled| of.endpoint == endpoint;
             let need = self.count(|of| {
                 at(of)
-                    && !(of.is_beyond && of.turn == Turn::Go)
-                    && !(of.is_beyond && of.turn == Turn::Wait)
-                    && of.turn != Turn::Refused
+                    && !(of.is_beyond && of.turn == SlotState::Go)
+                    && !(of.is_beyond && of.turn == SlotState::Wait)
+                    && of.turn != SlotState::Refused
             });
             self.needs.push((self.now, endpoint, need));
             let limit = self.limits[endpoint as usize];
-            while self.count(|of| at(of) && of.turn == Turn::Go) < limit {
-                let taken = self.count(|of| at(of) && of.turn == Turn::Go);
-                let slow = self.count(|of| at(of) && of.turn == Turn::Go && of.ticket.cost > SLOW);
+            while self.count(|of| at(of) && of.turn == SlotState::Go) < limit {
+                let taken = self.count(|of| at(of) && of.turn == SlotState::Go);
+                let slow = self.count(|of| at(of) && of.turn == SlotState::Go && of.ticket.cost > SLOW);
                 let kept = if limit < 4 { 0 } else { (limit / 8).max(1) };
                 let is_full_of_slow = limit >= 4 && slow >= limit - kept;
                 let lately = |at: Micros| interval(self.now) - interval(at) <= 1;
                 let needs = self.needs.iter().filter(|(at, of, _)| lately(*at) && *of == endpoint);
                 let needed = needs.map(|(.., need)| *need).max().unwrap_or(0);
-                let beyond = self.count(|of| at(of) && of.turn == Turn::Go && of.is_beyond);
+                let beyond = self.count(|of| at(of) && of.turn == SlotState::Go && of.is_beyond);
                 let is_needed = taken > 0 && beyond + 1 + needed > limit;
                 let others = |user: u64| self.sent.iter().any(|(of, at)| *of != user && self.now - at < ACTIVE);
                 let floods = |user: u64| self.of_user(user).0 > 8 * self.whole_share();
-                let may_go =
-                    |of: &&Modelled| at(of) && of.turn == Turn::Wait && !(is_full_of_slow && of.ticket.cost > SLOW);
+                let may_go = |of: &&Modelled| {
+                    at(of) && of.turn == SlotState::Wait && !(is_full_of_slow && of.ticket.cost > SLOW)
+                };
                 let within = self.requests.iter().filter(may_go).filter(|of| !of.is_beyond);
                 let first = within.min_by_key(|of| (of.ticket.key, of.ticket.sequence)).map(|of| of.token);
                 let first = first.or_else(|| {
@@ -677,12 +692,12 @@ mod tests {
                     firsts.min_by_key(|of| (self.of_user(of.ticket.user).0, of.ticket.sequence)).map(|of| of.token)
                 });
                 let Some(token) = first else { return };
-                self.requests.iter_mut().find(|of| of.token == token).unwrap().turn = Turn::Go;
+                self.requests.iter_mut().find(|of| of.token == token).unwrap().turn = SlotState::Go;
             }
         }
 
         fn refuse(&mut self, max: usize) {
-            let waiting = || self.requests.iter().filter(|of| of.turn == Turn::Wait);
+            let waiting = || self.requests.iter().filter(|of| of.turn == SlotState::Wait);
             if waiting().count() <= max {
                 return;
             }
@@ -690,7 +705,7 @@ mod tests {
             let any = waiting().any(|of| crowds(of.ticket.user));
             let victims = waiting().filter(|of| !any || crowds(of.ticket.user));
             let token = victims.max_by_key(|of| (of.ticket.cost, of.token)).unwrap().token;
-            self.requests.iter_mut().find(|of| of.token == token).unwrap().turn = Turn::Refused;
+            self.requests.iter_mut().find(|of| of.token == token).unwrap().turn = SlotState::Refused;
         }
     }
 
@@ -723,7 +738,7 @@ mod tests {
                     prop_assert_eq!(order.turn(of.token), of.turn);
                 }
                 for (endpoint, slots) in &order.endpoints {
-                    let waits = |of: &&Modelled| of.endpoint == *endpoint && of.turn == Turn::Wait;
+                    let waits = |of: &&Modelled| of.endpoint == *endpoint && of.turn == SlotState::Wait;
                     let waiting: Vec<_> = model.requests.iter().filter(waits).collect();
                     let beyond = waiting.iter().filter(|of| of.is_beyond).count();
                     prop_assert_eq!(slots.live.waiting() as usize, waiting.len());
@@ -743,7 +758,7 @@ mod tests {
         let (other, _) = enter(&mut order, 2, SECOND, 0);
         order.leave(other, true, 0);
         let queries: Vec<_> = (0..9).map(|_| enter(&mut order, 1, SECOND, 0).1).collect();
-        assert_eq!(queries.iter().filter(|turn| **turn == Turn::Go).count(), 8, "twice the share of four");
+        assert_eq!(queries.iter().filter(|turn| **turn == SlotState::Go).count(), 8, "twice the share of four");
     }
 
     /// Every 12 s five others send a query at once, and one of them every 4 s, while a user floods with queries of 2 s.
@@ -757,7 +772,7 @@ mod tests {
             let now = tick * SECOND / 2;
             others.drain(..).for_each(|token| order.leave(token, true, now));
             for (token, began) in &mut flood {
-                let is_running = order.turn(*token) == Turn::Go;
+                let is_running = order.turn(*token) == SlotState::Go;
                 if is_running && began.is_some_and(|began| now - began >= 2 * SECOND) {
                     order.leave(*token, true, now);
                     (*token, *began) = (enter(&mut order, 1, SECOND, now).0, None);
@@ -769,7 +784,7 @@ mod tests {
             let count = if tick % 24 == 0 { 5 } else { u64::from(tick % 8 == 0) };
             for user in 10..10 + count {
                 let (token, turn) = enter(&mut order, user, SECOND, now);
-                assert!(turn == Turn::Go || tick < 60, "user {user} waits in tick {tick}");
+                assert!(turn == SlotState::Go || tick < 60, "user {user} waits in tick {tick}");
                 others.push(token);
             }
         }
@@ -786,21 +801,21 @@ mod tests {
             for round in 0..500_u64 {
                 let now = round * SECOND / 10;
                 flood.retain(|token| {
-                    order.turn(*token) != Turn::Refused || {
+                    order.turn(*token) != SlotState::Refused || {
                         order.leave(*token, false, now);
                         false
                     }
                 });
-                let running = |order: &Order| flood.iter().filter(|token| order.turn(**token) == Turn::Go).count();
+                let running = |order: &Order| flood.iter().filter(|token| order.turn(**token) == SlotState::Go).count();
                 assert!(running(&order) > 0, "the flood is served too");
                 let (other, turn) = enter(&mut order, 2 + round % 3, random.u64(0..3) * SECOND, now);
-                if turn == Turn::Wait {
+                if turn == SlotState::Wait {
                     let running: Vec<_> =
-                        flood.iter().copied().filter(|token| order.turn(*token) == Turn::Go).collect();
+                        flood.iter().copied().filter(|token| order.turn(*token) == SlotState::Go).collect();
                     let ended = running[random.usize(..running.len())];
                     order.leave(ended, true, now);
                     flood.retain(|token| *token != ended);
-                    assert_eq!(order.turn(other), Turn::Go, "{slots} slots, round {round}");
+                    assert_eq!(order.turn(other), SlotState::Go, "{slots} slots, round {round}");
                 }
                 order.leave(other, true, now);
                 flood.extend((0..2).map(|_| enter(&mut order, 1, SECOND, now).0));

@@ -3,17 +3,17 @@
 use super::costs::{Mean, Micros};
 use crate::health::slow_start::WHOLE;
 
-/// How often the weights change at most.
+/// The minimum interval between two changes of weights.
 pub(super) const INTERVAL: Micros = 100_000;
 /// The number of queries that the mean of a node covers.
 const QUERIES: u32 = 128;
-/// A mean of fewer queries says too little.
+/// The minimum number of queries for a mean.
 const MIN_QUERIES: u32 = 32;
-/// One query counts no more than this: it may take long for another reason than its node.
+/// The maximum ratio that one query adds to a mean: a query may take long for another reason than its node.
 const MAX_OF_QUERY: f64 = 10.0;
-/// A node is slow whose mean is more than so many times the median.
+/// The multiple of the median from which a mean shows that its node is slow.
 const SLOW: f64 = 1.5;
-/// A weight is divided by no more than this, so that queries still show when the node is fast again.
+/// The maximum divisor of a weight. Some queries still go to a slow node, and show when it is fast again.
 const MAX_DIVISOR: f64 = 10.0;
 
 /// The mean of the durations of a node's queries, each divided by what was expected.

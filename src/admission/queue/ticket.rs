@@ -15,7 +15,7 @@ pub(crate) struct Ticket {
     pub(super) cost: Micros,
     pub(super) user: u64,
     pub(super) fingerprint: Option<u64>,
-    /// Whether the request is beyond the share of a user who floods: while it waits, it is no load for others.
+    /// Whether the request is over the share of a user that [floods](crate::docs::waiting): while it waits, it is no load for others.
     pub(crate) is_of_flood: bool,
     /// The time from which the limit of the wait counts: the arrival, or the end of the last attempt.
     pub(super) since: Micros,
@@ -44,7 +44,7 @@ pub(super) fn key(now: Micros, cost: Micros) -> Micros {
 
 /// Whether a request may be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Turn {
+pub(crate) enum SlotState {
     /// The request has its slot.
     Go,
     Wait,

@@ -85,7 +85,7 @@ fn whole_share(slots: u32) -> u32 {
     (slots / 8).max(MIN_SLOTS_OF_USER)
 }
 
-/// Returns the share of a user with `all` requests. The share of a user who floods shrinks as `all` grows, to one at least.
+/// Returns the share of a user with `all` requests. The share of a user that floods shrinks as `all` grows, to one at least.
 fn share(slots: u32, all: u32) -> u32 {
     let (share, flood) = (whole_share(slots), SHARES_OF_FLOOD * whole_share(slots));
     if all <= flood { share } else { (u64::from(share) * u64::from(flood) / u64::from(all)).max(1) as u32 }

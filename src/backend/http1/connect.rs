@@ -67,7 +67,8 @@ fn graver(earlier: Option<io::Error>, later: io::Error) -> io::Error {
     }
 }
 
-/// A refused connection shows that no process listens at an address. Where another address was not reached, a process may listen there.
+/// Ranks errors of several addresses; the highest rank is reported. A refused connection shows that no process listens at an address.
+/// At an address that was not reached, a process may listen.
 fn gravity(error: &io::Error) -> u8 {
     match error.kind() {
         _ if is_shortage(error) => 0,

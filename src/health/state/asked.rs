@@ -10,38 +10,39 @@ use tokio::time::timeout;
 use super::EndpointHealth;
 use crate::health::{ProbeFailure, ProbePace};
 
-/// The longest wait for the result of a probe, and so the longest time for which a client waits longer for a 404. A node that
-/// responded a moment ago and does not respond to a probe within this time hangs, or stops: a Tomcat that stops takes connections that
-/// it never serves.
+/// The maximum wait for the result of a probe, and so the maximum delay of a 404 to a client.
+///
+/// A node that responded a moment ago and does not respond to a probe within this time hangs, or stops. A Tomcat that stops accepts
+/// connections that it never serves.
 const MAX_WAIT: Duration = Duration::from_millis(500);
-/// The time for which a failed probe counts for further responses, and for which the responses of an endpoint that is down are those of
-/// a node that has just stopped, in milliseconds.
+/// The time after a failed probe, in milliseconds, for which its result is used again instead of that of a new probe. For as long,
+/// an endpoint that is down counts as one whose node has just stopped.
 const REUSE_MS: u64 = 500;
 
 /// What the probe of a node shows after its endpoint was healthy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum AskedProbe {
-    /// The node's applications have ended: it responds to the probe with 404 or 503, or accepts no connection any more. A node that
+pub(crate) enum ProbeEvidence {
+    /// The node's applications have ended: the node responds to the probe with 404 or 503, or accepts no connection. A node that
     /// stops closes its port soon after it has ended its applications.
     Failed,
-    /// The probe fails otherwise, or has no result in time. An application may still run.
+    /// The probe fails for another reason, or has no result in time. An application may still run.
     Unclear,
-    /// The probe succeeds, or there is none whose failure would show anything: the endpoint is not probed, its probes cannot be made,
-    /// or it was not healthy before.
+    /// The probe succeeds, or its failure would show nothing: the endpoint is not probed, its probes cannot be made, or it was not
+    /// healthy before.
     ShowsNothing,
 }
 
-impl AskedProbe {
+impl ProbeEvidence {
     fn of(result: ProbeEnd) -> Self {
         match result {
             Some(Err(
                 ProbeFailure::Status(StatusCode::NOT_FOUND | StatusCode::SERVICE_UNAVAILABLE)
                 | ProbeFailure::Unreachable,
-            )) => AskedProbe::Failed,
+            )) => ProbeEvidence::Failed,
             Some(Err(ProbeFailure::Status(_) | ProbeFailure::Body | ProbeFailure::Broken | ProbeFailure::Timeout)) => {
-                AskedProbe::Unclear
+                ProbeEvidence::Unclear
             }
-            Some(Ok(())) | None => AskedProbe::ShowsNothing,
+            Some(Ok(())) | None => ProbeEvidence::ShowsNothing,
         }
     }
 }
@@ -94,21 +95,21 @@ impl EndpointHealth {
         self.probe_count.last.send_replace(LastProbe { number: self.probe_count.begun(), result, at: now });
     }
 
-    /// Has the endpoint probed soon, and returns what a probe shows that begins from now on, or that fails from now on. Waits for
+    /// Requests a probe of the endpoint, and returns what it shows. A probe that has begun before counts if it fails. Waits for
     /// [`MAX_WAIT`] at most, and not at all while a probe hangs.
-    pub(crate) async fn ask_probe(&self, now: u64) -> AskedProbe {
+    pub(crate) async fn ask_probe(&self, now: u64) -> ProbeEvidence {
         let count = &self.probe_count;
         let mut results = count.last.subscribe();
         let last = *results.borrow_and_update();
         if last.result.is_none() || !self.was_healthy(now) {
-            return AskedProbe::ShowsNothing;
+            return ProbeEvidence::ShowsNothing;
         }
         if last.result.is_some_and(|result| result.is_err()) && now.saturating_sub(last.at) < REUSE_MS {
-            return AskedProbe::of(last.result);
+            return ProbeEvidence::of(last.result);
         }
         let begun = count.begun();
         if begun > last.number && count.hanging.load(Ordering::Relaxed) == begun {
-            return AskedProbe::Unclear;
+            return ProbeEvidence::Unclear;
         }
         self.want_probe(ProbePace::Asked);
         let counts = |probe: &LastProbe| {
@@ -116,16 +117,16 @@ impl EndpointHealth {
             probe.number > begun || is_failure
         };
         match timeout(MAX_WAIT, results.wait_for(counts)).await {
-            Ok(Ok(probe)) => AskedProbe::of(probe.result),
-            Ok(Err(_)) => AskedProbe::ShowsNothing,
+            Ok(Ok(probe)) => ProbeEvidence::of(probe.result),
+            Ok(Err(_)) => ProbeEvidence::ShowsNothing,
             Err(_) => {
                 let begun = count.begun();
                 // A node that has responded to another probe meanwhile is slow only.
                 if count.last.borrow().number > last.number || begun == last.number {
-                    return AskedProbe::ShowsNothing;
+                    return ProbeEvidence::ShowsNothing;
                 }
                 count.hanging.store(begun, Ordering::Relaxed);
-                AskedProbe::Unclear
+                ProbeEvidence::Unclear
             }
         }
     }

@@ -7,7 +7,7 @@ mod asked;
 mod pace;
 mod probes;
 mod requests;
-mod signs;
+mod shutdown_indications;
 mod slowed;
 
 use std::fmt;
@@ -18,11 +18,11 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-pub(crate) use self::asked::AskedProbe;
 use self::asked::ProbeCount;
+pub(crate) use self::asked::ProbeEvidence;
 pub(crate) use self::pace::ProbePace;
-pub(crate) use self::signs::Sign;
-use self::signs::Signs;
+pub(crate) use self::shutdown_indications::ShutdownIndication;
+use self::shutdown_indications::ShutdownIndications;
 use self::slowed::Slowed;
 use super::impaired::ImpairedCount;
 use super::membership::{CheckerId, Membership};
@@ -31,7 +31,7 @@ use super::passive::PassiveState;
 use super::reduced_share::ReducedShare;
 use super::rise_fall::RiseFall;
 use super::slow_start::{Ramp, SlowStart, WHOLE};
-use super::withdrawal::{Bar, BarState, Withdrawal, WithdrawalKind};
+use super::withdrawal::{Withdrawal, WithdrawalKind, Withholding, WithholdingState};
 use super::{HealthState, Reason};
 
 /// Compares an endpoint with the others of its cluster.
@@ -49,7 +49,7 @@ pub(crate) trait OutcomeListener: Send + Sync {
 /// Times are milliseconds since the endpoint's origin. Fields that picks read come first.
 #[repr(C)]
 pub(crate) struct EndpointHealth {
-    bar: Bar,
+    withholding: Withholding,
     ramp: Ramp,
     pub(super) reduced_share: ReducedShare,
     pub(crate) slowed: Slowed,
@@ -61,7 +61,7 @@ pub(crate) struct EndpointHealth {
     /// The time at which the first request timed out after the last success; 0 when none has.
     slow_since: AtomicU64,
     slow: AtomicU64,
-    signs: Signs,
+    shutdown_indications: ShutdownIndications,
     /// The last failure that could not be compared: its request in the upper half; its time, and whether it still waits, in the lower.
     uncompared: AtomicU64,
     record: Mutex<HealthRecord>,
@@ -121,7 +121,7 @@ impl EndpointHealth {
 
     pub(crate) fn new(listener: Option<Arc<dyn OutcomeListener>>, impaired: ImpairedCount) -> Self {
         EndpointHealth {
-            bar: Bar::default(),
+            withholding: Withholding::default(),
             ramp: Ramp::default(),
             reduced_share: ReducedShare::new(impaired.clone()),
             slowed: Slowed::new(impaired.clone()),
@@ -130,7 +130,7 @@ impl EndpointHealth {
             returned: AtomicU64::new(0),
             slow_since: AtomicU64::new(0),
             slow: AtomicU64::new(0),
-            signs: Signs::default(),
+            shutdown_indications: ShutdownIndications::default(),
             uncompared: AtomicU64::new(0),
             record: Mutex::default(),
             wanted_pace: AtomicU8::new(0),
@@ -144,29 +144,29 @@ impl EndpointHealth {
     /// Returns whether no request may come now. An endpoint that is `alone` is never withdrawn, but may be down or quarantined.
     /// `now` is called only for an endpoint that is or was withdrawn.
     pub(crate) fn is_unavailable(&self, alone: bool, bound: bool, now: impl FnOnce() -> u64) -> bool {
-        self.bar.bars(alone, bound, now)
+        self.withholding.withholds(alone, bound, now)
     }
 
     /// Records that the endpoint is chosen. Returns false if another request has just become the one that tries it.
     #[inline]
     pub(crate) fn choose(&self, bound: bool, now: impl FnOnce() -> u64) -> bool {
-        self.bar.is_open() || self.bar.choose(bound, now)
+        self.withholding.is_none() || self.withholding.choose(bound, now)
     }
 
     /// Returns whether the node shows that it stops.
     pub(crate) fn is_draining(&self) -> bool {
-        self.bar.withdrawal() == Some(WithdrawalKind::Draining)
+        self.withholding.withdrawal() == Some(WithdrawalKind::Draining)
     }
 
     /// Returns whether the endpoint is withdrawn until a probe or a request succeeds, even if a request may try it now.
     pub(crate) fn needs_trial(&self) -> bool {
-        self.bar.withdrawal().is_some_and(WithdrawalKind::ends_by_success)
+        self.withholding.withdrawal().is_some_and(WithdrawalKind::ends_by_success)
     }
 
     /// Returns whether the endpoint may be unavailable. Reads no clock.
     #[inline]
     pub(crate) fn is_impaired(&self) -> bool {
-        !self.bar.is_open()
+        !self.withholding.is_none()
     }
 
     /// Returns the present share of the endpoint's weight, of [`WHOLE`]; never 0. It is less during a slow start, while the node
@@ -190,13 +190,13 @@ impl EndpointHealth {
 
     /// Returns whether the endpoint is down, quarantined or not verified yet.
     pub(crate) fn is_down(&self) -> bool {
-        self.bar.is_down()
+        self.withholding.is_down()
     }
 
     /// Returns whether the endpoint is foreign, not verified yet, or waits for its first successful probe. It must then not serve,
     /// not even in panic mode.
     pub(crate) fn is_quarantined(&self) -> bool {
-        self.bar.is_quarantined()
+        self.withholding.is_quarantined()
     }
 
     /// Returns whether the endpoint was ejected or readmitted after `at`. A drain does not count, because the node's process stays
@@ -234,22 +234,24 @@ impl EndpointHealth {
 
     /// Updates the word that picks read.
     fn publish(&self, record: &HealthRecord) {
-        self.write_bar(record, false);
+        self.write_withholding(record, false);
     }
 
-    /// [`Self::publish`] for a change that does not concern the withdrawal, and leaves a request on trial alone.
+    /// Updates the word that picks read after a change that does not concern the withdrawal. The time of a request on trial stays.
     fn publish_probes(&self, record: &HealthRecord) {
-        self.write_bar(record, true);
+        self.write_withholding(record, true);
     }
 
-    fn write_bar(&self, record: &HealthRecord, keeps_trial: bool) {
+    fn write_withholding(&self, record: &HealthRecord, keeps_trial: bool) {
         let state = match record.withdrawal {
-            _ if record.membership != Membership::Assumed || record.probes.is_unproven() => BarState::Quarantined,
-            _ if !record.probes.is_up() => BarState::Down,
-            Some(withdrawal) => BarState::Withdrawn(withdrawal),
-            None => BarState::Open,
+            _ if record.membership != Membership::Assumed || record.probes.is_unproven() => {
+                WithholdingState::Quarantined
+            }
+            _ if !record.probes.is_up() => WithholdingState::Down,
+            Some(withdrawal) => WithholdingState::Withdrawn(withdrawal),
+            None => WithholdingState::None,
         };
-        let (before, now) = self.bar.set(state, keeps_trial);
+        let (before, now) = self.withholding.set(state, keeps_trial);
         self.impaired.change(before, now);
     }
 
@@ -414,9 +416,9 @@ mod tests {
                 let at = if drains { 2_000 } else { 1_250 };
                 assert!(health.choose(false, || at));
                 health.record_probe(checker, thresholds, result, &Passive::default(), 0, at + 1);
-                let is_barred = health.is_unavailable(false, false, || at + 2);
+                let is_withheld = health.is_unavailable(false, false, || at + 2);
                 assert_eq!(
-                    (is_barred, health.is_impaired()),
+                    (is_withheld, health.is_impaired()),
                     (result.is_err(), result.is_err()),
                     "{result:?}, {drains}"
                 );

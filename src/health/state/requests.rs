@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{EndpointHealth, Failure, HealthRecord, Sign};
+use super::{EndpointHealth, Failure, HealthRecord, ShutdownIndication};
 use crate::health::withdrawal::{DRAIN_MS, Withdrawal, WithdrawalKind, trial_after};
 use crate::health::{ProbePace, Reason};
 
@@ -148,15 +148,15 @@ impl EndpointHealth {
         }
     }
 
-    /// Records a sign in a response. The listener may then drain the endpoint `uid`. Returns whether the node most likely stops.
+    /// Records an indication in a response. The listener may then drain the endpoint `uid`. Returns whether the node most likely stops.
     #[inline]
-    pub(crate) fn show(&self, sign: Sign, uid: u64) -> bool {
-        let stops = self.signs.show(sign);
+    pub(crate) fn show(&self, indication: ShutdownIndication, uid: u64) -> bool {
+        let stops = self.shutdown_indications.show(indication);
         if stops
             && !self.is_draining()
             && let Some(listener) = &self.listener
         {
-            let is_retry_after = matches!(sign, Sign::RetryAfter { .. });
+            let is_retry_after = matches!(indication, ShutdownIndication::RetryAfter { .. });
             let reason = if is_retry_after { Reason::RetryAfter } else { Reason::Closing };
             listener.drain(uid, reason);
         }
@@ -256,12 +256,12 @@ impl EndpointHealth {
     /// Returns when the withdrawal ends, if time ends it. A request on trial postpones the end of a drain.
     pub(super) fn end_of_withdrawal(&self, record: &HealthRecord) -> Option<u64> {
         let Withdrawal { until, kind, .. } = record.withdrawal?;
-        Some(self.bar.until().unwrap_or(0).max(until).saturating_add(kind.ends_after()?))
+        Some(self.withholding.until().unwrap_or(0).max(until).saturating_add(kind.ends_after()?))
     }
 
     pub(super) fn end_withdrawal(&self, record: &mut HealthRecord, at: u64) {
         if let Some(Withdrawal { kind: WithdrawalKind::Draining, reason, .. }) = record.withdrawal.take() {
-            self.signs.end_drain(reason == Reason::Refusing);
+            self.shutdown_indications.end_drain(reason == Reason::Refusing);
         }
         record.healthy_since = record.healthy_since.max(at);
         self.publish(record);

@@ -105,7 +105,7 @@ struct Row {
 }
 
 impl RequestClass {
-    /// The properties of each class.
+    /// Returns the properties of the class.
     ///
     /// An export is not retried once it was sent although it changes nothing: a node may have worked on it for minutes.
     const fn row(self) -> Row {

@@ -183,8 +183,12 @@ impl<'b> QueryRequest<'b> {
     /// 64 KiB keeps its literals.
     ///
     /// The affinity key has the components of the key of Kylin's query cache (apache/kylin 3.1.3 SQLRequest.java, `getCacheKey`):
-    /// the SQL with no-break spaces made plain but otherwise unchanged, the project in upper case, offset, limit, acceptPartial,
-    /// toggles, the user, and the parameters of a prepared statement.
+    ///
+    /// - the SQL, in which only no-break spaces become plain ones;
+    /// - the project in upper case;
+    /// - offset, limit, acceptPartial and toggles;
+    /// - the user;
+    /// - the parameters of a prepared statement.
     pub(crate) fn keys(&self, user: &str, with_fingerprint: bool) -> QueryKeys {
         let mut affinity = Key64::new();
         for name in [user, self.execute_as.as_deref().unwrap_or_default()] {

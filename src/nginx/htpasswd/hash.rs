@@ -21,7 +21,7 @@ const FORMS: [&str; 10] = ["$apr1$", "$1$", "$2a$", "$2b$", "$2y$", "$5$", "$6$"
 /// The rounds of SHA-crypt where a hash names none.
 const SHA_CRYPT_ROUNDS: usize = 5000;
 
-/// The most rounds of SHA-crypt, about a second. Two hashes are computed at a time in the process, and no one can end them.
+/// The most rounds of SHA-crypt, about a second. Two hashes are computed at a time in the process, and they cannot be cancelled.
 const MAX_SHA_CRYPT_ROUNDS: usize = 1_000_000;
 
 /// The highest cost of bcrypt, some seconds.

@@ -28,7 +28,7 @@ use crate::proxy::BasicCredentials;
 
 #[cfg(not(feature = "htpasswd"))]
 mod hash {
-    /// A configuration that needs the feature is an error.
+    /// Returns false, so that a configuration that needs the feature is an error.
     pub(super) fn is_known(_hash: &str) -> bool {
         false
     }

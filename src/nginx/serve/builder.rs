@@ -160,7 +160,7 @@ impl SiteBuilder {
         self
     }
 
-    /// Sets whether a server that failed serves while health bars all of them:
+    /// Sets whether a server that failed serves while health keeps requests from all of them:
     /// [`panic_mode`](crate::cluster::ClusterBuilder::panic_mode). Default: on.
     pub fn panic_mode(mut self, on: bool) -> Self {
         self.options.panic = Some(on);

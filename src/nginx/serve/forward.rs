@@ -16,9 +16,9 @@ use std::sync::Arc;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode, Uri, request};
 
-use self::admit::{Passed, Pause};
+use self::admit::{PassedChecks, Pause};
 use self::locate::ServerRequest;
-use self::pages::{Finished, KeptRequest, Led};
+use self::pages::{Finished, KeptRequest, PageRequest};
 use self::redirects::{InternalRedirect, PageError};
 use self::script::Rewritten;
 use super::SiteParts;
@@ -42,7 +42,7 @@ pub(super) async fn forward(
 ) -> Response<Body> {
     let checked = check_head(&mut request);
     let (mut head, mut body) = request.into_parts();
-    let (mut passed, mut before) = (Passed::default(), None);
+    let (mut passed, mut before) = (PassedChecks::default(), None);
     // Each pause is for a check that `passed` then has, and the number of internal redirects is limited, so the loop ends.
     loop {
         let (proxy, edits, kept, pending) =
@@ -76,7 +76,7 @@ pub(super) async fn forward(
         if let Some(page) = edits.page(&response) {
             let is_last_page = before.as_ref().is_some_and(InternalRedirect::is_last_page);
             match pages::after_error(page, kept, is_last_page, has_body, asked.as_ref(), &mut response) {
-                Some(Led { redirect: mut next, head: next_head, body: next_body }) => {
+                Some(PageRequest { redirect: mut next, head: next_head, body: next_body }) => {
                     (head, body) = (next_head, next_body);
                     next.prepare(&mut head, &mut body);
                     next.pending = pending;
@@ -148,7 +148,7 @@ fn route<'s>(
     peer: ClientAddr,
     head: &mut request::Parts,
     mut checked: Result<(), ErrorResponse>,
-    passed: &mut Passed,
+    passed: &mut PassedChecks,
     before: Option<&InternalRedirect<'s>>,
 ) -> Routed<'s> {
     let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).map(str::to_ascii_lowercase);

@@ -159,7 +159,7 @@ impl Span {
 }
 
 impl Fault {
-    /// An error at `span`; without one, an error of the main file as a whole.
+    /// Returns an error at `span`; without one, an error of the main file as a whole.
     pub(crate) fn new(
         kind: ErrorKind,
         span: Option<Span>,

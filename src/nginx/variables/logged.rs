@@ -65,7 +65,7 @@ pub(super) fn secret(name: &str) -> Option<&'static str> {
         .find_map(|prefix| name.strip_prefix(prefix))
         .map(|name| name.replace('_', "-"));
     if name.starts_with("cookie_") || name.starts_with("upstream_cookie_") {
-        return Some("cookies hold session ids, with which anyone who reads the log is that user");
+        return Some("cookies hold session ids, with which a reader of the log could act as that user");
     }
     match name {
         "request_body" | "request_body_file" => return Some("bodies hold SQL and passwords"),

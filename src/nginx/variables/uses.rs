@@ -122,7 +122,7 @@ impl Template {
         if is_open { None } else { Some(false) }
     }
 
-    /// `steps` is the number of values that may still be looked at.
+    /// Returns the values that the template may have. `steps` is the number of values that may still be looked at.
     fn possible_values_at(&self, maps: &Maps, depth: usize, steps: &Cell<u32>) -> Option<Vec<String>> {
         const MAX_VALUES: usize = 64;
         let mut values = vec![String::new()];

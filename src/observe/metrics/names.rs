@@ -69,7 +69,7 @@ const HISTOGRAMS: [(&str, &str); 4] = [
 const GAUGES: [(&str, &str); 25] = [
     (REQUESTS_IN_FLIGHT, "Requests that have arrived and not ended."),
     (RETRY_BUDGET, "Retries that the budget still allowed after the last retry; missing before the first."),
-    (ENDPOINT_UP, "Whether an endpoint is ready and in health."),
+    (ENDPOINT_UP, "Whether an endpoint is ready, and healthy or suspect."),
     (ENDPOINT_STATE, "1 for the administrative state and the health that an endpoint has, and for the reason."),
     (ENDPOINT_SINCE, "Unix time at which an endpoint entered its state of health."),
     (ENDPOINT_IN_FLIGHT, "Requests in flight on an endpoint."),
@@ -81,9 +81,9 @@ const GAUGES: [(&str, &str); 25] = [
     (CLUSTER_ENDPOINTS, "Endpoints of a cluster."),
     (
         CLUSTER_ENDPOINTS_UP,
-        "Endpoints of a cluster that are ready and in health. At 0, panic mode tries those that failed, or clients are refused.",
+        "Endpoints of a cluster that are ready, and healthy or suspect. At 0, panic mode tries those that failed, or clients are refused.",
     ),
-    (CLUSTER_PANICKING, "Whether endpoints serve although health bars all of them."),
+    (CLUSTER_PANICKING, "Whether endpoints serve although health keeps requests from all of them."),
     (STORE_UP, "Whether a session store is available."),
     (STORE_PENDING, "Writes that wait until a session store is available again."),
     (SESSION_ENTRIES, "Sessions in the memory of this process."),

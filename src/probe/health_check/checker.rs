@@ -267,7 +267,7 @@ impl ProbeTask {
             }
             (Transition::Rose, _) => tracing::info!(target: "kylin_lb::state", endpoint = %id, "endpoint is healthy"),
             (Transition::Readmitted, _) => {
-                tracing::info!(target: "kylin_lb::state", endpoint = %id, "endpoint readmitted: its probe succeeded")
+                tracing::info!(target: "kylin_lb::state", endpoint = %id, cause = "its probe succeeded", "endpoint readmitted")
             }
             (Transition::None | Transition::Cleared | Transition::Suspected | Transition::Fell, _) => {}
         }

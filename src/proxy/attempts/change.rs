@@ -38,7 +38,7 @@ pub(super) struct PassingChange<'p, B> {
     path_session: Option<Box<[u8]>>,
     /// Whether a node may have executed it in the last attempt. A write is not sent again after that.
     may_be_executed: bool,
-    /// Whether its client gets a response.
+    /// Whether the request has ended with a response to its client.
     has_ended: bool,
     /// The result cache, with the credentials of the client.
     #[cfg(feature = "cache")]

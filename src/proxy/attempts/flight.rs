@@ -14,7 +14,7 @@ use http::{Request, Response, StatusCode, Uri};
 use super::Attempts;
 use super::kept::KeptRequest;
 use super::response::{MAX_SHARED, read_whole};
-use crate::admission::flight::{Entered, FlightKey, FlightTable, Follower, ProjectSlot, QueryIds, Waited};
+use crate::admission::flight::{FlightKey, FlightRole, FlightTable, Follower, FollowerOutcome, ProjectSlot, QueryIds};
 use crate::backend::{self, Backend, SendError};
 use crate::body::Body;
 use crate::buffer::GrowingBuffer;
@@ -174,10 +174,10 @@ impl<'p, B: Backend> Attempts<'p, B> {
         let entered = flights.enter(&key);
         self.flight = Some(key);
         match entered {
-            Entered::Leader(leader) => self.leader = Some(leader),
+            FlightRole::Leader(leader) => self.leader = Some(leader),
             // Boxed, because it is rare.
-            Entered::Follower(follower) => return Some(Box::pin(self.follow(follower))),
-            Entered::Alone => {}
+            FlightRole::Follower(follower) => return Some(Box::pin(self.follow(follower))),
+            FlightRole::Alone => {}
         }
         None
     }
@@ -189,29 +189,29 @@ impl<'p, B: Backend> Attempts<'p, B> {
     ) -> Result<AfterEntry, ErrorResponse> {
         let outcome = follower.wait().await;
         #[cfg(feature = "cache")]
-        if let Waited::Leads(leader, _) = &outcome
+        if let FollowerOutcome::Leads(leader, _) = &outcome
             && leader.is_running()
         {
             self.takes_over_execution();
         }
         match outcome {
-            Waited::Leads(leader, Some(before)) => {
+            FollowerOutcome::Leads(leader, Some(before)) => {
                 self.leader = Some(leader);
                 if let Some(ticket) = self.ticket.as_deref_mut() {
                     *ticket = ticket.in_place_of(before);
                 }
             }
-            Waited::Leads(leader, None) => {
+            FollowerOutcome::Leads(leader, None) => {
                 self.leader = Some(leader);
                 self.restart_wait();
             }
-            Waited::Released => self.restart_wait(),
-            Waited::Shared(FlightResult::Error(error)) => return Err(error),
-            Waited::Shared(FlightResult::Response(shared)) => {
+            FollowerOutcome::Released => self.restart_wait(),
+            FollowerOutcome::Shared(FlightResult::Error(error)) => return Err(error),
+            FollowerOutcome::Shared(FlightResult::Response(shared)) => {
                 self.respond_with(&shared);
                 return Ok(AfterEntry::Respond);
             }
-            Waited::Stopped => return Err(STOPPED),
+            FollowerOutcome::Stopped => return Err(STOPPED),
         }
         Ok(AfterEntry::Send)
     }

@@ -206,7 +206,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
         self.proxy.withdraw(self.context.client().key())
     }
 
-    /// If the body of the request streams, counts it for this endpoint, and no longer for that of the last attempt.
+    /// Counts a streamed body of the request for this endpoint, and no longer for that of the last attempt.
     pub(super) fn count_stream(&self, picked: &Picked<B>, request: &mut Request<Body>) -> Result<(), SendError> {
         if request.body().whole().is_none() {
             request.body_mut().release_guard();

@@ -8,7 +8,7 @@ use http::{HeaderValue, Request};
 use tokio::time::sleep_until;
 
 use super::Attempts;
-use crate::admission::queue::{Claims, Queues, Ticket, Turn};
+use crate::admission::queue::{Claims, Queues, SlotState, Ticket};
 use crate::backend::{Backend, Timeouts};
 use crate::basic_auth;
 use crate::body::Body;
@@ -20,7 +20,7 @@ use crate::proxy::error_response::{ErrorResponse, QUEUES_FULL, STOPPED, WAITED_T
 pub(super) struct SlotWait<'p> {
     queues: &'p Arc<Queues>,
     ticket: Ticket,
-    turn: Turn,
+    turn: SlotState,
 }
 
 impl<'p, B: Backend> Attempts<'p, B> {
@@ -96,7 +96,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
         }
         let ticket = *ticket;
         let turn = queues.enter(&mut picked.lease, ticket);
-        (turn != Turn::Go).then_some(SlotWait { queues, ticket, turn })
+        (turn != SlotState::Go).then_some(SlotWait { queues, ticket, turn })
     }
 
     /// Waits for a slot. The request is picked again when its endpoint leaves, is drained or ejected.
@@ -112,14 +112,14 @@ impl<'p, B: Backend> Attempts<'p, B> {
         let head_timeout = head_timeout.unwrap_or_else(|| picked.backend().head_timeout());
         let mut expired = pin!(sleep_until(timer_in(queues.time_left(ticket, head_timeout))));
         // Health may bar the endpoint already at the pick, if the request is on trial or was picked in panic mode.
-        let mut past_health = is_barred(&picked);
+        let mut past_health = is_withheld(&picked);
         if let Some(leader) = &self.leader {
             leader.wait_with(ticket);
         }
         if let Some(recorder) = &mut self.recorder {
             recorder.queued(picked.lease.endpoint());
         }
-        while turn == Turn::Wait {
+        while turn == SlotState::Wait {
             // Created before the state is read, so that no change is missed.
             let changed = health.changed();
             if !self.proxy.cluster.still_serves(&picked.lease, is_bound(&picked), past_health) {
@@ -128,25 +128,25 @@ impl<'p, B: Backend> Attempts<'p, B> {
                     self.pending_failures.end();
                     ErrorResponse::no_endpoint(self.proxy.cluster.is_empty(), self.proxy.settings.unavailable)
                 })?;
-                past_health = is_barred(&picked);
+                past_health = is_withheld(&picked);
                 turn = queues.enter(&mut picked.lease, ticket);
                 if let Some(recorder) = &mut self.recorder {
                     recorder.queued(picked.lease.endpoint());
                 }
             }
-            if turn == Turn::Wait {
+            if turn == SlotState::Wait {
                 // At most one pick for each change: a pick that does not see this change may choose the same endpoint again.
                 turn = tokio::select! {
                     turn = poll_fn(|cx| queues.poll_slot(&mut picked.lease, cx)) => turn,
-                    () = changed => Turn::Wait,
+                    () = changed => SlotState::Wait,
                     () = &mut expired => return Err(self.refused(WAITED_TOO_LONG)),
                 };
             }
         }
         match turn {
-            Turn::Go | Turn::Wait => {}
-            Turn::Refused => return Err(self.refused(QUEUES_FULL)),
-            Turn::Stopped => {
+            SlotState::Go | SlotState::Wait => {}
+            SlotState::Refused => return Err(self.refused(QUEUES_FULL)),
+            SlotState::Stopped => {
                 // A follower leads from now on.
                 self.leader = None;
                 return Err(self.refused(STOPPED));
@@ -169,6 +169,6 @@ fn is_bound<B>(picked: &Picked<B>) -> bool {
     matches!(picked.reason, PickReason::Bound | PickReason::Written)
 }
 
-fn is_barred<B>(picked: &Picked<B>) -> bool {
-    picked.lease.is_barred(is_bound(picked))
+fn is_withheld<B>(picked: &Picked<B>) -> bool {
+    picked.lease.is_withheld(is_bound(picked))
 }

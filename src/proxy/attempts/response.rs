@@ -13,7 +13,7 @@ use crate::body::Body;
 use crate::buffer::GrowingBuffer;
 use crate::cluster::Picked;
 use crate::endpoint::Outcome;
-use crate::health::state::{AskedProbe, Sign};
+use crate::health::state::{ProbeEvidence, ShutdownIndication};
 use crate::kylin::class::{RequestClass, needs_login};
 use crate::kylin::response::{ClusterFault, NeedsBody, Rejection, ResponseClass, denies_access, is_json};
 use crate::kylin::retry::RetryDecision;
@@ -127,9 +127,9 @@ impl<'p, B: Backend> Attempts<'p, B> {
     /// if another endpoint should get the request.
     async fn confirm_stop(&mut self, picked: &Picked<B>) -> Option<ResponseClass> {
         match picked.lease.ask_probe().await {
-            AskedProbe::ShowsNothing => None,
-            AskedProbe::Failed if self.is_server_404() => Some(NOT_EXECUTED),
-            AskedProbe::Failed | AskedProbe::Unclear => self.is_kept_repeatable().then_some(MAY_BE_EXECUTED),
+            ProbeEvidence::ShowsNothing => None,
+            ProbeEvidence::Failed if self.is_server_404() => Some(NOT_EXECUTED),
+            ProbeEvidence::Failed | ProbeEvidence::Unclear => self.is_kept_repeatable().then_some(MAY_BE_EXECUTED),
         }
     }
 
@@ -146,11 +146,11 @@ impl<'p, B: Backend> Attempts<'p, B> {
     /// Decides between the response and another attempt. `class` is `None`, [`NOT_EXECUTED`] or [`MAY_BE_EXECUTED`] in a plain proxy.
     pub(super) fn after_response(&mut self, mut picked: Picked<B>, class: Option<ResponseClass>) -> AfterAttempt<B> {
         let kylin = self.kylin().zip(class);
-        // Any other endpoint, even one that health bars, is better than the page of a node without Kylin.
+        // Any other endpoint, even one from which health keeps requests, is better than the page of a node without Kylin.
         let has_response = if kylin.is_some() { class != Some(NOT_EXECUTED) } else { class.is_none() };
         self.attempted.set_has_response(has_response);
-        if let Some(sign) = self.sign(class) {
-            picked.lease.show(sign);
+        if let Some(indication) = self.indication(class) {
+            picked.lease.show(indication);
         }
         match kylin {
             Some(((rules, of_request), class)) => self.after_classified(picked, rules, of_request, class),
@@ -159,18 +159,20 @@ impl<'p, B: Backend> Attempts<'p, B> {
     }
 
     /// Returns whether the response shows that its node stays or stops; `None` if it shows neither. Tomcat closes the connection
-    /// after many errors (400, 500, 503), so a close after those is no sign.
-    fn sign(&mut self, class: Option<ResponseClass>) -> Option<Sign> {
+    /// after many errors (400, 500, 503), so a close after those is no indication.
+    fn indication(&mut self, class: Option<ResponseClass>) -> Option<ShutdownIndication> {
         let status = self.response.status();
         let closes = ClosesConnection::take(&mut self.response);
         let client = || self.context.client().connection_hash();
         if status == StatusCode::SERVICE_UNAVAILABLE && self.response.headers().contains_key(header::RETRY_AFTER) {
             let is_of_all = matches!(class, Some(ResponseClass::ClusterFault(_)));
-            return (!is_of_all).then_some(Sign::RetryAfter { client: client() });
+            return (!is_of_all).then_some(ShutdownIndication::RetryAfter { client: client() });
         }
         match closes {
-            None => Some(Sign::KeepsAlive),
-            Some(ClosesConnection { uses }) if status.is_success() => Some(Sign::Closes { client: client(), uses }),
+            None => Some(ShutdownIndication::KeepsAlive),
+            Some(ClosesConnection { uses }) if status.is_success() => {
+                Some(ShutdownIndication::Closes { client: client(), uses })
+            }
             Some(_) => None,
         }
     }

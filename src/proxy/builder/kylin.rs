@@ -46,8 +46,8 @@ impl<B> ProxyBuilder<B> {
     /// A copy is made of a complete 200 of at most 1 MiB that holds a result and no `Set-Cookie`, in memory of the
     /// [budget](Self::buffers). Otherwise the waiting queries are sent to nodes, and the same query does not wait again for a
     /// minute. If the first query fails or gets an error, one more is sent, and if that fails too, all get its response. Kylin
-    /// 2.x-4.x sets a cookie in each response to a client that sends credentials and no cookies, so such clients wait in vain, once
-    /// a minute, unless the front end [relays logins](crate::session::LoginRelay).
+    /// 2.x-4.x sets a cookie in each response to a client that sends credentials and no cookies. Queries of such clients therefore
+    /// wait without getting a copy, once a minute, unless the front end [relays logins](crate::session::LoginRelay).
     ///
     /// Each query has its own record for observers, its own session, and the `queryId` of the first query in its response. A client
     /// that leaves or stops its query leaves the execution to those who wait. At most 1,024 queries wait for one; others are sent
@@ -66,9 +66,9 @@ impl<B> ProxyBuilder<B> {
     ///
     /// A result is stored if it is a complete 200 of at most 1 MiB, without an exception and without `Set-Cookie`, has all rows, and was
     /// not pushed down to the tables of the source. Kylin marks each response with `Cache-Control: no-store`, which does not count here.
-    /// It is not given any more after a write or a build that passes this cluster, after a change in the project's list of jobs,
-    /// which a node is asked for every 10 s with the [login](CacheRules::login), and once a node has rejected the
-    /// credentials of the user. The guide on [waiting](crate::docs::waiting#the-result-cache) says how old a result may be.
+    /// A result is no longer used after a write or a build that passes this cluster, after a change in the project's list of jobs, or
+    /// once a node has rejected the credentials of the user. The proxy reads that list every 10 s with the
+    /// [login](CacheRules::login). The guide on [waiting](crate::docs::waiting#the-result-cache) says how old a result may be.
     ///
     /// Entries belong to this proxy. It begins to follow the builds of a project with its first query, and stores results of queries
     /// that come after that.

@@ -31,8 +31,9 @@ pub(super) struct RecentWrites {
     clock: Arc<dyn Clock>,
 }
 
-/// A client that writes, as a hash with a seed of this process: of Kylin's session cookie; if there is none, of the credentials;
-/// if there are none, of all cookies, because a login relay has its own cookie.
+/// A client that writes, as a hash with a seed of this process.
+///
+/// The hash is that of Kylin's session cookie, else of the credentials, else of all cookies. A login relay has its own cookie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Writer(u64);
 

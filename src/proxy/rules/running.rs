@@ -96,8 +96,8 @@ impl RunningChecks {
     }
 }
 
-/// A 401 and a JSON object prove a Kylin of any version, even one that has errors. A page does not: Tomcat and other servers have
-/// pages.
+/// Asks a node whether Kylin runs there. A 401 and a JSON object prove a Kylin of any version, even one that has errors. A page does
+/// not: Tomcat and other servers have pages.
 async fn ask(client: &NodeClient) -> Running {
     match client.get(AUTHENTICATION, None, &mut CookieJar::default()).await {
         Ok(response) if response.status == StatusCode::UNAUTHORIZED => Running::Yes,

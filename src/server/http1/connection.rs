@@ -214,7 +214,7 @@ impl<S: ClientSocket> Http1Connection<S> {
         }
     }
 
-    /// Ready when the grace time is over. The stop signal itself wakes the connection.
+    /// Polls until the grace time is over. The stop signal itself wakes the connection.
     fn poll_cutting(&mut self, stop: &StopSignal, cx: &mut Context<'_>) -> Poll<()> {
         if !stop.is_set() {
             return Poll::Pending;
@@ -274,7 +274,7 @@ impl<S: ClientSocket> Http1Connection<S> {
         }
     }
 
-    /// Ready when a part of the request body was passed to the handler. Fails when the client has
+    /// Polls until a part of the request body was passed to the handler. Fails when the client has
     /// left.
     fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some((sender, _)) = &self.request_body else { return self.poll_closed(cx) };

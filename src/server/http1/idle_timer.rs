@@ -51,7 +51,7 @@ impl<'t> IdleTimer<'t> {
         (self.set_at, self.deadline) = (None, Some(timer_in(limit)));
     }
 
-    /// Ready when the wait is over. `is_quiet`: no byte of a request has arrived.
+    /// Polls until the wait is over. `is_quiet`: no byte of a request has arrived.
     pub(super) fn poll(&mut self, is_quiet: bool, cx: &mut Context<'_>) -> Poll<Expired> {
         loop {
             let Some(requests) = self.set_at else {

@@ -16,7 +16,7 @@ pub(super) struct WriteTimeout {
 }
 
 impl WriteTimeout {
-    /// Ready when the client has accepted nothing for `limit`.
+    /// Polls until the client has accepted nothing for `limit`.
     pub(super) fn poll(&mut self, writer: &MessageWriter, limit: Duration, cx: &mut Context<'_>) -> Poll<()> {
         if !writer.is_held_up() {
             self.timer = None;

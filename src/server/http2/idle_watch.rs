@@ -38,7 +38,7 @@ impl IdleWatch {
         IdleWatch { stats, stop, key, entry: None, delay: None, was_busy: false, requests: 0 }
     }
 
-    /// Ready when the server needs the permit of the connection. Polled whenever the connection was polled.
+    /// Polls until the server needs the permit of the connection. Called whenever the connection was polled.
     pub(super) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let requests = self.stats.requests();
         let has_new = requests != self.requests;

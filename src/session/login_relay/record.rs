@@ -165,7 +165,7 @@ fn take_long<'b>(rest: &mut &'b [u8]) -> Option<&'b [u8]> {
     take(rest, length.into())
 }
 
-/// Decodes `data` as the sealed part of a session. What is decoded is encoded to the same bytes.
+/// Decodes `data` as the sealed part of a session, and checks that its encoding can be decoded again.
 #[cfg(fuzzing)]
 pub(crate) fn fuzz(data: &[u8]) {
     if let Some(session) = RelayedSession::decode(data) {

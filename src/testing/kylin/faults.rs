@@ -1,6 +1,6 @@
 //! Faults that a test injects.
 //!
-//! Faults that cut a response off strike after the node has done its work, as real ones do: a front end that repeats a build
+//! Faults that cut a response off take effect after the node has done its work, as real ones do: a front end that repeats a build
 //! because no response came has it built twice, and the metastore's list of jobs shows it.
 
 use std::collections::VecDeque;

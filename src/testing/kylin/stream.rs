@@ -110,7 +110,7 @@ impl HttpBody for Streamed {
     }
 }
 
-/// A count below [`PERIOD`] as an index.
+/// Returns a count below [`PERIOD`] as an index.
 fn index(count: u64) -> usize {
     usize::try_from(count).unwrap_or(usize::MAX)
 }

@@ -16,7 +16,7 @@ pub(crate) struct Follower<'t, T, S> {
 }
 
 /// The result of a follower's wait.
-pub(crate) enum Waited<'t, T, S> {
+pub(crate) enum FollowerOutcome<'t, T, S> {
     /// The query leads from now on, with the execution of the former leader if that has begun one. The ticket is that of the
     /// former leader, if it waited for a slot and did not fail.
     Leads(Leader<'t, T, S>, Option<Ticket>),
@@ -39,17 +39,17 @@ impl<'t, T, S> Follower<'t, T, S> {
     }
 
     /// Waits until the flight ends, or this query is to lead it.
-    pub(crate) async fn wait(mut self) -> Waited<'t, T, S> {
+    pub(crate) async fn wait(mut self) -> FollowerOutcome<'t, T, S> {
         let outcome = (&mut self.outcome).await;
         self.has_outcome = true;
         match outcome {
             Ok(Outcome::Lead(running, ticket)) => {
-                Waited::Leads(Leader::new(self.table, Arc::clone(&self.key), self.ids, running), ticket)
+                FollowerOutcome::Leads(Leader::new(self.table, Arc::clone(&self.key), self.ids, running), ticket)
             }
-            Ok(Outcome::Shared(shared)) => Waited::Shared(shared),
-            Ok(Outcome::Stopped) => Waited::Stopped,
+            Ok(Outcome::Shared(shared)) => FollowerOutcome::Shared(shared),
+            Ok(Outcome::Stopped) => FollowerOutcome::Stopped,
             // A flight leaves no follower without an outcome.
-            Ok(Outcome::Released) | Err(_) => Waited::Released,
+            Ok(Outcome::Released) | Err(_) => FollowerOutcome::Released,
         }
     }
 }

@@ -11,7 +11,7 @@ use std::task::Waker;
 
 use ahash::{AHashMap, RandomState};
 
-pub(crate) use self::follower::{Follower, Waited};
+pub(crate) use self::follower::{Follower, FollowerOutcome};
 pub(crate) use self::leader::Leader;
 use super::unshareable::Unshareable;
 use super::{Epochs, FlightKey, QueryIds};
@@ -77,7 +77,7 @@ enum Outcome<T, S> {
 }
 
 /// The role of a query in the table.
-pub(crate) enum Entered<'t, T, S> {
+pub(crate) enum FlightRole<'t, T, S> {
     Leader(Leader<'t, T, S>),
     Follower(Follower<'t, T, S>),
     /// The query is sent without single flight.
@@ -137,9 +137,9 @@ impl<T, S> FlightTable<T, S> {
 
     /// Makes a query lead or follow. It is sent alone if an unequal query with the same number leads, so that many such queries
     /// are not compared with each other.
-    pub(crate) fn enter(&self, key: &Arc<FlightKey>) -> Entered<'_, T, S> {
+    pub(crate) fn enter(&self, key: &Arc<FlightKey>) -> FlightRole<'_, T, S> {
         if self.unshareable.has(key.hash) {
-            return Entered::Alone;
+            return FlightRole::Alone;
         }
         let mut equal = None;
         loop {
@@ -149,20 +149,20 @@ impl<T, S> FlightTable<T, S> {
                 Entry::Occupied(flight) => flight.into_mut(),
                 Entry::Vacant(flight) => {
                     flight.insert(Flight::led_by(Arc::clone(key)));
-                    return Entered::Leader(Leader::new(self, Arc::clone(key), key.ids, None));
+                    return FlightRole::Leader(Leader::new(self, Arc::clone(key), key.ids, None));
                 }
             };
             if flight.is_closed {
-                return Entered::Alone;
+                return FlightRole::Alone;
             }
             if equal.as_ref().is_some_and(|equal| Arc::ptr_eq(equal, &flight.key)) {
                 if flight.followers.len() >= MAX_FOLLOWERS {
-                    return Entered::Alone;
+                    return FlightRole::Alone;
                 }
                 *last_follower += 1;
                 let (outcome, receiver) = oneshot::channel();
                 flight.followers.insert(*last_follower, Waiting { ids: key.ids, outcome });
-                return Entered::Follower(Follower::new(
+                return FlightRole::Follower(Follower::new(
                     self,
                     Arc::clone(&flight.key),
                     *last_follower,
@@ -174,7 +174,7 @@ impl<T, S> FlightTable<T, S> {
             let leading = Arc::clone(&flight.key);
             drop(shard);
             if equal.is_some() || !leading.is_equal(key) {
-                return Entered::Alone;
+                return FlightRole::Alone;
             }
             equal = Some(leading);
         }

@@ -30,11 +30,11 @@ struct Stage<'t> {
 impl<'t> Stage<'t> {
     fn new(table: &'t Table, followers: usize) -> Self {
         let ids = |n: usize| table.ids([Some(&n.to_string()), None]);
-        let Entered::Leader(mut leader) = table.enter(&key(ids(0))) else { panic!("the first leads") };
+        let FlightRole::Leader(mut leader) = table.enter(&key(ids(0))) else { panic!("the first leads") };
         let (node, execution) = oneshot::channel();
         leader.start(execution);
         let follow = |n| match table.enter(&key(ids(n))) {
-            Entered::Follower(follower) => follower,
+            FlightRole::Follower(follower) => follower,
             _ => panic!("the others follow"),
         };
         Stage { table, leader, node, followers: (1..=followers).map(follow).collect() }
@@ -42,7 +42,7 @@ impl<'t> Stage<'t> {
 }
 
 /// Returns what a follower has waited for, whose flight is over for it.
-fn ended<'t, T, S>(follower: Follower<'t, T, S>) -> Waited<'t, T, S> {
+fn ended<'t, T, S>(follower: Follower<'t, T, S>) -> FollowerOutcome<'t, T, S> {
     match pin!(follower.wait()).poll(&mut Context::from_waker(Waker::noop())) {
         std::task::Poll::Ready(waited) => waited,
         std::task::Poll::Pending => panic!("the follower waits"),
@@ -84,7 +84,7 @@ fn a_follower_that_was_given_the_lead_and_has_not_seen_it_hands_it_on() {
     let Stage { leader, node, mut followers, .. } = Stage::new(&table, 2);
     drop(leader);
     drop(followers.remove(0));
-    let Waited::Leads(mut leader, _) = ended(followers.remove(0)) else { panic!("the second leads") };
+    let FollowerOutcome::Leads(mut leader, _) = ended(followers.remove(0)) else { panic!("the second leads") };
     node.send("rows").unwrap();
     let polled = leader.poll(&mut Context::from_waker(Waker::noop()));
     assert!(matches!(polled, std::task::Poll::Ready(Some(Ok("rows")))));
@@ -97,9 +97,9 @@ fn a_response_reaches_all_and_ends_the_flight() {
     let Stage { mut leader, followers, .. } = Stage::new(&table, 3);
     assert!(!leader.end_if_alone());
     leader.share("rows");
-    assert!(followers.into_iter().all(|follower| matches!(ended(follower), Waited::Shared("rows"))));
+    assert!(followers.into_iter().all(|follower| matches!(ended(follower), FollowerOutcome::Shared("rows"))));
     assert!(is_empty(&table) && table.status().shared == 3);
-    assert!(matches!(table.enter(&key(QueryIds::default())), Entered::Leader(_)));
+    assert!(matches!(table.enter(&key(QueryIds::default())), FlightRole::Leader(_)));
 }
 
 #[test]
@@ -107,10 +107,10 @@ fn one_follower_leads_after_the_first_failure_and_all_get_the_second() {
     let table = table();
     let Stage { leader, mut followers, .. } = Stage::new(&table, 3);
     leader.fail(Some("first"));
-    let Waited::Leads(second, _) = ended(followers.remove(0)) else { panic!("the oldest leads") };
+    let FollowerOutcome::Leads(second, _) = ended(followers.remove(0)) else { panic!("the oldest leads") };
     assert!(!second.is_running());
     second.fail(Some("second"));
-    assert!(followers.into_iter().all(|follower| matches!(ended(follower), Waited::Shared("second"))));
+    assert!(followers.into_iter().all(|follower| matches!(ended(follower), FollowerOutcome::Shared("second"))));
     assert!(is_empty(&table));
 }
 
@@ -119,19 +119,19 @@ fn a_query_whose_response_could_not_be_copied_does_not_wait_again() {
     let table = table();
     let Stage { leader, followers, .. } = Stage::new(&table, 2);
     leader.release();
-    assert!(followers.into_iter().all(|follower| matches!(ended(follower), Waited::Released)));
-    assert!(is_empty(&table) && matches!(table.enter(&key(QueryIds::default())), Entered::Alone));
+    assert!(followers.into_iter().all(|follower| matches!(ended(follower), FollowerOutcome::Released)));
+    assert!(is_empty(&table) && matches!(table.enter(&key(QueryIds::default())), FlightRole::Alone));
 }
 
 #[test]
 fn unequal_queries_with_one_number_are_not_compared_with_each_other() {
     let table = table();
     let unequal = |n: usize| FlightKey::new(7, 1, QueryIds::default(), None, Request::new(Body::from(n.to_string())));
-    let Entered::Leader(leader) = table.enter(&unequal(0)) else { panic!("the first leads") };
-    assert!((1..9).all(|n| matches!(table.enter(&unequal(n)), Entered::Alone)));
-    assert!(matches!(table.enter(&unequal(0)), Entered::Follower(_)) && table.status().leaders == 1);
+    let FlightRole::Leader(leader) = table.enter(&unequal(0)) else { panic!("the first leads") };
+    assert!((1..9).all(|n| matches!(table.enter(&unequal(n)), FlightRole::Alone)));
+    assert!(matches!(table.enter(&unequal(0)), FlightRole::Follower(_)) && table.status().leaders == 1);
     let after_write = FlightKey::new(7, 2, QueryIds::default(), None, Request::new(Body::from("0")));
-    assert!(matches!(table.enter(&after_write), Entered::Leader(_)));
+    assert!(matches!(table.enter(&after_write), FlightRole::Leader(_)));
     drop(leader);
     assert!(is_empty(&table));
 }
@@ -141,22 +141,22 @@ fn a_closed_flight_goes_on_without_more_followers() {
     let table = table();
     let Stage { mut leader, followers, .. } = Stage::new(&table, 1);
     table.close(|_| false);
-    assert!(matches!(table.enter(&key(QueryIds::default())), Entered::Follower(_)));
+    assert!(matches!(table.enter(&key(QueryIds::default())), FlightRole::Follower(_)));
     table.close(|_| true);
-    assert!(matches!(table.enter(&key(QueryIds::default())), Entered::Alone));
+    assert!(matches!(table.enter(&key(QueryIds::default())), FlightRole::Alone));
     assert!(!leader.end_if_alone());
     leader.share("rows");
-    assert!(followers.into_iter().all(|follower| matches!(ended(follower), Waited::Shared("rows"))));
-    assert!(matches!(table.enter(&key(QueryIds::default())), Entered::Leader(_)));
+    assert!(followers.into_iter().all(|follower| matches!(ended(follower), FollowerOutcome::Shared("rows"))));
+    assert!(matches!(table.enter(&key(QueryIds::default())), FlightRole::Leader(_)));
 }
 
 #[test]
 fn the_number_of_followers_is_bounded() {
     let table = table();
     let stage = Stage::new(&table, MAX_FOLLOWERS);
-    assert!(matches!(table.enter(&key(QueryIds::default())), Entered::Alone));
+    assert!(matches!(table.enter(&key(QueryIds::default())), FlightRole::Alone));
     drop(stage.followers);
-    assert!(matches!(table.enter(&key(QueryIds::default())), Entered::Follower(_)));
+    assert!(matches!(table.enter(&key(QueryIds::default())), FlightRole::Follower(_)));
     assert_eq!(stage.table.status().leaders, 1);
 }
 
@@ -168,11 +168,11 @@ fn a_stop_takes_its_client_out_and_nodes_stop_what_has_no_client() {
     assert!(leader.poll(&mut cx).is_pending());
     assert!(!table.stop("1", |_| false) && !table.stop("other", |_| true));
     assert!(!table.stop("1", |_| true), "no node knows a follower's id");
-    assert!(matches!(ended(followers.remove(0)), Waited::Stopped));
+    assert!(matches!(ended(followers.remove(0)), FollowerOutcome::Stopped));
     assert!(table.stop("0", |_| true), "another waits");
     assert!(matches!(leader.poll(&mut cx), std::task::Poll::Ready(None)));
     drop(leader);
-    let Waited::Leads(mut leader, _) = ended(followers.remove(0)) else { panic!("the other takes it over") };
+    let FollowerOutcome::Leads(mut leader, _) = ended(followers.remove(0)) else { panic!("the other takes it over") };
     assert!(table.stop("0", |_| true), "the execution has the id of the client that has left");
     assert!(leader.poll(&mut cx).is_pending());
     assert!(!table.stop("2", |_| true), "it is the last");

@@ -91,7 +91,7 @@ impl Server {
         }
         let mark = context.mark();
         let server = Server::read_block(directive, block, http, context).or_else(|fault| {
-            // Of what it passes on, only a mistake that nginx does not find is passed over.
+            // A server that passes requests on is left out only for a fault that nginx itself would accept.
             if fault.is_misspelt()
                 || (passes_on && !matches!(fault.kind(), ErrorKind::Unsupported | ErrorKind::Unknown))
             {

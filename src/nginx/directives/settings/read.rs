@@ -163,7 +163,7 @@ impl BlockSettings {
     }
 }
 
-/// The list that a directive adds to: the first line in a block begins it anew.
+/// Returns the list that a directive adds to. The first line in a block begins the list anew.
 fn list<T: Clone>(is_first: bool, list: &mut Arc<Vec<T>>) -> &mut Vec<T> {
     if is_first {
         *list = Arc::default();
@@ -171,7 +171,7 @@ fn list<T: Clone>(is_first: bool, list: &mut Arc<Vec<T>>) -> &mut Vec<T> {
     Arc::make_mut(list)
 }
 
-/// `before` are the lines before it in its block. `None` if the line has no effect here.
+/// Reads `proxy_set_header`. `before` are the lines before it in its block. Returns `None` if the line has no effect here.
 fn set_header(
     directive: &Directive,
     before: &[SetHeader],
@@ -219,7 +219,7 @@ fn set_header(
 static OF_CONNECTION: [HeaderName; 2] =
     [HeaderName::from_static("keep-alive"), HeaderName::from_static("proxy-connection")];
 
-/// `None` if the line has no effect here.
+/// Reads `add_header`. Returns `None` if the line has no effect here.
 fn add_header(directive: &Directive, context: &mut ReadContext<'_>) -> Result<Option<AddHeader>, Fault> {
     if directive.args.len() > 2
         && let Some(fault) = unended(directive)

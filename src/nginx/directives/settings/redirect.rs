@@ -130,7 +130,7 @@ pub(crate) struct CookieFlags {
 }
 
 impl CookieFlags {
-    /// `None` for `off`.
+    /// Reads `proxy_cookie_flags`. Returns `None` for `off`.
     pub(super) fn read(directive: &Directive) -> Result<Option<CookieFlags>, Fault> {
         let Some((name, flags)) = directive.args.split_first() else { return Err(wrong_number(directive)) };
         if flags.is_empty() {

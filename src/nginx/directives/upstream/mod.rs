@@ -167,7 +167,7 @@ impl Upstream {
         self.servers.iter().any(|server| server.ejection() != EjectionRule::Outlier)
     }
 
-    /// nginx refuses `backup` and `slow_start` with the methods that draw or hash.
+    /// Refuses `backup` and `slow_start` with the methods that draw or hash, as nginx does.
     fn check_method(&self, block: &[Directive]) -> Result<(), Fault> {
         if matches!(self.method, Method::RoundRobin | Method::LeastConn) {
             return Ok(());
@@ -228,7 +228,7 @@ fn queue(directive: &Directive) -> Result<QueueRules, Fault> {
     rules.max_wait(values::time(&time, TimeUnit::Seconds)?).map_err(invalid)
 }
 
-/// Newer nginx has `keepalive N local`.
+/// Returns the number of `keepalive N`, and of `keepalive N local` of newer nginx.
 fn keepalive_number(directive: &Directive) -> Result<&Word, Fault> {
     match &directive.args[..] {
         [number, local] if local.text == "local" => Ok(number),

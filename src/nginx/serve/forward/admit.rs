@@ -26,7 +26,7 @@ const TOO_MANY_PASSWORDS: ErrorResponse =
 /// The checks that a request has passed. After a pause or an internal redirect it is routed again, and does not count twice, not even if
 /// a limit has refused it: its error page must not be refused too.
 #[derive(Default)]
-pub(super) struct Passed {
+pub(super) struct PassedChecks {
     /// `limit_req` has counted it.
     limit_req: bool,
     /// The time for which it has waited for `limit_req`.
@@ -62,7 +62,7 @@ pub(super) enum Refused {
 pub(super) fn admit(
     settings: &BlockSettings,
     scope: &Scope<'_>,
-    passed: &mut Passed,
+    passed: &mut PassedChecks,
 ) -> Result<Option<Pause>, Refused> {
     let too_many = |status: Option<u16>| {
         let status = status.and_then(|status| StatusCode::from_u16(status).ok());
@@ -92,7 +92,7 @@ pub(super) fn admit(
 }
 
 impl Pause {
-    pub(super) async fn wait(self, passed: &mut Passed) {
+    pub(super) async fn wait(self, passed: &mut PassedChecks) {
         match self {
             Pause::Wait(time) => {
                 tokio::time::sleep(time).await;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::{Extensions, Response, StatusCode, request};
 
-use super::admit::{Passed, Refused, admit};
+use super::admit::{PassedChecks, Refused, admit};
 use super::destination::Destination;
 use super::pages::{KeptRequest, OwnResponse};
 use super::pass::{Admitted, Current, pass};
@@ -52,7 +52,7 @@ impl<'s: 'r, 'r> ServerRequest<'s, 'r> {
         rewritten: &'r mut Rewritten,
         logs: &mut &'s Arc<[WrittenLog]>,
         extensions: &mut Extensions,
-        passed: &mut Passed,
+        passed: &mut PassedChecks,
     ) -> Result<Routed<'s>, ErrorResponse> {
         if !self.is_readable && self.before.is_none() {
             scope.remote = inet(self.client(None, logs, passed));
@@ -229,7 +229,7 @@ impl<'s: 'r, 'r> ServerRequest<'s, 'r> {
         &self,
         destination: Option<&Destination<'s>>,
         logs: &mut &'s Arc<[WrittenLog]>,
-        passed: &mut Passed,
+        passed: &mut PassedChecks,
     ) -> ClientAddr {
         let route = destination.and_then(Destination::location).map(|location| &self.site.routes[location.number]);
         if let Some(Route { logs: of_location, .. }) = route {
@@ -342,7 +342,7 @@ impl<'s: 'r, 'r> ServerRequest<'s, 'r> {
         scope: &Scope<'_>,
         rewritten: &Rewritten,
         extensions: &mut Extensions,
-        passed: &mut Passed,
+        passed: &mut PassedChecks,
     ) -> Result<Routed<'s>, ErrorResponse> {
         let ServerRequest { site, server, head, before, .. } = *self;
         if before.is_some_and(|before| before.is_refused) {

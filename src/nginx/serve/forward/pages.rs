@@ -36,7 +36,7 @@ pub(super) struct KeptRequest<'s> {
 }
 
 /// A request on its way to a page.
-pub(super) struct Led<'s> {
+pub(super) struct PageRequest<'s> {
     pub(super) redirect: InternalRedirect<'s>,
     pub(super) head: request::Parts,
     pub(super) body: Body,
@@ -103,7 +103,7 @@ impl<'s> KeptRequest<'s> {
         page: &'s ErrorPage,
         has_body: bool,
         response: &mut Response<Body>,
-    ) -> Result<Option<Led<'s>>, ErrorResponse> {
+    ) -> Result<Option<PageRequest<'s>>, ErrorResponse> {
         let Some(target) = self.target(page, response.status().as_u16()) else { return Ok(None) };
         let body = match &target {
             RedirectTarget::Location(location) if passes(location) => match has_body {
@@ -119,7 +119,7 @@ impl<'s> KeptRequest<'s> {
         let settings = &self.location.settings;
         let before = self.before.as_ref();
         let redirect = InternalRedirect::to_page(target, page, settings, response, &self.rewritten, before)?;
-        Ok(Some(Led { redirect, head: *self.head, body }))
+        Ok(Some(PageRequest { redirect, head: *self.head, body }))
     }
 }
 
@@ -132,7 +132,7 @@ pub(super) fn after_error<'s>(
     has_body: bool,
     asked: Option<&request::Parts>,
     response: &mut Response<Body>,
-) -> Option<Led<'s>> {
+) -> Option<PageRequest<'s>> {
     let is_of_node = !response::is_own_error(response);
     match kept.map(|kept| kept.into_page(page, has_body, response)) {
         Some(Ok(Some(led))) => return Some(led),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::{Extensions, StatusCode, Uri};
 
-use super::admit::{Passed, Pause, Refused, admit};
+use super::admit::{PassedChecks, Pause, Refused, admit};
 use super::prepare::prepare;
 use crate::nginx::directives::location::{Action, Location, PassUri, is_plain};
 use crate::nginx::readings::RequestPaths;
@@ -64,7 +64,7 @@ pub(super) fn pass<'s>(
     current: &Current<'_>,
     scope: &Scope<'_>,
     extensions: &mut Extensions,
-    passed: &mut Passed,
+    passed: &mut PassedChecks,
 ) -> Result<Admitted<'s>, Refused> {
     let settings = &location.settings;
     if let Some(pause) = admit(settings, scope, passed)? {

@@ -428,7 +428,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// What is counted of each client is what the entries weigh.
+        /// The counts of each client equal the sum of the weights of its entries.
         #[test]
         fn shares_are_counted_exactly(steps in proptest::collection::vec((0_u64..60, 0_u8..5, 0_u32..4), 0..600), entries in 1_usize..50) {
             let cache = ShardedCache::<u64>::with_shards(1, limits(entries, entries * 512));

@@ -199,7 +199,7 @@ impl Connector {
         Some(TlsCertificates { client_tls: None, root_cert })
     }
 
-    /// The driver makes one or two quick attempts of its own, which follow a slot that has moved.
+    /// Returns a client of a cluster. The driver makes one or two quick attempts of its own, which follow a slot that has moved.
     fn cluster_client(&self, nodes: &[Server]) -> RedisResult<ClusterClient> {
         let nodes: Vec<_> =
             nodes.iter().map(|node| self.connection_info(node, &self.login, 0)).collect::<Result<_, RedisError>>()?;

@@ -87,7 +87,7 @@ fn io_error(error: &RedisError) -> Option<&io::Error> {
     error.source()?.downcast_ref::<Arc<dyn std::error::Error + Send + Sync>>()?.downcast_ref()
 }
 
-/// A response of another type than the command has.
+/// Returns the failure for a response of another type than the command has.
 pub(super) fn unexpected_response() -> Failure {
     Failure::refused(SYSTEM, "the response does not fit the request")
 }

@@ -24,18 +24,18 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// The server cannot be reached or cannot serve at present.
+    /// Returns the failure of a server that cannot be reached or cannot serve at present.
     pub(crate) fn unavailable(system: &'static str, description: impl Into<Cow<'static, str>>) -> Self {
         Failure { system, description: description.into(), permanent: false, shortage: false, connecting: false }
     }
 
-    /// The server refused the request or sent an invalid response. A retry does not help.
+    /// Returns the failure of a server that refused the request or sent an invalid response. A retry does not help.
     pub(crate) fn refused(system: &'static str, description: impl Into<Cow<'static, str>>) -> Self {
         Failure { permanent: true, ..Failure::unavailable(system, description) }
     }
 
-    /// A connection failed. Keeps the text of errors of the operating system and of TLS; the text
-    /// of others may quote what was read.
+    /// Returns the failure of a connection. It keeps the text of errors of the operating system and of TLS; the text of others may
+    /// quote what was read.
     pub(crate) fn io(system: &'static str, error: &io::Error) -> Self {
         #[cfg(any(feature = "redis", feature = "mysql"))]
         if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
@@ -48,7 +48,7 @@ impl Failure {
         Failure { shortage: is_shortage(error), ..Failure::unavailable(system, description) }
     }
 
-    /// TLS failed. These errors describe certificates and the protocol only.
+    /// Returns the failure of a TLS handshake. Its text describes certificates and the protocol only.
     #[cfg(any(feature = "redis", feature = "mysql"))]
     pub(crate) fn tls(system: &'static str, error: &rustls::Error) -> Self {
         let permanent = matches!(error, rustls::Error::InvalidCertificate(_));

@@ -1,10 +1,10 @@
-//! The signs by which a node shows in its responses that it stops.
+//! Shutdown indications: what a node shows in its responses when it stops.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-/// A sign in a response of whether the node stays.
+/// What a response shows about whether the node stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Sign {
+pub(crate) enum ShutdownIndication {
     /// The connection stays open.
     KeepsAlive,
     /// A successful response closes its connection, which has carried `uses` requests; 0 is unknown. `client` tells clients apart.
@@ -13,18 +13,18 @@ pub(crate) enum Sign {
     RetryAfter { client: u32 },
 }
 
-/// The signs of one endpoint. While its connections stay open, a response writes nothing here.
+/// The indications of one endpoint. While its connections stay open, a response writes nothing here.
 ///
 /// A node also closes a connection that has carried its number of requests (Tomcat's `maxKeepAliveRequests`), and connections that
-/// were made together reach that together. So the number at which a node closed connections and stayed is no sign. A node that
+/// were made together reach that together. So the number at which a node closed connections and stayed is no indication. A node that
 /// always closes connections, or has done so since it was drained for it, shows nothing by closing one.
 #[derive(Debug, Default)]
-pub(super) struct Signs {
+pub(super) struct ShutdownIndications {
     /// The node has kept a connection open, so that closing is a change.
     keeps_alive: AtomicBool,
-    /// The number of times that signs were wrong, one after the other.
+    /// The number of times that indications were wrong, one after the other.
     mistakes: AtomicU8,
-    /// The weight of the signs in a row, each in a response to another client than the one before, in the lower half; the last
+    /// The weight of the indications in a row, each in a response to another client than the one before, in the lower half; the last
     /// client in the upper.
     row: AtomicU64,
     /// The requests that the last connection of the row carried.
@@ -33,19 +33,19 @@ pub(super) struct Signs {
     usual_uses: AtomicU32,
 }
 
-/// The weight at which signs in a row show that the node stops: three clients whose connections close, or two that get 503 with
+/// The weight at which indications in a row show that the node stops: three clients whose connections close, or two that get 503 with
 /// `Retry-After`. It doubles with each mistake.
 const ENOUGH: u64 = 3;
 const CLOSE: u64 = 1;
 const RETRY_AFTER: u64 = 2;
 const MAX_MISTAKES: u8 = 6;
 
-impl Signs {
+impl ShutdownIndications {
     /// Records what a response shows. Returns whether the node most likely stops.
     #[inline]
-    pub(super) fn show(&self, sign: Sign) -> bool {
-        match sign {
-            Sign::KeepsAlive => {
+    pub(super) fn show(&self, indication: ShutdownIndication) -> bool {
+        match indication {
+            ShutdownIndication::KeepsAlive => {
                 if !self.keeps_alive.load(Ordering::Relaxed) {
                     self.keeps_alive.store(true, Ordering::Relaxed);
                 }
@@ -54,11 +54,11 @@ impl Signs {
                 }
                 false
             }
-            Sign::Closes { client, uses } => {
+            ShutdownIndication::Closes { client, uses } => {
                 let is_usual = uses > 0 && uses == self.usual_uses.load(Ordering::Relaxed);
                 self.keeps_alive.load(Ordering::Relaxed) && !is_usual && self.close(client, uses)
             }
-            Sign::RetryAfter { client } => self.count(client, RETRY_AFTER),
+            ShutdownIndication::RetryAfter { client } => self.count(client, RETRY_AFTER),
         }
     }
 
@@ -67,14 +67,14 @@ impl Signs {
         self.count(client, CLOSE)
     }
 
-    /// Adds a sign to the row, unless the last one was in a response to the same client: a request of that client may cause it.
+    /// Adds an indication to the row, unless the last one was in a response to the same client: a request of that client may cause it.
     fn count(&self, client: u32, weight: u64) -> bool {
         let row = self.row.load(Ordering::Relaxed);
         if row != 0 && row >> 32 == u64::from(client) {
             return false;
         }
         let count = (row & u64::from(u32::MAX)) + weight;
-        // If two signs come at the same time, one may be lost.
+        // If two indications come at the same time, one may be lost.
         self.row.store((u64::from(client) << 32) | count.min(u64::from(u32::MAX)), Ordering::Relaxed);
         count >= ENOUGH << self.mistakes.load(Ordering::Relaxed)
     }
@@ -89,7 +89,7 @@ impl Signs {
         }
     }
 
-    /// Begins anew after a drain. The signs `were_right` if the node accepted no connection meanwhile.
+    /// Begins anew after a drain. The indications `were_right` if the node accepted no connection meanwhile.
     pub(super) fn end_drain(&self, were_right: bool) {
         if were_right {
             self.row.store(0, Ordering::Relaxed);
@@ -107,62 +107,66 @@ impl Signs {
 mod tests {
     use super::*;
 
-    fn closes(signs: &Signs, clients: impl IntoIterator<Item = u32>) -> Vec<bool> {
-        clients.into_iter().map(|client| signs.show(Sign::Closes { client, uses: 1 })).collect()
+    fn closes(indications: &ShutdownIndications, clients: impl IntoIterator<Item = u32>) -> Vec<bool> {
+        clients.into_iter().map(|client| indications.show(ShutdownIndication::Closes { client, uses: 1 })).collect()
     }
 
     #[test]
-    fn three_different_clients_in_a_row_that_lose_their_connections_are_a_sign_after_one_that_was_kept() {
-        let signs = Signs::default();
-        assert_eq!(closes(&signs, 0..9), [false; 9], "the node has always closed");
-        assert!(!signs.show(Sign::KeepsAlive));
-        assert_eq!(closes(&signs, [1, 1, 1, 2, 2, 1]), [false, false, false, false, false, true]);
-        signs.end_drain(true);
-        assert_eq!(closes(&signs, 0..9), [false; 9], "the node that is there now may always close");
-        assert!(!signs.show(Sign::KeepsAlive));
-        assert_eq!(closes(&signs, [1, 2, 3]), [false, false, true]);
-        signs.end_drain(false);
-        assert!(!signs.show(Sign::KeepsAlive));
-        assert_eq!(closes(&signs, 0..6), [false, false, false, false, false, true], "after a mistake twice as many");
+    fn three_different_clients_in_a_row_that_lose_their_connections_are_an_indication_after_one_that_was_kept() {
+        let indications = ShutdownIndications::default();
+        assert_eq!(closes(&indications, 0..9), [false; 9], "the node has always closed");
+        assert!(!indications.show(ShutdownIndication::KeepsAlive));
+        assert_eq!(closes(&indications, [1, 1, 1, 2, 2, 1]), [false, false, false, false, false, true]);
+        indications.end_drain(true);
+        assert_eq!(closes(&indications, 0..9), [false; 9], "the node that is there now may always close");
+        assert!(!indications.show(ShutdownIndication::KeepsAlive));
+        assert_eq!(closes(&indications, [1, 2, 3]), [false, false, true]);
+        indications.end_drain(false);
+        assert!(!indications.show(ShutdownIndication::KeepsAlive));
+        assert_eq!(
+            closes(&indications, 0..6),
+            [false, false, false, false, false, true],
+            "after a mistake twice as many"
+        );
     }
 
     #[test]
     fn a_node_that_closes_every_connection_since_it_was_drained_is_not_drained_again() {
-        let signs = Signs::default();
-        signs.show(Sign::KeepsAlive);
-        assert!(closes(&signs, [1, 2, 3])[2]);
-        signs.end_drain(false);
-        assert!(closes(&signs, 0..1_000).iter().all(|stops| !stops));
+        let indications = ShutdownIndications::default();
+        indications.show(ShutdownIndication::KeepsAlive);
+        assert!(closes(&indications, [1, 2, 3])[2]);
+        indications.end_drain(false);
+        assert!(closes(&indications, 0..1_000).iter().all(|stops| !stops));
     }
 
     #[test]
-    fn connections_that_have_carried_their_number_of_requests_are_no_sign() {
-        let signs = Signs::default();
-        signs.show(Sign::KeepsAlive);
-        assert!(!signs.show(Sign::Closes { client: 1, uses: 100 }));
-        signs.show(Sign::KeepsAlive);
+    fn connections_that_have_carried_their_number_of_requests_are_no_indication() {
+        let indications = ShutdownIndications::default();
+        indications.show(ShutdownIndication::KeepsAlive);
+        assert!(!indications.show(ShutdownIndication::Closes { client: 1, uses: 100 }));
+        indications.show(ShutdownIndication::KeepsAlive);
         for client in 0..64 {
-            assert!(!signs.show(Sign::Closes { client, uses: 100 }));
+            assert!(!indications.show(ShutdownIndication::Closes { client, uses: 100 }));
         }
         assert_eq!(
-            [1, 2, 3].map(|client| signs.show(Sign::Closes { client, uses: 10 + client })),
+            [1, 2, 3].map(|client| indications.show(ShutdownIndication::Closes { client, uses: 10 + client })),
             [false, false, true]
         );
     }
 
     #[test]
-    fn two_clients_in_a_row_that_get_503_with_retry_after_are_a_sign_and_more_are_needed_after_a_mistake() {
-        let signs = Signs::default();
+    fn two_clients_in_a_row_that_get_503_with_retry_after_are_an_indication_and_more_are_needed_after_a_mistake() {
+        let indications = ShutdownIndications::default();
         let asks = |clients: &[u32]| -> Vec<bool> {
-            clients.iter().map(|client| signs.show(Sign::RetryAfter { client: *client })).collect()
+            clients.iter().map(|client| indications.show(ShutdownIndication::RetryAfter { client: *client })).collect()
         };
         assert_eq!(asks(&[1; 9]), [false; 9], "one client may cause it");
-        assert!(!signs.show(Sign::KeepsAlive));
+        assert!(!indications.show(ShutdownIndication::KeepsAlive));
         assert_eq!(asks(&[2]), [false], "the node stayed in between");
         assert_eq!(asks(&[2, 1]), [false, true]);
-        signs.end_drain(false);
+        indications.end_drain(false);
         assert_eq!(asks(&[1, 2]), [false; 2]);
-        assert!(!signs.show(Sign::KeepsAlive));
+        assert!(!indications.show(ShutdownIndication::KeepsAlive));
         assert_eq!(asks(&[1, 2, 3]), [false, false, true]);
     }
 }

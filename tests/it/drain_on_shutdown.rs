@@ -127,7 +127,7 @@ async fn a_node_that_closes_the_connections_of_different_clients_serves_bound_se
 }
 
 #[tokio::test]
-async fn errors_that_close_and_nodes_that_always_close_are_no_sign() {
+async fn errors_that_close_and_nodes_that_always_close_are_no_indication() {
     for status in [400, 404, 500, 503] {
         let nodes = Nodes::new(2);
         nodes.ask(0..4).await;
