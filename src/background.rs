@@ -1,4 +1,4 @@
-//! Tasks that run while there is work for them.
+//! Background tasks: those that run while there is work for them, and those that end with their handle.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 /// A task that works for its owner in rounds, and ends when there is no more work or the owner is dropped.
@@ -89,6 +90,31 @@ impl<T, K: Fn(&T) -> &BackgroundTask> Drop for Running<T, K> {
         if let Some(owner) = self.owner.upgrade() {
             (self.task)(&owner).running.store(false, Ordering::SeqCst);
         }
+    }
+}
+
+/// A task that is aborted when its handle is dropped.
+#[derive(Debug)]
+pub(crate) struct AbortOnDrop(JoinHandle<()>);
+
+impl AbortOnDrop {
+    /// Starts a task.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub(crate) fn spawn(task: impl Future<Output = ()> + Send + 'static) -> Self {
+        AbortOnDrop(tokio::spawn(task))
+    }
+
+    /// Returns whether the task has ended.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.0.is_finished()
+    }
+}
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

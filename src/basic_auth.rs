@@ -25,6 +25,11 @@ pub(crate) fn user(authorization: &HeaderValue) -> Option<Vec<u8>> {
     Some(decoded)
 }
 
+/// Returns the [`user`] of Basic credentials as text. Also `None` if the name is not UTF-8.
+pub(crate) fn user_name(authorization: &HeaderValue) -> Option<String> {
+    String::from_utf8(user(authorization)?).ok()
+}
+
 /// Returns the user name of Basic credentials, which are decoded into `decoded`. Also `None` if `decoded` is too short.
 pub(crate) fn user_in<'d>(authorization: &HeaderValue, decoded: &'d mut [u8]) -> Option<&'d mut [u8]> {
     let length = STANDARD.decode_slice(token(authorization.as_bytes())?, decoded).ok()?;

@@ -53,6 +53,12 @@ impl Epoch {
         self.millis_at(self.clock.now())
     }
 
+    /// Returns the microseconds since the origin.
+    pub(crate) fn micros(&self) -> u64 {
+        let since = self.clock.now().saturating_duration_since(self.origin);
+        u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+    }
+
     /// Returns the instant `millis` milliseconds after the origin.
     pub(crate) fn instant(&self, millis: u64) -> Instant {
         self.origin.checked_add(Duration::from_millis(millis)).unwrap_or(self.origin)

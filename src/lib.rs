@@ -94,6 +94,9 @@
     allow(rustdoc::broken_intra_doc_links, reason = "links to modules whose feature is off")
 )]
 
+#[cfg(not(unix))]
+compile_error!("kylin-lb runs on Unix only");
+
 #[cfg(feature = "admin")]
 #[cfg_attr(docsrs, doc(cfg(feature = "admin")))]
 pub mod admin;
@@ -128,6 +131,7 @@ mod maybe_ready;
 #[cfg(feature = "nginx")]
 pub mod nginx;
 pub mod observe;
+mod percent;
 pub mod probe;
 pub mod proxy;
 mod request;

@@ -2,20 +2,18 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, WWW_AUTHENTICATE};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Limited};
 use serde_json::json;
 
 use super::action::{Action, Done};
 use super::refusal::Refusal;
 use super::{Shared, page, status};
-use crate::body::Body;
+use crate::body::{Body, BodyError};
 use crate::request::ClientAddr;
 
 /// The maximum length of an action, which has some hundred bytes.
-const MAX_BODY: usize = 4096;
+const MAX_BODY: u64 = 4096;
 /// The time for the body of an action.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -87,13 +85,12 @@ async fn action(request: Request<Body>) -> Result<Action, Refusal> {
     }
     let too_large = || Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "an action has at most 4096 bytes");
     let declared = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if declared.is_some_and(|length| length > MAX_BODY as u64) {
+    if declared.is_some_and(|length| length > MAX_BODY) {
         return Err(too_large());
     }
-    let body = tokio::time::timeout(BODY_TIMEOUT, Limited::new(request.into_body(), MAX_BODY).collect()).await;
-    let body: Bytes = match body {
-        Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => return Err(too_large()),
+    let body = match tokio::time::timeout(BODY_TIMEOUT, request.into_body().collect_up_to(MAX_BODY)).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(BodyError::TooLarge)) => return Err(too_large()),
         Ok(Err(_)) => return Err(Refusal::new(StatusCode::BAD_REQUEST, "the body ended early")),
         Err(_) => return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")),
     };

@@ -2,9 +2,9 @@ use std::collections::BTreeMap;
 
 use http::header::{self, HeaderMap, HeaderValue};
 
-use super::split;
+use super::SetCookie;
 
-/// The most cookies that are kept, and the most bytes of each.
+/// The maximum number of cookies, and the maximum length of each with its name, in bytes.
 const MAX_COOKIES: usize = 8;
 const MAX_BYTES: usize = 1024;
 
@@ -19,11 +19,10 @@ impl CookieJar {
     /// Stores the cookies that a response sets.
     pub(crate) fn store(&mut self, headers: &HeaderMap) {
         for line in headers.get_all(header::SET_COOKIE) {
-            let pair = line.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
-            let Some((name, value)) = split(pair) else { continue };
+            let Some(SetCookie { name, raw_value, .. }) = SetCookie::parse(line) else { continue };
             let has_room = self.0.len() < MAX_COOKIES || self.0.contains_key(name);
-            if !name.is_empty() && pair.len() <= MAX_BYTES && has_room {
-                self.0.insert(name.into(), value.into());
+            if !name.is_empty() && name.len() + raw_value.len() < MAX_BYTES && has_room {
+                self.0.insert(name.into(), raw_value.into());
             }
         }
     }

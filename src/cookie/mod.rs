@@ -24,6 +24,11 @@ pub(crate) fn pairs(header: &HeaderValue) -> impl Iterator<Item = (&[u8], &[u8])
     parts_of(header).filter_map(split).map(|(name, value)| (name, unquoted(value)))
 }
 
+/// Returns the ids in the session cookies of Kylin in a `Cookie` header.
+pub(crate) fn kylin_sessions(header: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    pairs(header).filter(|(name, _)| is_kylin_session(name)).map(|(_, id)| id)
+}
+
 /// Returns the value of the first cookie called `name`, as the client sent it.
 pub(crate) fn value<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h [u8]> {
     raw_pairs(headers).find(|(known, _)| *known == name.as_bytes()).map(|(_, value)| value)

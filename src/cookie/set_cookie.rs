@@ -9,7 +9,6 @@ pub(crate) struct SetCookie<'a> {
     /// The value without the quotes around it.
     pub(crate) value: &'a [u8],
     /// The value as the node sent it, with its quotes if it has any.
-    #[cfg_attr(not(feature = "login-relay"), allow(dead_code, reason = "only the login relay sends cookies back"))]
     pub(crate) raw_value: &'a [u8],
     /// Whether `Max-Age` is zero or less. The last valid attribute counts. `Max-Age` takes precedence over `Expires`.
     max_age_is_over: Option<bool>,

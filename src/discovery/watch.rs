@@ -1,11 +1,11 @@
 use std::fmt;
 
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 
 use super::membership::Membership;
 use super::{Backoff, DiscoveredNode, Discovery, DiscoveryStatus};
 use crate::Cluster;
+use crate::background::AbortOnDrop;
 use crate::body::BoxError;
 use crate::endpoint::Endpoint;
 
@@ -60,16 +60,13 @@ where
     let (sender, status) = watch::channel(DiscoveryStatus::default());
     let make_endpoint = move |node: &DiscoveredNode| make_endpoint(node).map_err(Into::into);
     let membership = Membership::new(cluster.clone(), make_endpoint, sender);
-    let mut task = JoinSet::new();
-    task.spawn(membership.run(discovery, backoff));
-    DiscoveryHandle { _task: task, status }
+    DiscoveryHandle { _task: AbortOnDrop::spawn(membership.run(discovery, backoff)), status }
 }
 
 /// A running [`watch()`]. Dropping it stops the updates; the cluster keeps its endpoints.
 #[must_use = "dropping the handle stops the updates"]
 pub struct DiscoveryHandle {
-    /// The only task of the set, which the drop of the set aborts.
-    _task: JoinSet<()>,
+    _task: AbortOnDrop,
     status: watch::Receiver<DiscoveryStatus>,
 }
 

@@ -10,8 +10,6 @@ mod spec;
 
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
-
 pub use health_check::{HealthCheck, HealthChecker};
 pub use matcher::ResponseMatcher;
 pub use metastore::{MetastoreCheck, MetastoreChecker};
@@ -31,26 +29,4 @@ fn validate_interval(interval: Duration, name: &'static str) -> Result<(), Inval
 /// Lengthens or shortens `interval` at random by up to `part` of it, so that front ends do not send in step.
 fn jittered(interval: Duration, part: f64) -> Duration {
     interval.mul_f64(1.0 - part + 2.0 * part * fastrand::f64())
-}
-
-/// A task that is aborted when its handle is dropped.
-#[derive(Debug)]
-struct AbortOnDrop(JoinHandle<()>);
-
-impl AbortOnDrop {
-    /// # Panics
-    /// Outside of a tokio runtime.
-    fn spawn(task: impl Future<Output = ()> + Send + 'static) -> Self {
-        AbortOnDrop(tokio::spawn(task))
-    }
-
-    fn is_finished(&self) -> bool {
-        self.0.is_finished()
-    }
-}
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }

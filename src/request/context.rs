@@ -13,7 +13,8 @@ use crate::{basic_auth, cookie};
 /// The facts of one request.
 ///
 /// It is made once, from the head, and outlives the request, which goes to a node. Later steps read it instead of the headers.
-/// Values are shared with the head, not copied, and are parsed on first use.
+/// Values are shared with the head, not copied. Cookies and credentials are parsed by each call that asks for them, because most
+/// requests need them once or never.
 pub(crate) struct RequestContext {
     client: ClientAddr,
     host: Option<HeaderValue>,
@@ -181,7 +182,7 @@ impl RequestContext {
 
     /// Returns the ids in the session cookies of Kylin.
     pub(crate) fn kylin_sessions(&self) -> impl Iterator<Item = &[u8]> {
-        self.cookies().filter(|(name, _)| cookie::is_kylin_session(name)).map(|(_, id)| id)
+        self.cookies.iter().flat_map(cookie::kylin_sessions)
     }
 
     /// Returns the id in the first session cookie of Kylin.
@@ -209,7 +210,7 @@ impl RequestContext {
 
     /// Returns the user name of Basic credentials.
     pub(crate) fn basic_user(&self) -> Option<String> {
-        String::from_utf8(basic_auth::user(self.authorization.as_ref()?)?).ok()
+        basic_auth::user_name(self.authorization.as_ref()?)
     }
 
     /// Returns whether the request is a login form, whose password the node checks whatever its cookies are.

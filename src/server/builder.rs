@@ -9,7 +9,6 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::accept::{Admission, Serving, accept};
 use super::limits::{ClientShares, Limits, servable};
-#[cfg(unix)]
 use super::listen::Inherited;
 use super::listen::{Listen, Listener};
 use super::stop::IdleList;
@@ -30,7 +29,6 @@ pub struct ServerBuilder<H> {
     listeners: Vec<(Listen, ListenOptions, H)>,
     pub(super) settings: FixedSettings,
     limits: Limits,
-    #[cfg(unix)]
     inherited: Vec<socket2::Socket>,
 }
 
@@ -67,7 +65,6 @@ impl<H: Handler> ServerBuilder<H> {
                 backlog: DEFAULT_BACKLOG,
             },
             limits: Limits::default(),
-            #[cfg(unix)]
             inherited: Vec::new(),
         }
     }
@@ -199,7 +196,6 @@ impl<H: Handler> ServerBuilder<H> {
             listeners: listeners.collect(),
             settings: self.settings,
             limits: self.limits,
-            #[cfg(unix)]
             inherited: self.inherited,
         }
     }
@@ -211,7 +207,6 @@ impl<H: Handler> ServerBuilder<H> {
     /// Another process may accept from the same socket: no connection is lost while one takes over from another. The
     /// [backlog](Self::backlog) is that of the socket. [`Listen::of_socket`] returns its address. [`Server::replace`] uses no
     /// socket that is given to its builder.
-    #[cfg(unix)]
     pub fn inherit(mut self, socket: impl Into<std::os::fd::OwnedFd>) -> Self {
         self.inherited.push(socket2::Socket::from(socket.into()));
         self
@@ -226,21 +221,15 @@ impl<H: Handler> ServerBuilder<H> {
     pub fn start(mut self) -> io::Result<Server> {
         let settings = self.settings.clone();
         let threads = settings.threads.get();
-        #[cfg(unix)]
         let mut inherited = Inherited::new(std::mem::take(&mut self.inherited))?;
         let mut bound = Vec::new();
         for (listen, serving) in self.into_serving()? {
-            #[cfg(unix)]
-            let adopted = inherited.adopt(&listen, threads)?;
-            #[cfg(not(unix))]
-            let adopted = None;
-            let listener = match adopted {
+            let listener = match inherited.adopt(&listen, threads)? {
                 Some(listener) => listener,
                 None => Listener::bind(&listen, threads, settings.backlog)?,
             };
             bound.push((listen, listener, serving));
         }
-        #[cfg(unix)]
         inherited.finish()?;
         let (stop, stopped) = watch::channel(None);
         let max_connections = servable(settings.max_connections);

@@ -1,6 +1,4 @@
-#[cfg(unix)]
 use std::io;
-#[cfg(unix)]
 use std::num::NonZeroU64;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
@@ -54,7 +52,6 @@ impl Default for Limits {
 ///
 /// # Errors
 /// An error if `files` is above the hard limit and the process may not raise that.
-#[cfg(unix)]
 pub fn raise_open_files_limit(files: Option<NonZeroU64>) -> io::Result<u64> {
     use rustix::process::{Resource, getrlimit, setrlimit};
 
@@ -138,13 +135,7 @@ fn of_client(wanted: NonZeroU32, all: NonZeroUsize) -> NonZeroU32 {
     u32::try_from(most).ok().and_then(NonZeroU32::new).map_or(wanted, |most| wanted.min(most))
 }
 
-#[cfg(unix)]
 fn max_open_files() -> Option<usize> {
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current?;
     usize::try_from(files).ok()
-}
-
-#[cfg(not(unix))]
-fn max_open_files() -> Option<usize> {
-    None
 }

@@ -7,7 +7,6 @@ use std::str::FromStr;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
-#[cfg(unix)]
 use tokio::net::UnixListener;
 
 /// The address that a server listens on.
@@ -63,7 +62,6 @@ impl fmt::Display for Listen {
     }
 }
 
-#[cfg(unix)]
 impl Listen {
     /// Returns the address of a listening socket, for example of one that systemd has passed.
     ///
@@ -85,10 +83,8 @@ impl Listen {
 }
 
 /// The sockets that this process was given, with their addresses.
-#[cfg(unix)]
 pub(super) struct Inherited(Vec<(Listen, Socket)>);
 
-#[cfg(unix)]
 impl Inherited {
     pub(super) fn new(sockets: Vec<Socket>) -> io::Result<Self> {
         let sockets = sockets.into_iter().map(|socket| Ok((Listen::of_socket(&socket)?, socket)));
@@ -125,7 +121,6 @@ impl Inherited {
     }
 }
 
-#[cfg(unix)]
 fn has_address(socket: &Listen, listen: &Listen) -> bool {
     match (socket, listen) {
         (Listen::Tcp(one) | Listen::DualStack(one), Listen::Tcp(other) | Listen::DualStack(other)) => one == other,
@@ -150,10 +145,7 @@ impl Listener {
         let bound = match listen {
             Listen::Tcp(address) => bind_tcp(*address, true, loops, backlog),
             Listen::DualStack(address) => bind_tcp(*address, false, loops, backlog),
-            #[cfg(unix)]
             Listen::Unix(path) => bind_unix(path, loops, backlog),
-            #[cfg(not(unix))]
-            Listen::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
         };
         bound.map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {listen}: {error}")))
     }
@@ -176,9 +168,7 @@ fn bind_tcp(address: SocketAddr, v6_only: bool, loops: usize, backlog: i32) -> i
 fn tcp_socket(address: SocketAddr, v6_only: bool, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
-    #[cfg(unix)]
     socket.set_reuse_address(true)?;
-    #[cfg(unix)]
     socket.set_reuse_port(shared)?;
     if address.is_ipv6() {
         socket.set_only_v6(v6_only)?;
@@ -187,7 +177,6 @@ fn tcp_socket(address: SocketAddr, v6_only: bool, shared: bool) -> io::Result<So
     Ok(socket)
 }
 
-#[cfg(unix)]
 fn bind_unix(path: &std::path::Path, loops: usize, backlog: i32) -> io::Result<Listener> {
     use std::os::unix::net::{UnixListener, UnixStream};
 
@@ -206,13 +195,11 @@ fn bind_unix(path: &std::path::Path, loops: usize, backlog: i32) -> io::Result<L
 /// The socket of one accept loop, registered with the loop's runtime.
 pub(super) enum Acceptor {
     Tcp(TcpListener),
-    #[cfg(unix)]
     Unix(UnixListener),
 }
 
 impl Acceptor {
     pub(super) fn register(socket: Socket) -> io::Result<Self> {
-        #[cfg(unix)]
         if socket.local_addr()?.domain() == Domain::UNIX {
             return UnixListener::from_std(socket.into()).map(Acceptor::Unix);
         }

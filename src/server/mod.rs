@@ -37,7 +37,6 @@ use accept::{ListenerChange, RunningListener};
 use builder::FixedSettings;
 pub use builder::{DEFAULT_BACKLOG, ServerBuilder};
 pub use handshake::ListenOptions;
-#[cfg(unix)]
 pub use limits::raise_open_files_limit;
 pub use listen::{InvalidListen, Listen};
 

@@ -4,7 +4,6 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-#[cfg(unix)]
 use tokio::net::UnixStream;
 
 /// The socket of a client.
@@ -32,7 +31,6 @@ impl ClientSocket for TcpStream {
 }
 
 /// Unix sockets have no reset.
-#[cfg(unix)]
 impl ClientSocket for UnixStream {
     fn reset_on_close(&self, _on: bool) {}
 

@@ -14,7 +14,6 @@ use ahash::RandomState;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Response, StatusCode};
 use http_body::Body as _;
-use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use tokio::time::timeout;
 
@@ -244,12 +243,11 @@ impl Replicated {
     /// Reads the error. If it comes from the race, takes the next step to heal the request; otherwise the client gets the response.
     async fn heal(&self, state: &mut ReplicatedSession, response: &mut Response<Body>) -> AfterResponse {
         let body = std::mem::take(response.body_mut());
-        let Ok(Ok(read)) = timeout(ERROR_TIMEOUT, body.collect()).await else {
+        let Ok(Ok(read)) = timeout(ERROR_TIMEOUT, body.collect_up_to(MAX_ERROR)).await else {
             // The body of the error broke off, so the client gets the status alone.
             response.headers_mut().remove(header::CONTENT_LENGTH);
             return AfterResponse::Return;
         };
-        let read = read.to_bytes();
         const MESSAGE: &[u8] = b"created but not yet serialized";
         let is_race = read.windows(MESSAGE.len()).any(|part| part == MESSAGE);
         *response.body_mut() = Body::from(read);

@@ -7,6 +7,7 @@ use ahash::AHashMap;
 use parking_lot::Mutex;
 
 use crate::admission::flight::ProjectSlot;
+use crate::clock::as_millis;
 
 /// The maximum number of projects. More are not cached, because a node is asked for each of them.
 const MAX_PROJECTS: usize = 64;
@@ -51,7 +52,7 @@ pub(super) struct Allowed {
 
 impl Project {
     fn new(name: &str, epoch: u64, now: u64) -> Self {
-        let settled_at = if epoch == 0 { now } else { now + millis(SETTLE_TIME) };
+        let settled_at = if epoch == 0 { now } else { now + as_millis(SETTLE_TIME) };
         let state = ProjectState { used: now, epoch, settled_at, ..ProjectState::default() };
         Project { name: name.into(), slot: ProjectSlot::of(name), state: Mutex::new(state) }
     }
@@ -61,7 +62,7 @@ impl Project {
         let mut state = self.state.lock();
         state.used = now;
         state.see(epoch, now);
-        let is_followed = state.checked.is_some_and(|checked| now - checked.min(now) <= millis(MAX_CHECK_AGE));
+        let is_followed = state.checked.is_some_and(|checked| now - checked.min(now) <= as_millis(MAX_CHECK_AGE));
         Allowed { get: is_followed, store: is_followed && now >= state.settled_at }
     }
 
@@ -84,7 +85,7 @@ impl Project {
     }
 
     fn is_unused(&self, now: u64) -> bool {
-        self.state.lock().used + millis(UNUSED_TIMEOUT) < now
+        self.state.lock().used + as_millis(UNUSED_TIMEOUT) < now
     }
 }
 
@@ -92,7 +93,7 @@ impl ProjectState {
     fn see(&mut self, epoch: u64, now: u64) {
         if self.epoch != epoch {
             self.epoch = epoch;
-            self.settled_at = now + millis(SETTLE_TIME);
+            self.settled_at = now + as_millis(SETTLE_TIME);
         }
     }
 }
@@ -128,10 +129,6 @@ impl Projects {
     pub(super) fn len(&self) -> usize {
         self.0.lock().len()
     }
-}
-
-fn millis(time: Duration) -> u64 {
-    time.as_millis() as u64
 }
 
 #[cfg(test)]

@@ -89,9 +89,9 @@ impl FlightKey {
     /// Returns whether a request has a session of Kylin with one of these ids.
     pub(crate) fn has_session(&self, ids: &[Box<[u8]>]) -> bool {
         let is_one = |id: &[u8]| ids.iter().any(|one| **one == *id);
-        let cookies = self.cookies.iter().flat_map(cookie::pairs);
+        let mut sessions = self.cookies.iter().flat_map(cookie::kylin_sessions);
         !ids.is_empty()
-            && (cookies.filter(|(name, _)| cookie::is_kylin_session(name)).any(|(_, id)| is_one(id))
+            && (sessions.any(is_one)
                 || RequestTarget::of(self.request.uri()).session_id().is_some_and(|id| is_one(id.as_bytes())))
     }
 

@@ -14,7 +14,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ahash::RandomState;
 use parking_lot::Mutex;
@@ -23,7 +23,7 @@ pub(crate) use self::credentials::{Claims, Credential};
 use self::order::Order;
 use self::ticket::AGEING;
 pub(crate) use self::ticket::{SlotState, Ticket};
-use crate::clock::{Clock, InvalidDuration, at_least};
+use crate::clock::{Clock, Epoch, InvalidDuration, at_least};
 use crate::cluster::Cluster;
 use crate::endpoint::{Lease, Live, SlotOwner};
 
@@ -52,9 +52,9 @@ impl QueueRules {
     /// Sets the maximum wait of a query for its slot (nginx: `timeout` of `queue`). Default: 60 s. After that the client gets a 503
     /// with `Retry-After`.
     ///
-    /// A query that is expected to take longer than a 30th of `time` may wait up to 30 times as long as it is expected to take, because
-    /// quicker queries may pass it until then. It never waits longer than the [timeout of its response](crate::backend::Timeouts::head).
-    /// The time counts anew for each attempt.
+    /// A query that is expected to take longer than a 30th of `time` may wait up to 30 times as long as it is expected to take,
+    /// because quicker queries may pass it until then. It never waits longer than the [timeout of its
+    /// response](crate::backend::Timeouts::head). The time counts anew for each attempt.
     ///
     /// # Errors
     /// [`InvalidDuration`] if `time` is shorter than 1 ms.
@@ -97,8 +97,7 @@ impl Default for QueueRules {
 
 /// The queues of a cluster, which all proxies of the cluster share.
 pub(crate) struct Queues {
-    clock: Arc<dyn Clock>,
-    origin: Instant,
+    epoch: Epoch,
     hasher: RandomState,
     /// Whether an endpoint has a limit.
     is_active: AtomicBool,
@@ -108,7 +107,7 @@ pub(crate) struct Queues {
 impl Queues {
     fn new(clock: Arc<dyn Clock>) -> Self {
         let (is_active, order) = (AtomicBool::new(false), Mutex::default());
-        Queues { origin: clock.now(), clock, hasher: RandomState::new(), is_active, order }
+        Queues { epoch: Epoch::new(clock), hasher: RandomState::new(), is_active, order }
     }
 
     /// Returns the queues of `cluster`, which follow `rules` from now on.
@@ -209,9 +208,7 @@ impl Queues {
         let (result, woken, reweighted) = {
             let mut order = self.order.lock();
             // Read under the lock, so that time never goes backwards between two calls.
-            let now = self.clock.now().saturating_duration_since(self.origin);
-            let now = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
-            (work(&mut order, now), std::mem::take(&mut order.wakers), order.reweighted.take())
+            (work(&mut order, self.epoch.micros()), std::mem::take(&mut order.wakers), order.reweighted.take())
         };
         for waker in woken {
             waker.wake();

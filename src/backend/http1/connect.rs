@@ -12,10 +12,7 @@ pub(super) async fn connect(address: &Address) -> io::Result<Stream> {
     match address {
         Address::Socket(socket) => without_delay(connect_tcp(*socket).await?),
         Address::Name(name, port) => without_delay(connect_any(name, *port).await?),
-        #[cfg(unix)]
         Address::Unix(path) => tokio::net::UnixStream::connect(path).await.map(Stream::Unix),
-        #[cfg(not(unix))]
-        Address::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
     }
 }
 

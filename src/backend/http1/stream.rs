@@ -2,18 +2,17 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-#[cfg(unix)]
 use tokio::net::UnixStream;
 
 pub(super) enum Stream {
     Tcp(TcpStream),
-    #[cfg(unix)]
     Unix(UnixStream),
     /// Boxed, because it is much larger than a socket.
     #[cfg(feature = "tls")]
@@ -25,24 +24,9 @@ macro_rules! any {
     ($stream:expr, $socket:ident => $then:expr) => {
         match $stream {
             Stream::Tcp($socket) => $then,
-            #[cfg(unix)]
             Stream::Unix($socket) => $then,
             #[cfg(feature = "tls")]
             Stream::Tls($socket) => $then,
-        }
-    };
-}
-
-/// Evaluates an expression for the socket below a stream.
-macro_rules! either {
-    ($stream:expr, $socket:ident => $then:expr) => {
-        match $stream {
-            Stream::Tcp($socket) => $then,
-            #[cfg(unix)]
-            Stream::Unix($socket) => $then,
-            // `socket` never returns an encrypted stream.
-            #[cfg(feature = "tls")]
-            Stream::Tls(_) => return false,
         }
     };
 }
@@ -51,34 +35,36 @@ impl Stream {
     /// Returns true if the other side has neither closed nor sent anything. The runtime's state
     /// costs nothing, but may be older than the kernel's.
     pub(super) fn is_quiet(&self, ask_kernel: bool) -> bool {
-        // TLS wants nothing more while it holds decrypted bytes, or after the other side has ended it.
-        #[cfg(feature = "tls")]
-        if let Stream::Tls(stream) = self
-            && !stream.get_ref().1.wants_read()
-        {
-            return false;
-        }
-        let stream = self.socket();
-        // An error means that the runtime of the socket is gone.
-        let ready = either!(stream, socket => socket.poll_write_ready(&mut Context::from_waker(Waker::noop())));
-        if matches!(ready, Poll::Ready(Err(_))) {
-            return false;
-        }
-        let read = match ask_kernel {
-            true => either!(stream, socket => SockRef::from(socket).peek(&mut [MaybeUninit::uninit()])),
-            false => either!(stream, socket => socket.try_read(&mut [0])),
-        };
-        read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
-    }
-
-    /// Returns the stream without its encryption. Only what a node sent that TLS has not read yet is found there.
-    fn socket(&self) -> &Stream {
         match self {
+            Stream::Tcp(tcp) => is_quiet(tcp, ask_kernel, TcpStream::poll_write_ready, TcpStream::try_read),
+            Stream::Unix(unix) => is_quiet(unix, ask_kernel, UnixStream::poll_write_ready, UnixStream::try_read),
+            // TLS wants nothing more while it holds decrypted bytes, or after the other side has ended it. Only what the node sent
+            // and TLS has not read yet is found in the socket.
             #[cfg(feature = "tls")]
-            Stream::Tls(stream) => stream.get_ref().0,
-            stream => stream,
+            Stream::Tls(stream) => {
+                let (socket, tls) = stream.get_ref();
+                tls.wants_read() && socket.is_quiet(ask_kernel)
+            }
         }
     }
+}
+
+#[inline]
+fn is_quiet<S: AsFd>(
+    socket: &S,
+    ask_kernel: bool,
+    poll_write_ready: impl FnOnce(&S, &mut Context<'_>) -> Poll<io::Result<()>>,
+    try_read: impl FnOnce(&S, &mut [u8]) -> io::Result<usize>,
+) -> bool {
+    // An error means that the runtime of the socket is gone.
+    if matches!(poll_write_ready(socket, &mut Context::from_waker(Waker::noop())), Poll::Ready(Err(_))) {
+        return false;
+    }
+    let read = match ask_kernel {
+        true => SockRef::from(socket).peek(&mut [MaybeUninit::uninit()]),
+        false => try_read(socket, &mut [0]),
+    };
+    read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }
 
 impl AsyncRead for Stream {

@@ -15,6 +15,7 @@ use percent_encoding::percent_decode_str;
 use thiserror::Error;
 
 pub(crate) use self::target::RequestTarget;
+use crate::percent::{has_escape, has_valid_escapes};
 
 /// The path of a request as Tomcat derives it, and with it the node.
 ///
@@ -162,8 +163,7 @@ fn decode(segment: &str) -> Result<Cow<'_, str>, AmbiguousPath> {
     if !segment.contains('%') {
         return Ok(Cow::Borrowed(segment));
     }
-    let is_escape = |bytes: &[u8]| matches!(bytes, [b'%', a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit());
-    if !segment.match_indices('%').all(|(at, _)| is_escape(&segment.as_bytes()[at..])) {
+    if !has_valid_escapes(segment.as_bytes()) {
         return Err(AmbiguousPath::Escape);
     }
     let decoded: Vec<u8> = percent_decode_str(segment).collect();
@@ -177,7 +177,7 @@ fn decode(segment: &str) -> Result<Cow<'_, str>, AmbiguousPath> {
             _ => {}
         }
     }
-    if decoded.windows(3).any(is_escape) {
+    if has_escape(&decoded) {
         return Err(AmbiguousPath::Twice);
     }
     String::from_utf8(decoded).map(Cow::Owned).map_err(|_| AmbiguousPath::Utf8)

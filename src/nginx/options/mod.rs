@@ -1,5 +1,24 @@
 //! Settings of an upstream besides nginx's directives: in a `# kylin_lb:` comment of the file, or as a default of the site.
 
+/// Implements `FromStr` and `Display` of an option by the table of its names.
+macro_rules! named {
+    ($option:ty, $names:expr) => {
+        impl std::str::FromStr for $option {
+            type Err = InvalidOption;
+
+            fn from_str(text: &str) -> Result<Self, InvalidOption> {
+                one_of(text, &$names)
+            }
+        }
+
+        impl std::fmt::Display for $option {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str($names.iter().find(|(_, option)| option == self).map_or("", |(name, _)| name))
+            }
+        }
+    };
+}
+
 mod files;
 mod policy;
 mod probe;

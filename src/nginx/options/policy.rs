@@ -1,5 +1,3 @@
-use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use super::{InvalidOption, one_of};
@@ -42,16 +40,4 @@ impl PolicyName {
     }
 }
 
-impl FromStr for PolicyName {
-    type Err = InvalidOption;
-
-    fn from_str(text: &str) -> Result<Self, InvalidOption> {
-        one_of(text, &NAMES)
-    }
-}
-
-impl fmt::Display for PolicyName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(NAMES.iter().find(|(_, policy)| policy == self).map_or("", |(name, _)| name))
-    }
-}
+named!(PolicyName, NAMES);

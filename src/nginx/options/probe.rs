@@ -1,6 +1,3 @@
-use std::fmt;
-use std::str::FromStr;
-
 use super::{InvalidOption, one_of};
 use crate::Cluster;
 use crate::InvalidSetting;
@@ -55,16 +52,4 @@ impl ProbeMode {
     }
 }
 
-impl FromStr for ProbeMode {
-    type Err = InvalidOption;
-
-    fn from_str(text: &str) -> Result<Self, InvalidOption> {
-        one_of(text, &NAMES)
-    }
-}
-
-impl fmt::Display for ProbeMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(NAMES.iter().find(|(_, probe)| probe == self).map_or("", |(name, _)| name))
-    }
-}
+named!(ProbeMode, NAMES);

@@ -2,6 +2,7 @@
 
 use super::error::{ErrorKind, Fault};
 use super::source::{Sources, Span};
+use super::suggest::find_full_width;
 
 const INSTEAD: &str =
     "upstream kylin { server HOST:7070; } server { listen PORT; location / { proxy_pass http://kylin; } }";
@@ -70,22 +71,8 @@ fn without_comment(line: &str) -> &str {
     line.find('#').map_or(line, |comment| &line[..comment])
 }
 
-/// Full-width punctuation and what nginx wants in its place.
-const FULL_WIDTH: [(char, &str); 13] = [
-    ('\u{ff1b}', ";"),
-    ('\u{ff5b}', "{"),
-    ('\u{ff5d}', "}"),
-    ('\u{ff1a}', ":"),
-    ('\u{ff0c}', ","),
-    ('\u{201c}', "\""),
-    ('\u{201d}', "\""),
-    ('\u{2018}', "'"),
-    ('\u{2019}', "'"),
-    ('\u{ff08}', "("),
-    ('\u{ff09}', ")"),
-    ('\u{3000}', " "),
-    ('\u{ff1d}', "="),
-];
+/// Full-width punctuation that only nginx's files have, and what nginx wants in its place.
+const FULL_WIDTH: [(char, &str); 3] = [('\u{ff1b}', ";"), ('\u{ff5b}', "{"), ('\u{ff5d}', "}")];
 
 /// Returns the first full-width character outside of comments in the line of a span, or in a line before it.
 fn full_width(span: Span, sources: &Sources) -> Option<(Span, char, &'static str)> {
@@ -93,11 +80,7 @@ fn full_width(span: Span, sources: &Sources) -> Option<(Span, char, &'static str
     let mut at = 0;
     let lines = text.split_inclusive('\n').take(span.line.max(1) as usize + 1);
     for (number, line) in lines.enumerate() {
-        let mut found = without_comment(line).char_indices().filter_map(|(index, c)| {
-            let (_, ascii) = FULL_WIDTH.iter().find(|(wide, _)| *wide == c)?;
-            Some((index, c, *ascii))
-        });
-        if let Some((index, c, ascii)) = found.next() {
+        if let Some((index, c, ascii)) = find_full_width(without_comment(line), &FULL_WIDTH) {
             let line = u32::try_from(number + 1).unwrap_or(u32::MAX);
             return Some((Span { file: span.file, line, at: u32::try_from(at + index).unwrap_or(u32::MAX) }, c, ascii));
         }

@@ -22,6 +22,29 @@ pub(crate) fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c s
     near.min_by_key(|&(edits, _)| edits).map(|(_, candidate)| candidate)
 }
 
+/// Full-width punctuation, which keyboards in Chinese mode write, and what configurations have in its place.
+const FULL_WIDTH: [(char, &str); 10] = [
+    ('\u{ff1a}', ":"),
+    ('\u{ff0c}', ","),
+    ('\u{201c}', "\""),
+    ('\u{201d}', "\""),
+    ('\u{2018}', "'"),
+    ('\u{2019}', "'"),
+    ('\u{ff08}', "("),
+    ('\u{ff09}', ")"),
+    ('\u{3000}', " "),
+    ('\u{ff1d}', "="),
+];
+
+/// Returns the first full-width character of a line, with its index and the character that is meant. `more` has those that only files
+/// of one program have.
+pub(crate) fn find_full_width(line: &str, more: &[(char, &'static str)]) -> Option<(usize, char, &'static str)> {
+    line.char_indices().find_map(|(index, c)| {
+        let (_, ascii) = FULL_WIDTH.iter().chain(more).find(|(wide, _)| *wide == c)?;
+        Some((index, c, *ascii))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

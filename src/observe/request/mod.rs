@@ -262,5 +262,5 @@ fn next_number() -> u64 {
 
 /// Returns the user name of Basic credentials in the headers of a request, which are not verified.
 pub fn basic_user(headers: &HeaderMap) -> Option<String> {
-    String::from_utf8(basic_auth::user(headers.get(header::AUTHORIZATION)?)?).ok()
+    basic_auth::user_name(headers.get(header::AUTHORIZATION)?)
 }

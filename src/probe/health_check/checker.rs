@@ -11,13 +11,14 @@ use tokio::time::{sleep_until, timeout, timeout_at};
 use super::HealthCheck;
 use crate::backend::Backend;
 use crate::backend::node_client::NodeClient;
+use crate::background::AbortOnDrop;
 use crate::clock::timer_in;
 use crate::cluster::{Cluster, ClusterStatus, MembersWatch, skew};
 use crate::endpoint::{AdminState, EndpointId, Live, Member};
 use crate::health::{CheckerId, ProbeFailure, ProbeLevel, ProbePace, Transition};
+use crate::probe::jittered;
 use crate::probe::levels::{NodeLevel, NodeMemory};
 use crate::probe::request::{MAX_BODY, ProbeResult, SkipReason};
-use crate::probe::{AbortOnDrop, jittered};
 
 /// The time until credentials that a node rejected are sent to it again.
 const LOGIN_PAUSE: Duration = Duration::from_secs(60);

@@ -13,8 +13,9 @@ use http::HeaderValue;
 
 use self::decision::Reference;
 use self::verifier::Verifier;
-use super::{AbortOnDrop, InvalidProbe, validate_interval};
+use super::{InvalidProbe, validate_interval};
 use crate::backend::Backend;
+use crate::background::AbortOnDrop;
 use crate::basic_auth;
 use crate::cluster::Cluster;
 use crate::endpoint::EndpointId;

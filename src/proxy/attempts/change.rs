@@ -64,8 +64,7 @@ impl<'p, B> PassingChange<'p, B> {
 
     /// Returns the ids of the client's sessions at nodes.
     fn sessions(&self) -> Vec<Box<[u8]>> {
-        let named = self.cookies.iter().flat_map(cookie::pairs).filter(|(name, _)| cookie::is_kylin_session(name));
-        let ids = named.map(|(_, id)| id).chain(self.path_session.as_deref());
+        let ids = self.cookies.iter().flat_map(cookie::kylin_sessions).chain(self.path_session.as_deref());
         ids.take(MAX_SESSIONS).map(Box::from).collect()
     }
 

@@ -191,7 +191,6 @@ impl<H: Handler> AcceptTask<H> {
                     Err(error) => self.recover(error).await,
                 }
             }
-            #[cfg(unix)]
             Acceptor::Unix(listener) => match listener.accept().await {
                 Ok((stream, _)) => self.spawn(stream, ClientAddr::Unix).await,
                 Err(error) => self.recover(error).await,

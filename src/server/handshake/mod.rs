@@ -2,8 +2,7 @@
 
 mod described;
 mod options;
-#[cfg(feature = "tls")]
-mod prefixed;
+pub(super) mod prefixed;
 mod proxy_protocol;
 #[cfg(feature = "tls")]
 mod tls;

@@ -3,15 +3,15 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::server::socket::ClientSocket;
 
 /// A socket of which some bytes were read already.
-pub(super) struct Prefixed<S> {
-    pub(super) read: BytesMut,
-    pub(super) socket: S,
+pub(in crate::server) struct Prefixed<S> {
+    pub(in crate::server) read: Bytes,
+    pub(in crate::server) socket: S,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
@@ -23,7 +23,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
         buf.put_slice(&self.read[..length]);
         self.read.advance(length);
         if self.read.is_empty() {
-            self.read = BytesMut::new();
+            // Frees the memory.
+            self.read = Bytes::new();
         }
         Poll::Ready(Ok(()))
     }

@@ -59,7 +59,7 @@ pub(super) async fn serve_encrypted<S: ClientSocket, H: Handler>(
         }
         return Err("the client does not speak TLS".into());
     }
-    let handshake = TlsAcceptor::from(tls).accept(Prefixed { read, socket });
+    let handshake = TlsAcceptor::from(tls).accept(Prefixed { read: read.freeze(), socket });
     let Some(stream) = stop.before(deadline, handshake).await else { return Ok(()) };
     let stream = stream.map_err(|error| io::Error::new(error.kind(), format!("TLS handshake: {error}")))?;
     let tls = describe(&stream);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -15,12 +15,12 @@ use tokio::time::{Sleep, sleep};
 use super::coalesce::{CoalesceBuffer, coalesce};
 use super::stream_stats::StreamStats;
 use crate::server::LINGER_TIMEOUT;
+use crate::server::handshake::prefixed::Prefixed;
 
 /// A stream that begins with bytes that were already read, and fails when its client accepts
 /// nothing for too long.
 pub(super) struct ClientStream<S> {
-    read: Bytes,
-    stream: TokioIo<S>,
+    stream: TokioIo<Prefixed<S>>,
     stats: Arc<StreamStats>,
     send_timeout: Duration,
     /// Runs while the client accepts no bytes.
@@ -31,7 +31,8 @@ pub(super) struct ClientStream<S> {
 
 impl<S> ClientStream<S> {
     pub(super) fn new(stream: S, read: Bytes, send_timeout: Duration, stats: Arc<StreamStats>) -> Self {
-        ClientStream { read, stream: TokioIo::new(stream), stats, send_timeout, write_timeout: None, linger: None }
+        let stream = TokioIo::new(Prefixed { read, socket: stream });
+        ClientStream { stream, stats, send_timeout, write_timeout: None, linger: None }
     }
 
     /// Returns the result of a write, or an error if writes have been pending for too long.
@@ -47,17 +48,8 @@ impl<S> ClientStream<S> {
 }
 
 impl<S: AsyncRead + Unpin> Read for ClientStream<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        if self.read.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(cx, buf);
-        }
-        let length = self.read.len().min(buf.remaining());
-        buf.put_slice(&self.read[..length]);
-        self.read.advance(length);
-        if self.read.is_empty() {
-            self.read = Bytes::new(); // frees the memory
-        }
-        Poll::Ready(Ok(()))
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 

@@ -51,7 +51,7 @@ const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
 impl NearCache {
     pub(super) fn new(limits: CacheLimits, staleness: Duration, epoch: Epoch) -> Self {
-        let staleness = u64::try_from(staleness.as_millis()).unwrap_or(u64::MAX);
+        let staleness = as_millis(staleness);
         NearCache { cache: ShardedCache::new(limits), limits, staleness, epoch }
     }
 

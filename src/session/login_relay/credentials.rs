@@ -7,6 +7,7 @@ use percent_encoding::percent_decode;
 use zeroize::Zeroizing;
 
 use crate::basic_auth;
+use crate::percent::has_valid_escapes;
 
 /// The maximum length of an `Authorization` value.
 const MAX_LEN: usize = 4096;
@@ -76,8 +77,7 @@ impl fmt::Debug for Credentials {
 
 /// Decodes a value of a form. Returns `None` for an invalid escape.
 fn form_decode(value: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-    let is_escape = |rest: &[u8]| rest.get(..2).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit));
-    if !value.split(|byte| *byte == b'%').skip(1).all(is_escape) {
+    if !has_valid_escapes(value) {
         return None;
     }
     let spaced = Zeroizing::new(value.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect::<Vec<u8>>());

@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::excerpt::{excerpt, printable};
 use super::lines::{Place, Sources};
+use super::suggest::find_full_width;
 
 /// A mistake in a configuration: its file, line and column, and what to write instead.
 #[derive(Debug)]
@@ -64,29 +65,14 @@ impl Fault {
     }
 }
 
-/// Punctuation of Chinese keyboards, and the character that httpd wants instead.
-const FULL_WIDTH: [(char, &str); 12] = [
-    ('\u{ff1c}', "<"),
-    ('\u{ff1e}', ">"),
-    ('\u{ff1a}', ":"),
-    ('\u{ff0c}', ","),
-    ('\u{201c}', "\""),
-    ('\u{201d}', "\""),
-    ('\u{2018}', "'"),
-    ('\u{2019}', "'"),
-    ('\u{ff08}', "("),
-    ('\u{ff09}', ")"),
-    ('\u{3000}', " "),
-    ('\u{ff1d}', "="),
-];
+/// Full-width punctuation that only httpd's files have, and what httpd wants in its place.
+const FULL_WIDTH: [(char, &str); 2] = [('\u{ff1c}', "<"), ('\u{ff1e}', ">")];
 
 /// Returns the first full-width character in the line of a place, and the character that is meant.
 fn full_width(sources: &Sources, place: Place) -> Option<(u32, char, &'static str)> {
     let (start, line) = sources.line(place);
-    line.char_indices().find_map(|(index, c)| {
-        let (_, ascii) = FULL_WIDTH.iter().find(|(wide, _)| *wide == c)?;
-        Some((start + u32::try_from(index).ok()?, c, *ascii))
-    })
+    let (index, wide, ascii) = find_full_width(line, &FULL_WIDTH)?;
+    Some((start + u32::try_from(index).ok()?, wide, ascii))
 }
 
 /// Returns the line with the user and password of each address hidden; every character stays at its column.

@@ -23,6 +23,7 @@ use quick_cache::{Lifecycle, OptionsBuilder, Weighter};
 
 use self::shares::{Shares, Slot};
 use super::{SessionKey, SessionRecord};
+use crate::clock::as_millis;
 use crate::request::ClientAddr;
 
 /// The bounds of a cache.
@@ -278,8 +279,7 @@ impl EntryWeight {
 
 /// Returns the millisecond at which an entry expires that lives for `ttl`: never too early.
 fn after(now: u64, ttl: Duration) -> u64 {
-    let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-    now.saturating_add(ttl).saturating_add(1)
+    now.saturating_add(as_millis(ttl)).saturating_add(1)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use std::num::NonZeroU16;
 
 use percent_encoding::percent_decode_str;
 
+use crate::percent::has_valid_escapes;
 use crate::session::InvalidStore;
 
 /// The prefix of all keys, unless another one is set.
@@ -169,11 +170,9 @@ fn option(pair: &str) -> Result<(String, String), InvalidStore> {
     Ok((decode("an option", name)?, decode("an option", value)?))
 }
 
-/// Decodes percent-encoded text. Unlike the crate, this refuses a `%` without two digits.
+/// Decodes percent-encoded text. Refuses a `%` without two digits.
 fn decode(part: &'static str, text: &str) -> Result<String, InvalidStore> {
-    let is_escape =
-        |rest: &str| rest.as_bytes().get(..2).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit));
-    let decoded = percent_decode_str(text).decode_utf8().ok().filter(|_| text.split('%').skip(1).all(is_escape));
+    let decoded = percent_decode_str(text).decode_utf8().ok().filter(|_| has_valid_escapes(text.as_bytes()));
     let expected = "UTF-8 text, with % only before two hexadecimal digits";
     decoded.map(|text| text.into_owned()).ok_or(wrong(part, expected))
 }
