@@ -88,11 +88,11 @@ impl<B> ClusterBuilder<B> {
         self
     }
 
-    /// Sets whether an unhealthy or ejected endpoint serves while health keeps requests from every ready endpoint that has the role that the request
-    /// needs and was not attempted yet. The endpoint that failed least recently then serves, because its state may be outdated, or
-    /// only a part of the node may fail. Administrative states, limits of requests in flight and attempted endpoints apply as
-    /// usual, and endpoints of another metastore never serve. Default: on. nginx does this in another way: when all peers of an
-    /// upstream have failed, it forgets their failures at once (`ngx_http_upstream_get_round_robin_peer`).
+    /// Sets whether an unhealthy or ejected endpoint serves while health keeps requests from every ready endpoint that has the role
+    /// that the request needs and was not attempted yet. The endpoint that failed least recently then serves, because its state may
+    /// be outdated, or only a part of the node may fail. Administrative states, limits of requests in flight and attempted
+    /// endpoints apply as usual, and endpoints of another metastore never serve. Default: on. nginx does this in another way: when
+    /// all peers of an upstream have failed, it forgets their failures at once (`ngx_http_upstream_get_round_robin_peer`).
     pub fn panic_mode(mut self, on: bool) -> Self {
         self.panic = on;
         self

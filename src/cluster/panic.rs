@@ -40,7 +40,8 @@ impl<B> View<B> {
         [None, Some(Role::Query), Some(Role::Job)].into_iter().any(|role| self.lacks_healthy_endpoint_for(role, &none))
     }
 
-    /// Returns whether there are ready endpoints with `role` that were not attempted, and their health alone keeps requests from all of them.
+    /// Returns whether there are ready endpoints with `role` that were not attempted, and their health alone keeps requests from
+    /// all of them.
     fn lacks_healthy_endpoint_for(&self, role: Option<Role>, attempted: &Attempted) -> bool {
         let is_candidate = |member: &Member| member.has_role(role) && !attempted.contains(member);
         let mut ready = self.ready().filter(|(_, _, slot)| is_candidate(&slot.member)).peekable();

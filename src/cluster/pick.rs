@@ -173,8 +173,8 @@ impl<B> Cluster<B> {
     }
 
     /// Returns whether the endpoint of `lease` still serves requests such as the one that waits there: it is a member, and neither its
-    /// administrative state nor its health keeps requests from it. `bound` is for a session that is bound to it. Limits do not count. Neither
-    /// does health, if the pick ignored it (`past_health`).
+    /// administrative state nor its health keeps requests from it. `bound` is for a session that is bound to it. Limits do not
+    /// count. Neither does health, if the pick ignored it (`past_health`).
     pub(crate) fn still_serves(&self, lease: &Lease, bound: bool, past_health: bool) -> bool {
         let published = self.shared.published.load();
         let view = &published.view;

@@ -68,8 +68,8 @@ impl Member {
         self.load().is_below(self.settings.max_in_flight)
     }
 
-    /// Returns whether health keeps requests from the endpoint, whatever the administrative state and limits are. `bound`: for sessions that are
-    /// bound to it.
+    /// Returns whether health keeps requests from the endpoint, whatever the administrative state and limits are. `bound`: for
+    /// sessions that are bound to it.
     #[cold]
     pub(crate) fn is_withheld(&self, alone: bool, bound: bool) -> bool {
         let Member { settings, live, .. } = self;

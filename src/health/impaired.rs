@@ -14,7 +14,8 @@ use crate::sync::{AtomicBool, AtomicUsize, Ordering};
 /// - its share is [reduced](super::reduced_share::ReducedShare);
 /// - its node is slower than the others.
 ///
-/// nginx's rule forgets failures only with a later success. So an endpoint that failed and has served no request since stays impaired.
+/// nginx's rule forgets failures only with a later success. So an endpoint that failed and has served no request since stays
+/// impaired.
 ///
 /// While there are none, which is the normal case, a pick need not read the state of each endpoint. That would cost a cache line
 /// for each endpoint, which every request that ends on another core invalidates.

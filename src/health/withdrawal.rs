@@ -101,8 +101,8 @@ pub(crate) enum WithholdingState {
 }
 
 impl Withholding {
-    /// Sets the state, and returns whether the endpoint was withheld before and is now. With `keeps_trial`, the time of a request on trial
-    /// stays, if there is one: no other request may try the endpoint because something else ends meanwhile.
+    /// Sets the state, and returns whether the endpoint was withheld before and is now. With `keeps_trial`, the time of a request
+    /// on trial stays, if there is one: no other request may try the endpoint because something else ends meanwhile.
     pub(crate) fn set(&self, state: WithholdingState, keeps_trial: bool) -> (bool, bool) {
         let word = match state {
             WithholdingState::None => NONE,

@@ -27,10 +27,10 @@
 //!
 //! # Request ids and traces
 //!
-//! An observed request has an id, which its node gets as `x-request-id`. The id is the [`RequestId`] in the extensions of the request,
-//! else the header of the client, else a new one of 32 hexadecimal digits. The header of any client is taken if it consists of 1 to
-//! 128 letters, digits and `-_.:+/=@`; another is replaced. So an id finds the lines of one request in several logs. It proves
-//! nothing, because a client may choose an id that was used before.
+//! An observed request has an id, which its node gets as `x-request-id`. The id is the [`RequestId`] in the extensions of the
+//! request, else the header of the client, else a new one of 32 hexadecimal digits. The header of any client is taken if it
+//! consists of 1 to 128 letters, digits and `-_.:+/=@`; another is replaced. So an id finds the lines of one request in several
+//! logs. It proves nothing, because a client may choose an id that was used before.
 //!
 //! With a `tracing` subscriber that enables the target `kylin_lb::request` at debug, each request has a span `request`
 //! (`request_id`, `traceparent`, `method`, `path`, `user`, `class`, `status`, `bytes`, `attempts`, `end`), and in it each attempt a
@@ -129,8 +129,8 @@ pub trait Observer: Send + Sync + 'static {
     /// Called when the session of a request was looked up, and when the response has bound or moved it.
     fn session(&self, _event: &SessionEvent<'_>) {}
 
-    /// Called when a query begins to [wait](crate::admission::QueueRules) for a slot of an endpoint. Called again if another endpoint
-    /// is picked for the query, because the first left, is drained or ejected.
+    /// Called when a query begins to [wait](crate::admission::QueueRules) for a slot of an endpoint. Called again if another
+    /// endpoint is picked for the query, because the first left, is drained or ejected.
     fn queued(&self, _event: &Queued<'_>) {}
 
     /// Called when a query that waited has its slot. Not called if it is refused, waits too long, or its client leaves.

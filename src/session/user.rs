@@ -14,8 +14,8 @@ use crate::session::secret::Tagger;
 
 #[derive(Clone)]
 pub(super) struct User {
-    /// One tagger for each version of the secret, the newest first. Only the first makes hints. When the secret changes, users may move
-    /// to other nodes. Their clients need no new login, because they send credentials with each request.
+    /// One tagger for each version of the secret, the newest first. Only the first makes hints. When the secret changes, users may
+    /// move to other nodes. Their clients need no new login, because they send credentials with each request.
     taggers: Arc<[Tagger]>,
 }
 

@@ -15,7 +15,8 @@ pub(crate) struct Ticket {
     pub(super) cost: Micros,
     pub(super) user: u64,
     pub(super) fingerprint: Option<u64>,
-    /// Whether the request is over the share of a user that [floods](crate::docs::waiting): while it waits, it is no load for others.
+    /// Whether the request is over the share of a user that [floods](crate::docs::waiting): while it waits, it is no load for
+    /// others.
     pub(crate) is_of_flood: bool,
     /// The time from which the limit of the wait counts: the arrival, or the end of the last attempt.
     pub(super) since: Micros,

@@ -64,8 +64,8 @@ fn graver(earlier: Option<io::Error>, later: io::Error) -> io::Error {
     }
 }
 
-/// Ranks errors of several addresses; the highest rank is reported. A refused connection shows that no process listens at an address.
-/// At an address that was not reached, a process may listen.
+/// Ranks errors of several addresses; the highest rank is reported. A refused connection shows that no process listens at an
+/// address. At an address that was not reached, a process may listen.
 fn gravity(error: &io::Error) -> u8 {
     match error.kind() {
         _ if is_shortage(error) => 0,

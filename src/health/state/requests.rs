@@ -148,7 +148,8 @@ impl EndpointHealth {
         }
     }
 
-    /// Records an indication in a response. The listener may then drain the endpoint `uid`. Returns whether the node most likely stops.
+    /// Records an indication in a response. The listener may then drain the endpoint `uid`. Returns whether the node most likely
+    /// stops.
     #[inline]
     pub(crate) fn show(&self, indication: ShutdownIndication, uid: u64) -> bool {
         let stops = self.shutdown_indications.show(indication);

@@ -33,8 +33,8 @@ pub(super) struct ShutdownIndications {
     usual_uses: AtomicU32,
 }
 
-/// The weight at which indications in a row show that the node stops: three clients whose connections close, or two that get 503 with
-/// `Retry-After`. It doubles with each mistake.
+/// The weight at which indications in a row show that the node stops: three clients whose connections close, or two that get 503
+/// with `Retry-After`. It doubles with each mistake.
 const ENOUGH: u64 = 3;
 const CLOSE: u64 = 1;
 const RETRY_AFTER: u64 = 2;
@@ -67,7 +67,8 @@ impl ShutdownIndications {
         self.count(client, CLOSE)
     }
 
-    /// Adds an indication to the row, unless the last one was in a response to the same client: a request of that client may cause it.
+    /// Adds an indication to the row, unless the last one was in a response to the same client: a request of that client may cause
+    /// it.
     fn count(&self, client: u32, weight: u64) -> bool {
         let row = self.row.load(Ordering::Relaxed);
         if row != 0 && row >> 32 == u64::from(client) {

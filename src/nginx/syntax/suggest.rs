@@ -36,8 +36,8 @@ const FULL_WIDTH: [(char, &str); 10] = [
     ('\u{ff1d}', "="),
 ];
 
-/// Returns the first full-width character of a line, with its index and the character that is meant. `more` has those that only files
-/// of one program have.
+/// Returns the first full-width character of a line, with its index and the character that is meant. `more` has those that only
+/// files of one program have.
 pub(crate) fn find_full_width(line: &str, more: &[(char, &'static str)]) -> Option<(usize, char, &'static str)> {
     line.char_indices().find_map(|(index, c)| {
         let (_, ascii) = FULL_WIDTH.iter().chain(more).find(|(wide, _)| *wide == c)?;

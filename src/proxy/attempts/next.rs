@@ -242,6 +242,19 @@ impl<'p, B: Backend> Attempts<'p, B> {
         }
     }
 
+    /// Returns the request of a failed attempt, unless it is lost or a node may have executed it in two attempts.
+    fn request_to_repeat(&mut self, error: &mut SendError, is_of_login: bool) -> Option<Request<Body>> {
+        let kind = error.kind();
+        let unsent = error.take_request().filter(|_| kind.is_unsent());
+        let mut request = unsent.or_else(|| self.take_kept().map(|kept| *kept));
+        if let Some(request) = request.as_mut().filter(|_| kind.is_of_kept_connection()) {
+            request.extensions_mut().insert(NewConnection);
+        }
+        let may_be_executed = self.context.class().is_some() && !kind.is_unsent() && !is_of_login;
+        let is_repeat = may_be_executed && replace(&mut self.may_be_executed, true);
+        request.filter(|_| !is_repeat)
+    }
+
     /// Returns the next endpoint after a failed attempt, or the error for the client.
     pub(super) async fn after_failure(
         &mut self,
@@ -253,18 +266,11 @@ impl<'p, B: Backend> Attempts<'p, B> {
         tracing::debug!(endpoint = %picked.lease.endpoint(), %error, source = error.source(), "attempt failed");
         self.note_outcome(!(kind.is_unsent() || is_of_login));
         let counts_at_once = kind.is_unsent() && !is_of_login;
-        let unsent = error.take_request().filter(|_| kind.is_unsent());
-        let mut request = unsent.or_else(|| self.take_kept().map(|kept| *kept));
-        if let Some(request) = request.as_mut().filter(|_| kind.is_of_kept_connection()) {
-            request.extensions_mut().insert(NewConnection);
-        }
-        let may_be_executed = self.context.class().is_some() && !kind.is_unsent() && !is_of_login;
-        let is_repeat = may_be_executed && replace(&mut self.may_be_executed, true);
-        let request = request.filter(|_| !is_repeat);
         let must_stay = self.ends_bound_session() && self.session.is_bound_to(&picked);
         // The node had closed a kept-alive connection. Only a request that must stay at its node gets another one if it is unsent.
         let may_reconnect =
             !self.reconnected && (kind == SendErrorKind::Stale || kind == SendErrorKind::Refused && must_stay);
+        let request = self.request_to_repeat(&mut error, is_of_login);
         let request = request.filter(|_| !must_stay || may_reconnect || error.is_connection_refused());
         let request = request.filter(|request| self.may_retry(kind, picked.lease.endpoint(), request.method()));
         let request = match request {

@@ -66,8 +66,8 @@ impl<B> ProxyBuilder<B> {
     ///
     /// A result is stored if it is a complete 200 of at most 1 MiB, without an exception and without `Set-Cookie`, has all rows, and was
     /// not pushed down to the tables of the source. Kylin marks each response with `Cache-Control: no-store`, which does not count here.
-    /// A result is no longer used after a write or a build that passes this cluster, after a change in the project's list of jobs, or
-    /// once a node has rejected the credentials of the user. The proxy reads that list every 10 s with the
+    /// A result is no longer used after a write or a build that passes this cluster, after a change in the project's list of jobs,
+    /// or once a node has rejected the credentials of the user. The proxy reads that list every 10 s with the
     /// [login](CacheRules::login). The guide on [waiting](crate::docs::waiting#the-result-cache) says how old a result may be.
     ///
     /// Entries belong to this proxy. It begins to follow the builds of a project with its first query, and stores results of queries

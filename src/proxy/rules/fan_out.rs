@@ -106,42 +106,21 @@ pub(crate) async fn fan_out<B: Backend>(
     let sends = requests.into_iter().map(|(picked, mut request, is_prepared)| -> BoxFuture<'_, NodeResult> {
         let (session, attempts) = (&session, &attempts);
         Box::pin(async move {
-            if !is_prepared {
-                let prepared = {
-                    let mut session = session.lock().await;
-                    timeout(NODE_TIMEOUT, session.prepare(cluster, &picked, &mut request)).await
-                };
-                // Without a login the response of the node would be useless.
-                match prepared {
-                    Ok(PrepareOutcome::Send) => {}
-                    Ok(PrepareOutcome::Failed(_)) => {
-                        let confirms = refuses_connections(&**picked.backend()).await;
-                        return NodeResult { confirms, ..NodeResult::default() };
-                    }
-                    Err(_) => return NodeResult::default(),
-                }
+            if !is_prepared && let Some(unsent) = prepare(facts, session, &picked, &mut request).await {
+                return unsent;
             }
             send(picked, request, client, facts, names_no_host, attempts).await
         })
     });
-    let results = join_all(sends.collect()).await;
+    let mut results = join_all(sends.collect()).await;
     let recorder = attempts.into_inner().recorder;
-    let mut pending_failures = PendingFailures::default();
-    let mut responses: Vec<Response<Bytes>> = Vec::with_capacity(total);
-    let mut unread = Vec::new();
-    let (mut may_be_executed, mut unconfirmed, mut is_one_better) = (false, unverified, false);
+    count_failures(&mut results);
+    let may_be_executed = results.iter().any(|result| result.may_be_executed);
+    let unconfirmed = unverified + results.iter().filter(|result| !result.confirms).count();
+    let (mut responses, mut unread) = (Vec::with_capacity(total), Vec::new());
     for result in results {
-        pending_failures.append(result.failed);
-        may_be_executed |= result.may_be_executed;
-        unconfirmed += usize::from(!result.confirms);
-        is_one_better |= result.is_better;
         responses.extend(result.response);
         unread.extend(result.unread);
-    }
-    if is_one_better {
-        pending_failures.confirm()
-    } else {
-        pending_failures.end()
     }
     let responded = responses.len();
     if responded < total
@@ -162,6 +141,42 @@ pub(crate) async fn fan_out<B: Backend>(
     let reservation = facts.buffers.reservation(context.client().key());
     let merged = merge_all(merge, responses, reservation, SystemClock.unix());
     (merged.and_then(|merged| merged.ok_or(NO_RESPONSE)), may_be_executed)
+}
+
+/// Logs the session in at a node. Returns the result of the node if it gets no request, because its response would be useless
+/// without a login.
+async fn prepare<B: Backend>(
+    facts: &FanOut<'_, B>,
+    session: &AsyncMutex<&mut Session<'_>>,
+    picked: &Picked<B>,
+    request: &mut Request<Body>,
+) -> Option<NodeResult> {
+    let prepared = {
+        let mut session = session.lock().await;
+        timeout(NODE_TIMEOUT, session.prepare(facts.cluster, picked, request)).await
+    };
+    match prepared {
+        Ok(PrepareOutcome::Send) => None,
+        Ok(PrepareOutcome::Failed(_)) => {
+            let confirms = refuses_connections(&**picked.backend()).await;
+            Some(NodeResult { confirms, ..NodeResult::default() })
+        }
+        Err(_) => Some(NodeResult::default()),
+    }
+}
+
+/// Counts the failures of nodes, if another node did better.
+fn count_failures(results: &mut [NodeResult]) {
+    let is_one_better = results.iter().any(|result| result.is_better);
+    let mut failures = PendingFailures::default();
+    for result in results {
+        failures.append(std::mem::take(&mut result.failed));
+    }
+    if is_one_better {
+        failures.confirm();
+    } else {
+        failures.end();
+    }
 }
 
 /// Returns the message for a client whose request has not reached every node, if the responses of the others would say that it has.

@@ -19,7 +19,7 @@ pub(crate) use request_head::fuzz as fuzz_request_head;
 use std::future::poll_fn;
 use std::mem::replace;
 use std::pin::{Pin, pin};
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 use tokio::time::Sleep;
@@ -33,7 +33,7 @@ use super::Handler;
 use super::client::{Client, IdleConnection};
 use super::limits::Limits;
 use super::socket::ClientSocket;
-use super::stop::LAST_HEAD_TIMEOUT;
+use super::stop::{LAST_HEAD_TIMEOUT, StopSignal};
 use crate::body::BoxError;
 use crate::request::ClientKey;
 
@@ -58,38 +58,13 @@ where
     H: Handler,
 {
     let stop = client.stop.clone();
-    let mut stopped = pin!(client.stop.stopped());
+    let stopped = pin!(client.stop.stopped());
+    let mut stop_watch = StopWatch { stop: &stop, stopped, was_polled: false, is_stopping: false };
     let IdleConnection { stream, read, deadline } = idle;
     let mut connection = Http1Connection::new(stream, read, client.key, client.limits.clone());
     let mut idle_timer = IdleTimer::new(timer, deadline, client.limits.head_timeout);
-    let (mut polled_stop, mut stopping) = (false, false);
     loop {
-        let event = poll_fn(|cx| {
-            // Polled once to register the waker, before the first request: the signal must also wake a
-            // connection that waits for its handler. Polled again when the signal is set, but not for
-            // every request.
-            let mut is_new = false;
-            if !replace(&mut polled_stop, true) {
-                stopping = stopped.as_mut().poll(cx).is_ready();
-                is_new = stopping;
-            }
-            if let Poll::Ready(read) = connection.poll_head(cx)? {
-                return Poll::Ready(Ok::<_, BoxError>(read.map_or_else(Event::Invalid, |()| Event::Request)));
-            }
-            let is_quiet = connection.is_quiet();
-            if stop.is_set() && !stopping {
-                stopping = stopped.as_mut().poll(cx).is_ready();
-                is_new = stopping;
-            }
-            if is_new {
-                if is_quiet {
-                    return Poll::Ready(Ok(Event::Expired(Expired::Head)));
-                }
-                idle_timer.end_within(LAST_HEAD_TIMEOUT);
-            }
-            idle_timer.poll(is_quiet, cx).map(|expired| Ok(Event::Expired(expired)))
-        });
-        match event.await? {
+        match poll_fn(|cx| poll_event(&mut connection, &mut idle_timer, &mut stop_watch, cx)).await? {
             Event::Request => {}
             Event::Invalid(invalid) => {
                 // Boxed, as other steps that are rare: the future of each connection would have their size.
@@ -122,6 +97,54 @@ where
     }
     Box::pin(connection.close()).await?;
     Ok(None)
+}
+
+/// The stop of the server, as one connection sees it.
+struct StopWatch<'s, F> {
+    stop: &'s StopSignal,
+    stopped: Pin<&'s mut F>,
+    was_polled: bool,
+    is_stopping: bool,
+}
+
+impl<F: Future<Output = ()>> StopWatch<'_, F> {
+    /// Registers the waker at the first call, before the first request: the signal must also wake a connection that waits for its
+    /// handler. Returns whether the server stops.
+    fn poll_first(&mut self, cx: &mut Context<'_>) -> bool {
+        !replace(&mut self.was_polled, true) && self.poll(cx)
+    }
+
+    /// Returns whether the server has begun to stop since the last call. Polls only when the signal is set, not for every request.
+    fn has_begun(&mut self, cx: &mut Context<'_>) -> bool {
+        self.stop.is_set() && !self.is_stopping && self.poll(cx)
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> bool {
+        self.is_stopping = self.stopped.as_mut().poll(cx).is_ready();
+        self.is_stopping
+    }
+}
+
+/// Polls until the wait for a request ends.
+fn poll_event<S: ClientSocket, F: Future<Output = ()>>(
+    connection: &mut Http1Connection<S>,
+    idle_timer: &mut IdleTimer<'_>,
+    stop: &mut StopWatch<'_, F>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Event, BoxError>> {
+    let mut is_new = stop.poll_first(cx);
+    if let Poll::Ready(read) = connection.poll_head(cx)? {
+        return Poll::Ready(Ok(read.map_or_else(Event::Invalid, |()| Event::Request)));
+    }
+    let is_quiet = connection.is_quiet();
+    is_new |= stop.has_begun(cx);
+    if is_new {
+        if is_quiet {
+            return Poll::Ready(Ok(Event::Expired(Expired::Head)));
+        }
+        idle_timer.end_within(LAST_HEAD_TIMEOUT);
+    }
+    idle_timer.poll(is_quiet, cx).map(|expired| Ok(Event::Expired(expired)))
 }
 
 /// The event that ends the wait for a request.

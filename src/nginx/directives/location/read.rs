@@ -184,19 +184,10 @@ fn read_body(
                 return Err(word.span.value(message, "http://UPSTREAM; with rewrite ... break; for another path"));
             }
         }
+        // The block of an `if` is the same location with other settings.
         None => {
-            // The block of an `if` is the same location with other settings.
-            location.by_host = outer.and_then(|outer| outer.by_host.clone()).map(|by_host| ByHost {
-                locations: by_host
-                    .locations
-                    .into_iter()
-                    .map(|(value, pass)| {
-                        let (number, settings) = (context.next_location(), location.settings.clone());
-                        (value, Location { number, settings, ..pass })
-                    })
-                    .collect(),
-                ..by_host
-            });
+            let by_host = outer.and_then(|outer| outer.by_host.clone());
+            location.by_host = by_host.map(|by_host| with_settings(by_host, &location, context));
         }
     }
     if let Some(limit) = limit {
@@ -211,6 +202,15 @@ fn read_body(
         (location.action, location.by_host) = (Action::Named(name), None);
     }
     Ok(location)
+}
+
+/// Returns the locations of `by_host` with the settings of `location`.
+fn with_settings(by_host: ByHost, location: &Location, context: &mut ReadContext<'_>) -> ByHost {
+    let with_settings = |(value, pass)| {
+        let (number, settings) = (context.next_location(), location.settings.clone());
+        (value, Location { number, settings, ..pass })
+    };
+    ByHost { locations: by_host.locations.into_iter().map(with_settings).collect(), ..by_host }
 }
 
 /// Reads `limit_except` of a location, whose steps and `try_files` are not read yet: the block has none of them.

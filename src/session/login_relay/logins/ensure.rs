@@ -79,37 +79,58 @@ impl Relay {
             false => timeout(self.login_timeout, lock.lock()).await.ok(),
         };
         let Some(_guard) = guard else { return LoginOutcome::Postponed };
-        // The near cache may be outdated: another front end may have logged in or out.
-        match self.sessions.refresh(&known).await {
-            Opened::Session(current) => known = *current,
-            Opened::Absent => return LoginOutcome::SessionGone,
-            Opened::Unknown => {}
-        }
-        if let Some(cookie) = request.current_cookie(known.cookies()) {
-            return LoginOutcome::LoggedIn(cookie.clone());
-        }
-        if self.logins.is_refused(fingerprint) {
-            return LoginOutcome::Refused;
-        }
-        // The login before this one may have failed.
-        if is_known_elsewhere && self.backoff.is_waiting(|| *fingerprint) {
-            return LoginOutcome::Postponed;
-        }
-        let permit = self.backoff.permit(fingerprint, endpoint);
-        if permit == Permit::Wait {
-            return LoginOutcome::Postponed;
-        }
-        match self.sessions.mark(fingerprint).await {
-            Some(Mark::Refused) => return LoginOutcome::Refused,
-            Some(Mark::RefusedBy(node)) if permit == Permit::Send => {
-                self.backoff.refused(*fingerprint, &node);
-                return LoginOutcome::Postponed;
-            }
-            Some(Mark::RefusedBy(_)) | None => {}
+        if let Some(outcome) = self.outcome_without_login(&mut known, &request, is_known_elsewhere).await {
+            return outcome;
         }
         let (node, headers) = (request.node.clone().timeout(self.login_timeout), request.headers.clone());
         let Some(credentials) = self.sessions.credentials(&known) else { return LoginOutcome::SessionGone };
-        match log_in(node, &credentials, headers, &self.cookies).await {
+        let attempt = log_in(node, &credentials, headers, &self.cookies).await;
+        self.after_attempt(known, request, attempt).await
+    }
+
+    /// Returns the outcome if the session is logged in already, or must not send its credentials now. Updates `known` from the
+    /// store.
+    async fn outcome_without_login(
+        &self,
+        known: &mut OpenSession,
+        request: &LoginRequest,
+        is_known_elsewhere: bool,
+    ) -> Option<LoginOutcome> {
+        let LoginRequest { endpoint, fingerprint, .. } = request;
+        // The near cache may be outdated: another front end may have logged in or out.
+        match self.sessions.refresh(known).await {
+            Opened::Session(current) => *known = *current,
+            Opened::Absent => return Some(LoginOutcome::SessionGone),
+            Opened::Unknown => {}
+        }
+        if let Some(cookie) = request.current_cookie(known.cookies()) {
+            return Some(LoginOutcome::LoggedIn(cookie.clone()));
+        }
+        if self.logins.is_refused(fingerprint) {
+            return Some(LoginOutcome::Refused);
+        }
+        // The login before this one may have failed.
+        if is_known_elsewhere && self.backoff.is_waiting(|| *fingerprint) {
+            return Some(LoginOutcome::Postponed);
+        }
+        let permit = self.backoff.permit(fingerprint, endpoint);
+        if permit == Permit::Wait {
+            return Some(LoginOutcome::Postponed);
+        }
+        match self.sessions.mark(fingerprint).await {
+            Some(Mark::Refused) => Some(LoginOutcome::Refused),
+            Some(Mark::RefusedBy(node)) if permit == Permit::Send => {
+                self.backoff.refused(*fingerprint, &node);
+                Some(LoginOutcome::Postponed)
+            }
+            Some(Mark::RefusedBy(_)) | None => None,
+        }
+    }
+
+    /// Records the result of a login.
+    async fn after_attempt(&self, known: OpenSession, request: LoginRequest, attempt: Attempt) -> LoginOutcome {
+        let LoginRequest { endpoint, fingerprint, .. } = &request;
+        match attempt {
             Attempt::Responded(CredentialCheck::Accepted, cookie) => {
                 if self.backoff.accepted(fingerprint) {
                     self.sessions.remove_mark(fingerprint).await;
