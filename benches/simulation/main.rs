@@ -7,6 +7,7 @@
 //! cargo bench --bench simulation -- --write      # the whole, into benches/simulation/README.md and results.svg
 //! cargo bench --bench simulation -- --check      # a short run twice: both must come out alike
 //! cargo bench --bench simulation -- --proxy      # only the tables of the whole proxy; with --write, proxy.svg and users.svg too
+//! cargo bench --bench simulation -- --flood      # only the tables of a user with 1,000 queries beside others
 //! ```
 //!
 //! See `benches/simulation/README.md` for the model and how to read the figures.
@@ -15,6 +16,7 @@
 #![allow(unreachable_pub, reason = "a program has no outside")]
 
 mod figures;
+mod flood;
 mod nodes;
 mod plot;
 mod served;
@@ -28,6 +30,7 @@ use std::sync::Arc;
 use kylin_lb::balance::{Balancer, BalancerExt, IpHash, LeastConn, QueryAffinity, RandomTwo, RoundRobin};
 
 use self::figures::Figures;
+use self::flood::{FLOODS, Flood};
 use self::nodes::Front;
 use self::served::Served;
 
@@ -35,6 +38,8 @@ use self::served::Served;
 const LOADS: [f64; 3] = [0.70, 0.85, 0.95];
 /// How busy it would keep them for the rows of the whole proxy.
 const PROXY_LOADS: [f64; 4] = [0.70, 0.85, 0.95, 1.10];
+/// How busy others would keep them beside a flood.
+const FLOOD_LOADS: [f64; 4] = [0.70, 0.85, 0.88, 0.95];
 /// The numbers of users in the tables about affinity.
 const USERS: [usize; 3] = [5, 40, 500];
 
@@ -105,16 +110,18 @@ const WHOLE: Size = Size { seeds: 8, queries: 150_000 };
 const QUICK: Size = Size { seeds: 2, queries: 40_000 };
 const PROXY: Size = Size { seeds: 2, queries: 20_000 };
 const OF_USERS: Size = Size { seeds: 2, queries: 10_000 };
+const BESIDE_FLOODS: Size = Size { seeds: 8, queries: 20_000 };
 
 const USAGE: &str = "[--quick] [--write] [--check] [--proxy]
 
   --quick  a smaller run
   --write  puts the results into benches/simulation/README.md and its pictures
   --check  makes a short run twice and fails unless both come out alike
-  --proxy  the tables of the whole proxy only";
+  --proxy  the tables of the whole proxy only
+  --flood  the tables of a user with 1,000 queries only";
 
 fn main() -> ExitCode {
-    let (mut size, mut write, mut check, mut proxy_only) = (WHOLE, false, false, false);
+    let (mut size, mut write, mut check, mut proxy_only, mut flood_only) = (WHOLE, false, false, false, false);
     for argument in std::env::args().skip(1) {
         match argument.as_str() {
             "--bench" => {} // passed by `cargo bench`
@@ -122,6 +129,7 @@ fn main() -> ExitCode {
             "--write" => write = true,
             "--check" => check = true,
             "--proxy" => proxy_only = true,
+            "--flood" => flood_only = true,
             "--help" => {
                 println!("{USAGE}");
                 return ExitCode::SUCCESS;
@@ -134,6 +142,10 @@ fn main() -> ExitCode {
     }
     if check {
         return repeats();
+    }
+    if flood_only {
+        println!("{}", floods(BESIDE_FLOODS));
+        return ExitCode::SUCCESS;
     }
     let proxies = PROXY_LOADS.map(|load| (load, measure(&PROXIES, load, PROXY, None)));
     let shared = PROXY_LOADS.map(|load| (load, measure(&SHARED, load, PROXY, None)));
@@ -213,6 +225,32 @@ fn measure(fronts: &[Subject], load: f64, size: Size, users: Option<usize>) -> R
             (*name, *kind, figures)
         })
         .collect()
+}
+
+/// Returns the tables of a user with 1,000 queries beside others. Each user has an account and so a share of the slots, or all come
+/// from one account.
+fn floods(size: Size) -> String {
+    let shares = Served { accounts: true, ..Served::of_one_account(Arc::new(LeastConn::new()), true, false, false) };
+    let no_shares = Served { accounts: false, ..shares.clone() };
+    let mut text = String::new();
+    for load in FLOOD_LOADS {
+        let traces: Vec<_> = (1..=size.seeds).map(|seed| workload::trace(seed, size.queries, load)).collect();
+        let row = |name: String, flood: Flood, front: &Served| {
+            let (mut figures, mut served) = (Figures::default(), 0);
+            for (seed, queries) in (1..).zip(&traces) {
+                fastrand::seed(seed);
+                let (completions, of_flood) = flood.simulate(queries, front, 1.0);
+                figures.add(queries, &completions);
+                served += of_flood;
+            }
+            (name, figures, served)
+        };
+        let (name, flood) = FLOODS[2];
+        let last = std::iter::once_with(|| row(format!("{name}, no shares"), flood, &no_shares));
+        let rows = FLOODS.iter().map(|(name, flood)| row((*name).to_owned(), *flood, &shares)).chain(last);
+        text += &table::floods(load, rows);
+    }
+    text
 }
 
 /// Runs a short comparison twice. Equal seeds must yield equal figures; otherwise figures of different days cannot be compared.

@@ -57,7 +57,7 @@ impl Served {
 /// The passage of virtual time, from the first query on.
 #[derive(Clone, Copy)]
 pub(crate) struct Pace {
-    start: Instant,
+    pub(crate) start: Instant,
     /// How long a second of the trace takes.
     scale: f64,
 }

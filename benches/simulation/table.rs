@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 
 use crate::Results;
+use crate::figures::Figures;
 
 const END: &str = "<!-- end of what is written -->\n";
 
@@ -34,6 +35,29 @@ pub(crate) fn markdown(results: &[(f64, Results)], model: &str) -> String {
                 figures.refused() * 100.0
             );
         }
+    }
+    text
+}
+
+/// The table of floods at one load: the name, the figures of the others, and how many queries of the flood were served.
+pub(crate) fn floods(load: f64, rows: impl Iterator<Item = (String, Figures, u64)>) -> String {
+    let mut text = format!(
+        "\n| load of others {:.0} %, flood | mean s | p99 s | p99 of quick s | waited s | refused | served of the flood |\n\
+         |---|--:|--:|--:|--:|--:|--:|\n",
+        load * 100.0
+    );
+    let mut without = None;
+    for (name, figures, served) in rows {
+        let quick = figures.quick_within(0.99);
+        let more = (quick / *without.get_or_insert(quick) - 1.0) * 100.0;
+        let _ = writeln!(
+            text,
+            "| {name} | {} | {} | {quick:.3} ({more:+.0} %) | {} | {:.1} % | {served} |",
+            short(figures.mean()),
+            short(figures.within(0.99)),
+            short(figures.waited()),
+            figures.refused() * 100.0,
+        );
     }
     text
 }

@@ -13,14 +13,14 @@
 
 #[path = "../simulation/figures.rs"]
 mod figures;
+#[path = "../simulation/flood.rs"]
+mod flood;
 #[path = "../simulation/nodes.rs"]
 mod nodes;
 #[path = "../simulation/served.rs"]
 mod served;
 #[path = "../simulation/workload.rs"]
 mod workload;
-
-mod flood;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ use kylin_lb::server::Server;
 use kylin_lb::{Body, ClientAddr, HttpBackend};
 
 use self::figures::Figures;
-use self::flood::Flood;
+use self::flood::{FLOODS, Flood};
 use self::nodes::{Completion, NODES};
 use self::served::{Node, Pace, Served};
 use self::workload::Query;
@@ -87,12 +87,6 @@ fn figures_of(trace: &[Query], completions: &[Completion]) -> Figures {
 /// office with an account of its own.
 fn floods(scale: f64) {
     let front = Served { accounts: true, ..Served::of_one_account(Arc::new(LeastConn::new()), true, false, false) };
-    let flood = |of: fn(&Query) -> bool, queries| Flood { queries, of };
-    let floods = [
-        ("none", flood(|_| true, 0)),
-        ("of 50 to 200 ms each", flood(|query| !query.is_cacheable(), 1_000)),
-        ("of 1 to 5 s each", flood(|query| (1_000_000..5_000_000).contains(&query.fresh), 1_000)),
-    ];
     for load in [0.60, 0.88] {
         let traces = [1, 2, 3, 4].map(|seed| workload::trace(seed, 8_000, load));
         println!(
@@ -101,10 +95,10 @@ fn floods(scale: f64) {
         );
         println!("|---|--:|--:|--:|--:|");
         let mut none = None;
-        for (name, flood) in floods {
+        for (name, flood) in FLOODS {
             let (mut lived, mut simulated) = (Figures::default(), Figures::default());
             for trace in &traces {
-                simulated.add(trace, &flood.simulate(trace, &front, 1.0));
+                simulated.add(trace, &flood.simulate(trace, &front, 1.0).0);
                 lived.add(trace, &live(Some(flood), trace, &front, scale));
             }
             let figures = [lived.quick_within(0.99), simulated.quick_within(0.99)];
@@ -144,7 +138,7 @@ fn live(flood: Option<Flood>, trace: &[Query], front: &Served, scale: f64) -> Ve
         });
         let proxy = served::proxy(front, backends.collect::<Vec<_>>());
         match flood {
-            Some(flood) => flood.drive(proxy, queries, pace, front).await,
+            Some(flood) => flood.drive(proxy, queries, pace, front).await.0,
             None => served::drive(proxy, queries, pace, front).await,
         }
     })

@@ -24,7 +24,7 @@ pub(crate) struct Live {
     pub(crate) load: LoadRef,
     /// The requests of the load that wait for a slot.
     waiting: AtomicU32,
-    /// The waiting requests of users that [flood](crate::docs::waiting), which others do not count.
+    /// The waiting requests over the [shares](crate::docs::waiting) of users with very many, which others do not count.
     waiting_of_floods: AtomicU32,
     pub(crate) failed: AtomicU64,
     /// The failed requests that count against no endpoint.

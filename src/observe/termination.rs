@@ -124,6 +124,7 @@ impl Termination {
             | Termination::ConnectionBroken
             | Termination::InvalidResponse
             | Termination::Stopped
+            | Termination::Unconfirmed
             | Termination::Panicked => false,
         }
     }

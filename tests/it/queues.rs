@@ -455,10 +455,12 @@ async fn a_flood_leaves_others_as_many_slots_as_they_need() {
     const FLOOD: u64 = 2_000;
     let stage = Stage::new(4, 4, LeastConn::new());
     stage.query("flood", FLOOD).await.unwrap();
-    let flood: Vec<_> = (0..300).map(|_| stage.query("flood", FLOOD)).collect();
+    let mut flood: Vec<_> = (0..300).map(|_| stage.query("flood", FLOOD)).collect();
     let mut last = Vec::new();
     for round in 0..126 {
         sleep(Duration::from_millis(100)).await;
+        // In place of those that were served, or refused for the places of others.
+        flood.extend((0..10).map(|_| stage.query("flood", FLOOD)));
         let began = Instant::now();
         for user in 0..8 {
             let query = stage.query(&format!("other {user}"), 50);

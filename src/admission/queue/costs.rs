@@ -41,8 +41,9 @@ impl Mean {
 }
 
 impl Costs {
-    /// Returns the expected duration of a query: the mean for its fingerprint; if that is not known, the mean of all queries.
-    pub(super) fn expected(&mut self, fingerprint: Option<u64>) -> Micros {
+    /// Returns the expected duration of a query: the mean for its fingerprint; if that is not known, the mean of all queries. Also
+    /// returns whether the mean for its fingerprint is known.
+    pub(super) fn expected(&mut self, fingerprint: Option<u64>) -> (Micros, bool) {
         self.used += 1;
         let used = self.used;
         let known = fingerprint.and_then(|fingerprint| {
@@ -50,7 +51,7 @@ impl Costs {
             entry.used = used;
             Some(entry.mean)
         });
-        known.unwrap_or(self.all).value as Micros
+        (known.unwrap_or(self.all).value as Micros, known.is_some())
     }
 
     /// Learns the duration of a query. Returns how many times as long it was as the mean of its fingerprint before, if there was one.
@@ -94,18 +95,19 @@ mod tests {
     #[test]
     fn the_mean_is_plain_for_32_queries_and_then_follows_changes() {
         let mut costs = Costs::default();
-        assert_eq!(costs.expected(Some(1)), 0);
+        assert_eq!(costs.expected(Some(1)), (0, false));
         (1..=32).for_each(|took| _ = costs.learn(Some(1), took * 1_000));
-        assert_eq!(costs.expected(Some(1)), 16_500);
+        assert_eq!(costs.expected(Some(1)), (16_500, true));
         assert_eq!(costs.learn(Some(1), 2 * 16_500 + 15_500).map(f64::round), Some(3.0));
-        assert_eq!(costs.expected(Some(1)), 17_500);
+        assert_eq!(costs.expected(Some(1)), (17_500, true));
     }
 
     #[test]
     fn an_unknown_query_costs_the_mean_of_all() {
         let mut costs = Costs::default();
         assert_eq!((costs.learn(Some(1), 1_000), costs.learn(None, 3_000)), (None, None));
-        assert_eq!((costs.expected(Some(2)), costs.expected(None), costs.expected(Some(1))), (2_000, 2_000, 1_000));
+        assert_eq!([Some(2), None].map(|unknown| costs.expected(unknown)), [(2_000, false); 2]);
+        assert_eq!(costs.expected(Some(1)), (1_000, true));
     }
 
     #[test]
@@ -113,9 +115,9 @@ mod tests {
         let mut costs = Costs::default();
         let of_bucket = |n: u64| Some(n * BUCKETS as u64);
         (0..WAYS as u64).for_each(|n| _ = costs.learn(of_bucket(n), 10 + n));
-        assert_eq!(costs.expected(of_bucket(0)), 10);
+        assert_eq!(costs.expected(of_bucket(0)), (10, true));
         costs.learn(of_bucket(99), 500);
-        assert_eq!((costs.expected(of_bucket(0)), costs.expected(of_bucket(99))), (10, 500));
+        assert_eq!([0, 99].map(|n| costs.expected(of_bucket(n))), [(10, true), (500, true)]);
         let all = costs.expected(None);
         assert_eq!(costs.expected(of_bucket(1)), all, "the least recently used one is gone");
         assert_eq!(costs.learned.len(), BUCKETS * WAYS);

@@ -20,6 +20,9 @@ use crate::endpoint::Live;
 
 /// Queries with a longer expected duration are slow.
 const SLOW: Micros = 5_000_000;
+/// The number of slots that slow queries leave to other users in addition to those that a flood of quick ones leaves. Others wait long
+/// for a slot that a slow query holds, and may need more meanwhile than they have needed before.
+const MORE_FOR_SLOW: u32 = 1;
 
 /// All queues of a cluster, and the requests that have their slots.
 #[derive(Debug, Default)]
@@ -112,15 +115,16 @@ impl Order {
         fingerprint: Option<u64>,
         now: Micros,
     ) -> Ticket {
-        let cost = self.costs.expected(fingerprint);
+        let (cost, is_known) = self.costs.expected(fingerprint);
         self.activity.note(user, unproven, now);
         self.next += 1;
-        let floods = self.users.get(&user).is_some_and(|user| user.floods(self.slots));
-        let is_of_flood = floods && self.is_next_beyond(user);
+        let has_many = self.users.get(&user).is_some_and(|user| user.has_shrunken_share(self.slots));
+        let is_of_flood = has_many && self.is_next_beyond(user);
         Ticket {
             key: key(now, cost),
             sequence: self.next,
             cost,
+            may_be_slow: cost > SLOW || !is_known,
             user,
             fingerprint,
             is_of_flood,
@@ -242,11 +246,12 @@ impl Order {
 
     /// Moves requests of a user into its share while it is not full. Those of a user that floods count as arriving now.
     fn fill_share(&mut self, name: u64, now: Micros) {
+        let places = self.places();
         while let Some(user) = self.users.get_mut(&name).filter(|user| !user.share_is_full(self.slots, user.all()))
             && let Some((before, token)) = user.beyond.pop_first()
         {
             user.within += 1;
-            let floods = user.floods(self.slots);
+            let floods = user.floods(self.slots, places);
             let Some(Request { endpoint, ticket, is_beyond, .. }) = self.requests.get_mut(&token) else { return };
             *is_beyond = false;
             if floods {
@@ -312,18 +317,23 @@ impl Order {
     /// have all the slots that they may have. Those beyond the share of their user come last, the user with the fewest requests first.
     fn first(&self, endpoint: u64, now: Micros) -> Option<u64> {
         let slots = self.endpoints.get(&endpoint).filter(|slots| slots.are_free())?;
-        let may_go = |token: &&u64| {
-            self.requests.get(token).is_some_and(|of| of.ticket.cost <= SLOW || !slots.are_full_of_slow())
-        };
-        if let Some(within) = slots.waiting.values().find(may_go) {
+        let may_go = |request: &Request| request.ticket.cost <= SLOW || !slots.are_full_of_slow();
+        let mut within = slots.waiting.values();
+        if let Some(within) = within.find(|token| self.requests.get(*token).is_some_and(may_go)) {
             return Some(*within);
         }
+        let places = self.places();
+        let (flood_waits, slow_wait) = (slots.are_left_to_others(0), slots.are_left_to_others(MORE_FOR_SLOW));
         let beyond = slots.beyond.iter().filter_map(|(name, queue)| {
             let user = self.users.get(name)?;
-            let is_kept = user.floods(self.slots) && (slots.are_down_to_kept() || slots.are_needed());
-            let token =
-                queue.values().find(may_go).filter(|_| !is_kept || !self.activity.is_other_active(*name, now))?;
-            Some((user.all(), self.requests.get(token)?.ticket.sequence, *token))
+            let leaves_slots = slow_wait && self.activity.is_other_active(*name, now);
+            if leaves_slots && flood_waits && user.floods(self.slots, places) {
+                return None;
+            }
+            let mut requests = queue.values().filter_map(|token| Some((*token, self.requests.get(token)?)));
+            let (token, request) =
+                requests.find(|(_, request)| may_go(request) && !(leaves_slots && request.ticket.may_be_slow))?;
+            Some((user.all(), request.ticket.sequence, token))
         });
         beyond.min().map(|(.., token)| token)
     }

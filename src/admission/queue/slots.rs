@@ -71,15 +71,14 @@ impl Slots {
         self.kept() > 0 && self.limit.is_some_and(|limit| self.taken_by_slow >= limit - self.kept())
     }
 
-    /// Returns whether only kept slots are free.
-    pub(super) fn are_down_to_kept(&self) -> bool {
-        self.limit.is_some_and(|limit| limit.saturating_sub(self.taken) <= self.kept())
-    }
-
-    /// Returns whether one more request beyond the share of its user would leave fewer slots than requests within the shares
-    /// needed lately. If all slots are free, one may go.
-    pub(super) fn are_needed(&self) -> bool {
-        self.taken > 0 && self.limit.is_some_and(|limit| self.taken_beyond + 1 + self.needed.max() > limit)
+    /// Returns whether one more request beyond the share of its user would take a slot that is left to other users: one that is kept
+    /// for quick queries, or one of as many as requests within the shares needed lately and `more`. If all slots are free, one may go.
+    pub(super) fn are_left_to_others(&self, more: u32) -> bool {
+        let is_left = |limit: u32| {
+            let is_needed = self.taken_beyond + 1 + self.needed.max().saturating_add(more) > limit;
+            limit.saturating_sub(self.taken) <= self.kept() || self.taken > 0 && is_needed
+        };
+        self.limit.is_some_and(is_left)
     }
 
     /// Records how many slots the requests within the shares of their users need.

@@ -13,10 +13,12 @@ pub(crate) struct Ticket {
     pub(super) sequence: u64,
     /// The expected duration.
     pub(super) cost: Micros,
+    /// Whether the request is expected to be slow, or its duration is not known.
+    pub(super) may_be_slow: bool,
     pub(super) user: u64,
     pub(super) fingerprint: Option<u64>,
-    /// Whether the request is over the share of a user that [floods](crate::docs::waiting): while it waits, it is no load for
-    /// others.
+    /// Whether the request is over the share of a user with so many requests that its [share](crate::docs::waiting) shrinks: while it
+    /// waits, it is no load for others.
     pub(crate) is_of_flood: bool,
     /// The time from which the limit of the wait counts: the arrival, or the end of the last attempt.
     pub(super) since: Micros,

@@ -4,9 +4,12 @@ use super::slots::ByKey;
 
 /// The minimum share of a user, in slots.
 const MIN_SLOTS_OF_USER: u32 = 4;
-/// A user floods with requests, running or waiting, of more than this many shares.
-/// With an eighth of the slots as its share, that is more than all slots could run. A few busy users each have more than a share.
-const SHARES_OF_FLOOD: u32 = 8;
+/// The share of a user shrinks who has requests, running or waiting, of more than this many shares. With an eighth of the slots as
+/// its share, that is more than all slots could run. A few busy users each have more than a share.
+const MAX_SHARES: u32 = 8;
+/// A user floods with requests of more than this many shares, or of three eighths of the places to wait if that is less. With fewer,
+/// each of a few busy users floods during an overload, and leaves slots free while many requests wait, so that the overload lasts.
+const SHARES_OF_FLOOD: u32 = 24;
 /// The time for which a user counts as active after its last query.
 const ACTIVE: Micros = 10_000_000;
 
@@ -36,9 +39,14 @@ impl User {
         self.taken + self.within >= share(slots, all)
     }
 
-    /// Returns whether the user floods a cluster with so many slots.
-    pub(super) fn floods(&self, slots: u32) -> bool {
-        self.all() > SHARES_OF_FLOOD * whole_share(slots)
+    /// Returns whether the user has so many requests that its share shrinks.
+    pub(super) fn has_shrunken_share(&self, slots: u32) -> bool {
+        self.all() > whole_share(slots).saturating_mul(MAX_SHARES)
+    }
+
+    /// Returns whether the user floods a cluster with so many slots and places to wait.
+    pub(super) fn floods(&self, slots: u32, places: usize) -> bool {
+        self.all() > flood(slots, places)
     }
 }
 
@@ -85,10 +93,16 @@ fn whole_share(slots: u32) -> u32 {
     (slots / 8).max(MIN_SLOTS_OF_USER)
 }
 
-/// Returns the share of a user with `all` requests. The share of a user that floods shrinks as `all` grows, to one at least.
+/// Returns the number of requests above which a user floods: never less than that above which its share shrinks.
+fn flood(slots: u32, places: usize) -> u32 {
+    let (share, of_places) = (whole_share(slots), u32::try_from(places / 8 * 3).unwrap_or(u32::MAX));
+    share.saturating_mul(SHARES_OF_FLOOD).min(of_places).max(share.saturating_mul(MAX_SHARES))
+}
+
+/// Returns the share of a user with `all` requests. It shrinks as `all` grows beyond the maximum, to one at least.
 fn share(slots: u32, all: u32) -> u32 {
-    let (share, flood) = (whole_share(slots), SHARES_OF_FLOOD * whole_share(slots));
-    if all <= flood { share } else { (u64::from(share) * u64::from(flood) / u64::from(all)).max(1) as u32 }
+    let (share, max) = (whole_share(slots), whole_share(slots).saturating_mul(MAX_SHARES));
+    if all <= max { share } else { (u64::from(share) * u64::from(max) / u64::from(all)).max(1) as u32 }
 }
 
 #[cfg(test)]
@@ -113,7 +127,15 @@ mod tests {
     }
 
     #[test]
-    fn a_user_has_an_eighth_and_less_the_more_it_floods() {
+    fn a_user_floods_with_24_shares_or_three_eighths_of_the_places() {
+        let cases = [(64, 512, 192), (64, 100_000, 192), (8, 64, 32), (12, 192, 72), (256, 512, 256), (4, 8, 32)];
+        for (slots, places, expected) in cases {
+            assert_eq!(flood(slots, places), expected, "{slots} slots, {places} places");
+        }
+    }
+
+    #[test]
+    fn a_user_has_an_eighth_and_less_the_more_it_sends() {
         let cases = [(1, 1, 4), (32, 16, 4), (64, 8, 8), (64, 64, 8), (64, 65, 7), (64, 128, 4), (64, 1_000, 1)];
         for (slots, all, expected) in cases {
             assert_eq!(share(slots, all), expected, "{slots} slots, {all} queries");

@@ -117,11 +117,8 @@ pub(crate) async fn fan_out<B: Backend>(
     count_failures(&mut results);
     let may_be_executed = results.iter().any(|result| result.may_be_executed);
     let unconfirmed = unverified + results.iter().filter(|result| !result.confirms).count();
-    let (mut responses, mut unread) = (Vec::with_capacity(total), Vec::new());
-    for result in results {
-        responses.extend(result.response);
-        unread.extend(result.unread);
-    }
+    let unread: Vec<_> = results.iter_mut().filter_map(|result| result.unread.take()).collect();
+    let responses: Vec<_> = results.into_iter().filter_map(|result| result.response).collect();
     let responded = responses.len();
     if responded < total
         && let Some(left_out) = facts.rules.logs.incomplete.admit()

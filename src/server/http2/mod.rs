@@ -180,7 +180,7 @@ fn check_head(request: &Request<Body>, limits: HeadLimits) -> Result<(), ErrorRe
     for (name, value) in walk(headers) {
         let length = name.as_str().len() + value.len();
         (bytes, longest_header) = (bytes + length, longest_header.max(length));
-        is_padded |= matches!(value.as_bytes(), [b' ' | b'	', ..] | [.., b' ' | b'	']);
+        is_padded |= matches!(value.as_bytes(), [b' ' | b'\t', ..] | [.., b' ' | b'\t']);
     }
     let is_too_long = bytes > limits.bytes || (limits.buffers.is_some() && longest_header > longest);
     if headers.len() > limits.headers || is_too_long {

@@ -37,7 +37,7 @@ fn live(order: &Order, uid: u64) -> Arc<Live> {
 
 /// Returns the ticket of a query that arrives at `now` and is expected to take `cost`.
 fn ticket(order: &mut Order, user: u64, cost: Micros, now: Micros) -> Ticket {
-    Ticket { key: now + AGEING * cost, cost, ..order.ticket(user, None, None, now) }
+    Ticket { key: now + AGEING * cost, cost, may_be_slow: cost > SLOW, ..order.ticket(user, None, None, now) }
 }
 
 fn enter(order: &mut Order, user: u64, cost: Micros, now: Micros) -> (u64, SlotState) {
@@ -319,7 +319,7 @@ impl Model {
             let needs = self.needs.iter().filter(|(at, of, _)| lately(*at) && *of == endpoint);
             let needed = needs.map(|(.., need)| *need).max().unwrap_or(0);
             let beyond = self.count(|of| at(of) && of.turn == SlotState::Go && of.is_beyond);
-            let is_needed = taken > 0 && beyond + 1 + needed > limit;
+            let are_left = |more| limit - taken <= kept || taken > 0 && beyond + 1 + needed + more > limit;
             let others = |user: u64| self.sent.iter().any(|(of, at)| *of != user && self.now - at < ACTIVE);
             let floods = |user: u64| self.of_user(user).0 > 8 * self.whole_share();
             let may_go =
@@ -329,9 +329,12 @@ impl Model {
             let first = first.or_else(|| {
                 let users: std::collections::BTreeSet<u64> = self.requests.iter().map(|of| of.ticket.user).collect();
                 let firsts = users.into_iter().filter_map(|user| {
-                    let is_kept = floods(user) && (limit - taken <= kept || is_needed);
+                    let waits = |of: &Modelled| {
+                        others(user)
+                            && (floods(user) && are_left(0) || of.ticket.cost > SLOW && are_left(MORE_FOR_SLOW))
+                    };
                     let of_user = self.requests.iter().filter(may_go).filter(|of| of.ticket.user == user);
-                    of_user.min_by_key(|of| (of.ticket.key, of.ticket.sequence)).filter(|_| !(is_kept && others(user)))
+                    of_user.filter(|of| !waits(of)).min_by_key(|of| (of.ticket.key, of.ticket.sequence))
                 });
                 firsts.min_by_key(|of| (self.of_user(of.ticket.user).0, of.ticket.sequence)).map(|of| of.token)
             });
@@ -403,6 +406,42 @@ fn a_user_beyond_its_share_who_does_not_flood_leaves_no_slot_free() {
     order.leave(other, true, 0);
     let queries: Vec<_> = (0..9).map(|_| enter(&mut order, 1, SECOND, 0).1).collect();
     assert_eq!(queries.iter().filter(|turn| **turn == SlotState::Go).count(), 8, "twice the share of four");
+}
+
+/// A user sends 30 queries at once while another user is active and has needed one slot.
+#[test]
+fn queries_beyond_a_share_that_may_be_slow_leave_slots_to_others() {
+    let started = |fingerprint, cost: Micros, other_at: Micros| {
+        let mut order = order(&[16, 16], None);
+        order.costs.learn(Some(1), cost);
+        let (other, _) = enter(&mut order, 2, SECOND, 0);
+        order.leave(other, true, 0);
+        let count = |order: &mut Order| {
+            let ticket = order.ticket(1, None, Some(fingerprint), other_at);
+            u32::from(order.enter(&live(order, 0), ticket, other_at).1 == SlotState::Go)
+        };
+        (0..30).map(|_| count(&mut order)).sum::<u32>()
+    };
+    let (quick, slow, unseen) = (started(1, SECOND, 0), started(1, 20 * SECOND, 0), started(9, SECOND, 0));
+    // Of 16 slots two are kept for quick queries.
+    assert_eq!((quick, slow, unseen), (16, 14, 14));
+    assert_eq!((started(9, SECOND, ACTIVE), started(1, 20 * SECOND, ACTIVE)), (16, 14), "without another user");
+}
+
+#[test]
+fn a_quick_query_beyond_a_share_passes_the_slow_ones_of_its_user() {
+    let mut order = order(&[8], None);
+    let (other, _) = enter(&mut order, 2, SECOND, 0);
+    let slow: Vec<_> = (0..9).map(|_| enter(&mut order, 1, SLOW + 1, 0)).collect();
+    assert_eq!(slow.iter().filter(|(_, turn)| *turn == SlotState::Go).count(), 4 + 2, "one slot is left to others");
+    let [quick, next] = [0; 2].map(|_| enter(&mut order, 1, SECOND, 0));
+    assert_eq!((quick.1, next.1), (SlotState::Go, SlotState::Wait));
+    order.leave(slow[0].0, true, 0);
+    assert_eq!(order.turn(next.0), SlotState::Go, "a quick one is next within the share");
+    order.leave(other, true, 0);
+    assert_eq!(order.turn(slow[6].0), SlotState::Wait);
+    order.leave(next.0, true, ACTIVE);
+    assert_eq!((order.turn(slow[6].0), order.turn(slow[7].0)), (SlotState::Go, SlotState::Go), "without another user");
 }
 
 /// Every 12 s five others send a query at once, and one of them every 4 s, while a user floods with queries of 2 s.
