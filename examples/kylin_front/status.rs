@@ -106,6 +106,10 @@ pub fn serve_admin(
     start("--admin", listen, handler, inherited)
 }
 
+/// The connections of operators and collectors. Each server may have half of the files that the process may open, and those of the
+/// clients of Kylin are not to be taken.
+const MAX_CONNECTIONS: Option<NonZero<usize>> = NonZero::new(64);
+
 fn start(
     option: &str,
     listen: Listen,
@@ -117,6 +121,8 @@ fn start(
     let (own, others) = std::mem::take(inherited).into_iter().partition(is_of_address);
     *inherited = others;
     let builder = Server::builder().listen(listen, handler).threads(NonZero::<usize>::MIN);
+    // A client that reaches the limit loses its idlest connection, and keeps no operator out.
+    let builder = builder.max_connections(MAX_CONNECTIONS).max_connections_per_client(None);
     let started = Vec::into_iter(own).fold(builder, ServerBuilder::inherit).start();
     Ok(started.map_err(|error| format!("{option} {address}: {error}"))?)
 }

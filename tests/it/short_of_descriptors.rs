@@ -27,6 +27,9 @@ async fn more_idle_clients_than_descriptors_leave_nodes_eligible_and_new_clients
     let process = start(256, &["--nodes", &named, "--status=127.0.0.1:0"]).await;
     let front = address(&process, "listening on http://");
     let mut idle = Vec::new();
+    for _ in 0..150 {
+        idle.push(Connection::open(address(&process, "status on http://")).await.unwrap());
+    }
     for number in 0..300 {
         let mut client = Connection::open(front).await.unwrap();
         if number % 2 == 0 {
