@@ -7,7 +7,7 @@ pub(crate) use self::load::Load;
 #[derive(Default)]
 pub(crate) struct Endpoint {
     load: Load,
-    wraps: load::Wraps,
+    wraps: load::WrapCount,
 }
 
 impl Endpoint {

@@ -10,6 +10,8 @@ mod clock;
 mod endpoint;
 mod health;
 mod models;
+#[path = "../../../src/setting.rs"]
+mod setting;
 mod sync;
 
 fn main() {

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use loom::future::block_on;
 use loom::thread;
 
-use crate::admission::flight::{Entered, FlightKey, FlightTable, ProjectSlot, QueryIds, Waited};
+use crate::admission::flight::{FlightKey, FlightRole, FlightTable, FollowerOutcome, ProjectSlot, QueryIds};
 use crate::buffer::BufferBudget;
 use crate::client_key::ClientKey;
 use crate::clock::NoClock;
@@ -11,7 +11,7 @@ use crate::endpoint::Endpoint;
 use crate::health::Reason;
 use crate::health::impaired::ImpairedCount;
 use crate::health::passive::{Passive, PassiveRule};
-use crate::health::withdrawal::{Bar, BarState, Withdrawal, WithdrawalKind};
+use crate::health::withdrawal::{Withdrawal, WithdrawalKind, Withholding, WithholdingState};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 type Model = fn();
@@ -86,23 +86,23 @@ fn one_request_tries_an_ejected_endpoint() {
 }
 
 fn one_request_tries_a_withdrawn_endpoint() {
-    let bar = Arc::new(Bar::default());
+    let withholding = Arc::new(Withholding::default());
     let withdrawal = Withdrawal { at: 0, until: 5, reason: Reason, kind: WithdrawalKind::Connections };
-    bar.set(BarState::Withdrawn(withdrawal), false);
-    let choose = |bar: &Bar| u32::from(bar.choose(false, || 6));
+    withholding.set(WithholdingState::Withdrawn(withdrawal), false);
+    let choose = |withholding: &Withholding| u32::from(withholding.choose(false, || 6));
     let other = thread::spawn({
-        let bar = Arc::clone(&bar);
-        move || choose(&bar)
+        let withholding = Arc::clone(&withholding);
+        move || choose(&withholding)
     });
-    assert_eq!(choose(&bar) + other.join().unwrap(), 1);
-    // A bar of another kind that comes meanwhile is not overwritten by the one who tries.
+    assert_eq!(choose(&withholding) + other.join().unwrap(), 1);
+    // A state of another kind that is set meanwhile is not overwritten by the request that tries.
     let other = thread::spawn({
-        let bar = Arc::clone(&bar);
-        move || bar.set(BarState::Down, true)
+        let withholding = Arc::clone(&withholding);
+        move || withholding.set(WithholdingState::Down, true)
     });
-    bar.choose(false, || 100_000);
+    withholding.choose(false, || 100_000);
     other.join().unwrap();
-    assert!(bar.is_down());
+    assert!(withholding.is_down());
 }
 
 fn the_count_of_impairments_is_right() {
@@ -224,17 +224,17 @@ fn equal_queries_meet() {
     let query = {
         let (table, executions) = (Arc::clone(&table), Arc::clone(&executions));
         move || match table.enter(&key()) {
-            Entered::Leader(leader) => {
+            FlightRole::Leader(leader) => {
                 executions.fetch_add(1, Ordering::SeqCst);
                 leader.share(5);
                 5
             }
-            Entered::Follower(follower) => match block_on(follower.wait()) {
-                Waited::Shared(shared) => shared,
+            FlightRole::Follower(follower) => match block_on(follower.wait()) {
+                FollowerOutcome::Shared(shared) => shared,
                 _ => panic!("the leader has shared its response"),
             },
             // The flight that it was compared with has ended.
-            Entered::Alone => {
+            FlightRole::Alone => {
                 executions.fetch_add(1, Ordering::SeqCst);
                 5
             }
@@ -256,7 +256,7 @@ fn leaves(table: &Arc<Table>) -> thread::JoinHandle<()> {
 
 fn leader_and_follower_leave() {
     let (table, dropped) = (table(), Arc::new(AtomicU32::new(0)));
-    let Entered::Leader(mut leader) = table.enter(&key()) else { panic!("the first leads") };
+    let FlightRole::Leader(mut leader) = table.enter(&key()) else { panic!("the first leads") };
     leader.start(Execution(Arc::clone(&dropped)));
     let others = [leaves(&table), leaves(&table)];
     drop(leader);
@@ -267,22 +267,22 @@ fn leader_and_follower_leave() {
 
 fn a_follower_takes_over() {
     let (table, dropped, leader_leaves) = (table(), Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
-    let Entered::Leader(mut leader) = table.enter(&key()) else { panic!("the first leads") };
+    let FlightRole::Leader(mut leader) = table.enter(&key()) else { panic!("the first leads") };
     leader.start(Execution(Arc::clone(&dropped)));
     let stays = thread::spawn({
         let (table, leader_leaves) = (Arc::clone(&table), Arc::clone(&leader_leaves));
         move || match table.enter(&key()) {
-            Entered::Follower(follower) => {
+            FlightRole::Follower(follower) => {
                 let came_in_time = leader_leaves.load(Ordering::SeqCst) == 0;
                 match block_on(follower.wait()) {
-                    Waited::Leads(leader, _) => assert!(leader.is_running() || !came_in_time),
+                    FollowerOutcome::Leads(leader, _) => assert!(leader.is_running() || !came_in_time),
                     _ => panic!("no response was shared"),
                 }
             }
             // All others have left already.
-            Entered::Leader(leader) => assert!(!leader.is_running()),
+            FlightRole::Leader(leader) => assert!(!leader.is_running()),
             // The flight that it was compared with has ended.
-            Entered::Alone => {}
+            FlightRole::Alone => {}
         }
     });
     let leaves = leaves(&table);
@@ -296,15 +296,15 @@ fn a_follower_takes_over() {
 
 fn a_stop_and_a_leader_that_leaves() {
     let (table, dropped) = (table(), Arc::new(AtomicU32::new(0)));
-    let Entered::Leader(mut leader) = table.enter(&key()) else { panic!("the first leads") };
+    let FlightRole::Leader(mut leader) = table.enter(&key()) else { panic!("the first leads") };
     leader.start(Execution(Arc::clone(&dropped)));
     let follows = thread::spawn({
         let table = Arc::clone(&table);
         move || match table.enter(&Arc::new(FlightKey { hash: 7, ids: table.ids([Some("a"), None]) })) {
-            Entered::Follower(follower) => _ = block_on(follower.wait()),
-            Entered::Leader(_) => {}
+            FlightRole::Follower(follower) => _ = block_on(follower.wait()),
+            FlightRole::Leader(_) => {}
             // The flight that it was compared with has ended.
-            Entered::Alone => {}
+            FlightRole::Alone => {}
         }
     });
     let stops = thread::spawn({

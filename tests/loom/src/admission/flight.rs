@@ -4,7 +4,7 @@ mod epochs;
 mod table;
 
 pub(crate) use self::epochs::{Epochs, ProjectSlot};
-pub(crate) use self::table::{Entered, FlightTable, Follower, Leader, Waited};
+pub(crate) use self::table::{FlightRole, FlightTable, Follower, FollowerOutcome, Leader};
 
 /// Equal where its hash is.
 pub(crate) struct FlightKey {
