@@ -1,6 +1,6 @@
-//! Checks the paths of logs: that `--check` fails where a log could not be written, and that no two logs are one file.
+//! Checks the paths of logs: that `--check` says where a log could not be written, and that no two logs are one file.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use kylin_lb::nginx::Config;
 
 use crate::args::Args;
-use crate::log_file::append;
+use crate::say;
 
 /// The name of standard output.
 const STDOUT: &str = "-";
@@ -19,11 +19,14 @@ pub fn check(args: &Args) -> Result<(), String> {
     files.try_for_each(|(option, path)| check_path(Path::new(path)).map_err(|error| format!("{option}: {error}")))
 }
 
-/// Checks that the access logs of a configuration could be written, and that none of them is the log of an option.
+/// Checks that no access log of a configuration is the log of an option. Notes those that could not be written: a front end that starts
+/// serves without them.
 pub fn check_config(args: &Args, config: &Config) -> Result<(), String> {
     for path in config.access_logs() {
         check_apart(args, config, path)?;
-        check_path(path).map_err(|error| format!("{}: access_log: {error}", place(config, path)))?;
+        if let Err(error) = check_path(path) {
+            say(format_args!("note: {}: access_log: {error}: requests are served without it\n", place(config, path)));
+        }
     }
     Ok(())
 }
@@ -68,18 +71,21 @@ pub fn place<'c>(config: &'c Config, path: &Path) -> &'c str {
     config.access_log_place(path).unwrap_or_default()
 }
 
-/// Checks that a log could be written, and leaves no file behind that did not exist.
+/// Checks that a log could be written. Nothing is made at its path, which another process may make at the same time.
 fn check_path(path: &Path) -> io::Result<()> {
-    let exists = fs::metadata(path).is_ok();
-    let opened = append(path, 0o600);
-    // The path may be a link to a file that did not exist.
-    if let (Ok(_), false, Ok(made)) = (&opened, exists, fs::canonicalize(path)) {
-        fs::remove_file(made)?;
-    }
-    opened.map(drop)
+    let opened = match fs::metadata(path) {
+        // To open a pipe would wait for its reader.
+        Ok(found) if found.file_type().is_fifo() => Ok(()),
+        Ok(_) => OpenOptions::new().append(true).open(path).map(drop),
+        Err(error) => match to_make(path).as_deref().and_then(Path::parent) {
+            Some(folder) => tempfile::tempfile_in(folder).map(drop),
+            None => Err(error),
+        },
+    };
+    opened.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
 }
 
-/// Returns whether two paths name one file. Lines that go to a device such as `/dev/null` are not mixed.
+/// Returns whether two paths name one file. Two paths of one device such as `/dev/null` count as different.
 fn are_same(one: &Path, other: &Path) -> bool {
     match (fs::metadata(one), fs::metadata(other)) {
         (Ok(first), Ok(second)) => {
@@ -92,7 +98,12 @@ fn are_same(one: &Path, other: &Path) -> bool {
 
 /// Returns the path of a file that does not exist, without links and `..`; `None` if its folder does not exist either.
 fn to_make(path: &Path) -> Option<PathBuf> {
-    let path = fs::read_link(path).map_or_else(|_| path.to_owned(), |link| path.with_file_name("").join(link));
+    let mut path = path.to_owned();
+    // As many links as Linux follows.
+    for _ in 0..40 {
+        let Ok(link) = fs::read_link(&path) else { break };
+        path = path.with_file_name("").join(link);
+    }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     Some(fs::canonicalize(folder).ok()?.join(path.file_name()?))
 }
@@ -108,7 +119,8 @@ mod tests {
         fs::create_dir(path("logs")).unwrap();
         std::os::unix::fs::symlink(path("logs"), path("link")).unwrap();
         std::os::unix::fs::symlink("logs/log", path("dangling")).unwrap();
-        let names = ["logs/log", "link/log", "logs/../logs/./log", "dangling"];
+        std::os::unix::fs::symlink("dangling", path("chain")).unwrap();
+        let names = ["logs/log", "link/log", "logs/../logs/./log", "dangling", "chain"];
         for exists in [false, true] {
             if exists {
                 fs::write(path("logs/log"), "").unwrap();
@@ -125,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_check_leaves_no_file_behind_and_keeps_one_that_is_there() {
+    fn a_check_makes_no_file_and_keeps_one_that_is_there() {
         let folder = tempfile::tempdir().unwrap();
         let (path, link) = (folder.path().join("log"), folder.path().join("link"));
         std::os::unix::fs::symlink("log", &link).unwrap();

@@ -22,6 +22,10 @@ use crate::logging::Levels;
 use crate::metrics::{self, Exporter};
 use crate::signals::Reloads;
 
+/// The connections of operators and collectors to each of their listeners. A server may have half of the files that the process may
+/// open, but those are for the clients of Kylin and for nodes.
+const MAX_CONNECTIONS: Option<NonZero<usize>> = NonZero::new(32);
+
 /// The parts of the front end that the status shows.
 pub struct Monitored {
     pub admin: Admin,
@@ -106,10 +110,6 @@ pub fn serve_admin(
     start("--admin", listen, handler, inherited)
 }
 
-/// The connections of operators and collectors. Each server may have half of the files that the process may open, and those of the
-/// clients of Kylin are not to be taken.
-const MAX_CONNECTIONS: Option<NonZero<usize>> = NonZero::new(64);
-
 fn start(
     option: &str,
     listen: Listen,
@@ -121,7 +121,7 @@ fn start(
     let (own, others) = std::mem::take(inherited).into_iter().partition(is_of_address);
     *inherited = others;
     let builder = Server::builder().listen(listen, handler).threads(NonZero::<usize>::MIN);
-    // A client that reaches the limit loses its idlest connection, and keeps no operator out.
+    // At the limit the server closes its idlest connection, so one client keeps no operator out.
     let builder = builder.max_connections(MAX_CONNECTIONS).max_connections_per_client(None);
     let started = Vec::into_iter(own).fold(builder, ServerBuilder::inherit).start();
     Ok(started.map_err(|error| format!("{option} {address}: {error}"))?)

@@ -5,17 +5,15 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::Ordering;
 
 use hmac::{Hmac, Mac as _};
-use http::header::{AUTHORIZATION, FORWARDED, HOST, HeaderName, ORIGIN, VIA};
+use http::header::{AUTHORIZATION, HOST, HeaderName, ORIGIN, VIA};
 use http::uri::Authority;
 use http::{HeaderMap, Request, StatusCode, Version};
 use sha2::Sha256;
 
 use super::Shared;
 use super::refusal::Refusal;
+use crate::proxy::is_named_by_proxies;
 use crate::request::ClientAddr;
-
-/// Headers that show a proxy in front, whose clients may be on other machines; `X-Forwarded-*` do too.
-const FORWARDED_BY_PROXY: [HeaderName; 3] = [FORWARDED, VIA, HeaderName::from_static("x-real-ip")];
 
 /// The header in which browsers say which page sends a request (Fetch Metadata).
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -174,7 +172,6 @@ fn is_local<B>(peer: ClientAddr, request: &Request<B>) -> bool {
         ClientAddr::Inet(address) => address.ip().to_canonical().is_loopback(),
         ClientAddr::Unix => true,
     };
-    let is_of_proxy =
-        |name: &HeaderName| FORWARDED_BY_PROXY.contains(name) || name.as_str().starts_with("x-forwarded-");
+    let is_of_proxy = |name: &HeaderName| *name == VIA || is_named_by_proxies(name.as_str());
     is_peer_local && request.version() != Version::HTTP_10 && !request.headers().keys().any(is_of_proxy)
 }

@@ -61,11 +61,9 @@ impl<B> Cluster<B> {
         let (group, index, _) = all().find(|(group, _, slot)| {
             let is_left = !attempted.contains(&slot.member) && !attempted.is_outside(&slot.member);
             // As if all endpoints were healthy, so that only the limit of requests in flight counts.
-            is_left && is_ejected_for_responses(slot) && slot.acquire(group.layout.alone, true, true, false)
+            is_left && is_ejected_for_responses(slot) && slot.acquire(group.layout.alone, true, true, request.past_limits())
         })?;
-        let endpoint = group.refs.of_thread(index);
-        let lease = Lease::new(&endpoint.member, group.layout.alone, false);
-        Some(Picked::new(lease, PickReason::Bound, endpoint))
+        Some(picked_regardless(group, index))
     }
 }
 
@@ -106,8 +104,14 @@ fn acquire_regardless<B>(group: &Group<B>, index: usize, request: &RequestView<'
     let slot = &group.layout.slots[index];
     // As if all endpoints were healthy, so that it always succeeds.
     slot.acquire(group.layout.alone, true, true, true);
+    picked_regardless(group, index)
+}
+
+/// Returns a pick at an endpoint that health keeps requests from. As at the only endpoint of a cluster, its failure ejects nothing, so
+/// that no client can prolong an ejection; nor does its success readmit the endpoint, because it is no trial.
+fn picked_regardless<B>(group: &Group<B>, index: usize) -> Picked<B> {
     let endpoint = group.refs.of_thread(index);
-    Picked::new(Lease::new(&endpoint.member, group.layout.alone, false), PickReason::Bound, endpoint)
+    Picked::new(Lease::new(&endpoint.member, true, false), PickReason::Bound, endpoint)
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ pub enum Outcome {
 #[must_use = "dropping the lease ends the request in flight"]
 pub struct Lease {
     member: Arc<Member>,
-    /// The endpoint is the only one of its cluster, so its failures do not eject it.
+    /// Failures eject nothing: the endpoint is the only one of its cluster, or was picked although health keeps requests from it.
     alone: bool,
     /// The endpoint was withdrawn when it was picked, so this request tests whether it is back.
     on_trial: bool,

@@ -43,7 +43,7 @@ impl BodyDecoder {
         }
     }
 
-    /// Ready when the next piece may be decoded. If the last one took long, other tasks run first.
+    /// Polls until the next piece may be decoded. If the last one took long, other tasks run first.
     pub(crate) fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let BodyDecoder::Chunked(chunked) = self
             && chunked.take_has_joined_many()

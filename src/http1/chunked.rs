@@ -18,21 +18,20 @@ const MAX_TRAILERS: usize = 16 * 1024;
 /// have beyond that adds up to at most `MAX_OVERHEAD`: bytes that carry no data are wasted work
 /// (CVE-2023-39326).
 const FREE_SIZE_LINE: u64 = 16;
-const MAX_OVERHEAD: u64 = 16 * 1024;
+const MAX_OVERHEAD: u32 = 16 * 1024;
 
-/// Chunks shorter than this are joined as far as they were read: all that is done for a piece of a body would otherwise be done for
-/// each of its bytes.
+/// Shorter chunks are joined as far as they were read, because the cost of a piece would otherwise apply to each byte.
 const SMALL_CHUNK: usize = 512;
-/// The number of chunks in one piece from which it took much longer to decode than other pieces.
+/// A piece of this many chunks takes long to decode, so other tasks run before the next one.
 const MANY_CHUNKS: usize = 64;
 
 /// Decodes chunks. Skips chunk extensions and trailers.
 #[derive(Debug, Default)]
 pub(crate) struct ChunkedDecoder {
     position: Position,
-    overhead: u64,
-    /// The number of chunks that were joined to the last piece.
-    joined: usize,
+    overhead: u32,
+    /// The last piece was joined of many chunks.
+    has_joined_many: bool,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -70,12 +69,12 @@ impl ChunkedDecoder {
 
     /// Returns once whether the last piece was joined of many chunks.
     pub(crate) fn take_has_joined_many(&mut self) -> bool {
-        take(&mut self.joined) >= MANY_CHUNKS
+        take(&mut self.has_joined_many)
     }
 
     /// Takes the next data out of `read`.
     pub(crate) fn next(&mut self, read: &mut BytesMut) -> Result<Decoded, InvalidChunk> {
-        self.joined = 0;
+        self.has_joined_many = false;
         self.skip_to_data(read)?;
         let data = match self.next_part(read) {
             Some(data) => data,
@@ -87,18 +86,20 @@ impl ChunkedDecoder {
         if data.len() >= SMALL_CHUNK || !self.is_at_small_chunk(read) {
             return Ok(Decoded::Data(data.freeze()));
         }
-        let mut pieces = BytesMut::with_capacity(data.len() + read.len());
+        // It grows by doubling, so that a few bytes hold no large buffer.
+        let (mut pieces, mut joined) = (BytesMut::with_capacity(2 * SMALL_CHUNK), 0);
         pieces.extend_from_slice(&data);
         while self.is_at_small_chunk(read)
             && let Some(data) = self.next_part(read)
         {
             pieces.extend_from_slice(&data);
-            self.joined += 1;
+            joined += 1;
             // What came before an error is passed on; the next call finds it again.
             if self.skip_to_data(read).is_err() {
                 break;
             }
         }
+        self.has_joined_many = joined >= MANY_CHUNKS;
         Ok(Decoded::Data(pieces.freeze()))
     }
 
@@ -124,8 +125,9 @@ impl ChunkedDecoder {
                 Position::Size => match line_length(read, MAX_SIZE_LINE)? {
                     Some(length) => {
                         let size = parse_size(&read[..length])?;
-                        let free = FREE_SIZE_LINE.saturating_add(size);
-                        self.overhead = (self.overhead + length as u64).saturating_sub(free);
+                        // A line has at most MAX_SIZE_LINE bytes.
+                        let free = u32::try_from(FREE_SIZE_LINE.saturating_add(size)).unwrap_or(u32::MAX);
+                        self.overhead = (self.overhead + length as u32).saturating_sub(free);
                         if self.overhead > MAX_OVERHEAD {
                             return Err(InvalidChunk);
                         }
@@ -287,6 +289,14 @@ mod tests {
         }
         assert_eq!(pieces, [(2000, true), (SMALL_CHUNK, false), (SMALL_CHUNK, false), (1, false)]);
         assert!(decoder.is_end() && read.is_empty());
+        // Pieces of two bytes between large chunks.
+        let text = format!("1\r\na\r\n1\r\nb\r\n200\r\n{large}\r\n").repeat(20);
+        let (mut decoder, mut read) = (ChunkedDecoder::default(), BytesMut::from(text.as_bytes()));
+        while let Decoded::Data(data) = decoder.next(&mut read).unwrap() {
+            let length = data.len();
+            let held = data.try_into_mut().map_or(length, |data| data.capacity());
+            assert!(length == SMALL_CHUNK || held <= 2 * SMALL_CHUNK, "{held} bytes hold {length}");
+        }
     }
 
     #[test]

@@ -16,47 +16,11 @@ thread_local! {
 pub(crate) struct HeadLimits {
     pub(crate) bytes: usize,
     pub(crate) headers: usize,
-    /// The buffers into which the lines must fit; `None` if only the whole counts.
-    pub(crate) buffers: Option<LineBuffers>,
-}
-
-/// The buffers of nginx for the lines of a head: each line stands in one of them (`ngx_http_alloc_large_header_buffer`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct LineBuffers {
-    /// The bytes of the first buffer.
-    pub(crate) first: usize,
-    /// The number of further buffers.
-    pub(crate) count: usize,
-    /// The bytes of each further buffer.
-    pub(crate) size: usize,
-}
-
-impl LineBuffers {
-    /// Returns the bytes of all buffers.
-    pub(crate) fn bytes(self) -> usize {
-        self.count.saturating_mul(self.size).saturating_add(self.first)
-    }
-
-    /// Checks that a head fits. `ends` are the line feeds of its lines, and `end` is the end of the head.
-    fn check(self, ends: &[usize], end: usize) -> Result<(), HeadError> {
-        let (mut free, mut count, mut start) = (self.first, self.count, 0);
-        for (number, line_end) in ends.iter().map(|feed| feed + 1).chain([end]).enumerate() {
-            let line = line_end - start;
-            if line > free {
-                if line > self.size || count == 0 {
-                    return Err(if number == 0 { HeadError::StartLineTooLong } else { HeadError::TooLong });
-                }
-                (free, count) = (self.size, count - 1);
-            }
-            (free, start) = (free - line, line_end);
-        }
-        Ok(())
-    }
 }
 
 impl Default for HeadLimits {
     fn default() -> Self {
-        HeadLimits { bytes: 64 * 1024, headers: 100, buffers: None }
+        HeadLimits { bytes: 64 * 1024, headers: 100 }
     }
 }
 
@@ -105,8 +69,7 @@ impl HeadScanner {
             Ok(Some(_)) if line_ends.is_empty() => Err(HeadError::Empty),
             Ok(Some(end)) => {
                 self.searched = 0;
-                let fits = limits.buffers.map_or(Ok(()), |buffers| buffers.check(&line_ends, end));
-                fits.map(|()| Some(parse(read.split_to(end).freeze(), HeadLines { ends: &line_ends })))
+                Ok(Some(parse(read.split_to(end).freeze(), HeadLines { ends: &line_ends })))
             }
         };
         SPARE_LINE_ENDS.set(line_ends);
@@ -156,13 +119,20 @@ impl HeadLines<'_> {
     pub(crate) fn headers(&self) -> impl ExactSizeIterator<Item = Range<usize>> {
         self.ends.windows(2).map(|ends| ends[0] + 1..ends[1] - 1)
     }
+
+    /// Returns the lengths of all lines with their ends, the empty one at the end of the head included. `end` is the length of the head.
+    #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only a server has buffers for lines"))]
+    pub(crate) fn lengths(&self, end: usize) -> impl Iterator<Item = usize> {
+        let starts = std::iter::once(0).chain(self.ends.iter().map(|feed| feed + 1));
+        starts.zip(self.ends.iter().map(|feed| feed + 1).chain([end])).map(|(start, end)| end - start)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const LIMITS: HeadLimits = HeadLimits { bytes: 64, headers: 2, buffers: None };
+    const LIMITS: HeadLimits = HeadLimits { bytes: 64, headers: 2 };
 
     fn take(scanner: &mut HeadScanner, read: &mut BytesMut) -> Result<Option<Vec<String>>, HeadError> {
         scanner.take(read, LIMITS, |head, lines| {
@@ -201,24 +171,6 @@ mod tests {
         assert_eq!(lines(&format!("a\r\n{}", "a".repeat(65))), Err(HeadError::TooLong));
         assert!(lines("a\r\nb\r\nc\r\n\r\n").is_ok());
         assert_eq!(lines("a\r\nb\r\nc\r\nd\r\n"), Err(HeadError::TooManyHeaders));
-    }
-
-    #[test]
-    fn each_line_stands_in_one_buffer() {
-        let buffers = LineBuffers { first: 8, count: 2, size: 10 };
-        let limits = HeadLimits { bytes: buffers.bytes(), headers: 100, buffers: Some(buffers) };
-        let check = |lines: &[usize]| {
-            let text: String = lines.iter().map(|length| "a".repeat(length - 2) + "\r\n").collect();
-            HeadScanner::default().take(&mut BytesMut::from(&*(text + "\r\n")), limits, |_, _| ()).map(|_| ())
-        };
-        assert_eq!(check(&[6]), Ok(()), "all in the first buffer");
-        assert_eq!(check(&[10]), Ok(()), "the first line in another");
-        assert_eq!(check(&[11]), Err(HeadError::StartLineTooLong));
-        assert_eq!(check(&[8, 10, 8]), Ok(()));
-        assert_eq!(check(&[8, 11]), Err(HeadError::TooLong));
-        assert_eq!(check(&[5, 5, 5, 8]), Ok(()), "the second buffer is full with two lines");
-        assert_eq!(check(&[5, 5, 6, 5]), Err(HeadError::TooLong), "no line is divided between buffers");
-        assert_eq!(check(&[8, 10, 10]), Err(HeadError::TooLong), "no buffer is free for the end of the head");
     }
 
     proptest::proptest! {

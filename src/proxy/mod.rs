@@ -28,6 +28,8 @@ pub use error_response::ErrorResponse;
 pub(crate) use error_response::TRUNCATED;
 #[cfg(feature = "server")]
 pub(crate) use head::MAX_METHOD;
+#[cfg(feature = "admin")]
+pub(crate) use head::is_named_by_proxies;
 pub use head::{HeaderEdits, TrustedProxies, check_head};
 pub use replay::BodyCopy;
 pub use retry::{RetryBudget, RetryPolicy};

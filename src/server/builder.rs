@@ -8,14 +8,13 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::accept::{Admission, Serving, accept};
-use super::limits::{ClientShares, Limits, servable};
+use super::limits::{ClientShares, Limits, LineBuffers, servable};
 use super::listen::Inherited;
 use super::listen::{Listen, Listener};
 use super::stop::IdleList;
 use super::{AcceptLoop, Handler, ListenOptions, Server};
 use crate::buffer::BufferBudget;
 use crate::clock::at_least;
-use crate::http1::head::LineBuffers;
 
 /// The default of [`ServerBuilder::backlog`]: enough for a burst of new clients, and no more than a
 /// core accepts within a second.
@@ -159,11 +158,11 @@ impl<H: Handler> ServerBuilder<H> {
 
     /// Sets the buffers for the lines of a head, as nginx has them (`client_header_buffer_size`, `large_client_header_buffers`): a first
     /// one, and `count` further ones of `size` bytes. No line is divided between two. The server responds with status 414 to a request
-    /// line that fits none, and with 400 to headers. Their bytes are also those that a head may have. By default only
-    /// [all its bytes](Self::max_head_bytes) count.
+    /// line that fits none, and with 400 to headers. By default only [all bytes of a head](Self::max_head_bytes) count. This sets that
+    /// limit to the bytes of the buffers; a later call of `max_head_bytes` changes it.
     pub fn head_buffers(mut self, first: NonZeroUsize, count: NonZeroUsize, size: NonZeroUsize) -> Self {
         let buffers = LineBuffers { first: first.get(), count: count.get(), size: size.get() };
-        (self.limits.head.bytes, self.limits.head.buffers) = (buffers.bytes(), Some(buffers));
+        (self.limits.head.bytes, self.limits.line_buffers) = (buffers.bytes(), Some(buffers));
         self
     }
 

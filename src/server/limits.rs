@@ -17,6 +17,8 @@ pub(super) struct Limits {
     pub(super) head_timeout: Duration,
     pub(super) send_timeout: Duration,
     pub(super) head: HeadLimits,
+    /// The buffers into which the lines of a head must fit; `None` if only the whole counts.
+    pub(super) line_buffers: Option<LineBuffers>,
     pub(super) max_streams: NonZeroU32,
     pub(super) keep_alive: bool,
     pub(super) half_close: bool,
@@ -36,11 +38,45 @@ impl Default for Limits {
             head_timeout: Duration::from_secs(60),
             send_timeout: Duration::from_secs(60),
             head: HeadLimits::default(),
+            line_buffers: None,
             max_streams: const { NonZeroU32::new(128).unwrap() },
             keep_alive: true,
             half_close: false,
             buffers: BufferBudget::process(),
         }
+    }
+}
+
+/// The buffers of nginx for the lines of a head: each line stands in one of them (`ngx_http_alloc_large_header_buffer`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LineBuffers {
+    /// The bytes of the first buffer.
+    pub(super) first: usize,
+    /// The number of further buffers.
+    pub(super) count: usize,
+    /// The bytes of each further buffer.
+    pub(super) size: usize,
+}
+
+impl LineBuffers {
+    /// Returns the bytes of all buffers.
+    pub(super) fn bytes(self) -> usize {
+        self.count.saturating_mul(self.size).saturating_add(self.first)
+    }
+
+    /// Returns the number of the first line that fits no buffer, counted from 0.
+    pub(super) fn too_long(self, lines: impl Iterator<Item = usize>) -> Option<usize> {
+        let (mut free, mut count) = (self.first, self.count);
+        for (number, line) in lines.enumerate() {
+            if line > free {
+                if line > self.size || count == 0 {
+                    return Some(number);
+                }
+                (free, count) = (self.size, count - 1);
+            }
+            free -= line;
+        }
+        None
     }
 }
 
@@ -138,4 +174,28 @@ fn of_client(wanted: NonZeroU32, all: NonZeroUsize) -> NonZeroU32 {
 fn max_open_files() -> Option<usize> {
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current?;
     usize::try_from(files).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_line_stands_in_one_buffer() {
+        let buffers = LineBuffers { first: 8, count: 2, size: 10 };
+        // The last line is the empty one.
+        for (lines, too_long, why) in [
+            (&[6, 2][..], None, "all in the first buffer"),
+            (&[10, 2], None, "the first line in another"),
+            (&[11, 2], Some(0), "the first line in none"),
+            (&[8, 10, 8, 2], None, "the end in the last"),
+            (&[8, 11, 2], Some(1), "a header in none"),
+            (&[5, 5, 5, 8, 2], None, "the second buffer is full with two lines"),
+            (&[5, 5, 6, 5, 2], Some(3), "no line is divided between buffers"),
+            (&[8, 10, 10, 2], Some(3), "no buffer is free for the end of the head"),
+        ] {
+            assert_eq!(buffers.too_long(lines.iter().copied()), too_long, "{why}");
+        }
+        assert_eq!(buffers.bytes(), 28);
+    }
 }

@@ -84,7 +84,15 @@ fn bearer() -> (&'static str, &'static str) {
 #[tokio::test]
 async fn the_status_is_readable_without_a_token_on_this_machine_only() {
     let admin = admin(&cluster(&["q1"]));
-    let forwarded = ["x-forwarded-for", "forwarded", "via", "x-real-ip", "x-forwarded-proto", "x-forwarded-host"];
+    let forwarded = [
+        "x-forwarded-for",
+        "forwarded",
+        "via",
+        "x-real-ip",
+        "x-forwarded-proto",
+        "x-forwarded-host",
+        "x_forwarded_for",
+    ];
     for local in ["127.0.0.1:5000", "127.9.9.9:5000", "[::1]:5000", "[::ffff:127.0.0.1]:5000", "unix"] {
         assert_eq!(read(&admin, local, &[]).await, 200, "{local}");
         for name in forwarded {

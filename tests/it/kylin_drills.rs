@@ -185,7 +185,8 @@ enum Got {
 async fn response(connection: &mut Option<Connection>, n: u64, address: std::net::SocketAddr, request: &str) -> Got {
     let client = match connection {
         Some(client) => client,
-        // Each client has an address of its own: failures of one alone eject no node.
+        // Each client has an address of its own, which Linux lets it choose: failures of one alone that cannot be compared eject no
+        // node.
         None => match Connection::open_from([127, 0, 1, u8::try_from(n).unwrap()].into(), address).await {
             Ok(client) => connection.insert(client.read_timeout(RESPONSE_TIMEOUT)),
             Err(error) => return Got::Nothing(error),

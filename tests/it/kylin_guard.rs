@@ -165,7 +165,7 @@ async fn the_log_names_a_client_of_a_dual_stack_socket_by_its_ipv4_address() {
     assert!(text.contains("request denied") && text.contains("client=192.0.2.7 "), "{text}");
 }
 
-/// A client that knocks at closed paths must not fill the disk.
+/// A client that sends denied requests must not fill the disk.
 #[tokio::test]
 async fn denied_requests_have_one_log_line_a_second_which_counts_the_others() {
     let clock = ManualClock::new();

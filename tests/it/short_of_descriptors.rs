@@ -24,11 +24,13 @@ async fn start(files: u32, args: &[&str]) -> Process {
 #[tokio::test]
 async fn more_idle_clients_than_descriptors_leave_nodes_eligible_and_new_clients_served() {
     let (_nodes, named) = nodes(2).await;
-    let process = start(256, &["--nodes", &named, "--status=127.0.0.1:0"]).await;
+    let process = start(256, &["--nodes", &named, "--status=127.0.0.1:0", "--admin=127.0.0.1:0"]).await;
     let front = address(&process, "listening on http://");
     let mut idle = Vec::new();
-    for _ in 0..150 {
-        idle.push(Connection::open(address(&process, "status on http://")).await.unwrap());
+    for listener in ["status on http://", "admin on http://"] {
+        for _ in 0..150 {
+            idle.push(Connection::open(address(&process, listener)).await.unwrap());
+        }
     }
     for number in 0..300 {
         let mut client = Connection::open(front).await.unwrap();

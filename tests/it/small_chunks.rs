@@ -30,6 +30,31 @@ async fn frames(mut body: Body) -> (usize, usize) {
     (frames, bytes)
 }
 
+/// Counts the turns that another task of the runtime has.
+struct Turns {
+    count: Arc<AtomicUsize>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Turns {
+    fn begin() -> Self {
+        let count = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&count);
+        let task = tokio::spawn(async move {
+            loop {
+                counted.fetch_add(1, Ordering::Relaxed);
+                tokio::task::yield_now().await;
+            }
+        });
+        Turns { count, task }
+    }
+
+    fn end(self) -> usize {
+        self.task.abort();
+        self.count.load(Ordering::Relaxed)
+    }
+}
+
 #[tokio::test]
 async fn a_response_is_passed_on_by_reads_and_other_tasks_run_between() {
     let response = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{}", in_chunks_of_a_byte());
@@ -37,28 +62,20 @@ async fn a_response_is_passed_on_by_reads_and_other_tasks_run_between() {
     let backend = HttpBackend::new(&node.address().to_string()).unwrap();
     let request = Request::get("/").header("host", "kylin").body(Body::empty()).unwrap();
     let response = backend.send(request).await.unwrap();
-    // Runs whenever the runtime has another turn.
-    let turns = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&turns);
-    let other = tokio::spawn(async move {
-        loop {
-            counted.fetch_add(1, Ordering::Relaxed);
-            tokio::task::yield_now().await;
-        }
-    });
+    let turns = Turns::begin();
     let (frames, bytes) = frames(response.into_body()).await;
-    other.abort();
+    let turns = turns.end();
     assert_eq!(bytes, CHUNKS);
     assert!(frames < CHUNKS / 100, "{frames} pieces");
-    let turns = turns.load(Ordering::Relaxed);
     assert!(turns * 2 >= frames, "{turns} turns of another task, {frames} pieces");
 }
 
 #[tokio::test]
-async fn a_request_is_passed_on_by_reads() {
+async fn a_request_is_passed_on_by_reads_and_other_tasks_run_between() {
     let handler = |_peer: ClientAddr, request: Request<Body>| async move {
+        let turns = Turns::begin();
         let (frames, bytes) = frames(request.into_body()).await;
-        Response::new(Body::from(format!("{frames} {bytes}")))
+        Response::new(Body::from(format!("{bytes} {frames} {}", turns.end())))
     };
     let listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
     let server = Server::builder().listen(listen, handler).threads(NonZero::new(1).unwrap()).start().unwrap();
@@ -66,9 +83,10 @@ async fn a_request_is_passed_on_by_reads() {
     let head = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
     connection.send(format!("{head}{}", in_chunks_of_a_byte())).await.unwrap();
     let response = connection.response().await.unwrap();
-    let text = response.text();
-    let (frames, bytes) = text.split_once(' ').unwrap();
-    assert_eq!(bytes, CHUNKS.to_string());
-    assert!(frames.parse::<usize>().unwrap() < CHUNKS / 100, "{frames} pieces");
+    let counts: Vec<usize> = response.text().split(' ').map(|count| count.parse().unwrap()).collect();
+    let [bytes, frames, turns] = counts[..] else { panic!("{counts:?}") };
+    assert_eq!(bytes, CHUNKS);
+    assert!(frames < CHUNKS / 100, "{frames} pieces");
+    assert!(turns * 2 >= frames, "{turns} turns of another task, {frames} pieces");
     server.stop(Duration::from_secs(5)).await;
 }

@@ -116,7 +116,7 @@ This program:
                       itself, such as a return, is in its own access_log
   --access-log-format F  combined (default) or json, one object a line
   --query-log FILE    a JSON object for each query: user, project, fingerprint, node and why there, times, outcome
-                      (- is standard output; not the file of --access-log)
+                      (- is standard output; --access-log and --query-log must not name one file)
   --log-flags         the query log also shows how the node got the result: from its cache, or by pushing the query down; not of
                       responses that are compressed
   --log-sql           the query log shows SQL; without it, it has its fingerprint alone. sql= in a URL is masked in both logs, as
@@ -127,7 +127,7 @@ This program:
   --health-path PATH  the path that tells a balancer in front whether to send requests here, 200 or 503; or none
                       (default: /front/health)
   --threads N         accept loops, each on a thread of its own (default: one per core)
-  --check             prints the nodes and settings, and exits; fails where a log could not be written
+  --check             prints the nodes and settings, and exits; fails if a log could not be written
   --version           prints the version
   --help              prints this
 

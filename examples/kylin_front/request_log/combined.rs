@@ -190,12 +190,11 @@ fn put_list(line: &mut Vec<u8>, attempts: &[Attempt], separator: &str, value: im
 
 /// Appends a value that a client chose, escaped, or its beginning and an ellipsis.
 fn put_value(line: &mut Vec<u8>, value: &[u8]) {
-    match value.get(..MAX_VALUE) {
-        Some(beginning) if value.len() > MAX_VALUE => {
-            put_escaped(line, beginning);
-            put(line, "...");
-        }
-        _ => put_escaped(line, value),
+    if value.len() > MAX_VALUE {
+        put_escaped(line, &value[..MAX_VALUE]);
+        put(line, "...");
+    } else {
+        put_escaped(line, value);
     }
 }
 

@@ -13,7 +13,8 @@ use crate::log_file::LogFile;
 
 /// The status in the log of a request whose client left before the response, as in nginx.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
-/// The maximum length of a value that a client chose, in characters. Only targets may be longer, because heads have a limit.
+/// The maximum length of a value that a client chose: in JSON in characters, in `combined`, which escapes bytes, in bytes. Only targets
+/// may be longer, because heads have a limit.
 const MAX_VALUE: usize = 256;
 /// The bytes of memory that a thread keeps for its next line.
 const MAX_SPARE: usize = 4 << 10;

@@ -144,7 +144,7 @@ pub(crate) fn fuzz(data: &[u8]) {
 mod tests {
     use super::*;
 
-    const LIMITS: HeadLimits = HeadLimits { bytes: 8192, headers: 100, buffers: None };
+    const LIMITS: HeadLimits = HeadLimits { bytes: 8192, headers: 100 };
 
     fn parse_for(method: &Method, text: &str) -> Result<Option<ResponseHead>, SendError> {
         ParserState::default().take(&mut BytesMut::from(text), method, LIMITS)

@@ -133,6 +133,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             attempts.pick(request).or_else(|| {
                 let (role, is_strict) = attempts.kylin().map(|(rules, class)| rules.role(class))?;
                 let view = RequestView::of(request, attempts.context.client()).with_role(role.filter(|_| is_strict));
+                let view = view.with_past_limits(attempts.queues().is_some());
                 attempts.proxy.cluster.pick_withdrawn(&view, &attempts.attempted)
             })
         };

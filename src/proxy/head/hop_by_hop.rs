@@ -1,6 +1,6 @@
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-use super::presence::{HOP_BY_HOP, HeaderPresence};
+use super::presence::{HOP_BY_HOP, HeaderPresence, is_named_by_proxies};
 
 /// Removes the headers of one connection (RFC 9110, 7.6.1), with those that `Connection` names.
 ///
@@ -34,20 +34,19 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
 }
 
 fn is_protected(name: &HeaderName) -> bool {
-    static PROTECTED: [HeaderName; 10] = [
+    static PROTECTED: [HeaderName; 9] = [
         header::HOST,
         header::CONTENT_LENGTH,
         header::CONTENT_TYPE,
         header::AUTHORIZATION,
         header::COOKIE,
         header::SET_COOKIE,
-        header::FORWARDED,
         // Operators trace a request by these.
         HeaderName::from_static("x-request-id"),
         HeaderName::from_static("traceparent"),
         HeaderName::from_static("tracestate"),
     ];
-    PROTECTED.contains(name) || name.as_str().starts_with("x-forwarded-")
+    PROTECTED.contains(name) || is_named_by_proxies(name.as_str())
 }
 
 /// Joins several `Cookie` headers into one. HTTP/2 clients may split them; HTTP/1.1 allows one (RFC 9113, 8.2.3).

@@ -17,6 +17,8 @@ pub use self::edits::HeaderEdits;
 pub(super) use self::forwarded::Forwarded;
 pub(super) use self::hop_by_hop::{join_cookies, remove_hop_by_hop};
 pub(super) use self::presence::HeaderPresence;
+#[cfg(feature = "admin")]
+pub(crate) use self::presence::is_named_by_proxies;
 pub use self::trusted::TrustedProxies;
 use super::error_response::{ALLOWED_METHODS, ErrorResponse};
 use crate::backend::Backend;

@@ -89,7 +89,7 @@ pub(super) const SET_BY_PROXY: [&str; 3] = ["x-forwarded-for", "x-forwarded-prot
 
 /// Returns whether proxies tell nodes of the client and its request in this header: `Forwarded`, `X-Real-IP`, `X-Forwarded` and all
 /// that begin with `X-Forwarded-`. Servers that pass headers on as variables, as by CGI, read an underscore as a hyphen.
-pub(super) fn is_named_by_proxies(name: &str) -> bool {
+pub(crate) fn is_named_by_proxies(name: &str) -> bool {
     let is = |known: &[u8]| {
         let mut same = name.bytes().zip(known).map(|(byte, known)| if byte == b'_' { b'-' } else { byte } == *known);
         name.len() >= known.len() && same.all(|is_same| is_same)

@@ -224,7 +224,7 @@ impl Cancellation {
     }
 
     async fn request(&self, method: Method, path: &str, authorization: Option<&HeaderValue>) -> Option<Bytes> {
-        let mut request = Request::new(Bytes::new());
+        let (mut request, is_search) = (Request::new(Bytes::new()), method == Method::GET);
         *request.method_mut() = method;
         *request.uri_mut() = Uri::try_from(path).ok()?;
         *request.headers_mut() = self.credentials.clone();
@@ -241,7 +241,8 @@ impl Cancellation {
             );
             *self.state.login_paused_until.lock() = Some(timer_in(LOGIN_PAUSE));
         }
-        if let Err(error @ (NodeError::TooLong(_) | NodeError::NoMemory)) = &response.body
+        if is_search
+            && let Err(error @ (NodeError::TooLong(_) | NodeError::NoMemory)) = &response.body
             && let Some(left_out) = self.state.unread_lists.admit()
         {
             tracing::warn!(%error, left_out, "the query of a client that has disconnected is not looked for, and runs to its end");

@@ -366,8 +366,17 @@ async fn whole_response<B: Backend>(backend: &B, request: &Request<Body>, facts:
         Err(error) => match Unread::of(&error, head.status()) {
             // A limit of the front end.
             Some(unread) => {
-                let failed = Sent::failed(by_head.map_or(Outcome::Unknown, outcome_of), AttemptEnd::Truncated);
-                Sent { unread: Some(unread), ..failed }
+                let outcome = by_head.map_or(Outcome::Unknown, outcome_of);
+                match facts.merge {
+                    // The status says what the node has done.
+                    Merge::Best | Merge::Logout => Sent {
+                        response: Some(head.map(|()| Bytes::new())),
+                        ..Sent::failed(outcome, AttemptEnd::Responded(unread.status))
+                    },
+                    Merge::Concat | Merge::Worst => {
+                        Sent { unread: Some(unread), ..Sent::failed(outcome, AttemptEnd::Truncated) }
+                    }
+                }
             }
             None => Sent::failed(Outcome::Failure, AttemptEnd::Truncated),
         },

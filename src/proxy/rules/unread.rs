@@ -20,7 +20,7 @@ const TOO_LONG: ErrorResponse = ErrorResponse::new(
 /// A response that was not read.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Unread {
-    status: StatusCode,
+    pub(super) status: StatusCode,
     error: ErrorResponse,
 }
 
@@ -42,8 +42,8 @@ impl Unread {
             // A list without the error of one node is what the client gets of a node that failed.
             Merge::Concat => is_only || unread.status.is_success(),
             Merge::Worst => true,
-            // The nodes that did not confirm are counted already.
-            Merge::Best | Merge::Logout => is_only,
+            // Only the status counts, and is known.
+            Merge::Best | Merge::Logout => false,
         };
         unread.iter().find(hides).map(|unread| unread.error)
     }

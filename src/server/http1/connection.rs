@@ -129,7 +129,7 @@ impl<S: ClientSocket> Http1Connection<S> {
     pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Result<(), InvalidRequest>>> {
         loop {
             if !self.read.is_empty() {
-                match self.head.take(&mut self.read, &mut self.scanner, self.limits.head) {
+                match self.head.take(&mut self.read, &mut self.scanner, self.limits.head, self.limits.line_buffers) {
                     Ok(false) if !self.reserve_head() => return Poll::Ready(Ok(Err(NO_MEMORY))),
                     Ok(false) => {}
                     Ok(true) => {

@@ -102,7 +102,7 @@ impl EchoResponse {
             while read.starts_with(b"HTTP/1.1 100 Continue\r\n\r\n") {
                 _ = read.split_to(25);
             }
-            let limits = HeadLimits { bytes: 1_000, headers: 16, buffers: None };
+            let limits = HeadLimits { bytes: 1_000, headers: 16 };
             let head = HeadScanner::default()
                 .take(read, limits, |head, lines| {
                     let mut headers = HeaderMap::new();

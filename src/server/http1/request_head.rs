@@ -13,6 +13,7 @@ use crate::http1::framing::FramingError;
 use crate::http1::head::{HeadError, HeadLimits, HeadLines, HeadScanner};
 use crate::http1::headers::{self, Sender};
 use crate::proxy::MAX_METHOD;
+use crate::server::limits::LineBuffers;
 
 /// The head of a request, and what it says about the body and the connection.
 #[derive(Debug, Default)]
@@ -60,17 +61,25 @@ impl RequestHead {
         read: &mut BytesMut,
         scanner: &mut HeadScanner,
         limits: HeadLimits,
+        buffers: Option<LineBuffers>,
     ) -> Result<bool, InvalidRequest> {
         // Some old clients end a body with an empty line that does not count (RFC 9112, 2.2).
         while read.starts_with(b"\r\n") {
             read.advance(2);
             *scanner = HeadScanner::default();
         }
-        match scanner.take(read, limits, |bytes, lines| self.parse(&bytes, &lines)) {
+        let parse = |bytes: Bytes, lines: HeadLines<'_>| {
+            match buffers.and_then(|buffers| buffers.too_long(lines.lengths(bytes.len()))) {
+                None => self.parse(&bytes, &lines),
+                Some(0) => Err(TARGET_TOO_LONG),
+                Some(_) => Err(LINE_TOO_LONG),
+            }
+        };
+        match scanner.take(read, limits, parse) {
             Ok(Some(parsed)) => parsed.map(|()| true),
             Ok(None) => Ok(false),
             Err(HeadError::StartLineTooLong) => Err(TARGET_TOO_LONG),
-            Err(HeadError::TooLong) if limits.buffers.is_some() => Err(LINE_TOO_LONG),
+            Err(HeadError::TooLong) if buffers.is_some() => Err(LINE_TOO_LONG),
             Err(HeadError::TooLong | HeadError::TooManyHeaders) => Err(HEAD_TOO_LARGE),
             Err(HeadError::BareLineFeed | HeadError::Empty) => Err(MALFORMED),
         }
@@ -141,7 +150,7 @@ pub(crate) fn fuzz(data: &[u8]) {
     let (mut head, mut scanner) = (RequestHead::default(), HeadScanner::default());
     for part in crate::http1::in_two(data) {
         read.extend_from_slice(part);
-        match head.take(&mut read, &mut scanner, HeadLimits::default()) {
+        match head.take(&mut read, &mut scanner, HeadLimits::default(), None) {
             Ok(false) => {}
             Ok(true) => return,
             Err(error) => {
@@ -156,11 +165,11 @@ pub(crate) fn fuzz(data: &[u8]) {
 mod tests {
     use super::*;
 
-    const LIMITS: HeadLimits = HeadLimits { bytes: 8192, headers: 100, buffers: None };
+    const LIMITS: HeadLimits = HeadLimits { bytes: 8192, headers: 100 };
 
     fn take(read: &mut BytesMut, scanner: &mut HeadScanner) -> Result<Option<RequestHead>, InvalidRequest> {
         let mut head = RequestHead::default();
-        head.take(read, scanner, LIMITS).map(|complete| complete.then_some(head))
+        head.take(read, scanner, LIMITS, None).map(|complete| complete.then_some(head))
     }
 
     fn read(text: &str) -> Result<Option<RequestHead>, InvalidRequest> {

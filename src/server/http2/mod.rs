@@ -37,7 +37,6 @@ use crate::body::{Body, BoxError};
 use crate::buffer::Reservation;
 use crate::header_walk::walk;
 use crate::http1::framing::declared_length;
-use crate::http1::head::HeadLimits;
 use crate::proxy::ErrorResponse;
 
 /// The part of one request body that a client may send before the handler reads it, in bytes (nginx: `http2_body_preread_size`).
@@ -134,7 +133,7 @@ fn service<H: Handler>(
         let request = Request::from_parts(head, body);
         async move {
             let limits = &serving.limits;
-            let mut admitted = check_head(&request, limits.head);
+            let mut admitted = check_head(&request, limits);
             if admitted.is_ok() && !request.body().is_empty() {
                 match reserve_window(request.body(), limits.buffers.reservation(key)).await {
                     Some(window) => in_flight.hold(window),
@@ -169,9 +168,10 @@ async fn reserve_window(body: &Body, mut window: Reservation) -> Option<Reservat
 
 /// Refuses a head over the limits, with the status that an HTTP/1.1 client gets, and a value with a blank at its beginning or end,
 /// which is malformed (RFC 9113, 8.2.1): a node of HTTP/1.1 would read the value without it.
-fn check_head(request: &Request<Body>, limits: HeadLimits) -> Result<(), ErrorResponse> {
+fn check_head(request: &Request<Body>, limits: &Limits) -> Result<(), ErrorResponse> {
+    let (limits, buffers) = (limits.head, limits.line_buffers);
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
-    let longest = limits.buffers.map_or(limits.bytes, |buffers| buffers.first.max(buffers.size));
+    let longest = buffers.map_or(limits.bytes, |buffers| buffers.first.max(buffers.size));
     if target > longest {
         return Err(ErrorResponse::new(StatusCode::URI_TOO_LONG, "the target of the request is too long"));
     }
@@ -182,9 +182,9 @@ fn check_head(request: &Request<Body>, limits: HeadLimits) -> Result<(), ErrorRe
         (bytes, longest_header) = (bytes + length, longest_header.max(length));
         is_padded |= matches!(value.as_bytes(), [b' ' | b'\t', ..] | [.., b' ' | b'\t']);
     }
-    let is_too_long = bytes > limits.bytes || (limits.buffers.is_some() && longest_header > longest);
+    let is_too_long = bytes > limits.bytes || (buffers.is_some() && longest_header > longest);
     if headers.len() > limits.headers || is_too_long {
-        let status = match limits.buffers {
+        let status = match buffers {
             Some(_) if is_too_long => StatusCode::BAD_REQUEST,
             Some(_) | None => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         };

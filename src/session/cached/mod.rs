@@ -30,7 +30,7 @@ use self::generation::{Generation, LossEpoch};
 use self::in_use::InUseRegistry;
 pub use self::loss::RestoreAfterLoss;
 use self::near::{NearCache, NearEntry};
-use self::pending::{PendingWrites, Write};
+use self::pending::{PendingWrites, Write, Written};
 pub(super) use self::recent_keys::RecentKeys;
 use self::recent_keys::derive_key;
 pub use self::sessions::{Sessions, SessionsBuilder};
@@ -309,7 +309,7 @@ impl CachedStore {
         for key in self.pending.keys() {
             let Some((write, number)) = self.pending.get(&key) else { continue };
             match self.write(&key, &write).await {
-                Ok(version) if self.pending.complete(&key, number, version) => self.forget(&key),
+                Ok(written) if self.pending.complete(&key, number, written) => self.forget(&key),
                 Ok(_) => {}
                 Err(Unavailable) if self.breaker.is_open() => return,
                 Err(Unavailable) => {}
@@ -317,21 +317,21 @@ impl CachedStore {
         }
     }
 
-    /// Performs a pending write. Returns the version of the record that the store has now, if any.
-    async fn write(self: &Arc<Self>, key: &SessionKey, write: &Write) -> Result<Option<u64>, Unavailable> {
+    /// Performs a pending write. Returns what the store has then.
+    async fn write(self: &Arc<Self>, key: &SessionKey, write: &Write) -> Result<Written, Unavailable> {
         if !self.is_allowed() {
             return Err(Unavailable);
         }
         let (client, record, precondition, ttl) = match write {
             Write::Remove => {
                 self.call_in_background(self.store.remove(key)).await.map_err(|_| Unavailable)?;
-                return Ok(None);
+                return Ok(Written::Gone);
             }
             Write::End { ttl } => {
                 self.write_tombstone(key, *ttl).await?;
-                return Ok(None);
+                return Ok(Written::Gone);
             }
-            Write::Save { record, .. } if self.is_ended(key, record) => return Ok(None),
+            Write::Save { record, .. } if self.is_ended(key, record) => return Ok(Written::Gone),
             Write::Save { client, record, precondition, ttl } => (*client, record, *precondition, *ttl),
         };
         let mut epoch = self.loss_epoch();
@@ -349,22 +349,20 @@ impl CachedStore {
                     self.call_in_background(self.store.save_for(client, key, record, Precondition::Absent, ttl)).await;
             }
         }
-        let (lookup, is_written) = match saved {
-            Ok(SaveOutcome::Stored(version)) => (Lookup::Found(record.clone(), Some(version)), true),
+        let (record, version, is_written) = match saved {
+            Ok(SaveOutcome::Stored(version)) => (record.clone(), version, true),
             // Another front end has written meanwhile. All front ends use its record.
-            Ok(SaveOutcome::Conflict(Some(Stored { record, version }))) => {
-                (Lookup::Found(record, Some(version)), false)
-            }
+            Ok(SaveOutcome::Conflict(Some(Stored { record, version }))) => (record, version, false),
             Ok(SaveOutcome::Conflict(None)) => {
                 // The session was logged out meanwhile.
                 self.forget(key);
-                return Ok(None);
+                return Ok(Written::Gone);
             }
-            Err(StoreError::TooLong(_)) => return Ok(None),
+            Err(StoreError::TooLong(_)) => return Ok(Written::Refused),
             Err(_) => return Err(Unavailable),
         };
-        self.remember(client, key, &lookup, epoch, is_written);
-        Ok(if let Lookup::Found(_, version) = lookup { version } else { None })
+        self.remember(client, key, &Lookup::Found(record, Some(version)), epoch, is_written);
+        Ok(Written::Version(version))
     }
 }
 

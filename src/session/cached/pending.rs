@@ -47,6 +47,17 @@ pub(super) enum Write {
     },
 }
 
+/// What the store has after a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Written {
+    /// A record of this version.
+    Version(u64),
+    /// No record of the session.
+    Gone,
+    /// What it had before, because it takes no record of that length.
+    Refused,
+}
+
 impl PendingWrites {
     /// Adds a write, or replaces that of the same key. The end of a session is not replaced: later saves of that session are dropped.
     pub(super) fn push(&self, key: SessionKey, write: Write) {
@@ -100,16 +111,20 @@ impl PendingWrites {
         true
     }
 
-    /// Removes the write of this number after it was performed; the store then has this `version`, if any. A write that has
-    /// replaced it stays, and takes that version as its precondition. But a session with a login that the store no longer has was logged
-    /// out elsewhere: the later write is removed too. Returns whether that was so.
-    pub(super) fn complete(&self, key: &SessionKey, number: u64, version: Option<u64>) -> bool {
+    /// Removes the write of this number after it was performed. A write that has replaced it stays, and takes what the store has now as
+    /// its precondition. But a session with a login that the store no longer has was logged out elsewhere: the later write is removed
+    /// too. Returns whether that was so.
+    pub(super) fn complete(&self, key: &SessionKey, number: u64, written: Written) -> bool {
         let mut queue = self.queue.lock();
         let is_ended = match queue.writes.get_mut(key) {
             Some((_, last_number)) if *last_number == number => false,
-            Some((Write::Save { record, .. }, _)) if version.is_none() && !record.sealed().is_empty() => true,
+            Some((Write::Save { record, .. }, _)) if written == Written::Gone && !record.sealed().is_empty() => true,
             Some((Write::Save { precondition, .. }, _)) => {
-                *precondition = version.map_or(Precondition::Absent, Precondition::Version);
+                match written {
+                    Written::Version(version) => *precondition = Precondition::Version(version),
+                    Written::Gone => *precondition = Precondition::Absent,
+                    Written::Refused => {}
+                }
                 return false;
             }
             Some((Write::Remove | Write::End { .. }, _)) | None => return false,

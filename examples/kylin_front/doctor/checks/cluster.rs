@@ -226,7 +226,7 @@ pub fn discovery(cluster: &[&Seen], given: &[&Node], addresses: &Addresses, repo
             report.fault(Check::Discovery, &[&node.id], text);
         }
         if node.given == Roles::ALL && own_roles(seen, addresses) == Some(Roles::only(Role::Job)) {
-            let text = "its kylin.server.mode is job, and the front end sends it queries too, which it rejects: give it the role job";
+            let text = "its kylin.server.mode is job, so it rejects queries, and the front end sends it queries: give it the role job (ID@HOST:PORT=job), or leave it out of a configuration";
             report.fault(Check::Discovery, &[&node.id], text);
         }
         let (found, listed) = known_to(facts);

@@ -11,7 +11,8 @@ impl Sessions {
     /// Replaces the record of a session, and returns the lookup afterwards, as [`save`](Self::save) does. A session that was logged out
     /// meanwhile, here or at another front end, is not made again.
     ///
-    /// `version`: that of the record in the store; `None` if the store was unavailable when the record was saved.
+    /// `version`: that of the record in the store; `None` if the store was unavailable when the record was saved. If it is unavailable
+    /// again and no write is pending, the change is lost, which costs a login at a node.
     pub(crate) async fn replace(
         &self,
         client: ClientAddr,

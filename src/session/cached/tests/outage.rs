@@ -209,14 +209,25 @@ async fn the_last_change_of_a_session_during_an_outage_is_stored() {
 #[test]
 fn a_later_write_of_a_session_that_the_store_no_longer_has_is_dropped() {
     let pending = PendingWrites::default();
-    let (key, version) = (SessionKey::from_bytes([7; 16]), Precondition::Version(1));
+    let version = Precondition::Version(1);
     let save = |record| Write::Save { client: ClientAddr::Unix, record, precondition: version, ttl: TTL };
     let login = SessionRecord::default().with_sealed(bytes::Bytes::from_static(b"login"));
-    for (record, is_dropped) in [(login, true), (bound("q1"), false)] {
+    let cases = [
+        (login.clone(), Written::Gone, true),
+        (bound("q1"), Written::Gone, false),
+        // A record that the store does not take says nothing about the session.
+        (login, Written::Refused, false),
+    ];
+    for (number, (record, written, is_dropped)) in (0..).zip(cases) {
+        let key = SessionKey::from_bytes([number; 16]);
         pending.push(key, save(record.clone()));
         let (_, number) = pending.get(&key).unwrap();
         pending.push(key, save(record));
-        assert_eq!(pending.complete(&key, number, None), is_dropped);
-        assert_eq!(pending.len(), usize::from(!is_dropped));
+        assert_eq!(pending.complete(&key, number, written), is_dropped);
+        assert_eq!(pending.get(&key).is_none(), is_dropped);
+        if written == Written::Refused {
+            let kept = pending.get(&key).map(|(write, _)| write);
+            assert!(matches!(kept, Some(Write::Save { precondition: Precondition::Version(1), .. })));
+        }
     }
 }
