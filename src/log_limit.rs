@@ -10,9 +10,6 @@ use crate::clock::Clock;
 /// The time between two lines of one kind.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// The maximum length of a value of a client in a log line, in characters.
-const MAX_VALUE: usize = 200;
-
 /// Limits the lines of one kind.
 #[derive(Debug)]
 pub(crate) struct LogLimit {
@@ -44,14 +41,6 @@ impl LogLimit {
     }
 }
 
-/// Returns the part of a value of a client that a log line shows.
-pub(crate) fn shown(value: &str) -> &str {
-    match value.char_indices().nth(MAX_VALUE) {
-        Some((end, _)) => &value[..end],
-        None => value,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,11 +55,5 @@ mod tests {
         assert_eq!([limit.admit(), limit.admit()], [Some(2), None]);
         clock.advance(INTERVAL);
         assert_eq!(limit.admit(), Some(1));
-    }
-
-    #[test]
-    fn a_long_value_is_cut_between_characters() {
-        assert_eq!(shown("/kylin"), "/kylin");
-        assert_eq!(shown(&"é".repeat(201)), "é".repeat(200));
     }
 }

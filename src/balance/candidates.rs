@@ -22,7 +22,7 @@ pub struct Candidates<'c> {
     needed: EligibilityFlags,
     /// Limits of requests in flight do not apply: the request waits for a slot, or needs none.
     past_limits: bool,
-    /// The request gets a slot before those of users that flood.
+    /// The request gets a slot before waiting ones of users with more than eight shares.
     passes_flood: bool,
     table: Option<&'c (dyn Any + Send + Sync)>,
 }
@@ -48,7 +48,7 @@ impl<'c> Candidates<'c> {
         self
     }
 
-    /// Sets whether loads leave out waiting requests of users that flood.
+    /// Sets whether loads leave out waiting requests of users with more than eight shares.
     #[inline]
     pub(crate) fn passing_flood(mut self, passes_flood: bool) -> Self {
         self.passes_flood = passes_flood;

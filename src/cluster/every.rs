@@ -61,7 +61,9 @@ impl<B> Cluster<B> {
         let (group, index, _) = all().find(|(group, _, slot)| {
             let is_left = !attempted.contains(&slot.member) && !attempted.is_outside(&slot.member);
             // As if all endpoints were healthy, so that only the limit of requests in flight counts.
-            is_left && is_ejected_for_responses(slot) && slot.acquire(group.layout.alone, true, true, request.past_limits())
+            is_left
+                && is_ejected_for_responses(slot)
+                && slot.acquire(group.layout.alone, true, true, request.past_limits())
         })?;
         Some(picked_regardless(group, index))
     }
@@ -117,10 +119,12 @@ fn picked_regardless<B>(group: &Group<B>, index: usize) -> Picked<B> {
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroU32;
+    use std::time::Duration;
 
     use http::Request;
 
     use super::*;
+    use crate::clock::ManualClock;
     use crate::endpoint::{Endpoint, Outcome};
     use crate::health::{CheckerId, Mismatch};
 
@@ -188,5 +192,72 @@ mod tests {
         drop(held);
         assert_eq!(cluster.status().in_flight(), 0);
         assert!(cluster.status().endpoints[3].ejected, "a request without an outcome changes no health");
+    }
+
+    #[test]
+    fn a_search_comes_to_draining_endpoints_and_then_to_those_ejected_for_their_responses() {
+        let (one, clock) = (NonZeroU32::new(1), ManualClock::new());
+        let endpoint = |id: &str| Endpoint::new(id, ()).unwrap().max_fails(one).max_in_flight(one);
+        let drained = endpoint("drained").admin_state(AdminState::Drain);
+        let endpoints =
+            ["ready", "unreachable", "down", "foreign", "ejected"].map(endpoint).into_iter().chain([drained]);
+        let cluster = Cluster::builder().endpoints(endpoints).clock(clock.clone()).build().unwrap();
+        let request = Request::new(());
+        let view = view(&request);
+        let fail = |id: &str, outcome| {
+            cluster.pick_bound(&view, &Attempted::none(), id).unwrap().lease.set_outcome(outcome);
+        };
+        fail("unreachable", Outcome::Unreachable);
+        for id in ["down", "foreign", "ejected"] {
+            fail(id, Outcome::Failure);
+        }
+        let published = cluster.shared.published.load();
+        let health = |index: usize| &published.view.primary.layout.slots[index].member.live.health;
+        let checker = CheckerId::next();
+        // It is down until its first good probe.
+        health(2).attach_checker(checker, true, 0);
+        health(3).set_verifier(Some(checker), 0);
+        assert!(health(3).set_membership(checker, health(3).membership().1, Membership::Foreign(Mismatch::Project), 2));
+
+        let mut attempted = Attempted::none();
+        attempted.add(&cluster.pick_bound(&view, &attempted, "ready").unwrap().lease);
+        let mut search = |is_attempted: bool| {
+            let picked = cluster.pick_withdrawn(&view, &attempted);
+            if let Some(picked) = picked.as_ref().filter(|_| is_attempted) {
+                attempted.add(&picked.lease);
+            }
+            picked
+        };
+        let id = |picked: &Option<Picked<()>>| picked.as_ref().map(|picked| picked.lease.endpoint().to_string());
+        assert_eq!(id(&search(true)).as_deref(), Some("drained"));
+        let mut held = search(false);
+        assert_eq!(id(&held).as_deref(), Some("ejected"));
+        assert_eq!(id(&search(false)), None, "it is full");
+        let past = cluster.pick_withdrawn(&view.with_past_limits(true), &attempted);
+        assert_eq!(id(&past).as_deref(), Some("ejected"));
+        drop((past, held.take()));
+        attempted.add(&cluster.pick_withdrawn(&view, &attempted).unwrap().lease);
+        assert_eq!(id(&cluster.pick_withdrawn(&view, &attempted)), None);
+    }
+
+    #[test]
+    fn failures_of_searches_do_not_prolong_an_ejection() {
+        let (one, clock) = (NonZeroU32::new(1), ManualClock::new());
+        let endpoint = |id: &str| Endpoint::new(id, ()).unwrap().max_fails(one).fail_timeout(Duration::from_secs(10));
+        let endpoints = ["ready", "ejected"].map(endpoint);
+        let cluster = Cluster::builder().endpoints(endpoints).clock(clock.clone()).build().unwrap();
+        let request = Request::new(());
+        let view = view(&request);
+        let bound = || cluster.pick_bound(&view, &Attempted::none(), "ejected").unwrap();
+        bound().lease.set_outcome(Outcome::Failure);
+        let mut attempted = Attempted::none();
+        attempted.add(&bound().lease);
+        for second in 0..10 {
+            assert_eq!(bound().lease.endpoint().as_str(), "ready", "after {second} s");
+            cluster.pick_withdrawn(&view, &attempted).unwrap().lease.set_outcome(Outcome::Failure);
+            clock.advance(Duration::from_secs(1));
+        }
+        clock.advance(Duration::from_millis(1));
+        assert_eq!(bound().lease.endpoint().as_str(), "ejected", "10 s after its own failure");
     }
 }

@@ -94,7 +94,7 @@ impl Live {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Returns how many requests of users that flood wait for a slot.
+    /// Returns how many requests of users with more than eight shares wait for a slot.
     pub(crate) fn waiting_of_floods(&self) -> u32 {
         self.waiting_of_floods.load(Ordering::Relaxed)
     }

@@ -135,7 +135,7 @@ impl<B> Endpoint<B> {
 
     /// Ejects the endpoint by nginx's rule, with `max_fails` 1 unless [`max_fails`](Self::max_fails) is set too: sets both the
     /// time within which failures are counted and the duration of an ejection (nginx: `fail_timeout`). Default: the outlier
-    /// rule; where only `max_fails` is set, 10 s. With zero nothing is ever ejected, as in nginx.
+    /// rule; where only `max_fails` is set, 10 s.
     pub fn fail_timeout(mut self, timeout: Duration) -> Self {
         let max_fails = if self.settings.has_max_fails { self.settings.rule.max_fails } else { 1 };
         self.settings.rule = PassiveRule::new(max_fails, timeout);

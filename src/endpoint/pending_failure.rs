@@ -153,8 +153,8 @@ impl Member {
     }
 
     /// Counts a failure. `failed` is `Some` for a failure that was deferred. If the endpoint was ejected or readmitted since, the
-    /// failure says nothing about the present endpoint. If a request has succeeded since, the failure is part of no row; nginx's
-    /// rule lets a success clear failures only after `fail_timeout`.
+    /// failure says nothing about the present endpoint. If a request has succeeded since, the failure does not count as one of several
+    /// in a row; by nginx's rule a success clears failures only after `fail_timeout`.
     fn count_failure(&self, alone: bool, on_trial: bool, unreached: bool, failed: Option<FailedAt>) {
         let Member { settings, live, .. } = self;
         let now = live.now_ms();

@@ -200,7 +200,8 @@ pub struct StoreChanged<'a> {
     pub address: Option<&'a str>,
     /// Whether the store is available now.
     pub available: bool,
-    /// The error, with its causes, that made the store unavailable. It holds no credentials.
+    /// The error, with its causes, that made the store unavailable; `None` if it is available, or did not respond in time. It holds no
+    /// credentials.
     pub error: Option<&'a str>,
     /// The phase in which that error occurred: a new connection, or the response. `None` if that is unknown, as after a timeout.
     pub phase: Option<AttemptPhase>,

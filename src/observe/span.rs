@@ -7,7 +7,9 @@ use tracing::instrument::Instrumented;
 use tracing::{Instrument as _, Level, Span, debug_span, span_enabled};
 
 use super::{Attempt, Finished, ObservedRequest};
-use crate::log_limit::shown;
+
+/// The maximum length of a value of a client in a span, in characters.
+const MAX_VALUE: usize = 200;
 
 /// Returns whether a subscriber wants the spans.
 pub(super) fn are_wanted() -> bool {
@@ -90,4 +92,23 @@ impl RequestSpans {
 /// Runs a future within a span. It is boxed, so that the future of a request without spans stays small.
 pub(crate) fn in_span<F: Future>(span: Span, future: F) -> Pin<Box<Instrumented<F>>> {
     Box::pin(future.instrument(span))
+}
+
+/// Returns the part of a value of a client that a span shows.
+fn shown(value: &str) -> &str {
+    match value.char_indices().nth(MAX_VALUE) {
+        Some((end, _)) => &value[..end],
+        None => value,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_value_is_cut_between_characters() {
+        assert_eq!(shown("/kylin"), "/kylin");
+        assert_eq!(shown(&"é".repeat(201)), "é".repeat(200));
+    }
 }

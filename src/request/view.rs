@@ -71,13 +71,13 @@ impl<'r> RequestView<'r> {
         self
     }
 
-    /// Returns the view of a request that gets a slot before those of users that flood.
+    /// Returns the view of a request that gets a slot before waiting ones of users with more than eight shares.
     pub(crate) fn with_passes_flood(mut self, passes: bool) -> Self {
         self.passes_flood = passes;
         self
     }
 
-    /// Returns whether loads are compared without requests of users that flood that wait.
+    /// Returns whether loads are compared without the waiting requests of users with more than eight shares.
     pub(crate) fn passes_flood(&self) -> bool {
         self.passes_flood
     }

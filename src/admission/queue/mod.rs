@@ -3,6 +3,7 @@
 mod costs;
 mod credentials;
 mod order;
+mod pace;
 mod slots;
 mod slowness;
 mod ticket;

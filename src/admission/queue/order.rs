@@ -12,14 +12,13 @@ use ahash::AHashMap;
 
 use super::costs::{Costs, Micros};
 use super::credentials::{Accepted, Credential};
+use super::pace::Pace;
 use super::slots::{Slots, interval};
 use super::slowness;
 use super::ticket::{SlotState, Ticket, key};
 use super::users::{Activity, User};
 use crate::endpoint::Live;
 
-/// Queries with a longer expected duration are slow.
-const SLOW: Micros = 5_000_000;
 /// The number of slots that slow queries leave to other users in addition to those that a flood of quick ones leaves. Others wait long
 /// for a slot that a slow query holds, and may need more meanwhile than they have needed before.
 const MORE_FOR_SLOW: u32 = 1;
@@ -124,7 +123,7 @@ impl Order {
             key: key(now, cost),
             sequence: self.next,
             cost,
-            may_be_slow: cost > SLOW || !is_known,
+            pace: Pace::of(cost, is_known),
             user,
             fingerprint,
             is_of_flood,
@@ -150,7 +149,7 @@ impl Order {
         // A pick from an older view can choose an endpoint that has left. The request then waits until it sees that.
         let slots = self.endpoints.entry(endpoint).or_insert_with(|| Slots::gone(live));
         slots.live.begin_wait(ticket.is_of_flood);
-        slots.put(ticket.user, is_beyond, key, token);
+        slots.put(ticket.user, is_beyond, ticket.pace, key, token);
         self.by_cost.insert((ticket.cost, token));
         self.change_waiting(ticket.user, |user| {
             if is_beyond {
@@ -188,7 +187,7 @@ impl Order {
             Phase::Running { since } => {
                 if let Some(slots) = self.endpoints.get_mut(&endpoint) {
                     slots.taken -= 1;
-                    slots.taken_by_slow -= u32::from(ticket.cost > SLOW);
+                    slots.taken_by_slow -= u32::from(ticket.pace.is_slow());
                     slots.taken_beyond -= u32::from(is_beyond);
                 }
                 self.change_user(ticket.user, |user| user.taken -= 1);
@@ -258,12 +257,12 @@ impl Order {
                 ticket.key = ticket.key.max(key(now, ticket.cost));
             }
             let was_of_flood = std::mem::take(&mut ticket.is_of_flood);
-            let (endpoint, after) = (*endpoint, (ticket.key, ticket.sequence));
+            let (endpoint, pace, after) = (*endpoint, ticket.pace, (ticket.key, ticket.sequence));
             if let Some(slots) = self.endpoints.get_mut(&endpoint) {
                 slots.live.begin_wait(false);
                 slots.live.end_wait(was_of_flood);
-                slots.remove(name, true, before);
-                slots.put(name, false, after, token);
+                slots.remove(name, true, pace, before);
+                slots.put(name, false, pace, after, token);
             }
             self.give_slots(endpoint, now);
         }
@@ -287,7 +286,7 @@ impl Order {
             }
             if let Some(slots) = self.endpoints.get_mut(&endpoint) {
                 slots.taken += 1;
-                slots.taken_by_slow += u32::from(ticket.cost > SLOW);
+                slots.taken_by_slow += u32::from(ticket.pace.is_slow());
                 slots.taken_beyond += u32::from(is_beyond);
             }
             // Counted before the request is removed from those that wait. Otherwise the user could be removed with it.
@@ -317,10 +316,9 @@ impl Order {
     /// have all the slots that they may have. Those beyond the share of their user come last, the user with the fewest requests first.
     fn first(&self, endpoint: u64, now: Micros) -> Option<u64> {
         let slots = self.endpoints.get(&endpoint).filter(|slots| slots.are_free())?;
-        let may_go = |request: &Request| request.ticket.cost <= SLOW || !slots.are_full_of_slow();
-        let mut within = slots.waiting.values();
-        if let Some(within) = within.find(|token| self.requests.get(*token).is_some_and(may_go)) {
-            return Some(*within);
+        let slow_may_go = !slots.are_full_of_slow();
+        if let Some((_, within)) = slots.waiting.first(|pace| slow_may_go || !pace.is_slow()) {
+            return Some(within);
         }
         let places = self.places();
         let (flood_waits, slow_wait) = (slots.are_left_to_others(0), slots.are_left_to_others(MORE_FOR_SLOW));
@@ -330,10 +328,12 @@ impl Order {
             if leaves_slots && flood_waits && user.floods(self.slots, places) {
                 return None;
             }
-            let mut requests = queue.values().filter_map(|token| Some((*token, self.requests.get(token)?)));
-            let (token, request) =
-                requests.find(|(_, request)| may_go(request) && !(leaves_slots && request.ticket.may_be_slow))?;
-            Some((user.all(), request.ticket.sequence, token))
+            let (sequence, token) = queue.first(|pace| match pace {
+                Pace::Quick => true,
+                Pace::Unknown => !leaves_slots,
+                Pace::Slow => slow_may_go && !leaves_slots,
+            })?;
+            Some((user.all(), sequence, token))
         });
         beyond.min().map(|(.., token)| token)
     }

@@ -1,9 +1,9 @@
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ahash::AHashMap;
 
 use super::costs::Micros;
+use super::pace::{Pace, Waiting};
 use super::slowness::Slowness;
 use crate::endpoint::Live;
 
@@ -13,10 +13,7 @@ const MIN_SLOTS_TO_KEEP: u32 = 4;
 /// their queries, such as a dashboard that is opened, would find the slots of the burst before it taken.
 const INTERVAL: Micros = 15_000_000;
 
-/// Requests by their keys.
-pub(super) type ByKey = BTreeMap<(Micros, u64), u64>;
-
-/// The slots of one endpoint, and the requests that wait for them by their keys.
+/// The slots of one endpoint, and the requests that wait for them.
 #[derive(Debug)]
 pub(super) struct Slots {
     /// Counts those that wait, for policies.
@@ -28,9 +25,9 @@ pub(super) struct Slots {
     /// The slots of requests that were beyond the shares of their users when they got them.
     pub(super) taken_beyond: u32,
     /// The waiting requests within the shares of their users.
-    pub(super) waiting: ByKey,
+    pub(super) waiting: Waiting,
     /// The other waiting requests, by user. A user without any has no entry.
-    pub(super) beyond: AHashMap<u64, ByKey>,
+    pub(super) beyond: AHashMap<u64, Waiting>,
     needed: Peak,
     pub(super) slowness: Slowness,
     pub(super) is_gone: bool,
@@ -45,7 +42,7 @@ impl Slots {
             taken: 0,
             taken_by_slow: 0,
             taken_beyond: 0,
-            waiting: ByKey::new(),
+            waiting: Waiting::default(),
             beyond: AHashMap::new(),
             needed: Peak::default(),
             slowness: Slowness::default(),
@@ -87,16 +84,16 @@ impl Slots {
         self.needed.note((self.taken - self.taken_beyond).saturating_add(waiting), now);
     }
 
-    pub(super) fn put(&mut self, user: u64, is_beyond: bool, key: (Micros, u64), token: u64) {
+    pub(super) fn put(&mut self, user: u64, is_beyond: bool, pace: Pace, key: (Micros, u64), token: u64) {
         let queue = if is_beyond { self.beyond.entry(user).or_default() } else { &mut self.waiting };
-        queue.insert(key, token);
+        queue.insert(pace, key, token);
     }
 
-    pub(super) fn remove(&mut self, user: u64, is_beyond: bool, key: (Micros, u64)) {
+    pub(super) fn remove(&mut self, user: u64, is_beyond: bool, pace: Pace, key: (Micros, u64)) {
         if !is_beyond {
-            self.waiting.remove(&key);
+            self.waiting.remove(pace, key);
         } else if let Some(queue) = self.beyond.get_mut(&user) {
-            queue.remove(&key);
+            queue.remove(pace, key);
             if queue.is_empty() {
                 self.beyond.remove(&user);
             }

@@ -1,5 +1,6 @@
 use super::costs::Micros;
 use super::credentials::Credential;
+use super::pace::Pace;
 
 /// The time by which a request must have arrived earlier to precede another, for each unit by which its expected duration is longer.
 pub(super) const AGEING: u64 = 30;
@@ -13,8 +14,7 @@ pub(crate) struct Ticket {
     pub(super) sequence: u64,
     /// The expected duration.
     pub(super) cost: Micros,
-    /// Whether the request is expected to be slow, or its duration is not known.
-    pub(super) may_be_slow: bool,
+    pub(super) pace: Pace,
     pub(super) user: u64,
     pub(super) fingerprint: Option<u64>,
     /// Whether the request is over the share of a user with so many requests that its [share](crate::docs::waiting) shrinks: while it

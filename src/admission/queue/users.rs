@@ -1,13 +1,13 @@
 use super::costs::Micros;
 use super::credentials::Credential;
-use super::slots::ByKey;
+use super::pace::ByKey;
 
 /// The minimum share of a user, in slots.
 const MIN_SLOTS_OF_USER: u32 = 4;
-/// The share of a user shrinks who has requests, running or waiting, of more than this many shares. With an eighth of the slots as
-/// its share, that is more than all slots could run. A few busy users each have more than a share.
+/// A user with more than this many times its share of requests, running or waiting, has a share that shrinks. An eighth of the slots is
+/// a share, so that is more than all slots can run. A few busy users each have more than a share.
 const MAX_SHARES: u32 = 8;
-/// A user floods with requests of more than this many shares, or of three eighths of the places to wait if that is less. With fewer,
+/// A user floods with more than this many times its share of requests, or of three eighths of the places to wait if that is less. With fewer,
 /// each of a few busy users floods during an overload, and leaves slots free while many requests wait, so that the overload lasts.
 const SHARES_OF_FLOOD: u32 = 24;
 /// The time for which a user counts as active after its last query.

@@ -48,8 +48,8 @@ impl WrittenLog {
         value.is_none_or(|value| !matches!(&value[..], b"" | b"0"))
     }
 
-    /// Returns whether the log certainly gets no line.
-    fn is_barred(&self, scope: &Scope<'_>) -> bool {
+    /// Returns whether it is known before the response that the log gets no line.
+    fn certainly_writes_nothing(&self, scope: &Scope<'_>) -> bool {
         self.condition.as_ref().is_some_and(|condition| !condition.needs_outcome()) && !self.applies_to(scope)
     }
 }
@@ -104,7 +104,9 @@ impl PendingRequest {
     ) -> Option<Arc<Self>> {
         // The logs themselves read the values at the end.
         let values = scope.map_values.map(MapValues::fork);
-        if !is_shown && logs.iter().all(|log| log.is_barred(&Scope { map_values: values.as_ref(), ..*scope })) {
+        if !is_shown
+            && logs.iter().all(|log| log.certainly_writes_nothing(&Scope { map_values: values.as_ref(), ..*scope }))
+        {
             return None;
         }
         Some(Arc::new(PendingRequest {

@@ -37,35 +37,43 @@ pub(crate) enum Running {
     No,
 }
 
-/// The last response of a node, and when it was asked. Locked while the node is asked, so that it is asked once at a time.
-type LastCheck = Arc<tokio::sync::Mutex<Option<(Instant, Running)>>>;
+/// The time for which a node is remembered after it was asked: longer than the log lines of a node are apart.
+const KEPT: Duration = Duration::from_secs(2);
+
+/// The checks of one node. Locked while the node is asked, so that it is asked once at a time.
+#[derive(Debug)]
+struct NodeChecks {
+    /// The last response, and when the node was asked.
+    last: Option<(Instant, Running)>,
+    /// Of each node, so that no node hides the lines of another.
+    log: LogLimit,
+}
 
 /// Asks nodes whether Kylin runs there, each at most once at a time.
 #[derive(Debug)]
 pub(super) struct RunningChecks {
     clock: Arc<dyn Clock>,
-    last: Mutex<HashMap<EndpointId, LastCheck>>,
-    log: LogLimit,
+    nodes: Mutex<HashMap<EndpointId, Arc<tokio::sync::Mutex<NodeChecks>>>>,
 }
 
 impl RunningChecks {
     pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
-        RunningChecks { log: LogLimit::new(&clock), clock, last: Mutex::default() }
+        RunningChecks { clock, nodes: Mutex::default() }
     }
 
     /// Asks the node. `may_be_missing`: a running Kylin may send this 404 too, so a client could cause a check again and again.
     pub(super) async fn check<B: Backend>(&self, picked: &Picked<B>, may_be_missing: bool) -> Running {
         let arrived = self.clock.now();
         let endpoint = picked.lease.endpoint();
-        let last = self.last_check(endpoint);
-        let mut last = last.lock().await;
+        let node = self.node(endpoint);
+        let mut node = node.lock().await;
         let is_fresh = |at: Instant| self.clock.now().saturating_duration_since(at) < REUSE_INTERVAL;
         // A Kylin that ran before the 404 may have ended since.
         let counts = |&(asked, running): &(Instant, Running)| match running != Running::No && !may_be_missing {
             true => asked >= arrived,
             false => is_fresh(asked),
         };
-        if let Some((_, running)) = last.filter(counts) {
+        if let Some((_, running)) = node.last.filter(counts) {
             return running;
         }
         let asked = self.clock.now();
@@ -73,26 +81,25 @@ impl RunningChecks {
             NodeClient::new(Arc::clone(picked.backend()), picked.lease.placement(), TIMEOUT).max_body(MAX_BODY);
         let running = ask(&client).await;
         if running != Running::Yes
-            && let Some(left_out) = self.log.admit()
+            && let Some(left_out) = node.log.admit()
         {
             tracing::warn!(%endpoint, ?running, left_out, "Kylin does not respond at a node");
         }
-        *last = Some((asked, running));
+        node.last = Some((asked, running));
         running
     }
 
-    fn last_check(&self, endpoint: &EndpointId) -> LastCheck {
-        let mut checks = self.last.lock();
-        if let Some(last) = checks.get(endpoint) {
-            return Arc::clone(last);
+    fn node(&self, endpoint: &EndpointId) -> Arc<tokio::sync::Mutex<NodeChecks>> {
+        let mut nodes = self.nodes.lock();
+        if let Some(node) = nodes.get(endpoint) {
+            return Arc::clone(node);
         }
         // Endpoints that have left are forgotten when another one is asked for the first time.
         let now = self.clock.now();
-        checks.retain(|_, last| {
-            let is_old = |at: Instant| now.saturating_duration_since(at) >= REUSE_INTERVAL;
-            last.try_lock().map_or(true, |last| last.is_none_or(|(at, _)| !is_old(at)))
-        });
-        Arc::clone(checks.entry(endpoint.clone()).or_default())
+        let is_kept = |at: Instant| now.saturating_duration_since(at) < KEPT;
+        nodes.retain(|_, node| node.try_lock().map_or(true, |node| node.last.is_some_and(|(at, _)| is_kept(at))));
+        let node = NodeChecks { last: None, log: LogLimit::new(&self.clock) };
+        Arc::clone(nodes.entry(endpoint.clone()).or_insert_with(|| Arc::new(tokio::sync::Mutex::new(node))))
     }
 }
 

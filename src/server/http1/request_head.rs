@@ -68,12 +68,12 @@ impl RequestHead {
             read.advance(2);
             *scanner = HeadScanner::default();
         }
-        let parse = |bytes: Bytes, lines: HeadLines<'_>| {
-            match buffers.and_then(|buffers| buffers.too_long(lines.lengths(bytes.len()))) {
-                None => self.parse(&bytes, &lines),
-                Some(0) => Err(TARGET_TOO_LONG),
-                Some(_) => Err(LINE_TOO_LONG),
-            }
+        let parse = |bytes: Bytes, lines: HeadLines<'_>| match buffers
+            .and_then(|buffers| buffers.too_long(lines.lengths(bytes.len())))
+        {
+            None => self.parse(&bytes, &lines),
+            Some(0) => Err(TARGET_TOO_LONG),
+            Some(_) => Err(LINE_TOO_LONG),
         };
         match scanner.take(read, limits, parse) {
             Ok(Some(parsed)) => parsed.map(|()| true),

@@ -45,7 +45,7 @@ impl Order {
     pub(super) fn remove_waiting(&mut self, endpoint: u64, ticket: Ticket, is_beyond: bool, token: u64) {
         let key = (ticket.key, ticket.sequence);
         if let Some(slots) = self.endpoints.get_mut(&endpoint) {
-            slots.remove(ticket.user, is_beyond, key);
+            slots.remove(ticket.user, is_beyond, ticket.pace, key);
             slots.live.end_wait(ticket.is_of_flood);
         }
         self.by_cost.remove(&(ticket.cost, token));

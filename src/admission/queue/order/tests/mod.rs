@@ -4,6 +4,7 @@ mod model;
 use std::num::NonZeroU32;
 
 use super::*;
+use crate::admission::queue::pace::SLOW;
 use crate::admission::queue::ticket::AGEING;
 use crate::clock::SystemClock;
 use crate::endpoint::Loads;
@@ -37,7 +38,7 @@ fn live(order: &Order, uid: u64) -> Arc<Live> {
 
 /// Returns the ticket of a query that arrives at `now` and is expected to take `cost`.
 fn ticket(order: &mut Order, user: u64, cost: Micros, now: Micros) -> Ticket {
-    Ticket { key: now + AGEING * cost, cost, may_be_slow: cost > SLOW, ..order.ticket(user, None, None, now) }
+    Ticket { key: now + AGEING * cost, cost, pace: Pace::of(cost, true), ..order.ticket(user, None, None, now) }
 }
 
 fn enter(order: &mut Order, user: u64, cost: Micros, now: Micros) -> (u64, SlotState) {
