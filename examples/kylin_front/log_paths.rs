@@ -34,12 +34,7 @@ pub fn check_config(args: &Args, config: &Config) -> Result<(), String> {
 /// Checks that the logs of the options are not one file, which would have lines of two formats.
 pub fn check_distinct(args: &Args) -> Result<(), String> {
     let (Some(access), Some(query)) = (&args.access_log, &args.query_log) else { return Ok(()) };
-    let are_same = match (&**access, &**query) {
-        (STDOUT, STDOUT) => true,
-        (STDOUT, _) | (_, STDOUT) => false,
-        (access, query) => are_same(Path::new(access), Path::new(query)),
-    };
-    match are_same {
+    match access == query && access == STDOUT || are_same(file(access), file(query)) {
         true => {
             Err(format!("--access-log {access} and --query-log {query} are one file: their lines have two formats"))
         }
@@ -49,7 +44,7 @@ pub fn check_distinct(args: &Args) -> Result<(), String> {
 
 /// Checks that an access log of a configuration is not the log of an option.
 pub fn check_apart(args: &Args, config: &Config, path: &Path) -> Result<(), String> {
-    let is_same = |(_, other): &(&str, &str)| *other != STDOUT && are_same(Path::new(other), path);
+    let is_same = |(_, other): &(&str, &str)| are_same(file(other), path);
     match options(args).find(is_same) {
         Some((option, other)) => Err(format!(
             "{}: access_log {} and {option} {other} are one file: their lines have two formats",
@@ -58,6 +53,11 @@ pub fn check_apart(args: &Args, config: &Config, path: &Path) -> Result<(), Stri
         )),
         None => Ok(()),
     }
+}
+
+/// Returns the file that the value of an option names.
+fn file(log: &str) -> &Path {
+    Path::new(if log == STDOUT { "/dev/stdout" } else { log })
 }
 
 /// Returns the options that name a log, each with its path.

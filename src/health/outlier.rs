@@ -362,6 +362,16 @@ mod tests {
             [0],
             "the other failure is too old"
         );
+        // Half of the endpoints are not more than half, and a failure of all is common whatever the share is.
+        let half = [failing(5), failing(5), healthy(), healthy()];
+        assert!(!outlier.is_common_failure(&half, |_| false));
+        assert!(Outlier::new().common_share(0.4).is_common_failure(&half, |_| false));
+        for share in [0.0, 1.0] {
+            let outlier = Outlier::new().common_share(share);
+            assert!(outlier.is_common_failure(&common, |_| false));
+            assert!(!outlier.is_common_failure(&[failing(5), healthy(), healthy()], |_| false), "one endpoint");
+        }
+        assert!(!Outlier::new().common_share(1.0).is_common_failure(&[failing(5), failing(5), healthy()], |_| false));
     }
 
     #[test]

@@ -121,7 +121,6 @@
 //! | `auth_basic` | any form of `crypt`; hashes are computed for each request, and delay other requests | at most two hashes at a time, for which 512 requests wait, and 503 beyond; MD5, bcrypt, SHA-1 and SHA-crypt as `htpasswd` and `openssl passwd` write them, with the feature `htpasswd`; a right password is remembered for five minutes as a keyed hash, until the file changes |
 //! | `X-Accel-Redirect` of a node | an internal redirect | 502, unless `proxy_ignore_headers` names it |
 //! | `limit_except` | also `access_log` and other modules in it | `allow`, `deny`, `auth_basic`, `proxy_pass` |
-//! | a body of a length over `client_max_body_size` | 413 before the steps and rules of the location | 413 where it would be passed on |
 //! | `return` with a code below 200 | sent | an error |
 //! | `return 444` | closes without a response, and many clients send the request again | 403, and closes |
 //! | `error_page` with a page that is a file | the page | the front end's own error, in Kylin's form, with its own status: not that of `=200` |

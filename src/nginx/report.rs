@@ -15,7 +15,7 @@ use super::options::KylinOptions;
 use super::syntax::printable;
 
 /// A summary of the differences that the documentation of the module lists.
-const DIFFERENCES: [&str; 7] = [
+const DIFFERENCES: [&str; 9] = [
     "Host is the client's if it names one, unless proxy_set_header sets it",
     "connections to nodes are HTTP/1.1 and kept, 64 per core unless keepalive sets another number",
     "a node has 5 s to connect and 310 s to respond, unless proxy_connect_timeout and proxy_read_timeout are set",
@@ -23,6 +23,8 @@ const DIFFERENCES: [&str; 7] = [
     "while all servers are ejected, the one that failed least recently serves",
     "queries wait for a server that has its max_conns in flight, with and without queue, and other requests pass",
     "limits, least_conn and round robin count over all threads; no live server is 503 in Kylin's form",
+    "error_page sends no request again that a node may have executed, unless its method is safe",
+    "$1 beside a variable of map is the group of the line, not that of an expression of the map",
 ];
 
 /// Displays how a [`Config`] was interpreted.

@@ -1,6 +1,7 @@
 //! A query whose client has disconnected is stopped on its node.
 
 use std::num::NonZero;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderValue, Method, Request, Response};
@@ -14,8 +15,7 @@ use kylin_lb::testing::Scripted;
 use kylin_lb::testing::kylin::{Dialect, Stats};
 use kylin_lb::{Backend, Body, BufferBudget, ClientAddr, Cluster, Endpoint, Proxy, SendError};
 use serde_json::Value;
-use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::sync::{Notify, mpsc};
 use tracing::Level;
 
 use crate::support::browser::basic;
@@ -337,13 +337,21 @@ async fn the_request_that_stops_a_query_is_marked_as_the_crates_own(dialect: Dia
 async fn a_list_of_running_queries_over_the_limit_is_not_read_and_the_log_says_so() {
     for (length, budget, message) in [(5 << 20, 256 << 20, "more than 4194304 bytes"), (3 << 20, 1 << 20, "no memory")]
     {
-        let node = Scripted::new(move |request: Request<Body>| async move {
-            let text = match request.uri().path() {
-                "/kylin/api/query" => std::future::pending().await,
-                "/kylin/api/user/authentication" => r#"{"userDetails":{"username":"ADMIN"}}"#.to_owned(),
-                _ => format!("[\"{}\"]", "x".repeat(length)),
-            };
-            Ok(Response::new(Body::from(text)))
+        let runs = Arc::new(Notify::new());
+        let begun = Arc::clone(&runs);
+        let node = Scripted::new(move |request: Request<Body>| {
+            let begun = Arc::clone(&begun);
+            async move {
+                let text = match request.uri().path() {
+                    "/kylin/api/query" => {
+                        begun.notify_one();
+                        std::future::pending().await
+                    }
+                    "/kylin/api/user/authentication" => r#"{"userDetails":{"username":"ADMIN"}}"#.to_owned(),
+                    _ => format!("[\"{}\"]", "x".repeat(length)),
+                };
+                Ok(Response::new(Body::from(text)))
+            }
         });
         let log = CapturedLog::default();
         let _set = tracing::subscriber::set_default(log.subscriber(Level::WARN));
@@ -352,8 +360,11 @@ async fn a_list_of_running_queries_over_the_limit_is_not_read_and_the_log_says_s
         let proxy = proxy(&[&node], |proxy| proxy.rules(rules).buffers(buffers));
         let login = basic("ADMIN", "KYLIN");
         let query = request(QUERY, &[("authorization", &login)], &sql("select 1"));
-        let left = timeout(Duration::from_millis(100), ask(&proxy, query)).await;
-        assert!(left.is_err(), "the client leaves");
+        tokio::select! {
+            (status, text) = ask(&proxy, query) => panic!("{status} {text}"),
+            // The client leaves.
+            () = runs.notified() => {}
+        }
         front::eventually(|| log.text().contains(message), || log.text()).await;
         assert!(log.text().contains("runs to its end"), "{}", log.text());
     }

@@ -430,7 +430,9 @@ fn two_logs_in_one_file_are_an_error() {
     let folder = tempfile::TempDir::new().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     std::os::unix::fs::symlink(folder.path(), path("link")).unwrap();
-    for (access, query) in [(path("log"), path("log")), (path("log"), path("link/log")), ("-".into(), "-".into())] {
+    let to_stdout = |other: &str| ("-".to_owned(), other.to_owned());
+    let links = (path("log"), path("link/log"));
+    for (access, query) in [(path("log"), path("log")), links, to_stdout("-"), to_stdout("/dev/stdout")] {
         let why = format!(
             "kylin_front: --access-log {access} and --query-log {query} are one file: their lines have two formats\n"
         );

@@ -102,13 +102,15 @@ async fn no_header_of_the_forwarded_family_of_a_stranger_reaches_the_node() {
     ];
     let lines: String = names.iter().map(|name| format!("{name}: evil\r\n")).collect();
     let request = format!("GET / HTTP/1.1\r\nHost: kylin\r\nX-Frame: evil\r\n{lines}\r\n");
-    for (is_trusted, count) in [(false, 0), (true, names.len())] {
+    for is_trusted in [false, true] {
         let trusted = if is_trusted { vec!["127.0.0.0/8".parse().unwrap()] } else { Vec::new() };
         let front = Front::with(&[node.address()], |proxy| proxy.trusted_proxies(TrustedProxies::new(trusted)));
         front.ask(&request).await.unwrap();
         let seen = node.seen().texts().pop().unwrap().to_ascii_lowercase();
         assert!(seen.contains("x-frame: evil"), "{seen}");
-        assert_eq!(seen.matches("evil").count() - 1, count, "{seen}");
+        for name in names.map(str::to_ascii_lowercase) {
+            assert_eq!(seen.contains(&format!("{name}: evil")), is_trusted, "{name} in {seen}");
+        }
     }
 }
 

@@ -19,9 +19,6 @@ use crate::observe::Observer;
 use crate::proxy::{KylinRules, Proxy, ProxyBuilder, ReloadAccess, RetryBudget, RetryPolicy, TrustedProxies};
 use crate::session::Affinity;
 
-/// nginx's default of `client_max_body_size`.
-const DEFAULT_MAX_BODY_BYTES: u64 = 1 << 20;
-
 /// The compiled form of a location.
 pub(super) struct Route {
     pub(super) trusted: TrustedProxies,
@@ -163,7 +160,7 @@ fn with_settings<K>(
         .trusted_proxies(trusted.clone())
         .retry(retry)
         .affinity(group.affinity.clone())
-        .max_body(Some(settings.max_body_size.unwrap_or(DEFAULT_MAX_BODY_BYTES)).filter(|size| *size > 0));
+        .max_body(settings.max_body());
     if let Some(timeout) = settings.body_timeout {
         builder = builder.body_timeout(timeout);
     }

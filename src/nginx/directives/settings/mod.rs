@@ -208,6 +208,13 @@ pub(crate) fn adds_to(status: u16) -> bool {
 }
 
 impl BlockSettings {
+    /// Returns the maximum length of a request body; `None` is no limit.
+    pub(crate) fn max_body(&self) -> Option<u64> {
+        /// nginx's default of `client_max_body_size`.
+        const DEFAULT: u64 = 1 << 20;
+        Some(self.max_body_size.unwrap_or(DEFAULT)).filter(|size| *size > 0)
+    }
+
     /// Returns the headers that responses get, those of `more_set_headers` first.
     pub(crate) fn headers(&self) -> impl Iterator<Item = &AddHeader> {
         self.more_headers.set.iter().chain(self.add_headers.iter())

@@ -1,13 +1,18 @@
 //! The location or server that serves a request.
 
+use http::header::CONTENT_LENGTH;
+
 use crate::nginx::directives::location::Location;
 use crate::nginx::directives::reply::Reply;
+use crate::nginx::variables::Scope;
 
 /// The location or server that serves a request. A location is that whose settings apply; without one those of the server do.
 pub(super) enum Destination<'s> {
     Location(&'s Location),
     /// The location is `internal`, and the request comes from the client.
     Internal(&'s Location),
+    /// The body of the request is declared longer than the location allows.
+    TooLong(&'s Location),
     /// The path lacks the slash at the end of the location's.
     AddSlash(&'s Location),
     Return(&'s Reply, Option<&'s Location>),
@@ -19,9 +24,10 @@ impl<'s> Destination<'s> {
     /// Returns the location whose settings apply.
     pub(super) fn location(&self) -> Option<&'s Location> {
         match *self {
-            Destination::Location(location) | Destination::Internal(location) | Destination::AddSlash(location) => {
-                Some(location)
-            }
+            Destination::Location(location)
+            | Destination::Internal(location)
+            | Destination::TooLong(location)
+            | Destination::AddSlash(location) => Some(location),
             Destination::Return(_, location) | Destination::Redirect(_, _, location) => location,
         }
     }
@@ -36,12 +42,15 @@ impl<'s> Destination<'s> {
             (Some(_), None) | (None, Some(_)) => false,
         };
         let is_same_response = match (self, other) {
-            (D::Location(_), D::Location(_)) | (D::Internal(_), D::Internal(_)) | (D::AddSlash(_), D::AddSlash(_)) => {
-                true
-            }
+            (D::Location(_), D::Location(_))
+            | (D::Internal(_), D::Internal(_))
+            | (D::TooLong(_), D::TooLong(_))
+            | (D::AddSlash(_), D::AddSlash(_)) => true,
             (D::Return(one, _), D::Return(other, _)) => std::ptr::eq(*one, *other),
             (D::Redirect(one, ..), D::Redirect(other, ..)) => one == other,
-            (D::Location(_) | D::Internal(_) | D::AddSlash(_) | D::Return(..) | D::Redirect(..), _) => false,
+            (D::Location(_) | D::Internal(_) | D::TooLong(_) | D::AddSlash(_) | D::Return(..) | D::Redirect(..), _) => {
+                false
+            }
         };
         is_same_response && is_same(self.location(), other.location())
     }
@@ -50,9 +59,16 @@ impl<'s> Destination<'s> {
     pub(super) fn protects(&self) -> bool {
         match self {
             Destination::Location(location) => location.protects(),
-            Destination::Internal(_) => true,
+            Destination::Internal(_) | Destination::TooLong(_) => true,
             Destination::Return(reply, _) => reply.status >= 400,
             Destination::AddSlash(_) | Destination::Redirect(..) => false,
         }
     }
+}
+
+/// Returns whether the body of a request is declared longer than a location allows. nginx compares it before the steps of the location,
+/// which may respond (`ngx_http_core_find_config_phase`).
+pub(super) fn is_too_long(location: &Location, scope: &Scope<'_>) -> bool {
+    let length = scope.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    location.settings.max_body().zip(length).is_some_and(|(max, length)| length > max)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::{Extensions, Response, StatusCode, request};
 
 use super::admit::{PassedChecks, Refused, admit};
-use super::destination::Destination;
+use super::destination::{Destination, is_too_long};
 use super::pages::{KeptRequest, OwnResponse};
 use super::pass::{Admitted, Current, pass};
 use super::redirects::{ClientRedirect, InternalRedirect};
@@ -24,6 +24,8 @@ use crate::nginx::variables::{MapValues, Scope};
 use crate::proxy::ErrorResponse;
 use crate::{Body, ClientAddr};
 
+const BODY_TOO_LARGE: ErrorResponse =
+    ErrorResponse::new(StatusCode::PAYLOAD_TOO_LARGE, "the body of the request is too large");
 const NO_HOST: ErrorResponse =
     ErrorResponse::new(StatusCode::INTERNAL_SERVER_ERROR, "the variables of proxy_pass are empty");
 const NO_UPSTREAM: ErrorResponse =
@@ -290,6 +292,7 @@ impl<'s: 'r, 'r> ServerRequest<'s, 'r> {
             Destination::AddSlash(location) => {
                 self.own(response::redirect(location, scope)?, Some(location), scope, rewritten)
             }
+            Destination::TooLong(location) => self.fail(BODY_TOO_LARGE, Some(location), scope, rewritten),
             Destination::Location(location) | Destination::Internal(location) => {
                 self.fail(NOT_FOUND, Some(location), scope, rewritten)
             }
@@ -377,12 +380,13 @@ fn find<'s, 'r>(server: &'s Server, path: &'r [u8], scope: &mut Scope<'r>) -> Re
         return Ok(Destination::Return(reply, None));
     }
     match server.locate_decoded(path) {
-        Some(LocationMatch::Location { location, captures, .. }) if !location.settings.internal => {
+        Some(found) if found.location().settings.internal => Ok(Destination::Internal(found.location())),
+        Some(found) if is_too_long(found.location(), scope) => Ok(Destination::TooLong(found.location())),
+        Some(LocationMatch::Location { location, captures, .. }) => {
             scope.captures = captures.unwrap_or(scope.captures);
             Ok(Destination::Location(location.for_method(scope.method)))
         }
-        Some(LocationMatch::Redirect(location)) if !location.settings.internal => Ok(Destination::AddSlash(location)),
-        Some(found) => Ok(Destination::Internal(found.location())),
+        Some(LocationMatch::Redirect(location)) => Ok(Destination::AddSlash(location)),
         None => Err(NOT_FOUND),
     }
 }

@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 
-use super::destination::Destination;
+use super::destination::{Destination, is_too_long};
 use super::limit::RedirectsLeft;
 use crate::nginx::directives::location::{Location, LocationMatch};
 use crate::nginx::directives::reply::Reply;
@@ -176,14 +176,13 @@ impl Rewritten {
                     }
                     location
                 }
-                Some(LocationMatch::Redirect(location)) if self.reaches(location) => {
-                    return Ok(Destination::AddSlash(location));
+                Some(LocationMatch::Redirect(location)) => {
+                    return Ok(self.refused_at(location, scope).unwrap_or(Destination::AddSlash(location)));
                 }
-                Some(LocationMatch::Redirect(location)) => return Ok(Destination::Internal(location)),
                 None => return Err(NOT_FOUND),
             };
-            if !self.reaches(location) {
-                return Ok(Destination::Internal(location));
+            if let Some(refused) = self.refused_at(location, scope) {
+                return Ok(refused);
             }
             if let Some(found) = self.run_location(location, scope)? {
                 return Ok(found);
@@ -210,9 +209,12 @@ impl Rewritten {
         })
     }
 
-    /// Returns whether the request may have a location: one that is `internal` is for paths that `rewrite` made.
-    fn reaches(&self, location: &Location) -> bool {
-        self.path.is_some() || !location.settings.internal
+    /// Returns the destination of a request that a location does not serve. One that is `internal` is for paths that `rewrite` made.
+    fn refused_at<'s>(&self, location: &'s Location, scope: &Scope<'_>) -> Option<Destination<'s>> {
+        match self.path.is_none() && location.settings.internal {
+            true => Some(Destination::Internal(location)),
+            false => is_too_long(location, scope).then_some(Destination::TooLong(location)),
+        }
     }
 
     /// Runs the steps of a server or location. `variant` becomes that of the last `if` whose condition holds.
