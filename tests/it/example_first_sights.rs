@@ -1,5 +1,9 @@
 //! Processes of the example front end over one store: two see a new session at the same moment. After that both, and a third
-//! process, must send the session to one node.
+//! process, must send the session to one node. 2,000 sessions by default:
+//!
+//! ```sh
+//! KYLIN_LB_RACES=10000 cargo test --all-features --test it first_sights
+//! ```
 
 use std::net::SocketAddr;
 
@@ -13,42 +17,45 @@ use crate::support::process::Process;
 use crate::support::raw_node::{RawNode, healthy};
 use crate::support::redis::{Redis, redis_installed};
 
-/// The number of sessions that both see for the first time at once.
-const RACES: usize = 10_000;
+/// Returns the number of sessions that both see for the first time at once.
+fn races() -> usize {
+    std::env::var("KYLIN_LB_RACES").map_or(2_000, |number| number.parse().unwrap())
+}
+
 /// The number of concurrent races, which keeps all processes busy on few cores.
 const CONCURRENT: usize = 32;
 /// A long deadline of the store: a front end that takes a busy machine for an unavailable store decides alone, which is right then.
 const DEADLINE: &str = "--store-deadline=20000";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn processes_over_one_redis_settle_10_000_first_sights() {
+async fn processes_over_one_redis_settle_first_sights() {
     if !redis_installed() {
         return;
     }
     let server = Redis::start(&[]).await;
     settle(&format!("redis://{}", server.address())).await;
-    assert_eq!(server.cli(&["dbsize"]), RACES.to_string());
+    assert_eq!(server.cli(&["dbsize"]), races().to_string());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn processes_over_one_mariadb_settle_10_000_first_sights() {
+async fn processes_over_one_mariadb_settle_first_sights() {
     if !mariadb_installed() {
         return;
     }
     // No flush to disk at each commit: the test does not depend on it.
     let server = MariaDb::start(&["--innodb-flush-log-at-trx-commit=0"]).await;
     settle(&server.url()).await;
-    assert_eq!(server.sql("SELECT COUNT(*) FROM kylin_lb_sessions"), RACES.to_string());
+    assert_eq!(server.sql("SELECT COUNT(*) FROM kylin_lb_sessions"), races().to_string());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn processes_over_one_memcached_settle_10_000_first_sights() {
+async fn processes_over_one_memcached_settle_first_sights() {
     if !memcached_installed() {
         return;
     }
     let server = Memcached::start(&[]).await;
     settle(&format!("memcached://{}", server.address())).await;
-    assert_eq!(server.stat("curr_items"), RACES.to_string());
+    assert_eq!(server.stat("curr_items"), races().to_string());
 }
 
 /// The outcome of races.
@@ -78,7 +85,7 @@ async fn settle(store: &str) {
         sum.contested += contested;
         sum.disagreements += disagreements;
     }
-    assert_eq!(sum.disagreements, 0, "of {RACES}");
+    assert_eq!(sum.disagreements, 0, "of {}", races());
     assert!(sum.contested > 0, "these were races: {sum:?}");
     for process in &fronts.processes {
         let log = process.file("stderr");
@@ -92,7 +99,7 @@ async fn race([one, two, later]: [SocketAddr; 3], first: usize) -> Outcome {
     let mut two = Connection::open(two).await.unwrap();
     let mut later = Connection::open(later).await.unwrap();
     let mut outcome = Outcome::default();
-    for race in (first..RACES).step_by(CONCURRENT) {
+    for race in (first..races()).step_by(CONCURRENT) {
         let id = format!("{race:032X}");
         let (at_one, at_two) = tokio::join!(served_by(&mut one, &id), served_by(&mut two, &id));
         outcome.contested += usize::from(at_one != at_two);
