@@ -127,6 +127,12 @@ pub(crate) fn escape_args(argument: &[u8]) -> String {
     percent_encode(argument, ESCAPED_IN_ARGS).to_string()
 }
 
+/// Escapes the bytes that no target of a request may have.
+pub(crate) fn escape_unsendable(value: &[u8]) -> String {
+    const UNSENDABLE: &AsciiSet = &CONTROLS.add(b' ');
+    percent_encode(value, UNSENDABLE).to_string()
+}
+
 /// Returns a host without its port and without a closing dot, in the case that it has.
 pub(crate) fn host_without_port(host: &[u8]) -> &[u8] {
     let end = match host.iter().position(|&byte| byte == b']') {

@@ -82,6 +82,11 @@ pub(super) fn is_handler(directive: &Directive) -> bool {
     HANDLERS.contains(&directive.name.text.as_str()) && !directive.is("internal")
 }
 
+/// Returns whether a directive has nginx redirect a request for the path of its location without the slash at the end.
+pub(super) fn adds_slash(directive: &Directive) -> bool {
+    ["fastcgi_pass", "grpc_pass", "memcached_pass", "scgi_pass", "uwsgi_pass"].iter().any(|name| directive.is(name))
+}
+
 /// Returns whether a location inside a block passes requests to a node, itself or by a named location.
 pub(super) fn leads_inside(block: &[Directive]) -> bool {
     fn leads(block: &[Directive]) -> bool {

@@ -20,12 +20,21 @@ pub(crate) struct Captures<'r>(pub(crate) [Option<&'r [u8]>; 10]);
 pub(crate) struct Pattern {
     regex: Regex,
     /// What `(?!...)` excludes.
-    excluded: Option<Regex>,
+    excluded: Option<Excluded>,
     /// The expression as it is written.
     written: String,
     /// The expression without what it excludes.
     text: String,
     groups: Vec<NamedGroup>,
+}
+
+/// What a look-ahead excludes, with the literal before it.
+#[derive(Debug, Clone)]
+enum Excluded {
+    /// The look-ahead is always at the same place.
+    AtStart(Regex),
+    /// The expression matches where the literal stands and this does not match.
+    Anywhere(Regex),
 }
 
 /// A named group: its number, and the slot of the variable that it gives a value.
@@ -51,7 +60,7 @@ impl Pattern {
                     match text.contains("(?!well-known") || text.contains("(?!\\.well-known") {
                         true => "two locations: location ^~ /.well-known/ { ... } and location ~ /\\. { deny all; }",
                         false => {
-                            "an expression without backreferences, and (?!...) only as in ^/x(?!y), without \"|\" beside it; \
+                            "an expression without backreferences, and (?!...) only as in ^/x(?!y) or /x(?!y), without \"|\" beside it; \
                              what it excludes may have a location of its own: location ^~ /PATH { ... }"
                         }
                     },
@@ -60,9 +69,10 @@ impl Pattern {
         };
         // The whole is translated first, for the place of an error.
         translate_pcre(text).map_err(|error| span.right(error.at).unsupported(error.message, error.instead))?;
-        let (rest, excluded) = match without_look_ahead(text) {
-            Some((rest, excluded)) => (rest, Some(compile(&excluded)?)),
-            None => (text.to_owned(), None),
+        let (rest, excluded) = match (without_look_ahead(text), look_ahead_anywhere(text)) {
+            (Some((rest, excluded)), _) => (rest, Some(Excluded::AtStart(compile(&excluded)?))),
+            (None, Some((literal, excluded))) => (literal, Some(Excluded::Anywhere(compile(&excluded)?))),
+            (None, None) => (text.to_owned(), None),
         };
         Ok(Pattern { regex: compile(&rest)?, excluded, written: text.to_owned(), text: rest, groups: Vec::new() })
     }
@@ -112,9 +122,17 @@ impl Pattern {
     }
 
     pub(crate) fn captures<'t>(&self, text: &'t [u8]) -> Option<Captures<'t>> {
-        let found = self.regex.captures(text)?;
-        if self.excluded.as_ref().is_some_and(|excluded| excluded.is_match(text)) {
-            return None;
+        let mut found = self.regex.captures(text)?;
+        match &self.excluded {
+            Some(Excluded::AtStart(excluded)) if excluded.is_match(text) => return None,
+            Some(Excluded::Anywhere(excluded)) => {
+                while let Some(start) = found.get(0).map(|found| found.start())
+                    && excluded.is_match(&text[start..])
+                {
+                    found = self.regex.captures_at(text, start + 1)?;
+                }
+            }
+            Some(Excluded::AtStart(_)) | None => {}
         }
         let mut groups = Captures::default();
         for (group, to) in found.iter().zip(&mut groups.0) {
@@ -132,6 +150,30 @@ impl Pattern {
     pub(crate) fn written(&self) -> &str {
         &self.written
     }
+}
+
+/// Splits `LITERAL(?!EXCLUDED)` or `LITERAL(?!EXCLUDED).*`, as in `/\.(?!well-known)`: returns `LITERAL` and `^LITERAL(?:EXCLUDED)`. What is
+/// excluded is a choice of literals, so that the work at each place is bounded.
+fn look_ahead_anywhere(text: &str) -> Option<(String, String)> {
+    let (literal, behind) = text.split_once("(?!")?;
+    let (excluded, rest) = behind.split_once(')')?;
+    let is_one = !literal.is_empty() && is_of_literals(literal, "") && is_of_literals(excluded, "|$");
+    (is_one && matches!(rest, "" | ".*")).then(|| (literal.to_owned(), format!("^{literal}(?:{excluded})")))
+}
+
+/// Returns whether an expression has nothing but literals and these operators.
+fn is_of_literals(text: &str, operators: &str) -> bool {
+    let mut letters = text.chars();
+    while let Some(c) = letters.next() {
+        let is_one = match c {
+            '\\' => letters.next().is_some_and(|c| !c.is_ascii_alphanumeric()),
+            c => c.is_ascii_alphanumeric() || "/_-".contains(c) || operators.contains(c),
+        };
+        if !is_one {
+            return false;
+        }
+    }
+    true
 }
 
 /// Splits `^LITERAL(?!EXCLUDED)REST`, whose look-ahead is always at the same place: returns `^LITERALREST` and `^LITERAL(?:EXCLUDED)`.

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use super::{Maps, Piece, Scope, Template, Variable};
 use crate::kylin::NormalizedPath;
 use crate::nginx::syntax::Captures;
-use crate::nginx::uri::{escape, escape_args};
+use crate::nginx::uri::{escape, escape_args, escape_unsendable};
 
 /// The most values of maps and `set` that the search for all values of a template looks at.
 const MAX_STEPS: u32 = 1 << 20;
@@ -71,7 +71,10 @@ impl Template {
                     }
                 }
             };
-            if let Some(escape) = escape {
+            // What is not escaped in a URI has to be sendable.
+            let is_uri = escape_path.is_some();
+            let escape = escape.or(is_uri.then_some(escape_unsendable as fn(&[u8]) -> String));
+            if let Some(escape) = escape.filter(|_| bytes.len() > from) {
                 let escaped = escape(&bytes[from..]);
                 bytes.truncate(from);
                 bytes.extend_from_slice(escaped.as_bytes());

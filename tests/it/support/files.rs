@@ -109,7 +109,16 @@ async fn respond(request: Request<Body>, seen: Seen) -> Response<Body> {
     ];
     let kind = kinds.into_iter().find(|(name, _)| uri.ends_with(name)).map_or("text/html", |(_, kind)| kind);
     response = response.header("content-type", kind);
+    // Values of the test's own.
+    if let Some((_, path)) = uri.split_once("?path=") {
+        response = response.header("set-cookie", format!("JSESSIONID=42; Path={path}"));
+    }
     let status = match &uri {
+        uri if uri.contains("?location=") => {
+            let (_, location) = uri.split_once("?location=").unwrap();
+            response = response.header("location", location);
+            302
+        }
         uri if uri.contains("absolute") => {
             response = response.header("location", format!("http://{host}/kylin/login?a=b"));
             302

@@ -248,7 +248,7 @@ impl Location {
         forms
     }
 
-    /// Returns the path without the slash at its end; nginx redirects only to a location with `proxy_pass`.
+    /// Returns the path without the slash at its end; nginx redirects only to a location with `proxy_pass` and the like.
     fn without_slash(&self) -> Option<&[u8]> {
         match &self.matcher {
             Matcher::Exact(path) | Matcher::Prefix { path, .. } if self.has_pass => path.as_bytes().strip_suffix(b"/"),

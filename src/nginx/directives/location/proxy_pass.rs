@@ -31,6 +31,8 @@ pub(crate) struct ProxyPass {
     redirects: Vec<Redirect>,
     /// The path at the nodes and the location's path for it, if the location maps one to the other.
     prefix: Option<(String, String)>,
+    /// The part of that which concerns Kylin: a path at or below `/kylin`. nginx changes no other path of a response.
+    kylin_prefix: Option<(String, String)>,
 }
 
 /// A URL up to the variables of its host, and each of their values with its URL.
@@ -123,7 +125,15 @@ impl ProxyPass {
         };
         let fixed = uri_template.as_ref().filter(|uri| uri.as_literal().is_some());
         let leads_to_kylin = fixed.map_or(self.leads_to_kylin, |uri| uri.may_begin_with(KYLIN, &Maps::default()));
-        ProxyPass { written: word.text.clone(), uri, uri_template, leads_to_kylin, prefix: None, ..self }
+        ProxyPass {
+            written: word.text.clone(),
+            uri,
+            uri_template,
+            leads_to_kylin,
+            prefix: None,
+            kylin_prefix: None,
+            ..self
+        }
     }
 
     /// Returns the part of a URL up to the variables of its host, and the URL for each of their values; `None` without such variables.
@@ -176,18 +186,17 @@ impl ProxyPass {
     /// rule for `$proxy_host` applies to these too.
     pub(crate) fn redirects(&self, scope: &Scope<'_>) -> Redirects<'_> {
         let mut changes: Redirects<'_> = self.redirects.iter().map(|redirect| redirect.for_request(scope)).collect();
-        if let Some((from, to)) = &self.prefix {
+        if let (Some((passed, _)), Some((from, to))) = (&self.prefix, &self.kylin_prefix) {
             let own = format!("http://{}", self.host).into_bytes();
             let host = scope.headers.get(http::header::HOST).map(|host| host.as_bytes()).unwrap_or_default();
-            let is_changed = |change: &Change<'_>| change.0.strip_prefix(&own[..]) == Some(from.as_bytes());
+            let is_changed = |change: &Change<'_>| change.from.strip_prefix(&own[..]) == Some(passed.as_bytes());
             if changes.iter().any(is_changed) {
                 // `//` is a host without a scheme, which is no path.
-                for scheme in [&b"http://"[..], b"https://", b"//"] {
-                    changes.push(Change::of_prefix(
-                        [scheme, host, from.as_bytes()].concat(),
-                        Cow::Borrowed(to.as_bytes()),
-                    ));
+                for scheme in [&b"http://"[..], b"//"] {
+                    changes.push(Change::of_prefix([scheme, host, from.as_bytes()].concat(), to.as_bytes()));
                 }
+                let secure = |path: &str| [b"https://", host, path.as_bytes()].concat();
+                changes.push(Change::of_prefix(secure(from), secure(to)));
                 changes.push(Change::of_path(from.as_bytes(), to.as_bytes()));
             }
         }
@@ -206,14 +215,12 @@ impl ProxyPass {
             rules.collect::<Vec<_>>()
         };
         let mut paths = changes(&settings.cookie_paths);
-        if let (true, Some((from, to))) = (settings.cookie_paths.is_empty(), &self.prefix) {
-            paths.push(Change::of_prefix(from.clone().into_bytes(), Cow::Borrowed(to.as_bytes())));
+        if let (true, Some((from, to))) = (settings.cookie_paths.is_empty(), &self.kylin_prefix) {
+            paths.push(Change::of_prefix(from.as_bytes(), to.as_bytes()));
             // A cookie's path ends without a slash.
-            let bare = |path: &str| path.trim_end_matches('/').to_owned();
-            if !bare(from).is_empty() {
-                let to = if bare(to).is_empty() { "/".to_owned() } else { bare(to) };
-                paths.push(Change::of_prefix(bare(from).into_bytes(), Cow::Owned(to.into_bytes())));
-            }
+            let bare = |path: &str| path.trim_end_matches('/').to_owned().into_bytes();
+            let to = if bare(to).is_empty() { b"/".to_vec() } else { bare(to) };
+            paths.push(Change::of_prefix(bare(from), to));
         }
         CookieEdits { paths, domains: changes(&settings.cookie_domains), flags: &settings.cookie_flags }
     }
@@ -282,6 +289,7 @@ impl ProxyPass {
             }
             _ => None,
         };
+        let kylin_prefix = prefix.as_ref().and_then(below_kylin);
         let redirects = match rules {
             [] => default.into_iter().collect(),
             rules if rules.iter().any(|rule| matches!(rule, RedirectRule::Off)) => Vec::new(),
@@ -297,7 +305,7 @@ impl ProxyPass {
         };
         let of_template = uri_template.as_ref().map(|uri: &Template| uri.may_begin_with(KYLIN, &context.maps));
         let (leads_to_kylin, written) = (of_template.unwrap_or(Some(false)), text.to_owned());
-        Ok(ProxyPass { upstream, host, written, uri, uri_template, leads_to_kylin, redirects, prefix })
+        Ok(ProxyPass { upstream, host, written, uri, uri_template, leads_to_kylin, redirects, prefix, kylin_prefix })
     }
 }
 
@@ -348,6 +356,17 @@ fn set_tls(upstream: &mut Upstream, tls: Option<NodeTls>, word: &Word) -> Result
         _ => {
             upstream.passed = Some(tls);
             Ok(())
+        }
+    }
+}
+
+/// Returns the part of a mapped prefix that is at or below `/kylin`.
+fn below_kylin((from, to): &(String, String)) -> Option<(String, String)> {
+    match KYLIN.strip_prefix(from.as_str()) {
+        Some(rest) => Some((KYLIN.to_owned(), format!("{to}{rest}"))),
+        None => {
+            let is_below = from.strip_prefix(KYLIN).is_some_and(|rest| rest.starts_with('/'));
+            is_below.then(|| (from.clone(), to.clone()))
         }
     }
 }

@@ -87,6 +87,7 @@ fn read(
     };
     let mut location = read_body(modelled, matcher, None, settings, captures, context)?;
     if let Some(reason) = left_out {
+        location.has_pass = block.iter().any(left_out::adds_slash);
         location.action = Action::LeftOut(reason);
     } else if location.script.is_empty() && !location.is_served() {
         let message = "location with neither proxy_pass nor return: static files are not served";
@@ -317,7 +318,10 @@ fn set_pass(word: &Word, location: &mut Location, context: &mut ReadContext<'_>)
     let mut locations = Vec::new();
     for (value, url) in urls {
         let url = Word { text: url, span: word.span };
+        let known = context.upstreams.all.len();
         let pass = ProxyPass::read(&url, &location.matcher, &location.settings, context)?;
+        let new = context.upstreams.all.iter_mut().skip(known).flat_map(|upstream| &mut upstream.servers);
+        new.for_each(|server| server.is_of_variable = true);
         let mut pass_location = Location { action: Action::Proxy(pass.with_variables(word)), ..location.clone() };
         pass_location.number = context.next_location();
         locations.push((value, pass_location));

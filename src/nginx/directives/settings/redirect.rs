@@ -26,15 +26,17 @@ pub(crate) struct Redirect {
     pattern: Option<Pattern>,
 }
 
-/// A [`Redirect`] for one request: its prefix, its replacement, and the expression.
+/// A [`Redirect`] for one request.
 #[derive(Debug)]
-pub(crate) struct Change<'s>(
-    pub(crate) Cow<'s, [u8]>,
-    pub(crate) Cow<'s, [u8]>,
-    Option<(&'s Pattern, ValueParts)>,
-    /// Whether the prefix is that of a path, so that `//host` does not begin with it.
-    bool,
-);
+pub(crate) struct Change<'s> {
+    /// The prefix that is replaced.
+    pub(crate) from: Cow<'s, [u8]>,
+    to: Cow<'s, [u8]>,
+    /// An expression in place of the prefix.
+    pattern: Option<(&'s Pattern, ValueParts)>,
+    /// Values with these prefixes stay.
+    except: Vec<Cow<'s, [u8]>>,
+}
 
 impl RedirectRule {
     pub(super) fn read(directive: &Directive, maps: &Maps) -> Result<RedirectRule, Fault> {
@@ -82,37 +84,42 @@ impl Redirect {
 
     pub(crate) fn for_request(&self, scope: &Scope<'_>) -> Change<'_> {
         let pattern = self.pattern.as_ref().map(|pattern| (pattern, self.to.parts(scope)));
-        Change(self.from.value(scope), self.to.value(scope), pattern, false)
+        Change { from: self.from.value(scope), to: self.to.value(scope), pattern, except: Vec::new() }
     }
 }
 
 impl<'s> Change<'s> {
-    pub(crate) fn of_prefix(from: Vec<u8>, to: Cow<'s, [u8]>) -> Self {
-        Change(Cow::Owned(from), to, None, false)
+    /// Makes the change of a prefix. A value that has the replacement already stays.
+    pub(crate) fn of_prefix(from: impl Into<Cow<'s, [u8]>>, to: impl Into<Cow<'s, [u8]>>) -> Self {
+        let (from, to) = (from.into(), to.into());
+        let except = if to.starts_with(&from) { vec![to.clone()] } else { Vec::new() };
+        Change { from, to, pattern: None, except }
     }
 
     /// Makes the change of a path, which is not that of a host without a scheme.
     pub(crate) fn of_path(from: &'s [u8], to: &'s [u8]) -> Self {
-        Change(Cow::Borrowed(from), Cow::Borrowed(to), None, true)
+        let mut change = Change::of_prefix(from, to);
+        change.except.push(Cow::Borrowed(b"//"));
+        change
     }
 
     /// Returns a value with its prefix replaced, or as a whole if an expression matches.
     pub(crate) fn apply(&self, value: &[u8]) -> Option<Vec<u8>> {
-        match &self.2 {
+        match &self.pattern {
             Some((pattern, to)) => pattern.captures(value).map(|captures| to.fill(&captures)),
-            None if self.3 && value.starts_with(b"//") => None,
-            None => value.strip_prefix(&*self.0).map(|rest| [&*self.1, rest].concat()),
+            None if self.except.iter().any(|prefix| value.starts_with(prefix)) => None,
+            None => value.strip_prefix(&*self.from).map(|rest| [&*self.to, rest].concat()),
         }
     }
 
     /// Returns the replacement of a domain. Its case and leading dot do not matter.
     fn apply_to_domain(&self, domain: &[u8]) -> Option<Vec<u8>> {
-        match &self.2 {
+        match &self.pattern {
             Some(_) => self.apply(domain),
             None => {
                 let (from, domain) =
-                    (self.0.strip_prefix(b".").unwrap_or(&self.0), domain.strip_prefix(b".").unwrap_or(domain));
-                from.eq_ignore_ascii_case(domain).then(|| self.1.to_vec())
+                    (self.from.strip_prefix(b".").unwrap_or(&self.from), domain.strip_prefix(b".").unwrap_or(domain));
+                from.eq_ignore_ascii_case(domain).then(|| self.to.to_vec())
             }
         }
     }

@@ -31,6 +31,8 @@ pub(crate) struct UpstreamServer {
     pub(crate) slow_start: Duration,
     /// `resolve`: the DNS servers of `resolver` are asked for the name.
     pub(crate) resolve: bool,
+    /// The name is the value of a variable of `proxy_pass`, which nginx looks up when a request comes.
+    pub(crate) is_of_variable: bool,
 }
 
 /// The rule that ejects a server.
@@ -62,6 +64,7 @@ impl UpstreamServer {
             route: None,
             slow_start: Duration::ZERO,
             resolve: false,
+            is_of_variable: false,
         }
     }
 

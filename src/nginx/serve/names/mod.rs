@@ -62,6 +62,10 @@ impl UpstreamEndpoints {
                     tracing::warn!(upstream = upstream.name, server = server.written, %error, "the name of a server cannot be looked up; its last addresses stay");
                     had.iter().map(|one| one.address.clone()).collect()
                 }
+                (Address::Name(..), Err(error), None) if server.resolve || server.is_of_variable => {
+                    tracing::warn!(upstream = upstream.name, server = server.written, %error, "the name of a server cannot be looked up; it has no address until it can");
+                    Vec::new()
+                }
                 (_, Err(source), _) => {
                     let server = server.written.clone();
                     let upstream = match &upstream.place {

@@ -1,6 +1,6 @@
 //! The headers that a response gets, in the order of nginx's filters: `more_set_headers`, `expires`, `add_header`, `charset`.
 
-use http::{HeaderValue, Response};
+use http::{HeaderValue, Response, StatusCode};
 
 use crate::Body;
 use crate::nginx::directives::settings::{AddHeader, BlockSettings, Lifetime, adds_to};
@@ -55,7 +55,10 @@ impl<'s> HeaderFilters<'s> {
             lifetime.apply(response.headers_mut());
         }
         append(with_late_values(self.added, response, variables), response);
-        self.settings.charset.apply(response.headers_mut());
+        // As in nginx, redirects keep their type (`ngx_http_set_charset`).
+        if !matches!(response.status(), StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND) {
+            self.settings.charset.apply(response.headers_mut());
+        }
     }
 }
 
