@@ -11,8 +11,8 @@ pub(crate) const MAX_TOKEN: usize = 4096;
 
 /// Returns the base64 token of `Basic` credentials in an `Authorization` value. The scheme may be in any case.
 pub(crate) fn token(value: &[u8]) -> Option<&[u8]> {
-    let (scheme, token) = value.split_at_checked(b"basic ".len())?;
-    scheme.eq_ignore_ascii_case(b"basic ").then(|| token.trim_ascii())
+    let (scheme, token) = value.split_first_chunk::<6>()?;
+    (scheme == b"Basic " || scheme.eq_ignore_ascii_case(b"basic ")).then(|| token.trim_ascii())
 }
 
 /// Returns the user name of Basic credentials: the text before the first colon. `None` if the `Authorization` header has no such

@@ -115,7 +115,7 @@ impl<B: Backend> Attempts<'_, B> {
     }
 
     fn watch(&self, picked: &Picked<B>, request: &mut Request<Body>) -> Option<QueryWatch> {
-        let client = self.context.client().key();
-        self.kylin().and_then(|(rules, class)| rules.watch(class, picked.backend(), client, request))
+        let (rules, class) = self.kylin()?;
+        rules.watch(class, picked.backend(), self.context.client(), request)
     }
 }

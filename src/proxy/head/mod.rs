@@ -62,7 +62,7 @@ pub(super) fn check<T>(
     shown: Option<&mut ShownHeaders>,
 ) -> Result<HeaderPresence, ErrorResponse> {
     let refuse = |status, message| Err(ErrorResponse::new(status, message));
-    let framing = FramingHeaders::of(request.headers());
+    let framing = FramingHeaders::of(request.headers(), shown.is_some());
     if let Some(shown) = shown {
         *shown = framing.shown.to_owned();
     }
@@ -165,7 +165,8 @@ struct FramingHeaders<'h> {
 }
 
 impl<'h> FramingHeaders<'h> {
-    fn of(headers: &'h HeaderMap) -> Self {
+    /// `is_observed`: the headers that events show are noted too.
+    fn of(headers: &'h HeaderMap, is_observed: bool) -> Self {
         let mut found = FramingHeaders::default();
         for (name, value) in walk(headers) {
             found.presence.note(name);
@@ -174,7 +175,8 @@ impl<'h> FramingHeaders<'h> {
                 header::CONTENT_LENGTH => (found.length, found.lengths) = (Some(value), found.lengths + 1),
                 header::HOST => (found.host, found.hosts) = (Some(value), found.hosts + 1),
                 header::EXPECT => found.expects = true,
-                _ => found.shown.note(name, value),
+                _ if is_observed => found.shown.note(name, value),
+                _ => {}
             }
         }
         found

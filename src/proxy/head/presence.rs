@@ -31,8 +31,9 @@ impl HeaderPresence {
     }
 
     pub(super) fn note(&mut self, name: &HeaderName) {
+        let text = name.as_str();
         // The length is matched first, so that most names need no comparison.
-        match name.as_str().len() {
+        match text.len() {
             2 => self.hop_by_hop |= name == header::TE,
             6 => match name == header::COOKIE {
                 true => self.cookies += 1,
@@ -43,7 +44,7 @@ impl HeaderPresence {
             },
             7 => self.hop_by_hop |= name == header::TRAILER || name == header::UPGRADE,
             13 => self.cache_directives |= name == header::CACHE_CONTROL,
-            9 => self.named_by_proxies |= is_named_by_proxies(name.as_str()),
+            9 => self.named_by_proxies |= is_named_by_proxies(text),
             10 => match name == header::CONNECTION {
                 true => self.connection = true,
                 false => self.hop_by_hop |= name == KEEP_ALIVE,
@@ -55,8 +56,8 @@ impl HeaderPresence {
             _ => {}
         }
         // Few other names begin so.
-        if let [b'x', b'-' | b'_', b'f', ..] = name.as_str().as_bytes() {
-            self.note_forwarded(name.as_str());
+        if let [b'x', b'-' | b'_', b'f', ..] = text.as_bytes() {
+            self.note_forwarded(text);
         }
     }
 

@@ -12,7 +12,6 @@ use super::running::{Running, RunningChecks};
 use crate::backend::{Backend, SendErrorKind};
 use crate::body::Body;
 use crate::buffer::BufferBudget;
-use crate::client_key::ClientKey;
 use crate::clock::Clock;
 use crate::cluster::Picked;
 use crate::endpoint::{EndpointId, Outcome, Role};
@@ -23,7 +22,7 @@ use crate::kylin::retry::{AttemptOutcome, RetryDecision, decide};
 use crate::kylin::{ClosedPaths, KylinVersion, ResourceGroups};
 use crate::log_limit::LogLimit;
 use crate::proxy::ErrorResponse;
-use crate::request::RequestContext;
+use crate::request::{ClientAddr, RequestContext};
 
 const AMBIGUOUS_PATH: ErrorResponse =
     ErrorResponse::new(StatusCode::BAD_REQUEST, "the path of the request can be read in more than one way");
@@ -285,12 +284,12 @@ impl RuleState {
         &self,
         class: RequestClass,
         backend: &Arc<B>,
-        client: Option<ClientKey>,
+        client: ClientAddr,
         request: &mut Request<Body>,
     ) -> Option<QueryWatch> {
         let cancel = self.rules.cancel_on_disconnect.as_ref().filter(|_| class.is_query())?;
         let is_export = matches!(class, RequestClass::Export(_));
-        QueryWatch::new(cancel, &self.cancel, is_export, backend, client, request)
+        QueryWatch::new(cancel, &self.cancel, is_export, backend, client.key(), request)
     }
 }
 
