@@ -79,7 +79,7 @@ pub use self::monitored::Monitored;
 use self::traffic::Traffic;
 use crate::body::{Body, BoxError};
 use crate::buffer::BufferBudget;
-use crate::observe::{AttemptEnded, Finished, Observer, Received};
+use crate::observe::{AttemptEnded, EventKind, Finished, Observer, Received};
 use crate::request::ClientAddr;
 
 /// The status page and its verbs. Clones share their state.
@@ -160,6 +160,10 @@ impl Admin {
 }
 
 impl Observer for Admin {
+    fn wants(&self, kind: EventKind) -> bool {
+        matches!(kind, EventKind::Received | EventKind::AttemptEnded | EventKind::Finished)
+    }
+
     fn received(&self, event: &Received<'_>) {
         self.shared.traffic.received(event);
     }

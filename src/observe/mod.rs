@@ -81,8 +81,9 @@ pub use self::change::{
     ClusterChange, ClusterChanged, DiscoveryChanged, EndpointChange, EndpointChanged, FoundBy, StoreChanged,
 };
 pub use self::event::{
-    Attempt, AttemptBegan, AttemptEnd, AttemptEnded, AttemptPhase, Classified, Dispatched, EndpointPicked, Finished,
-    Queued, Received, ResponseHead, Retried, RetryReason, SessionEvent, SessionOutcome, SharedResponse, Times,
+    Attempt, AttemptBegan, AttemptEnd, AttemptEnded, AttemptPhase, Classified, Dispatched, EndpointPicked, EventKind,
+    Finished, Queued, Received, ResponseHead, Retried, RetryReason, SessionEvent, SessionOutcome, SharedResponse,
+    Times,
 };
 #[cfg(feature = "cache")]
 pub use self::event::{CacheLookup, CacheOutcome, CacheStatus};
@@ -107,7 +108,7 @@ pub use crate::kylin::response::QueryFlags;
 /// methods on the path of a request: they must not block, and should leave I/O to a task of their own. If a method panics, the
 /// observer loses this event; the request proceeds, and the panic is logged once.
 ///
-/// Several observers may observe one proxy. Each gets every event, in the order in which they were added.
+/// Several observers may observe one proxy. Each gets every event that it [wants](Self::wants), in the order in which they were added.
 pub trait Observer: Send + Sync + 'static {
     /// Returns which facts the events must hold. Called once, when the proxy is built. Default: [`Detail::Request`].
     fn detail(&self) -> Detail {
@@ -118,6 +119,12 @@ pub trait Observer: Send + Sync + 'static {
     /// query are then copied. Called once, when the proxy is built. Default: no.
     fn reads_query_flags(&self) -> bool {
         false
+    }
+
+    /// Returns whether the observer gets events of this kind; others are not built. Called once for each kind, when the proxy is built.
+    /// An observer of [one request](RequestObserver) gets all events. Default: yes.
+    fn wants(&self, _kind: EventKind) -> bool {
+        true
     }
 
     /// Called when a request has arrived, and its head is known.
@@ -195,6 +202,10 @@ impl<O: Observer + ?Sized> Observer for Arc<O> {
 
     fn reads_query_flags(&self) -> bool {
         (**self).reads_query_flags()
+    }
+
+    fn wants(&self, kind: EventKind) -> bool {
+        (**self).wants(kind)
     }
 
     fn received(&self, event: &Received<'_>) {

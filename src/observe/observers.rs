@@ -1,9 +1,11 @@
+use std::any::Any;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Detail, Observer};
+use super::event::RequestEvent;
+use super::{Detail, EventKind, Observer};
 
 /// An observer of one request, which an application puts into the request's extensions. It gets the events of that request after
 /// the observers of the proxy.
@@ -25,6 +27,11 @@ impl RequestObserver {
         self.0.push(Arc::new(observer));
         self
     }
+
+    /// Passes an event to each observer.
+    pub(super) fn tell(&self, event: &impl RequestEvent) {
+        call_all(self.0.iter().map(|observer| &**observer), event);
+    }
 }
 
 impl fmt::Debug for RequestObserver {
@@ -36,16 +43,36 @@ impl fmt::Debug for RequestObserver {
 /// The observers of a proxy. Clones share them.
 #[derive(Clone, Default)]
 pub(crate) struct Observers {
-    all: Vec<Arc<dyn Observer>>,
+    all: Vec<(EventKinds, Arc<dyn Observer>)>,
+    /// The kinds that an observer wants.
+    wanted: EventKinds,
     detail: Detail,
     reads_query_flags: bool,
 }
 
+/// A set of kinds of events, a bit each.
+#[derive(Clone, Copy, Default)]
+struct EventKinds(u16);
+
+impl EventKinds {
+    fn wanted_by(observer: &dyn Observer) -> Self {
+        let wanted = EventKind::ALL.into_iter().filter(|kind| observer.wants(*kind));
+        EventKinds(wanted.fold(0, |kinds, kind| kinds | 1 << kind as u16))
+    }
+
+    fn contains(self, kind: EventKind) -> bool {
+        self.0 >> kind as u16 & 1 == 1
+    }
+}
+
 impl Observers {
-    pub(crate) fn add(&mut self, observer: Arc<dyn Observer>) {
+    pub(crate) fn add(&mut self, observer: impl Observer) {
+        let observer = shared(observer);
+        let wanted = EventKinds::wanted_by(&*observer);
+        self.wanted.0 |= wanted.0;
         self.detail = self.detail.max(observer.detail());
         self.reads_query_flags |= observer.reads_query_flags();
-        self.all.push(observer);
+        self.all.push((wanted, observer));
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -62,8 +89,12 @@ impl Observers {
         self.reads_query_flags
     }
 
-    pub(super) fn all(&self) -> &[Arc<dyn Observer>] {
-        &self.all
+    /// Passes an event to each observer that wants it.
+    pub(super) fn tell<E: RequestEvent>(&self, event: &E) {
+        if self.wanted.contains(E::KIND) {
+            let wanting = self.all.iter().filter(|(wanted, _)| wanted.contains(E::KIND));
+            call_all(wanting.map(|(_, observer)| &**observer), event);
+        }
     }
 }
 
@@ -80,13 +111,22 @@ pub(super) fn call(observer: &dyn Observer, event: impl FnOnce(&dyn Observer)) {
     }
 }
 
-/// Calls each observer.
-pub(super) fn call_all(observers: &[Arc<dyn Observer>], event: impl Fn(&dyn Observer)) {
-    let mut observers = observers.iter();
+/// Returns the observer behind a reference that several places can hold, which may be the one that it is already.
+fn shared(observer: impl Observer) -> Arc<dyn Observer> {
+    let mut observer = Some(observer);
+    let any: &mut dyn Any = &mut observer;
+    if let Some(shared) = any.downcast_mut::<Option<Arc<dyn Observer>>>().and_then(Option::take) {
+        return shared;
+    }
+    Arc::new(observer.expect("taken only if it is shared"))
+}
+
+/// Passes an event to these observers.
+fn call_all<'o>(mut observers: impl Iterator<Item = &'o dyn Observer>, event: &impl RequestEvent) {
     // The observer that panics is taken before it is called, so the next round calls those behind it.
     let mut call_rest = || {
         for observer in observers.by_ref() {
-            event(&**observer);
+            event.tell(observer);
         }
     };
     while catch_unwind(AssertUnwindSafe(&mut call_rest)).is_err() {

@@ -1,5 +1,6 @@
 //! Collects the events of one request, and passes them to the observers.
 
+use std::ops::Add;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -7,12 +8,12 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use memchr::memmem;
 use tracing::Span;
 
-use super::observers::call_all;
+use super::event::{Attempts, RequestEvent};
 use super::span::{self, RequestSpans};
 use super::{
     Attempt, AttemptBegan, AttemptEnd, AttemptEnded, Classified, Detail, Dispatched, EndpointPicked, Finished,
-    ObservedRequest, Observer, Observers, Queued, Received, RequestObserver, ResponseHead, Retried, RetryReason,
-    SessionEvent, SessionOutcome, SharedResponse, ShownHeaders, Termination, Times,
+    ObservedRequest, Observers, Queued, Received, RequestObserver, ResponseHead, Retried, RetryReason, SessionEvent,
+    SessionOutcome, SharedResponse, ShownHeaders, Termination, Times,
 };
 #[cfg(feature = "cache")]
 use super::{CacheLookup, CacheOutcome};
@@ -40,7 +41,7 @@ pub(crate) struct RequestRecorder {
     /// The time at which the query that waits for a slot began to wait.
     queued_since: Option<Duration>,
     queued: Duration,
-    attempts: Vec<Attempt>,
+    attempts: Attempts,
     connect_timer: ConnectTimer,
     /// The attempt that runs failed before the request was sent.
     is_unprepared: bool,
@@ -84,7 +85,7 @@ impl RequestRecorder {
             tail: None,
             queued_since: None,
             queued: Duration::ZERO,
-            attempts: Vec::with_capacity(1),
+            attempts: Attempts::default(),
             connect_timer: ConnectTimer::default(),
             is_unprepared: false,
             status: None,
@@ -95,15 +96,15 @@ impl RequestRecorder {
             is_finished: false,
         });
         recorder.spans = RequestSpans::begin(&recorder.request);
-        recorder.tell(|observer, request| observer.received(&Received { request }));
+        recorder.tell(&Received { request: &recorder.request });
         recorder
     }
 
-    /// Calls every observer.
-    fn tell(&self, event: impl Fn(&dyn Observer, &ObservedRequest)) {
-        call_all(self.observers.all(), |observer| event(observer, &self.request));
+    /// Passes an event to every observer that wants it.
+    fn tell<E: RequestEvent>(&self, event: &E) {
+        self.observers.tell(event);
         if let Some(own) = &self.own {
-            call_all(&own.0, |observer| event(observer, &self.request));
+            own.tell(event);
         }
     }
 
@@ -129,17 +130,18 @@ impl RequestRecorder {
 
     /// Returns the time since the request arrived.
     fn elapsed(&self) -> Duration {
-        self.elapsed_at(self.clock.now())
+        self.now().elapsed
     }
 
-    fn elapsed_at(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.request.began)
+    fn now(&self) -> Moment {
+        let at = self.clock.now();
+        Moment { at, elapsed: at.saturating_duration_since(self.request.began) }
     }
 
     pub(crate) fn classified(&mut self, class: &'static str) {
         self.request.class = Some(class);
         self.spans.classified(class);
-        self.tell(|observer, request| observer.classified(&Classified { request }));
+        self.tell(&Classified { request: &self.request });
     }
 
     /// Returns whether an observer wants the details of a query.
@@ -157,27 +159,27 @@ impl RequestRecorder {
     /// Records that the session was looked up.
     pub(crate) fn session_looked_up(&self, is_bound: bool) {
         let outcome = if is_bound { SessionOutcome::Found } else { SessionOutcome::NotFound };
-        self.tell(|observer, request| observer.session(&SessionEvent { request, outcome, endpoint: None }));
+        self.tell(&SessionEvent { request: &self.request, outcome, endpoint: None });
     }
 
     /// Records that the response has bound the session to `endpoint`.
     pub(crate) fn session_bound(&self, endpoint: &EndpointId, has_moved: bool) {
         let outcome = if has_moved { SessionOutcome::Moved } else { SessionOutcome::Bound };
         let endpoint = Some(endpoint);
-        self.tell(|observer, request| observer.session(&SessionEvent { request, outcome, endpoint }));
+        self.tell(&SessionEvent { request: &self.request, outcome, endpoint });
     }
 
     /// Records that the query waits for a slot of `endpoint`.
     pub(crate) fn queued(&mut self, endpoint: &EndpointId) {
         let elapsed = self.elapsed();
         self.queued_since.get_or_insert(elapsed);
-        self.tell(|observer, request| observer.queued(&Queued { request, endpoint }));
+        self.tell(&Queued { request: &self.request, endpoint });
     }
 
     /// Records that the query has its slot.
     pub(crate) fn dispatched(&mut self, endpoint: &EndpointId) {
         let waited = self.end_wait();
-        self.tell(|observer, request| observer.dispatched(&Dispatched { request, endpoint, waited }));
+        self.tell(&Dispatched { request: &self.request, endpoint, waited });
     }
 
     fn end_wait(&mut self) -> Duration {
@@ -190,20 +192,20 @@ impl RequestRecorder {
     pub(crate) fn shared(&mut self, endpoint: &EndpointId) {
         self.shared = Some(endpoint.clone());
         let waited = self.elapsed();
-        self.tell(|observer, request| observer.shared(&SharedResponse { request, endpoint, waited }));
+        self.tell(&SharedResponse { request: &self.request, endpoint, waited });
     }
 
     /// Records the lookup of the query in the result cache.
     #[cfg(feature = "cache")]
     pub(crate) fn cache_looked_up(&self, outcome: CacheOutcome, age: Option<Duration>) {
-        self.tell(|observer, request| observer.cache(&CacheLookup { request, outcome, age }));
+        self.tell(&CacheLookup { request: &self.request, outcome, age });
     }
 
     /// Records that the request is about to be sent to the endpoint that was picked.
     pub(crate) fn attempt_begins<B>(&mut self, picked: &Picked<B>) {
         let (endpoint, reason) = (picked.lease.endpoint(), picked.reason);
         if self.attempts.last().is_none_or(|before| before.endpoint != *endpoint) {
-            self.tell(|observer, request| observer.picked(&EndpointPicked { request, endpoint, reason }));
+            self.tell(&EndpointPicked { request: &self.request, endpoint, reason });
         }
         self.attempts.push(Attempt {
             endpoint: endpoint.clone(),
@@ -223,7 +225,7 @@ impl RequestRecorder {
         if let Some(attempt) = self.attempts.last() {
             self.spans.attempt_begins(number, attempt);
         }
-        self.tell(|observer, request| observer.attempt_began(&AttemptBegan { request, number, endpoint }));
+        self.tell(&AttemptBegan { request: &self.request, number, endpoint });
     }
 
     fn number(&self) -> u32 {
@@ -237,7 +239,7 @@ impl RequestRecorder {
 
     pub(crate) fn attempt_failed(&mut self, kind: SendErrorKind) {
         let failed = if self.is_unprepared { AttemptEnd::NotPrepared } else { AttemptEnd::Failed };
-        self.end_attempt(failed(kind), self.clock.now());
+        self.end_attempt(failed(kind), self.now());
     }
 
     /// Records the head of a response, which the client may get or not.
@@ -256,12 +258,11 @@ impl RequestRecorder {
         attempt.head = status.map(|_| took);
         let number = u32::try_from(index + 1).unwrap_or(u32::MAX);
         let (attempt, at) = (&self.attempts[index], self.clock.now());
-        self.tell(|observer, request| observer.attempt_ended(&AttemptEnded { request, number, attempt, at }));
+        self.tell(&AttemptEnded { request: &self.request, number, attempt, at });
     }
 
     /// Ends the attempt that runs, if one does.
-    fn end_attempt(&mut self, end: AttemptEnd, at: Instant) {
-        let elapsed = self.elapsed_at(at);
+    fn end_attempt(&mut self, end: AttemptEnd, Moment { at, elapsed }: Moment) {
         let number = self.number();
         let Some(attempt) = self.attempts.last_mut().filter(|attempt| attempt.end.is_none()) else { return };
         attempt.total = elapsed.saturating_sub(attempt.after);
@@ -269,19 +270,19 @@ impl RequestRecorder {
         attempt.end = Some(end);
         if let Some(attempt) = self.attempts.last() {
             self.spans.attempt_ended(attempt);
-            self.tell(|observer, request| observer.attempt_ended(&AttemptEnded { request, number, attempt, at }));
+            self.tell(&AttemptEnded { request: &self.request, number, attempt, at });
         }
     }
 
     /// Records that the request is sent again, to `to`. The response to the last attempt, if there was one, is dropped.
     pub(crate) fn retried(&mut self, to: &EndpointId, reason: RetryReason, budget_left: Option<u32>) {
         if let RetryReason::Response(status) = reason {
-            self.end_attempt(AttemptEnd::Responded(status), self.clock.now());
+            self.end_attempt(AttemptEnd::Responded(status), self.now());
         } else if let Some(status) = self.attempts.last().and_then(|attempt| attempt.status) {
-            self.end_attempt(AttemptEnd::Responded(status), self.clock.now());
+            self.end_attempt(AttemptEnd::Responded(status), self.now());
         }
         let Some(Attempt { endpoint: from, .. }) = self.attempts.last() else { return };
-        self.tell(|observer, request| observer.retried(&Retried { request, from, to, reason, budget_left }));
+        self.tell(&Retried { request: &self.request, from, to, reason, budget_left });
     }
 
     /// Records why the client gets a response of the proxy itself.
@@ -290,7 +291,7 @@ impl RequestRecorder {
         if let Some(status) = self.attempts.last().and_then(|attempt| attempt.status) {
             let is_truncated = matches!(termination, Termination::ResponseTruncated | Termination::ResponseStalled);
             let end = if is_truncated { AttemptEnd::Truncated } else { AttemptEnd::Responded(status) };
-            self.end_attempt(end, self.clock.now());
+            self.end_attempt(end, self.now());
         }
     }
 
@@ -300,9 +301,7 @@ impl RequestRecorder {
         (self.status, self.first_byte) = (Some(status), Some(elapsed));
         let endpoint = self.attempts.last().filter(|attempt| attempt.end.is_none()).map(|attempt| &attempt.endpoint);
         let (headers, attempts) = (response.headers(), &self.attempts[..]);
-        self.tell(|observer, request| {
-            observer.response_head(&ResponseHead { request, endpoint, status, headers, attempts, elapsed });
-        });
+        self.tell(&ResponseHead { request: &self.request, endpoint, status, headers, attempts, elapsed });
         let has_flags =
             self.reads_flags && self.request.query.is_some() && status.is_success() && is_plain_json(headers);
         self.tail = has_flags.then(Box::default);
@@ -323,12 +322,13 @@ impl RequestRecorder {
             (Some(cause), Termination::Complete) => cause,
             (_, ended) => ended,
         };
-        let at = self.clock.now();
+        let now = self.now();
         // Concurrent attempts may still run, for which the client did not wait.
-        let others = self.attempts.len().saturating_sub(1);
-        for index in (0..others).filter(|index| self.attempts[*index].end.is_none()).collect::<Vec<_>>() {
-            let took = self.elapsed_at(at).saturating_sub(self.attempts[index].after);
-            self.attempt_ended(index, AttemptEnd::Cancelled, None, took);
+        for index in 0..self.attempts.len().saturating_sub(1) {
+            if self.attempts[index].end.is_none() {
+                let took = now.elapsed.saturating_sub(self.attempts[index].after);
+                self.attempt_ended(index, AttemptEnd::Cancelled, None, took);
+            }
         }
         if let Some(attempt) = self.attempts.last_mut().filter(|attempt| attempt.end.is_none()) {
             attempt.bytes = self.bytes;
@@ -337,14 +337,14 @@ impl RequestRecorder {
                 Some(_) if termination.is_by_node_body() => AttemptEnd::Truncated,
                 Some(_) | None => AttemptEnd::Cancelled,
             };
-            self.end_attempt(end, at);
+            self.end_attempt(end, now);
         }
         self.end_wait();
-        let total = self.elapsed_at(at);
+        let Moment { at, elapsed: total } = now;
         let times = Times {
             waiting: self.attempts.first().map_or(total, |first| first.after),
             queued: self.queued,
-            connecting: self.attempts.iter().filter_map(|attempt| attempt.connecting).sum(),
+            connecting: self.attempts.iter().filter_map(|attempt| attempt.connecting).fold(Duration::ZERO, Add::add),
             first_byte: self.first_byte,
             total,
         };
@@ -354,8 +354,15 @@ impl RequestRecorder {
         let request = &self.request;
         let finished = Finished { request, status, bytes, attempts, shared, times, query_flags, termination, at };
         self.spans.finished(&finished);
-        self.tell(|observer, _| observer.finished(&finished));
+        self.tell(&finished);
     }
+}
+
+/// A moment, by the clock of the proxy and since the request arrived.
+#[derive(Clone, Copy)]
+struct Moment {
+    at: Instant,
+    elapsed: Duration,
 }
 
 /// Returns whether a body is JSON that is not compressed.

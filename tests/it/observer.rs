@@ -16,8 +16,8 @@ use kylin_lb::balance::QueryAffinity;
 use kylin_lb::cluster::PickReason;
 use kylin_lb::endpoint::AdminState;
 use kylin_lb::observe::{
-    AttemptBegan, AttemptEnded, Classified, ClusterChanged, Detail, EndpointChanged, EndpointPicked, Finished,
-    Observer, Received, RequestObserver, ResponseHead, Retried, ServedBy, SessionEvent, Termination, Watch,
+    AttemptBegan, AttemptEnded, Classified, ClusterChanged, Detail, EndpointChanged, EndpointPicked, EventKind,
+    Finished, Observer, Received, RequestObserver, ResponseHead, Retried, ServedBy, SessionEvent, Termination, Watch,
 };
 use kylin_lb::probe::{HealthCheck, Probe};
 use kylin_lb::testing::{Scripted, Step};
@@ -31,6 +31,8 @@ struct Notes {
     lines: Arc<Mutex<Vec<String>>>,
     debug: Arc<Mutex<String>>,
     detail: Detail,
+    /// If `None`, it wants all events.
+    wanted: Option<&'static [EventKind]>,
 }
 
 impl Notes {
@@ -57,6 +59,10 @@ impl Notes {
 impl Observer for Notes {
     fn detail(&self) -> Detail {
         self.detail
+    }
+
+    fn wants(&self, kind: EventKind) -> bool {
+        self.wanted.is_none_or(|wanted| wanted.contains(&kind))
     }
 
     fn received(&self, event: &Received<'_>) {
@@ -174,6 +180,18 @@ async fn a_retried_query_is_told_from_its_head_to_the_end_of_its_body() {
             "finished 200 2 complete attempts=3",
         ]
     );
+}
+
+#[tokio::test]
+async fn an_observer_gets_the_events_that_it_wants() {
+    let wanting = |wanted| Notes { wanted: Some(wanted), ..Notes::default() };
+    let (few, ends) = (wanting(&[EventKind::Classified, EventKind::Picked]), wanting(&[EventKind::Finished]));
+    let shared: Arc<dyn Observer> = Arc::new(few.clone());
+    let one = cluster([Scripted::responding(StatusCode::OK, "{}")]);
+    let proxy = Proxy::builder(one).observer(shared).observer(ends.clone()).build().unwrap();
+    proxy.forward(CLIENT, query()).await.into_body().collect().await.unwrap();
+    assert_eq!(few.take(), ["classified query", "picked q1 policy"]);
+    assert_eq!(ends.take(), ["finished 200 2 complete attempts=1"]);
 }
 
 #[tokio::test]

@@ -1,7 +1,9 @@
 //! The events of a request.
 
+mod attempts;
 #[cfg(feature = "cache")]
 mod cache;
+mod kind;
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,8 +11,11 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
+pub(super) use self::attempts::Attempts;
 #[cfg(feature = "cache")]
 pub use self::cache::{CacheLookup, CacheOutcome, CacheStatus};
+pub use self::kind::EventKind;
+pub(super) use self::kind::RequestEvent;
 use super::{ObservedRequest, QueryFlags, Termination};
 use crate::backend::SendErrorKind;
 use crate::cluster::PickReason;

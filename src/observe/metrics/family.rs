@@ -19,7 +19,16 @@ struct Known<M> {
 
 impl<M> Family<M> {
     /// Returns the metric of `value`, which `register` makes the first time.
+    #[inline]
     pub(super) fn get(&self, value: &'static str, register: impl Fn() -> M) -> &M {
+        match self.first.get() {
+            // Most values are the first one: queries, and responses that are complete.
+            Some(known) if ptr::eq(known.value, value) => &known.metric,
+            _ => self.find(value, register),
+        }
+    }
+
+    fn find(&self, value: &'static str, register: impl Fn() -> M) -> &M {
         let mut next = &self.first;
         loop {
             let known = match next.get() {

@@ -13,8 +13,8 @@ use parking_lot::{Mutex, RwLock};
 use self::family::Family;
 use self::record::Recorded;
 use super::{
-    AttemptEnded, EndpointChange, EndpointChanged, EndpointPicked, Finished, Observer, Received, Retried, SessionEvent,
-    SessionOutcome,
+    AttemptEnded, EndpointChange, EndpointChanged, EndpointPicked, EventKind, Finished, Observer, Received, Retried,
+    SessionEvent, SessionOutcome,
 };
 use crate::endpoint::EndpointId;
 
@@ -121,6 +121,24 @@ impl Shared {
 }
 
 impl Observer for Metrics {
+    fn wants(&self, kind: EventKind) -> bool {
+        match kind {
+            EventKind::Received
+            | EventKind::Session
+            | EventKind::Cache
+            | EventKind::Picked
+            | EventKind::AttemptEnded
+            | EventKind::Retried
+            | EventKind::Finished => true,
+            EventKind::Classified
+            | EventKind::Queued
+            | EventKind::Dispatched
+            | EventKind::Shared
+            | EventKind::AttemptBegan
+            | EventKind::ResponseHead => false,
+        }
+    }
+
     fn received(&self, _: &Received<'_>) {
         self.shared.in_flight.fetch_add(1, Ordering::Relaxed);
     }

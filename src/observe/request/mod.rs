@@ -40,6 +40,7 @@ pub struct ObservedRequest {
 
 impl ObservedRequest {
     /// Gives the request an id, if it has none that may be passed on.
+    #[inline]
     pub(super) fn new<B>(
         client: ClientAddr,
         host: Option<&HeaderValue>,

@@ -291,7 +291,7 @@ impl<B, K> ProxyBuilder<B, K> {
 
     /// Adds an observer, which gets the events of every request after the observers that were added before. Default: none.
     pub fn observer(mut self, observer: impl Observer) -> Self {
-        Arc::make_mut(&mut self.settings.observers).add(Arc::new(observer));
+        Arc::make_mut(&mut self.settings.observers).add(observer);
         self
     }
 
