@@ -8,23 +8,24 @@ use http::Version;
 use kylin_lb::EndpointId;
 use kylin_lb::observe::{Attempt, Finished, Timestamp};
 
-use super::{CLIENT_CLOSED_REQUEST, MAX_VALUE, put_client};
+use super::line::Line;
+use super::{CLIENT_CLOSED_REQUEST, MAX_VALUE, with_client};
 
 /// Appends the line of a request.
-pub(super) fn put_request(line: &mut Vec<u8>, event: &Finished<'_>) {
+pub(super) fn put_request(line: &mut Line, event: &Finished<'_>) {
     let request = event.request;
-    put_client(line, request);
-    put(line, " - ");
+    with_client(request, |text| line.put(text));
+    line.put_array(b" - ");
     match request.user() {
         Some(user) => put_value(line, user.as_bytes()),
-        None => line.push(b'-'),
+        None => line.put_array(b"-"),
     }
     put_time_of_day(line, request.at());
     put(line, request.method().as_str());
-    line.push(b' ');
+    line.put_array(b" ");
     put_escaped(line, request.path().as_bytes());
     if let Some(query) = request.query() {
-        line.push(b'?');
+        line.put_array(b"?");
         put_escaped(line, query.as_bytes());
     }
     put_version(line, request.version());
@@ -32,19 +33,19 @@ pub(super) fn put_request(line: &mut Vec<u8>, event: &Finished<'_>) {
         Some(status) => put(line, status.as_str()),
         None => put_number(line, CLIENT_CLOSED_REQUEST.into()),
     }
-    line.push(b' ');
+    line.put_array(b" ");
     put_number(line, event.bytes);
-    put(line, " \"");
+    line.put_array(b" \"");
     match request.referer() {
         Some(referer) => put_value(line, referer.as_bytes()),
-        None => line.push(b'-'),
+        None => line.put_array(b"-"),
     }
-    put(line, "\" \"");
+    line.put_array(b"\" \"");
     match request.user_agent() {
         Some(agent) => put_value(line, agent.as_bytes()),
-        None => line.push(b'-'),
+        None => line.put_array(b"-"),
     }
-    line.push(b'"');
+    line.put_array(b"\"");
     let times = &event.times;
     put_named_time(line, b" rt=", times.total);
     put_named_time(line, b" wt=", times.waiting);
@@ -52,26 +53,26 @@ pub(super) fn put_request(line: &mut Vec<u8>, event: &Finished<'_>) {
     put_named_time(line, b" ct=", times.connecting);
     match times.first_byte {
         Some(time) => put_named_time(line, b" ht=", time),
-        None => put(line, " ht=-"),
+        None => line.put_array(b" ht=-"),
     }
-    put(line, " end=");
+    line.put_array(b" end=");
     put(line, event.termination.as_str());
-    put(line, " class=");
+    line.put_array(b" class=");
     put(line, request.class().unwrap_or("-"));
-    put(line, " id=");
+    line.put_array(b" id=");
     put(line, request.id().unwrap_or("-"));
-    put(line, " node=");
+    line.put_array(b" node=");
     match event.shared {
         Some(endpoint) => put(line, EndpointId::as_str(endpoint)),
         None => put_list(line, event.attempts, ",", |line, attempt| put(line, attempt.endpoint.as_str())),
     }
-    put(line, " why=");
+    line.put_array(b" why=");
     put(line, why(event));
-    put(line, " us=\"");
+    line.put_array(b" us=\"");
     put_list(line, event.attempts, ", ", put_outcome);
-    put(line, "\" ut=\"");
+    line.put_array(b"\" ut=\"");
     put_list(line, event.attempts, ", ", |line, attempt| put_time(line, attempt.total));
-    line.push(b'"');
+    line.put_array(b"\"");
 }
 
 /// Returns why the node of the response was picked.
@@ -83,30 +84,30 @@ fn why(event: &Finished<'_>) -> &'static str {
 }
 
 /// Appends the status of the response to an attempt, or why there is none.
-fn put_outcome(line: &mut Vec<u8>, attempt: &Attempt) {
+fn put_outcome(line: &mut Line, attempt: &Attempt) {
     match (attempt.status, attempt.end) {
         (Some(status), _) => put(line, status.as_str()),
         (None, Some(end)) => put(line, end.as_str()),
-        (None, None) => line.push(b'-'),
+        (None, None) => line.put_array(b"-"),
     }
 }
 
 #[inline]
-fn put(line: &mut Vec<u8>, text: &str) {
-    line.extend_from_slice(text.as_bytes());
+fn put(line: &mut Line, text: &str) {
+    line.put(text.as_bytes());
 }
 
 /// Appends the version behind the target, and the end of the request line.
-fn put_version(line: &mut Vec<u8>, version: Version) {
+fn put_version(line: &mut Line, version: Version) {
     match version {
-        Version::HTTP_11 => put(line, " HTTP/1.1\" "),
-        Version::HTTP_2 => put(line, " HTTP/2.0\" "),
-        // Writing to a vector cannot fail.
+        Version::HTTP_11 => line.put_array(b" HTTP/1.1\" "),
+        Version::HTTP_2 => line.put_array(b" HTTP/2.0\" "),
+        // Writing to a line cannot fail.
         version => _ = write!(line, " {version:?}\" "),
     }
 }
 
-fn put_number(line: &mut Vec<u8>, mut number: u64) {
+fn put_number(line: &mut Line, mut number: u64) {
     let mut digits = [0; 20];
     let mut start = digits.len();
     loop {
@@ -117,31 +118,31 @@ fn put_number(line: &mut Vec<u8>, mut number: u64) {
             break;
         }
     }
-    line.extend_from_slice(&digits[start..]);
+    line.put(&digits[start..]);
 }
 
 /// Appends seconds with milliseconds, as nginx writes times.
-fn put_time(line: &mut Vec<u8>, duration: Duration) {
+fn put_time(line: &mut Line, duration: Duration) {
     let millis = millis(duration);
     match short_time(millis) {
-        Some(text) => line.extend_from_slice(&text),
+        Some(text) => line.put_array(&text),
         None => {
             put_number(line, millis / 1000);
             // The digits behind the point are those of the last second.
-            line.extend_from_slice(&short_time(millis % 1000).unwrap_or_default()[1..]);
+            line.put(&short_time(millis % 1000).unwrap_or_default()[1..]);
         }
     }
 }
 
 /// Appends a name and a time. Nearly all have a single digit before the point, and are appended as a whole.
-fn put_named_time(line: &mut Vec<u8>, name: &[u8; 4], duration: Duration) {
+fn put_named_time(line: &mut Line, name: &[u8; 4], duration: Duration) {
     let [a, b, c, d] = *name;
     match short_time(millis(duration)) {
         Some([seconds, point, tenths, hundredths, thousandths]) => {
-            line.extend_from_slice(&[a, b, c, d, seconds, point, tenths, hundredths, thousandths]);
+            line.put_array(&[a, b, c, d, seconds, point, tenths, hundredths, thousandths]);
         }
         None => {
-            line.extend_from_slice(name);
+            line.put_array(name);
             put_time(line, duration);
         }
     }
@@ -164,7 +165,7 @@ fn short_time(millis: u64) -> Option<[u8; 5]> {
 
 /// Appends a time of day as the Common Log Format has it, up to the quotation mark before the request line. Many requests come in
 /// one second, for which a thread formats it once.
-fn put_time_of_day(line: &mut Vec<u8>, at: SystemTime) {
+fn put_time_of_day(line: &mut Line, at: SystemTime) {
     thread_local! {
         static LAST: RefCell<(Option<u64>, String)> = const { RefCell::new((None, String::new())) };
     }
@@ -179,8 +180,8 @@ fn put_time_of_day(line: &mut Vec<u8>, at: SystemTime) {
 }
 
 /// Appends one value for each attempt, in nginx's form for several upstreams; `-` without attempts.
-fn put_list(line: &mut Vec<u8>, attempts: &[Attempt], separator: &str, value: impl Fn(&mut Vec<u8>, &Attempt)) {
-    let Some((first, others)) = attempts.split_first() else { return line.push(b'-') };
+fn put_list(line: &mut Line, attempts: &[Attempt], separator: &str, value: impl Fn(&mut Line, &Attempt)) {
+    let Some((first, others)) = attempts.split_first() else { return line.put_array(b"-") };
     value(line, first);
     for attempt in others {
         put(line, separator);
@@ -189,10 +190,10 @@ fn put_list(line: &mut Vec<u8>, attempts: &[Attempt], separator: &str, value: im
 }
 
 /// Appends a value that a client chose, escaped, or its beginning and an ellipsis.
-fn put_value(line: &mut Vec<u8>, value: &[u8]) {
+fn put_value(line: &mut Line, value: &[u8]) {
     if value.len() > MAX_VALUE {
         put_escaped(line, &value[..MAX_VALUE]);
-        put(line, "...");
+        line.put_array(b"...");
     } else {
         put_escaped(line, value);
     }
@@ -200,18 +201,19 @@ fn put_value(line: &mut Vec<u8>, value: &[u8]) {
 
 /// Appends text in which what could forge another field or another line is escaped, as in nginx (`ngx_http_log_escape`): quotes,
 /// backslashes and bytes that are not printable ASCII become `\xXX`.
-fn put_escaped(line: &mut Vec<u8>, text: &[u8]) {
-    let (chunks, rest) = text.as_chunks();
-    let mut last = [b' '; 8];
-    last.iter_mut().zip(rest).for_each(|(to, byte)| *to = *byte);
-    if are_plain(last) && chunks.iter().all(|chunk| are_plain(*chunk)) {
-        line.extend_from_slice(text);
-        return;
+fn put_escaped(line: &mut Line, text: &[u8]) {
+    let is_plain = |byte: &u8| matches!(byte, 0x20..=0x7e) && !matches!(byte, b'"' | b'\\');
+    let are_all_plain = match text.last_chunk() {
+        // The last bytes may be tested twice.
+        Some(last) => are_plain(*last) && text.as_chunks().0.iter().all(|chunk| are_plain(*chunk)),
+        None => text.iter().all(is_plain),
+    };
+    if are_all_plain {
+        return line.put(text);
     }
-    let is_plain = |byte: u8| matches!(byte, 0x20..=0x7e) && !matches!(byte, b'"' | b'\\');
     for byte in text {
-        match is_plain(*byte) {
-            true => line.push(*byte),
+        match is_plain(byte) {
+            true => line.put_array(&[*byte]),
             false => _ = write!(line, "\\x{byte:02X}"),
         }
     }
@@ -239,12 +241,12 @@ mod tests {
                 for at in 0..length {
                     let mut text = vec![b'~'; length];
                     text[at] = byte;
-                    let mut line = Vec::new();
+                    let mut line = Line::new();
                     put_escaped(&mut line, &text);
                     let is_escaped = !(0x20..0x7f).contains(&byte) || b"\"\\".contains(&byte);
                     let shown = if is_escaped { format!("\\x{byte:02X}") } else { char::from(byte).to_string() };
                     let expected = format!("{}{shown}{}", "~".repeat(at), "~".repeat(length - at - 1));
-                    assert_eq!(String::from_utf8(line).unwrap(), expected);
+                    assert_eq!(std::str::from_utf8(line.as_bytes()).unwrap(), expected);
                 }
             }
         }
@@ -261,10 +263,10 @@ mod tests {
             (61_002_000, "61.002"),
             (7_200_999_600, "7201.000"),
         ] {
-            let mut line = Vec::new();
+            let mut line = Line::new();
             put_time(&mut line, Duration::from_micros(micros));
             put_named_time(&mut line, b" rt=", Duration::from_micros(micros));
-            assert_eq!(String::from_utf8(line).unwrap(), format!("{text} rt={text}"));
+            assert_eq!(std::str::from_utf8(line.as_bytes()).unwrap(), format!("{text} rt={text}"));
         }
     }
 }

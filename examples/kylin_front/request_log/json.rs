@@ -8,7 +8,8 @@ use kylin_lb::EndpointId;
 use kylin_lb::observe::{Attempt, Finished, ObservedRequest, Timestamp};
 use serde::Serialize;
 
-use super::{CLIENT_CLOSED_REQUEST, QueryLog, cut, put_client};
+use super::line::Line;
+use super::{CLIENT_CLOSED_REQUEST, QueryLog, cut, with_client};
 
 /// The number of bytes of SQL that the query log shows. Generated queries may have megabytes.
 const MAX_SQL: usize = 64 << 10;
@@ -84,7 +85,7 @@ struct QueryLine<'a> {
 }
 
 /// Appends the line of a request.
-pub(super) fn put_request(line: &mut Vec<u8>, event: &Finished<'_>) {
+pub(super) fn put_request(line: &mut Line, event: &Finished<'_>) {
     let (request, times) = (event.request, &event.times);
     let fields = RequestLine {
         attempts: event.attempts.iter().map(AttemptPart::of).collect(),
@@ -129,7 +130,7 @@ impl<'a> AttemptPart<'a> {
 }
 
 /// Appends the line of a query.
-pub(super) fn put_query(line: &mut Vec<u8>, event: &Finished<'_>, fingerprint: u64, log: &QueryLog) {
+pub(super) fn put_query(line: &mut Line, event: &Finished<'_>, fingerprint: u64, log: &QueryLog) {
     let (request, served) = (event.request, event.attempts.last());
     let flags = event.query_flags.unwrap_or_default();
     let shown = request.sql().filter(|_| log.with_sql);
@@ -169,15 +170,13 @@ fn cut_sql(sql: &str) -> &str {
     &sql[..end]
 }
 
-fn put(line: &mut Vec<u8>, value: &impl Serialize) {
-    // Writing to a vector cannot fail, and no map has a key that is not text.
+fn put(line: &mut Line, value: &impl Serialize) {
+    // Writing to a line cannot fail, and no map has a key that is not text.
     _ = serde_json::to_writer(line, value);
 }
 
 fn client(request: &ObservedRequest) -> String {
-    let mut text = Vec::with_capacity(16);
-    put_client(&mut text, request);
-    String::from_utf8(text).unwrap_or_default()
+    with_client(request, |text| String::from_utf8_lossy(text).into_owned())
 }
 
 fn lossy(value: &HeaderValue) -> Cow<'_, str> {

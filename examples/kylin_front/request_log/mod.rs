@@ -2,13 +2,15 @@
 
 mod combined;
 mod json;
+mod line;
 
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::net::IpAddr;
 
-use kylin_lb::observe::{Detail, Finished, ObservedRequest, Observer};
+use kylin_lb::observe::{Detail, EventKind, Finished, ObservedRequest, Observer};
 
+use self::line::Line;
 use crate::log_file::LogFile;
 
 /// The status in the log of a request whose client left before the response, as in nginx.
@@ -16,8 +18,6 @@ const CLIENT_CLOSED_REQUEST: u16 = 499;
 /// The maximum length of a value that a client chose: in JSON in characters, in `combined`, which escapes bytes, in bytes. Only targets
 /// may be longer, because heads have a limit.
 const MAX_VALUE: usize = 256;
-/// The bytes of memory that a thread keeps for its next line.
-const MAX_SPARE: usize = 4 << 10;
 
 #[derive(Clone, Copy, Default)]
 pub enum RequestFormat {
@@ -43,13 +43,17 @@ pub struct RequestLog {
 }
 
 impl Observer for RequestLog {
+    fn wants(&self, kind: EventKind) -> bool {
+        kind == EventKind::Finished
+    }
+
     fn finished(&self, event: &Finished<'_>) {
         with_line(|line| {
             match self.format {
                 RequestFormat::Combined => combined::put_request(line, event),
                 RequestFormat::Json => json::put_request(line, event),
             }
-            self.file.write(line);
+            self.file.write(line.as_bytes());
         });
     }
 }
@@ -72,23 +76,26 @@ impl Observer for QueryLog {
         self.with_flags
     }
 
+    fn wants(&self, kind: EventKind) -> bool {
+        kind == EventKind::Finished
+    }
+
     fn finished(&self, event: &Finished<'_>) {
         let Some(fingerprint) = event.request.fingerprint() else { return };
         with_line(|line| {
             json::put_query(line, event, fingerprint, self);
-            self.file.write(line);
+            self.file.write(line.as_bytes());
         });
     }
 }
 
-/// Calls `write` with an empty buffer, whose memory a thread keeps for its next line, if it is not large.
-fn with_line(write: impl FnOnce(&mut Vec<u8>)) {
+/// Calls `write` with an empty line, whose memory a thread keeps for the next one.
+fn with_line(write: impl FnOnce(&mut Line)) {
     thread_local! {
-        static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+        static LINE: RefCell<Line> = const { RefCell::new(Line::new()) };
     }
     LINE.with_borrow_mut(|line| {
         line.clear();
-        line.shrink_to(MAX_SPARE);
         write(line);
     });
 }
@@ -120,8 +127,8 @@ static OCTETS: [[u8; 4]; 256] = {
     octets
 };
 
-/// Appends the address of a client.
-fn put_client(line: &mut Vec<u8>, request: &ObservedRequest) {
+/// Calls `put` with the address of a client as text.
+fn with_client<R>(request: &ObservedRequest, put: impl FnOnce(&[u8]) -> R) -> R {
     // A socket for both families names IPv4 clients as IPv6 ones.
     match request.client().ip().map(|ip| ip.to_canonical()) {
         Some(IpAddr::V4(ip)) => {
@@ -131,9 +138,9 @@ fn put_client(line: &mut Vec<u8>, request: &ObservedRequest) {
                 [text[end], text[end + 1], text[end + 2], text[end + 3]] = OCTETS[usize::from(octet)];
                 end += 2 + usize::from(octet >= 10) + usize::from(octet >= 100);
             }
-            line.extend_from_slice(&text[..end - 1]);
+            put(&text[..end - 1])
         }
-        Some(ip) => line.extend_from_slice(ip.to_string().as_bytes()),
-        None => line.extend_from_slice(b"unix:"),
+        Some(ip) => put(ip.to_string().as_bytes()),
+        None => put(b"unix:"),
     }
 }
