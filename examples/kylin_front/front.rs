@@ -1,7 +1,9 @@
 //! What the front end responds to itself, before a request reaches a node.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::task::{Context, Poll};
 
 use http::{Method, Request, Response, StatusCode, header};
 use kylin_lb::cluster::EndpointStatus;
@@ -10,6 +12,7 @@ use kylin_lb::health::HealthState;
 use kylin_lb::server::Handler;
 use kylin_lb::{Body, ClientAddr, Cluster};
 use parking_lot::Mutex;
+use pin_project_lite::pin_project;
 
 /// The health path, which tells a balancer in front whether to send requests here.
 #[derive(Default)]
@@ -67,15 +70,37 @@ pub struct Front<H> {
     pub redirect: Option<Arc<AtomicU16>>,
 }
 
+pin_project! {
+    /// The response to a request: the front end's own, or that of the handler behind it. An `async` block would move the future of that
+    /// handler, which is large, once more.
+    #[project = HandledParts]
+    enum Handled<F> {
+        Own { response: Option<Response<Body>> },
+        Inner { #[pin] response: F },
+    }
+}
+
+impl<F: Future<Output = Response<Body>>> Future for Handled<F> {
+    type Output = Response<Body>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response<Body>> {
+        match self.project() {
+            HandledParts::Own { response } => Poll::Ready(response.take().expect("polled only until it is ready")),
+            HandledParts::Inner { response } => response.poll(cx),
+        }
+    }
+}
+
 impl<H: Handler> Handler for Front<H> {
-    async fn handle(&self, peer: ClientAddr, request: Request<Body>) -> Response<Body> {
-        match &self.health.path {
+    fn handle(&self, peer: ClientAddr, request: Request<Body>) -> impl Future<Output = Response<Body>> + Send {
+        let response = match &self.health.path {
             Some(path) if request.uri().path() == path => health(&self.health, &request),
             _ => match &self.redirect {
                 Some(port) => redirect(port.load(Ordering::Relaxed), &request),
-                None => self.inner.handle(peer, request).await,
+                None => return Handled::Inner { response: self.inner.handle(peer, request) },
             },
-        }
+        };
+        Handled::Own { response: Some(response) }
     }
 
     fn trusts(&self, peer: ClientAddr) -> bool {
