@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
 use kylin_lb::backend::SendErrorKind;
 use kylin_lb::endpoint::{AdminState, EndpointId};
+use kylin_lb::kylin::KylinVersion;
 use kylin_lb::session::{Affinity, MemoryStore, Secret, Sessions};
 use kylin_lb::testing::Scripted;
 use kylin_lb::testing::kylin::{Dialect, Fault, FaultScope};
@@ -17,6 +19,7 @@ use crate::support::dialects::{in_each_dialect, is_v5};
 use crate::support::front::{Front, endpoints};
 use crate::support::kylin::{Says, request};
 use crate::support::login::{ADMIN, Browser, Nodes};
+use crate::support::recording::Recording;
 
 fn secret() -> Secret {
     Secret::new([7; 32])
@@ -292,6 +295,28 @@ async fn two_front_ends_over_one_store_send_a_session_to_one_node(dialect: Diale
         for front in &fronts {
             assert_eq!(user.query(front).await, Some(home));
         }
+    }
+}
+
+/// The store is emptied, and its connections stay open.
+#[tokio::test]
+async fn bindings_that_the_store_lost_are_written_again_when_they_are_used() {
+    let nodes = Nodes::of(KylinVersion::V4, 3).await;
+    let store = Recording::over(MemoryStore::new());
+    let sessions = Sessions::builder(store.clone(), secret()).staleness(Duration::ZERO).build().unwrap();
+    let front = Front::with(&nodes.addresses(), |proxy| proxy.affinity(Affinity::learn(sessions)));
+    let mut users = vec![Browser::default(); 6];
+    let mut homes = Vec::new();
+    for user in &mut users {
+        user.log_in(&front).await;
+        homes.push(user.query(&front).await);
+    }
+    for _ in 0..2 {
+        store.lose_all().await;
+        for (user, home) in users.iter_mut().zip(&homes) {
+            assert_eq!(user.query(&front).await, *home);
+        }
+        assert_eq!((refusals(&nodes), store.len()), (0, users.len()));
     }
 }
 

@@ -1,7 +1,7 @@
 //! Decides what to do with a session that the store has lost while this front end still knows it.
 //!
-//! A binding is written again whenever the store may have lost it. A mistake is harmless: an unused id stays bound to its node. A
-//! session of the login relay must not come back after its logout, and a logout, too, leaves its record absent.
+//! A binding is written again whenever the store no longer has it. A mistake is harmless: the id of a session that was logged out stays
+//! bound to its node. A session of the login relay must not come back after its logout, and a logout, too, leaves its record absent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,7 +64,7 @@ impl CachedStore {
         ttl: Duration,
     ) -> Result<bool, Unavailable> {
         if is_binding(&near.record) {
-            return Ok(near.version.is_some() && near.epoch.possible != self.loss_epoch().possible);
+            return Ok(near.version.is_some());
         }
         if near.record.sealed().is_empty() || !near.is_alive(ttl) || self.ended.contains(key) {
             return Ok(false);

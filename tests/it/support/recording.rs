@@ -26,6 +26,11 @@ impl Recording {
         self.is_unavailable.store(unavailable, Ordering::SeqCst);
     }
 
+    /// Returns how many records there are.
+    pub(crate) fn len(&self) -> usize {
+        self.store.len()
+    }
+
     /// Returns how many records were written.
     pub(crate) fn saves(&self) -> usize {
         self.received.lock().unwrap().len() / 2

@@ -93,10 +93,24 @@ async fn the_near_cache_serves_entries_up_to_the_staleness() {
     );
     clock.advance(Duration::from_millis(1100));
     assert_eq!(find(&two, b"A").await.as_deref(), Some("q2"));
-    one.remove(one.key(b"A"));
-    tokio::task::yield_now().await;
-    clock.advance(Duration::from_millis(1100));
-    assert_eq!(find(&two, b"A").await, None);
+}
+
+/// The store was emptied, and its connections stay open.
+#[tokio::test]
+async fn a_binding_that_the_store_has_lost_is_written_again_when_it_is_used() {
+    let (store, clock) = (MemoryStore::new(), ManualClock::new());
+    let one = Sessions::builder(store.clone(), secret(1)).clock(clock.clone()).build().unwrap();
+    let (used, moved) = (one.key(b"A"), one.key(b"B"));
+    bind(&one, b"A", "q1").await;
+    let Lookup::Found(_, Some(version)) = bind(&one, b"B", "q1").await else { panic!("not bound") };
+    store.remove(&used).await.unwrap();
+    store.remove(&moved).await.unwrap();
+    clock.advance(Duration::from_secs(4));
+    assert_eq!(find(&one, b"A").await.as_deref(), Some("q1"));
+    one.save(ClientAddr::Unix, moved, bound("q2"), Precondition::Version(version), TTL).await;
+    let other = Sessions::remote(store, secret(1));
+    assert_eq!(find(&other, b"A").await.as_deref(), Some("q1"));
+    assert_eq!(find(&other, b"B").await.as_deref(), Some("q2"));
 }
 
 #[tokio::test]
