@@ -9,6 +9,7 @@ mod collect;
 mod connect_timer;
 mod error;
 mod joined;
+mod peek;
 mod read;
 #[cfg(feature = "server")]
 mod spool;
@@ -30,6 +31,7 @@ use self::boxed::Boxed;
 pub(crate) use self::collect::CollectError;
 pub(crate) use self::connect_timer::ConnectTimer;
 pub(crate) use self::joined::Joined;
+pub(crate) use self::peek::peek;
 #[cfg(feature = "server")]
 pub(crate) use self::spool::Spool;
 use self::stall::Stall;

@@ -69,6 +69,7 @@ mod learned_roles;
 mod local_address;
 mod login_relay;
 mod login_relay_logout;
+mod login_relay_refusals;
 mod login_relay_secrets;
 mod manual;
 mod messages;

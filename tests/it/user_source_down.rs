@@ -22,9 +22,9 @@ const BOTH: [KylinVersion; 2] = [KylinVersion::V4, KylinVersion::V5];
 /// The time between two logins with the same credentials.
 const DELAY: Duration = Duration::from_secs(30);
 
-/// A front end with login relay, whose delays follow the clock.
-fn front(nodes: &Nodes, clock: &ManualClock) -> Front {
-    nodes.front_with(RoundRobin::new(), |relay| relay.clock(clock.clone()))
+/// A front end with login relay, whose delays follow the clock of the store.
+fn front(nodes: &Nodes) -> Front {
+    nodes.front_with(RoundRobin::new(), |relay| relay.clock(nodes.clock.clone()))
 }
 
 fn set_down(nodes: &Nodes, down: bool) {
@@ -44,8 +44,8 @@ fn queries(nodes: &Nodes) -> Vec<u64> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_stays_with_the_nodes_that_know_it_and_returns_to_the_others() {
     for version in BOTH {
-        let (nodes, clock) = (Nodes::start(4, version).await, ManualClock::new());
-        let front = front(&nodes, &clock);
+        let nodes = Nodes::start(4, version).await;
+        let front = front(&nodes);
         let mut browser = logged_in(&front).await;
         assert_eq!(browser.query().await.status(), 200, "two nodes know the session");
         assert_eq!(nodes.logins().iter().sum::<u64>(), 2);
@@ -61,12 +61,12 @@ async fn a_session_stays_with_the_nodes_that_know_it_and_returns_to_the_others()
 
         // A long outage.
         for attempts in 2..5 {
-            clock.advance(Duration::from_secs(3600));
+            nodes.clock.advance(Duration::from_secs(3600));
             assert_eq!(storm(&browser, 10, 10).await, 0, "{version:?}");
             assert_eq!(failed_logins(&nodes), attempts, "one login a delay: {version:?}");
         }
         set_down(&nodes, false);
-        clock.advance(Duration::from_secs(3600));
+        nodes.clock.advance(Duration::from_secs(3600));
         assert_eq!(storm(&browser, 10, 10).await, 0, "{version:?}");
         assert_eq!(nodes.logins(), [1; 4], "{version:?}");
         assert!(queries(&nodes).iter().all(|queries| *queries > 5), "{:?}", queries(&nodes));
@@ -77,8 +77,8 @@ async fn a_session_stays_with_the_nodes_that_know_it_and_returns_to_the_others()
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_that_answer_logins_with_401_or_500_change_no_session() {
     for status in [StatusCode::UNAUTHORIZED, StatusCode::INTERNAL_SERVER_ERROR] {
-        let (nodes, clock) = (Nodes::start(3, KylinVersion::V4).await, ManualClock::new());
-        let front = front(&nodes, &clock);
+        let nodes = Nodes::start(3, KylinVersion::V4).await;
+        let front = front(&nodes);
         let browser = logged_in(&front).await;
         for node in &nodes.nodes {
             node.faults().inject(FaultScope::Sessions, Fault::Html(status));
@@ -89,7 +89,7 @@ async fn nodes_that_answer_logins_with_401_or_500_change_no_session() {
         for node in &nodes.nodes {
             node.faults().clear();
         }
-        clock.advance(DELAY);
+        nodes.clock.advance(DELAY);
         assert_eq!(storm(&browser, 6, 4).await, 0, "{status}");
         assert_eq!(nodes.logins(), [1; 3], "{status}");
     }
@@ -98,8 +98,8 @@ async fn nodes_that_answer_logins_with_401_or_500_change_no_session() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_no_node_knows_survives_and_its_client_is_told_why() {
     for version in BOTH {
-        let (nodes, clock) = (Nodes::start(3, version).await, ManualClock::new());
-        let front = front(&nodes, &clock);
+        let nodes = Nodes::start(3, version).await;
+        let front = front(&nodes);
         let mut browser = logged_in(&front).await;
         assert_eq!(storm(&browser, 3, 3).await, 0);
         nodes.forget();
@@ -112,26 +112,26 @@ async fn a_session_that_no_node_knows_survives_and_its_client_is_told_why() {
         assert!(browser.cookies.contains_key(COOKIE));
         set_down(&nodes, false);
         assert_eq!(browser.query().await.status(), 503, "the delay is not over");
-        clock.advance(2 * DELAY);
+        nodes.clock.advance(2 * DELAY);
         assert_eq!(storm(&browser, 3, 3).await, 0, "{version:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_node_confirms_a_wrong_password_of_an_old_kylin() {
-    let (nodes, clock) = (Nodes::start(3, KylinVersion::V4).await, ManualClock::new());
-    let front = front(&nodes, &clock);
+    let nodes = Nodes::start(3, KylinVersion::V4).await;
+    let front = front(&nodes);
     let mut browser = logged_in(&front).await;
     let _ = nodes.metastore.clone().user("ADMIN", "changed", true);
     nodes.forget();
     assert_eq!(storm(&browser, 20, 1).await, 20);
     assert_eq!((nodes.wrong_passwords(), nodes.store.len()), (1, 2), "the session, and the mark of the credentials");
-    clock.advance(2 * DELAY);
+    nodes.clock.advance(2 * DELAY);
     assert_eq!(storm(&browser, 20, 1).await, 20);
     assert_eq!(browser.query().await.status(), 401);
     assert_eq!(nodes.wrong_passwords(), 2);
     assert!(browser.cookies.is_empty(), "the session has ended");
-    clock.advance(100 * DELAY);
+    nodes.clock.advance(100 * DELAY);
     assert_eq!(browser.log_in("ADMIN", "changed").await.status(), 200);
     assert_eq!(storm(&browser, 3, 4).await, 0);
     assert_eq!(nodes.wrong_passwords(), 2);
@@ -140,13 +140,13 @@ async fn a_second_node_confirms_a_wrong_password_of_an_old_kylin() {
 /// The third wrong password locks a user of Kylin 5.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_password_is_sent_rarely_while_a_node_still_knows_the_session() {
-    let (nodes, clock) = (Nodes::start(3, KylinVersion::V4).await, ManualClock::new());
-    let front = front(&nodes, &clock);
+    let nodes = Nodes::start(3, KylinVersion::V4).await;
+    let front = front(&nodes);
     let browser = logged_in(&front).await;
     let _ = nodes.metastore.clone().user("ADMIN", "changed", true);
     for _ in 0..60 {
         assert_eq!(storm(&browser, 4, 2).await, 0);
-        clock.advance(DELAY);
+        nodes.clock.advance(DELAY);
     }
     assert_eq!(nodes.wrong_passwords(), 4, "in half an hour");
     // Its node restarts.
@@ -158,8 +158,8 @@ async fn a_wrong_password_is_sent_rarely_while_a_node_still_knows_the_session() 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_login_of_the_client_itself_is_answered_at_once() {
     for version in BOTH {
-        let (nodes, clock) = (Nodes::start(3, version).await, ManualClock::new());
-        let front = front(&nodes, &clock);
+        let nodes = Nodes::start(3, version).await;
+        let front = front(&nodes);
         set_down(&nodes, true);
         let expected = if version == KylinVersion::V4 { 401 } else { 500 };
         for attempts in 1..4 {
@@ -181,9 +181,9 @@ async fn a_login_of_the_client_itself_is_answered_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_that_carry_credentials_to_a_node_end_no_session() {
     for version in BOTH {
-        let (nodes, clock) = (Nodes::start(2, version).await, ManualClock::new());
+        let nodes = Nodes::start(2, version).await;
         let sessions = Sessions::remote(nodes.store.clone(), secret());
-        let relay = LoginRelay::new(sessions, secret()).clock(clock.clone());
+        let relay = LoginRelay::new(sessions, secret()).clock(nodes.clock.clone());
         let front = nodes.front_of(RoundRobin::new(), Affinity::login_relay(relay), 10);
         let mut browser = logged_in(&front).await;
         assert_eq!(storm(&browser, 1, 4).await, 0);
@@ -224,8 +224,8 @@ async fn a_user_source_that_does_not_respond_ejects_no_node_and_delays_one_reque
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_delays_the_logins_of_all_front_ends() {
-    let (nodes, clock) = (Nodes::start(3, KylinVersion::V4).await, ManualClock::new());
-    let (one, two) = (front(&nodes, &clock), front(&nodes, &clock));
+    let nodes = Nodes::start(3, KylinVersion::V4).await;
+    let (one, two) = (front(&nodes), front(&nodes));
     let (first, second) = (logged_in(&one).await, logged_in(&two).await);
     set_down(&nodes, true);
     assert_eq!(storm(&first, 3, 3).await + storm(&second, 3, 3).await, 0);

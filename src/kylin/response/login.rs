@@ -6,6 +6,8 @@
 
 use http::{HeaderMap, StatusCode};
 
+#[cfg(feature = "login-relay")]
+use super::Credentials;
 #[cfg(any(test, feature = "login-relay"))]
 use super::is_json;
 use super::{ClusterFault, ResponseClass, classify_body};
@@ -58,6 +60,15 @@ impl CredentialCheck {
     pub(crate) fn of_unauthorized(headers: &HeaderMap) -> Self {
         if is_json(headers) { CredentialCheck::Refused } else { CredentialCheck::Unconfirmed }
     }
+}
+
+/// Returns whether the response to `GET /kylin/api/user/authentication` names no user: Kylin 2.x-4.x respond so if they do not know the
+/// session.
+#[cfg(feature = "login-relay")]
+pub(crate) fn names_no_user(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> bool {
+    status.is_success()
+        && classify_body(RequestClass::Login, status, headers, body)
+            == ResponseClass::Unauthenticated(Credentials::Session)
 }
 
 /// Returns whether Kylin 5 says that it cannot check any credentials.

@@ -23,6 +23,8 @@ use self::json::{Level, Value};
 #[cfg(feature = "login-relay")]
 pub(crate) use self::login::CredentialCheck;
 pub(crate) use self::login::is_user_source_down;
+#[cfg(feature = "login-relay")]
+pub(crate) use self::login::names_no_user;
 use self::phrases::{class_by_code, rejection_by_message};
 use super::KylinVersion;
 use super::class::RequestClass;

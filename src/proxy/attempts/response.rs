@@ -9,7 +9,7 @@ use http_body_util::BodyExt;
 use super::Attempts;
 use super::kept::KeptRequest;
 use crate::backend::{Backend, ClosesConnection, SendError};
-use crate::body::Body;
+use crate::body::{Body, peek};
 use crate::buffer::GrowingBuffer;
 use crate::cluster::Picked;
 use crate::endpoint::Outcome;
@@ -19,7 +19,6 @@ use crate::kylin::response::{ClusterFault, NeedsBody, Rejection, ResponseClass, 
 use crate::kylin::retry::RetryDecision;
 use crate::observe::RetryReason;
 use crate::proxy::error_response::{ErrorResponse, SESSION_NODE_FAILED};
-use crate::proxy::replay;
 use crate::proxy::rules::{Classified, RuleState};
 
 /// The maximum length of a response that is copied, in bytes.
@@ -100,7 +99,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
 
     /// Classifies the response by the beginning of its body, which the client still gets.
     async fn classify_body(&mut self, needs_body: NeedsBody) -> Option<ResponseClass> {
-        let (beginning, response) = replay::peek(take(&mut self.response), needs_body.max).await;
+        let (beginning, response) = peek(take(&mut self.response), needs_body.max).await;
         self.response = response;
         let (_, class) = self.kylin()?;
         Some(RuleState::classify_body(class, &self.response, &beginning))

@@ -1,7 +1,6 @@
-//! Reads bodies before they are passed on: those of requests to send them again, those of responses to classify them.
+//! Reads the bodies of requests before they are sent, so that they can be sent again.
 
 mod copy;
-mod peek;
 mod streams;
 
 use http::StatusCode;
@@ -10,7 +9,6 @@ use http_body_util::BodyExt;
 
 pub use self::copy::BodyCopy;
 pub(super) use self::copy::copy_body;
-pub(super) use self::peek::peek;
 pub(super) use self::streams::{DEFAULT_STREAMS, StreamLimit, TooManyStreams};
 use super::ErrorResponse;
 use super::builder::ProxySettings;

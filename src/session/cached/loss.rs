@@ -41,6 +41,12 @@ impl CachedStore {
         self.restore == Some(RestoreAfterLoss::Shared)
     }
 
+    /// Returns whether no other front end can have these sessions.
+    #[cfg(feature = "login-relay")]
+    pub(super) fn is_alone(&self) -> bool {
+        self.restoration() == RestoreAfterLoss::Alone
+    }
+
     fn restoration(&self) -> RestoreAfterLoss {
         let default = || {
             let uses = self.secrets.lock();

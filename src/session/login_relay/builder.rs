@@ -49,20 +49,27 @@ use crate::session::{Secret, Sessions};
 ///
 /// | response to a login | means |
 /// |---|---|
-/// | 401 in JSON (Kylin 5) | the password is wrong; the session ends |
+/// | 401 in JSON (Kylin 5) | the password is wrong |
 /// | another 401 (2.x-4.x), 403 | the password is wrong, or LDAP is unreachable |
 /// | 400, KE-010021006 | no node can check the password |
 /// | 500, none in time | this node cannot check the password |
+/// | none, because the connection broke | the node stops, or has checked the password before |
+/// | any other status, no connection | the node has not processed the login; no delay follows |
 ///
-/// After a login that failed, the credentials are not sent again for 30 s, by any session; other
-/// front ends with the same store wait too, if the node refused them. Requests of the session go
-/// to the nodes where it is logged in. If there is none, the client gets 503 and its session stays.
+/// After a login that failed, the credentials are not sent again for 30 s, by any session. Requests of the session go to the nodes
+/// where it is logged in. If there is none, the client gets 503 and its session stays. A node that restarts breaks one login, so
+/// only the second one in a row that breaks is followed by a delay.
 ///
 /// A password that may be wrong is sent after 0 and 30 s, 2, 8 and 32 minutes, then once an hour,
 /// so that LDAP does not lock the user. It counts as wrong once a second node has refused it after
 /// the delay (or the same one after 60 s, if no other is there). A session that a node still knows
-/// stays at that node even then, as it does in Kylin itself; any other session with these
+/// stays at that node even if the password is wrong, as it does in Kylin itself; any other session with these
 /// credentials ends.
+///
+/// Several front ends share what a node refused, through their store. All of them together repeat a login that failed at most once
+/// in 30 s: each claims it first, with a record in the store. While the store is unavailable, only a front end whose sessions no
+/// other can have ([`RestoreAfterLoss::Alone`](crate::session::RestoreAfterLoss::Alone)) repeats one. A session then waits at the
+/// nodes that know it, and a user can always log in. The first login at a node needs no claim.
 #[derive(Clone)]
 #[must_use]
 pub struct LoginRelay {

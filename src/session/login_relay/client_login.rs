@@ -66,9 +66,9 @@ impl Relay {
         if !change.is_login(relayed.call, response) {
             return;
         }
-        let was_refused = self.backoff.accepted(&fingerprint) | self.logins.mark_accepted(&fingerprint);
-        if was_refused || relayed.call != SessionCall::Other {
-            self.sessions.remove_mark(&fingerprint).await;
+        let had_failed = self.backoff.accepted(&fingerprint);
+        if had_failed || relayed.call != SessionCall::Other && !self.sessions.is_unmarked(&fingerprint).await {
+            self.sessions.remove_marks(&fingerprint).await;
         }
         if keeps_no_cookies && self.cookie_issue == CookieIssue::AtLogin {
             if let (Some(cookie), Some(cache)) = (change.set, &self.node_sessions) {

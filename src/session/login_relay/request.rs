@@ -164,7 +164,7 @@ impl Relay {
             return Some(Box::pin(self.prepare_logout(relayed, endpoint, nodes, request)));
         }
         if let Some(cookie) = known.cookies().get(endpoint).cloned() {
-            let with_credentials = relayed.needs_credentials(request) && !self.is_waiting(known);
+            let with_credentials = needs_credentials(request) && !self.backoff.has_failed(&known.fingerprint());
             let credentials = if with_credentials { self.sessions.credentials(known) } else { None };
             relayed.present(request, Some(cookie), credentials);
             return None;
@@ -179,7 +179,7 @@ impl Relay {
             }
             match self.ensure_logged_in(relayed, endpoint, nodes, None).await {
                 LoginOutcome::LoggedIn(cookie) => {
-                    let known = relayed.session.as_ref().filter(|_| relayed.needs_credentials(request));
+                    let known = relayed.session.as_ref().filter(|_| needs_credentials(request));
                     let credentials = known.and_then(|known| self.sessions.credentials(known));
                     relayed.present(request, Some(cookie), credentials);
                 }
@@ -187,7 +187,7 @@ impl Relay {
                     let credentials = relayed.session.as_ref().and_then(|known| self.sessions.credentials(known));
                     relayed.present(request, None, credentials);
                 }
-                LoginOutcome::Refused | LoginOutcome::SessionGone => {
+                LoginOutcome::SessionGone => {
                     relayed.end_session();
                     relayed.present(request, None, None);
                 }
@@ -241,7 +241,7 @@ impl Relay {
             Some(_) => !change.is_login(relayed.call, response),
             None => relayed.call != SessionCall::Logout,
         };
-        let is_ordinary = is_ordinary && !relayed.may_be_unchecked(response);
+        let is_ordinary = is_ordinary && !relayed.depends_on_body(response);
         if change.is_none() && !unauthorized && is_current && is_ordinary {
             self.delete_ended_cookie(relayed, response);
             return MaybeReady::Ready(AfterResponse::Return);
@@ -316,13 +316,6 @@ impl RelayRequest {
         !self.has_cookie && !matches!(self.call, SessionCall::Login | SessionCall::LoginForm)
     }
 
-    /// Returns whether the node needs the credentials in addition to its cookie: if a 401 would be
-    /// too late to send the request again, or would not occur. A node that knows the cookie ignores
-    /// them.
-    fn needs_credentials(&self, request: &Request<Body>) -> bool {
-        self.call == SessionCall::WhoAmI || request.body().replay().is_none()
-    }
-
     /// Returns a node that knows the session, unless this request has found that it does not. Requests are spread over such nodes.
     fn known_node(&self) -> EndpointHint {
         let nodes = self.session.as_ref().map_or(&[][..], |known| known.cookies().all());
@@ -357,6 +350,12 @@ impl RelayRequest {
             None => _ = headers.remove(header::AUTHORIZATION),
         }
     }
+}
+
+/// Returns whether the node needs the credentials in addition to its cookie, because the request cannot be sent again after a 401. A
+/// node that knows the cookie ignores them.
+fn needs_credentials(request: &Request<Body>) -> bool {
+    request.body().replay().is_none()
 }
 
 /// Converts the error of a login: the client's own request was not sent in any case.

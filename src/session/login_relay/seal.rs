@@ -84,6 +84,11 @@ impl Sealer {
         self.fingerprints.get(credentials, derive)
     }
 
+    /// Returns the key of the claim of a login with the credentials of this fingerprint.
+    pub(super) fn claim_key(&self, fingerprint: &SessionKey) -> SessionKey {
+        session_key(&self.secrets[0].tagger.tag(&[b"login claim\0", fingerprint.as_bytes()]))
+    }
+
     /// Returns the number of the current secret.
     pub(super) fn number(&self) -> u8 {
         self.secrets[0].number

@@ -68,8 +68,8 @@ impl OpenSession {
 /// A mark in the store on credentials that were refused.
 pub(super) enum Mark {
     /// The credentials are wrong.
-    Refused,
-    /// This node has just refused them, or could not check them.
+    Wrong,
+    /// This node has refused them, or could not check them, and none has accepted them since.
     RefusedBy(EndpointId),
 }
 
@@ -190,31 +190,53 @@ impl SealedSessions {
     /// Returns how any front end has marked these credentials.
     pub(super) async fn mark(&self, fingerprint: &SessionKey) -> Option<Mark> {
         match self.sessions.find_fresh(ClientAddr::Unix, *fingerprint, None).await {
-            Lookup::Found(record, _) => Some(record.endpoint().cloned().map_or(Mark::Refused, Mark::RefusedBy)),
+            Lookup::Found(record, _) => Some(record.endpoint().cloned().map_or(Mark::Wrong, Mark::RefusedBy)),
             Lookup::UnderOldKey(_) | Lookup::Absent | Lookup::Unknown => None,
         }
     }
 
-    /// Removes the mark of credentials that a node has accepted.
-    pub(super) async fn remove_mark(&self, fingerprint: &SessionKey) {
-        self.sessions.remove_now(*fingerprint).await;
+    /// Returns whether the store certainly has no mark of these credentials.
+    pub(super) async fn is_unmarked(&self, fingerprint: &SessionKey) -> bool {
+        self.sessions.find_fresh(ClientAddr::Unix, *fingerprint, None).await == Lookup::Absent
     }
 
-    /// Marks credentials as refused for all front ends. The mark is an empty record.
-    pub(super) async fn mark_refused(&self, fingerprint: &SessionKey) {
-        let mark = SessionRecord::default;
-        let saved = self.sessions.save(ClientAddr::Unix, *fingerprint, mark(), Precondition::Absent, self.ttl).await;
-        if let Lookup::Found(present, Some(version)) = saved
-            && present != mark()
+    /// Removes the mark of credentials that a node has accepted, and the claim of the login.
+    pub(super) async fn remove_marks(&self, fingerprint: &SessionKey) {
+        self.sessions.remove_now(*fingerprint).await;
+        self.sessions.remove_now(self.sealer.claim_key(fingerprint)).await;
+    }
+
+    /// Marks credentials as wrong for all front ends. The mark is an empty record.
+    pub(super) async fn mark_wrong(&self, fingerprint: &SessionKey) {
+        self.put_mark(fingerprint, SessionRecord::default(), self.ttl).await;
+    }
+
+    /// Marks credentials for all front ends as refused by one node, for the time `ttl`. The mark is a record with the id of the node.
+    pub(super) async fn mark_refused_by(&self, fingerprint: &SessionKey, node: EndpointId, ttl: Duration) {
+        self.put_mark(fingerprint, SessionRecord::bound(node), ttl).await;
+    }
+
+    /// Stores a mark in place of an earlier one, unless the credentials are marked as wrong.
+    async fn put_mark(&self, fingerprint: &SessionKey, mark: SessionRecord, ttl: Duration) {
+        let save = |precondition| self.sessions.save(ClientAddr::Unix, *fingerprint, mark.clone(), precondition, ttl);
+        if let Lookup::Found(present, Some(version)) = save(Precondition::Absent).await
+            && present.endpoint().is_some()
         {
-            self.sessions.save(ClientAddr::Unix, *fingerprint, mark(), Precondition::Version(version), self.ttl).await;
+            save(Precondition::Version(version)).await;
         }
     }
 
-    /// Marks credentials for all front ends as refused by one node. The mark is a record with the id of the node, for the time
-    /// `ttl`.
-    pub(super) async fn mark_refused_by(&self, fingerprint: &SessionKey, node: EndpointId, ttl: Duration) {
-        self.sessions.save(ClientAddr::Unix, *fingerprint, SessionRecord::bound(node), Precondition::Absent, ttl).await;
+    /// Claims the next login with credentials that were not accepted: at most one front end may send them within `interval`.
+    ///
+    /// If the store is unavailable, the front ends cannot agree. Then only one whose sessions no other can have may send them. A
+    /// session waits where it is logged in, and its client may log in itself, whereas a locked user loses all sessions.
+    pub(super) async fn claim_login(&self, fingerprint: &SessionKey, interval: Duration) -> bool {
+        self.sessions.claim(self.sealer.claim_key(fingerprint), interval).await
+    }
+
+    /// Lets no front end claim a login with these credentials for the time `delay`, after a claimed one was refused.
+    pub(super) async fn extend_claim(&self, fingerprint: &SessionKey, delay: Duration) {
+        self.sessions.extend_claim(self.sealer.claim_key(fingerprint), delay).await;
     }
 
     /// Opens a record. One that is damaged, or sealed with a secret that is gone, counts as absent.

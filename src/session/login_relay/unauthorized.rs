@@ -1,26 +1,23 @@
 //! Responses of nodes that do not know the session of a request, or refuse its credentials.
 
+use std::mem::{replace, take};
 use std::sync::Arc;
-use std::time::Duration;
 
-use http::{Response, StatusCode, header};
-use tokio::time::timeout;
+use http::{Response, StatusCode};
 
 use super::Relay;
 use super::logins::LoginOutcome;
 use super::record::NodeCookie;
 use super::request::{Presented, RelayRequest, unsent};
 use super::sealed_sessions::OpenSession;
-use crate::body::Body;
+use crate::body::{Body, peek};
 use crate::endpoint::EndpointId;
 use crate::kylin::class::SessionCall;
-use crate::kylin::response::{CredentialCheck, is_user_source_down};
+use crate::kylin::response::{CredentialCheck, is_user_source_down, names_no_user};
 use crate::session::hook::{Nodes, ResponseContext};
 
-/// The maximum length of an error that is read, in bytes.
-const MAX_ERROR: u64 = 64 * 1024;
-/// The time that reading an error may take.
-const ERROR_TIMEOUT: Duration = Duration::from_secs(1);
+/// The bytes of a response that are read to find out what the node knows.
+const MAX_BODY: usize = 64 * 1024;
 
 impl Relay {
     /// Handles a response to a session that the node does not know. Returns whether the request is to be sent again. `check`:
@@ -32,7 +29,7 @@ impl Relay {
         check: CredentialCheck,
     ) -> bool {
         let endpoint = served.endpoint;
-        let (outcome, rejected) = match std::mem::replace(&mut relayed.presented, Presented::Nothing) {
+        let (outcome, rejected) = match replace(&mut relayed.presented, Presented::Nothing) {
             Presented::Cookie(cookie) if relayed.retried_at.as_ref() != Some(endpoint) => {
                 relayed.retried_at = Some(endpoint.clone());
                 let login = self.ensure_logged_in(relayed, endpoint, served.nodes, Some(cookie.clone()));
@@ -53,7 +50,7 @@ impl Relay {
                 relayed.postponed_at.push(endpoint.clone());
                 self.remove_cookie(relayed, endpoint, rejected).await;
             }
-            LoginOutcome::Refused | LoginOutcome::SessionGone => {
+            LoginOutcome::SessionGone => {
                 relayed.end_session();
                 return false;
             }
@@ -74,17 +71,12 @@ impl Relay {
     ) -> LoginOutcome {
         let fingerprint = known.fingerprint();
         match check {
-            CredentialCheck::Refused => {
-                self.end_refused(known).await;
-                return LoginOutcome::SessionGone;
-            }
+            CredentialCheck::Refused => self.forbid(&fingerprint).await,
             CredentialCheck::Unchecked => self.backoff.unchecked(fingerprint),
             CredentialCheck::Accepted
             | CredentialCheck::Unconfirmed
             | CredentialCheck::Failed
-            | CredentialCheck::NotServed => {
-                self.backoff.refused(fingerprint, endpoint);
-            }
+            | CredentialCheck::NotServed => self.note_refused(&fingerprint, endpoint).await,
         }
         match self.backoff.is_confirmed(&fingerprint) {
             true => self.leave_refused(known, endpoint, nodes).await,
@@ -107,11 +99,15 @@ impl Relay {
 }
 
 impl RelayRequest {
-    /// Returns whether the body of the response may say that the node could not check the credentials. The body is read only if
-    /// the request can be sent again, to a node that knows the session.
-    pub(super) fn may_be_unchecked(&self, response: &Response<Body>) -> bool {
-        let has_credentials = matches!(self.presented, Presented::Credentials(_));
-        has_credentials && self.call == SessionCall::WhoAmI && response.status() == StatusCode::INTERNAL_SERVER_ERROR
+    /// Returns whether only the body of the response tells what the node knows. Asked who is logged in, 2.x-4.x respond with 200 if they
+    /// do not know the session, and 5 with 500 if it could not check the credentials. Such a request can be sent again.
+    pub(super) fn depends_on_body(&self, response: &Response<Body>) -> bool {
+        self.call == SessionCall::WhoAmI
+            && match self.presented {
+                Presented::Cookie(_) => response.status() == StatusCode::OK,
+                Presented::Credentials(_) => response.status() == StatusCode::INTERNAL_SERVER_ERROR,
+                Presented::Nothing => false,
+            }
     }
 
     /// Returns what a response tells about the session's credentials if the node does not know the session.
@@ -120,17 +116,15 @@ impl RelayRequest {
         if response.status() == StatusCode::UNAUTHORIZED {
             return Some(CredentialCheck::of_unauthorized(response.headers()));
         }
-        if !self.may_be_unchecked(response) {
+        if !self.depends_on_body(response) {
             return None;
         }
-        let body = std::mem::take(response.body_mut()).collect_up_to(MAX_ERROR);
-        let body = timeout(ERROR_TIMEOUT, body).await.ok().and_then(Result::ok).unwrap_or_default();
-        let is_unchecked = is_user_source_down(response.status(), response.headers(), &body);
-        if body.is_empty() {
-            // The client gets the status alone.
-            response.headers_mut().remove(header::CONTENT_LENGTH);
+        let (body, peeked) = peek(take(response), MAX_BODY).await;
+        *response = peeked;
+        let (status, headers) = (response.status(), response.headers());
+        if names_no_user(status, headers, &body) {
+            return Some(CredentialCheck::Unconfirmed);
         }
-        *response.body_mut() = Body::from(body);
-        is_unchecked.then_some(CredentialCheck::Unchecked)
+        is_user_source_down(status, headers, &body).then_some(CredentialCheck::Unchecked)
     }
 }

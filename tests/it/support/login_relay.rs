@@ -1,8 +1,9 @@
 //! Nodes that do not share their sessions, behind front ends with the login relay.
 
-use std::num::NonZero;
+use std::num::{NonZero, NonZeroUsize};
 
 use kylin_lb::balance::{Balancer, RoundRobin};
+use kylin_lb::clock::ManualClock;
 use kylin_lb::session::{Affinity, LoginRelay, MemoryStore, Secret, Sessions};
 use kylin_lb::testing::kylin::{Dialect, KylinNode, Metastore, Served};
 use kylin_lb::{Cluster, Proxy};
@@ -17,6 +18,8 @@ pub(crate) struct Nodes {
     pub(crate) nodes: Vec<KylinNode>,
     pub(crate) served: Vec<Option<Served>>,
     pub(crate) store: MemoryStore,
+    /// The clock of the store.
+    pub(crate) clock: ManualClock,
 }
 
 impl Nodes {
@@ -29,7 +32,10 @@ impl Nodes {
             served.push(Some(node.serve(closed_port()).await.unwrap()));
             nodes.push(node);
         }
-        Nodes { metastore, nodes, served, store: MemoryStore::new() }
+        let clock = ManualClock::new();
+        let (entries, bytes) = (NonZeroUsize::new(10_000).unwrap(), NonZeroUsize::new(64 << 20).unwrap());
+        let store = MemoryStore::with_clock(entries, bytes, clock.clone());
+        Nodes { metastore, nodes, served, store, clock }
     }
 
     /// Starts a front end with round robin and the default settings.

@@ -1,5 +1,7 @@
 mod builder;
 #[cfg(feature = "login-relay")]
+mod claim;
+#[cfg(feature = "login-relay")]
 mod replace;
 mod store_state;
 

@@ -123,6 +123,25 @@ async fn sessions_under_a_previous_secret_are_found() {
     assert_eq!(find(&Sessions::remote(store, secret(2)), b"A").await, None);
 }
 
+#[cfg(feature = "login-relay")]
+#[tokio::test]
+async fn one_of_several_front_ends_gets_a_claim() {
+    let (entries, bytes) = (NonZeroUsize::new(100).unwrap(), NonZeroUsize::new(1 << 20).unwrap());
+    let clock = ManualClock::new();
+    let store = MemoryStore::with_clock(entries, bytes, clock.clone());
+    let [one, two] = [(); 2].map(|()| Sessions::remote(store.clone(), secret(1)));
+    let key = one.key(b"A");
+    assert!(one.claim(key, TTL).await && !two.claim(key, TTL).await && !one.claim(key, TTL).await);
+    let longer = TTL + Duration::from_millis(1);
+    clock.advance(longer);
+    assert!(two.claim(key, TTL).await && !one.claim(key, TTL).await);
+    two.extend_claim(key, 2 * TTL).await;
+    clock.advance(longer);
+    assert!(!one.claim(key, TTL).await);
+    clock.advance(longer);
+    assert!(one.claim(key, TTL).await);
+}
+
 /// Counts touches and never fails.
 #[derive(Debug, Default)]
 struct TouchCounter(AtomicUsize);

@@ -20,11 +20,9 @@ pub(in super::super) enum LoginOutcome {
     /// The node accepted the login without a session cookie: it requires credentials with each
     /// request.
     NoCookie,
-    /// The credentials are refused, and are not sent again.
-    Refused,
     /// The session has ended.
     SessionGone,
-    /// The credentials are not sent to this node now, or it could not check them.
+    /// The credentials are not sent to this node now, or it did not accept them.
     Postponed,
     /// The node cannot log in at present.
     NotReady(SendErrorKind),

@@ -3,6 +3,12 @@
 //! Kylin 2.x-4.x respond with 401 to a wrong password, and also while LDAP is unreachable. So a refusal counts only if a second
 //! node confirms it after a delay. Kylin 5 and LDAP lock a user after a few wrong passwords, so meanwhile no node gets the
 //! credentials.
+//!
+//! The login with which a node dies has no response, but the node may have counted a wrong password. A node that restarts breaks
+//! one login, and the next node accepts the credentials: so only a second one in a row delays logins.
+//!
+//! The front ends of one store share what was refused, and claim each repeated login in the store
+//! ([`claim_login`](super::super::sealed_sessions::SealedSessions::claim_login)).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +27,11 @@ pub(super) const DELAY: Duration = Duration::from_secs(30);
 /// 2, 8 and 32 minutes, which is below the usual limits of directories.
 const GROWTH: u32 = 3;
 /// The maximum delay. Older failures are forgotten.
-const MAX_DELAY: Duration = Duration::from_secs(3600);
+pub(super) const MAX_DELAY: Duration = Duration::from_secs(3600);
+/// The time after which a front end tries again to claim a login.
+const CLAIM_INTERVAL: Duration = Duration::from_secs(5);
+/// Longer than any session.
+const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// The maximum number of credentials that are remembered.
 const CAPACITY: usize = 10_000;
 
@@ -40,8 +50,10 @@ struct LoginFailure {
     failed_at: Option<EndpointId>,
     /// The node that first refused the credentials, and when. Maybe it could only not check them.
     refused: Option<(EndpointId, Instant)>,
-    /// A second refusal has confirmed the first.
+    /// The credentials are wrong: a second refusal has confirmed the first, or a node said so.
     is_confirmed: bool,
+    /// All that has failed is one login that broke, which delays nothing.
+    is_first_break: bool,
     /// No node gets the credentials before this time.
     until: Instant,
 }
@@ -51,7 +63,7 @@ struct LoginFailure {
 pub(super) enum Permit {
     /// They may be sent.
     Send,
-    /// They may be sent, and no other permit is given until the next delay has passed.
+    /// They may be sent if no other front end sends them, and no other permit is given until the next delay has passed.
     SendOnce,
     /// They may not be sent now.
     Wait,
@@ -69,11 +81,12 @@ impl LoginBackoff {
     }
 
     /// Returns whether a login with the credentials has failed since the last one that succeeded.
-    pub(super) fn has_failed(&self, credentials: &SessionKey) -> bool {
-        self.has_failures.load(Ordering::Relaxed) && self.failures.lock().get(credentials).is_some()
+    pub(in super::super) fn has_failed(&self, credentials: &SessionKey) -> bool {
+        self.has_failures.load(Ordering::Relaxed)
+            && self.failures.lock().get(credentials).is_some_and(|failure| !failure.is_first_break)
     }
 
-    /// Returns whether two refusals show that the credentials are wrong.
+    /// Returns whether the credentials are known to be wrong.
     pub(in super::super) fn is_confirmed(&self, credentials: &SessionKey) -> bool {
         self.failures.lock().get(credentials).is_some_and(|failure| failure.is_confirmed)
     }
@@ -82,7 +95,7 @@ impl LoginBackoff {
     pub(super) fn permit(&self, credentials: &SessionKey, endpoint: &EndpointId) -> Permit {
         let now = self.clock.now();
         let mut failures = self.failures.lock();
-        let Some(failure) = failures.get_mut(credentials).filter(|failure| !failure.is_old(now)) else {
+        let Some(failure) = failures.get_mut(credentials).filter(|failure| failure.delays(now)) else {
             return Permit::Send;
         };
         if now < failure.until {
@@ -96,6 +109,13 @@ impl LoginBackoff {
         }
         failure.until = now + DELAY;
         Permit::SendOnce
+    }
+
+    /// Records that the login of a [`Permit::SendOnce`] could not be claimed.
+    pub(super) fn not_claimed(&self, credentials: &SessionKey) {
+        if let Some(failure) = self.failures.lock().get_mut(credentials) {
+            failure.until = self.clock.now() + CLAIM_INTERVAL;
+        }
     }
 
     /// Records that the node at `endpoint` failed to check the credentials. If a second node fails, no node gets them.
@@ -112,15 +132,39 @@ impl LoginBackoff {
         self.note(credentials, |failure, _, _| failure.failed_at = None);
     }
 
-    /// Records that the node at `endpoint` refused the credentials, or could not check them.
-    pub(in super::super) fn refused(&self, credentials: SessionKey, endpoint: &EndpointId) {
+    /// Records that a login broke, and that its node may have checked the credentials.
+    pub(super) fn broke(&self, credentials: SessionKey) {
+        let now = self.clock.now();
+        let mut failures = self.failures.lock();
+        if failures.get(&credentials).is_some_and(|failure| !failure.is_old(now)) {
+            drop(failures);
+            return self.unchecked(credentials);
+        }
+        failures.put(credentials, LoginFailure { is_first_break: true, ..LoginFailure::new(now) }, CAPACITY);
+        self.has_failures.store(true, Ordering::Relaxed);
+    }
+
+    /// Records that the credentials are wrong, as another front end has found out.
+    pub(super) fn wrong(&self, credentials: SessionKey) {
+        self.note(credentials, |failure, _, _| (failure.failed_at, failure.is_confirmed) = (None, true));
+    }
+
+    /// Records that the credentials are wrong, and that no node gets them until one has accepted them from a client.
+    pub(super) fn forbid(&self, credentials: SessionKey) {
+        self.note(credentials, |failure, _, now| {
+            (failure.failed_at, failure.is_confirmed, failure.until) = (None, true, now + FOREVER);
+        });
+    }
+
+    /// Records that the node at `endpoint` refused the credentials, or could not check them. Returns the delay that begins.
+    pub(super) fn refused(&self, credentials: SessionKey, endpoint: &EndpointId) -> Duration {
         self.note(credentials, |failure, _, now| {
             failure.failed_at = None;
             let (at, since) = failure.refused.get_or_insert_with(|| (endpoint.clone(), now));
             let elapsed = now.saturating_duration_since(*since);
             failure.is_confirmed |= elapsed >= if at == endpoint { 2 * DELAY } else { DELAY };
-            failure.until = now + (elapsed * GROWTH).clamp(DELAY, MAX_DELAY);
-        });
+            failure.until = failure.until.max(now + (elapsed * GROWTH).min(MAX_DELAY));
+        })
     }
 
     /// Records that a node accepted the credentials. Returns whether a login with them had failed.
@@ -134,22 +178,32 @@ impl LoginBackoff {
         had_failed
     }
 
-    /// Changes the entry of the credentials and starts their delay. `change` also gets whether this failure is the first, and the time.
-    fn note(&self, credentials: SessionKey, change: impl FnOnce(&mut LoginFailure, bool, Instant)) {
+    /// Changes the entry of the credentials and starts their delay, which it returns. `change` also gets whether this failure is the
+    /// first, and the time.
+    fn note(&self, credentials: SessionKey, change: impl FnOnce(&mut LoginFailure, bool, Instant)) -> Duration {
         let now = self.clock.now();
         let mut failures = self.failures.lock();
-        let known = failures.get(&credentials).filter(|failure| !failure.is_old(now)).cloned();
+        let known = failures.get(&credentials).filter(|failure| failure.delays(now)).cloned();
         let is_first = known.is_none();
-        let first = LoginFailure { failed_at: None, refused: None, is_confirmed: false, until: now };
-        let mut failure = known.unwrap_or(first);
+        let mut failure = known.unwrap_or(LoginFailure::new(now));
         failure.until = failure.until.max(now + DELAY);
         change(&mut failure, is_first, now);
+        let delay = failure.until - now;
         failures.put(credentials, failure, CAPACITY);
         self.has_failures.store(true, Ordering::Relaxed);
+        delay
     }
 }
 
 impl LoginFailure {
+    fn new(now: Instant) -> Self {
+        LoginFailure { failed_at: None, refused: None, is_confirmed: false, is_first_break: false, until: now }
+    }
+
+    fn delays(&self, now: Instant) -> bool {
+        !self.is_first_break && !self.is_old(now)
+    }
+
     fn is_old(&self, now: Instant) -> bool {
         now >= self.until + MAX_DELAY
     }
@@ -227,6 +281,42 @@ mod tests {
         clock.advance(DELAY);
         assert_eq!(backoff.permit(&ADMIN, &node("q1")), Permit::SendOnce);
         assert!(!backoff.is_confirmed(&ADMIN));
+    }
+
+    #[test]
+    fn a_second_login_in_a_row_that_breaks_delays_all_nodes() {
+        let (backoff, clock) = backoff();
+        for _ in 0..3 {
+            backoff.broke(ADMIN);
+            assert_eq!(backoff.permit(&ADMIN, &node("q1")), Permit::Send, "a node restarts");
+            assert!(!backoff.has_failed(&ADMIN) && !backoff.is_waiting(|| ADMIN));
+            backoff.accepted(&ADMIN);
+        }
+        backoff.broke(ADMIN);
+        backoff.broke(ADMIN);
+        for _ in 0..3 {
+            assert_eq!(backoff.permit(&ADMIN, &node("q2")), Permit::Wait);
+            clock.advance(DELAY);
+            assert_eq!(backoff.permit(&ADMIN, &node("q2")), Permit::SendOnce);
+            backoff.broke(ADMIN);
+        }
+        assert!(!backoff.is_confirmed(&ADMIN));
+        clock.advance(DELAY + MAX_DELAY);
+        backoff.broke(ADMIN);
+        assert_eq!(backoff.permit(&ADMIN, &node("q1")), Permit::Send, "it counts as the first one");
+        backoff.refused(ADMIN, &node("q1"));
+        assert_eq!(backoff.permit(&ADMIN, &node("q2")), Permit::Wait);
+    }
+
+    #[test]
+    fn wrong_credentials_are_not_sent_until_a_client_has_logged_in_with_them() {
+        let (backoff, clock) = backoff();
+        backoff.forbid(ADMIN);
+        clock.advance(100 * MAX_DELAY);
+        assert!(backoff.is_confirmed(&ADMIN) && backoff.is_waiting(|| ADMIN));
+        assert_eq!(backoff.permit(&ADMIN, &node("q1")), Permit::Wait);
+        assert!(backoff.accepted(&ADMIN) && !backoff.accepted(&ADMIN));
+        assert_eq!(backoff.permit(&ADMIN, &node("q1")), Permit::Send);
     }
 
     #[test]

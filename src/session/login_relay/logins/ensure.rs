@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderMap, Method, Uri};
 use tokio::task::JoinSet;
@@ -6,7 +7,7 @@ use tokio::time::timeout;
 
 use super::LoginOutcome;
 use super::attempt::{Attempt, ClientHeaders, log_in, logout};
-use super::backoff::{DELAY, Permit};
+use super::backoff::{DELAY, MAX_DELAY, Permit};
 use crate::backend::SendErrorKind;
 use crate::backend::node_client::NodeClient;
 use crate::endpoint::EndpointId;
@@ -60,7 +61,6 @@ impl Relay {
                 known.set_cookie(endpoint, Some(cookie.clone()));
                 LoginOutcome::LoggedIn(cookie)
             }
-            LoginOutcome::Refused => self.leave_refused(known, endpoint, nodes).await,
             LoginOutcome::Postponed if self.backoff.is_confirmed(&fingerprint) => {
                 self.leave_refused(known, endpoint, nodes).await
             }
@@ -106,9 +106,6 @@ impl Relay {
         if let Some(cookie) = request.current_cookie(known.cookies()) {
             return Some(LoginOutcome::LoggedIn(cookie.clone()));
         }
-        if self.logins.is_refused(fingerprint) {
-            return Some(LoginOutcome::Refused);
-        }
         // The login before this one may have failed.
         if is_known_elsewhere && self.backoff.is_waiting(|| *fingerprint) {
             return Some(LoginOutcome::Postponed);
@@ -117,14 +114,26 @@ impl Relay {
         if permit == Permit::Wait {
             return Some(LoginOutcome::Postponed);
         }
-        match self.sessions.mark(fingerprint).await {
-            Some(Mark::Refused) => Some(LoginOutcome::Refused),
+        let may_send = match self.sessions.mark(fingerprint).await {
+            Some(Mark::Wrong) => {
+                self.backoff.wrong(*fingerprint);
+                false
+            }
             Some(Mark::RefusedBy(node)) if permit == Permit::Send => {
                 self.backoff.refused(*fingerprint, &node);
-                Some(LoginOutcome::Postponed)
+                false
             }
-            Some(Mark::RefusedBy(_)) | None => None,
-        }
+            Some(Mark::RefusedBy(_)) | None if permit == Permit::Send => true,
+            // The delays of all front ends end at about the same time.
+            Some(Mark::RefusedBy(_)) | None => {
+                let is_claimed = self.sessions.claim_login(fingerprint, DELAY).await;
+                if !is_claimed {
+                    self.backoff.not_claimed(fingerprint);
+                }
+                is_claimed
+            }
+        };
+        (!may_send).then_some(LoginOutcome::Postponed)
     }
 
     /// Records the result of a login.
@@ -133,7 +142,7 @@ impl Relay {
         match attempt {
             Attempt::Responded(CredentialCheck::Accepted, cookie) => {
                 if self.backoff.accepted(fingerprint) {
-                    self.sessions.remove_mark(fingerprint).await;
+                    self.sessions.remove_marks(fingerprint).await;
                 }
                 match cookie {
                     Some(cookie) => self.publish(known, request, cookie).await,
@@ -142,13 +151,12 @@ impl Relay {
             }
             Attempt::Responded(CredentialCheck::Refused, _) => {
                 tracing::info!(%endpoint, "node refused the login of a session; it is not sent again");
-                self.end_refused(&known).await;
-                LoginOutcome::SessionGone
+                self.forbid(fingerprint).await;
+                LoginOutcome::Postponed
             }
             Attempt::Responded(CredentialCheck::Unconfirmed, _) => {
                 tracing::info!(%endpoint, "node refused the login of a session, or could not check it");
-                self.backoff.refused(*fingerprint, endpoint);
-                self.sessions.mark_refused_by(fingerprint, endpoint.clone(), DELAY).await;
+                self.note_refused(fingerprint, endpoint).await;
                 LoginOutcome::Postponed
             }
             Attempt::Responded(CredentialCheck::Unchecked, _) => {
@@ -162,7 +170,12 @@ impl Relay {
                 LoginOutcome::Postponed
             }
             Attempt::Responded(CredentialCheck::NotServed, _) => LoginOutcome::NotReady(SendErrorKind::Invalid),
-            Attempt::Failed(kind) => LoginOutcome::NotReady(kind),
+            Attempt::Failed(kind) => {
+                if !kind.is_unsent() {
+                    self.backoff.broke(*fingerprint);
+                }
+                LoginOutcome::NotReady(kind)
+            }
         }
     }
 
@@ -182,7 +195,8 @@ impl Relay {
         if known.cookies().all().iter().any(|(id, _)| id != endpoint && nodes.find(id).is_some()) {
             return LoginOutcome::Postponed;
         }
-        self.end_refused(known).await;
+        self.forbid(&known.fingerprint()).await;
+        self.sessions.end(&known.key).await;
         LoginOutcome::SessionGone
     }
 
@@ -204,12 +218,20 @@ impl Relay {
         if exists { LoginOutcome::LoggedIn(first.unwrap_or(own)) } else { LoginOutcome::SessionGone }
     }
 
-    /// Ends a session whose login was refused. Its credentials are not used again.
-    pub(in super::super) async fn end_refused(&self, known: &OpenSession) {
-        let fingerprint = known.fingerprint();
-        self.logins.mark_refused(fingerprint);
-        self.sessions.mark_refused(&fingerprint).await;
-        self.sessions.end(&known.key).await;
+    /// Records for all front ends that the credentials are wrong. They are not used again until a client has logged in with them.
+    pub(in super::super) async fn forbid(&self, fingerprint: &SessionKey) {
+        self.backoff.forbid(*fingerprint);
+        self.sessions.mark_wrong(fingerprint).await;
+    }
+
+    /// Records for all front ends that the node at `endpoint` refused the credentials, or could not check them.
+    pub(in super::super) async fn note_refused(&self, fingerprint: &SessionKey, endpoint: &EndpointId) {
+        let delay = self.backoff.refused(*fingerprint, endpoint);
+        self.sessions.mark_refused_by(fingerprint, endpoint.clone(), delay + MAX_DELAY).await;
+        if delay > DELAY {
+            // Shorter than the delay of this front end, which began first.
+            self.sessions.extend_claim(fingerprint, delay - Duration::from_secs(1)).await;
+        }
     }
 
     /// Logs a removed session out at all nodes but `except`, as far as the timeout allows. `like` is

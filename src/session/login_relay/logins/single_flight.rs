@@ -1,4 +1,4 @@
-//! At most one login for each session and node at a time, and no login with refused credentials.
+//! At most one login for each session and node at a time.
 //!
 //! Kylin 5 locks a user after three wrong passwords, and a directory behind Kylin may do the same.
 //! Each login therefore runs in a task of its own, which a client that disconnects does not cancel.
@@ -14,7 +14,6 @@ use tokio::sync::watch;
 use super::LoginOutcome;
 use crate::endpoint::EndpointId;
 use crate::session::SessionKey;
-use crate::session::store::latest::Latest;
 
 /// A session and the endpoint where it is logged in.
 type FlightKey = (SessionKey, EndpointId);
@@ -22,8 +21,6 @@ type FlightKey = (SessionKey, EndpointId);
 /// Serialises the logins with the same credentials.
 type LoginLock = tokio::sync::Mutex<()>;
 
-/// The maximum number of refused credentials that are remembered.
-const MAX_REFUSED: usize = 10_000;
 /// Unused locks are removed once there are this many.
 const MAX_UNUSED_LOCKS: usize = 1024;
 
@@ -31,7 +28,6 @@ const MAX_UNUSED_LOCKS: usize = 1024;
 pub(in super::super) struct SingleFlight {
     running: Mutex<AHashMap<FlightKey, watch::Receiver<Option<LoginOutcome>>>>,
     locks: Mutex<AHashMap<SessionKey, Weak<LoginLock>>>,
-    refused: Mutex<Latest<SessionKey, ()>>,
 }
 
 impl SingleFlight {
@@ -83,19 +79,6 @@ impl SingleFlight {
         let lock = Arc::new(LoginLock::default());
         locks.insert(credentials, Arc::downgrade(&lock));
         lock
-    }
-
-    pub(super) fn is_refused(&self, credentials: &SessionKey) -> bool {
-        self.refused.lock().get(credentials).is_some()
-    }
-
-    pub(super) fn mark_refused(&self, credentials: SessionKey) {
-        self.refused.lock().put(credentials, (), MAX_REFUSED);
-    }
-
-    /// Removes the mark of credentials that a node has accepted. Returns whether they had one.
-    pub(in super::super) fn mark_accepted(&self, credentials: &SessionKey) -> bool {
-        self.refused.lock().remove(credentials)
     }
 }
 
@@ -188,15 +171,6 @@ mod tests {
         let broken = flights.run(key(1), &endpoint("q1"), || async { panic!("on purpose") }).await;
         assert!(matches!(broken, LoginOutcome::NotReady(_)));
         assert!(flights.running.lock().is_empty());
-    }
-
-    #[test]
-    fn refused_credentials_are_remembered_until_they_are_accepted() {
-        let flights = SingleFlight::default();
-        flights.mark_refused(key(1));
-        assert!(flights.is_refused(&key(1)) && !flights.is_refused(&key(2)));
-        assert!(flights.mark_accepted(&key(1)) && !flights.mark_accepted(&key(1)));
-        assert!(!flights.is_refused(&key(1)));
     }
 
     #[test]
