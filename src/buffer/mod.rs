@@ -6,7 +6,7 @@
 //! - A body of a request that gets no bytes waits for a moment. It then streams to a node, without a copy, so that it is not
 //!   sent again. The number of such bodies at each node is limited; beyond that the response is a 503.
 //! - A response is not read ahead of its client.
-//! - A request whose head does not fit gets a 503.
+//! - A request whose head does not fit gets a 503. An HTTP/2 connection whose incomplete head does not fit ends.
 //! - A request to all nodes whose responses do not fit gets a 503.
 //!
 //! One client cannot use the budget up: it has a share, and never more than half of the bytes that are free.

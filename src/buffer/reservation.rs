@@ -93,6 +93,12 @@ impl Reservation {
         is_taken
     }
 
+    /// Counts a refusal, after attempts that did not.
+    #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only the server waits by attempts"))]
+    pub(crate) fn count_refusal(&self) {
+        self.account.count_refusal();
+    }
+
     fn client_count(&mut self) -> Option<Arc<AtomicUsize>> {
         if self.of_client.is_none()
             && let Some(client) = self.client

@@ -123,6 +123,9 @@ impl<H: Handler> ServerBuilder<H> {
     /// counts from the connection's start or the end of the last response, so that it ends both
     /// idle and deliberately slow connections. A client that has sent a part of a head gets status
     /// 408; an idle one gets nothing. Default 60 s.
+    ///
+    /// Over HTTP/2, other requests of the connection may be in flight. Its end is announced to an idle client by GOAWAY. A head that
+    /// does not end in this time since its begin ends the connection with GOAWAY and the code `ENHANCE_YOUR_CALM`.
     pub fn head_timeout(mut self, timeout: Duration) -> Self {
         self.limits.head_timeout = timeout;
         self

@@ -18,49 +18,10 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const CONTINUATION: u8 = 9;
-const ACK: u8 = 1;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-
-/// `GET http://k/`, with names from the static table only (RFC 7541, appendix A) but for the authority.
-const GET: &[u8] = b"\x82\x86\x84\x01\x01k";
-
-/// For what must happen on any machine.
-const MAX_WAIT: Duration = Duration::from_secs(30);
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
-    bytes.extend([kind, flags]);
-    bytes.extend(stream.to_be_bytes());
-    bytes.extend(payload);
-    bytes
-}
-
-async fn connect(address: SocketAddr) -> TcpStream {
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
-    stream.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
-    stream
-}
-
-/// Returns the kinds of the frames that arrive until the server closes the connection.
-async fn kinds_until_closed(stream: &mut (impl AsyncReadExt + Unpin)) -> Vec<u8> {
-    let mut kinds = Vec::new();
-    while let Ok(first) = stream.read_u8().await {
-        let mut rest = [0; 8];
-        let Ok(_) = stream.read_exact(&mut rest).await else { break };
-        kinds.push(rest[2]);
-        let length = u32::from_be_bytes([0, first, rest[0], rest[1]]);
-        let Ok(_) = stream.read_exact(&mut vec![0; length as usize]).await else { break };
-    }
-    kinds
-}
+use crate::support::frames::{
+    ACK, CONTINUATION, END_HEADERS, END_STREAM, GET, GOAWAY, HEADERS, MAX_WAIT, PING, RST_STREAM, connect, frame,
+    kinds_until_closed,
+};
 
 /// A handler that counts the requests that it has at the same time, and keeps them until the test lets them go.
 struct Requests {
@@ -168,7 +129,9 @@ async fn no_more_streams_than_the_limit_reach_the_handler() {
             client.read_exact(&mut vec![0; length as usize]).await.unwrap();
             refused += usize::from(head[3] == RST_STREAM);
             responses += usize::from(head[3] == HEADERS);
-            if refused == 12 {
+            if refused == 12 && !requests.gate.is_closed() {
+                let most = || requests.most.load(Ordering::Relaxed);
+                crate::support::front::eventually(|| most() >= 8, || format!("{} handlers", most())).await;
                 requests.gate.close();
             }
         }

@@ -52,6 +52,7 @@ mod host_header;
 mod hostile_requests;
 mod http2;
 mod http2_floods;
+mod http2_heads;
 mod httpd_files;
 mod kylin_budget;
 mod kylin_compressed;

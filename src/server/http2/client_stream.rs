@@ -14,13 +14,15 @@ use tokio::time::{Sleep, sleep};
 
 use super::coalesce::{CoalesceBuffer, coalesce};
 use super::stream_stats::StreamStats;
+use super::whole_frames::{FrameReader, WholeFrames};
 use crate::server::LINGER_TIMEOUT;
 use crate::server::handshake::prefixed::Prefixed;
 
-/// A stream that begins with bytes that were already read, and fails when its client accepts
-/// nothing for too long.
+/// A stream that begins with bytes that were already read, yields whole frames, and fails when its client accepts nothing for too
+/// long.
 pub(super) struct ClientStream<S> {
     stream: TokioIo<Prefixed<S>>,
+    frames: WholeFrames,
     stats: Arc<StreamStats>,
     send_timeout: Duration,
     /// Runs while the client accepts no bytes.
@@ -30,9 +32,15 @@ pub(super) struct ClientStream<S> {
 }
 
 impl<S> ClientStream<S> {
-    pub(super) fn new(stream: S, read: Bytes, send_timeout: Duration, stats: Arc<StreamStats>) -> Self {
+    pub(super) fn new(
+        stream: S,
+        read: Bytes,
+        frames: WholeFrames,
+        send_timeout: Duration,
+        stats: Arc<StreamStats>,
+    ) -> Self {
         let stream = TokioIo::new(Prefixed { read, socket: stream });
-        ClientStream { stream, stats, send_timeout, write_timeout: None, linger: None }
+        ClientStream { stream, frames, stats, send_timeout, write_timeout: None, linger: None }
     }
 
     /// Returns the result of a write, or an error if writes have been pending for too long.
@@ -49,7 +57,9 @@ impl<S> ClientStream<S> {
 
 impl<S: AsyncRead + Unpin> Read for ClientStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let ClientStream { stream, frames, .. } = &mut *self;
+        let reader = FrameReader { frames, stream: stream.inner_mut() };
+        Pin::new(&mut TokioIo::new(reader)).poll_read(cx, buf)
     }
 }
 
@@ -69,7 +79,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Write for ClientStream<S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.linger.is_none() {
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
-            if !self.stats.has_unread() {
+            if !self.stats.has_unread() && !self.frames.lingers() {
                 return Poll::Ready(Ok(()));
             }
         }

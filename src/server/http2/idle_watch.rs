@@ -75,11 +75,12 @@ mod tests {
 
     use super::*;
     use crate::body::Body;
+    use crate::buffer::BufferBudget;
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_is_listed_only_after_the_delay_since_its_last_request() {
         let (_stage, stop) = StopSignal::channel(Arc::default());
-        let stats = Arc::new(StreamStats::default());
+        let stats = Arc::new(StreamStats::new(BufferBudget::process().reservation(None)));
         let mut watch = IdleWatch::of(stop, None, Arc::clone(&stats));
         for long in [Duration::ZERO, IDLE_DELAY / 2, IDLE_DELAY, 10 * IDLE_DELAY] {
             let mut is_listed = async || {

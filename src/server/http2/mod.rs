@@ -6,9 +6,12 @@
 
 mod client_stream;
 mod coalesce;
+mod frame_scanner;
+mod heads;
 mod idle_watch;
 mod sending;
 mod stream_stats;
+mod whole_frames;
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -27,15 +30,16 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{sleep, timeout};
 
 use self::client_stream::ClientStream;
+use self::frame_scanner::MAX_FRAME;
 use self::idle_watch::IdleWatch;
 use self::stream_stats::{ResponseBody, StreamExecutor, StreamStats};
+use self::whole_frames::WholeFrames;
 use super::client::Client;
 use super::limits::Limits;
 use super::stop::LAST_HEAD_TIMEOUT;
 use super::{Handler, STOPPED};
 use crate::body::{Body, BoxError};
 use crate::buffer::Reservation;
-use crate::header_walk::walk;
 use crate::http1::framing::declared_length;
 use crate::proxy::ErrorResponse;
 
@@ -49,8 +53,9 @@ const CONNECTION_WINDOW: u32 = 256 * 1024;
 /// The bytes that hyper holds of one response until the client accepts them. They are reserved in the budget.
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// The bytes that are reserved for a request body even if the budget is used up.
-const MIN_RESERVED: u64 = 4 * 1024;
+/// The bytes that are reserved for a connection twice, for an incomplete head and for the heads of requests in flight, even if the
+/// budget is used up, because the number of connections is limited. They count for no client, as those of an HTTP/1.1 connection.
+const MIN_RESERVED: usize = 4 * 1024;
 
 const NO_MEMORY: ErrorResponse = ErrorResponse::new(
     StatusCode::SERVICE_UNAVAILABLE,
@@ -64,16 +69,22 @@ where
     H: Handler,
 {
     let Limits { head_timeout, send_timeout, max_streams, head, .. } = client.limits;
-    let stats = Arc::new(StreamStats::default());
-    let socket = ClientStream::new(stream, read.freeze(), send_timeout, Arc::clone(&stats));
+    let reservation = || client.limits.buffers.reservation(client.key);
+    let mut of_connection = client.limits.buffers.reservation(None);
+    of_connection.grow_anyway(2 * MIN_RESERVED);
+    let stats = Arc::new(StreamStats::new(reservation()));
+    // More than the limit, so that the response can tell which part is too large. hyper refuses larger heads.
+    let max_list = head.bytes.saturating_mul(2);
+    let frames = WholeFrames::new(reservation(), max_list, head_timeout);
+    let socket = ClientStream::new(stream, read.freeze(), frames, send_timeout, Arc::clone(&stats));
     let connection = http2::Builder::new(StreamExecutor)
         .timer(TokioTimer::new())
         .max_concurrent_streams(max_streams.get())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
-        // More than the limit, so that the response can tell which part is too large. hyper refuses larger heads.
-        .max_header_list_size(u32::try_from(head.bytes.saturating_mul(2)).unwrap_or(u32::MAX))
+        .max_frame_size(MAX_FRAME)
+        .max_header_list_size(u32::try_from(max_list).unwrap_or(u32::MAX))
         // Closes the connection of a client that does not respond to pings.
         .keep_alive_interval(head_timeout)
         .serve_connection(socket, service(&client, &stats));
@@ -131,17 +142,20 @@ fn service<H: Handler>(
         let (head, body) = request.into_parts();
         let (body, mut in_flight) = stats.start_request(body.into());
         let request = Request::from_parts(head, body);
+        // Before the stream gets a task, so that a head that is refused does not wait for it.
+        let mut admitted = in_flight.admit(request, &serving.limits);
         async move {
             let limits = &serving.limits;
-            let mut admitted = check_head(&request, limits);
-            if admitted.is_ok() && !request.body().is_empty() {
+            if let Ok(request) = &admitted
+                && !request.body().is_empty()
+            {
                 match reserve_window(request.body(), limits.buffers.reservation(key)).await {
                     Some(window) => in_flight.hold(window),
                     None => admitted = Err(NO_MEMORY),
                 }
             }
             let mut response = match admitted {
-                Ok(()) => tokio::select! {
+                Ok(request) => tokio::select! {
                     biased;
                     response = serving.handler.handle(peer, request) => response,
                     () = cutting => STOPPED.response_without_url(),
@@ -159,42 +173,12 @@ fn service<H: Handler>(
 /// Reserves the bytes of a request body that hyper may hold.
 async fn reserve_window(body: &Body, mut window: Reservation) -> Option<Reservation> {
     let bytes = body.size_hint().exact().unwrap_or(u64::MAX).min(STREAM_WINDOW.into());
-    if bytes <= MIN_RESERVED {
+    if bytes <= MIN_RESERVED as u64 {
+        // Even if the budget is used up.
         window.grow_anyway(bytes as usize);
         return Some(window);
     }
     window.grow_or_wait(bytes as usize).await.then_some(window)
-}
-
-/// Refuses a head over the limits, with the status that an HTTP/1.1 client gets, and a value with a blank at its beginning or end,
-/// which is malformed (RFC 9113, 8.2.1): a node of HTTP/1.1 would read the value without it.
-fn check_head(request: &Request<Body>, limits: &Limits) -> Result<(), ErrorResponse> {
-    let (limits, buffers) = (limits.head, limits.line_buffers);
-    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
-    let longest = buffers.map_or(limits.bytes, |buffers| buffers.first.max(buffers.size));
-    if target > longest {
-        return Err(ErrorResponse::new(StatusCode::URI_TOO_LONG, "the target of the request is too long"));
-    }
-    let headers = request.headers();
-    let (mut bytes, mut longest_header, mut is_padded) = (target, 0, false);
-    for (name, value) in walk(headers) {
-        let length = name.as_str().len() + value.len();
-        (bytes, longest_header) = (bytes + length, longest_header.max(length));
-        is_padded |= matches!(value.as_bytes(), [b' ' | b'\t', ..] | [.., b' ' | b'\t']);
-    }
-    let is_too_long = bytes > limits.bytes || (buffers.is_some() && longest_header > longest);
-    if headers.len() > limits.headers || is_too_long {
-        let status = match buffers {
-            Some(_) if is_too_long => StatusCode::BAD_REQUEST,
-            Some(_) | None => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-        };
-        return Err(ErrorResponse::new(status, "the head of the request is too large"));
-    }
-    if is_padded {
-        let message = "a header value begins or ends with a blank";
-        return Err(ErrorResponse::new(StatusCode::BAD_REQUEST, message));
-    }
-    Ok(())
 }
 
 /// Returns the response to a request that is not served. HTTP/2 has no `Connection` header.

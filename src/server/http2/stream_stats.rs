@@ -9,19 +9,20 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::Response;
+use http::{Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::rt::Executor;
 use parking_lot::Mutex;
 
 use super::SEND_BUFFER;
+use super::heads::{self, HeadAccount};
 use super::sending::{Account, Sending};
 use crate::body::{Body, BodyError, OnEnd, Spool};
 use crate::buffer::Reservation;
 use crate::client_key::ClientKey;
+use crate::proxy::ErrorResponse;
 use crate::server::limits::Limits;
 
-#[derive(Default)]
 pub(super) struct StreamStats {
     requests: AtomicUsize,
     /// Requests without a complete response, plus request bodies that are still being read.
@@ -32,9 +33,23 @@ pub(super) struct StreamStats {
     responses: Mutex<Vec<Weak<StreamedResponse>>>,
     /// The bytes that hyper holds of all responses until the client accepts them.
     sending: Arc<Sending>,
+    /// The heads of the requests in flight.
+    heads: HeadAccount,
 }
 
 impl StreamStats {
+    /// `heads`: the reservation for the heads of requests.
+    pub(super) fn new(heads: Reservation) -> Self {
+        StreamStats {
+            requests: AtomicUsize::new(0),
+            in_flight: AtomicUsize::new(0),
+            has_unread: AtomicBool::new(false),
+            responses: Mutex::default(),
+            sending: Arc::default(),
+            heads: HeadAccount::new(heads),
+        }
+    }
+
     /// Returns how many requests have arrived.
     pub(super) fn requests(&self) -> usize {
         self.requests.load(Ordering::Relaxed)
@@ -53,7 +68,7 @@ impl StreamStats {
     pub(super) fn start_request(self: &Arc<Self>, body: Body) -> (Body, InFlightGuard) {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        let in_flight = InFlightGuard { stats: Arc::clone(self), window: None };
+        let in_flight = InFlightGuard { stats: Arc::clone(self), head: 0, window: None };
         if body.is_empty() {
             return (body, in_flight);
         }
@@ -108,11 +123,19 @@ impl OnEnd for StreamStats {
 /// Counts a request as in flight until its response is complete or cancelled.
 pub(super) struct InFlightGuard {
     stats: Arc<StreamStats>,
+    /// The bytes of the head.
+    head: usize,
     /// The reservation for the bytes of the request body that hyper holds.
     window: Option<Reservation>,
 }
 
 impl InFlightGuard {
+    /// Returns the request, whose head stays reserved until it is no longer in flight, or the reason why it is refused.
+    pub(super) fn admit(&mut self, request: Request<Body>, limits: &Limits) -> Result<Request<Body>, ErrorResponse> {
+        self.head = heads::admit(&request, limits, &self.stats.heads)?;
+        Ok(request)
+    }
+
     /// Keeps a reservation until the request is no longer in flight.
     pub(super) fn hold(&mut self, window: Reservation) {
         self.window = Some(window);
@@ -134,6 +157,7 @@ impl InFlightGuard {
 
 impl Drop for InFlightGuard {
     fn drop(&mut self) {
+        self.stats.heads.release(self.head);
         self.stats.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }

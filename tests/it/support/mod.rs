@@ -8,6 +8,7 @@ pub(crate) mod dialects;
 pub(crate) mod drills;
 pub(crate) mod example;
 pub(crate) mod files;
+pub(crate) mod frames;
 pub(crate) mod front;
 pub(crate) mod health;
 pub(crate) mod http;
