@@ -51,6 +51,7 @@ mod hop_by_hop;
 mod host_header;
 mod hostile_requests;
 mod http2;
+mod http2_close;
 mod http2_floods;
 mod http2_heads;
 mod httpd_files;

@@ -16,6 +16,7 @@ mod whole_frames;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -40,7 +41,7 @@ use super::stop::LAST_HEAD_TIMEOUT;
 use super::{Handler, STOPPED};
 use crate::body::{Body, BoxError};
 use crate::buffer::Reservation;
-use crate::http1::framing::declared_length;
+use crate::http1::framing::{declared_length, is_close};
 use crate::proxy::ErrorResponse;
 
 /// The part of one request body that a client may send before the handler reads it, in bytes (nginx: `http2_body_preread_size`).
@@ -97,6 +98,11 @@ where
             biased;
             served = connection.as_mut() => return Ok(served?),
             () = client.stop.stopped(), if !stopping => {
+                stopping = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            // The task of the stream that has the response wakes this one.
+            () = poll_fn(|_| if stats.is_closing() { Poll::Ready(()) } else { Poll::Pending }), if !stopping => {
                 stopping = true;
                 connection.as_mut().graceful_shutdown();
             }
@@ -165,6 +171,10 @@ fn service<H: Handler>(
             if !is_head {
                 check_length(&mut response);
             }
+            // hyper removes this header, and others about the connection, which are malformed in HTTP/2 (RFC 9113, 8.2.2).
+            if response.headers().get_all(CONNECTION).iter().any(is_close) {
+                in_flight.close_connection();
+            }
             Ok::<_, Infallible>(in_flight.track(response, key, limits))
         }
     })
@@ -181,7 +191,7 @@ async fn reserve_window(body: &Body, mut window: Reservation) -> Option<Reservat
     window.grow_or_wait(bytes as usize).await.then_some(window)
 }
 
-/// Returns the response to a request that is not served. HTTP/2 has no `Connection` header.
+/// Returns the response to a request that is not served. Unlike in HTTP/1.1, the connection stays open.
 fn refusal(error: ErrorResponse) -> Response<Body> {
     let mut response = error.response_without_url();
     response.headers_mut().remove(CONNECTION);

@@ -29,6 +29,8 @@ pub(super) struct StreamStats {
     in_flight: AtomicUsize,
     /// A request body was not read to its end.
     has_unread: AtomicBool,
+    /// A response asks its client to come back on another connection.
+    is_closing: AtomicBool,
     /// The responses in flight. Each has its own progress: some may stall while others advance.
     responses: Mutex<Vec<Weak<StreamedResponse>>>,
     /// The bytes that hyper holds of all responses until the client accepts them.
@@ -44,6 +46,7 @@ impl StreamStats {
             requests: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
             has_unread: AtomicBool::new(false),
+            is_closing: AtomicBool::new(false),
             responses: Mutex::default(),
             sending: Arc::default(),
             heads: HeadAccount::new(heads),
@@ -63,6 +66,11 @@ impl StreamStats {
     /// Returns true if the client may be sending bytes that are not read.
     pub(super) fn has_unread(&self) -> bool {
         self.has_unread.load(Ordering::Relaxed)
+    }
+
+    /// Returns true if the connection closes after the requests in flight.
+    pub(super) fn is_closing(&self) -> bool {
+        self.is_closing.load(Ordering::Relaxed)
     }
 
     pub(super) fn start_request(self: &Arc<Self>, body: Body) -> (Body, InFlightGuard) {
@@ -139,6 +147,11 @@ impl InFlightGuard {
     /// Keeps a reservation until the request is no longer in flight.
     pub(super) fn hold(&mut self, window: Reservation) {
         self.window = Some(window);
+    }
+
+    /// Closes the connection after the requests in flight.
+    pub(super) fn close_connection(&self) {
+        self.stats.is_closing.store(true, Ordering::Relaxed);
     }
 
     /// Returns the response in the form that hyper takes. It counts for the share of `client`, unless the response names another.
