@@ -479,9 +479,9 @@ async fn a_flood_leaves_others_as_many_slots_as_they_need() {
             assert!(left > 96, "{left} queries: more than three eighths of the places");
         }
     }
-    // In 3.5 s one slot of each node would run seven.
+    // In 3.5 s a slot of each node serves one query of 2 s at least.
     let served = of_flood() - before;
-    assert!(served > 10, "the flood is served too: {served}");
+    assert!(served >= 4, "the flood is served too: {served}");
     for other in last {
         let (status, took) = other.await.unwrap();
         assert!(status == 200 && took <= 51, "{status} after {took} ms");

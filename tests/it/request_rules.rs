@@ -177,6 +177,45 @@ async fn requests_follow_the_rules_of_http_in_both_protocols() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// The buffers of nginx: no line is longer than a buffer.
+#[tokio::test]
+async fn lines_longer_than_the_head_buffers_get_the_status_of_nginx_in_both_protocols() {
+    let node = RawNode::start([healthy("node")]).await;
+    let proxy = Front::over(&[node.address()]).proxy;
+    let [first, count, size] = [1024, 2, 2048].map(|value| NonZero::new(value).unwrap());
+    let front = Front::serving(proxy, |server| server.head_buffers(first, count, size));
+    // The bytes of the target and of each header.
+    for (target, headers, expected) in [
+        (10, &[][..], 200),
+        (1_500, &[1_500], 200),
+        (2_100, &[], 414),
+        (3_000, &[1_000], 414),
+        (10, &[2_100], 400),
+        (10, &[3_000], 400),
+        (10, &[1_500, 1_500, 1_500, 1_500], 400),
+    ] {
+        let case = case("lines", "GET", &format!("/{}", "x".repeat(target - 1)), Responded(expected));
+        let case = headers.iter().fold(case, |case, length| case.header("x-a", "x".repeat(*length)));
+        let uri = case.uri.clone().unwrap();
+        assert_eq!(over_http1(&front, &case).await, expected, "HTTP/1.1: {target}, {headers:?}");
+        assert_eq!(over_http2(front.address(), &case, &uri).await, expected, "HTTP/2: {target}, {headers:?}");
+    }
+    assert_eq!(node.seen().requests.len(), 2 * 2, "two cases are within the limits");
+}
+
+#[tokio::test]
+async fn a_path_that_is_closed_to_clients_gets_403_in_both_protocols() {
+    let node = RawNode::start([healthy("node")]).await;
+    let front = Front::kylin(endpoints(&[node.address()]), |proxy| proxy);
+    for path in ["/kylin/api/cache/x", "/kylin/api/%63ache/x", "/kylin/web/../api/cache/x", "/kylin/api/cache;a=b/x"] {
+        let case = case("guard", "GET", path, Responded(403));
+        let uri = case.uri.clone().unwrap();
+        assert_eq!(over_http1(&front, &case).await, 403, "HTTP/1.1: {path}");
+        assert_eq!(over_http2(front.address(), &case, &uri).await, 403, "HTTP/2: {path}");
+    }
+    assert!(node.seen().requests.is_empty(), "{:?}", node.seen().texts());
+}
+
 #[tokio::test]
 async fn max_forwards_is_counted_down_and_the_last_recipient_names_its_methods() {
     let node = RawNode::start([healthy("node")]).await;
