@@ -23,6 +23,9 @@ use crate::status::Monitored;
 use crate::tls::Clients;
 use crate::{CHECK_TIMEOUT, Logs, START_TIMEOUT, demo, greet, say, sessions, summary, table};
 
+const OWN_NAME: &str = "kylin.server.cluster-servers names localhost alone, which is each node's name for itself: \
+                        write the names of the hosts there, or give the nodes with --nodes";
+
 /// A running front end for a list of nodes.
 pub struct Listed {
     args: Args,
@@ -54,6 +57,7 @@ impl Listed {
         mut inherited: Vec<OwnedFd>,
     ) -> Result<Option<(Self, Server)>, Box<dyn Error>> {
         let clients = args.tls.clients()?;
+        let is_of_properties = matches!(args.source, Source::Properties(_));
         let source = std::mem::replace(&mut args.source, Source::Nodes(Vec::new()));
         let members = Members::find(source, &args).await?;
         let mode = args.sessions.get_or_insert(SessionMode::MEMORY).clone();
@@ -65,6 +69,7 @@ impl Listed {
             // What is understood must be able to serve.
             return match members.missing() {
                 Some(why) => Err(format!("there are no nodes: {why}").into()),
+                None if is_of_properties && members.is_own_name() => Err(OWN_NAME.into()),
                 None => Ok(None),
             };
         }

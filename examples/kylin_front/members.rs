@@ -108,6 +108,12 @@ impl Members {
         (status.updates == 0).then(|| self.empty_list().unwrap_or_else(other))
     }
 
+    /// Returns whether the only node has the name that each machine has for itself.
+    pub fn is_own_name(&self) -> bool {
+        let status = self.cluster.status();
+        matches!(&status.endpoints[..], [only] if only.id.as_str().starts_with("localhost:"))
+    }
+
     /// Returns what is wrong with a list of nodes that has none.
     pub fn empty_list(&self) -> Option<String> {
         let (list, discovery) = self.list.as_ref().zip(self.discovery.as_ref())?;

@@ -1,5 +1,6 @@
 //! Files that operators and programs edit, read again when they change.
 
+use std::borrow::Cow;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -110,6 +111,11 @@ impl WatchedFiles {
 }
 
 impl FileContent {
+    /// Returns the text as Kylin reads it: bytes that are not UTF-8, such as remarks in GBK, are replaced.
+    pub(super) fn lossy_text(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.bytes)
+    }
+
     pub(super) fn text(&self) -> Result<&str, DiscoveryError> {
         let location = || self.path.display().to_string();
         let text = std::str::from_utf8(&self.bytes);

@@ -15,11 +15,13 @@ use super::options::KylinOptions;
 use super::syntax::printable;
 
 /// A summary of the differences that the documentation of the module lists.
-const DIFFERENCES: [&str; 9] = [
+const DIFFERENCES: [&str; 11] = [
     "Host is the client's if it names one, unless proxy_set_header sets it",
     "connections to nodes are HTTP/1.1 and kept, 64 per core unless keepalive sets another number",
     "a node has 5 s to connect and 310 s to respond, unless proxy_connect_timeout and proxy_read_timeout are set",
     "X-Forwarded-For, -Proto and -Host are sent, unless proxy_set_header sets them",
+    "Forwarded, X-Real-IP and other X-Forwarded-* of a client are removed, unless set_real_ip_from trusts it",
+    "a path that nodes could read in two ways (%2F, %25, \\, ;) is 400 where Kylin is on, and one with raw \" < > everywhere",
     "while all servers are ejected, the one that failed least recently serves",
     "queries wait for a server that has its max_conns in flight, with and without queue, and other requests pass",
     "limits, least_conn and round robin count over all threads; no live server is 503 in Kylin's form",

@@ -194,8 +194,8 @@ fn a_whole_nginx_conf_is_read() {
     let Action::Proxy(pass) = &at("/kylin/x").action else { panic!() };
     let none = HeaderMap::new();
     let scope = Scope::new(&HttpMethod::GET, "/", b"/", &none);
-    let redirects = pass.redirects(&scope);
-    assert_eq!((&*redirects[0].0, &*redirects[0].1), (&b"http://Query/"[..], &b"/kylin/"[..]));
+    let redirects = pass.redirects(kylin, &scope);
+    assert_eq!(redirects[0].apply(b"http://Query/x").as_deref(), Some(&b"/kylin/x"[..]));
 
     let listener = &config.listeners[0];
     assert_eq!((config.listeners.len(), listener.default, listener.backlog), (2, 0, Some(512)));

@@ -386,7 +386,12 @@ async fn a_job_node_with_the_default_role_is_named() {
         cluster.set(at, "kylin.job.scheduler.default", "2").await;
     }
     let found = cluster.report(&[]).await;
-    assert_found(&found, &[&["discovery: q2: its kylin.server.mode is job, and the front end sends it queries too"]]);
+    assert_found(
+        &found,
+        &[&[
+            "discovery: q2: its kylin.server.mode is job, so it rejects queries, and the front end sends it queries: give it the role job",
+        ]],
+    );
     let (named, login) = (format!("{}=job", cluster.named()), cluster.folder.path().join("admin"));
     assert_found(&report(&["--nodes", &named, "--login-file", login.to_str().unwrap()]).await, &[]);
 }

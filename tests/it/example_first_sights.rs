@@ -78,9 +78,9 @@ async fn settle(store: &str) {
     let fronts = FrontEnds::start(&named.join(","), store).await;
     // One extra request, so that the two choose differently.
     get(fronts.addresses[0], "/kylin/api/cubes", &[]).await.unwrap();
-    let races = (0..CONCURRENT).map(|first| tokio::spawn(race(fronts.addresses, first)));
+    let all = (0..CONCURRENT).map(|first| tokio::spawn(race(fronts.addresses, first)));
     let mut sum = Outcome::default();
-    for first in races.collect::<Vec<_>>() {
+    for first in all.collect::<Vec<_>>() {
         let Outcome { contested, disagreements } = first.await.unwrap();
         sum.contested += contested;
         sum.disagreements += disagreements;

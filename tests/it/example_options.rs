@@ -426,6 +426,21 @@ fn a_check_says_where_a_log_cannot_be_written_and_makes_no_file() {
 }
 
 #[test]
+fn properties_with_remarks_in_gbk_are_read_and_those_that_name_localhost_alone_cannot_serve() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = folder.path().join("kylin.properties").to_str().unwrap().to_owned();
+    // "Nodes" in GBK.
+    let remark = b"# \xbd\xda\xb5\xe3\nkylin.server.mode=all\n";
+    let list = |hosts: &str| [&remark[..], format!("kylin.server.cluster-servers={hosts}\n").as_bytes()].concat();
+    std::fs::write(&path, list("kylin1:7070,kylin2:7070")).unwrap();
+    check(&["--properties", &path, "--sessions=none"]);
+    std::fs::write(&path, list("localhost:7070")).unwrap();
+    let output = run(&["--properties", &path, "--sessions=none", "--check"]);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(1) && error.contains("names localhost alone"), "{error}");
+}
+
+#[test]
 fn two_logs_in_one_file_are_an_error() {
     let folder = tempfile::TempDir::new().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();

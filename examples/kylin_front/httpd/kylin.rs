@@ -107,7 +107,7 @@ fn may_be_kylin(to: &str) -> bool {
     }
 }
 
-fn is_below_kylin(path: &str) -> bool {
+pub fn is_below_kylin(path: &str) -> bool {
     path.strip_prefix("/kylin").is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?', ';']))
 }
 

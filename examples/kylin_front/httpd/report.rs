@@ -13,12 +13,13 @@ use super::syntax::{Notice, printable};
 use crate::args::Args;
 
 /// The differences from httpd in every configuration.
-const DIFFERENCES: [&str; 7] = [
+const DIFFERENCES: [&str; 8] = [
     "Host is the client's: ProxyPreserveHost On",
     "paths are read as Tomcat reads them; ambiguous ones are 400",
     "a node has 5 s to connect and 310 s to respond, unless timeout=, ProxyTimeout or a longer Timeout is written",
     "a member without retry= is ejected if it fails more than the others; while all are ejected, the one that failed least recently serves",
-    "under a mapped path, redirects and cookies lead back too if they name the client's host or only a path; redirects are relative",
+    "under a mapped path, redirects that name the client's host lead back too, and below /kylin those of a path and cookies; redirects are relative",
+    "X-Forwarded-For and the like of a client are removed unless RemoteIP trusts it; X-Forwarded-Server is not sent",
     "below /kylin the kind of request decides whether it is sent again: no write is sent twice",
     "queries wait for a member that has its max in flight; no member that may serve is 503 in Kylin's form",
 ];

@@ -80,9 +80,8 @@ fn parse(files: &[FileContent]) -> Result<KylinConfig, DiscoveryError> {
     let location = |file: &FileContent| file.path.display().to_string();
     let mut properties = Properties::default();
     for file in files {
-        // Java reads Latin-1, but editors write UTF-8. The two agree where the text is ASCII.
         properties = properties
-            .overridden_by(&location(file), file.text()?)
+            .overridden_by(&location(file), &file.lossy_text())
             .map_err(|error| DiscoveryError::Invalid { location: location(file), source: error.into() })?;
     }
     KylinConfig::from_properties(&properties).map_err(|error| {

@@ -1,6 +1,6 @@
 //! A cluster for each upstream.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -92,6 +92,9 @@ fn backend(upstream: &Upstream, server: &UpstreamServer, address: Address) -> Re
     let mut builder = HttpBackend::to(address);
     if let Some(connections) = upstream.keepalive {
         builder = builder.max_idle(connections as usize);
+    }
+    if let Some(bytes) = upstream.head_bytes.and_then(|bytes| NonZeroUsize::new(usize::try_from(bytes).ok()?)) {
+        builder = builder.max_head_bytes(bytes);
     }
     if let Some(requests) = upstream.keepalive_requests {
         builder = builder.max_uses(NonZeroU32::new(requests));

@@ -59,7 +59,7 @@ impl<'s> ResponseEdits<'s> {
         Ok(ResponseEdits {
             settings,
             filters: HeaderFilters::new(settings, scope)?,
-            redirects: pass.redirects(scope),
+            redirects: pass.redirects(settings, scope),
             front: Front::of(scope),
             cookies: pass.cookies(settings, scope),
         })

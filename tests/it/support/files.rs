@@ -113,9 +113,12 @@ async fn respond(request: Request<Body>, seen: Seen) -> Response<Body> {
     if let Some((_, path)) = uri.split_once("?path=") {
         response = response.header("set-cookie", format!("JSESSIONID=42; Path={path}"));
     }
+    if let Some((_, length)) = uri.split_once("?head=") {
+        response = response.header("x-long", "x".repeat(length.parse().unwrap()));
+    }
     let status = match &uri {
         uri if uri.contains("?location=") => {
-            let (_, location) = uri.split_once("?location=").unwrap();
+            let location = uri.split_once("?location=").unwrap().1.replace("@host@", host);
             response = response.header("location", location);
             302
         }

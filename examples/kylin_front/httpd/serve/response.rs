@@ -9,6 +9,7 @@ use kylin_lb::observe::ServedBy;
 
 use super::session::Asked;
 use crate::httpd::directives::{Balancer, From, Pass, Scope, Settings, Target, reversed};
+use crate::httpd::kylin::is_below_kylin as is_of_kylin;
 
 /// The changes of a response, computed before the request is sent.
 #[derive(Default)]
@@ -112,12 +113,13 @@ impl<'s> ResponseEdits<'s> {
                     _ => rules.push((Cow::Borrowed(reverse.from.as_str()), to)),
                 }
                 if prefix.is_some() && !path.is_empty() && path.trim_end_matches('/') != to.trim_end_matches('/') {
-                    for scheme in ["http", "https"] {
-                        rules.push((Cow::Owned(format!("{scheme}://{}{path}", self.scope.host)), to));
+                    rules.push((Cow::Owned(format!("http://{}{path}", self.scope.host)), to));
+                    if self.scope.is_tls || is_of_kylin(path) {
+                        rules.push((Cow::Owned(format!("https://{}{path}", self.scope.host)), to));
                     }
                     // A host without a scheme, which is no path.
                     rules.push((Cow::Owned(format!("//{}{path}", self.scope.host)), to));
-                    if value.starts_with("//") {
+                    if value.starts_with("//") || !is_of_kylin(value) {
                         continue;
                     }
                     rules.push((Cow::Borrowed(path), to));
@@ -150,6 +152,7 @@ impl<'s> ResponseEdits<'s> {
         let or_root = |to: String| if to.is_empty() { "/".to_owned() } else { to };
         let is_bare = |path: &str, from: &str| path == bare(from) && !path.is_empty();
         let change_path = |path: &str| match (&written[..], prefix) {
+            ([], Some(_)) if !is_of_kylin(path) => None,
             ([], Some((from, to))) if is_bare(path, from) => Some(or_root(bare(to))),
             ([], Some((from, to))) => reversed(path, [(Cow::Borrowed(from.as_str()), *to)]),
             ([], None) => None,

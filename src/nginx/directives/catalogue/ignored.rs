@@ -20,7 +20,7 @@ const IGNORED: &str = "
     vhost_traffic_status_set_by_filter vhost_traffic_status_stats_by_upstream vhost_traffic_status_zone
     health_check_timeout lock_file log_not_found log_subrequest map_hash_* master_process match max_ranges min_delete_depth
     mp4_* msie_padding msie_refresh multi_accept open_file_cache open_file_cache_* open_log_file_cache
-    output_buffers pcre_jit pid port_in_redirect postpone_gzipping postpone_output proxy_buffer_size proxy_buffers
+    output_buffers pcre_jit pid port_in_redirect postpone_gzipping postpone_output proxy_buffers
     proxy_busy_buffers_size proxy_cache_* proxy_headers_hash_*
     proxy_max_temp_file_size proxy_no_cache proxy_send_lowat proxy_socket_keepalive proxy_ssl_certificate_cache proxy_ssl_ciphers
     proxy_ssl_key_log proxy_ssl_session_reuse proxy_ssl_verify_depth proxy_store_access proxy_temp_* quic_* read_ahead referer_hash_* req_status req_status_*

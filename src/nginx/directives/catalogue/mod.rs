@@ -99,6 +99,7 @@ static MODELLED: &[(&str, u8, &str)] = &[
     ("merge_slashes", H | S, "merge_slashes on|off;"),
     ("more_clear_headers", HSL, "more_clear_headers NAME...;"),
     ("more_set_headers", HSL, "more_set_headers \"NAME: VALUE\"...;"),
+    ("proxy_buffer_size", HSL, "proxy_buffer_size SIZE;"),
     ("proxy_buffering", HSL, "proxy_buffering on|off;"),
     ("proxy_connect_timeout", HSL, "proxy_connect_timeout TIME;"),
     ("proxy_cookie_domain", HSL, "proxy_cookie_domain off|DOMAIN REPLACEMENT;"),

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use http::header::HOST;
+
 use super::{Matcher, PassUri, is_plain};
 use crate::backend::http1::Address;
 use crate::kylin::NormalizedPath;
@@ -34,6 +36,9 @@ pub(crate) struct ProxyPass {
     /// The part of that which concerns Kylin: a path at or below `/kylin`. nginx changes no other path of a response.
     kylin_prefix: Option<(String, String)>,
 }
+
+/// The longest head of a node's response without `proxy_buffer_size`, as of every backend.
+const DEFAULT_NODE_HEAD_BYTES: u64 = 64 * 1024;
 
 /// A URL up to the variables of its host, and each of their values with its URL.
 type UrlsByHost = (Template, Vec<(String, String)>);
@@ -182,23 +187,32 @@ impl ProxyPass {
 
     /// Returns the prefixes of a `Location` in a node's response, and the replacement of each.
     ///
-    /// A node gets the client's `Host`, so it names itself there as the client named the front end, or names only a path. So a
-    /// rule for `$proxy_host` applies to these too.
-    pub(crate) fn redirects(&self, scope: &Scope<'_>) -> Redirects<'_> {
+    /// Without a `proxy_set_header Host` a node gets the client's `Host` here, and so names itself as the client named the front end,
+    /// where nginx's name is that of the upstream. So a rule for `$proxy_host` applies to these URLs too. For Kylin, which names
+    /// itself by a path alone, it applies to the paths below `/kylin`.
+    pub(crate) fn redirects(&self, settings: &BlockSettings, scope: &Scope<'_>) -> Redirects<'_> {
         let mut changes: Redirects<'_> = self.redirects.iter().map(|redirect| redirect.for_request(scope)).collect();
-        if let (Some((passed, _)), Some((from, to))) = (&self.prefix, &self.kylin_prefix) {
-            let own = format!("http://{}", self.host).into_bytes();
-            let host = scope.headers.get(http::header::HOST).map(|host| host.as_bytes()).unwrap_or_default();
-            let is_changed = |change: &Change<'_>| change.from.strip_prefix(&own[..]) == Some(passed.as_bytes());
-            if changes.iter().any(is_changed) {
-                // `//` is a host without a scheme, which is no path.
-                for scheme in [&b"http://"[..], b"//"] {
-                    changes.push(Change::of_prefix([scheme, host, from.as_bytes()].concat(), to.as_bytes()));
-                }
-                let secure = |path: &str| [b"https://", host, path.as_bytes()].concat();
-                changes.push(Change::of_prefix(secure(from), secure(to)));
-                changes.push(Change::of_path(from.as_bytes(), to.as_bytes()));
+        let Some((passed, mapped)) = &self.prefix else { return changes };
+        let own = format!("http://{}", self.host).into_bytes();
+        let is_changed = |change: &Change<'_>| change.from.strip_prefix(&own[..]) == Some(passed.as_bytes());
+        if !changes.iter().any(is_changed) {
+            return changes;
+        }
+        let host = scope.headers.get(HOST).map(|host| host.as_bytes()).unwrap_or_default();
+        let url = |scheme: &[u8], path: &str| [scheme, host, path.as_bytes()].concat();
+        if settings.set_headers.iter().all(|header| header.name != HOST) {
+            changes.push(Change::of_prefix(url(b"http://", passed), mapped.as_bytes()));
+            if scope.tls.is_some() {
+                changes.push(Change::of_prefix(url(b"https://", passed), mapped.as_bytes()));
             }
+        }
+        if let Some((from, to)) = &self.kylin_prefix {
+            // `//` is a host without a scheme, which is no path.
+            for scheme in [&b"http://"[..], b"//"] {
+                changes.push(Change::of_prefix(url(scheme, from), to.as_bytes()));
+            }
+            changes.push(Change::of_prefix(url(b"https://", from), url(b"https://", to)));
+            changes.push(Change::of_path(from.as_bytes(), to.as_bytes()));
         }
         changes
     }
@@ -275,6 +289,9 @@ impl ProxyPass {
             context.remarks.note(word.span, text);
         }
         set_tls(&mut context.upstreams.all[upstream], tls, word)?;
+        let longest = settings.node_head_bytes.unwrap_or(DEFAULT_NODE_HEAD_BYTES);
+        let of_upstream = &mut context.upstreams.all[upstream].head_bytes;
+        *of_upstream = Some(of_upstream.map_or(longest, |before| before.max(longest)));
         let url = &text[..scheme.len() + 3 + authority.len()];
         let default = match &uri {
             PassUri::Unchanged if written_uri.is_empty() => Some((format!("{url}/"), "/")),
@@ -290,6 +307,15 @@ impl ProxyPass {
             _ => None,
         };
         let kylin_prefix = prefix.as_ref().and_then(below_kylin);
+        if let (Some((from, to)), Some((below, _))) = (&prefix, &kylin_prefix)
+            && from == below
+            && !to.starts_with(KYLIN)
+        {
+            let text = format!(
+                "location {to}: Kylin's own pages and drivers know only paths below /kylin, which do not lead here"
+            );
+            context.remarks.note(word.span, text);
+        }
         let redirects = match rules {
             [] => default.into_iter().collect(),
             rules if rules.iter().any(|rule| matches!(rule, RedirectRule::Off)) => Vec::new(),

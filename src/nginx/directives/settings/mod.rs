@@ -106,6 +106,8 @@ pub(crate) struct BlockSettings {
     pub(crate) read_timeout: Option<Duration>,
     /// `client_max_body_size`, 0 for no limit; nginx: 1 MiB.
     pub(crate) max_body_size: Option<u64>,
+    /// `proxy_buffer_size`: the longest head of a node's response; nginx: 4 or 8 KiB.
+    pub(crate) node_head_bytes: Option<u64>,
     /// `client_body_timeout`, between two reads from the client; nginx: 60 s.
     pub(crate) body_timeout: Option<Duration>,
     /// `send_timeout`, between two writes to the client; nginx: 60 s.

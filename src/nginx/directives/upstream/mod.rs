@@ -53,6 +53,8 @@ pub(crate) struct Upstream {
     pub(crate) comments: CommentOptions,
     /// The probe of servers that are no Kylin nodes: `check` of another module asks for it.
     pub(crate) checked: Option<ProbeMode>,
+    /// The longest head of a response: the highest limit of the locations that reach the group. `None` if no location does.
+    pub(crate) head_bytes: Option<u64>,
     /// The way in which locations reach the group: over TLS, or without (`Some(None)`); `None` if no location does.
     pub(crate) passed: Option<Option<NodeTls>>,
 }

@@ -12,8 +12,7 @@ use crate::nginx::directives::context::ReadContext;
 use crate::nginx::syntax::values::{self, TimeUnit};
 use crate::nginx::syntax::{Directive, Fault};
 
-/// The largest request head, whatever the file says: each client that sends one holds that much
-/// memory.
+/// The largest head of a request or a response, whatever the file says: each one holds that much memory.
 const MAX_HEAD_BYTES: u64 = 1 << 20;
 
 fn milliseconds(directive: &Directive) -> Result<Duration, Fault> {
@@ -140,6 +139,13 @@ pub(super) fn read_amount(
                 true => settings.limit_conn_status = status,
                 false => settings.limit_req_status = status,
             }
+        }
+        "proxy_buffer_size" => {
+            let size = values::size(arg(directive)?)?;
+            if size > MAX_HEAD_BYTES {
+                remarks.note(span, "proxy_buffer_size: the head of a response has at most 1 MiB");
+            }
+            settings.node_head_bytes = Some(size.clamp(1, MAX_HEAD_BYTES));
         }
         "client_max_body_size" => settings.max_body_size = Some(values::size(arg(directive)?)?),
         "client_header_buffer_size" => {
