@@ -97,6 +97,11 @@ impl Listed {
         };
         #[cfg(feature = "cache")]
         listed.monitored.set_cached(proxy.clone());
+        // Before it accepts: connections to an inherited socket wait in the kernel, and another process may still serve them.
+        listed.members.wait(START_TIMEOUT).await;
+        if let Some(error) = listed.members.empty_list() {
+            tracing::warn!(error, "no node is listed yet: clients are refused until one is");
+        }
         let server = inherited.into_iter().fold(listed.server(proxy), ServerBuilder::inherit).start()?;
         listed.monitored.set_connections(server.connection_count());
         listed.monitored.set_logs(listed.log_files());
@@ -107,11 +112,6 @@ impl Listed {
         }
         let is_tls = listed.clients.is_some();
         greet(&server, &listed.listens.iter().map(|listen| (listen.clone(), is_tls)).collect::<Vec<_>>());
-        // It listens meanwhile: a client learns why it is refused.
-        listed.members.wait(START_TIMEOUT).await;
-        if let Some(error) = listed.members.empty_list() {
-            tracing::warn!(error, "no node is listed yet: clients are refused until one is");
-        }
         listed.monitored.set_discovery(listed.members.discovery.take());
         say(format_args!("{}{}", summary(&listed.args), table(&listed.members.cluster)));
         if let (Some(_), Some(address)) = (&listed.members.demo, server.addresses().first()) {

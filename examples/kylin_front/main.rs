@@ -68,7 +68,7 @@ use self::status::Monitored;
 
 /// The time for which `--check` waits for nodes.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
-/// The time for which the program waits for nodes before it prints them.
+/// The time for which the program waits for nodes before it accepts clients.
 const START_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use kylin_lb::server::Server;
+use kylin_lb::server::{Server, Stopped};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
@@ -38,7 +38,7 @@ pub struct Stop {
 }
 
 /// Serves until a signal to stop. SIGHUP and a request of an operator reload. After the signal it waits for requests in flight; a
-/// second signal ends the wait.
+/// second signal ends the wait, and those that have no response get a 502.
 pub async fn until_signal(mut server: Server, mut signals: Signals, front: &mut impl Reload, stop: Stop) {
     signals.reopen(front.log_files());
     while let Event::Reload(reply) = signals.next().await {
@@ -75,19 +75,24 @@ pub async fn until_signal(mut server: Server, mut signals: Signals, front: &mut 
     if !lame_duck.is_zero() {
         say(format_args!("stopping: serving for {} s, while the health path says so", lame_duck.as_secs()));
         if tokio::time::timeout(lame_duck, signals.stop()).await.is_ok() {
-            say(format_args!("stopped at once"));
-            // The requests end here, so that the log has them.
-            drop(server);
+            say_stopped(&say, " at once", server.stop(Duration::ZERO).await);
             flush(front.log_files());
             return;
         }
     }
     say(format_args!("stopping: requests in flight have {} s", grace.as_secs()));
-    tokio::select! {
-        stopped = server.stop(grace) => say(format_args!("stopped; {} connections were cut", stopped.cut)),
-        () = signals.stop() => say(format_args!("stopped at once")),
-    }
+    let mut when = "";
+    let second_signal = async {
+        signals.stop().await;
+        when = " at once";
+    };
+    let stopped = server.stop_or_cut(grace, second_signal).await;
+    say_stopped(&say, when, stopped);
     flush(front.log_files());
+}
+
+fn say_stopped(say: impl Fn(std::fmt::Arguments<'_>), when: &str, stopped: Stopped) {
+    say(format_args!("stopped{when}; {} connections were cut", stopped.cut));
 }
 
 /// Runs `read` in a thread, which the end of the process does not wait for.

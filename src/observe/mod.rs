@@ -98,6 +98,8 @@ pub use self::served_by::ServedBy;
 pub(crate) use self::span::in_span;
 pub use self::target::{is_secret_name, masked_query, masked_target};
 pub use self::termination::Termination;
+#[cfg(feature = "server")]
+pub(crate) use self::termination::{Cut, CutScope};
 pub use self::timestamp::Timestamp;
 pub use self::watch::Watch;
 pub use crate::kylin::response::QueryFlags;

@@ -10,6 +10,7 @@ use tracing::Span;
 
 use super::event::{Attempts, RequestEvent};
 use super::span::{self, RequestSpans};
+use super::termination::Cut;
 use super::{
     Attempt, AttemptBegan, AttemptEnd, AttemptEnded, Classified, Detail, Dispatched, EndpointPicked, Finished,
     ObservedRequest, Observers, Queued, Received, RequestObserver, ResponseHead, Retried, RetryReason, SessionEvent,
@@ -382,13 +383,14 @@ impl BodyTap for RequestRecorder {
     }
 
     fn end(&mut self, end: BodyEnd<'_>) {
-        self.finish(match end {
+        let ended = match end {
             BodyEnd::Complete => Termination::Complete,
             BodyEnd::Failed(BodyError::Stalled(_)) => Termination::ResponseStalled,
             BodyEnd::Failed(_) => Termination::ResponseTruncated,
             BodyEnd::Dropped if std::thread::panicking() => Termination::Panicked,
-            BodyEnd::Dropped => Termination::ClientGone,
-        });
+            BodyEnd::Dropped => Cut::end_of_dropped(&mut self.status),
+        };
+        self.finish(ended);
     }
 }
 

@@ -1,4 +1,7 @@
+use std::cell::Cell;
 use std::fmt;
+
+use http::StatusCode;
 
 /// The end of a request.
 ///
@@ -22,13 +25,14 @@ use std::fmt;
 /// | `ResponseStalled` | `response_stalled` | `SI` | `sD` |
 /// | `Stopped` | `stopped` | `DC` | `CD` |
 /// | `Unconfirmed` | `unconfirmed` | `UC` | `SH` |
+/// | `ServerStopped` | `server_stopped` | `LR` | `KH` |
 /// | `Panicked` | `panicked` | `LR` | `IH` |
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Termination {
     /// The client got the whole response, of whatever status, or the last byte was handed to its connection.
     Complete,
-    /// The client left before the end of the response, or the server stopped.
+    /// The client left before the end of the response.
     ClientGone,
     /// The head of the request is ambiguous or not supported. The client got 400, 405, 417 or 501.
     Refused,
@@ -62,13 +66,15 @@ pub enum Termination {
     Stopped,
     /// A stop, a logout or another request for all nodes was not confirmed by each of them, whatever the reason. The client got 502.
     Unconfirmed,
+    /// The server of the front end stopped, and its grace time was over. The client got 502, or a part of its response.
+    ServerStopped,
     /// The code of the front end panicked.
     Panicked,
 }
 
 impl Termination {
     /// Every variant, for the labels of a metric.
-    pub const ALL: [Termination; 19] = [
+    pub const ALL: [Termination; 20] = [
         Termination::Complete,
         Termination::ClientGone,
         Termination::Refused,
@@ -87,6 +93,7 @@ impl Termination {
         Termination::ResponseStalled,
         Termination::Stopped,
         Termination::Unconfirmed,
+        Termination::ServerStopped,
         Termination::Panicked,
     ];
 
@@ -125,6 +132,7 @@ impl Termination {
             | Termination::InvalidResponse
             | Termination::Stopped
             | Termination::Unconfirmed
+            | Termination::ServerStopped
             | Termination::Panicked => false,
         }
     }
@@ -149,6 +157,7 @@ impl Termination {
             Termination::ResponseStalled => ("response_stalled", "SI", "sD"),
             Termination::Stopped => ("stopped", "DC", "CD"),
             Termination::Unconfirmed => ("unconfirmed", "UC", "SH"),
+            Termination::ServerStopped => ("server_stopped", "LR", "KH"),
             Termination::Panicked => ("panicked", "LR", "IH"),
         }
     }
@@ -157,6 +166,56 @@ impl Termination {
 impl fmt::Display for Termination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+thread_local! {
+    static CUT: Cell<Option<Cut>> = const { Cell::new(None) };
+}
+
+/// How a server that stops ends a request.
+#[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only the server stops"))]
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Cut {
+    /// Its client gets a response of this status.
+    Responds(StatusCode),
+    /// Its client gets nothing more.
+    Closes,
+}
+
+impl Cut {
+    /// Returns the end of a request that is dropped, and sets the status that its client gets.
+    pub(super) fn end_of_dropped(status: &mut Option<StatusCode>) -> Termination {
+        match CUT.try_with(Cell::get).ok().flatten() {
+            None => Termination::ClientGone,
+            Some(Cut::Closes) => Termination::ServerStopped,
+            Some(Cut::Responds(sent)) => {
+                status.get_or_insert(sent);
+                Termination::ServerStopped
+            }
+        }
+    }
+}
+
+/// Requests that the current thread drops after [`enter`](Self::enter), and before the scope is dropped, are ended by the server and
+/// not by their clients. Nothing may be awaited between.
+#[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only the server stops"))]
+#[derive(Debug, Default)]
+pub(crate) struct CutScope(bool);
+
+impl CutScope {
+    #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only the server stops"))]
+    pub(crate) fn enter(&mut self, cut: Cut) {
+        self.0 = true;
+        CUT.set(Some(cut));
+    }
+}
+
+impl Drop for CutScope {
+    fn drop(&mut self) {
+        if self.0 {
+            CUT.set(None);
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use super::stop::IdleList;
 use super::{AcceptLoop, Handler, ListenOptions, Server};
 use crate::buffer::BufferBudget;
 use crate::clock::at_least;
+use crate::observe::{Cut, CutScope};
 
 /// The default of [`ServerBuilder::backlog`]: enough for a burst of new clients, and no more than a
 /// core accepts within a second.
@@ -245,15 +246,18 @@ impl<H: Handler> ServerBuilder<H> {
         let max_permits = max_connections.get().min(Semaphore::MAX_PERMITS);
         let permits = Arc::new(Semaphore::new(max_permits));
         let mut loops = Vec::with_capacity(threads);
+        let serving = watch::Sender::new(());
         for index in 0..threads {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let (permits, shares, idle) = (Arc::clone(&permits), shares.clone(), Arc::clone(&idle));
             let admission = Admission { permits, shares, idle };
-            let stopped = stopped.clone();
+            let (stopped, serving) = (stopped.clone(), serving.clone());
             let (done, is_done) = oneshot::channel();
             let (changes, changed) = mpsc::unbounded_channel();
             let thread = thread::Builder::new().name(format!("kylin-lb-{index}")).spawn(move || {
-                let cut = runtime.block_on(accept(changed, admission, stopped));
+                let cut = runtime.block_on(accept(changed, admission, stopped, serving));
+                let mut cuts = CutScope::default();
+                cuts.enter(Cut::Closes);
                 drop(runtime);
                 // Sending fails if the server was dropped.
                 _ = done.send(cut);

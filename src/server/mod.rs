@@ -24,7 +24,9 @@ pub(crate) use handshake::parse_proxy_protocol;
 pub(crate) use http1::fuzz_request_head;
 
 use std::fmt;
+use std::future::pending;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -42,6 +44,7 @@ pub use listen::{InvalidListen, Listen};
 
 use crate::backend::Backend;
 use crate::body::Body;
+use crate::observe::Cut;
 use crate::proxy::{ErrorResponse, Proxy};
 use crate::request::ClientAddr;
 
@@ -51,6 +54,13 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The grace time of a stop is over, and the handler has not responded.
 const STOPPED: ErrorResponse =
     ErrorResponse::new(StatusCode::BAD_GATEWAY, "the front end stops; the request may have been executed");
+
+/// The end of a request that gets [`STOPPED`].
+const CUT: Cut = Cut::Responds(StatusCode::BAD_GATEWAY);
+
+/// The handler panicked.
+const PANICKED: ErrorResponse =
+    ErrorResponse::new(StatusCode::INTERNAL_SERVER_ERROR, "the front end failed; the request may have been executed");
 
 /// Responds to the requests of a [`Server`]. A [`Proxy`] is a handler, and so is a closure that returns a
 /// future of a response.
@@ -152,19 +162,37 @@ impl Server {
     /// Stops the server. It accepts no new connections, closes idle ones, and closes the others
     /// after the response to the request in flight. After `grace`, requests without a response get a
     /// 502, and connections that are still open are cut. The 502 is needed because clients repeat a request whose connection
-    /// closes without a byte. A dropped server does the same at once.
-    pub async fn stop(mut self, grace: Duration) -> Stopped {
-        self.stop.send_replace(Some(grace));
-        let mut cut = 0;
-        for AcceptLoop { done, thread, .. } in self.loops.drain(..) {
-            cut += done.await.unwrap_or(0);
-            // The loop has ended, so the join does not block.
-            if thread.join().is_err() {
-                tracing::error!("an accept loop panicked");
-            }
-        }
-        Stopped { cut }
+    /// closes without a byte. A server that is dropped does the same at once, and so does one whose stop is dropped.
+    pub async fn stop(self, grace: Duration) -> Stopped {
+        self.stop_or_cut(grace, pending()).await
     }
+
+    /// Stops the server as [`stop`](Self::stop) does. The grace time ends early when `cut` is ready, for example at a second signal.
+    pub async fn stop_or_cut(mut self, grace: Duration, cut: impl Future<Output = ()>) -> Stopped {
+        self.stop.send_replace(Some(grace));
+        let loops = std::mem::take(&mut self.loops);
+        let mut ended = pin!(ended(loops));
+        tokio::select! {
+            biased;
+            stopped = ended.as_mut() => return stopped,
+            () = cut => {}
+        }
+        self.stop.send_replace(Some(Duration::ZERO));
+        ended.await
+    }
+}
+
+/// Waits for the end of accept loops.
+async fn ended(loops: Vec<AcceptLoop>) -> Stopped {
+    let mut cut = 0;
+    for AcceptLoop { done, thread, .. } in loops {
+        cut += done.await.unwrap_or(0);
+        // The loop has ended, so the join does not block.
+        if thread.join().is_err() {
+            tracing::error!("an accept loop panicked");
+        }
+    }
+    Stopped { cut }
 }
 
 impl fmt::Debug for Server {

@@ -85,7 +85,7 @@ async fn settle(store: &str) {
         sum.contested += contested;
         sum.disagreements += disagreements;
     }
-    assert_eq!(sum.disagreements, 0, "of {}", races());
+    assert_eq!(sum.disagreements, 0, "of {}", self::races());
     assert!(sum.contested > 0, "these were races: {sum:?}");
     for process in &fronts.processes {
         let log = process.file("stderr");

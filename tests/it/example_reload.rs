@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use crate::example_options::nodes;
 use crate::support::browser::Browser;
 use crate::support::example::{TIMEOUT, address, program, run, spawn, start};
-use crate::support::front::{closed_port, demo, eventually};
+use crate::support::front::{closed_port, demo, eventually, refusal};
 use crate::support::http::{Connection, FIRST_REQUEST, get};
 use crate::support::load::load;
 use crate::support::process::Process;
@@ -469,6 +469,57 @@ async fn a_second_process_with_a_page_for_operators_takes_over_without_a_lost_re
     }
 }
 
+/// The options that name the node at `address`, one set for each source of nodes.
+fn sources(files: &Files, address: SocketAddr) -> [[String; 2]; 2] {
+    let list = files.write("nodes", &format!("{address}\n"));
+    let properties = files.write("kylin.properties", &format!("kylin.server.cluster-servers={address}\n"));
+    [["--nodes-file".to_owned(), list], ["--properties".to_owned(), properties]]
+}
+
+#[tokio::test]
+async fn a_second_process_whose_nodes_are_listed_takes_over_without_a_lost_request() {
+    let (files, (_node, served)) = (Files::new(), demo("q1").await);
+    for [option, file] in sources(&files, served.addr()) {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let front = socket.local_addr().unwrap();
+        let args = [&option, &file, "--kylin=off"];
+        let mut first = with_socket(&socket, &args).await;
+        let mut second = None;
+        let served = load_with(front, async |third| match third {
+            0 => second = Some(with_socket(&socket, &args).await),
+            1 => first.signal("TERM"),
+            _ => {}
+        })
+        .await;
+        assert_eq!(served, 240, "{option}: {}", first.log());
+        assert!(first.ended(TIMEOUT).await.is_some_and(|status| status.success()), "{option}");
+        assert!(first.file("stdout").contains("stopped; 0 connections were cut"), "{}", first.log());
+    }
+}
+
+/// Between a stop and a start, the kernel accepts the connections of clients.
+#[tokio::test]
+async fn clients_that_wait_for_the_process_are_not_served_before_the_first_list_of_nodes() {
+    let (files, (_node, served)) = (Files::new(), demo("q1").await);
+    for [option, file] in sources(&files, served.addr()) {
+        for round in 0..8 {
+            let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+            let mut clients = Vec::new();
+            for _ in 0..64 {
+                let mut client = Connection::open(socket.local_addr().unwrap()).await.unwrap();
+                client.send(format!("GET {QUICK} HTTP/1.1\r\nHost: kylin\r\n\r\n")).await.unwrap();
+                clients.push(client);
+            }
+            let process = with_socket(&socket, &[&option, &file, "--kylin=off"]).await;
+            let mut served = 0;
+            for client in &mut clients {
+                served += usize::from(client.response().await.is_ok_and(|response| response.status() == 200));
+            }
+            assert_eq!(served, 64, "{option}, round {round}: {}", process.log());
+        }
+    }
+}
+
 /// The socket of `[::]` takes IPv4 too, which the option does not say.
 #[tokio::test]
 async fn the_socket_that_redirects_is_taken_over_also_if_it_is_dual_stack() {
@@ -498,8 +549,36 @@ async fn a_second_signal_ends_the_time_of_a_lame_duck_at_once_also_with_a_query_
     let stops = async || get(front, "/front/health", &[]).await.unwrap().status() == 503;
     crate::support::front::until("it says so", stops).await;
     process.signal("TERM");
+    refused_at_the_stop(client).await;
     assert!(process.ended(TIMEOUT).await.is_some_and(|status| status.success()));
     assert!(process.file("stdout").contains("stopped at once"), "{}", process.log());
+}
+
+/// Asserts that the client gets a 502. A client whose connection closes without a byte repeats its request, also a write.
+async fn refused_at_the_stop(mut client: Connection) {
+    assert!(refusal(&client.response().await.unwrap(), 502).contains("may have been executed"));
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_the_grace_and_requests_in_flight_get_a_502() {
+    let (files, slow) = (Files::new(), slow_node().await);
+    let (named, log) = (slow.address().to_string(), files.path("log").to_str().unwrap().to_owned());
+    let args = ["--nodes", &named, "--kylin=off", "--probe=none", "--grace", "600", "--access-log", &log];
+    let (mut process, front) = start(&args).await;
+    let clients = four_long(front, &slow).await;
+    process.signal("TERM");
+    let stops = |process: &Process| process.file("stdout").contains("requests in flight have 600 s");
+    process.wait_ready(TIMEOUT, stops).await.unwrap();
+    process.signal("TERM");
+    for client in clients {
+        refused_at_the_stop(client).await;
+    }
+    assert!(process.ended(TIMEOUT).await.is_some_and(|status| status.success()));
+    let stdout = process.file("stdout");
+    assert!(stdout.contains("stopped at once; 4 connections were cut"), "{}", process.log());
+    let log = std::fs::read_to_string(log).unwrap();
+    let told = |line: &&str| line.contains(" 502 ") && line.contains(" end=server_stopped ");
+    assert_eq!(log.lines().filter(told).count(), 4, "{log}");
 }
 
 #[test]

@@ -16,14 +16,14 @@ use crate::support::raw_node::{Act, RawNode, healthy};
 /// The bytes that are reserved for each connection.
 const OF_CONNECTION: usize = 8 << 10;
 
-async fn connect(address: SocketAddr) -> SendRequest<Full<Bytes>> {
+pub(crate) async fn connect(address: SocketAddr) -> SendRequest<Full<Bytes>> {
     let stream = TcpStream::connect(address).await.unwrap();
     let (sender, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
     sender
 }
 
-fn request(method: &str, path: &str, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
+pub(crate) fn request(method: &str, path: &str, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
     let uri = format!("http://kylin.example{path}");
     Request::builder().method(method).uri(uri).body(Full::new(body.into())).unwrap()
 }

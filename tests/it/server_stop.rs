@@ -1,20 +1,25 @@
 //! A server that stops.
 
+use std::collections::HashMap;
 use std::num::NonZero;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, available_parallelism};
 use std::time::Duration;
 
-use http::{Request, Response};
-use kylin_lb::server::Server;
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use kylin_lb::observe::{Finished, Observer, Termination};
+use kylin_lb::server::{Handler, Server};
 use kylin_lb::{Body, ClientAddr, Cluster, Proxy};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::support::front::{Front, demo, endpoints, refusal};
+use crate::support::front::{Front, demo, endpoint, endpoints, refusal};
 use crate::support::http::Connection;
-use crate::support::raw_node::{Act, RawNode, healthy, ok};
+use crate::support::raw_node::{Act, RawNode, find, healthy, ok};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: kylin\r\n\r\n";
 const LONG: Duration = Duration::from_secs(60);
@@ -195,4 +200,142 @@ async fn all_requests_from_before_the_stop_get_a_response() {
             client.unwrap();
         }
     }
+}
+
+/// Sends itself when it is dropped.
+struct Dropped(mpsc::UnboundedSender<&'static str>);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        _ = self.0.send("a runtime has ended");
+    }
+}
+
+/// With more threads than cores, two threads share idle connections. A connection works only as long as the runtime of the thread
+/// that has opened it.
+#[tokio::test]
+async fn a_response_on_a_connection_that_another_thread_has_opened_is_finished() {
+    let response = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n";
+    let first = [Act::Read, Act::Write(ok("first"))];
+    let second = [Act::Read, Act::Write(response.to_vec()), Act::WaitForGo, Act::Write(b"0123456789".to_vec())];
+    let node = RawNode::start([[&first[..], &second].concat()]).await;
+    let (events, mut happened) = mpsc::unbounded_channel();
+    let cluster = Cluster::builder().endpoints([endpoint(0, node.address(), |it| it.idle_timeout(LONG))]);
+    let proxy = Proxy::plain(cluster.build().unwrap()).build().unwrap();
+    let on_drop = events.clone();
+    let handler = move |peer: ClientAddr, request: Request<Body>| {
+        let (proxy, on_drop) = (proxy.clone(), on_drop.clone());
+        async move {
+            if request.uri().path() != "/thread" {
+                return proxy.handle(peer, request).await;
+            }
+            // A task ends with its runtime.
+            let until_end = Dropped(on_drop);
+            tokio::spawn(async move {
+                std::future::pending::<()>().await;
+                drop(until_end);
+            });
+            Response::new(Body::from(thread::current().name().unwrap().to_owned()))
+        }
+    };
+    let threads = available_parallelism().unwrap().get().next_power_of_two() + 1;
+    let server = Server::builder().listen("127.0.0.1:0".parse().unwrap(), handler);
+    let server = server.threads(NonZero::new(threads).unwrap()).start().unwrap();
+    let address = server.addresses()[0];
+    // The kernel chooses the thread of a connection.
+    let mut clients = HashMap::new();
+    while clients.len() < threads {
+        let mut client = Connection::open(address).await.unwrap();
+        client.send("GET /thread HTTP/1.1\r\nHost: kylin\r\n\r\n").await.unwrap();
+        let thread = client.response().await.unwrap().text().to_owned();
+        clients.entry(thread).or_insert(client);
+    }
+    // Each thread opens a connection, until one gets that of another.
+    let mut idle = Vec::new();
+    let mut busy = None;
+    for (number, mut client) in clients.into_values().enumerate() {
+        client.send(format!("GET /{number} HTTP/1.1\r\nHost: kylin\r\n\r\n")).await.unwrap();
+        let seen = node.wait_until(|seen| seen.requests.len() > number).await;
+        let path = format!("GET /{number} ");
+        let is_shared = |bytes: &Vec<u8>| find(bytes, path.as_bytes()).is_some_and(|place| place > 0);
+        if seen.bytes.iter().any(is_shared) {
+            busy = Some(client);
+            break;
+        }
+        assert_eq!(client.response().await.unwrap().text(), "first");
+        idle.push(client);
+    }
+    let mut busy = busy.expect("there are more threads than stacks of idle connections");
+    let head = busy.final_head().await.unwrap();
+
+    let stop = tokio::spawn(server.stop(LONG));
+    for mut client in idle {
+        assert!(client.rest().await.unwrap().is_empty());
+    }
+    while Connection::open(address).await.is_ok() {}
+    node.go();
+    let (mut body, mut received) = (busy.body(&head).unwrap(), 0);
+    while let Some(part) = body.next().await.unwrap() {
+        received += part.len();
+    }
+    events.send("the response is complete").unwrap();
+    assert_eq!(received, 10);
+    assert_eq!(stop.await.unwrap().cut, 0);
+    assert_eq!(happened.recv().await, Some("the response is complete"), "no runtime ends before");
+}
+
+/// Sends how each request has ended.
+struct Ends(mpsc::UnboundedSender<(Option<StatusCode>, Termination)>);
+
+impl Observer for Ends {
+    fn finished(&self, event: &Finished<'_>) {
+        _ = self.0.send((event.status, event.termination));
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_the_stop_cuts_ends_by_the_server_and_not_by_its_client() {
+    let head = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n01234".to_vec();
+    for (begin, status) in [(None, 502), (Some(head), 200)] {
+        let script = [vec![Act::Read], begin.clone().map(Act::Write).into_iter().collect(), vec![Act::UntilClosed]];
+        let slow = RawNode::start([script.concat()]).await;
+        let (ends, mut ended) = mpsc::unbounded_channel();
+        let front = Front::with(&[slow.address()], |proxy| proxy.observer(Ends(ends)));
+        let mut http1 = front.connect().await;
+        http1.send(GET).await.unwrap();
+        let mut http2 = crate::http2::connect(front.address()).await;
+        let response = tokio::spawn(http2.send_request(crate::http2::request("GET", "/", "")));
+        slow.wait_until(|seen| seen.requests.len() == 2).await;
+        if begin.is_none() {
+            assert_eq!(front.server.stop(Duration::ZERO).await.cut, 2);
+            assert_eq!(http1.response().await.unwrap().status(), status);
+            assert_eq!(response.await.unwrap().unwrap().status(), status);
+        } else {
+            http1.final_head().await.unwrap();
+            let response = response.await.unwrap().unwrap();
+            assert_eq!(front.server.stop(Duration::ZERO).await.cut, 2);
+            assert!(http1.response().await.is_err());
+            assert!(response.into_body().collect().await.is_err());
+        }
+        for _ in 0..2 {
+            let expected = (StatusCode::from_u16(status).ok(), Termination::ServerStopped);
+            assert_eq!(ended.recv().await, Some(expected));
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_grace_time_ends_early_when_the_application_says_so() {
+    let slow = RawNode::start([vec![Act::Read, Act::UntilClosed]]).await;
+    let front = Front::serving(Front::over(&[slow.address()]).proxy, |server| server.threads(NonZero::new(3).unwrap()));
+    let address = front.address();
+    let mut client = front.connect().await;
+    client.send(GET).await.unwrap();
+    slow.wait_until(|seen| seen.requests.len() == 1).await;
+    let (cut, is_cut) = tokio::sync::oneshot::channel::<()>();
+    let stop = tokio::spawn(front.server.stop_or_cut(LONG, async { _ = is_cut.await }));
+    while Connection::open(address).await.is_ok() {}
+    drop(cut);
+    refusal(&client.response().await.unwrap(), 502);
+    assert_eq!(stop.await.unwrap().cut, 1);
 }

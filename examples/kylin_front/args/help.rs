@@ -131,9 +131,9 @@ This program:
   --version           prints the version
   --help              prints this
 
-SIGTERM, SIGINT and SIGQUIT stop it after the requests in flight, a second one at once. SIGHUP reads the configuration, the
-secret and certificates again: if all are valid, they are exchanged without a lost request, else nothing changes and the log
-says why. Other options need a restart. SIGUSR1 opens log files again. SIGUSR2 has no effect.
+SIGTERM, SIGINT and SIGQUIT stop it after the requests in flight, a second one at once: those without a response get a 502.
+SIGHUP reads the configuration, the secret and certificates again: if all are valid, they are exchanged without a lost request,
+else nothing changes and the log says why. Other options need a restart. SIGUSR1 opens log files again. SIGUSR2 has no effect.
 
 Listening sockets that systemd passes (LISTEN_FDS) are used for the addresses that they have; without --listen and --config,
 those are the addresses. A second process with the same sockets takes over without a lost request; with --admin or --status it

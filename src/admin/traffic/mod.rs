@@ -152,6 +152,7 @@ impl Observer for Traffic {
             | Termination::ResponseTruncated
             | Termination::ResponseStalled
             | Termination::Unconfirmed
+            | Termination::ServerStopped
             | Termination::Panicked => true,
         };
         self.requests.record(self.clock.millis_at(event.at), event.times.total, failed);

@@ -83,13 +83,19 @@ type AcceptFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub(super) type StartListener =
     Box<dyn FnOnce(Admission, StopSignal, mpsc::Sender<()>) -> io::Result<AcceptFuture> + Send>;
 
-/// Accepts connections from the listeners that `changes` adds, until the server stops, and then waits for the connections to end.
-/// Returns how many were cut.
+/// Accepts connections from the listeners that `changes` adds, until the server stops, and then waits for the connections of all
+/// loops to end. Returns how many of its own were cut.
+///
+/// Every loop holds a sender of `serving` as long as it has connections. Until all have dropped theirs, the loop drives its runtime:
+/// idle connections to nodes and background tasks are shared, so a request of another loop may depend on a socket or a task of this
+/// runtime.
 pub(super) async fn accept(
     mut changes: mpsc::UnboundedReceiver<ListenerChange>,
     admission: Admission,
     mut stop: watch::Receiver<Option<Duration>>,
+    serving: watch::Sender<()>,
 ) -> usize {
+    let mut all_served = serving.subscribe();
     // Every connection holds a sender. The channel closes when the last connection ends.
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
     // The listeners by number. Removed ones stay as long as they have connections.
@@ -127,12 +133,22 @@ pub(super) async fn accept(
     advance(StopStage::Draining);
     acceptors.join_all().await;
     let connections = all_gone.sender_strong_count();
-    if timeout(grace, all_gone.recv()).await.is_ok() {
-        return 0;
+    let is_drained = tokio::select! {
+        biased;
+        _ = all_gone.recv() => true,
+        () = sleep(grace) => false,
+        // The grace time ends early, or the server is dropped.
+        _ = stop.wait_for(|grace| *grace == Some(Duration::ZERO)) => false,
+    };
+    let mut cut = 0;
+    if !is_drained {
+        cut = connections.min(all_gone.sender_strong_count());
+        advance(StopStage::Cutting);
+        _ = timeout(LAST_RESPONSE_TIMEOUT, all_gone.recv()).await;
     }
-    let cut = connections.min(all_gone.sender_strong_count());
-    advance(StopStage::Cutting);
-    _ = timeout(LAST_RESPONSE_TIMEOUT, all_gone.recv()).await;
+    drop(serving);
+    // An error, because no value is sent: every loop has dropped its sender.
+    _ = all_served.changed().await;
     cut
 }
 

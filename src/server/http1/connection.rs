@@ -23,13 +23,14 @@ use crate::http1::body_decoder::{BodyDecoder, Decoded};
 use crate::http1::head::HeadScanner;
 use crate::http1::headers;
 use crate::http1::writer::{BodyFraming, MessageWriter, WriteError};
-use crate::proxy::{ErrorResponse, TRUNCATED};
+use crate::observe::CutScope;
+use crate::proxy::TRUNCATED;
 use crate::request::ClientKey;
 use crate::server::limits::Limits;
 use crate::server::sniff::poll_some;
 use crate::server::socket::ClientSocket;
 use crate::server::stop::StopSignal;
-use crate::server::{LINGER_TIMEOUT, STOPPED};
+use crate::server::{CUT, LINGER_TIMEOUT, PANICKED, STOPPED};
 
 /// The size of one read of a request's body.
 const READ_SIZE: usize = 16 * 1024;
@@ -80,10 +81,6 @@ pub(super) struct Http1Connection<S> {
     /// The reservation for the part of a head beyond [`MIN_RESERVED`].
     long_head: Option<Reservation>,
 }
-
-/// The handler panicked.
-const PANICKED: ErrorResponse =
-    ErrorResponse::new(StatusCode::INTERNAL_SERVER_ERROR, "the front end failed; the request may have been executed");
 
 impl<S: ClientSocket> Http1Connection<S> {
     pub(super) fn new(stream: S, read: BytesMut, client: Option<ClientKey>, limits: Limits) -> Self {
@@ -191,6 +188,7 @@ impl<S: ClientSocket> Http1Connection<S> {
         &mut self,
         mut response: Pin<&mut F>,
         stop: &StopSignal,
+        cut: &mut CutScope,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         loop {
@@ -207,6 +205,7 @@ impl<S: ClientSocket> Http1Connection<S> {
                 }
             }
             if self.poll_cutting(stop, cx).is_ready() {
+                cut.enter(CUT);
                 self.start_response(&mut STOPPED.response_without_url(), true);
                 return Poll::Ready(Ok(()));
             }

@@ -35,6 +35,7 @@ use super::limits::Limits;
 use super::socket::ClientSocket;
 use super::stop::{LAST_HEAD_TIMEOUT, StopSignal};
 use crate::body::BoxError;
+use crate::observe::CutScope;
 use crate::request::ClientKey;
 
 /// Sends 408 to a client whose first head did not arrive before its protocol was known, and closes the connection.
@@ -86,8 +87,9 @@ where
             return Ok(None);
         }
         {
+            let mut cut = CutScope::default();
             let mut response = pin!(client.handler.get().handle(client.peer, connection.take_request()));
-            poll_fn(|cx| connection.poll_handler(response.as_mut(), &stop, cx)).await?;
+            poll_fn(|cx| connection.poll_handler(response.as_mut(), &stop, &mut cut, cx)).await?;
         }
         poll_fn(|cx| connection.poll_response(cx)).await?;
         if !connection.keep_alive() {

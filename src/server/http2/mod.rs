@@ -38,10 +38,11 @@ use self::whole_frames::WholeFrames;
 use super::client::Client;
 use super::limits::Limits;
 use super::stop::LAST_HEAD_TIMEOUT;
-use super::{Handler, STOPPED};
+use super::{CUT, Handler, STOPPED};
 use crate::body::{Body, BoxError};
 use crate::buffer::Reservation;
 use crate::http1::framing::{declared_length, is_close};
+use crate::observe::CutScope;
 use crate::proxy::ErrorResponse;
 
 /// The part of one request body that a client may send before the handler reads it, in bytes (nginx: `http2_body_preread_size`).
@@ -161,11 +162,19 @@ fn service<H: Handler>(
                 }
             }
             let mut response = match admitted {
-                Ok(request) => tokio::select! {
-                    biased;
-                    response = serving.handler.handle(peer, request) => response,
-                    () = cutting => STOPPED.response_without_url(),
-                },
+                Ok(request) => {
+                    let mut cut = CutScope::default();
+                    let cutting = async {
+                        cutting.await;
+                        cut.enter(CUT);
+                    };
+                    tokio::select! {
+                        biased;
+                        response = serving.handler.handle(peer, request) => response,
+                        // The handler is dropped before the next line.
+                        () = cutting => STOPPED.response_without_url(),
+                    }
+                }
                 Err(error) => refusal(error),
             };
             if !is_head {
