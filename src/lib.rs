@@ -134,6 +134,8 @@ pub mod observe;
 mod percent;
 pub mod probe;
 pub mod proxy;
+#[cfg(feature = "server")]
+mod refusals;
 mod request;
 #[cfg(feature = "server")]
 pub mod server;

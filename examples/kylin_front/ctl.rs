@@ -268,8 +268,9 @@ fn table(status: &Value) -> String {
         for endpoint in cluster["endpoints"].as_array().into_iter().flatten() {
             let number = |value: &Value| value.as_f64().map_or_else(|| "-".to_owned(), |value| value.to_string());
             let (rates, latency) = (&endpoint["rates"], &endpoint["rates"]["latency_ms"]);
-            let reason =
-                endpoint["reason"].as_str().map(|reason| format!("{reason}, since {}", text(&endpoint["since"])));
+            let error = endpoint["error"].as_str().map(|error| format!(" ({error})")).unwrap_or_default();
+            let since = text(&endpoint["since"]);
+            let reason = endpoint["reason"].as_str().map(|reason| format!("{reason}{error}, since {since}"));
             let (id, health, admin_state) =
                 (text(&endpoint["id"]), text(&endpoint["health"]), text(&endpoint["admin_state"]));
             let (in_flight, waiting) = (number(&endpoint["in_flight"]), number(&endpoint["waiting"]));

@@ -6,6 +6,7 @@ use std::time::{Instant, SystemTime};
 use kylin_lb::cluster::ClusterStatus;
 use kylin_lb::discovery::SourceState;
 use kylin_lb::endpoint::AdminState;
+use kylin_lb::health::Reason;
 use kylin_lb::observe::{
     ClusterChange, ClusterChanged, DiscoveryChanged, EndpointChange, EndpointChanged, Observer, StoreChanged, Timestamp,
 };
@@ -109,14 +110,21 @@ impl Observer for StateLog {
         let phase = event.phase().map(|phase| phase.as_str());
         let reason = event.reason.map(tracing::field::display);
         let after = lasted.map(tracing::field::debug);
+        let error = endpoint.error.as_deref();
         match change {
             EndpointChange::Ejected | EndpointChange::Unhealthy => {
-                warn!(endpoint = id, cluster, phase, reason, found_by, "node is {change}");
+                warn!(endpoint = id, cluster, phase, reason, error, found_by, "node is {change}");
+            }
+            EndpointChange::Suspect if event.reason == Some(Reason::Failing) => {
+                warn!(
+                    endpoint = id,
+                    cluster, reason, error, found_by, "node is suspect, and no other can take its place"
+                );
             }
             EndpointChange::Readmitted | EndpointChange::Recovered => {
                 info!(endpoint = id, cluster, phase, reason, found_by, after, "node has {change}");
             }
-            change => info!(endpoint = id, cluster, phase, reason, found_by, "node is {change}"),
+            change => info!(endpoint = id, cluster, phase, reason, error, found_by, "node is {change}"),
         }
     }
 
@@ -185,7 +193,8 @@ fn describe(status: &ClusterStatus) -> String {
             return format!("{} {}", endpoint.id, endpoint.admin_state.as_str());
         }
         let state = endpoint.health.as_str();
-        let reason = endpoint.reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
+        let error = endpoint.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+        let reason = endpoint.reason.map(|reason| format!(" ({reason}{error})")).unwrap_or_default();
         format!("{} {state}{reason} since {}", endpoint.id, time_of(endpoint.since))
     });
     nodes.collect::<Vec<_>>().join("; ")

@@ -15,6 +15,7 @@ use crate::buffer::BufferBudget;
 use crate::client_key::ClientKey;
 use crate::clock::timer_in;
 use crate::cookie::CookieJar;
+use crate::error_chain::error_chain;
 use crate::maybe_ready::BoxFuture;
 
 /// Kylin 5 rejects requests without `User-Agent`.
@@ -165,7 +166,7 @@ pub(crate) struct NodeResponse {
 /// The reason why a node's response, or its body, was not read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NodeError {
-    /// The message of the [`SendError`]. The error itself may hold the request with its credentials.
+    /// The message of the [`SendError`] and its causes. The error itself may hold the request with its credentials.
     #[error("{1}")]
     Send(SendErrorKind, String),
     #[error("no complete response in time")]
@@ -180,7 +181,7 @@ pub(crate) enum NodeError {
 
 impl From<SendError> for NodeError {
     fn from(error: SendError) -> Self {
-        NodeError::Send(error.kind(), error.to_string())
+        NodeError::Send(error.kind(), error_chain(&error))
     }
 }
 

@@ -1,4 +1,5 @@
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -52,6 +53,8 @@ pub struct EndpointStatus {
     pub health: HealthState,
     /// The reason if the endpoint is not healthy.
     pub reason: Option<Reason>,
+    /// The text of the last error of a request or a probe, if such failures are the reason. It holds no credentials.
+    pub error: Option<Arc<str>>,
     /// The time at which the endpoint entered its state of health, on the cluster's clock.
     pub since: Instant,
     /// The request by which [`Probe::kylin`](crate::probe::Probe::kylin) found the endpoint healthy; `None` before its first
@@ -135,6 +138,7 @@ impl EndpointStatus {
             roles: settings.roles,
             health,
             reason,
+            error: reason.filter(|reason| reason.has_error()).and_then(|_| live.health.last_error()),
             since: live.instant(since),
             probe_level: live.probe_level.get(),
             ejected: health == HealthState::Ejected,

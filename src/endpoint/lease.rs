@@ -124,6 +124,12 @@ impl Lease {
         self.outcome = outcome;
     }
 
+    /// Records the text of the error of the request, for the status of the endpoint.
+    pub(crate) fn note_error(&self, text: impl FnOnce() -> String) {
+        let live = &self.member.live;
+        live.health.note_error(text, live.now_ms());
+    }
+
     pub(crate) fn uid(&self) -> u64 {
         self.member.live.uid
     }

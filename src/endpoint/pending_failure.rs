@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering;
 use super::Member;
 use crate::client_key::ClientKey;
 use crate::hash;
+use crate::health::Reason;
 use crate::health::state::Failure;
 
 /// The client of a failed request, for the comparison with failures of others. 0 is none.
@@ -168,7 +169,9 @@ impl Member {
         }
         let (governed, in_flight) = (settings.has_outlier_rule() && !alone, live.in_flight());
         let is_late = is_outdated || succeeded.is_some();
-        live.health.fail(Failure { unreached, on_trial, governed, in_flight, is_late }, now);
+        if live.health.fail(Failure { unreached, on_trial, governed, alone, in_flight, is_late }, now) {
+            self.log_suspect();
+        }
     }
 
     /// Ends a failed request that counts against no endpoint.
@@ -177,6 +180,15 @@ impl Member {
         live.health.outcomes.skip();
         live.discarded.fetch_add(1, Ordering::Relaxed);
         live.health.want_probe_after(unreached);
+        if live.health.note_discarded(live.in_flight(), live.now_ms()) {
+            self.log_suspect();
+        }
+    }
+
+    fn log_suspect(&self) {
+        let (endpoint, error) = (&self.settings.id, self.live.health.last_error());
+        let (reason, error) = (Reason::Failing, error.as_deref());
+        tracing::warn!(target: "kylin_lb::state", %endpoint, %reason, error, "endpoint is suspect");
     }
 }
 
@@ -187,7 +199,6 @@ mod tests {
     use super::*;
     use crate::clock::ManualClock;
     use crate::endpoint::{Endpoint, Lease, Live, Loads, Outcome};
-    use crate::health::Reason;
     use crate::health::impaired::ImpairedCount;
     use crate::health::state::OutcomeListener;
 

@@ -95,8 +95,14 @@ mod tests {
     fn act(action: u8, checker: CheckerId, passive: &Passive, health: &EndpointHealth, now: u64) {
         let thresholds = Thresholds { fall: NonZeroU32::MIN, rise: NonZeroU32::MIN };
         let probed = |result| _ = health.record_probe(checker, thresholds, result, passive, now / 7, now);
-        let failure =
-            Failure { unreached: now.is_multiple_of(2), on_trial: true, governed: true, in_flight: 1, is_late: false };
+        let failure = Failure {
+            unreached: now.is_multiple_of(2),
+            on_trial: true,
+            governed: true,
+            alone: false,
+            in_flight: 1,
+            is_late: false,
+        };
         match action {
             0 => _ = passive.fail(RULE, now.is_multiple_of(2), now),
             1 => _ = passive.choose(RULE, || now),
@@ -109,7 +115,7 @@ mod tests {
             8 => probed(Ok(())),
             9 => probed(Err(ProbeFailure::Unreachable)),
             10 => _ = health.eject_unreachable(now),
-            11 => health.fail(failure, now),
+            11 => _ = health.fail(failure, now),
             12 => _ = health.share(None, || now),
             13 => _ = health.drain(Reason::Closing, now),
             14 => _ = health.choose(false, || now) && health.succeed(true, || now),

@@ -20,7 +20,7 @@
 //!
 //! | health | a request | a probe | time |
 //! |---|---|---|---|
-//! | **healthy** | timed out: suspect. Failures: ejected. Signs that the node stops: draining | failed: suspect. Refused while requests fail, or twice: draining. Failed `fall` times in a row: unhealthy | |
+//! | **healthy** | timed out, or failures while no other endpoint can take its place: suspect. Failures: ejected. Signs that the node stops: draining | failed: suspect. Refused while requests fail, or twice: draining. Failed `fall` times in a row: unhealthy | |
 //! | **suspect** | succeeded: healthy. Else as above | succeeded: healthy. Else as above | |
 //! | **draining** | succeeded on trial: healthy. Failures of bound sessions: ejected | succeeded, at least 1 s after the drain began: healthy. Failed `fall` times: unhealthy | 30 s after the trial was due, if none came: healthy |
 //! | **ejected**, not reached | succeeded, on trial or of a bound session when the trial is due: healthy | succeeded: healthy; while returns fail, it waits as trials do. Failed `fall` times: unhealthy | trial due: suspect |
@@ -58,6 +58,7 @@
 //! | nginx's rule | off; where it is set, instead of [`Outlier`] | [`max_fails`](crate::Endpoint::max_fails) failures within [`fail_timeout`](crate::Endpoint::fail_timeout) eject; afterwards one request at a time tries the endpoint |
 //! | [`HealthCheck`](crate::probe::HealthCheck) | off | a [`Probe`](crate::probe::Probe) at an interval reports the endpoint as healthy or unhealthy |
 //! | [`MetastoreCheck`](crate::probe::MetastoreCheck) | off | a node of another metastore is quarantined, in panic mode too |
+//! | failures at the only endpoint, or at all | on | the endpoint is suspect after one refused connection, or five failures in a row, and still serves: for the status and the log |
 //! | a request that timed out ([`Outcome::Slow`](crate::Outcome::Slow)) | on | the endpoint is suspect and is probed soon; it is never ejected, because a Kylin query may take minutes |
 //!
 //! An endpoint is draining while its node shows that it stops: it refuses connections, successful responses to three different
@@ -148,11 +149,14 @@ pub enum Reason {
     #[error("responses close their connections")]
     Closing,
     /// The node accepts no connection, and no request or probe has succeeded since.
-    #[error("refuses connections")]
+    #[error("accepts no connections")]
     Refusing,
     /// The node responded with 503 and `Retry-After` to different clients in a row.
     #[error("responds with 503 and Retry-After")]
     RetryAfter,
+    /// Requests fail, no other endpoint can take the place of this one, and no request or probe has succeeded since.
+    #[error("requests fail, and none has succeeded since")]
+    Failing,
     /// A request timed out, and no request or probe has succeeded since.
     #[error("a request timed out")]
     Slow,
@@ -162,6 +166,27 @@ pub enum Reason {
     /// The node has another metastore: [`MetastoreCheck`](crate::probe::MetastoreCheck).
     #[error("quarantined: {0}")]
     Quarantined(Mismatch),
+}
+
+impl Reason {
+    /// Returns whether errors of requests or probes are the reason.
+    pub(crate) fn has_error(self) -> bool {
+        match self {
+            Reason::Probe(_)
+            | Reason::MaxFails
+            | Reason::Unreachable
+            | Reason::Consecutive
+            | Reason::SuccessRate
+            | Reason::Refusing
+            | Reason::Failing => true,
+            Reason::Unproven
+            | Reason::Closing
+            | Reason::RetryAfter
+            | Reason::Slow
+            | Reason::Unverified
+            | Reason::Quarantined(_) => false,
+        }
+    }
 }
 
 /// The difference that shows that a node has another metastore.

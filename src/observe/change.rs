@@ -41,7 +41,7 @@ impl EndpointChanged<'_> {
             | Reason::SuccessRate
             | Reason::MaxFails
             | Reason::Slow => Some(AttemptPhase::Response),
-            Reason::Unproven | Reason::Unverified | Reason::Quarantined(_) => None,
+            Reason::Failing | Reason::Unproven | Reason::Unverified | Reason::Quarantined(_) => None,
         }
     }
 }

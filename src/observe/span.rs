@@ -4,7 +4,7 @@ use std::pin::Pin;
 
 use tracing::field::{Empty, display};
 use tracing::instrument::Instrumented;
-use tracing::{Instrument as _, Level, Span, debug_span, span_enabled};
+use tracing::{Instrument as _, Level, Span, debug, debug_span, span_enabled};
 
 use super::{Attempt, Finished, ObservedRequest};
 
@@ -74,6 +74,8 @@ impl RequestSpans {
         self.request.record("bytes", event.bytes);
         self.request.record("attempts", event.attempts.len() as u64);
         self.request.record("end", display(event.termination));
+        let endpoint = event.attempts.last().map(|attempt| attempt.endpoint.as_str());
+        debug!(target: "kylin_lb::request", parent: &self.request, endpoint, "request ended");
     }
 
     pub(super) fn are_enabled(&self) -> bool {

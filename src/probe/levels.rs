@@ -18,8 +18,16 @@ const RECHECK_INTERVAL: Duration = Duration::from_secs(60);
 pub(super) struct NodeMemory {
     pub(super) cookies: CookieJar,
     pub(super) level: NodeLevel,
-    /// The `Date` of the last response, in seconds since 1970.
+    pub(super) last: LastResponse,
+}
+
+/// What a probe leaves besides its result.
+#[derive(Debug, Default)]
+pub(super) struct LastResponse {
+    /// The `Date` of the response, in seconds since 1970.
     pub(super) date: Option<u64>,
+    /// The text of the error, if there was no complete response.
+    pub(super) error: Option<String>,
 }
 
 /// The level at which a node is known to be healthy.
@@ -83,13 +91,13 @@ pub(super) async fn send(
     client: &NodeClient,
     memory: &mut NodeMemory,
 ) -> ProbeResult {
-    let NodeMemory { cookies, level, date } = memory;
+    let NodeMemory { cookies, level, last } = memory;
     let levels = level.levels_to_try(timer_in(Duration::ZERO));
     let mut failures = Vec::new();
     for tried in levels {
         let result = match tried {
-            ProbeLevel::Version => version.send(client, cookies, date).await,
-            ProbeLevel::Authentication => authentication.send(client, cookies, date).await,
+            ProbeLevel::Version => version.send(client, cookies, last).await,
+            ProbeLevel::Authentication => authentication.send(client, cookies, last).await,
             // The other levels got a response, so the node accepts connections.
             ProbeLevel::Tcp if failures.iter().any(is_server_error) => break,
             ProbeLevel::Tcp => ProbeResult::Healthy,

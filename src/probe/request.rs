@@ -7,10 +7,12 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Request, StatusCode};
 
+use super::levels::LastResponse;
 use super::matcher::ResponseMatcher;
 use crate::backend::SendErrorKind;
 use crate::backend::node_client::{NodeClient, NodeError, NodeResponse};
 use crate::cookie::{CookieJar, date};
+use crate::error_chain::error_chain;
 use crate::health::ProbeFailure;
 use crate::kylin::response::is_user_source_down;
 
@@ -36,12 +38,12 @@ impl RequestProbe {
         RequestProbe { request, expected: vec![ResponseMatcher::status(StatusCode::OK)] }
     }
 
-    /// Sends the request to a node. `date` is set to the `Date` of the response, in seconds since 1970.
+    /// Sends the request to a node, and sets `last`.
     pub(super) async fn send(
         &self,
         client: &NodeClient,
         cookies: &mut CookieJar,
-        date: &mut Option<u64>,
+        last: &mut LastResponse,
     ) -> ProbeResult {
         let mut request = self.request.clone();
         if let Some(cookie) = cookies.header() {
@@ -49,14 +51,14 @@ impl RequestProbe {
         }
         match client.send(request).await {
             Ok(response) => {
-                *date = response.headers.get(header::DATE).and_then(|date| date::parse(date.as_bytes()));
-                self.classify(&response, cookies)
+                last.date = response.headers.get(header::DATE).and_then(|date| date::parse(date.as_bytes()));
+                self.classify(&response, cookies, last)
             }
-            Err(error) => ProbeResult::of_error(&error),
+            Err(error) => ProbeResult::of_error(&error, last),
         }
     }
 
-    fn classify(&self, response: &NodeResponse, cookies: &mut CookieJar) -> ProbeResult {
+    fn classify(&self, response: &NodeResponse, cookies: &mut CookieJar, last: &mut LastResponse) -> ProbeResult {
         let NodeResponse { status, headers, body } = response;
         if self.request.headers().contains_key(header::AUTHORIZATION) {
             if *status == StatusCode::UNAUTHORIZED {
@@ -75,7 +77,7 @@ impl RequestProbe {
         let body = match body {
             Ok(body) => Some(&**body),
             Err(NodeError::TooLong(_)) => None,
-            Err(error) => return ProbeResult::of_error(error),
+            Err(error) => return ProbeResult::of_error(error, last),
         };
         if expected.any(|expected| expected.matches_body(body)) {
             return ProbeResult::Healthy;
@@ -123,7 +125,8 @@ pub(super) enum SkipReason {
 }
 
 impl ProbeResult {
-    pub(super) fn of_error(error: &NodeError) -> Self {
+    pub(super) fn of_error(error: &NodeError, last: &mut LastResponse) -> Self {
+        last.error = Some(error_chain(error));
         ProbeResult::Unhealthy(match error {
             NodeError::Send(kind, _) => match kind {
                 SendErrorKind::Limit => return ProbeResult::Inconclusive(SkipReason::ConnectionLimit),

@@ -144,9 +144,9 @@ impl Probe {
         match &self.kind {
             ProbeKind::Connect => match client.check_connect().await {
                 Ok(()) => ProbeResult::Healthy,
-                Err(error) => ProbeResult::of_error(&error),
+                Err(error) => ProbeResult::of_error(&error, &mut memory.last),
             },
-            ProbeKind::Request(probe) => probe.send(client, &mut memory.cookies, &mut memory.date).await,
+            ProbeKind::Request(probe) => probe.send(client, &mut memory.cookies, &mut memory.last).await,
             ProbeKind::Levels(probes) => levels::send(probes, client, memory).await,
         }
     }

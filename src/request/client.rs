@@ -28,6 +28,15 @@ impl ClientAddr {
         }
     }
 
+    /// Returns the address with its port; `None` on a unix socket.
+    #[cfg(feature = "server")]
+    pub(crate) fn socket_addr(&self) -> Option<SocketAddr> {
+        match self {
+            ClientAddr::Inet(addr) => Some(*addr),
+            ClientAddr::Unix => None,
+        }
+    }
+
     /// Returns the key for the shares of one client; `None` for a unix socket, whose peers cannot be told apart.
     ///
     /// The address is that of the client behind trusted proxies. Otherwise all clients of a proxy would share one client's part.

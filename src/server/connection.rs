@@ -48,7 +48,7 @@ where
     if read.is_empty() {
         return Ok(());
     }
-    let Some(protocol) = protocol else { return Box::pin(http1::reject_slow(stream, key, limits)).await };
+    let Some(protocol) = protocol else { return Box::pin(http1::reject_slow(stream, peer, key, limits)).await };
     let client = Client { peer, key, handler, limits, stop };
     match protocol {
         Protocol::Http2 => Box::pin(http2::serve(client, stream, read)).await,

@@ -300,10 +300,10 @@ fn a_format_that_would_log_a_secret_is_an_error_with_its_place_and_reason() {
         assert!(error.to_string().contains("must not be in a log") && error.to_string().contains(reason), "{error}");
     }
     // A value that only follows from a secret is none.
-    let text = "map $cookie_a $has { \"\" 0; default 1; }\nlog_format l '$has $http_x_request_id $connection $geoip2_data_country_code';\n\
+    let text = "map $cookie_a $has { \"\" 0; default 1; }\nlog_format l '$has $http_x_request_id $connection $date_gmt $geoip2_data_country_code $brotli_ratio';\n\
                 server { listen 80; access_log /tmp/a l if=$cookie_debug; location / { proxy_pass http://127.0.0.1:1; } }";
     let config = Config::parse("kylin.conf", text).unwrap();
-    for name in ["connection", "geoip2_data_country_code"] {
+    for name in ["connection", "date_gmt", "geoip2_data_country_code", "brotli_ratio"] {
         assert!(config.report().to_string().contains(&format!("${name} has no value here")), "{}", config.report());
     }
 }
@@ -319,6 +319,10 @@ fn mistakes_in_logs_are_errors_with_what_to_write() {
         ("log_format combined '$status';", "duplicate"),
         ("log_format a escape=xml '$status';", "escaping"),
         ("log_format a '$stauts';", "unknown variable"),
+        // nginx refuses these too.
+        ("log_format a '$nosuch';", "unknown variable \"$nosuch\""),
+        ("log_format a '$remote_passwd';", "unknown variable \"$remote_passwd\""),
+        ("log_format a '$cookie';", "unknown variable \"$cookie\""),
         ("log_format a;", "number of arguments"),
     ] {
         let text = format!("{line}\nserver {{ listen 80; location / {{ proxy_pass http://127.0.0.1:1; }} }}");

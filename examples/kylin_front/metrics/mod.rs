@@ -76,6 +76,7 @@ mod with_prometheus {
             if let Some(count) = monitored.connections() {
                 self.metrics.record_connections(count);
             }
+            self.metrics.record_refused();
             let mut text = self.handle.render();
             self.counts.render(&mut text);
             text

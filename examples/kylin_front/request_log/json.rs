@@ -61,7 +61,7 @@ struct QueryLine<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     exception_cache_hit: Option<Option<bool>>,
     executed: Option<f64>,
-    fingerprint: String,
+    fingerprint: Option<String>,
     id: Option<&'a str>,
     node: Option<&'a str>,
     outcome: &'static str,
@@ -130,7 +130,7 @@ impl<'a> AttemptPart<'a> {
 }
 
 /// Appends the line of a query.
-pub(super) fn put_query(line: &mut Line, event: &Finished<'_>, fingerprint: u64, log: &QueryLog) {
+pub(super) fn put_query(line: &mut Line, event: &Finished<'_>, log: &QueryLog) {
     let (request, served) = (event.request, event.attempts.last());
     let flags = event.query_flags.unwrap_or_default();
     let shown = request.sql().filter(|_| log.with_sql);
@@ -141,7 +141,7 @@ pub(super) fn put_query(line: &mut Line, event: &Finished<'_>, fingerprint: u64,
         client: client(request),
         exception_cache_hit: log.with_flags.then_some(flags.exception_cache_hit),
         executed: served.map(|attempt| seconds(attempt.head.unwrap_or(attempt.total))),
-        fingerprint: format!("{fingerprint:016x}"),
+        fingerprint: request.fingerprint().map(|fingerprint| format!("{fingerprint:016x}")),
         id: request.id(),
         node: served.map(|attempt| attempt.endpoint.as_str()),
         outcome: event.termination.as_str(),

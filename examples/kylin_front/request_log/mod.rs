@@ -18,6 +18,8 @@ const CLIENT_CLOSED_REQUEST: u16 = 499;
 /// The maximum length of a value that a client chose: in JSON in characters, in `combined`, which escapes bytes, in bytes. Only targets
 /// may be longer, because heads have a limit.
 const MAX_VALUE: usize = 256;
+/// The classes of requests that execute SQL.
+const QUERIES: [&str; 4] = ["query", "prepare", "export", "async_submit"];
 
 #[derive(Clone, Copy, Default)]
 pub enum RequestFormat {
@@ -58,7 +60,7 @@ impl Observer for RequestLog {
     }
 }
 
-/// Logs each query, as JSON.
+/// Logs each query, as JSON. The fingerprint is null if the SQL was not read.
 pub struct QueryLog {
     pub file: LogFile,
     /// Writes the SQL too, with its literals.
@@ -81,9 +83,13 @@ impl Observer for QueryLog {
     }
 
     fn finished(&self, event: &Finished<'_>) {
-        let Some(fingerprint) = event.request.fingerprint() else { return };
+        let request = event.request;
+        // The SQL of some queries is not read: of a long body, a compressed one, one that is not JSON, or an asynchronous query.
+        if request.fingerprint().is_none() && !request.class().is_some_and(|class| QUERIES.contains(&class)) {
+            return;
+        }
         with_line(|line| {
-            json::put_query(line, event, fingerprint, self);
+            json::put_query(line, event, self);
             self.file.write(line.as_bytes());
         });
     }

@@ -4,6 +4,7 @@
 //! what changes the health, and by a status.
 
 mod asked;
+mod failing;
 mod pace;
 mod probes;
 mod requests;
@@ -20,6 +21,7 @@ use tokio::sync::Notify;
 
 use self::asked::ProbeCount;
 pub(crate) use self::asked::ProbeEvidence;
+use self::failing::{Failing, LastError};
 pub(crate) use self::pace::ProbePace;
 pub(crate) use self::shutdown_indications::ShutdownIndication;
 use self::shutdown_indications::ShutdownIndications;
@@ -61,6 +63,8 @@ pub(crate) struct EndpointHealth {
     /// The time at which the first request timed out after the last success; 0 when none has.
     slow_since: AtomicU64,
     slow: AtomicU64,
+    failing: Failing,
+    last_error: LastError,
     shutdown_indications: ShutdownIndications,
     /// The last failure that could not be compared: its request in the upper half; its time, and whether it still waits, in the lower.
     uncompared: AtomicU64,
@@ -109,6 +113,8 @@ pub(crate) struct Failure {
     pub(crate) on_trial: bool,
     /// The outlier rule governs the endpoint.
     pub(crate) governed: bool,
+    /// No other endpoint could get the request.
+    pub(crate) alone: bool,
     /// The requests in flight, this one included.
     pub(crate) in_flight: u32,
     /// The endpoint was ejected or readmitted, or a request has succeeded there, before the failure was counted.
@@ -130,6 +136,8 @@ impl EndpointHealth {
             returned: AtomicU64::new(0),
             slow_since: AtomicU64::new(0),
             slow: AtomicU64::new(0),
+            failing: Failing::default(),
+            last_error: LastError::default(),
             shutdown_indications: ShutdownIndications::default(),
             uncompared: AtomicU64::new(0),
             record: Mutex::default(),
@@ -291,8 +299,15 @@ impl EndpointHealth {
         if failure.is_some() {
             return (HealthState::Suspect, failure, probes.since());
         }
+        let healthy_since = record.healthy_since.max(ended.unwrap_or(0));
+        match self.failing.since() {
+            since if since > 0 && since >= healthy_since => {
+                return (HealthState::Suspect, Some(Reason::Failing), since);
+            }
+            _ => {}
+        }
         match self.slow_since.load(Ordering::Relaxed) {
-            0 => (HealthState::Healthy, None, record.healthy_since.max(ended.unwrap_or(0))),
+            0 => (HealthState::Healthy, None, healthy_since),
             since => (HealthState::Suspect, Some(Reason::Slow), since),
         }
     }

@@ -66,7 +66,7 @@ impl EndpointHealth {
         if record.checker != Some(checker) {
             return Transition::None;
         }
-        let was_slow = result.is_ok() && self.slow_since.swap(0, Ordering::Relaxed) != 0;
+        let was_suspect = result.is_ok() && (self.slow_since.swap(0, Ordering::Relaxed) != 0) | self.failing.end();
         if result.is_err() {
             self.last_failure.store(now.max(1), Ordering::Relaxed);
         } else {
@@ -93,7 +93,7 @@ impl EndpointHealth {
                 false
             }
         };
-        if was_slow || matches!(transition, Transition::Cleared | Transition::Rose) {
+        if was_suspect || matches!(transition, Transition::Cleared | Transition::Rose) {
             record.healthy_since = now;
         }
         if transition == Transition::Rose {

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use super::failing::CountedFailure;
 use super::{EndpointHealth, Failure, HealthRecord, ShutdownIndication};
 use crate::health::withdrawal::{DRAIN_MS, Withdrawal, WithdrawalKind, trial_after};
 use crate::health::{ProbePace, Reason};
@@ -38,8 +39,8 @@ impl EndpointHealth {
     /// Records a request that succeeded. Returns whether it readmitted the endpoint.
     #[inline]
     pub(crate) fn succeed(&self, on_trial: bool, now: impl Fn() -> u64) -> bool {
-        if self.slow_since.load(Ordering::Relaxed) != 0 && self.slow_since.swap(0, Ordering::Relaxed) != 0 {
-            self.record.lock().healthy_since = now();
+        if (self.slow_since.load(Ordering::Relaxed) != 0) | self.failing.is_in_row() {
+            self.end_suspicion(now());
         }
         let readmitted = (on_trial || self.outcomes.is_in_row()) && self.succeed_after_failures(on_trial, now());
         if self.impaired.is_watched()
@@ -73,8 +74,14 @@ impl EndpointHealth {
         }
     }
 
-    /// Records a request that failed.
-    pub(crate) fn fail(&self, failure: Failure, now: u64) {
+    /// Records a request that failed. Returns whether the endpoint becomes suspect, because no rule takes it out.
+    pub(crate) fn fail(&self, failure: Failure, now: u64) -> bool {
+        self.apply_rules(failure, now);
+        let Failure { unreached, alone, in_flight, is_late, .. } = failure;
+        !is_late && self.count_for_status(CountedFailure { is_certain: unreached && alone, in_flight }, now)
+    }
+
+    fn apply_rules(&self, failure: Failure, now: u64) {
         if !failure.is_late {
             self.last_failure.store(now.max(1), Ordering::Relaxed);
         }

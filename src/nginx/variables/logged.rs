@@ -39,19 +39,41 @@ const TARGETS: [&str; 8] = [
 /// Variables whose empty value nginx logs as empty, not as missing.
 const EMPTY: [&str; 4] = ["https", "is_args", "request_completion", "server_name"];
 
-/// Variables of nginx that have no value here. Copied log formats name them.
+/// Variables of nginx that have no value here, of all its modules. Copied log formats name them.
 const ABSENT: &str = "
-    ancient_browser body_bytes connection connection_requests connection_time document_root gzip_ratio limit_rate limit_req_status
-    limit_conn_status modern_browser msie nginx_version pid pipe realpath_root request_filename proxy_port proxy_protocol_addr
-    proxy_protocol_port proxy_protocol_server_addr proxy_protocol_server_port server_label slice_range ssl_alpn_protocol ssl_cipher
-    ssl_ciphers ssl_client_cert ssl_client_escaped_cert ssl_client_fingerprint ssl_client_i_dn ssl_client_raw_cert
-    ssl_client_s_dn ssl_client_serial ssl_client_v_end ssl_client_v_remain ssl_client_v_start ssl_curve ssl_curves ssl_early_data
-    ssl_session_reused tcpinfo_rcv_space tcpinfo_rtt tcpinfo_rttvar tcpinfo_snd_cwnd uid_got uid_reset uid_set
-    upstream_bytes_sent upstream_cache_status upstream_last_addr upstream_last_server_name upstream_queue_time
+    ancient_browser body_bytes connection connection_requests connection_time connections_active connections_reading
+    connections_waiting connections_writing date_gmt date_local document_root fastcgi_path_info fastcgi_script_name gzip_ratio
+    invalid_referer is_request_port limit_conn_status limit_rate limit_req_status memcached_key modern_browser msie nginx_version
+    pid pipe proxy_internal_body_length proxy_internal_chunked quic_connection realpath_root request_filename request_port secure_link secure_link_expires proxy_port proxy_protocol_addr
+    proxy_protocol_port proxy_protocol_server_addr proxy_protocol_server_port server_label slice_range spdy spdy_request_priority ssl_alpn_protocol ssl_cipher
+    ssl_ciphers ssl_client_cert ssl_client_escaped_cert ssl_client_fingerprint ssl_client_i_dn ssl_client_i_dn_legacy
+    ssl_client_raw_cert ssl_client_s_dn ssl_client_s_dn_legacy ssl_client_serial ssl_client_sigalg ssl_client_v_end ssl_client_v_remain ssl_client_v_start ssl_curve ssl_curves ssl_early_data
+    ssl_session_reused ssl_sigalg tcpinfo_rcv_space tcpinfo_rtt tcpinfo_rttvar tcpinfo_snd_cwnd uid_got uid_reset uid_set
+    upstream_bytes_sent upstream_cache_etag upstream_cache_last_modified upstream_cache_status upstream_last_addr upstream_last_server_name upstream_queue_time
 ";
 
+/// How the names of variables of modules begin that nginx is often built with, and whose names may be chosen in a configuration.
+const OF_MODULES: [&str; 14] = [
+    "acme_",
+    "brotli_",
+    "geoip",
+    "jwt_",
+    "modsecurity_",
+    "mqtt_",
+    "opentelemetry_",
+    "opentracing_",
+    "otel_",
+    "passenger_",
+    "proxy_protocol_tlv_",
+    "session_log_",
+    "vts_",
+    "zstd_",
+];
+
+/// Returns whether a variable in lower case is one of nginx, or of a module that it is often built with, which has no value here.
 pub(super) fn is_absent(name: &str) -> bool {
-    ABSENT.split_ascii_whitespace().any(|absent| absent == name)
+    OF_MODULES.iter().any(|start| name.starts_with(start))
+        || ABSENT.split_ascii_whitespace().any(|absent| absent == name)
 }
 
 pub(super) fn is_secret(name: &str) -> bool {

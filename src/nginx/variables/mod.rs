@@ -154,13 +154,6 @@ impl Template {
                     None => {
                         let candidates = NAMES.iter().map(|(name, _)| *name).chain(maps.names());
                         let meant = nearest(lower, candidates);
-                        // The name is that of another module's variable, and not misspelt.
-                        if for_log && meant.is_none() {
-                            absent.push(lower.to_owned());
-                            pieces.push(Piece::Variable { variable: Variable::Absent, name: lower.to_owned() });
-                            rest = after;
-                            continue;
-                        }
                         let hint = meant.map(|meant| format!(", did you mean \"${meant}\"?")).unwrap_or_default();
                         let names: Vec<_> = NAMES.iter().map(|(name, _)| format!("${name}")).collect();
                         let expected = format!(

@@ -42,9 +42,10 @@ pub(super) const CACHE_LOOKUPS: &str = "kylin_lb_cache_lookups_total";
 pub(super) const CACHE_UP: &str = "kylin_lb_cache_up";
 pub(super) const CACHE_ENTRIES: &str = "kylin_lb_cache_entries";
 pub(super) const CACHE_BYTES: &str = "kylin_lb_cache_bytes";
+pub(super) const REFUSED: &str = "kylin_lb_server_refused_total";
 pub(super) const CONNECTIONS: &str = "kylin_lb_client_connections";
 
-const COUNTERS: [(&str, &str); 12] = [
+const COUNTERS: [(&str, &str); 13] = [
     (REQUESTS, "Requests that have ended, by their outcome."),
     (RESPONSES, "Responses to clients, by the class of their status."),
     (RESPONSE_BYTES, "Bytes of response bodies that clients took."),
@@ -56,6 +57,7 @@ const COUNTERS: [(&str, &str); 12] = [
     (SHORTAGES, "How often this process was short of descriptors, ports or memory for a connection."),
     (BUFFER_REFUSED, "Bodies for which the memory budget had no bytes left."),
     (CACHE_LOOKUPS, "Queries that were looked up in a result cache, by the result."),
+    (REFUSED, "Requests and connections that the server refused before a handler got them, by the reason."),
     (LOG_LINES_LOST, "Lines that a log of requests could not take."),
 ];
 

@@ -10,6 +10,8 @@ use super::{Metrics, names};
 use crate::buffer::BufferStatus;
 use crate::cluster::{ClusterStatus, EndpointStatus};
 use crate::discovery::{DiscoveryStatus, SourceState};
+#[cfg(feature = "server")]
+use crate::refusals;
 use crate::session::Sessions;
 
 /// The labels of a state that its gauge showed last: the values of its labels behind the name of the cluster and the id of the
@@ -122,6 +124,14 @@ impl Metrics {
     /// Sets the gauge of the open connections of clients, as `Server::connection_count` counts them.
     pub fn record_connections(&self, connections: usize) {
         gauge!(names::CONNECTIONS).set(count(connections));
+    }
+
+    /// Sets the counters of the requests and connections that the servers of this process refused before a handler got them.
+    #[cfg(feature = "server")]
+    pub fn record_refused(&self) {
+        for (reason, count) in refusals::counts() {
+            counter!(names::REFUSED, "reason" => reason).absolute(count);
+        }
     }
 
     /// Sets the counter of the lines that a log of requests, which the label `log` names, could not take since it was opened.

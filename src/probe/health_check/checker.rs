@@ -181,11 +181,13 @@ impl ProbeTask {
             };
             self.record_level(memory.level.settled());
             // The date of a slow response is older than its arrival.
-            if let Some(date) = memory.date.take().filter(|_| took < Duration::from_secs(1)) {
+            if let Some(date) = memory.last.date.take().filter(|_| took < Duration::from_secs(1)) {
                 self.live.clock.set(date, self.live.unix());
             }
+            let error = memory.last.error.take();
             if matches!(result, ProbeResult::Unhealthy(_)) {
                 self.live.clock.clear();
+                self.live.health.set_error(error.map(Arc::from), self.live.now_ms());
             }
             let next = self.record(result);
             let result = match result {
@@ -261,10 +263,12 @@ impl ProbeTask {
         }
         match (transition, result) {
             (Transition::Fell, Err(reason)) => {
-                tracing::warn!(target: "kylin_lb::state", endpoint = %id, %reason, "endpoint is unhealthy")
+                let error = live.health.last_error();
+                tracing::warn!(target: "kylin_lb::state", endpoint = %id, %reason, error = error.as_deref(), "endpoint is unhealthy")
             }
             (Transition::Suspected, Err(reason)) => {
-                tracing::info!(target: "kylin_lb::state", endpoint = %id, %reason, "endpoint is suspect")
+                let error = live.health.last_error();
+                tracing::info!(target: "kylin_lb::state", endpoint = %id, %reason, error = error.as_deref(), "endpoint is suspect")
             }
             (Transition::Rose, _) => tracing::info!(target: "kylin_lb::state", endpoint = %id, "endpoint is healthy"),
             (Transition::Readmitted, _) => {

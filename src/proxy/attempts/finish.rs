@@ -12,6 +12,7 @@ use crate::backend::Backend;
 use crate::body::{Body, BodyError, ReadAhead};
 use crate::cluster::Picked;
 use crate::endpoint::EndpointId;
+use crate::error_chain::error_chain;
 use crate::kylin::class::needs_login;
 use crate::kylin::response::{Credentials, ResponseClass};
 use crate::observe::{RequestRecorder, RetryReason, ServedBy, ShownHeaders};
@@ -42,6 +43,7 @@ impl<B: Backend> Attempts<'_, B> {
         if let Err(error) = poll_fn(|cx| Poll::Ready(self.read_ahead(cx))).await {
             tracing::debug!(endpoint = %picked.lease.endpoint(), %error, source = error.source(), "response ended early");
             picked.lease.set_outcome(error.outcome());
+            picked.lease.note_error(|| error_chain(&error));
             self.settle_pending_failures(picked, class);
             return Err(TRUNCATED);
         }

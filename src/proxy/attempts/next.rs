@@ -13,6 +13,7 @@ use crate::body::Body;
 use crate::client_key::ClientKey;
 use crate::cluster::{PickReason, Picked};
 use crate::endpoint::{EndpointHint, EndpointId, FailedClient, Outcome};
+use crate::error_chain::error_chain;
 use crate::kylin::class::RequestClass;
 use crate::kylin::fan_out::Merge;
 use crate::kylin::query::WantedKeys;
@@ -293,6 +294,9 @@ impl<'p, B: Backend> Attempts<'p, B> {
         };
         let may_time_out = self.context.class().is_some() || !picked.lease.has_max_fails();
         picked.lease.set_outcome(self.proxy.settings.retry.outcome(kind, may_time_out));
+        if picked.lease.is_failure() {
+            picked.lease.note_error(|| error_chain(&error));
+        }
         // The lease ends before the next pick, which then sees the free slot. A refused connection also counts before it, because
         // it does not depend on the request.
         match counts_at_once {

@@ -189,6 +189,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
         let is_unknown = matches!(class, ResponseClass::ClusterFault(ClusterFault::Transfer | ClusterFault::Metastore));
         self.note_outcome(is_unknown || !(class.is_refusal() || denies_access(self.response.status())));
         picked.lease.set_outcome(outcome);
+        self.note_status(&picked);
         let has_no_kylin = class == NOT_EXECUTED;
         self.unsent += usize::from(has_no_kylin);
         if class == ResponseClass::Final && self.response.status().is_success() {
@@ -269,6 +270,13 @@ impl<'p, B: Backend> Attempts<'p, B> {
         is_final.then(|| Box::new(take(&mut self.response)))
     }
 
+    /// Records the status of a response that is a failure.
+    fn note_status(&self, picked: &Picked<B>) {
+        if picked.lease.is_failure() {
+            picked.lease.note_error(|| format!("the response has status {}", self.response.status().as_u16()));
+        }
+    }
+
     /// Decides by the status, like nginx, or by the class of a response whose node stops.
     fn after_status(&mut self, mut picked: Picked<B>, class: Option<ResponseClass>) -> AfterAttempt<B> {
         let retry = &self.proxy.settings.retry;
@@ -291,6 +299,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             // that the client gets does not, because Kylin sends 500 for every SQL error.
             if retry.is_failure(status) {
                 picked.lease.set_outcome(Outcome::Failure);
+                self.note_status(&picked);
             }
             tracing::debug!(endpoint = %picked.lease.endpoint(), status = status.as_u16(), "retrying on another endpoint");
             self.note_retry(next.lease.endpoint(), RetryReason::Response(status));

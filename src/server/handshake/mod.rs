@@ -13,6 +13,7 @@ use bytes::BytesMut;
 
 use described::Described;
 pub use options::ListenOptions;
+use proxy_protocol::InvalidHeader;
 #[cfg(fuzzing)]
 pub(crate) use proxy_protocol::parse as parse_proxy_protocol;
 
@@ -24,6 +25,7 @@ use super::socket::ClientSocket;
 use super::stop::StopSignal;
 use crate::body::BoxError;
 use crate::clock::timer_in;
+use crate::refusals::Refusal;
 use crate::request::{ClientAddr, LocalAddr};
 
 /// Serves a connection that was accepted from `peer`.
@@ -47,10 +49,18 @@ pub(super) async fn accepted<S: ClientSocket, H: Handler>(
     let mut _share = None;
     if let Some(trusted) = &serving.options.proxy_protocol {
         if !trusted.trusts(peer) {
-            return Err("the peer is not trusted to name clients by the PROXY protocol".into());
+            let error = "the peer is not trusted to name clients by the PROXY protocol";
+            Refusal::ProxyProtocol.report(peer.socket_addr(), &error);
+            return Err(error.into());
         }
         let header = proxy_protocol::read(&mut stream, &mut read);
         let Some(header) = stop.before(deadline, header).await else { return Ok(()) };
+        // A peer that sent nothing only looked whether the port is open.
+        let header = header.inspect_err(|error| {
+            if error.is::<InvalidHeader>() && !read.is_empty() {
+                Refusal::ProxyProtocol.report(peer.socket_addr(), error);
+            }
+        });
         if let Some(client) = header? {
             peer = client.into();
             if let Some(shares) = shares.filter(|_| !serving.handler.trusts(peer)) {

@@ -14,6 +14,7 @@ use tokio_rustls::server::TlsStream;
 use super::described::Described;
 use super::prefixed::Prefixed;
 use crate::body::BoxError;
+use crate::refusals::Refusal;
 use crate::request::{ClientAddr, LocalAddr};
 use crate::server::Handler;
 use crate::server::accept::SharedServing;
@@ -54,6 +55,7 @@ pub(super) async fn serve_encrypted<S: ClientSocket, H: Handler>(
     }
     if read[0] != HANDSHAKE {
         if read[0].is_ascii_uppercase() {
+            Refusal::PlainHttp.report(peer.socket_addr(), &"plain HTTP was sent to a port of HTTPS");
             socket.write_all(PLAIN_HTTP).await?;
             socket.shutdown().await?;
         }

@@ -36,14 +36,16 @@ use super::socket::ClientSocket;
 use super::stop::{LAST_HEAD_TIMEOUT, StopSignal};
 use crate::body::BoxError;
 use crate::observe::CutScope;
-use crate::request::ClientKey;
+use crate::request::{ClientAddr, ClientKey};
 
 /// Sends 408 to a client whose first head did not arrive before its protocol was known, and closes the connection.
 pub(super) async fn reject_slow<S: ClientSocket>(
     stream: S,
+    peer: ClientAddr,
     client: Option<ClientKey>,
     limits: Limits,
 ) -> Result<(), BoxError> {
+    TOO_SLOW.report(peer);
     Http1Connection::new(stream, BytesMut::new(), client, limits).reject(TOO_SLOW).await
 }
 
@@ -68,6 +70,7 @@ where
         match poll_fn(|cx| poll_event(&mut connection, &mut idle_timer, &mut stop_watch, cx)).await? {
             Event::Request => {}
             Event::Invalid(invalid) => {
+                invalid.report(client.peer);
                 // Boxed, as other steps that are rare: the future of each connection would have their size.
                 Box::pin(connection.reject(invalid)).await?;
                 break;
@@ -78,6 +81,7 @@ where
             }
             Event::Expired(Expired::Head) => {
                 if !connection.is_quiet() {
+                    TOO_SLOW.report(client.peer);
                     Box::pin(connection.reject(TOO_SLOW)).await?;
                 }
                 return Ok(None);

@@ -13,6 +13,8 @@ use crate::http1::framing::FramingError;
 use crate::http1::head::{HeadError, HeadLimits, HeadLines, HeadScanner};
 use crate::http1::headers::{self, Sender};
 use crate::proxy::MAX_METHOD;
+use crate::refusals::Refusal;
+use crate::request::ClientAddr;
 use crate::server::limits::LineBuffers;
 
 /// The head of a request, and what it says about the body and the connection.
@@ -51,6 +53,18 @@ const MALFORMED: InvalidRequest = invalid(StatusCode::BAD_REQUEST, "the head of 
 
 const fn invalid(status: StatusCode, message: &'static str) -> InvalidRequest {
     InvalidRequest { status, message }
+}
+
+impl InvalidRequest {
+    /// Counts and logs the refusal.
+    pub(super) fn report(self, peer: ClientAddr) {
+        let refusal = match self {
+            TOO_SLOW => Refusal::Slow,
+            TARGET_TOO_LONG | HEAD_TOO_LARGE | LINE_TOO_LONG => Refusal::TooLarge,
+            _ => Refusal::Malformed,
+        };
+        refusal.report(peer.socket_addr(), &self.message);
+    }
 }
 
 impl RequestHead {

@@ -1,5 +1,7 @@
 //! The heads of the requests in flight on a connection, which are decoded and stay in memory until their responses are complete.
 
+use std::net::SocketAddr;
+
 use http::{Request, StatusCode};
 use parking_lot::Mutex;
 
@@ -8,6 +10,7 @@ use crate::body::Body;
 use crate::buffer::Reservation;
 use crate::header_walk::walk;
 use crate::proxy::ErrorResponse;
+use crate::refusals::Refusal;
 use crate::server::limits::Limits;
 use crate::sync::{AtomicUsize, Ordering};
 
@@ -72,19 +75,28 @@ impl HeadAccount {
 
 /// Reserves the head of a request, and returns how many bytes. Refuses a head over the limits or the budget, with the status that an
 /// HTTP/1.1 client gets.
-pub(super) fn admit(request: &Request<Body>, limits: &Limits, heads: &HeadAccount) -> Result<usize, ErrorResponse> {
-    let bytes = check(request, limits)?.saturating_add(request.headers().len() * HEADER_COST);
+pub(super) fn admit(
+    request: &Request<Body>,
+    limits: &Limits,
+    heads: &HeadAccount,
+    peer: Option<SocketAddr>,
+) -> Result<usize, ErrorResponse> {
+    let length = check(request, limits).map_err(|(refusal, status, message)| {
+        refusal.report(peer, &message);
+        ErrorResponse::new(status, message)
+    });
+    let bytes = length?.saturating_add(request.headers().len() * HEADER_COST);
     heads.reserve(bytes).then_some(bytes).ok_or(NO_MEMORY)
 }
 
 /// Returns the length of a head. Refuses one over the limits, and one with a value that begins or ends with a blank, which is
 /// malformed (RFC 9113, 8.2.1): a node of HTTP/1.1 would read the value without it.
-fn check(request: &Request<Body>, limits: &Limits) -> Result<usize, ErrorResponse> {
+fn check(request: &Request<Body>, limits: &Limits) -> Result<usize, (Refusal, StatusCode, &'static str)> {
     let (limits, buffers) = (limits.head, limits.line_buffers);
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
     let longest = buffers.map_or(limits.bytes, |buffers| buffers.first.max(buffers.size));
     if target > longest {
-        return Err(ErrorResponse::new(StatusCode::URI_TOO_LONG, "the target of the request is too long"));
+        return Err((Refusal::TooLarge, StatusCode::URI_TOO_LONG, "the target of the request is too long"));
     }
     let headers = request.headers();
     let authority = request.uri().authority().map_or(0, |authority| authority.as_str().len());
@@ -100,11 +112,11 @@ fn check(request: &Request<Body>, limits: &Limits) -> Result<usize, ErrorRespons
             Some(_) if is_too_long => StatusCode::BAD_REQUEST,
             Some(_) | None => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         };
-        return Err(ErrorResponse::new(status, "the head of the request is too large"));
+        return Err((Refusal::TooLarge, status, "the head of the request is too large"));
     }
     if is_padded {
         let message = "a header value begins or ends with a blank";
-        return Err(ErrorResponse::new(StatusCode::BAD_REQUEST, message));
+        return Err((Refusal::Malformed, StatusCode::BAD_REQUEST, message));
     }
     Ok(bytes)
 }

@@ -150,7 +150,7 @@ fn service<H: Handler>(
         let (body, mut in_flight) = stats.start_request(body.into());
         let request = Request::from_parts(head, body);
         // Before the stream gets a task, so that a head that is refused does not wait for it.
-        let mut admitted = in_flight.admit(request, &serving.limits);
+        let mut admitted = in_flight.admit(request, &serving.limits, peer.socket_addr());
         async move {
             let limits = &serving.limits;
             if let Ok(request) = &admitted

@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -139,8 +140,13 @@ pub(super) struct InFlightGuard {
 
 impl InFlightGuard {
     /// Returns the request, whose head stays reserved until it is no longer in flight, or the reason why it is refused.
-    pub(super) fn admit(&mut self, request: Request<Body>, limits: &Limits) -> Result<Request<Body>, ErrorResponse> {
-        self.head = heads::admit(&request, limits, &self.stats.heads)?;
+    pub(super) fn admit(
+        &mut self,
+        request: Request<Body>,
+        limits: &Limits,
+        peer: Option<SocketAddr>,
+    ) -> Result<Request<Body>, ErrorResponse> {
+        self.head = heads::admit(&request, limits, &self.stats.heads, peer)?;
         Ok(request)
     }
 
