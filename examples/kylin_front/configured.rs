@@ -168,6 +168,7 @@ fn open_logs(args: &Args, config: &Config, open: &AccessLogs) -> Result<AccessLo
     let mut logs = AccessLogs::new();
     for path in config.access_logs() {
         log_paths::check_apart(args, config, path)?;
+        log_paths::take_if_stdout(path);
         let file = match open.get(path) {
             Some(Some(file)) => Some(file.clone()),
             before => match LogFile::open_path(path) {

@@ -4,6 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use kylin_lb::nginx::Config;
 
@@ -12,6 +13,31 @@ use crate::say;
 
 /// The name of standard output.
 const STDOUT: &str = "-";
+
+/// A log is written to standard output, so that other lines do not belong there.
+static IS_STDOUT_TAKEN: AtomicBool = AtomicBool::new(false);
+
+/// Returns whether a log is written to standard output.
+pub fn is_stdout_taken() -> bool {
+    IS_STDOUT_TAKEN.load(Ordering::Relaxed)
+}
+
+/// Notes whether a log of the options is written to standard output.
+pub fn take_stdout(args: &Args) {
+    for (_, path) in options(args) {
+        match path {
+            STDOUT => IS_STDOUT_TAKEN.store(true, Ordering::Relaxed),
+            path => take_if_stdout(Path::new(path)),
+        }
+    }
+}
+
+/// Notes whether the log at `path` is standard output.
+pub fn take_if_stdout(path: &Path) {
+    if are_same(path, file(STDOUT)) {
+        IS_STDOUT_TAKEN.store(true, Ordering::Relaxed);
+    }
+}
 
 /// Checks that the logs of the options could be written.
 pub fn check(args: &Args) -> Result<(), String> {

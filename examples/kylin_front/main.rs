@@ -238,6 +238,7 @@ impl Logs {
             log_paths::check(args)?;
             return Ok(logs);
         }
+        log_paths::take_stdout(args);
         if let Some(path) = &args.access_log {
             let file = LogFile::open(path, 0o644).map_err(|error| format!("--access-log: {error}"))?;
             logs.files.push(file.clone());
@@ -312,9 +313,13 @@ fn operators(
     Ok(servers)
 }
 
-/// Prints to standard output. A failed write is ignored: a closed output must not end the front end.
+/// Prints to standard output, or to standard error if a log has the standard output. A failed write is ignored: a closed output must
+/// not end the front end.
 fn say(text: std::fmt::Arguments<'_>) {
-    _ = std::io::stdout().write_fmt(text);
+    _ = match log_paths::is_stdout_taken() {
+        true => std::io::stderr().write_fmt(text),
+        false => std::io::stdout().write_fmt(text),
+    };
 }
 
 /// Returns the chosen options, one in each line.

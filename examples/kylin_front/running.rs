@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use crate::front::Health;
 use crate::log_file::LogFile;
+use crate::log_paths;
 use crate::signals::{Event, Signals};
 
 /// A front end that can read again what it was started from.
@@ -65,7 +66,7 @@ pub async fn until_signal(mut server: Server, mut signals: Signals, front: &mut 
     let Stop { grace, lame_duck, health } = stop;
     health.stop();
     // No reader of the output may delay the stop.
-    let output = LogFile::stdout();
+    let output = if log_paths::is_stdout_taken() { LogFile::stderr() } else { LogFile::stdout() };
     let say =
         |line: std::fmt::Arguments<'_>| _ = output.as_ref().map(|output| output.write(line.to_string().as_bytes()));
     let flush = |mut files: Vec<LogFile>| {
@@ -75,7 +76,7 @@ pub async fn until_signal(mut server: Server, mut signals: Signals, front: &mut 
     if !lame_duck.is_zero() {
         say(format_args!("stopping: serving for {} s, while the health path says so", lame_duck.as_secs()));
         if tokio::time::timeout(lame_duck, signals.stop()).await.is_ok() {
-            say_stopped(&say, " at once", server.stop(Duration::ZERO).await);
+            say_stopped(say, " at once", server.stop(Duration::ZERO).await);
             flush(front.log_files());
             return;
         }
@@ -87,7 +88,7 @@ pub async fn until_signal(mut server: Server, mut signals: Signals, front: &mut 
         when = " at once";
     };
     let stopped = server.stop_or_cut(grace, second_signal).await;
-    say_stopped(&say, when, stopped);
+    say_stopped(say, when, stopped);
     flush(front.log_files());
 }
 

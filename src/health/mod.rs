@@ -100,7 +100,7 @@ pub enum HealthState {
     /// No failure is known.
     #[default]
     Healthy,
-    /// There are failures, but too few to take the endpoint out. It serves, and is probed at the fast interval.
+    /// There are failures, but too few to take the endpoint out, or no other can take its place. It serves, and is probed at the fast interval.
     Suspect,
     /// Probes fail, no probe has succeeded yet where one must, or the endpoint is quarantined or not verified yet.
     Unhealthy,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::request::{ProbeResult, RequestProbe};
+use super::request::{LastResponse, ProbeResult, RequestProbe};
 use crate::backend::node_client::NodeClient;
 use crate::clock::timer_in;
 use crate::cookie::CookieJar;
@@ -19,15 +19,6 @@ pub(super) struct NodeMemory {
     pub(super) cookies: CookieJar,
     pub(super) level: NodeLevel,
     pub(super) last: LastResponse,
-}
-
-/// What a probe leaves besides its result.
-#[derive(Debug, Default)]
-pub(super) struct LastResponse {
-    /// The `Date` of the response, in seconds since 1970.
-    pub(super) date: Option<u64>,
-    /// The text of the error, if there was no complete response.
-    pub(super) error: Option<String>,
 }
 
 /// The level at which a node is known to be healthy.

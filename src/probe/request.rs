@@ -7,7 +7,6 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Request, StatusCode};
 
-use super::levels::LastResponse;
 use super::matcher::ResponseMatcher;
 use crate::backend::SendErrorKind;
 use crate::backend::node_client::{NodeClient, NodeError, NodeResponse};
@@ -99,6 +98,15 @@ impl fmt::Debug for RequestProbe {
             .field("expected", expected)
             .finish_non_exhaustive()
     }
+}
+
+/// What a probe leaves besides its result.
+#[derive(Debug, Default)]
+pub(super) struct LastResponse {
+    /// The `Date` of the response, in seconds since 1970.
+    pub(super) date: Option<u64>,
+    /// The text of the error, if there was no complete response.
+    pub(super) error: Option<String>,
 }
 
 /// The result of one probe.

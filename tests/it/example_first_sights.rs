@@ -78,14 +78,14 @@ async fn settle(store: &str) {
     let fronts = FrontEnds::start(&named.join(","), store).await;
     // One extra request, so that the two choose differently.
     get(fronts.addresses[0], "/kylin/api/cubes", &[]).await.unwrap();
-    let all = (0..CONCURRENT).map(|first| tokio::spawn(race(fronts.addresses, first)));
+    let tasks = (0..CONCURRENT).map(|first| tokio::spawn(race(fronts.addresses, first)));
     let mut sum = Outcome::default();
-    for first in all.collect::<Vec<_>>() {
+    for first in tasks.collect::<Vec<_>>() {
         let Outcome { contested, disagreements } = first.await.unwrap();
         sum.contested += contested;
         sum.disagreements += disagreements;
     }
-    assert_eq!(sum.disagreements, 0, "of {}", self::races());
+    assert_eq!(sum.disagreements, 0, "of {}", races());
     assert!(sum.contested > 0, "these were races: {sum:?}");
     for process in &fronts.processes {
         let log = process.file("stderr");

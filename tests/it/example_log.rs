@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::example_options::nodes;
 use crate::support::browser::Browser;
-use crate::support::example::{TIMEOUT, program, run, spawn, start};
+use crate::support::example::{TIMEOUT, address, program, run, spawn, start};
 use crate::support::front::{closed_port, demo, eventually, until};
 use crate::support::http;
 use crate::support::process::Process;
@@ -45,16 +45,19 @@ async fn an_operator_learns_which_nodes_fell_why_since_when_and_that_clients_are
 
     drop(nodes);
     let lost = line_with(&process, &["WARN", "no node is up: panic mode tries those that failed"]).await;
-    for part in
-        ["n1 unhealthy (probe failed: no connection) since 20", "n2 unhealthy (probe failed: ", "cluster=\"kylin\""]
-    {
+    let cause = "no connection to the node: Connection refused (os error 111)";
+    for part in [
+        &format!("n1 unhealthy (probe failed: no connection: {cause}) since 20"),
+        "n2 unhealthy (probe failed: ",
+        "cluster=\"kylin\"",
+    ] {
         assert!(lost.contains(part), "{part} in {lost}");
     }
     for id in ["n1", "n2"] {
         let endpoint = format!("endpoint=\"{id}\"");
         let line =
             line_with(&process, &["WARN", "node is unhealthy", &endpoint, "reason=", "found_by=\"probes\""]).await;
-        assert!(line.contains("phase=\"connect\""), "{line}");
+        assert!(line.contains("phase=\"connect\"") && line.contains(&format!("error=\"{cause}\"")), "{line}");
     }
     let refused = Instant::now();
     while refused.elapsed() < Duration::from_millis(100) {
@@ -69,6 +72,118 @@ async fn an_operator_learns_which_nodes_fell_why_since_when_and_that_clients_are
     assert_eq!(count(&process, "no node is up"), 1, "{log}");
     assert_eq!(count(&process, "a node is up again"), 1, "{log}");
     assert_eq!(count(&process, "node is unhealthy"), 2, "one line for each node: {log}");
+}
+
+/// Nodes that no other can replace are not ejected, and without probes nothing else tells of them.
+#[tokio::test]
+async fn an_operator_learns_that_all_nodes_fail_without_probes_why_and_that_they_are_back() {
+    let plain = ["--kylin", "off", "--sessions", "none"];
+    for (ids, more) in [(&["n1"][..], &[][..]), (&["n1", "n2"], &[]), (&["n1", "n2"], &plain)] {
+        let nodes: Vec<_> = ids.iter().map(|id| (*id, closed_port())).collect();
+        let named = nodes.iter().map(|(id, address)| format!("{id}@{address}")).collect::<Vec<_>>().join(",");
+        let args = ["--nodes", &named, "--probe", "none", "--policy", "round-robin", "--status", "127.0.0.1:0"];
+        let (process, front) = start(&[&args[..], more].concat()).await;
+        let status = address(&process, "status on http://");
+        let endpoints = async || {
+            let status = http::get(status, "/front/status", &[]).await.unwrap();
+            let mut status: Value = serde_json::from_slice(&status.body).unwrap();
+            status["clusters"]["kylin"]["endpoints"].take()
+        };
+        for _ in 0..6 {
+            assert!(get(front).await.0 >= 500);
+        }
+        for (index, id) in ids.iter().enumerate() {
+            let endpoint = format!("endpoint=\"{id}\"");
+            let line =
+                line_with(&process, &["WARN", "node is suspect, and no other can take its place", &endpoint]).await;
+            let cause = "no connection to the node: Connection refused (os error 111)";
+            for part in ["reason=requests fail, and none has succeeded since", &format!("error=\"{cause}\"")] {
+                assert!(line.contains(part), "{part} in {line}");
+            }
+            let endpoint = &endpoints().await[index];
+            assert_eq!((&endpoint["health"], &endpoint["error"]), (&"suspect".into(), &cause.into()), "{endpoint}");
+        }
+        let mut served = Vec::new();
+        for (id, address) in &nodes {
+            served.push(KylinNode::new(*id).serve(*address).await.unwrap());
+        }
+        until("the nodes", async || {
+            get(front).await.0 < 500
+                && endpoints().await.as_array().unwrap().iter().all(|node| node["health"] == "healthy")
+        })
+        .await;
+        for id in ids {
+            line_with(&process, &["INFO", "node has recovered", &format!("endpoint=\"{id}\""), "after="]).await;
+        }
+        let log = process.file("stderr");
+        assert_eq!(count(&process, "node is suspect"), ids.len(), "one line for each node: {log}");
+        assert!(endpoints().await.as_array().unwrap().iter().all(|node| node["error"].is_null()));
+    }
+}
+
+#[tokio::test]
+async fn what_the_server_refuses_is_logged_and_counted() {
+    let (_nodes, named) = nodes(1).await;
+    let args = ["--nodes", &named, "--status", "127.0.0.1:0"];
+    let refused = async |process: &Process, front: SocketAddr, sent: &str| {
+        let mut client = http::Connection::open(front).await.unwrap();
+        // The server may close before all of it is sent.
+        _ = client.send(sent).await;
+        line_with(process, &["refused", "peer=127.0.0.1:", "left_out=0"]).await
+    };
+    let long = format!("GET / HTTP/1.1\r\nHost: kylin\r\nX: {}\r\n\r\n", "x".repeat(100_000));
+    let control = "GET / HTTP/1.1\r\nHost: kylin\r\nX: \u{1}\r\n\r\n";
+    let proxied: &[&str] = &["--proxy-protocol", "127.0.0.0/8"];
+    for (options, sent, level, reason) in [
+        (&[][..], "garbage\r\n\r\n", "INFO", "malformed"),
+        (&[], control, "INFO", "malformed"),
+        (&[], &long, "INFO", "too_large"),
+        (proxied, "GET / HTTP/1.1\r\nHost: kylin\r\n\r\n", "WARN", "proxy_protocol"),
+        (&["--proxy-protocol", "192.0.2.0/24"], "PROXY TCP4 ", "WARN", "proxy_protocol"),
+    ] {
+        let (process, front) = start(&[&args[..], options].concat()).await;
+        let line = refused(&process, front, sent).await;
+        assert!(line.contains(level) && line.contains(&format!("reason=\"{reason}\"")), "{line}");
+        let status = address(&process, "status on http://");
+        let metrics = http::get(status, "/metrics", &[]).await.unwrap();
+        let counted = format!("kylin_lb_server_refused_total{{reason=\"{reason}\"}} 1\n");
+        assert!(metrics.status() == 404 || metrics.text().contains(&counted), "{}", metrics.text());
+    }
+}
+
+#[tokio::test]
+async fn a_log_on_standard_output_has_that_for_itself() {
+    let (_nodes, named) = nodes(1).await;
+    let mut command = Command::new(program());
+    command.args([
+        "--nodes",
+        &named,
+        "--listen=127.0.0.1:0",
+        "--threads=1",
+        "--access-log=-",
+        "--access-log-format=json",
+    ]);
+    let mut process = Process::spawn("kylin_front", TempDir::new().unwrap(), &mut command).unwrap();
+    let line = line_with(&process, &["listening on http://"]).await;
+    let front = line.strip_prefix("listening on http://").unwrap().trim_end_matches('/').parse().unwrap();
+    assert_eq!(get(front).await.0, 200);
+    process.signal("TERM");
+    assert!(process.ended(TIMEOUT).await.is_some(), "it stops");
+    line_with(&process, &["stopped; 0 connections were cut"]).await;
+    let written = process.file("stdout");
+    let lines: Vec<Value> = written.lines().map(|line| serde_json::from_str(line).expect(&written)).collect();
+    assert_eq!(lines.len(), 1, "{written}");
+}
+
+#[tokio::test]
+async fn the_end_of_a_request_is_in_the_log_at_debug() {
+    let (_nodes, named) = nodes(1).await;
+    let (process, front) = start(&["--nodes", &named, "--log", "debug"]).await;
+    assert_eq!(get(front).await.0, 200);
+    let line = line_with(&process, &["DEBUG", "request ended", "endpoint=\"n1\""]).await;
+    for part in ["path=/kylin/api/admin/version", "status=200", "attempts=1", "end=complete"] {
+        assert!(line.contains(part), "{part} in {line}");
+    }
 }
 
 #[tokio::test]

@@ -257,6 +257,38 @@ async fn a_query_is_logged_by_its_fingerprint_unless_sql_is_asked_for() {
     }
 }
 
+/// Such a query is executed too, so the log must not lack it.
+#[tokio::test]
+async fn a_query_whose_sql_is_not_read_has_a_line_without_a_fingerprint() {
+    let (_nodes, named) = nodes(1).await;
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("queries");
+    let (_process, front) = start(&["--nodes", &named, "--query-log", file.to_str().unwrap(), "--log-sql"]).await;
+    let long = format!(r#"{{"sql":"select '{}'","project":"p"}}"#, "x".repeat(1_100_000));
+    let sql = r#"{"sql":"select 1","project":"p"}"#;
+    let json = "Content-Type: application/json\r\n";
+    let mut count = 0;
+    for (path, headers, body, class) in [
+        ("query", json, long.as_str(), "query"),
+        ("query", json, "no json", "query"),
+        ("query", "Content-Type: application/json\r\nContent-Encoding: gzip\r\n", sql, "query"),
+        ("async_query", json, sql, "async_submit"),
+    ] {
+        let mut connection = Connection::open(front).await.unwrap();
+        let length = body.len();
+        let user = "Authorization: Basic QURNSU46S1lMSU4=\r\n";
+        let head = format!(
+            "POST /kylin/api/{path} HTTP/1.1\r\nHost: kylin\r\n{user}{headers}Content-Length: {length}\r\n\r\n"
+        );
+        connection.send(head + body).await.unwrap();
+        connection.response().await.unwrap();
+        count += 1;
+        let line: Value = serde_json::from_str(&lines(&file, count).await[count - 1]).unwrap();
+        assert_eq!((&line["class"], &line["node"], &line["user"]), (&class.into(), &"n1".into(), &"ADMIN".into()));
+        assert_eq!((line.get("fingerprint"), line.get("sql")), (Some(&Value::Null), None), "{line}");
+    }
+}
+
 #[tokio::test]
 async fn the_logs_of_a_configuration_are_written_and_opened_again() {
     let (nodes, _named) = nodes(1).await;

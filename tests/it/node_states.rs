@@ -261,7 +261,7 @@ fn serves(status: &EndpointStatus) -> bool {
     status.admin_state == AdminState::Ready
         && match status.health {
             HealthState::Healthy => true,
-            HealthState::Suspect => matches!(status.reason, Some(Reason::Probe(_) | Reason::Slow)),
+            HealthState::Suspect => matches!(status.reason, Some(Reason::Probe(_) | Reason::Slow | Reason::Failing)),
             _ => false,
         }
 }

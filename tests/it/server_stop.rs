@@ -202,12 +202,12 @@ async fn all_requests_from_before_the_stop_get_a_response() {
     }
 }
 
-/// Sends itself when it is dropped.
-struct Dropped(mpsc::UnboundedSender<&'static str>);
+/// Tells when it is dropped.
+struct Dropped(mpsc::UnboundedSender<()>);
 
 impl Drop for Dropped {
     fn drop(&mut self) {
-        _ = self.0.send("a runtime has ended");
+        _ = self.0.send(());
     }
 }
 
@@ -219,18 +219,17 @@ async fn a_response_on_a_connection_that_another_thread_has_opened_is_finished()
     let first = [Act::Read, Act::Write(ok("first"))];
     let second = [Act::Read, Act::Write(response.to_vec()), Act::WaitForGo, Act::Write(b"0123456789".to_vec())];
     let node = RawNode::start([[&first[..], &second].concat()]).await;
-    let (events, mut happened) = mpsc::unbounded_channel();
+    let (on_end, mut ended) = mpsc::unbounded_channel();
     let cluster = Cluster::builder().endpoints([endpoint(0, node.address(), |it| it.idle_timeout(LONG))]);
     let proxy = Proxy::plain(cluster.build().unwrap()).build().unwrap();
-    let on_drop = events.clone();
     let handler = move |peer: ClientAddr, request: Request<Body>| {
-        let (proxy, on_drop) = (proxy.clone(), on_drop.clone());
+        let (proxy, on_end) = (proxy.clone(), on_end.clone());
         async move {
             if request.uri().path() != "/thread" {
                 return proxy.handle(peer, request).await;
             }
             // A task ends with its runtime.
-            let until_end = Dropped(on_drop);
+            let until_end = Dropped(on_end);
             tokio::spawn(async move {
                 std::future::pending::<()>().await;
                 drop(until_end);
@@ -273,15 +272,14 @@ async fn a_response_on_a_connection_that_another_thread_has_opened_is_finished()
         assert!(client.rest().await.unwrap().is_empty());
     }
     while Connection::open(address).await.is_ok() {}
+    assert!(ended.try_recv().is_err(), "a runtime has ended before the response");
     node.go();
     let (mut body, mut received) = (busy.body(&head).unwrap(), 0);
     while let Some(part) = body.next().await.unwrap() {
         received += part.len();
     }
-    events.send("the response is complete").unwrap();
     assert_eq!(received, 10);
     assert_eq!(stop.await.unwrap().cut, 0);
-    assert_eq!(happened.recv().await, Some("the response is complete"), "no runtime ends before");
 }
 
 /// Sends how each request has ended.
@@ -328,13 +326,12 @@ async fn a_request_that_the_stop_cuts_ends_by_the_server_and_not_by_its_client()
 async fn the_grace_time_ends_early_when_the_application_says_so() {
     let slow = RawNode::start([vec![Act::Read, Act::UntilClosed]]).await;
     let front = Front::serving(Front::over(&[slow.address()]).proxy, |server| server.threads(NonZero::new(3).unwrap()));
-    let address = front.address();
-    let mut client = front.connect().await;
+    let (mut client, mut idle) = (front.connect().await, front.connect().await);
     client.send(GET).await.unwrap();
     slow.wait_until(|seen| seen.requests.len() == 1).await;
     let (cut, is_cut) = tokio::sync::oneshot::channel::<()>();
     let stop = tokio::spawn(front.server.stop_or_cut(LONG, async { _ = is_cut.await }));
-    while Connection::open(address).await.is_ok() {}
+    assert!(idle.rest().await.unwrap().is_empty());
     drop(cut);
     refusal(&client.response().await.unwrap(), 502);
     assert_eq!(stop.await.unwrap().cut, 1);

@@ -67,8 +67,11 @@ async fn a_request_and_each_attempt_have_a_span_without_secrets() {
     drop(guard);
 
     let text = String::from_utf8(output.0.lock().unwrap().clone()).unwrap();
-    let spans: Vec<Value> =
-        text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["span"].clone()).collect();
+    let mut lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let ended = lines.iter().position(|line| line["fields"]["message"] == "request ended").unwrap();
+    let ended = lines.remove(ended);
+    assert_eq!((&ended["fields"]["endpoint"], &ended["span"]["end"]), (&"1".into(), &"complete".into()));
+    let spans: Vec<Value> = lines.iter().map(|line| line["span"].clone()).collect();
     assert_eq!(spans.len(), 3, "{text}");
     let attempt = |number: u64| spans.iter().find(|span| span["number"] == number).unwrap();
     assert_eq!((&attempt(1)["endpoint"], &attempt(1)["end"]), (&"0".into(), &"connect".into()));

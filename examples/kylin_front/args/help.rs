@@ -112,8 +112,9 @@ This program:
                       of state; without this option, RUST_LOG may set levels such as kylin_lb=debug
   --log-format F      text (default) or json, one object a line
   --access-log FILE   a line for each request for the nodes: nginx's combined format, and behind it times, nodes, and how it
-                      ended; - is standard output; SIGUSR1 opens the file again (default: off). What a configuration answers
-                      itself, such as a return, is in its own access_log
+                      ended; - is standard output, and what the program prints at its start and its end is then on standard
+                      error; SIGUSR1 opens the file again (default: off). What a configuration answers itself, such as a return,
+                      is in its own access_log
   --access-log-format F  combined (default) or json, one object a line
   --query-log FILE    a JSON object for each query: user, project, fingerprint, node and why there, times, outcome
                       (- is standard output; --access-log and --query-log must not name one file)

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::catalogue::wrong_number;
 use super::remarks::Remarks;
 use crate::nginx::syntax::values::{self, TimeUnit};
-use crate::nginx::syntax::{Directive, ErrorKind, Fault, Span, Word, nearest};
+use crate::nginx::syntax::{Directive, Fault, Span, Word, nearest};
 use crate::nginx::variables::{Escape, Maps, Scope, Template, ValueSources};
 
 /// One `log_format`.
@@ -18,9 +18,9 @@ pub(crate) struct LogFormat {
     parts: Vec<Template>,
 }
 
-/// The formats of a configuration, by name, each with the reason if no log may have it.
+/// The formats of a configuration, by name.
 #[derive(Debug, Default)]
-pub(crate) struct LogFormats(HashMap<String, Result<Arc<LogFormat>, Fault>>);
+pub(crate) struct LogFormats(HashMap<String, Arc<LogFormat>>);
 
 /// The `access_log` lines of a block. A block with any of them inherits none.
 #[derive(Debug, Clone, Default)]
@@ -54,7 +54,7 @@ impl LogFormats {
     ) -> Result<LogFormats, Fault> {
         let word = Word { text: COMBINED.into(), span: Span { file: 0, line: 1, at: 0 } };
         let combined = LogFormat::new("combined", Escape::Default, [&word], maps, sources)?.0;
-        let mut formats = LogFormats(HashMap::from([("combined".to_owned(), Ok(Arc::new(combined)))]));
+        let mut formats = LogFormats(HashMap::from([("combined".to_owned(), Arc::new(combined))]));
         for directive in directives {
             let [name, rest @ ..] = &directive.args[..] else { return Err(wrong_number(directive)) };
             let (escape, parts) = match rest.first().and_then(|word| word.text.strip_prefix("escape=")) {
@@ -67,25 +67,12 @@ impl LogFormats {
             if parts.is_empty() {
                 return Err(wrong_number(directive));
             }
-            let format = match LogFormat::new(&name.text, escape, parts, maps, sources) {
-                Ok((format, absent)) => {
-                    for variable in absent {
-                        let text = format!("log_format {}: ${variable} has no value here", name.text);
-                        remarks.note(directive.span(), text);
-                    }
-                    Ok(Arc::new(format))
-                }
-                // Only a log with the format would show a secret.
-                Err(fault) if fault.kind() == ErrorKind::Unsupported => {
-                    remarks.note(
-                        directive.span(),
-                        format!("log_format {}: no access_log may have it: {}", name.text, fault.message()),
-                    );
-                    Err(fault)
-                }
-                Err(fault) => return Err(fault),
-            };
-            if formats.0.insert(name.text.clone(), format).is_some() {
+            let (format, absent) = LogFormat::new(&name.text, escape, parts, maps, sources)?;
+            for variable in absent {
+                let text = format!("log_format {}: ${variable} has no value here", name.text);
+                remarks.note(directive.span(), text);
+            }
+            if formats.0.insert(name.text.clone(), Arc::new(format)).is_some() {
                 return Err(name.span.duplicate(format!("duplicate log_format \"{}\"", name.text), "another name"));
             }
         }
@@ -94,12 +81,10 @@ impl LogFormats {
 
     fn find(&self, word: &Word) -> Result<Arc<LogFormat>, Fault> {
         let name = word.text.as_str();
-        let found = self.0.get(name).map(|format| format.as_ref().map(Arc::clone).map_err(Fault::again));
-        found.unwrap_or_else(|| {
+        self.0.get(name).cloned().ok_or_else(|| {
             let meant = nearest(name, self.0.keys().map(String::as_str));
             let hint = meant.map(|meant| format!(", did you mean \"{meant}\"?")).unwrap_or_default();
-            let expected = "combined, or the name of a log_format";
-            Err(word.span.unknown(format!("unknown log format \"{name}\"{hint}"), expected))
+            word.span.unknown(format!("unknown log format \"{name}\"{hint}"), "combined, or the name of a log_format")
         })
     }
 }

@@ -173,12 +173,6 @@ impl Fault {
         Fault { source: Some(source), ..self }
     }
 
-    /// Returns the error once more, without its cause.
-    pub(crate) fn again(&self) -> Fault {
-        let Fault { kind, span, message, expected, is_misspelt, source: _ } = self;
-        Fault { is_misspelt: *is_misspelt, ..Fault::new(*kind, *span, message.clone(), expected.clone()) }
-    }
-
     /// Marks the name as a misspelt one, which no module has.
     pub(crate) fn misspelt(self) -> Fault {
         Fault { is_misspelt: true, ..self }

@@ -118,7 +118,7 @@ async fn respond(request: Request<Body>, seen: Seen) -> Response<Body> {
     }
     let status = match &uri {
         uri if uri.contains("?location=") => {
-            let location = uri.split_once("?location=").unwrap().1.replace("@host@", host);
+            let location = uri.split_once("?location=").unwrap().1.replace("own.host", host);
             response = response.header("location", location);
             302
         }
