@@ -116,10 +116,7 @@ impl Observer for StateLog {
                 warn!(endpoint = id, cluster, phase, reason, error, found_by, "node is {change}");
             }
             EndpointChange::Suspect if event.reason == Some(Reason::Failing) => {
-                warn!(
-                    endpoint = id,
-                    cluster, reason, error, found_by, "node is suspect, and no other can take its place"
-                );
+                warn!(endpoint = id, cluster, reason, error, found_by, "node is suspect");
             }
             EndpointChange::Readmitted | EndpointChange::Recovered => {
                 info!(endpoint = id, cluster, phase, reason, found_by, after, "node has {change}");

@@ -180,9 +180,6 @@ impl Member {
         live.health.outcomes.skip();
         live.discarded.fetch_add(1, Ordering::Relaxed);
         live.health.want_probe_after(unreached);
-        if live.health.note_discarded(live.in_flight(), live.now_ms()) {
-            self.log_suspect();
-        }
     }
 
     fn log_suspect(&self) {

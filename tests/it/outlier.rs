@@ -108,7 +108,8 @@ fn an_endpoint_whose_trial_is_due_takes_the_place_of_no_other() {
         advance(&clock, wait);
         assert_eq!(state(&cluster, "0").0, HealthState::Suspect, "a request may try it");
         report_bound(&cluster, "1", Outcome::Failure, 20);
-        assert_eq!(state(&cluster, "1"), (HealthState::Healthy, None), "it may be the last that lives");
+        let failing = (HealthState::Suspect, Some(Reason::Failing));
+        assert_eq!(state(&cluster, "1"), failing, "it may be the last that lives");
         // The one that was out is back, so that the other can be replaced.
         report_bound(&cluster, "0", Outcome::Success, 1);
         report_bound(&cluster, "1", Outcome::Failure, 1);
@@ -218,13 +219,10 @@ fn the_rule_is_the_default_and_nginxs_rule_takes_its_place_where_it_is_written()
         let shown = format!("{endpoint:?}");
         assert_eq!(reasons(of(endpoint), least), [None, Some(expected)], "{shown}");
     }
-    assert_eq!(reasons(of(endpoint("0")).outlier(None), 50), [None; 2]);
-    assert_eq!(reasons(of(endpoint("0").max_fails(None).outlier(false)), 50), [None; 2]);
-    assert_eq!(
-        reasons(of(endpoint("0").max_fails(NonZeroU32::new(20))), 19),
-        [None; 2],
-        "one rule governs an endpoint"
-    );
+    let suspect = [Some(Reason::Failing); 2];
+    assert_eq!(reasons(of(endpoint("0")).outlier(None), 50), suspect);
+    assert_eq!(reasons(of(endpoint("0").max_fails(None).outlier(false)), 50), suspect);
+    assert_eq!(reasons(of(endpoint("0").max_fails(NonZeroU32::new(20))), 19), suspect, "one rule governs an endpoint");
 }
 
 #[test]

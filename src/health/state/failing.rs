@@ -85,11 +85,6 @@ impl EndpointHealth {
         is_suspect
     }
 
-    /// Counts a failure that no rule counts, because the request may be its cause. Returns whether the endpoint becomes suspect.
-    pub(crate) fn note_discarded(&self, in_flight: u32, now: u64) -> bool {
-        self.count_for_status(CountedFailure { is_certain: false, in_flight }, now)
-    }
-
     /// Records the text of the error of a request that failed. Calls `text` once a second at most.
     pub(crate) fn note_error(&self, text: impl FnOnce() -> String, now: u64) {
         let at = self.last_error.at.load(Ordering::Relaxed);
@@ -175,7 +170,7 @@ mod tests {
                 health.fail(failure, now);
             }
             assert_eq!(describe(&health, 9).0, HealthState::Healthy, "a success ends the row");
-            health.note_discarded(1, 10);
+            health.fail(failure, 10);
             assert_eq!(describe(&health, 11), (HealthState::Suspect, Some(Reason::Failing), 10));
         }
     }
