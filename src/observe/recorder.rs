@@ -27,8 +27,7 @@ use crate::kylin::query::QueryRequest;
 use crate::kylin::response::{BodyTail, QueryFlags};
 use crate::request::{ClientAddr, ObservedQuery};
 
-/// The record of one request. It exists only if there is an observer. The proxy moves it into the body of the response; dropping
-/// it ends the request.
+/// The record of an observed request. The proxy moves it into the body of the response; dropping it ends the request.
 pub(crate) struct RequestRecorder {
     observers: Arc<Observers>,
     own: Option<RequestObserver>,
