@@ -1,6 +1,5 @@
 //! Files that operators and programs edit, read again when they change.
 
-use std::borrow::Cow;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -111,9 +110,20 @@ impl WatchedFiles {
 }
 
 impl FileContent {
-    /// Returns the text as Kylin reads it: bytes that are not UTF-8, such as remarks in GBK, are replaced.
-    pub(super) fn lossy_text(&self) -> Cow<'_, str> {
-        String::from_utf8_lossy(&self.bytes)
+    /// Returns the text, in which the remarks of properties may have any bytes, as in GBK.
+    pub(super) fn text_of_properties(&self) -> Result<String, DiscoveryError> {
+        let mut text = String::with_capacity(self.bytes.len());
+        for (number, line) in (1..).zip(self.bytes.split_inclusive(|byte| *byte == b'\n')) {
+            match std::str::from_utf8(line) {
+                Ok(line) => text.push_str(line),
+                Err(_) if line.trim_ascii_start().starts_with(b"#") => text.push_str(&String::from_utf8_lossy(line)),
+                Err(error) => {
+                    let location = format!("{}:{number}", self.path.display());
+                    return Err(DiscoveryError::Invalid { location, source: error.into() });
+                }
+            }
+        }
+        Ok(text)
     }
 
     pub(super) fn text(&self) -> Result<&str, DiscoveryError> {

@@ -1,8 +1,10 @@
 //! Takes the body of one message out of the bytes that were read from its connection.
 
+use std::pin::pin;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
+use tokio::task::yield_now;
 
 pub(crate) use super::chunked::Decoded;
 use super::chunked::{ChunkedDecoder, InvalidChunk};
@@ -43,13 +45,13 @@ impl BodyDecoder {
         }
     }
 
-    /// Polls until the next piece may be decoded. If the last one took long, other tasks run first.
+    /// Polls until the next piece may be decoded. If the last one took long, other tasks run first, and the runtime looks at its sockets.
     pub(crate) fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let BodyDecoder::Chunked(chunked) = self
             && chunked.take_has_joined_many()
         {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
+            // It has the runtime wake this task later than a task that wakes itself.
+            return pin!(yield_now()).poll(cx);
         }
         Poll::Ready(())
     }

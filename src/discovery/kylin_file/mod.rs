@@ -81,7 +81,7 @@ fn parse(files: &[FileContent]) -> Result<KylinConfig, DiscoveryError> {
     let mut properties = Properties::default();
     for file in files {
         properties = properties
-            .overridden_by(&location(file), &file.lossy_text())
+            .overridden_by(&location(file), &file.text_of_properties()?)
             .map_err(|error| DiscoveryError::Invalid { location: location(file), source: error.into() })?;
     }
     KylinConfig::from_properties(&properties).map_err(|error| {

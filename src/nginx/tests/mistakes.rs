@@ -195,7 +195,10 @@ fn what_to_write_instead_fits_the_mistake() {
     let server = |inside: &str| format!("{MANUAL}server {{ listen 81; {inside} }}");
     let location = |inside: &str| server(&format!("location / {{ {inside} proxy_pass http://kylin; }}"));
     for (text, instead) in [
-        (server(r"location ~ (^|/)\.(?!well-known).* { deny all; }"), "two locations: location ^~ /.well-known/ { ... }"),
+        (
+            server(r"location ~ (^|/)\.(?!well-known).* { deny all; }"),
+            "two locations: location ^~ /.well-known/ { ... }",
+        ),
         (server("location ~ x+(?!y) { return 200; }"), "a location of its own: location ^~ /PATH { ... }"),
         (location("set $args a=b;"), "rewrite ^(.*)$ $1?a=b? break;"),
         (location("set $proxy_host x;"), "proxy_set_header Host VALUE; in place of $proxy_host"),
