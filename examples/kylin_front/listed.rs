@@ -23,8 +23,8 @@ use crate::status::Monitored;
 use crate::tls::Clients;
 use crate::{CHECK_TIMEOUT, Logs, START_TIMEOUT, demo, greet, say, sessions, summary, table};
 
-const OWN_NAME: &str = "kylin.server.cluster-servers names localhost alone, which is each node's name for itself: \
-                        write the names of the hosts there, or give the nodes with --nodes";
+const OWN_NAME: &str = "kylin.server.cluster-servers names localhost alone, which is each node's name for itself, so that only a \
+                        front end beside the node reaches it: write the names of the hosts there, or give the nodes with --nodes";
 
 /// A running front end for a list of nodes.
 pub struct Listed {
@@ -57,7 +57,6 @@ impl Listed {
         mut inherited: Vec<OwnedFd>,
     ) -> Result<Option<(Self, Server)>, Box<dyn Error>> {
         let clients = args.tls.clients()?;
-        let is_of_properties = matches!(args.source, Source::Properties(_));
         let source = std::mem::replace(&mut args.source, Source::Nodes(Vec::new()));
         let members = Members::find(source, &args).await?;
         let mode = args.sessions.get_or_insert(SessionMode::MEMORY).clone();
@@ -69,7 +68,7 @@ impl Listed {
             // What is understood must be able to serve.
             return match members.missing() {
                 Some(why) => Err(format!("there are no nodes: {why}").into()),
-                None if is_of_properties && members.is_own_name() => Err(OWN_NAME.into()),
+                None if members.is_own_name => Err(OWN_NAME.into()),
                 None => Ok(None),
             };
         }

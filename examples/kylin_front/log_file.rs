@@ -245,7 +245,7 @@ impl Target {
 }
 
 /// Opens a file to append to, and creates it with this mode if it does not exist.
-pub fn append(path: &Path, mode: u32) -> io::Result<File> {
+fn append(path: &Path, mode: u32) -> io::Result<File> {
     // To open a pipe for writing alone waits for its reader.
     let is_pipe = fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo());
     let file = OpenOptions::new().append(true).read(is_pipe).create(true).mode(mode).open(path);

@@ -24,11 +24,13 @@ pub struct Members {
     pub metastore: Option<MetastoreChecker>,
     /// The list of nodes that is followed.
     list: Option<PathBuf>,
+    /// The only node of Kylin's properties has the name that each machine has for itself.
+    pub is_own_name: bool,
 }
 
 impl Members {
     fn fixed(cluster: Cluster) -> Self {
-        Members { cluster, discovery: None, demo: None, metastore: None, list: None }
+        Members { cluster, discovery: None, demo: None, metastore: None, list: None, is_own_name: false }
     }
 
     pub async fn find(source: Source, args: &Args) -> Result<Self, Box<dyn Error>> {
@@ -56,6 +58,7 @@ impl Members {
         let config = file.read().await?;
         let members = Members::fixed(nodes::cluster(&[], None, args)?);
         let head_timeout = config.head_timeout();
+        let is_own_name = matches!(config.nodes(), [only] if only.address().starts_with("localhost:"));
         #[cfg(feature = "zookeeper")]
         let mut members = match config.zookeeper()? {
             Some(registry) if config.nodes().is_empty() => members.watch(registry, args, head_timeout),
@@ -63,6 +66,7 @@ impl Members {
         };
         #[cfg(not(feature = "zookeeper"))]
         let mut members = members.watch(file, args, head_timeout);
+        members.is_own_name = is_own_name;
         let reference = config.metadata_url().cloned();
         members.metastore =
             reference.map(|url| MetastoreCheck::new().reference(url).start(&members.cluster)).transpose()?;
@@ -106,12 +110,6 @@ impl Members {
         let status = self.discovery.as_ref()?.status();
         let other = || status.error.unwrap_or_else(|| "the source does not respond".into());
         (status.updates == 0).then(|| self.empty_list().unwrap_or_else(other))
-    }
-
-    /// Returns whether the only node has the name that each machine has for itself.
-    pub fn is_own_name(&self) -> bool {
-        let status = self.cluster.status();
-        matches!(&status.endpoints[..], [only] if only.id.as_str().starts_with("localhost:"))
     }
 
     /// Returns what is wrong with a list of nodes that has none.

@@ -126,7 +126,7 @@ mod tests {
     use super::*;
     use crate::clock::ManualClock;
     use crate::endpoint::{Endpoint, Outcome};
-    use crate::health::{CheckerId, Mismatch};
+    use crate::health::{CheckerId, HealthState, Mismatch};
 
     fn view(request: &Request<()>) -> RequestView<'_> {
         RequestView::of(request, std::net::IpAddr::from([192, 0, 2, 7]))
@@ -252,9 +252,11 @@ mod tests {
         bound().lease.set_outcome(Outcome::Failure);
         let mut attempted = Attempted::none();
         attempted.add(&bound().lease);
+        let withdrawn = || cluster.pick_withdrawn(&view, &attempted).unwrap();
         for second in 0..10 {
             assert_eq!(bound().lease.endpoint().as_str(), "ready", "after {second} s");
-            cluster.pick_withdrawn(&view, &attempted).unwrap().lease.set_outcome(Outcome::Failure);
+            withdrawn().lease.set_outcome(if second % 2 == 0 { Outcome::Failure } else { Outcome::Unreachable });
+            assert_eq!(cluster.status().endpoints[1].health, HealthState::Ejected, "after {second} s");
             clock.advance(Duration::from_secs(1));
         }
         clock.advance(Duration::from_millis(1));

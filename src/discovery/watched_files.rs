@@ -110,13 +110,15 @@ impl WatchedFiles {
 }
 
 impl FileContent {
-    /// Returns the text, in which the remarks of properties may have any bytes, as in GBK.
+    /// Returns the text of a properties file. Comments may have bytes that are not UTF-8.
     pub(super) fn text_of_properties(&self) -> Result<String, DiscoveryError> {
         let mut text = String::with_capacity(self.bytes.len());
         for (number, line) in (1..).zip(self.bytes.split_inclusive(|byte| *byte == b'\n')) {
             match std::str::from_utf8(line) {
                 Ok(line) => text.push_str(line),
-                Err(_) if line.trim_ascii_start().starts_with(b"#") => text.push_str(&String::from_utf8_lossy(line)),
+                Err(_) if matches!(line.trim_ascii_start(), [b'#' | b'!', ..]) => {
+                    text.push_str(&String::from_utf8_lossy(line))
+                }
                 Err(error) => {
                     let location = format!("{}:{number}", self.path.display());
                     return Err(DiscoveryError::Invalid { location, source: error.into() });

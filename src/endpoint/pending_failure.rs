@@ -169,7 +169,8 @@ impl Member {
         }
         let (governed, in_flight) = (settings.has_outlier_rule() && !alone, live.in_flight());
         let is_late = is_outdated || succeeded.is_some();
-        if live.health.fail(Failure { unreached, on_trial, governed, alone, in_flight, is_late }, now) {
+        let is_ejected = live.passive.is_ejected(settings.rule, || now);
+        if live.health.fail(Failure { unreached, on_trial, governed, alone, is_ejected, in_flight, is_late }, now) {
             self.log_suspect();
         }
     }

@@ -100,6 +100,7 @@ mod tests {
             on_trial: true,
             governed: true,
             alone: false,
+            is_ejected: false,
             in_flight: 1,
             is_late: false,
         };

@@ -20,7 +20,7 @@
 //!
 //! | health | a request | a probe | time |
 //! |---|---|---|---|
-//! | **healthy** | timed out, or failures while no other endpoint can take its place: suspect. Failures: ejected. Signs that the node stops: draining | failed: suspect. Refused while requests fail, or twice: draining. Failed `fall` times in a row: unhealthy | |
+//! | **healthy** | timed out, or failures for which no rule ejects: suspect. Failures: ejected. Signs that the node stops: draining | failed: suspect. Refused while requests fail, or twice: draining. Failed `fall` times in a row: unhealthy | |
 //! | **suspect** | succeeded: healthy. Else as above | succeeded: healthy. Else as above | |
 //! | **draining** | succeeded on trial: healthy. Failures of bound sessions: ejected | succeeded, at least 1 s after the drain began: healthy. Failed `fall` times: unhealthy | 30 s after the trial was due, if none came: healthy |
 //! | **ejected**, not reached | succeeded, on trial or of a bound session when the trial is due: healthy | succeeded: healthy; while returns fail, it waits as trials do. Failed `fall` times: unhealthy | trial due: suspect |
@@ -58,7 +58,7 @@
 //! | nginx's rule | off; where it is set, instead of [`Outlier`] | [`max_fails`](crate::Endpoint::max_fails) failures within [`fail_timeout`](crate::Endpoint::fail_timeout) eject; afterwards one request at a time tries the endpoint |
 //! | [`HealthCheck`](crate::probe::HealthCheck) | off | a [`Probe`](crate::probe::Probe) at an interval reports the endpoint as healthy or unhealthy |
 //! | [`MetastoreCheck`](crate::probe::MetastoreCheck) | off | a node of another metastore is quarantined, in panic mode too |
-//! | failures at the only endpoint, or at all | on | the endpoint is suspect after one refused connection, or five failures in a row, and still serves: for the status and the log |
+//! | failures for which no rule ejects: at the only endpoint, at all of them, or fewer than the rule needs | on | the endpoint is suspect after one refused connection at the only endpoint, else after five failures in a row, and still serves: for the status and the log |
 //! | a request that timed out ([`Outcome::Slow`](crate::Outcome::Slow)) | on | the endpoint is suspect and is probed soon; it is never ejected, because a Kylin query may take minutes |
 //!
 //! An endpoint is draining while its node shows that it stops: it refuses connections, successful responses to three different
@@ -100,7 +100,7 @@ pub enum HealthState {
     /// No failure is known.
     #[default]
     Healthy,
-    /// There are failures, but too few to take the endpoint out, or no other can take its place. It serves, and is probed at the fast interval.
+    /// There are failures for which no rule ejects the endpoint. It serves, and is probed at the fast interval.
     Suspect,
     /// Probes fail, no probe has succeeded yet where one must, or the endpoint is quarantined or not verified yet.
     Unhealthy,
@@ -154,7 +154,7 @@ pub enum Reason {
     /// The node responded with 503 and `Retry-After` to different clients in a row.
     #[error("responds with 503 and Retry-After")]
     RetryAfter,
-    /// Requests fail, no other endpoint can take the place of this one, and no request or probe has succeeded since.
+    /// Requests fail, no rule ejects the endpoint for them, and no request or probe has succeeded since.
     #[error("requests fail, and none has succeeded since")]
     Failing,
     /// A request timed out, and no request or probe has succeeded since.

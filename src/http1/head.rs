@@ -18,9 +18,12 @@ pub(crate) struct HeadLimits {
     pub(crate) headers: usize,
 }
 
+/// The default of [`HeadLimits::bytes`].
+pub(crate) const DEFAULT_MAX_HEAD_BYTES: usize = 64 * 1024;
+
 impl Default for HeadLimits {
     fn default() -> Self {
-        HeadLimits { bytes: 64 * 1024, headers: 100 }
+        HeadLimits { bytes: DEFAULT_MAX_HEAD_BYTES, headers: 100 }
     }
 }
 

@@ -106,6 +106,8 @@
 //! | `Server` of a node's response | replaced by nginx's own | dropped |
 //! | redirects of the front end | absolute `Location` | relative `Location`, absolute if a client would read `//host` in it |
 //! | `proxy_pass` with `$uri` | the decoded path | the path escaped again |
+//! | bytes over 0x7F, blanks and control characters in the URI of `rewrite` and `proxy_pass` | sent | escaped |
+//! | a body without a length, at a named location | the limit of that location | the highest `client_max_body_size` of the server |
 //! | `Location` and cookies under a mapped prefix (`location /bi/ { proxy_pass http://k/kylin/; }`) | changed if they name the upstream, and only by `proxy_cookie_path` | redirects also if they name the client's host, which a node gets without `proxy_set_header Host`; redirects and cookies also if they have a path below `/kylin` |
 //! | `rewrite` to a path with `..` | sent | 400 |
 //! | `error_page` to a path with `..` from a variable | the page | the error in its own form |

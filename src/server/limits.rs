@@ -17,7 +17,7 @@ pub(super) struct Limits {
     pub(super) head_timeout: Duration,
     pub(super) send_timeout: Duration,
     pub(super) head: HeadLimits,
-    /// The buffers into which the lines of a head must fit; `None` if only the whole counts.
+    /// The buffers into which the lines of a head must fit; `None` if only the length of the whole head is limited.
     pub(super) line_buffers: Option<LineBuffers>,
     pub(super) max_streams: NonZeroU32,
     pub(super) keep_alive: bool,

@@ -430,7 +430,7 @@ fn properties_with_remarks_in_gbk_are_read_and_those_that_name_localhost_alone_c
     let folder = tempfile::TempDir::new().unwrap();
     let path = folder.path().join("kylin.properties").to_str().unwrap().to_owned();
     // "Nodes" in GBK.
-    let remark = b"# \xbd\xda\xb5\xe3\nkylin.server.mode=all\n";
+    let remark = b"# \xbd\xda\xb5\xe3\n! \xbd\xda\nkylin.server.mode=all\n";
     let list = |hosts: &str| [&remark[..], format!("kylin.server.cluster-servers={hosts}\n").as_bytes()].concat();
     std::fs::write(&path, list("kylin1:7070,kylin2:7070")).unwrap();
     check(&["--properties", &path, "--sessions=none"]);

@@ -154,6 +154,21 @@ async fn locations_are_those_of_the_new_file_at_once_and_upstreams_come_and_go()
 }
 
 #[tokio::test]
+async fn the_longest_head_of_a_response_is_that_of_the_new_file() {
+    let node = crate::support::files::node();
+    let upstream = format!("server {} max_fails=0;", node.addresses()[0]);
+    let limit = |size: &str| builder(&upstream, &format!("proxy_buffer_size {size}; {PASS}"));
+    let mut site = limit("1k").build().unwrap();
+    let mut server = start(&site);
+    let address = server.addresses()[0];
+    let status = async || get(address, "/x?head=3000", &[]).await.unwrap().status();
+    for (size, expected) in [("1k", 502), ("16k", 200), ("1k", 502)] {
+        reload(&mut site, &mut server, limit(size));
+        assert_eq!(status().await, expected, "{size}");
+    }
+}
+
+#[tokio::test]
 async fn a_file_that_has_not_changed_changes_nothing_after_requests_either() {
     let node = RawNode::start([healthy("node")]).await;
     let folder = tempfile::tempdir().unwrap();

@@ -113,8 +113,8 @@ This program:
   --log-format F      text (default) or json, one object a line
   --access-log FILE   a line for each request for the nodes: nginx's combined format, and behind it times, nodes, and how it
                       ended; - is standard output, and what the program prints at its start and its end is then on standard
-                      error; SIGUSR1 opens the file again (default: off). What a configuration answers itself, such as a return,
-                      is in its own access_log
+                      error; SIGUSR1 opens the file again (default: off). Responses of a configuration itself, such as a return,
+                      are in its own access_log
   --access-log-format F  combined (default) or json, one object a line
   --query-log FILE    a JSON object for each query: user, project, fingerprint, node and why there, times, outcome
                       (- is standard output; --access-log and --query-log must not name one file)
@@ -128,7 +128,7 @@ This program:
   --health-path PATH  the path that tells a balancer in front whether to send requests here, 200 or 503; or none
                       (default: /front/health)
   --threads N         accept loops, each on a thread of its own (default: one per core)
-  --check             prints the nodes and settings, and exits; fails if a log could not be written
+  --check             prints the nodes and settings, and exits; fails if a log of an option could not be written
   --version           prints the version
   --help              prints this
 

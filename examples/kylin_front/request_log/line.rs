@@ -6,7 +6,7 @@ use std::io;
 const MAX_SPARE: usize = 4 << 10;
 
 /// A line that is put together from many short pieces. The buffer is filled with zeros up to its end, so that each piece is copied to
-/// its place: a vector would be asked for its capacity at each piece, by a call.
+/// its place: `Vec::extend_from_slice` calls `reserve` for each piece.
 pub struct Line {
     buffer: Vec<u8>,
     length: usize,

@@ -11,7 +11,7 @@ pub(super) const SLOW: Micros = 5_000_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pace {
     Quick,
-    /// No such query has run yet, and those of before were quick in the mean.
+    /// No such query has run yet, and the mean duration of earlier queries is not slow.
     Unknown,
     Slow,
 }

@@ -10,7 +10,7 @@ use crate::backend::Timeouts;
 use crate::clock::{Clock, InvalidDuration, SystemClock};
 #[cfg(doc)]
 use crate::endpoint::Endpoint;
-use crate::http1::head::HeadLimits;
+use crate::http1::head::{DEFAULT_MAX_HEAD_BYTES, HeadLimits};
 
 /// Configures an [`HttpBackend`].
 #[derive(Debug)]
@@ -26,6 +26,9 @@ pub struct HttpBackendBuilder {
 }
 
 impl HttpBackendBuilder {
+    /// The default of [`max_head_bytes`](Self::max_head_bytes).
+    pub const DEFAULT_MAX_HEAD_BYTES: usize = DEFAULT_MAX_HEAD_BYTES;
+
     pub(super) fn new(address: Address) -> Self {
         HttpBackendBuilder {
             address,

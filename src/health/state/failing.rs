@@ -1,4 +1,4 @@
-//! Failures in a row at an endpoint that stays in service, because no other can take its place: for the status.
+//! Failures in a row for which no rule ejects the endpoint, because it is the only one, or all fail: for the status.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::EndpointHealth;
 use crate::health::outcomes::Row;
 
-/// The failures in a row that make an endpoint suspect, as many as eject by default: where another can take its place, it is ejected.
+/// The failures in a row that make an endpoint suspect: as many as eject by default.
 const MIN_FAILURES: u32 = 5;
 
 /// The time for which the text of an error is not replaced, in milliseconds.
@@ -28,6 +28,8 @@ pub(super) struct Failing {
 pub(super) struct CountedFailure {
     /// No other endpoint could get the request, and this one was not reached.
     pub(super) is_certain: bool,
+    /// nginx's rule has ejected the endpoint.
+    pub(super) is_ejected: bool,
     /// The requests in flight, this one included.
     pub(super) in_flight: u32,
 }
@@ -74,7 +76,7 @@ impl EndpointHealth {
     /// Counts a failure for the status, after the rules have decided. An endpoint that is withdrawn has a graver state. Returns
     /// whether the endpoint becomes suspect.
     pub(super) fn count_for_status(&self, failure: CountedFailure, now: u64) -> bool {
-        if self.is_impaired() {
+        if failure.is_ejected || self.is_impaired() {
             self.failing.end();
             return false;
         }
@@ -125,8 +127,15 @@ mod tests {
     use crate::health::state::Failure;
     use crate::health::{CheckerId, HealthState, Reason, Thresholds};
 
-    const REFUSED: Failure =
-        Failure { unreached: true, on_trial: false, governed: false, alone: true, in_flight: 1, is_late: false };
+    const REFUSED: Failure = Failure {
+        unreached: true,
+        on_trial: false,
+        governed: false,
+        alone: true,
+        is_ejected: false,
+        in_flight: 1,
+        is_late: false,
+    };
 
     fn health() -> EndpointHealth {
         EndpointHealth::new(None, ImpairedCount::default())

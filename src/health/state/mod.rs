@@ -115,6 +115,8 @@ pub(crate) struct Failure {
     pub(crate) governed: bool,
     /// No other endpoint could get the request.
     pub(crate) alone: bool,
+    /// nginx's rule has ejected the endpoint.
+    pub(crate) is_ejected: bool,
     /// The requests in flight, this one included.
     pub(crate) in_flight: u32,
     /// The endpoint was ejected or readmitted, or a request has succeeded there, before the failure was counted.

@@ -77,8 +77,9 @@ impl EndpointHealth {
     /// Records a request that failed. Returns whether the endpoint becomes suspect, because no rule takes it out.
     pub(crate) fn fail(&self, failure: Failure, now: u64) -> bool {
         self.apply_rules(failure, now);
-        let Failure { unreached, alone, in_flight, is_late, .. } = failure;
-        !is_late && self.count_for_status(CountedFailure { is_certain: unreached && alone, in_flight }, now)
+        let Failure { unreached, alone, is_ejected, in_flight, is_late, .. } = failure;
+        let counted = CountedFailure { is_certain: unreached && alone, is_ejected, in_flight };
+        !is_late && self.count_for_status(counted, now)
     }
 
     fn apply_rules(&self, failure: Failure, now: u64) {

@@ -10,7 +10,7 @@ use crate::session::{InvalidCookie, InvalidSecret, InvalidStore};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SiteError {
-    /// The name of a server does not resolve to an address.
+    /// The name of a server does not resolve to an address. It has no `resolve`, and is in no variable of `proxy_pass`.
     #[error("upstream {upstream}: host not found in server {server}")]
     HostNotFound {
         /// The upstream's name, and the place of the `proxy_pass` if that names a host.

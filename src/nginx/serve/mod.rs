@@ -94,7 +94,8 @@ impl Site {
     /// Builds the clusters and proxies of a configuration.
     ///
     /// The names of servers are looked up here, for 15 s at most, and again by [`start_name_lookups`](Self::start_name_lookups). A name
-    /// with several addresses becomes as many endpoints.
+    /// with several addresses becomes as many endpoints. One with `resolve`, or in a variable of `proxy_pass`, may be unknown: until it is
+    /// found its requests are 503.
     ///
     /// # Errors
     /// [`SiteError`] names the upstream and the server.

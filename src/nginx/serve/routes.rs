@@ -13,7 +13,7 @@ use crate::backend::{HttpBackend, Timeouts};
 use crate::buffer::BufferBudget;
 use crate::kylin::ResourceGroups;
 use crate::nginx::config::Config;
-use crate::nginx::directives::location::{Action, Location, Locations};
+use crate::nginx::directives::location::{Action, Location, Locations, Matcher};
 use crate::nginx::directives::settings::{BlockSettings, NextUpstream, RealIp};
 use crate::observe::Observer;
 use crate::proxy::{KylinRules, Proxy, ProxyBuilder, ReloadAccess, RetryBudget, RetryPolicy, TrustedProxies};
@@ -68,7 +68,8 @@ pub(super) struct Group {
 pub(super) fn build(config: &Config, groups: &[Group], writers: &Writers) -> Result<Vec<Route>, SiteError> {
     let mut routes = Vec::new();
     for server in &config.servers {
-        collect(&server.locations, &server.settings.real_ip, groups, writers, &mut routes)?;
+        let of_server = OfServer { real_ip: &server.settings.real_ip, max_body: highest_max_body(&server.locations) };
+        collect(&server.locations, &of_server, groups, writers, &mut routes)?;
     }
     routes.sort_by_key(|(number, _)| *number);
     let mut by_number = Vec::new();
@@ -82,9 +83,23 @@ pub(super) fn build(config: &Config, groups: &[Group], writers: &Writers) -> Res
     Ok(by_number)
 }
 
+/// The facts of a server that its locations need.
+struct OfServer<'c> {
+    real_ip: &'c Arc<RealIp>,
+    /// The highest limit on a body of its locations; `None` if one has none.
+    max_body: Option<u64>,
+}
+
+fn highest_max_body(locations: &Locations) -> Option<u64> {
+    locations.iter().try_fold(0, |highest, location| {
+        let nested = highest_max_body(&location.nested)?;
+        Some(location.settings.max_body()?.max(nested).max(highest))
+    })
+}
+
 fn collect(
     locations: &Locations,
-    of_server: &Arc<RealIp>,
+    of_server: &OfServer<'_>,
     groups: &[Group],
     writers: &Writers,
     routes: &mut Vec<(usize, Route)>,
@@ -109,7 +124,7 @@ fn trusted(of_server: &Arc<RealIp>, of_location: &Arc<RealIp>) -> TrustedProxies
 
 fn route(
     location: &Location,
-    of_server: &Arc<RealIp>,
+    of_server: &OfServer<'_>,
     groups: &[Group],
     writers: &Writers,
 ) -> Result<Route, SiteError> {
@@ -118,9 +133,14 @@ fn route(
         Action::Proxy(pass) => Some(&groups[pass.upstream]),
         Action::Return(_) | Action::Named(_) | Action::LeftOut(_) => None,
     };
-    let trusted = trusted(of_server, &settings.real_ip);
+    let trusted = trusted(of_server.real_ip, &settings.real_ip);
+    // The location that led the request to a named one has compared its length, which is all that nginx does.
+    let max_body = match location.matcher {
+        Matcher::Named(_) => of_server.max_body,
+        Matcher::Exact(_) | Matcher::Prefix { .. } | Matcher::Regex(_) => settings.max_body(),
+    };
     Ok(Route {
-        proxy: proxy(location, &trusted, groups)?,
+        proxy: proxy(location, max_body, &trusted, groups)?,
         trusted,
         timeouts: timeouts(settings),
         logs: access_log::written(&settings.access_logs, writers),
@@ -130,7 +150,12 @@ fn route(
     })
 }
 
-fn proxy(location: &Location, trusted: &TrustedProxies, groups: &[Group]) -> Result<Option<Proxy>, SiteError> {
+fn proxy(
+    location: &Location,
+    max_body: Option<u64>,
+    trusted: &TrustedProxies,
+    groups: &[Group],
+) -> Result<Option<Proxy>, SiteError> {
     let settings = &location.settings;
     let Action::Proxy(pass) = &location.action else { return Ok(None) };
     let group = &groups[pass.upstream];
@@ -140,9 +165,18 @@ fn proxy(location: &Location, trusted: &TrustedProxies, groups: &[Group]) -> Res
             let rules = KylinRules::default().other_paths(false).reload(group.reload);
             let rules = rules.resource_groups(group.resource_groups.clone());
             let builder = Proxy::builder(group.cluster.clone()).rules(rules).queue(group.queue).hide_nodes(false);
-            with_settings(builder.single_flight(group.single_flight), settings, trusted, group, retry)?
+            with_settings(
+                builder.single_flight(group.single_flight).max_body(max_body),
+                settings,
+                trusted,
+                group,
+                retry,
+            )?
         }
-        false => with_settings(Proxy::plain(group.cluster.clone()), settings, trusted, group, retry)?,
+        false => {
+            let builder = Proxy::plain(group.cluster.clone()).max_body(max_body);
+            with_settings(builder, settings, trusted, group, retry)?
+        }
     }))
 }
 
@@ -159,8 +193,7 @@ fn with_settings<K>(
         .max_requests_per_client(group.max_requests_per_client)
         .trusted_proxies(trusted.clone())
         .retry(retry)
-        .affinity(group.affinity.clone())
-        .max_body(settings.max_body());
+        .affinity(group.affinity.clone());
     if let Some(timeout) = settings.body_timeout {
         builder = builder.body_timeout(timeout);
     }

@@ -180,13 +180,8 @@ fn is_of_literals(text: &str, operators: &str) -> bool {
 fn without_look_ahead(text: &str) -> Option<(String, String)> {
     let at = text.find("(?!")?;
     let (start, behind) = (&text[..at], &text[at + 3..]);
-    let mut literal = start.strip_prefix('^')?.chars();
-    while let Some(c) = literal.next() {
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '_' | '-');
-        let is_escaped = c == '\\' && literal.next().is_some_and(|c| !c.is_ascii_alphanumeric());
-        if !(is_plain(c) || is_escaped) {
-            return None;
-        }
+    if !is_of_literals(start.strip_prefix('^')?, "") {
+        return None;
     }
     let end = operators(behind).find_map(|(at, _, depth)| (depth < 0).then_some(at))?;
     let (excluded, rest) = (&behind[..end], &behind[end + 1..]);

@@ -43,7 +43,9 @@ impl<B: Backend> Attempts<'_, B> {
         if let Err(error) = poll_fn(|cx| Poll::Ready(self.read_ahead(cx))).await {
             tracing::debug!(endpoint = %picked.lease.endpoint(), %error, source = error.source(), "response ended early");
             picked.lease.set_outcome(error.outcome());
-            picked.lease.note_error(|| error_chain(&error));
+            if picked.lease.is_failure() {
+                picked.lease.note_error(|| error_chain(&error));
+            }
             self.settle_pending_failures(picked, class);
             return Err(TRUNCATED);
         }

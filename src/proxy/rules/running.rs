@@ -97,7 +97,11 @@ impl RunningChecks {
         // Endpoints that have left are forgotten when another one is asked for the first time.
         let now = self.clock.now();
         let is_kept = |at: Instant| now.saturating_duration_since(at) < KEPT;
-        nodes.retain(|_, node| node.try_lock().map_or(true, |node| node.last.is_some_and(|(at, _)| is_kept(at))));
+        // One that is in use elsewhere stays, so that its node is asked once at a time.
+        let is_recent = |node: &tokio::sync::Mutex<NodeChecks>| {
+            node.try_lock().is_ok_and(|node| node.last.is_some_and(|(at, _)| is_kept(at)))
+        };
+        nodes.retain(|_, node| Arc::strong_count(node) > 1 || is_recent(node));
         let node = NodeChecks { last: None, log: LogLimit::new(&self.clock) };
         Arc::clone(nodes.entry(endpoint.clone()).or_insert_with(|| Arc::new(tokio::sync::Mutex::new(node))))
     }

@@ -94,35 +94,39 @@ impl<'s> ResponseEdits<'s> {
     }
 
     /// Applies `ProxyPassReverse`. A node names itself as the client named the front end, because it gets the client's `Host`, or names
-    /// only a path. So what a line says of a node counts for these too, if the path differs.
+    /// only a path. What a line says of a node counts for that host too, and for a path below `/kylin`, if the path differs.
     fn change_location(&self, headers: &mut HeaderMap, balancer: &Balancer, prefix: Option<&(String, &str)>) {
         for name in [header::LOCATION, header::CONTENT_LOCATION] {
             let Some(value) = headers.get(&name).and_then(|value| value.to_str().ok()) else { continue };
-            let mut rules: Vec<(Cow<'_, str>, &str)> = Vec::new();
+            let mut rules: Vec<(Cow<'_, str>, Cow<'_, str>)> = Vec::new();
             for reverse in self.settings.iter().flat_map(|settings| &settings.reverses) {
                 let (scheme, rest) = reverse.from.split_once("://").unwrap_or(("", &reverse.from));
                 let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-                let to = reverse.to.as_str();
+                let to = Cow::Borrowed(reverse.to.as_str());
                 let is_of_balancer = scheme.eq_ignore_ascii_case("balancer")
                     && balancer.name.split('@').next().is_some_and(|name| name.eq_ignore_ascii_case(host));
                 match scheme.is_empty() {
                     false if is_of_balancer => {
                         let urls = balancer.members.iter().flat_map(|member| member.urls());
-                        rules.extend(urls.map(|url| (Cow::Owned(format!("{url}{}{path}", balancer.path)), to)));
+                        rules.extend(urls.map(|url| (Cow::Owned(format!("{url}{}{path}", balancer.path)), to.clone())));
                     }
-                    _ => rules.push((Cow::Borrowed(reverse.from.as_str()), to)),
+                    _ => rules.push((Cow::Borrowed(reverse.from.as_str()), to.clone())),
                 }
                 if prefix.is_some() && !path.is_empty() && path.trim_end_matches('/') != to.trim_end_matches('/') {
-                    rules.push((Cow::Owned(format!("http://{}{path}", self.scope.host)), to));
-                    if self.scope.is_tls || is_of_kylin(path) {
-                        rules.push((Cow::Owned(format!("https://{}{path}", self.scope.host)), to));
+                    let own = |scheme: &str, path: &str| Cow::Owned(format!("{scheme}//{}{path}", self.scope.host));
+                    rules.push((own("http:", path), to.clone()));
+                    if self.scope.is_tls {
+                        rules.push((own("https:", path), to.clone()));
+                    } else if is_of_kylin(path) {
+                        // The node asks the client to use TLS.
+                        rules.push((own("https:", path), own("https:", &to)));
                     }
                     // A host without a scheme, which is no path.
-                    rules.push((Cow::Owned(format!("//{}{path}", self.scope.host)), to));
+                    rules.push((own("", path), to.clone()));
                     if value.starts_with("//") || !is_of_kylin(value) {
                         continue;
                     }
-                    rules.push((Cow::Borrowed(path), to));
+                    rules.push((Cow::Borrowed(path), to.clone()));
                     // The path itself, without a slash at its end.
                     let bare = Some(path.trim_end_matches('/')).filter(|bare| !bare.is_empty());
                     rules.extend(bare.map(|bare| (Cow::Borrowed(bare), to)));
@@ -154,7 +158,7 @@ impl<'s> ResponseEdits<'s> {
         let change_path = |path: &str| match (&written[..], prefix) {
             ([], Some(_)) if !is_of_kylin(path) => None,
             ([], Some((from, to))) if is_bare(path, from) => Some(or_root(bare(to))),
-            ([], Some((from, to))) => reversed(path, [(Cow::Borrowed(from.as_str()), *to)]),
+            ([], Some((from, to))) => reversed(path, [(Cow::Borrowed(from.as_str()), Cow::Borrowed(*to))]),
             ([], None) => None,
             // httpd replaces the path as a whole.
             (rules, _) => rules.iter().find_map(|(from, to)| match path.starts_with(from.as_str()) {

@@ -39,7 +39,7 @@ pub(crate) struct Location {
     /// `limit_except`.
     limit_except: Option<LimitExcept>,
     /// Whether the block has `proxy_pass`, even where its `return` or `try_files` comes first.
-    has_pass: bool,
+    adds_slash: bool,
     /// The locations inside it.
     pub(crate) nested: Locations,
 }
@@ -251,7 +251,9 @@ impl Location {
     /// Returns the path without the slash at its end; nginx redirects only to a location with `proxy_pass` and the like.
     fn without_slash(&self) -> Option<&[u8]> {
         match &self.matcher {
-            Matcher::Exact(path) | Matcher::Prefix { path, .. } if self.has_pass => path.as_bytes().strip_suffix(b"/"),
+            Matcher::Exact(path) | Matcher::Prefix { path, .. } if self.adds_slash => {
+                path.as_bytes().strip_suffix(b"/")
+            }
             Matcher::Exact(_) | Matcher::Prefix { .. } | Matcher::Regex(_) | Matcher::Named(_) => None,
         }
     }

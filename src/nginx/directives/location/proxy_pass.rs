@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use http::header::HOST;
 
 use super::{Matcher, PassUri, is_plain};
-use crate::backend::http1::Address;
+use crate::backend::http1::{Address, HttpBackendBuilder};
 use crate::kylin::NormalizedPath;
 use crate::nginx::directives::context::ReadContext;
 use crate::nginx::directives::rewrite::KYLIN;
@@ -36,9 +36,6 @@ pub(crate) struct ProxyPass {
     /// The part of that which concerns Kylin: a path at or below `/kylin`. nginx changes no other path of a response.
     kylin_prefix: Option<(String, String)>,
 }
-
-/// The longest head of a node's response without `proxy_buffer_size`, as of every backend.
-const DEFAULT_NODE_HEAD_BYTES: u64 = 64 * 1024;
 
 /// A URL up to the variables of its host, and each of their values with its URL.
 type UrlsByHost = (Template, Vec<(String, String)>);
@@ -209,10 +206,10 @@ impl ProxyPass {
         if let Some((from, to)) = &self.kylin_prefix {
             // `//` is a host without a scheme, which is no path.
             for scheme in [&b"http://"[..], b"//"] {
-                changes.push(Change::of_prefix(url(scheme, from), to.as_bytes()));
+                changes.push(Change::of_prefix(url(scheme, from), to.as_bytes()).of_segments());
             }
-            changes.push(Change::of_prefix(url(b"https://", from), url(b"https://", to)));
-            changes.push(Change::of_path(from.as_bytes(), to.as_bytes()));
+            changes.push(Change::of_prefix(url(b"https://", from), url(b"https://", to)).of_segments());
+            changes.push(Change::of_path(from.as_bytes(), to.as_bytes()).of_segments());
         }
         changes
     }
@@ -230,11 +227,11 @@ impl ProxyPass {
         };
         let mut paths = changes(&settings.cookie_paths);
         if let (true, Some((from, to))) = (settings.cookie_paths.is_empty(), &self.kylin_prefix) {
-            paths.push(Change::of_prefix(from.as_bytes(), to.as_bytes()));
+            paths.push(Change::of_prefix(from.as_bytes(), to.as_bytes()).of_segments());
             // A cookie's path ends without a slash.
             let bare = |path: &str| path.trim_end_matches('/').to_owned().into_bytes();
             let to = if bare(to).is_empty() { b"/".to_vec() } else { bare(to) };
-            paths.push(Change::of_prefix(bare(from), to));
+            paths.push(Change::of_prefix(bare(from), to).of_segments());
         }
         CookieEdits { paths, domains: changes(&settings.cookie_domains), flags: &settings.cookie_flags }
     }
@@ -289,7 +286,7 @@ impl ProxyPass {
             context.remarks.note(word.span, text);
         }
         set_tls(&mut context.upstreams.all[upstream], tls, word)?;
-        let longest = settings.node_head_bytes.unwrap_or(DEFAULT_NODE_HEAD_BYTES);
+        let longest = settings.node_head_bytes.unwrap_or(HttpBackendBuilder::DEFAULT_MAX_HEAD_BYTES as u64);
         let of_upstream = &mut context.upstreams.all[upstream].head_bytes;
         *of_upstream = Some(of_upstream.map_or(longest, |before| before.max(longest)));
         let url = &text[..scheme.len() + 3 + authority.len()];

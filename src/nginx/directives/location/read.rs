@@ -87,7 +87,7 @@ fn read(
     };
     let mut location = read_body(modelled, matcher, None, settings, captures, context)?;
     if let Some(reason) = left_out {
-        location.has_pass = block.iter().any(left_out::adds_slash);
+        location.adds_slash = block.iter().any(left_out::adds_slash);
         location.action = Action::LeftOut(reason);
     } else if location.script.is_empty() && !location.is_served() {
         let message = "location with neither proxy_pass nor return: static files are not served";
@@ -173,7 +173,7 @@ fn read_body(
         variants: Vec::new(),
         by_host: None,
         limit_except: None,
-        has_pass: pass.is_some(),
+        adds_slash: pass.is_some(),
         nested: Locations::default(),
     };
     match pass {
@@ -312,7 +312,11 @@ fn named_of_files(directive: &Directive, at: &Matcher, context: &mut ReadContext
 /// Reads `proxy_pass`, which may name several upstreams by variables.
 fn set_pass(word: &Word, location: &mut Location, context: &mut ReadContext<'_>) -> Result<(), Fault> {
     let Some((host, urls)) = ProxyPass::urls(word, &context.maps)? else {
-        location.action = Action::Proxy(ProxyPass::read(word, &location.matcher, &location.settings, context)?);
+        let pass = ProxyPass::read(word, &location.matcher, &location.settings, context)?;
+        // As in nginx, a name without variables has to be known, also if another line has it in a variable.
+        let servers = &mut context.upstreams.all[pass.upstream].servers;
+        servers.iter_mut().for_each(|server| server.is_of_variable = false);
+        location.action = Action::Proxy(pass);
         return Ok(());
     };
     let mut locations = Vec::new();

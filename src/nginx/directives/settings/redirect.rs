@@ -36,6 +36,8 @@ pub(crate) struct Change<'s> {
     pattern: Option<(&'s Pattern, ValueParts)>,
     /// Values with these prefixes stay.
     except: Vec<Cow<'s, [u8]>>,
+    /// The prefix ends at the end of a segment of a path.
+    is_of_segments: bool,
 }
 
 impl RedirectRule {
@@ -84,7 +86,13 @@ impl Redirect {
 
     pub(crate) fn for_request(&self, scope: &Scope<'_>) -> Change<'_> {
         let pattern = self.pattern.as_ref().map(|pattern| (pattern, self.to.parts(scope)));
-        Change { from: self.from.value(scope), to: self.to.value(scope), pattern, except: Vec::new() }
+        Change {
+            from: self.from.value(scope),
+            to: self.to.value(scope),
+            pattern,
+            except: Vec::new(),
+            is_of_segments: false,
+        }
     }
 }
 
@@ -93,7 +101,12 @@ impl<'s> Change<'s> {
     pub(crate) fn of_prefix(from: impl Into<Cow<'s, [u8]>>, to: impl Into<Cow<'s, [u8]>>) -> Self {
         let (from, to) = (from.into(), to.into());
         let except = if to.starts_with(&from) { vec![to.clone()] } else { Vec::new() };
-        Change { from, to, pattern: None, except }
+        Change { from, to, pattern: None, except, is_of_segments: false }
+    }
+
+    /// Does not apply where the prefix ends within a segment of a path.
+    pub(crate) fn of_segments(self) -> Self {
+        Change { is_of_segments: true, ..self }
     }
 
     /// Makes the change of a path, which is not that of a host without a scheme.
@@ -108,7 +121,11 @@ impl<'s> Change<'s> {
         match &self.pattern {
             Some((pattern, to)) => pattern.captures(value).map(|captures| to.fill(&captures)),
             None if self.except.iter().any(|prefix| value.starts_with(prefix)) => None,
-            None => value.strip_prefix(&*self.from).map(|rest| [&*self.to, rest].concat()),
+            None => {
+                let rest = value.strip_prefix(&*self.from)?;
+                let is_whole = || self.from.ends_with(b"/") || matches!(rest, [] | [b'/' | b'?' | b';' | b'#', ..]);
+                (!self.is_of_segments || is_whole()).then(|| [&*self.to, rest].concat())
+            }
         }
     }
 

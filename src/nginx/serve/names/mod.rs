@@ -63,7 +63,7 @@ impl UpstreamEndpoints {
                     had.iter().map(|one| one.address.clone()).collect()
                 }
                 (Address::Name(..), Err(error), None) if server.resolve || server.is_of_variable => {
-                    tracing::warn!(upstream = upstream.name, server = server.written, %error, "the name of a server cannot be looked up; it has no address until it can");
+                    tracing::warn!(upstream = upstream.name, server = server.written, %error, "the name of a server cannot be looked up; its requests are 503 until it can");
                     Vec::new()
                 }
                 (_, Err(source), _) => {
@@ -109,11 +109,18 @@ impl UpstreamEndpoints {
         named.nth(time - 1).map(|(_, endpoints)| (self, &endpoints[..]))
     }
 
+    /// Returns the servers whose names were unknown so far, with the upstream.
+    fn without_address(&self) -> Vec<(String, String)> {
+        let servers = self.upstream.servers.iter().zip(&self.servers).filter(|(_, endpoints)| endpoints.is_empty());
+        servers.map(|(server, _)| (self.upstream.name.clone(), server.written.clone())).collect()
+    }
+
     /// Returns whether the endpoints of `server` in `new` have the settings that they have here. Certificates are read again.
     fn has_settings_of(&self, server: &UpstreamServer, new: &Self) -> bool {
         let settings = |of: &Self| {
-            let Upstream { keepalive, keepalive_requests, keepalive_time, keepalive_timeout, .. } = of.upstream;
-            (keepalive, keepalive_requests, keepalive_time, keepalive_timeout, of.applied.outlier.value)
+            let Upstream { keepalive, keepalive_requests, keepalive_time, keepalive_timeout, head_bytes, .. } =
+                of.upstream;
+            (keepalive, keepalive_requests, keepalive_time, keepalive_timeout, head_bytes, of.applied.outlier.value)
         };
         let is_plain = |of: &Self| !matches!(of.upstream.passed, Some(Some(_)));
         let has = self.upstream.servers.iter().any(|own| own == server);
@@ -241,7 +248,8 @@ impl Site {
         let site = self.clone();
         let mut task = JoinSet::new();
         task.spawn(async move {
-            let mut failing = Vec::new();
+            let mut failing: Vec<_> =
+                site.parts.endpoints.iter().flat_map(|endpoints| endpoints.lock().without_address()).collect();
             loop {
                 let interval = if failing.is_empty() { interval } else { interval.min(NAME_LOOKUP_INTERVAL) };
                 tokio::time::sleep(interval.max(Duration::from_millis(10))).await;
@@ -311,6 +319,25 @@ mod tests {
     use super::*;
     use crate::nginx::applied::applied;
     use crate::nginx::{Config, options::KylinOptions};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_that_is_unknown_at_the_start_is_looked_up_soon() {
+        // No lookup asks a server for a name with such a label.
+        let name = "a".repeat(70);
+        let text = format!(
+            "server {{ listen 1; resolver 127.0.0.1 valid=1h; set $later {name}; location / {{ proxy_pass http://$later:7070; }} }}"
+        );
+        let site = Site::builder(Config::parse("kylin.conf", &text).unwrap()).build().unwrap();
+        let cluster = site.clusters().next().unwrap().1.clone();
+        assert!(cluster.status().endpoints.is_empty());
+        let start = tokio::time::Instant::now();
+        let found = |_, port| std::future::ready(Ok(vec![SocketAddr::from(([127, 0, 0, 1], port))]));
+        let _lookups = site.start_name_lookups_with(site.name_lookup_interval(), found);
+        while cluster.status().endpoints.is_empty() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            assert!(start.elapsed() < NAME_LOOKUP_INTERVAL + Duration::from_secs(2), "{:?}", start.elapsed());
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_lookup_that_fails_or_hangs_is_repeated_soon() {

@@ -236,7 +236,7 @@ impl AttemptRecorder<'_> {
 /// The result of one node.
 #[derive(Default)]
 struct NodeResult {
-    /// `None` if the node failed or its response was not read.
+    /// `None` if the node failed or its response was not read. An unread response to a stop or a logout has an empty body.
     response: Option<Response<Bytes>>,
     /// The reason why the response was not read.
     unread: Option<Unread>,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::CONTENT_TYPE;
 use http::{Request, Response};
 use parking_lot::Mutex;
 use tokio::time::timeout;
@@ -89,13 +90,16 @@ async fn whole_response<B: Backend>(backend: &B, request: &Request<Body>, facts:
         Err(error) => match Unread::of(&error, head.status()) {
             // A limit of the front end.
             Some(unread) => {
-                let outcome = by_head.map_or(Outcome::Unknown, outcome_of);
+                let class = by_head.ok();
+                let outcome = class.map_or(Outcome::Unknown, outcome_of);
                 match facts.merge {
                     // The status says what the node has done.
-                    Merge::Best | Merge::Logout => Sent {
-                        response: Some(head.map(|()| Bytes::new())),
-                        ..Sent::failed(outcome, AttemptEnd::Responded(unread.status))
-                    },
+                    Merge::Best | Merge::Logout => {
+                        let mut response = head.map(|()| Bytes::new());
+                        response.headers_mut().remove(CONTENT_TYPE);
+                        let end = AttemptEnd::Responded(unread.status);
+                        Sent { response: Some(response), class, ..Sent::failed(outcome, end) }
+                    }
                     Merge::Concat | Merge::Worst => {
                         Sent { unread: Some(unread), ..Sent::failed(outcome, AttemptEnd::Truncated) }
                     }

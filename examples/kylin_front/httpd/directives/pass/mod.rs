@@ -286,7 +286,7 @@ pub fn is_path(to: &str) -> bool {
 }
 
 /// Returns a URL of a node's `Location`, or the path of a cookie, with the first prefix that fits replaced.
-pub fn reversed<'r>(value: &str, rules: impl IntoIterator<Item = (Cow<'r, str>, &'r str)>) -> Option<String> {
+pub fn reversed<'r>(value: &str, rules: impl IntoIterator<Item = (Cow<'r, str>, Cow<'r, str>)>) -> Option<String> {
     rules.into_iter().find_map(|(from, to)| {
         let rest = value.strip_prefix(&*from)?;
         // The prefix must not be the start of a longer host name or segment.
