@@ -382,6 +382,10 @@ impl<S: FileSite> Reload for Configured<S> {
         Ok(what.join("; "))
     }
 
+    fn monitored(&self) -> &Monitored {
+        &self.monitored
+    }
+
     fn log_files(&self) -> Vec<LogFile> {
         self.logs.files.iter().chain(self.access_logs.values().flatten()).cloned().collect()
     }

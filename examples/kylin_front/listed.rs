@@ -182,6 +182,10 @@ impl Reload for Listed {
         Ok(what.join("; "))
     }
 
+    fn monitored(&self) -> &Monitored {
+        &self.monitored
+    }
+
     fn log_files(&self) -> Vec<LogFile> {
         self.logs.files.clone()
     }

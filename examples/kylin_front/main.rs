@@ -33,6 +33,7 @@ mod running;
 mod sessions;
 mod signals;
 mod status;
+mod systemd;
 mod tls;
 
 use std::collections::HashMap;

@@ -13,6 +13,8 @@ use crate::front::Health;
 use crate::log_file::LogFile;
 use crate::log_paths;
 use crate::signals::{Event, Signals};
+use crate::status::Monitored;
+use crate::systemd::{self, State};
 
 /// A front end that can read again what it was started from.
 pub trait Reload {
@@ -27,6 +29,9 @@ pub trait Reload {
 
     /// Returns the log files that are open.
     fn log_files(&self) -> Vec<LogFile>;
+
+    /// Returns what the status shows of the front end.
+    fn monitored(&self) -> &Monitored;
 }
 
 /// The settings of the stop.
@@ -42,7 +47,9 @@ pub struct Stop {
 /// second signal ends the wait, and those that have no response get a 502.
 pub async fn until_signal(mut server: Server, mut signals: Signals, front: &mut impl Reload, stop: Stop) {
     signals.reopen(front.log_files());
+    systemd::notify(State::Ready);
     while let Event::Reload(reply) = signals.next().await {
+        systemd::notify(State::Reloading);
         let read = tokio::select! {
             read = in_thread(front.reader()) => read,
             () = signals.stop_only() => break,
@@ -59,12 +66,16 @@ pub async fn until_signal(mut server: Server, mut signals: Signals, front: &mut 
             }
             Err(error) => tracing::error!(error, "not reloaded: the old configuration stays"),
         }
+        front.monitored().set_reloaded(reloaded.is_ok());
+        // After an invalid configuration too: the old one serves.
+        systemd::notify(State::Ready);
         if let Some(reply) = reply {
             _ = reply.send(reloaded.map_err(|error| format!("not reloaded: {error}")));
         }
     }
     let Stop { grace, lame_duck, health } = stop;
     health.stop();
+    systemd::notify(State::Stopping);
     // No reader of the output may delay the stop.
     let output = if log_paths::is_stdout_taken() { LogFile::stderr() } else { LogFile::stdout() };
     let say =

@@ -6,6 +6,7 @@ use std::num::NonZero;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
 
 use http::{Method, Request, Response, StatusCode, header};
 use kylin_lb::admin::{self, Admin, AdminToken};
@@ -39,6 +40,17 @@ pub struct Monitored {
     #[cfg(feature = "cache")]
     cached: Mutex<Option<kylin_lb::Proxy>>,
     connections: OnceLock<ConnectionCount>,
+    last_reload: Mutex<LastReload>,
+}
+
+/// The last time that the front end read what it was started from. The start counts.
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(feature = "prometheus"), allow(dead_code, reason = "metrics show it"))]
+pub struct LastReload {
+    /// Whether everything that was read was valid, so that it is in use.
+    pub is_success: bool,
+    /// The time of the last success.
+    pub last_success: SystemTime,
 }
 
 /// Counts the open connections of clients.
@@ -164,6 +176,7 @@ impl Monitored {
             #[cfg(feature = "cache")]
             cached: Mutex::default(),
             connections: OnceLock::new(),
+            last_reload: Mutex::new(LastReload { is_success: true, last_success: SystemTime::now() }),
         })
     }
 
@@ -207,6 +220,20 @@ impl Monitored {
     #[cfg_attr(not(feature = "prometheus"), allow(dead_code, reason = "metrics have a name for it"))]
     pub fn connections(&self) -> Option<usize> {
         self.connections.get().map(|count| count())
+    }
+
+    /// Records the end of a reload.
+    pub fn set_reloaded(&self, is_success: bool) {
+        let mut last = self.last_reload.lock();
+        last.is_success = is_success;
+        if is_success {
+            last.last_success = SystemTime::now();
+        }
+    }
+
+    #[cfg_attr(not(feature = "prometheus"), allow(dead_code, reason = "metrics have a name for it"))]
+    pub fn last_reload(&self) -> LastReload {
+        *self.last_reload.lock()
     }
 
     fn show(&self) {

@@ -45,6 +45,7 @@ mod example_options;
 mod example_reload;
 mod example_request_log;
 mod example_sessions;
+mod example_systemd;
 mod example_tls;
 mod flow_control;
 mod hop_by_hop;

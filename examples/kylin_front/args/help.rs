@@ -137,6 +137,7 @@ a response get a 502. SIGHUP reloads the configuration, the secret and the certi
 without a lost request; otherwise nothing changes, and the log gives the reason. Changes to other options need a restart.
 SIGUSR1 reopens log files. SIGUSR2 has no effect.
 
+The front end notifies systemd when it is ready, reloads or stops (Type=notify).
 Listening sockets that systemd passes (LISTEN_FDS) are used for their addresses. Without --listen and --config, the front end
 listens on these addresses only. A second process with the same sockets takes over without a lost request; with --admin or
 --status it needs the sockets of those addresses too.

@@ -19,8 +19,9 @@ pub const MISSING: &str = "this build has no metrics: build it with --features p
 
 #[cfg(feature = "prometheus")]
 mod with_prometheus {
-    use std::time::Duration;
+    use std::time::{Duration, UNIX_EPOCH};
 
+    use ::metrics::{Unit, describe_gauge, gauge};
     use kylin_lb::observe::Metrics;
     use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
     use metrics_util::MetricKindMask;
@@ -31,6 +32,11 @@ mod with_prometheus {
 
     /// A gauge that is not set at a scrape is removed, as the endpoint that it described was.
     const GAUGE_TIMEOUT: Duration = Duration::from_millis(500);
+
+    /// 1 if the last reload was successful, else 0: the old configuration is still in use. The start counts as a reload.
+    const RELOAD_SUCCESSFUL: &str = "kylin_front_config_last_reload_successful";
+    /// The time of the last successful reload, in seconds since 1970.
+    const RELOAD_SUCCESS_TIME: &str = "kylin_front_config_last_reload_success_timestamp_seconds";
 
     /// The recorder of the process.
     #[derive(Clone)]
@@ -48,6 +54,8 @@ mod with_prometheus {
             let handle = gauges.handle();
             let recorder = FrontRecorder { gauges, counts: counts.clone() };
             ::metrics::set_global_recorder(recorder).map_err(|error| format!("metrics: {error}"))?;
+            describe_gauge!(RELOAD_SUCCESSFUL, "1 if the last reload was successful, 0 if the old configuration stays");
+            describe_gauge!(RELOAD_SUCCESS_TIME, Unit::Seconds, "the time of the last successful reload");
             Ok(Some(Exporter { handle, counts, metrics: Metrics::new() }))
         }
 
@@ -77,6 +85,11 @@ mod with_prometheus {
                 self.metrics.record_connections(count);
             }
             self.metrics.record_refused();
+            let reload = monitored.last_reload();
+            gauge!(RELOAD_SUCCESSFUL).set(if reload.is_success { 1.0 } else { 0.0 });
+            // A clock before 1970 is wrong anyway.
+            let time = reload.last_success.duration_since(UNIX_EPOCH).unwrap_or_default();
+            gauge!(RELOAD_SUCCESS_TIME).set(time.as_secs_f64().floor());
             let mut text = self.handle.render();
             self.counts.render(&mut text);
             text
