@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kylin_lb::balance::RoundRobin;
 use kylin_lb::kylin::KylinVersion;
-use kylin_lb::session::{Secret, Sessions};
+use kylin_lb::session::{CookieIssue, LoginRelay, Secret, Sessions};
 use kylin_lb::testing::kylin::{Dialect, Fault, FaultScope, KylinNode, Metastore};
 
 use crate::support::browser::Browser;
@@ -90,6 +90,120 @@ async fn a_login_that_was_accepted_ends_the_pause_of_all_front_ends() {
         assert_eq!(storm_at(&fronts, &browser).await, 0);
     }
     assert_eq!(nodes.sessions(), [1; 4]);
+}
+
+/// Sets whether the user source (LDAP) of the nodes is down.
+fn set_user_source_down(nodes: &Nodes, down: bool) {
+    nodes.nodes.iter().for_each(|node| node.faults().set_user_source_down(down));
+}
+
+/// The nodes restart, and their user source is down for so long that two of them refuse the login of the session. So it ends.
+async fn end_in_an_outage(nodes: &Nodes, browser: &mut Browser) {
+    nodes.forget();
+    set_user_source_down(nodes, true);
+    for _ in 0..2 {
+        storm(browser, 3, 2).await;
+        nodes.clock.advance(2 * DELAY);
+    }
+    assert_eq!(browser.query().await.status(), 401, "the session has ended");
+    set_user_source_down(nodes, false);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_that_another_front_end_saw_accepted_end_no_session() {
+    let nodes = Nodes::start(3, KylinVersion::V4).await;
+    let fronts = [front(&nodes), front(&nodes)];
+    let mut browser = logged_in(&fronts[0]).await;
+    end_in_an_outage(&nodes, &mut browser).await;
+    let browser = at(&fronts[0], &logged_in(&fronts[1]).await);
+    for restarts in 1..4 {
+        nodes.forget();
+        assert_eq!(browser.clone().query().await.status(), 200, "restart {restarts}");
+        assert_eq!(storm(&browser, 3, 2).await, 0, "restart {restarts}");
+    }
+    nodes.forget();
+    assert_eq!(storm(&at(&front(&nodes), &browser), 3, 2).await, 0, "nothing is marked");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_gets_its_session_without_a_login_ends_a_refusal_too() {
+    let nodes = Nodes::start(3, KylinVersion::V4).await;
+    let change = |relay: LoginRelay| relay.cookie_issue(CookieIssue::WithCredentials).clock(nodes.clock.clone());
+    let fronts = [0; 2].map(|_| nodes.front_with(RoundRobin::new(), change));
+    let mut browser = logged_in(&fronts[0]).await;
+    end_in_an_outage(&nodes, &mut browser).await;
+    let mut browser = Browser::insistent(fronts[1].address(), "ADMIN", "KYLIN");
+    assert_eq!(browser.query().await.status(), 200);
+    browser.authorization = None;
+    for front in fronts.iter().rev() {
+        nodes.forget();
+        assert_eq!(storm(&at(front, &browser), 3, 4).await, 0);
+    }
+}
+
+/// The session is logged in at no node, so it waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_that_another_front_end_saw_accepted_ends_a_delay() {
+    let nodes = Nodes::start(3, KylinVersion::V4).await;
+    let fronts = [front(&nodes), front(&nodes)];
+    let mut browser = logged_in(&fronts[0]).await;
+    nodes.forget();
+    set_user_source_down(&nodes, true);
+    assert_eq!(browser.query().await.status(), 503, "a node has refused the login");
+    set_user_source_down(&nodes, false);
+    assert_eq!(browser.query().await.status(), 503, "the login is not repeated for 30 s");
+    logged_in(&fronts[1]).await;
+    assert_eq!(browser.query().await.status(), 200);
+}
+
+/// Another front end has seen the login accepted between the two refusals.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_does_not_confirm_one_that_is_over() {
+    let nodes = Nodes::start(3, KylinVersion::V4).await;
+    let fronts = [front(&nodes), front(&nodes)];
+    let mut browser = logged_in(&fronts[0]).await;
+    for _ in 0..3 {
+        nodes.forget();
+        set_user_source_down(&nodes, true);
+        assert_eq!(browser.query().await.status(), 503, "the session waits");
+        set_user_source_down(&nodes, false);
+        logged_in(&fronts[1]).await;
+        nodes.clock.advance(2 * DELAY);
+    }
+    assert_eq!(browser.query().await.status(), 200);
+}
+
+/// The mark of the credentials would last as long as an unused session.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_password_stays_marked_while_sessions_with_it_are_used() {
+    let mut nodes = Nodes::start(1, KylinVersion::V5).await;
+    let _ = add_other_node(&mut nodes, KylinVersion::V5.into()).await;
+    let fronts = [0; 2].map(|_| {
+        let sessions = Sessions::builder(nodes.store.clone(), secret()).clock(nodes.clock.clone()).build().unwrap();
+        nodes.front_over(sessions, secret(), RoundRobin::new(), |relay| relay.clock(nodes.clock.clone()))
+    });
+    let browser = logged_in(&fronts[0]).await;
+    assert_eq!((storm(&browser, 1, 2).await, nodes.wrong_passwords()), (0, 1));
+    for hours in 0..24 {
+        assert_eq!(storm_at(&fronts, &browser).await, 0, "after {hours} hours");
+        nodes.clock.advance(Duration::from_secs(3600));
+    }
+    assert_eq!(nodes.wrong_passwords(), 1);
+}
+
+/// The store has no mark of the credentials before.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_refusal_is_written_once() {
+    let nodes = Nodes::start(2, KylinVersion::V4).await;
+    let store = Recording::over(nodes.store.clone());
+    let clock = nodes.clock.clone();
+    let sessions = Sessions::remote(store.clone(), secret());
+    let front = nodes.front_over(sessions, secret(), RoundRobin::new(), |relay| relay.clock(clock));
+    let browser = logged_in(&front).await;
+    change_password(&nodes);
+    let before = store.saves();
+    assert_eq!((storm(&browser, 1, 4).await, nodes.wrong_passwords()), (0, 1));
+    assert_eq!(store.saves() - before, 1);
 }
 
 /// Without the store nothing tells which front ends send the password too, unless this one is alone.

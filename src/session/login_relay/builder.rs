@@ -69,7 +69,8 @@ use crate::session::{Secret, Sessions};
 /// Several front ends share what a node refused, through their store. All of them together repeat a login that failed at most once
 /// in 30 s: each claims it first, with a record in the store. While the store is unavailable, only a front end whose sessions no
 /// other can have ([`RestoreAfterLoss::Alone`](crate::session::RestoreAfterLoss::Alone)) repeats one. A session then waits at the
-/// nodes that know it, and a user can always log in. The first login at a node needs no claim.
+/// nodes that know it, and a user can always log in. The first login at a node needs no claim. A login that a node accepts ends the
+/// delay at all front ends.
 #[derive(Clone)]
 #[must_use]
 pub struct LoginRelay {

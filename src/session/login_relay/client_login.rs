@@ -47,7 +47,7 @@ impl Relay {
     ) {
         let Some(client) = relayed.client_credentials.take() else { return };
         let ClientCredentials { credentials, fingerprint } = client;
-        let keeps_no_cookies = relayed.keeps_no_cookies();
+        let gets_no_session = relayed.keeps_no_cookies() && self.cookie_issue == CookieIssue::AtLogin;
         let known = relayed.session.as_mut().filter(|known| known.fingerprint() == fingerprint);
         if response.status() == StatusCode::UNAUTHORIZED {
             if let Some(cache) = &self.node_sessions {
@@ -67,10 +67,12 @@ impl Relay {
             return;
         }
         let had_failed = self.backoff.accepted(&fingerprint);
-        if had_failed || relayed.call != SessionCall::Other && !self.sessions.is_unmarked(&fingerprint).await {
+        // A client without a session may send its credentials with every request, which costs no lookup.
+        let may_be_marked = relayed.call != SessionCall::Other || !gets_no_session;
+        if had_failed || may_be_marked && !self.sessions.is_unmarked(&fingerprint).await {
             self.sessions.remove_marks(&fingerprint).await;
         }
-        if keeps_no_cookies && self.cookie_issue == CookieIssue::AtLogin {
+        if gets_no_session {
             if let (Some(cookie), Some(cache)) = (change.set, &self.node_sessions) {
                 cache.insert(fingerprint, served.endpoint, cookie);
             }

@@ -65,12 +65,17 @@ impl OpenSession {
     }
 }
 
-/// A mark in the store on credentials that were refused.
+/// The mark of credentials in the store.
+#[derive(PartialEq, Eq)]
 pub(super) enum Mark {
     /// The credentials are wrong.
     Wrong,
     /// This node has refused them, or could not check them, and none has accepted them since.
     RefusedBy(EndpointId),
+    /// There is certainly no mark: nodes have not refused them, one has accepted them since, or the mark has expired.
+    Absent,
+    /// The store is unavailable.
+    Unknown,
 }
 
 /// The result of a lookup.
@@ -187,17 +192,25 @@ impl SealedSessions {
         self.sealer.fingerprint(credentials.as_bytes())
     }
 
-    /// Returns how any front end has marked these credentials.
-    pub(super) async fn mark(&self, fingerprint: &SessionKey) -> Option<Mark> {
+    /// Returns how any front end has marked these credentials. A mark of wrong credentials lives on while sessions with them are
+    /// used, as the sessions do.
+    pub(super) async fn mark(&self, fingerprint: &SessionKey) -> Mark {
         match self.sessions.find_fresh(ClientAddr::Unix, *fingerprint, None).await {
-            Lookup::Found(record, _) => Some(record.endpoint().cloned().map_or(Mark::Wrong, Mark::RefusedBy)),
-            Lookup::UnderOldKey(_) | Lookup::Absent | Lookup::Unknown => None,
+            Lookup::Found(record, _) => match record.endpoint() {
+                Some(node) => Mark::RefusedBy(node.clone()),
+                None => {
+                    drop(self.sessions.use_now(*fingerprint, self.ttl));
+                    Mark::Wrong
+                }
+            },
+            Lookup::UnderOldKey(_) | Lookup::Absent => Mark::Absent,
+            Lookup::Unknown => Mark::Unknown,
         }
     }
 
     /// Returns whether the store certainly has no mark of these credentials.
     pub(super) async fn is_unmarked(&self, fingerprint: &SessionKey) -> bool {
-        self.sessions.find_fresh(ClientAddr::Unix, *fingerprint, None).await == Lookup::Absent
+        self.mark(fingerprint).await == Mark::Absent
     }
 
     /// Removes the mark of credentials that a node has accepted, and the claim of the login.
@@ -218,11 +231,20 @@ impl SealedSessions {
 
     /// Stores a mark in place of an earlier one, unless the credentials are marked as wrong.
     async fn put_mark(&self, fingerprint: &SessionKey, mark: SessionRecord, ttl: Duration) {
-        let save = |precondition| self.sessions.save(ClientAddr::Unix, *fingerprint, mark.clone(), precondition, ttl);
-        if let Lookup::Found(present, Some(version)) = save(Precondition::Absent).await
-            && present.endpoint().is_some()
-        {
-            save(Precondition::Version(version)).await;
+        let mut present = self.sessions.find_fresh(ClientAddr::Unix, *fingerprint, None).await;
+        // A second time if another front end marks the credentials too.
+        for _ in 0..2 {
+            let precondition = match &present {
+                Lookup::Found(present, _) if present.endpoint().is_none() => return,
+                Lookup::Found(_, Some(version)) => Precondition::Version(*version),
+                Lookup::Found(_, None) | Lookup::UnderOldKey(_) | Lookup::Absent | Lookup::Unknown => {
+                    Precondition::Absent
+                }
+            };
+            present = self.sessions.save(ClientAddr::Unix, *fingerprint, mark.clone(), precondition, ttl).await;
+            if matches!(&present, Lookup::Found(stored, _) if *stored == mark) {
+                return;
+            }
         }
     }
 

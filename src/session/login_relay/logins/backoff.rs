@@ -7,8 +7,9 @@
 //! The login with which a node dies has no response, but the node may have counted a wrong password. A node that restarts breaks
 //! one login, and the next node accepts the credentials: so only a second one in a row delays logins.
 //!
-//! The front ends of one store share what was refused, and claim each repeated login in the store
-//! ([`claim_login`](super::super::sealed_sessions::SealedSessions::claim_login)).
+//! The front ends of one store share what was refused: each marks the credentials in the store, and one that sees them accepted
+//! removes the mark. So a front end looks for the mark before it sends credentials, and before it ends a session whose credentials
+//! were refused. The front ends claim each repeated login in the store ([`claim_login`](super::super::sealed_sessions::SealedSessions::claim_login)).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,17 +22,15 @@ use crate::endpoint::EndpointId;
 use crate::session::SessionKey;
 use crate::session::store::latest::Latest;
 
-/// The time between two logins with credentials that were not accepted.
+/// The minimum time between two logins with credentials that were not accepted.
 pub(super) const DELAY: Duration = Duration::from_secs(30);
 /// After each refusal the delay is this many times the time since the first one. A wrong password is then sent after 0 and 30 s,
 /// 2, 8 and 32 minutes, which is below the usual limits of directories.
 const GROWTH: u32 = 3;
-/// The maximum delay. Older failures are forgotten.
+/// The maximum delay. A failure is forgotten this long after the end of its delay.
 pub(super) const MAX_DELAY: Duration = Duration::from_secs(3600);
 /// The time after which a front end tries again to claim a login.
 const CLAIM_INTERVAL: Duration = Duration::from_secs(5);
-/// Longer than any session.
-const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// The maximum number of credentials that are remembered.
 const CAPACITY: usize = 10_000;
 
@@ -43,15 +42,19 @@ pub(in super::super) struct LoginBackoff {
     clock: Arc<dyn Clock>,
 }
 
-/// The failed logins with one pair of credentials since a node last accepted them.
+/// The failed logins with one pair of credentials since this front end last learned that a node accepted them.
 #[derive(Clone)]
 struct LoginFailure {
-    /// The only node that failed to check the credentials; another node may still get them. `None` if no node gets them.
+    /// The only node that failed to check the credentials; during the delay, other nodes may still get them. `None` if the delay
+    /// holds for all nodes.
     failed_at: Option<EndpointId>,
     /// The node that first refused the credentials, and when. Maybe it could only not check them.
     refused: Option<(EndpointId, Instant)>,
-    /// The credentials are wrong: a second refusal has confirmed the first, or a node said so.
+    /// The credentials are wrong: a second refusal has confirmed the first, a node said so, or another front end has found out.
     is_confirmed: bool,
+    /// The last time at which the store had a mark of the last refusal. If the mark is gone later, a node has accepted the
+    /// credentials, or the mark has expired.
+    marked: Option<Instant>,
     /// All that has failed is one login that broke, which delays nothing.
     is_first_break: bool,
     /// No node gets the credentials before this time.
@@ -63,7 +66,7 @@ struct LoginFailure {
 pub(super) enum Permit {
     /// They may be sent.
     Send,
-    /// They may be sent if no other front end sends them, and no other permit is given until the next delay has passed.
+    /// They may be sent if the login can be claimed. No other permit is given for [`CLAIM_INTERVAL`].
     SendOnce,
     /// They may not be sent now.
     Wait,
@@ -80,7 +83,8 @@ impl LoginBackoff {
             && self.failures.lock().get(&credentials()).is_some_and(|failure| self.clock.now() < failure.until)
     }
 
-    /// Returns whether a login with the credentials has failed since the last one that succeeded.
+    /// Returns whether a login with the credentials has failed since the last one that succeeded. A single one that broke does not
+    /// count.
     pub(in super::super) fn has_failed(&self, credentials: &SessionKey) -> bool {
         self.has_failures.load(Ordering::Relaxed)
             && self.failures.lock().get(credentials).is_some_and(|failure| !failure.is_first_break)
@@ -89,6 +93,11 @@ impl LoginBackoff {
     /// Returns whether the credentials are known to be wrong.
     pub(in super::super) fn is_confirmed(&self, credentials: &SessionKey) -> bool {
         self.failures.lock().get(credentials).is_some_and(|failure| failure.is_confirmed)
+    }
+
+    /// Returns whether the store had a mark of the credentials, which another front end may have removed.
+    pub(super) fn is_marked(&self, credentials: &SessionKey) -> bool {
+        self.failures.lock().get(credentials).is_some_and(|failure| failure.marked.is_some())
     }
 
     /// Asks whether the node at `endpoint` may get the credentials.
@@ -107,14 +116,14 @@ impl LoginBackoff {
         if !failure.is_confirmed && failure.refused.as_ref().is_some_and(is_useless) {
             return Permit::Wait;
         }
-        failure.until = now + DELAY;
+        failure.until = now + CLAIM_INTERVAL;
         Permit::SendOnce
     }
 
-    /// Records that the login of a [`Permit::SendOnce`] could not be claimed.
-    pub(super) fn not_claimed(&self, credentials: &SessionKey) {
+    /// Records that the login of a [`Permit::SendOnce`] is claimed.
+    pub(super) fn claimed(&self, credentials: &SessionKey) {
         if let Some(failure) = self.failures.lock().get_mut(credentials) {
-            failure.until = self.clock.now() + CLAIM_INTERVAL;
+            failure.until = failure.until.max(self.clock.now() + DELAY);
         }
     }
 
@@ -144,22 +153,41 @@ impl LoginBackoff {
         self.has_failures.store(true, Ordering::Relaxed);
     }
 
-    /// Records that the credentials are wrong, as another front end has found out.
+    /// Records that the credentials are wrong. After the delay, the mark in the store decides whether a node gets them.
     pub(super) fn wrong(&self, credentials: SessionKey) {
-        self.note(credentials, |failure, _, _| (failure.failed_at, failure.is_confirmed) = (None, true));
+        self.note(credentials, |failure, _, _| {
+            (failure.failed_at, failure.is_confirmed, failure.marked) = (None, true, None);
+        });
     }
 
-    /// Records that the credentials are wrong, and that no node gets them until one has accepted them from a client.
-    pub(super) fn forbid(&self, credentials: SessionKey) {
-        self.note(credentials, |failure, _, now| {
-            (failure.failed_at, failure.is_confirmed, failure.until) = (None, true, now + FOREVER);
-        });
+    /// Records that the store has a mark of the last refusal.
+    pub(super) fn marked(&self, credentials: &SessionKey) {
+        if let Some(failure) = self.failures.lock().get_mut(credentials) {
+            failure.marked = Some(self.clock.now());
+        }
+    }
+
+    /// Records that a lookup that began at the time `begun` found no mark of the credentials. If the store had one before, the
+    /// delay is over, the next login has to be claimed, and its refusal would count as the first one. A mark that was written
+    /// since then counts.
+    pub(super) fn unmarked(&self, credentials: &SessionKey, begun: Instant) {
+        let now = self.clock.now();
+        if let Some(failure) = self.failures.lock().get_mut(credentials)
+            && failure.marked.is_some_and(|marked| marked <= begun)
+        {
+            *failure = LoginFailure::new(now);
+        }
+    }
+
+    /// Returns the time of the clock.
+    pub(super) fn now(&self) -> Instant {
+        self.clock.now()
     }
 
     /// Records that the node at `endpoint` refused the credentials, or could not check them. Returns the delay that begins.
     pub(super) fn refused(&self, credentials: SessionKey, endpoint: &EndpointId) -> Duration {
         self.note(credentials, |failure, _, now| {
-            failure.failed_at = None;
+            (failure.failed_at, failure.marked) = (None, None);
             let (at, since) = failure.refused.get_or_insert_with(|| (endpoint.clone(), now));
             let elapsed = now.saturating_duration_since(*since);
             failure.is_confirmed |= elapsed >= if at == endpoint { 2 * DELAY } else { DELAY };
@@ -197,7 +225,14 @@ impl LoginBackoff {
 
 impl LoginFailure {
     fn new(now: Instant) -> Self {
-        LoginFailure { failed_at: None, refused: None, is_confirmed: false, is_first_break: false, until: now }
+        LoginFailure {
+            failed_at: None,
+            refused: None,
+            is_confirmed: false,
+            marked: None,
+            is_first_break: false,
+            until: now,
+        }
     }
 
     fn delays(&self, now: Instant) -> bool {
@@ -309,12 +344,59 @@ mod tests {
     }
 
     #[test]
-    fn wrong_credentials_are_not_sent_until_a_client_has_logged_in_with_them() {
+    fn a_login_that_is_not_claimed_is_permitted_again_later_and_shortens_no_delay() {
         let (backoff, clock) = backoff();
-        backoff.forbid(ADMIN);
-        clock.advance(100 * MAX_DELAY);
+        let permit = |node: &EndpointId| backoff.permit(&ADMIN, node);
+        backoff.refused(ADMIN, &node("q1"));
+        clock.advance(DELAY);
+        assert_eq!((permit(&node("q2")), permit(&node("q3"))), (Permit::SendOnce, Permit::Wait));
+        clock.advance(CLAIM_INTERVAL);
+        assert_eq!(permit(&node("q2")), Permit::SendOnce, "another front end had the claim");
+        // Meanwhile a node refuses the login of a client: 105 s follow, since 35 s have passed.
+        backoff.refused(ADMIN, &node("q2"));
+        backoff.claimed(&ADMIN);
+        clock.advance(3 * DELAY);
+        assert_eq!(permit(&node("q3")), Permit::Wait);
+        clock.advance(3 * CLAIM_INTERVAL);
+        assert_eq!(permit(&node("q3")), Permit::SendOnce);
+        backoff.claimed(&ADMIN);
+        clock.advance(DELAY - CLAIM_INTERVAL);
+        assert_eq!(permit(&node("q3")), Permit::Wait);
+        clock.advance(CLAIM_INTERVAL);
+        assert_eq!(permit(&node("q3")), Permit::SendOnce);
+    }
+
+    #[test]
+    fn credentials_whose_mark_is_gone_are_claimed_and_a_refusal_counts_as_the_first() {
+        let (backoff, clock) = backoff();
+        for _ in 0..2 {
+            backoff.refused(ADMIN, &node("q1"));
+            clock.advance(2 * DELAY);
+        }
+        backoff.wrong(ADMIN);
+        backoff.unmarked(&ADMIN, clock.now());
+        assert!(backoff.is_confirmed(&ADMIN) && !backoff.is_marked(&ADMIN), "the mark is being written");
+        let begun = clock.now();
+        clock.advance(Duration::from_millis(1));
+        backoff.marked(&ADMIN);
+        backoff.unmarked(&ADMIN, begun);
+        assert!(backoff.is_confirmed(&ADMIN) && backoff.is_marked(&ADMIN), "the mark was written meanwhile");
+        backoff.unmarked(&ADMIN, clock.now());
+        assert!(!backoff.is_confirmed(&ADMIN) && !backoff.is_waiting(|| ADMIN) && backoff.has_failed(&ADMIN));
+        assert_eq!(backoff.permit(&ADMIN, &node("q2")), Permit::SendOnce);
+        assert_eq!(backoff.refused(ADMIN, &node("q2")), DELAY);
+        assert!(!backoff.is_confirmed(&ADMIN) && !backoff.is_marked(&ADMIN));
+    }
+
+    #[test]
+    fn no_delay_is_longer_than_the_maximum() {
+        let (backoff, clock) = backoff();
+        for _ in 0..200 {
+            backoff.wrong(ADMIN);
+            assert!((DELAY..=MAX_DELAY).contains(&backoff.refused(ADMIN, &node("q1"))));
+            clock.advance(MAX_DELAY / 2);
+        }
         assert!(backoff.is_confirmed(&ADMIN) && backoff.is_waiting(|| ADMIN));
-        assert_eq!(backoff.permit(&ADMIN, &node("q1")), Permit::Wait);
         assert!(backoff.accepted(&ADMIN) && !backoff.accepted(&ADMIN));
         assert_eq!(backoff.permit(&ADMIN, &node("q1")), Permit::Send);
     }

@@ -44,7 +44,7 @@ impl Relay {
         let Some(node) = nodes.find(endpoint) else { return LoginOutcome::UNREACHABLE };
         let fingerprint = known.fingerprint();
         let is_known_elsewhere = known.cookies().is_known_elsewhere(endpoint);
-        let outcome = match is_known_elsewhere && self.backoff.is_waiting(|| fingerprint) {
+        let outcome = match is_known_elsewhere && self.must_wait(&fingerprint).await {
             true => LoginOutcome::Postponed,
             false => {
                 let login = || {
@@ -106,34 +106,55 @@ impl Relay {
         if let Some(cookie) = request.current_cookie(known.cookies()) {
             return Some(LoginOutcome::LoggedIn(cookie.clone()));
         }
+        let mark = self.look_for_mark(fingerprint).await;
         // The login before this one may have failed.
         if is_known_elsewhere && self.backoff.is_waiting(|| *fingerprint) {
             return Some(LoginOutcome::Postponed);
         }
-        let permit = self.backoff.permit(fingerprint, endpoint);
-        if permit == Permit::Wait {
-            return Some(LoginOutcome::Postponed);
-        }
-        let may_send = match self.sessions.mark(fingerprint).await {
-            Some(Mark::Wrong) => {
-                self.backoff.wrong(*fingerprint);
-                false
-            }
-            Some(Mark::RefusedBy(node)) if permit == Permit::Send => {
+        let may_send = match (self.backoff.permit(fingerprint, endpoint), mark) {
+            (Permit::Wait, _) | (_, Mark::Wrong) => false,
+            (Permit::Send, Mark::RefusedBy(node)) => {
                 self.backoff.refused(*fingerprint, &node);
+                self.backoff.marked(fingerprint);
                 false
             }
-            Some(Mark::RefusedBy(_)) | None if permit == Permit::Send => true,
+            (Permit::Send, Mark::Absent | Mark::Unknown) => true,
+            // Maybe the store has a mark that says the same.
+            (Permit::SendOnce, Mark::Unknown) if self.backoff.is_confirmed(fingerprint) => false,
             // The delays of all front ends end at about the same time.
-            Some(Mark::RefusedBy(_)) | None => {
+            (Permit::SendOnce, Mark::RefusedBy(_) | Mark::Absent | Mark::Unknown) => {
                 let is_claimed = self.sessions.claim_login(fingerprint, DELAY).await;
-                if !is_claimed {
-                    self.backoff.not_claimed(fingerprint);
+                if is_claimed {
+                    self.backoff.claimed(fingerprint);
                 }
                 is_claimed
             }
         };
         (!may_send).then_some(LoginOutcome::Postponed)
+    }
+
+    /// Returns whether no node gets the credentials now. Another front end may have seen them accepted during the delay.
+    async fn must_wait(&self, fingerprint: &SessionKey) -> bool {
+        if self.backoff.is_waiting(|| *fingerprint) && self.backoff.is_marked(fingerprint) {
+            self.look_for_mark(fingerprint).await;
+        }
+        self.backoff.is_waiting(|| *fingerprint)
+    }
+
+    /// Looks up how any front end has marked the credentials, and records that for this one.
+    async fn look_for_mark(&self, fingerprint: &SessionKey) -> Mark {
+        let begun = self.backoff.now();
+        let mark = self.sessions.mark(fingerprint).await;
+        match mark {
+            Mark::Wrong => {
+                self.backoff.wrong(*fingerprint);
+                self.backoff.marked(fingerprint);
+            }
+            Mark::RefusedBy(_) => self.backoff.marked(fingerprint),
+            Mark::Absent => self.backoff.unmarked(fingerprint, begun),
+            Mark::Unknown => {}
+        }
+        mark
     }
 
     /// Records the result of a login.
@@ -180,7 +201,8 @@ impl Relay {
     }
 
     /// Decides on a session whose credentials are refused, and which is not logged in at `endpoint`. It ends if no node knows it;
-    /// otherwise it stays at those nodes, as it would without a front end.
+    /// otherwise it stays at those nodes, as it would without a front end. If another front end has seen the credentials accepted
+    /// meanwhile, the session stays too, and a later request logs it in.
     pub(in super::super) async fn leave_refused(
         &self,
         known: &mut OpenSession,
@@ -195,7 +217,14 @@ impl Relay {
         if known.cookies().all().iter().any(|(id, _)| id != endpoint && nodes.find(id).is_some()) {
             return LoginOutcome::Postponed;
         }
-        self.forbid(&known.fingerprint()).await;
+        let fingerprint = known.fingerprint();
+        if self.backoff.is_marked(&fingerprint) {
+            self.look_for_mark(&fingerprint).await;
+            if !self.backoff.is_confirmed(&fingerprint) {
+                return LoginOutcome::Postponed;
+            }
+        }
+        self.forbid(&fingerprint).await;
         self.sessions.end(&known.key).await;
         LoginOutcome::SessionGone
     }
@@ -218,16 +247,19 @@ impl Relay {
         if exists { LoginOutcome::LoggedIn(first.unwrap_or(own)) } else { LoginOutcome::SessionGone }
     }
 
-    /// Records for all front ends that the credentials are wrong. They are not used again until a client has logged in with them.
+    /// Records for all front ends that the credentials are wrong. While sessions with them are used, they are not sent again until a
+    /// client has logged in with them.
     pub(in super::super) async fn forbid(&self, fingerprint: &SessionKey) {
-        self.backoff.forbid(*fingerprint);
+        self.backoff.wrong(*fingerprint);
         self.sessions.mark_wrong(fingerprint).await;
+        self.backoff.marked(fingerprint);
     }
 
     /// Records for all front ends that the node at `endpoint` refused the credentials, or could not check them.
     pub(in super::super) async fn note_refused(&self, fingerprint: &SessionKey, endpoint: &EndpointId) {
         let delay = self.backoff.refused(*fingerprint, endpoint);
         self.sessions.mark_refused_by(fingerprint, endpoint.clone(), delay + MAX_DELAY).await;
+        self.backoff.marked(fingerprint);
         if delay > DELAY {
             // Shorter than the delay of this front end, which began first.
             self.sessions.extend_claim(fingerprint, delay - Duration::from_secs(1)).await;
