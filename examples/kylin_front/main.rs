@@ -198,6 +198,9 @@ fn check(path: &Path, args: &Args, secret: Secret) -> Result<(), Box<dyn Error>>
     say(format_args!("{}", site.report()));
     site.build()?;
     log_paths::check_config(args, &config)?;
+    if let Some(error) = config.unservable() {
+        return Err(error.to_string().into());
+    }
     say(format_args!("{}: the configuration is valid\n", path.display()));
     Ok(())
 }

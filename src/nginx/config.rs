@@ -1,6 +1,7 @@
 //! A whole configuration: its groups, its servers, and the server that a request belongs to.
 
 mod listeners;
+mod reach;
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -65,6 +66,7 @@ pub struct Config {
     pub(super) ignored: Vec<Notice>,
     /// The places where this crate does something else than nginx would.
     pub(super) notes: Vec<Notice>,
+    unservable: Option<Arc<ConfigError>>,
 }
 
 impl Config {
@@ -100,6 +102,12 @@ impl Config {
     /// `server::raise_open_files_limit`.
     pub fn open_files(&self) -> Option<NonZeroU64> {
         self.open_files
+    }
+
+    /// Returns why no request reaches a node, if all servers of all upstreams that locations pass requests to are `down`, or addresses of
+    /// this configuration itself. It can be served all the same, for example until an operator enables a server.
+    pub fn unservable(&self) -> Option<&ConfigError> {
+        self.unservable.as_deref()
     }
 
     /// Returns the paths of the access logs, each once. [`SiteBuilder::access_log`](super::SiteBuilder::access_log) takes the
@@ -164,6 +172,8 @@ fn read_tree(tree: &[Directive], parser: &Parser) -> Result<Config, Fault> {
     }
     let listeners = listeners(&servers, &mut context.remarks)?;
     note_keepalive(&listeners, &servers, &mut context.remarks);
+    let unservable = reach::check(&context.upstreams.all, &servers, &listeners, &mut context.remarks);
+    let unservable = unservable.map(|fault| Arc::new(fault.locate("", &parser.sources)));
     let server_comments = server_comments(&servers, context.upstreams.all.len())?;
     let servers = servers.into_iter().map(|(server, _)| server).collect();
     let (set_slots, map_slots) = (context.maps.set_slots(), context.maps.kept_values());
@@ -182,6 +192,7 @@ fn read_tree(tree: &[Directive], parser: &Parser) -> Result<Config, Fault> {
         listeners,
         ignored,
         notes,
+        unservable,
     })
 }
 

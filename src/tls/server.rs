@@ -25,16 +25,27 @@ use super::{Identity, Roots, TlsError, TlsVersion, provider};
 /// ```
 #[derive(Clone)]
 pub struct ServerTls {
-    config: Arc<RwLock<Arc<ServerConfig>>>,
+    config: Arc<RwLock<AcceptConfig>>,
+}
+
+/// What a handshake needs. Clones share it.
+#[derive(Clone)]
+pub(crate) struct AcceptConfig {
+    pub(crate) rustls: Arc<ServerConfig>,
+    /// `None` if no handshake is refused because of the name in it.
+    pub(crate) names: Option<Arc<ByName>>,
 }
 
 impl ServerTls {
-    /// Returns a builder. `identity` serves clients that name no server, or one without an identity of its own.
-    pub fn builder(identity: Identity) -> ServerTlsBuilder {
+    /// Returns a builder. `identity` serves clients that name no server, or one without an identity of its own. With `None` the
+    /// handshake of such a client is refused with the alert `unrecognized_name` (nginx: `ssl_reject_handshake on` in the default
+    /// server).
+    pub fn builder(identity: impl Into<Option<Identity>>) -> ServerTlsBuilder {
         ServerTlsBuilder {
-            identity,
+            identity: identity.into(),
             by_name: HashMap::new(),
             find: None,
+            is_refused: None,
             versions: TlsVersion::ALL.to_vec(),
             clients: None,
             http2: true,
@@ -48,8 +59,8 @@ impl ServerTls {
         *self.config.write() = config;
     }
 
-    pub(crate) fn config(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.config.read())
+    pub(crate) fn config(&self) -> AcceptConfig {
+        self.config.read().clone()
     }
 }
 
@@ -73,9 +84,10 @@ pub enum ClientCertificate {
 #[derive(Debug)]
 #[must_use]
 pub struct ServerTlsBuilder {
-    identity: Identity,
+    identity: Option<Identity>,
     by_name: HashMap<String, Identity>,
     find: Option<FindIdentity>,
+    is_refused: Option<IsRefused>,
     versions: Vec<TlsVersion>,
     clients: Option<(Roots, ClientCertificate)>,
     http2: bool,
@@ -94,6 +106,13 @@ impl ServerTlsBuilder {
     /// rules as the host itself. Default: none.
     pub fn identity_by(mut self, find: impl Fn(&str) -> Option<Identity> + Send + Sync + 'static) -> Self {
         self.find = Some(FindIdentity(Box::new(find)));
+        self
+    }
+
+    /// Sets the function that decides whether the handshake of a client that asks for a name, in lower case, is refused with the
+    /// alert `unrecognized_name` (nginx: `ssl_reject_handshake on` in the server of that name). Default: none is.
+    pub fn refuse_names(mut self, is_refused: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
+        self.is_refused = Some(IsRefused(Box::new(is_refused)));
         self
     }
 
@@ -132,15 +151,19 @@ impl ServerTlsBuilder {
             }
         };
         let by_name = self.by_name.into_iter().map(|(name, identity)| (name, identity.key)).collect();
+        let refuses = self.identity.is_none() || self.is_refused.is_some();
+        let default = self.identity.map(|identity| identity.key);
+        let names = Arc::new(ByName { default, find: self.find, is_refused: self.is_refused, by_name });
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&TlsVersion::supported(&self.versions))?
             .with_client_cert_verifier(verifier)
-            .with_cert_resolver(Arc::new(ByName { default: self.identity.key, find: self.find, by_name }));
+            .with_cert_resolver(names.clone());
         // Tickets keep the state of a session at the client: memory here would be bounded, and a busy site would lose sessions.
         config.ticketer = Ticketer::new()?;
         config.alpn_protocols = if self.http2 { vec![b"h2".to_vec()] } else { Vec::new() };
         config.alpn_protocols.push(b"http/1.1".to_vec());
-        Ok(ServerTls { config: Arc::new(RwLock::new(Arc::new(config))) })
+        let config = AcceptConfig { rustls: Arc::new(config), names: refuses.then_some(names) };
+        Ok(ServerTls { config: Arc::new(RwLock::new(config)) })
     }
 }
 
@@ -156,19 +179,43 @@ impl fmt::Debug for FindIdentity {
     }
 }
 
+/// Returns whether a name in lower case is refused.
+struct IsRefused(Box<dyn Fn(&str) -> bool + Send + Sync>);
+
+impl fmt::Debug for IsRefused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IsRefused").finish_non_exhaustive()
+    }
+}
+
 /// Chooses the identity by the name of the server that the client asks for.
 #[derive(Debug)]
-struct ByName {
-    default: Arc<CertifiedKey>,
+pub(crate) struct ByName {
+    default: Option<Arc<CertifiedKey>>,
     find: Option<FindIdentity>,
+    is_refused: Option<IsRefused>,
     by_name: HashMap<String, Arc<CertifiedKey>>,
 }
 
 impl ByName {
+    /// Returns whether the handshake of a client that asks for `name` is refused.
+    pub(crate) fn refuses(&self, name: Option<&str>) -> bool {
+        self.identity(name).is_none()
+    }
+
+    fn identity(&self, name: Option<&str>) -> Option<Arc<CertifiedKey>> {
+        let name = name.map(str::to_ascii_lowercase);
+        let is_refused = |IsRefused(is_refused): &IsRefused| name.as_deref().is_some_and(is_refused);
+        if self.is_refused.as_ref().is_some_and(is_refused) {
+            return None;
+        }
+        name.and_then(|name| self.find(&name)).or_else(|| self.default.clone())
+    }
+
+    /// `name` is in lower case.
     fn find(&self, name: &str) -> Option<Arc<CertifiedKey>> {
-        let name = name.to_ascii_lowercase();
         if let Some(FindIdentity(find)) = &self.find
-            && let Some(found) = find(&name)
+            && let Some(found) = find(name)
         {
             return Some(found.key);
         }
@@ -177,14 +224,13 @@ impl ByName {
         }
         // The name is cut from the left, so that the longest domain comes first.
         let mut domains = name.match_indices('.').map(|(dot, _)| format!("*{}", &name[dot..]));
-        let found = self.by_name.get(&name).or_else(|| domains.find_map(|domain| self.by_name.get(&domain)));
+        let found = self.by_name.get(name).or_else(|| domains.find_map(|domain| self.by_name.get(&domain)));
         found.cloned()
     }
 }
 
 impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let named = hello.server_name().and_then(|name| self.find(name));
-        Some(named.unwrap_or_else(|| Arc::clone(&self.default)))
+        self.identity(hello.server_name())
     }
 }

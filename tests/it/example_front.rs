@@ -175,6 +175,13 @@ fn check_says_what_was_understood_or_where_the_mistake_is() {
         stderr.contains("kylin.conf:2:25") && stderr.contains("wieght=2") && stderr.contains("weight=N"),
         "{stderr}"
     );
+
+    write("upstream k {\n    server 1.1.1.1:7070 down;\n}\nserver { location / { proxy_pass http://k; } }\n");
+    let down = check();
+    let [stdout, stderr] = [down.stdout, down.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    assert_eq!(down.status.code(), Some(1));
+    assert!(stdout.contains("upstream k: ") && !stdout.contains("is valid"), "{stdout}");
+    assert!(stderr.contains("kylin.conf:1:10: no request reaches a node: all servers are down"), "{stderr}");
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::support::httpd::{Httpd, require_httpd};
 #[tokio::test]
 async fn files_as_people_have_them_serve_as_in_httpd_or_are_refused_clearly() {
     require_httpd!();
-    compare_all("httpd_files", 28, compare).await;
+    compare_all("httpd_files", 30, compare).await;
 }
 
 /// Returns what is not as the file says.

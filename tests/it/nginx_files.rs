@@ -20,7 +20,7 @@ use crate::support::{Nginx, require_nginx};
 #[tokio::test]
 async fn files_as_people_have_them_serve_as_in_nginx_or_are_refused_clearly() {
     require_nginx!();
-    compare_all("nginx_files", 167, compare).await;
+    compare_all("nginx_files", 175, compare).await;
 }
 
 /// Returns what is not as the file says.

@@ -118,6 +118,149 @@ async fn servers_names_and_variables_are_as_in_nginx() {
     assert!(curl(&one, address, "one.example", &stranger).await.starts_with("failed "));
 }
 
+/// Begins a handshake with `openssl s_client`. Returns the number of the alert that ends it, or `accepted`.
+async fn handshake(address: SocketAddr, arguments: &str) -> String {
+    let mut openssl = Command::new("openssl");
+    openssl.args(["s_client", "-connect", &address.to_string()]).args(arguments.split(' '));
+    let output = openssl.stdin(std::process::Stdio::null()).output().await.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    match said.split_once("alert number ") {
+        Some((_, number)) => number.chars().take_while(char::is_ascii_digit).collect(),
+        None if output.status.success() => "accepted".to_owned(),
+        None => said,
+    }
+}
+
+#[tokio::test]
+async fn handshakes_are_refused_by_name_as_in_nginx() {
+    require_nginx!();
+    if !installed() {
+        return;
+    }
+    let [default, one] = ["DNS:default.example,DNS:bare.example", "DNS:one.example"].map(Certificate::for_names);
+    let certificate = |certificate: &Certificate| {
+        let [file, key] = [certificate.file(), certificate.key()];
+        format!("ssl_certificate {}; ssl_certificate_key {};", text(&file), text(&key))
+    };
+    let server =
+        |name: &str, lines: &str| format!("server {{ listen 127.0.0.1:@front@ ssl; server_name {name}; {lines} }}\n");
+    let one_server = server("one.example", &format!("{} return 200 one;", certificate(&one)));
+    let reject = |more: &str| {
+        format!("server {{ listen 127.0.0.1:@front@ ssl default_server; ssl_reject_handshake on; {more} }}\n")
+    };
+    let both = [("one.example", "accepted"), ("unknown", "112"), ("", "112")];
+    let named = [("one.example", "accepted"), ("old.example", "112"), ("unknown", "accepted"), ("", "accepted")];
+    let old_server = server("old.example", "ssl_reject_handshake on;");
+    let open = format!("server {{ listen 127.0.0.1:@front@ ssl; {} return 200 default; }}\n", certificate(&default));
+    let bare = server("bare.example", "return 200 bare;");
+    for (front, handshakes) in [
+        (format!("{}{one_server}", reject("")), &both[..]),
+        (format!("{one_server}{}", reject("server_name _; return 444;")), &both),
+        (format!("{}{one_server}", reject(&certificate(&default))), &both),
+        (format!("{}{one_server}{bare}", reject(&certificate(&default))), &both),
+        (
+            format!(
+                "ssl_reject_handshake on; {}",
+                one_server.replace("return", "ssl_reject_handshake off; return") + &reject("")
+            ),
+            &both,
+        ),
+        (format!("{open}{one_server}{old_server}{bare}"), &named),
+    ] {
+        // Older versions of nginx speak only the older version by default.
+        let front = format!("ssl_protocols TLSv1.2 TLSv1.3;\n{front}");
+        let nginx = Nginx::start(&front).await;
+        let folder = tempfile::tempdir().unwrap();
+        let (_site, _server, address) = ours(&front, folder.path());
+        for (name, expected) in handshakes {
+            let name = if name.is_empty() { "-noservername".to_owned() } else { format!("-servername {name}") };
+            for version in ["-tls1_2", "-tls1_3"] {
+                for (who, address) in [("nginx", nginx.address("front")), ("ours", address)] {
+                    let found = handshake(address, &format!("{version} {name}")).await;
+                    assert_eq!(found, *expected, "{who}, {version} {name}\n{front}");
+                }
+            }
+        }
+        // The server of the handshake serves hosts that no server has.
+        let [plain, unknown] = [&["--http1.1"][..], &["--http1.1", "-H", "Host: unknown"]];
+        for (trusted, name, arguments, expected) in [
+            (&one, "one.example", plain, "one"),
+            (&one, "one.example", unknown, "one"),
+            (&default, "bare.example", plain, "bare"),
+        ] {
+            if front.contains(name) {
+                for (who, address) in [("nginx", nginx.address("front")), ("ours", address)] {
+                    let found = curl(trusted, address, name, arguments).await;
+                    assert_eq!(found, format!("{expected} 200 1.1"), "{who}, {name} {arguments:?}\n{front}");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn variables_of_tls_have_the_values_of_nginx() {
+    require_nginx!();
+    if !installed() {
+        return;
+    }
+    let one = Certificate::for_names("DNS:one.example");
+    let client =
+        Certificate::of_subject(r"/C=DE/O=Straße, B\+C/OU=#x+OU= y /serialNumber=7/CN=client <1>", "DNS:client");
+    let [file, key, authority] = [one.file(), one.key(), client.file()];
+    let values = "$ssl_protocol $ssl_cipher $ssl_server_name $ssl_session_reused $ssl_client_verify $ssl_client_serial
+        $ssl_client_s_dn
+        $ssl_client_i_dn
+        $ssl_client_escaped_cert";
+    let front = format!(
+        "ssl_protocols TLSv1.2 TLSv1.3;
+        server {{
+            listen 127.0.0.1:@front@ ssl;
+            ssl_certificate {}; ssl_certificate_key {};
+            ssl_verify_client optional; ssl_client_certificate {};
+            return 200 \"{values}\";
+        }}",
+        text(&file),
+        text(&key),
+        text(&authority),
+    );
+    let nginx = Nginx::start(&front).await;
+    let folder = tempfile::tempdir().unwrap();
+    let (_site, _server, address) = ours(&front, folder.path());
+    let client_key = client.key();
+    let shown = ["--cert", text(&authority), "--key", text(&client_key)];
+    let old = |cipher| ["--tls-max", "1.2", "--ciphers", cipher];
+    let [aes, chacha] = ["ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-CHACHA20-POLY1305"].map(old);
+    let tls13 = ["--tls13-ciphers", "TLS_CHACHA20_POLY1305_SHA256"];
+    for (arguments, contains) in [
+        (&[][..], "TLSv1.3 TLS_AES_256_GCM_SHA384 one.example . NONE \n"),
+        (&shown, "SUCCESS"),
+        (&shown, "CN=client \\<1\\>,"),
+        (&aes, "TLSv1.2 ECDHE-ECDSA-AES128-GCM-SHA256 "),
+        (&chacha, "ECDHE-ECDSA-CHACHA20-POLY1305 "),
+        (&tls13, "TLS_CHACHA20_POLY1305_SHA256 "),
+    ] {
+        let arguments = [&["--http1.1"], arguments].concat();
+        let by_nginx = curl(&one, nginx.address("front"), "one.example", &arguments).await;
+        assert!(by_nginx.contains(contains), "{contains}: {by_nginx}");
+        assert_eq!(curl(&one, address, "one.example", &arguments).await, by_nginx, "{arguments:?}");
+    }
+    // A session that the client resumes.
+    for address in [nginx.address("front"), address] {
+        let session = folder.path().join(address.port().to_string());
+        for (option, reused) in [("-sess_out", " one.example . "), ("-sess_in", " one.example r ")] {
+            let command = format!(
+                "(printf 'GET / HTTP/1.1\\r\\nHost: one.example\\r\\nConnection: close\\r\\n\\r\\n'; sleep 1) | \
+                openssl s_client -connect {address} -servername one.example -ign_eof -quiet {option} {}",
+                text(&session)
+            );
+            let output = Command::new("sh").args(["-c", &command]).output().await.unwrap();
+            let found = String::from_utf8_lossy(&output.stdout);
+            assert!(found.contains(reused), "{address} {option}: {found}\n{}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+}
+
 #[tokio::test]
 async fn nodes_behind_https_are_verified_unless_the_file_turns_it_off() {
     require_nginx!();
@@ -242,7 +385,18 @@ fn mistakes_say_where_and_what_to_write() {
         ("server { ssl_crl x; return 200; }", 2, "certificates of short life"),
         ("ssl_ocsp on;\nserver { return 200; }", 2, "ssl_ocsp off;"),
         ("server { ssl_ocsp leaf; return 200; }", 2, "ssl_ocsp off;"),
-        ("server { listen 443 ssl; ssl_reject_handshake on; }", 2, "return 444;"),
+        (
+            "server { listen 443 ssl default_server; ssl_reject_handshake on; }
+            server { listen 443 ssl; server_name a; return 200; }",
+            3,
+            "ssl_certificate FILE; ssl_certificate_key FILE;",
+        ),
+        (
+            "server { location / { proxy_set_header X-Client $ssl_client_cert; proxy_pass http://kylin; } }",
+            2,
+            "$ssl_client_escaped_cert",
+        ),
+        ("server { add_header X-Tls $ssl_curves; return 200; }", 2, "$ssl_protocol, $ssl_cipher"),
         ("server { ssl_certificate_by_lua_block x; return 200; }", 2, "unknown directive"),
         ("server { ssl_conf_command MinProtocol TLSv1.3; return 200; }", 2, "ssl_protocols"),
         (
@@ -271,7 +425,7 @@ fn mistakes_say_where_and_what_to_write() {
         let error = Config::parse("front.conf", &format!("{upstream}{text}")).unwrap_err().to_string();
         assert!(error.contains(&format!("front.conf:{line}")) && error.contains(expected), "{error}");
     }
-    let harmless = "ssl_ocsp off; ssl_reject_handshake off; ssl_stapling on; ssl_trusted_certificate a; ssl_session_cache shared:a:1m;
+    let harmless = "ssl_ocsp off; ssl_stapling on; ssl_trusted_certificate a; ssl_session_cache shared:a:1m;
         ssl_conf_command Ciphersuites TLS_AES_256_GCM_SHA384; ssl_verify_depth 2; ssl_early_data on; ssl_dhparam x;
         proxy_ssl_session_reuse off; proxy_ssl_ciphers HIGH;";
     let config = Config::parse("front.conf", &format!("{harmless} {upstream} server {{ return 200; }}")).unwrap();

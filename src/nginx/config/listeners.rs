@@ -167,11 +167,18 @@ fn check_entry(listener: &Listener, servers: &[(Server, Span)]) -> Result<(), Fa
         return Ok(());
     }
     let clients = |server: &Server| (server.settings.client_tls.verify, server.settings.client_tls.authorities.clone());
+    let has_default = default.settings.client_tls.files.certificate.is_some();
+    let verifying = &servers[listener.verifying(|number| &servers[number].0.settings)].0;
     for (server, span) in listener.servers.iter().map(|number| &servers[*number]) {
         let tls = &server.settings.client_tls;
-        if tls.files.certificate.is_none() || tls.files.key.is_none() {
+        let (has_certificate, has_key) = (tls.files.certificate.is_some(), tls.files.key.is_some());
+        let presents_default = !has_certificate && (tls.rejects_handshake || has_default);
+        if !presents_default && !(has_certificate && has_key) {
             let message = format!("no certificate for listen {address} ssl");
             return Err(span.missing(message, "ssl_certificate FILE; ssl_certificate_key FILE;"));
+        }
+        if tls.rejects_handshake {
+            continue;
         }
         if tls.verify != VerifyClient::Off && tls.authorities.is_none() {
             return Err(span.missing("ssl_verify_client without authorities", "ssl_client_certificate FILE;"));
@@ -181,7 +188,7 @@ fn check_entry(listener: &Listener, servers: &[(Server, Span)]) -> Result<(), Fa
             return Err(span.unsupported(message, "one file of all authorities in ssl_client_certificate"));
         }
         // One handshake serves all names of an address, and a client may name one server there and another in Host.
-        if clients(server) != clients(default) {
+        if clients(server) != clients(verifying) {
             let message = format!("servers at {address} verify clients differently");
             return Err(
                 span.unsupported(message, "the same ssl_verify_client and ssl_client_certificate, or another address")
@@ -211,12 +218,28 @@ impl Listener {
         }
     }
 
+    /// Returns the position of the server that decides whether clients are verified: the first without `ssl_reject_handshake`, but the
+    /// default server before others.
+    pub(in crate::nginx) fn verifying<'s>(&self, settings: impl Fn(usize) -> &'s BlockSettings) -> usize {
+        let mut candidates = std::iter::once(&self.default).chain(&self.servers);
+        let accepts = |number: &&usize| !settings(**number).client_tls.rejects_handshake;
+        candidates.find(accepts).copied().unwrap_or(self.default)
+    }
+
     /// Returns the position of the server for a request, and the groups of the regular expression that matched the host.
     ///
-    /// `host` is in lower case, with or without a port.
-    pub(in crate::nginx) fn server_for<'h>(&self, host: Option<&'h str>) -> (usize, Captures<'h>, &[NamedGroup]) {
+    /// `host` is in lower case, with or without a port. As in nginx, the name in the handshake of TLS chooses the server of a host that no
+    /// server has.
+    pub(in crate::nginx) fn server_for<'h>(
+        &self,
+        host: Option<&'h str>,
+        tls_name: Option<&str>,
+    ) -> (usize, Captures<'h>, &[NamedGroup]) {
         let host = host_without_port(host.unwrap_or_default().as_bytes());
         let host = std::str::from_utf8(host).unwrap_or_default();
-        self.names.find(host).unwrap_or((self.default, Captures::default(), &[]))
+        self.names.find(host).unwrap_or_else(|| {
+            let number = tls_name.and_then(|name| self.names.find(name)).map_or(self.default, |(number, ..)| number);
+            (number, Captures::default(), &[])
+        })
     }
 }

@@ -28,9 +28,7 @@ use crate::nginx::config::{Listener, ServerAddrUse};
 use crate::nginx::directives::server::ListenAddress;
 use crate::nginx::readings::RequestPaths;
 use crate::nginx::uri::is_host;
-#[cfg(feature = "tls")]
-use crate::nginx::variables::ScopeTls;
-use crate::nginx::variables::{MapValues, Outcome, RequestId, Scope};
+use crate::nginx::variables::{MapValues, Outcome, RequestId, Scope, TlsConnection, tls_name};
 use crate::proxy::{ErrorResponse, Proxy, check_head};
 use crate::{Body, ClientAddr, LocalAddr};
 
@@ -63,6 +61,7 @@ pub(super) async fn forward(
                     (proxy, edits, kept, pending)
                 }
             };
+        body = edits.without_body(&mut head, body);
         let has_body = !http_body::Body::is_end_stream(&body);
         let asked = (edits.intercepts() || kept.is_some()).then(|| pages::asked(&head));
         let mut response = proxy.forward(peer, Request::from_parts(head, body)).await;
@@ -104,17 +103,6 @@ pub(super) async fn forward(
     }
 }
 
-#[cfg(feature = "tls")]
-fn scope_tls(connection: &crate::tls::TlsConnection) -> ScopeTls<'_> {
-    use crate::tls::TlsVersion;
-
-    ScopeTls {
-        protocol: if connection.version == TlsVersion::Tls12 { "TLSv1.2" } else { "TLSv1.3" },
-        server_name: connection.server_name.as_deref().unwrap_or_default(),
-        has_certificate: connection.client_certificate.is_some(),
-    }
-}
-
 /// The decision on a request.
 enum Routed<'s> {
     Respond(Box<Response<Body>>),
@@ -152,7 +140,10 @@ fn route<'s>(
     before: Option<&InternalRedirect<'s>>,
 ) -> Routed<'s> {
     let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).map(str::to_ascii_lowercase);
-    let (number, captures, groups) = listener.server_for(host.as_deref());
+    // The proxy reads it too, so it stays in the extensions.
+    let connection = head.extensions.get::<TlsConnection>().cloned();
+    let tls_name = connection.as_ref().and_then(tls_name);
+    let (number, captures, groups) = listener.server_for(host.as_deref(), tls_name);
     let server = &site.config.servers[number];
     if checked.is_ok() && host.as_deref().is_some_and(|host| !is_host(host.as_bytes())) {
         checked = Err(BAD_HOST);
@@ -180,13 +171,6 @@ fn route<'s>(
     if checked.is_ok() && is_unknown {
         checked = Err(NO_LOCAL_ADDR);
     }
-    // The proxy reads it too, so it stays in the extensions.
-    #[cfg(feature = "tls")]
-    let connection = head.extensions.get::<crate::tls::TlsConnection>().cloned();
-    #[cfg(feature = "tls")]
-    let tls = connection.as_ref().map(scope_tls);
-    #[cfg(not(feature = "tls"))]
-    let tls = None;
     let id = RequestId::default();
     // The head is read meanwhile.
     let mut extensions = std::mem::take(&mut head.extensions);
@@ -196,7 +180,7 @@ fn route<'s>(
         remote: inet(peer),
         local,
         proxied: inet(peer).filter(|_| listener.proxy_protocol),
-        tls,
+        tls: connection.as_ref(),
         server_name: &server.name,
         captures,
         id: Some(&id),

@@ -4,7 +4,7 @@ mod headers;
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, request};
 
 use self::headers::{HeaderFilters, Variables};
 use super::access_log::PendingRequest;
@@ -87,6 +87,19 @@ impl<'s> ResponseEdits<'s> {
         Some(NOT_FOLLOWED.response_to(&Request::new(()).into_parts().0))
     }
 
+    /// Removes the body of a request for a node that gets none. One that is too long stays, and is refused.
+    pub(super) fn without_body(&self, head: &mut request::Parts, body: Body) -> Body {
+        let length =
+            head.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        let is_too_long = self.settings.max_body().zip(length).is_some_and(|(max, length)| length > max);
+        if !self.settings.drops_body || is_too_long {
+            return body;
+        }
+        head.headers.remove(header::CONTENT_LENGTH);
+        head.headers.remove(header::TRANSFER_ENCODING);
+        Body::empty()
+    }
+
     /// Returns whether error pages replace responses of nodes too.
     pub(super) fn intercepts(&self) -> bool {
         self.settings.intercept_errors == Some(true)
@@ -140,6 +153,9 @@ pub(super) fn set_status(response: &mut Response<Body>, status: u16) {
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
 }
 
+/// The type of a redirect, as that of nginx, which has a page. A `map` may decide by it.
+const OF_REDIRECTS: HeaderValue = HeaderValue::from_static("text/html");
+
 /// Makes the response of a `return`, without added headers.
 pub(super) fn reply(
     reply: &Reply,
@@ -163,10 +179,13 @@ pub(super) fn reply(
     if reply.closes() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    // Responses without a body have no type.
-    if !matches!(reply.status, 204 | 304 | 444) {
-        response.headers_mut().insert(header::CONTENT_TYPE, kind.unwrap_or(HeaderValue::from_static("text/plain")));
-    }
+    let kind = match reply.status {
+        // Responses without a body have no type.
+        204 | 304 | 444 => None,
+        301 | 302 | 303 | 307 | 308 => Some(OF_REDIRECTS),
+        _ => Some(kind.unwrap_or(HeaderValue::from_static("text/plain"))),
+    };
+    response.headers_mut().extend(kind.map(|kind| (header::CONTENT_TYPE, kind)));
     Ok(response)
 }
 
@@ -175,6 +194,7 @@ pub(super) fn redirect_to(status: u16, to: Vec<u8>, scope: &Scope<'_>) -> Result
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::FOUND);
     response.headers_mut().insert(header::LOCATION, redirect_target(to, &Front::of(scope))?);
+    response.headers_mut().insert(header::CONTENT_TYPE, OF_REDIRECTS);
     Ok(response)
 }
 

@@ -1,7 +1,7 @@
 //! TLS of a site: of its addresses with clients, and of its upstreams with nodes.
 
 #[cfg(feature = "server")]
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
 #[cfg(feature = "server")]
@@ -23,16 +23,30 @@ pub(super) fn of_listener(config: &Config, listener: &Listener) -> Result<Option
         return Ok(None);
     }
     let read = || {
-        let default = &config.servers[listener.default].settings.client_tls;
+        let settings = |number: usize| &*config.servers[number].settings.client_tls;
+        let default = settings(listener.default);
         let mut identities = HashMap::new();
+        let mut refused = HashSet::new();
         for number in &listener.servers {
-            identities.insert(*number, identity(&config.servers[*number].settings.client_tls.files)?);
+            // As in nginx, a server without a certificate presents that of the default server.
+            let files = &settings(*number).files;
+            let files = if files.certificate.is_some() { files } else { &default.files };
+            if settings(*number).rejects_handshake {
+                refused.insert(*number);
+            } else {
+                identities.insert(*number, identity(files)?);
+            }
         }
+        let of_default = identities.get(&listener.default).cloned();
         // The rules that find the server of a request.
-        let names = listener.clone();
-        let mut builder = ServerTls::builder(identity(&default.files)?)
-            .identity_by(move |name| identities.get(&names.server_for(Some(name)).0).cloned())
+        let (names, named) = (listener.clone(), listener.clone());
+        let mut builder = ServerTls::builder(of_default)
+            .identity_by(move |name| identities.get(&names.server_for(Some(name), None).0).cloned())
             .versions(&versions(default.protocols));
+        if !refused.is_empty() {
+            builder = builder.refuse_names(move |name| refused.contains(&named.server_for(Some(name), None).0));
+        }
+        let default = settings(listener.verifying(|number| &config.servers[number].settings));
         let verify = match default.verify {
             VerifyClient::Off => None,
             VerifyClient::On => Some(ClientCertificate::Required),

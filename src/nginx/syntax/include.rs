@@ -40,10 +40,15 @@ pub(crate) fn read(path: &Path, max_bytes: usize, span: Option<Span>) -> Result<
     })
 }
 
+/// What editors of Windows write in front of a text in UTF-8.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
 /// Returns the text if bytes of another encoding (GBK, Latin-1) stand only in comments, which nginx skips. Each such byte becomes
 /// a replacement character.
 fn without_foreign_remarks(bytes: &[u8]) -> Option<String> {
     let mut text = String::with_capacity(bytes.len());
+    // A byte order mark stands before the first word.
+    let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
     for line in bytes.split_inclusive(|&byte| byte == b'\n') {
         match std::str::from_utf8(line) {
             Ok(line) => text.push_str(line),

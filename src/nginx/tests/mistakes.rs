@@ -202,7 +202,7 @@ fn what_to_write_instead_fits_the_mistake() {
         (server("location ~ x+(?!y) { return 200; }"), "a location of its own: location ^~ /PATH { ... }"),
         (location("set $args a=b;"), "rewrite ^(.*)$ $1?a=b? break;"),
         (location("set $proxy_host x;"), "proxy_set_header Host VALUE; in place of $proxy_host"),
-        (location("proxy_set_header Proxy-Connection close;"), "no such line: the header is about one connection"),
+        (location("add_header Proxy-Connection close;"), "no such line: the header is about one connection"),
         (
             server("location ~ ^(?<p>/.*)$ { proxy_pass http://kylin$p$is_args$args; }"),
             "http://kylin/$p$is_args$args, if",

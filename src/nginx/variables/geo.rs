@@ -1,12 +1,12 @@
 //! `geo`: a variable whose value follows from an address (`ngx_http_geo_module`).
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Subnets};
 
 use super::Template;
-use crate::nginx::syntax::{Directive, Fault};
+use crate::nginx::syntax::{Directive, Fault, Word};
 
 pub(super) const USAGE: &str = "geo [$ADDRESS] $NAME { default VALUE; NETWORK VALUE; ... }";
 
@@ -21,27 +21,29 @@ pub(super) struct Geo {
 
 impl Geo {
     pub(super) fn read(block: &[Directive]) -> Result<Geo, Fault> {
-        let mut geo = Geo::default();
+        let (mut geo, mut in_ranges) = (Geo::default(), false);
         for line in block {
             let key = &line.name;
-            if matches!(key.text.as_str(), "ranges" | "delete" | "proxy" | "proxy_recursive") {
+            if matches!(key.text.as_str(), "proxy" | "proxy_recursive") {
                 let message = format!("\"{}\" of geo is not supported", key.text);
-                return Err(key.span.unsupported(message, "networks such as 10.0.0.0/8; set_real_ip_from for proxies"));
+                return Err(key.span.unsupported(message, "set_real_ip_from for proxies"));
             }
-            let ([value], None) = (&line.args[..], &line.block) else {
-                return Err(key.span.value("a line of geo is a network and a value", USAGE));
-            };
-            let value = Template::literal(&value.text);
-            if key.text == "default" {
-                geo.default = Some(value);
-                continue;
+            match (key.text.as_str(), &line.args[..], &line.block) {
+                ("ranges", [], None) => in_ranges = true,
+                ("delete", [network], None) => {
+                    for network in networks(network, in_ranges)? {
+                        geo.networks.remove(&network);
+                    }
+                }
+                ("default", [value], None) => geo.default = Some(Template::literal(&value.text)),
+                (_, [value], None) => {
+                    for network in networks(key, in_ranges)? {
+                        geo.lengths.insert(network.prefix_len());
+                        geo.networks.insert(network, Template::literal(&value.text));
+                    }
+                }
+                _ => return Err(key.span.value("a line of geo is a network and a value", USAGE)),
             }
-            let network = key.text.parse().ok().or_else(|| key.text.parse::<IpAddr>().map(IpNet::from).ok());
-            let network =
-                network.ok_or_else(|| key.invalid("network", "an address, or a network such as 10.0.0.0/8"))?;
-            let network: IpNet = network.trunc();
-            geo.lengths.insert(network.prefix_len());
-            geo.networks.insert(network, value);
         }
         Ok(geo)
     }
@@ -61,4 +63,18 @@ impl Geo {
         let networks = self.lengths.iter().rev().filter_map(|length| IpNet::new(address, *length).ok());
         networks.filter_map(|network| self.networks.get(&network.trunc())).next().or(self.default.as_ref())
     }
+}
+
+/// Reads a network, or the networks that a range of addresses is.
+fn networks(word: &Word, is_range: bool) -> Result<Vec<IpNet>, Fault> {
+    if is_range {
+        let range = word.text.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
+        let range = range.filter(|(first, last): &(Ipv4Addr, Ipv4Addr)| first <= last);
+        let (first, last) = range.ok_or_else(|| word.invalid("range", "a range such as 10.0.0.0-10.0.0.255"))?;
+        return Ok(Ipv4Subnets::new(first, last, 0).map(IpNet::V4).collect());
+    }
+    let network = word.text.parse().ok().or_else(|| word.text.parse::<IpAddr>().map(IpNet::from).ok());
+    let network: IpNet =
+        network.ok_or_else(|| word.invalid("network", "an address, or a network such as 10.0.0.0/8"))?;
+    Ok(vec![network.trunc()])
 }

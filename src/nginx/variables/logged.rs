@@ -45,10 +45,10 @@ const ABSENT: &str = "
     connections_waiting connections_writing date_gmt date_local document_root fastcgi_path_info fastcgi_script_name gzip_ratio
     invalid_referer is_request_port limit_conn_status limit_rate limit_req_status memcached_key modern_browser msie nginx_version
     pid pipe proxy_internal_body_length proxy_internal_chunked quic_connection realpath_root request_filename request_port secure_link secure_link_expires proxy_port proxy_protocol_addr
-    proxy_protocol_port proxy_protocol_server_addr proxy_protocol_server_port server_label slice_range spdy spdy_request_priority ssl_alpn_protocol ssl_cipher
-    ssl_ciphers ssl_client_cert ssl_client_escaped_cert ssl_client_fingerprint ssl_client_i_dn ssl_client_i_dn_legacy
-    ssl_client_raw_cert ssl_client_s_dn ssl_client_s_dn_legacy ssl_client_serial ssl_client_sigalg ssl_client_v_end ssl_client_v_remain ssl_client_v_start ssl_curve ssl_curves ssl_early_data
-    ssl_session_reused ssl_sigalg tcpinfo_rcv_space tcpinfo_rtt tcpinfo_rttvar tcpinfo_snd_cwnd uid_got uid_reset uid_set
+    proxy_protocol_port proxy_protocol_server_addr proxy_protocol_server_port server_label slice_range spdy spdy_request_priority ssl_alpn_protocol
+    ssl_ciphers ssl_client_cert ssl_client_fingerprint ssl_client_i_dn_legacy
+    ssl_client_raw_cert ssl_client_s_dn_legacy ssl_client_sigalg ssl_client_v_end ssl_client_v_remain ssl_client_v_start ssl_curve ssl_curves ssl_early_data
+    ssl_sigalg tcpinfo_rcv_space tcpinfo_rtt tcpinfo_rttvar tcpinfo_snd_cwnd uid_got uid_reset uid_set
     upstream_bytes_sent upstream_cache_etag upstream_cache_last_modified upstream_cache_status upstream_last_addr upstream_last_server_name upstream_queue_time
 ";
 
@@ -74,6 +74,26 @@ const OF_MODULES: [&str; 14] = [
 pub(super) fn is_absent(name: &str) -> bool {
     OF_MODULES.iter().any(|start| name.starts_with(start))
         || ABSENT.split_ascii_whitespace().any(|absent| absent == name)
+}
+
+/// Returns what to write instead of a variable of nginx that has no value here, where it is not in a log; `None` if it is no such variable.
+pub(super) fn instead(name: &str) -> Option<&'static str> {
+    if !(is_absent(name) || is_secret(name)) || name.starts_with("geoip") {
+        return None;
+    }
+    Some(match name {
+        "ssl_client_cert" | "ssl_client_raw_cert" => "$ssl_client_escaped_cert, in one line",
+        _ if name.starts_with("ssl_client_") => {
+            "$ssl_client_s_dn, $ssl_client_i_dn, $ssl_client_serial or $ssl_client_escaped_cert"
+        }
+        _ if name.starts_with("ssl_") => "$ssl_protocol, $ssl_cipher, $ssl_server_name or $ssl_session_reused",
+        "connection" | "connection_requests" | "pid" => "$request_id, which differs for each request",
+        "document_root" | "realpath_root" | "request_filename" => "$uri; files are not served",
+        "date_gmt" | "date_local" => "$time_iso8601 or $time_local",
+        "limit_rate" => "no such variable: bandwidth is not limited",
+        "request_body" | "request_body_file" => "no such variable: the node gets the body itself",
+        _ => "the value itself, or a variable of map",
+    })
 }
 
 pub(super) fn is_secret(name: &str) -> bool {

@@ -26,10 +26,8 @@ use thiserror::Error;
 
 pub(crate) use logged::Escape;
 pub(crate) use map::Maps;
-pub(crate) use names::may_be_set;
-#[cfg(feature = "tls")]
-pub(crate) use scope::ScopeTls;
-pub(crate) use scope::{MapValues, Outcome, RequestId, Scope, Snapshot, UpstreamAttempts};
+pub(crate) use names::{may_be_set, tls_name};
+pub(crate) use scope::{MapValues, Outcome, RequestId, Scope, Snapshot, TlsConnection, UpstreamAttempts};
 pub(crate) use sources::ValueSources;
 pub(crate) use uses::ValueParts;
 
@@ -160,6 +158,9 @@ impl Template {
                             "one of: $http_NAME, $sent_http_NAME, $upstream_http_NAME, $cookie_NAME, $arg_NAME, $1..$9, $hostname, {}",
                             names.join(", ")
                         );
+                        if let Some(instead) = logged::instead(lower) {
+                            return Err(span.unsupported(format!("\"${name}\" is not known here"), instead));
+                        }
                         if lower.starts_with("geoip") {
                             let message = format!("unknown variable \"${name}\": databases of places are not read");
                             return Err(

@@ -1,11 +1,17 @@
 //! The built-in variables, and what each reads of a request.
 
+#[cfg(feature = "tls")]
+mod certificate;
+mod tls;
+
 use std::net::{IpAddr, SocketAddr};
 use std::time::SystemTime;
 
 use http::header::{self, HeaderValue};
 use http::{HeaderName, Version};
 
+use self::tls::TlsVariable;
+pub(crate) use self::tls::tls_name;
 use super::sink::{Sink, display};
 use super::{Scope, is_built_in, is_name_letter, outcome};
 use crate::nginx::syntax::{Fault, Pattern, Word};
@@ -61,13 +67,17 @@ pub(super) static NAMES: &[(&str, Evaluate)] = &[
     ("server_protocol", |scope, sink| sink(protocol(scope.version).as_bytes())),
     // Responses are not cached, so a range reaches the node as it is.
     ("slice_range", |scope, sink| header(scope, &header::RANGE, sink)),
-    ("ssl_client_verify", |scope, sink| {
-        sink(scope.tls.map_or(b"", |tls| if tls.has_certificate { b"SUCCESS" } else { b"NONE" }))
-    }),
+    ("ssl_cipher", |scope, sink| tls::write(TlsVariable::Cipher, scope, sink)),
+    ("ssl_client_escaped_cert", |scope, sink| tls::write(TlsVariable::EscapedCertificate, scope, sink)),
+    ("ssl_client_i_dn", |scope, sink| tls::write(TlsVariable::Issuer, scope, sink)),
+    ("ssl_client_s_dn", |scope, sink| tls::write(TlsVariable::Subject, scope, sink)),
+    ("ssl_client_serial", |scope, sink| tls::write(TlsVariable::Serial, scope, sink)),
+    ("ssl_client_verify", |scope, sink| tls::write(TlsVariable::Verify, scope, sink)),
     // Early data is not accepted.
     ("ssl_early_data", |_, _| {}),
-    ("ssl_protocol", |scope, sink| sink(scope.tls.map_or("", |tls| tls.protocol).as_bytes())),
-    ("ssl_server_name", |scope, sink| sink(scope.tls.map_or("", |tls| tls.server_name).as_bytes())),
+    ("ssl_protocol", |scope, sink| tls::write(TlsVariable::Protocol, scope, sink)),
+    ("ssl_server_name", |scope, sink| tls::write(TlsVariable::ServerName, scope, sink)),
+    ("ssl_session_reused", |scope, sink| tls::write(TlsVariable::SessionReused, scope, sink)),
     ("status", outcome::status),
     ("time_iso8601", |_, sink| display(now().iso8601(), sink)),
     ("time_local", |_, sink| display(now().common_log(), sink)),

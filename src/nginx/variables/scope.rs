@@ -9,6 +9,13 @@ use http::{HeaderMap, Method, Version, header};
 
 use crate::nginx::syntax::Captures;
 use crate::observe::Attempt;
+#[cfg(feature = "tls")]
+pub(crate) use crate::tls::TlsConnection;
+
+/// No connection comes over TLS.
+#[cfg(not(feature = "tls"))]
+#[derive(Debug, Clone)]
+pub(crate) enum TlsConnection {}
 
 /// A request, borrowed. Addresses are `None` for a unix socket.
 #[derive(Debug, Clone, Copy)]
@@ -28,8 +35,8 @@ pub(crate) struct Scope<'r> {
     pub(crate) peer: Option<SocketAddr>,
     /// This end of the connection.
     pub(crate) local: Option<SocketAddr>,
-    /// Whether the connection came over TLS.
-    pub(crate) tls: Option<ScopeTls<'r>>,
+    /// `None` if the connection did not come over TLS.
+    pub(crate) tls: Option<&'r TlsConnection>,
     /// The first name of the chosen server.
     pub(crate) server_name: &'r str,
     /// The host of `proxy_pass`.
@@ -142,17 +149,6 @@ impl RequestId {
     }
 }
 
-/// The TLS of a client's connection.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct ScopeTls<'r> {
-    /// `TLSv1.2` or `TLSv1.3`.
-    pub(crate) protocol: &'static str,
-    /// The server that the client asked for.
-    pub(crate) server_name: &'r str,
-    /// Whether the client has shown a certificate, which was verified.
-    pub(crate) has_certificate: bool,
-}
-
 impl<'r> Scope<'r> {
     /// Makes a scope of a request's essentials; the caller sets the rest.
     pub(crate) fn new(method: &'r Method, request_uri: &'r str, path: &'r [u8], headers: &'r HeaderMap) -> Self {
@@ -206,7 +202,7 @@ pub(crate) struct Snapshot {
     remote: Option<SocketAddr>,
     peer: Option<SocketAddr>,
     local: Option<SocketAddr>,
-    tls: Option<(&'static str, Box<str>, bool)>,
+    tls: Option<TlsConnection>,
     server_name: Box<str>,
     proxy_host: Box<str>,
     proxy_default_port: &'static str,
@@ -233,7 +229,7 @@ impl Snapshot {
             remote: scope.remote,
             peer: scope.peer,
             local: scope.local,
-            tls: scope.tls.map(|tls| (tls.protocol, tls.server_name.into(), tls.has_certificate)),
+            tls: scope.tls.cloned(),
             server_name: scope.server_name.into(),
             proxy_host: scope.proxy_host.into(),
             proxy_default_port: scope.proxy_default_port,
@@ -254,17 +250,12 @@ impl Snapshot {
             *capture = owned.as_deref();
         }
         let id = RequestId(OnceCell::from(self.id));
-        let tls = self.tls.as_ref().map(|(protocol, server_name, has_certificate)| ScopeTls {
-            protocol,
-            server_name,
-            has_certificate: *has_certificate,
-        });
         read(&Scope {
             version: self.version,
             remote: self.remote,
             peer: self.peer,
             local: self.local,
-            tls,
+            tls: self.tls.as_ref(),
             server_name: &self.server_name,
             proxy_host: &self.proxy_host,
             proxy_default_port: self.proxy_default_port,

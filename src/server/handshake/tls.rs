@@ -2,10 +2,10 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use bytes::BytesMut;
-use rustls::ServerConfig;
+use rustls::HandshakeKind;
+use rustls::server::{Accepted, Acceptor};
 use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
@@ -23,10 +23,13 @@ use crate::server::limits::Limits;
 use crate::server::sniff::read_some;
 use crate::server::socket::ClientSocket;
 use crate::server::stop::StopSignal;
-use crate::tls::{TlsConnection, TlsVersion};
+use crate::tls::{AcceptConfig, TlsConnection, TlsVersion};
 
 /// Begins each record of a handshake (RFC 8446, 5.1).
 const HANDSHAKE: u8 = 22;
+
+/// The record of the fatal alert `unrecognized_name` (RFC 8446, 5.1 and 6), before any key is agreed on.
+const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 
 /// The response to plain HTTP, in the words of nginx.
 const PLAIN_HTTP: &[u8] =
@@ -39,7 +42,7 @@ pub(super) async fn serve_encrypted<S: ClientSocket, H: Handler>(
     mut socket: S,
     mut read: BytesMut,
     peer: ClientAddr,
-    tls: Arc<ServerConfig>,
+    tls: AcceptConfig,
     local: Option<LocalAddr>,
     current: SharedServing<H>,
     limits: Limits,
@@ -61,12 +64,41 @@ pub(super) async fn serve_encrypted<S: ClientSocket, H: Handler>(
         }
         return Err("the client does not speak TLS".into());
     }
-    let handshake = TlsAcceptor::from(tls).accept(Prefixed { read: read.freeze(), socket });
+    if let Some(names) = &tls.names {
+        let hello = client_hello(&mut socket, &mut read);
+        let Some(hello) = stop.before(deadline, hello).await else { return Ok(()) };
+        if hello?.is_some_and(|hello| names.refuses(hello.client_hello().server_name())) {
+            socket.write_all(&UNRECOGNIZED_NAME).await?;
+            socket.shutdown().await?;
+            return Err("TLS handshake: refused by the name that the client asks for".into());
+        }
+    }
+    let handshake = TlsAcceptor::from(tls.rustls).accept(Prefixed { read: read.freeze(), socket });
     let Some(stream) = stop.before(deadline, handshake).await else { return Ok(()) };
     let stream = stream.map_err(|error| io::Error::new(error.kind(), format!("TLS handshake: {error}")))?;
     let tls = describe(&stream);
     let handler = Described::new(current, local).tls(tls).handler(limits.clone());
     serve(stream, peer, BytesMut::new(), handler, limits, stop).await
+}
+
+/// Reads the first message of a client, and keeps its bytes in `read`. Returns `None` if it is malformed: rustls then says so.
+///
+/// rustls itself refuses a name with the alert `access_denied`, from which clients do not learn the reason.
+async fn client_hello<S: ClientSocket>(socket: &mut S, read: &mut BytesMut) -> io::Result<Option<Accepted>> {
+    let (mut acceptor, mut used) = (Acceptor::default(), 0);
+    loop {
+        while used < read.len() {
+            used += acceptor.read_tls(&mut &read[used..])?;
+            match acceptor.accept() {
+                Ok(Some(hello)) => return Ok(Some(hello)),
+                Ok(None) => {}
+                Err(_) => return Ok(None),
+            }
+        }
+        if !read_some(socket, read).await? {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
 }
 
 /// Describes the connection after its handshake.
@@ -79,6 +111,8 @@ fn describe<S>(stream: &TlsStream<S>) -> TlsConnection {
     let certificate = session.peer_certificates().and_then(<[_]>::first);
     TlsConnection {
         version,
+        cipher_suite: session.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()),
+        is_resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
         server_name: session.server_name().map(|name| name.to_ascii_lowercase().into()),
         client_certificate: certificate.map(|certificate| certificate.as_ref().into()),
     }

@@ -18,12 +18,17 @@ impl Certificate {
 
     /// Makes a certificate for these names, as in `DNS:kylin.example,IP:127.0.0.1`.
     pub(crate) fn for_names(names: &str) -> Self {
+        Self::of_subject("/CN=test", names)
+    }
+
+    /// Makes a certificate for these names, whose subject and issuer is `subject`, as in `/O=Kylin/CN=test`.
+    pub(crate) fn of_subject(subject: &str, names: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let certificate = Certificate(folder);
         let mut openssl = Command::new("openssl");
-        openssl.args(
-            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=test".split(' '),
-        );
+        openssl
+            .args("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -utf8 -subj".split(' '));
+        openssl.arg(subject);
         openssl.args(["-addext", &format!("subjectAltName={names}"), "-addext", "basicConstraints=critical,CA:FALSE"]);
         openssl.arg("-keyout").arg(certificate.key()).arg("-out").arg(certificate.file());
         let output = openssl.output().expect("openssl can be run");

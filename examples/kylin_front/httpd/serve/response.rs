@@ -103,6 +103,10 @@ impl<'s> ResponseEdits<'s> {
                 let (scheme, rest) = reverse.from.split_once("://").unwrap_or(("", &reverse.from));
                 let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
                 let to = Cow::Borrowed(reverse.to.as_str());
+                if let (true, Some(url)) = (host.is_empty() && scheme.is_empty(), host_of_url(value)) {
+                    // As in httpd, a line without a host counts for every host.
+                    rules.push((Cow::Owned(format!("{url}{path}")), to.clone()));
+                }
                 let is_of_balancer = scheme.eq_ignore_ascii_case("balancer")
                     && balancer.name.split('@').next().is_some_and(|name| name.eq_ignore_ascii_case(host));
                 match scheme.is_empty() {
@@ -191,4 +195,10 @@ impl<'s> ResponseEdits<'s> {
         headers.remove(header::SET_COOKIE);
         changed.into_iter().for_each(|cookie| _ = headers.append(header::SET_COOKIE, cookie));
     }
+}
+
+/// Returns scheme and host of a URL that has a path.
+fn host_of_url(url: &str) -> Option<&str> {
+    let host = url.find("://")? + "://".len();
+    Some(&url[..host + url[host..].find('/')?])
 }

@@ -114,6 +114,7 @@ static MODELLED: &[(&str, u8, &str)] = &[
     ("proxy_next_upstream_tries", HSL, "proxy_next_upstream_tries N;"),
     ("proxy_pass", L, "proxy_pass http://UPSTREAM[/URI];"),
     ("proxy_pass_header", HSL, "proxy_pass_header NAME;"),
+    ("proxy_pass_request_body", HSL, "proxy_pass_request_body on|off;"),
     ("proxy_pass_trailers", HSL, "proxy_pass_trailers on|off;"),
     ("proxy_read_timeout", HSL, "proxy_read_timeout TIME;"),
     ("proxy_redirect", HSL, "proxy_redirect default|off|FROM TO;"),
@@ -147,6 +148,7 @@ static MODELLED: &[(&str, u8, &str)] = &[
     ("ssl_certificate_key", H | S, "ssl_certificate_key FILE;"),
     ("ssl_client_certificate", H | S, "ssl_client_certificate FILE;"),
     ("ssl_protocols", H | S, "ssl_protocols [TLSv1.2] [TLSv1.3];"),
+    ("ssl_reject_handshake", H | S, "ssl_reject_handshake on|off;"),
     ("ssl_trusted_certificate", H | S, "ssl_trusted_certificate FILE;"),
     ("ssl_verify_client", H | S, "ssl_verify_client on|off|optional;"),
     ("sticky", U, "sticky cookie|route|learn PARAMETERS;"),
@@ -166,17 +168,11 @@ static IGNORED_WITH: &[(&str, &str, &str)] = &[
     ("limit_conn_dry_run", "off", "limit_conn_dry_run off; limits that only write a log are not counted"),
     ("limit_req_dry_run", "off", "limit_req_dry_run off; limits that only write a log are not counted"),
     ("proxy_force_ranges", "off", "proxy_force_ranges off; ranges stay unchanged"),
-    ("proxy_pass_request_body", "on", "proxy_pass_request_body on;"),
     ("proxy_pass_request_headers", "on", "proxy_pass_request_headers on;"),
     ("proxy_store", "off", "proxy_store off; responses are not stored"),
     ("ssi", "off", "ssi off; response bodies are passed unchanged"),
     ("userid", "off", "userid off; requests have an id in $request_id, and logins in --sessions"),
     ("ssl_ocsp", "off", "ssl_ocsp off; certificates of short life: whether one of a client is revoked is not asked"),
-    (
-        "ssl_reject_handshake",
-        "off",
-        "ssl_certificate FILE; ssl_certificate_key FILE; return 444; for names that are not served",
-    ),
 ];
 
 /// Directives whose effect differs from nginx, and how.

@@ -362,8 +362,11 @@ fn find_group(
             (address.to_string(), host.to_owned())
         }
     };
-    let upstream = upstreams.find(&name);
-    Ok((upstream.unwrap_or_else(|| upstreams.add(Upstream::of_host(name, written.address, place))), host))
+    let upstream = upstreams.find(&name).unwrap_or_else(|| {
+        let of_host = Upstream::of_host(name, written.address, place);
+        upstreams.add(Upstream { span: Some(word.span), ..of_host })
+    });
+    Ok((upstream, host))
 }
 
 /// Records whether the group is reached over TLS. All locations must agree, because they share its connections.

@@ -191,6 +191,9 @@ fn read_body(
             location.by_host = by_host.map(|by_host| with_settings(by_host, &location, context));
         }
     }
+    if matches!(location.action, Action::Proxy(_)) {
+        location.settings.check_pass()?;
+    }
     if let Some(limit) = limit {
         location.limit_except = Some(read_limit_except(limit, &location, captures, context)?);
     }
@@ -312,10 +315,14 @@ fn named_of_files(directive: &Directive, at: &Matcher, context: &mut ReadContext
 /// Reads `proxy_pass`, which may name several upstreams by variables.
 fn set_pass(word: &Word, location: &mut Location, context: &mut ReadContext<'_>) -> Result<(), Fault> {
     let Some((host, urls)) = ProxyPass::urls(word, &context.maps)? else {
+        let known = context.upstreams.all.len();
         let pass = ProxyPass::read(word, &location.matcher, &location.settings, context)?;
-        // As in nginx, a name without variables has to be known, also if another line has it in a variable.
-        let servers = &mut context.upstreams.all[pass.upstream].servers;
-        servers.iter_mut().for_each(|server| server.is_of_variable = false);
+        // As in nginx, a name in a line without variables has to be known, also if another line has it with some.
+        let has_variables = word.text.contains('$');
+        if pass.upstream >= known || !has_variables {
+            let servers = &mut context.upstreams.all[pass.upstream].servers;
+            servers.iter_mut().for_each(|server| server.is_of_variable = has_variables);
+        }
         location.action = Action::Proxy(pass);
         return Ok(());
     };

@@ -37,6 +37,7 @@ pub(crate) use redirect::{Change, CookieEdits, CookieFlags, Redirect, RedirectRu
 pub(crate) use tls::{CertificateFiles, ClientSide, NodeSide, Protocols, VerifyClient};
 
 use crate::nginx::directives::access_log::AccessLogs;
+use crate::nginx::syntax::{Fault, Span};
 use crate::nginx::variables::Template;
 
 /// The settings of a block, after inheritance.
@@ -46,6 +47,10 @@ use crate::nginx::variables::Template;
 pub(crate) struct BlockSettings {
     /// `proxy_set_header`. Without a line for `Host`, nginx sends `$proxy_host`.
     pub(crate) set_headers: Arc<Vec<SetHeader>>,
+    /// The line of `proxy_set_header` that removes `Content-Length`.
+    pub(crate) no_length: Option<Span>,
+    /// `proxy_pass_request_body off`: nodes get no body.
+    pub(crate) drops_body: bool,
     /// `add_header`.
     pub(crate) add_headers: Arc<Vec<AddHeader>>,
     /// `more_set_headers` and `more_clear_headers`.
@@ -215,6 +220,17 @@ impl BlockSettings {
         /// nginx's default of `client_max_body_size`.
         const DEFAULT: u64 = 1 << 20;
         Some(self.max_body_size.unwrap_or(DEFAULT)).filter(|size| *size > 0)
+    }
+
+    /// Checks what the settings mean for a location that passes requests on.
+    pub(crate) fn check_pass(&self) -> Result<(), Fault> {
+        match self.no_length {
+            Some(span) if !self.drops_body => Err(span.unsupported(
+                "a body without Content-Length: nodes could not read it",
+                "proxy_pass_request_body off; beside it, or no such line",
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Returns the headers that responses get, those of `more_set_headers` first.

@@ -64,6 +64,8 @@ impl SettingsReader {
             "proxy_set_header" => {
                 let headers = list(is_first, &mut settings.set_headers);
                 headers.extend(set_header(directive, headers, context)?);
+                let removes_length = removes(directive, &header::CONTENT_LENGTH).then(|| directive.span());
+                settings.no_length = removes_length.or(settings.no_length.filter(|_| !is_first));
             }
             "add_header" => list(is_first, &mut settings.add_headers).extend(add_header(directive, context)?),
             "more_set_headers" | "more_clear_headers" => {
@@ -200,8 +202,16 @@ fn set_header(
         context.remarks.note(word.span, text);
         return Ok(None);
     }
-    // The proxy removes these itself.
-    if value_text.is_empty() && [header::TE, header::TRAILER].iter().chain(&OF_CONNECTION).any(|other| *other == name) {
+    // The proxy removes these itself, and writes the length of the body that it sends.
+    if value_text.is_empty() && !HeaderEdits::allows(&name) {
+        return Ok(None);
+    }
+    if name == header::CONTENT_LENGTH && matches!(value_text, "$content_length" | "$http_content_length") {
+        return Ok(None);
+    }
+    if OF_CONNECTION.contains(&name) {
+        let text = format!("proxy_set_header {}: the header is about one connection, and no node gets it", word.text);
+        context.remarks.note(word.span, text);
         return Ok(None);
     }
     settable(&name, word)?;
@@ -213,6 +223,11 @@ fn set_header(
         is_another = false;
     }
     Ok(Some(SetHeader { name, is_another, value }))
+}
+
+/// Returns whether a `proxy_set_header` line removes this header.
+fn removes(directive: &Directive, name: &HeaderName) -> bool {
+    matches!(&directive.args[..], [word, value] if value.text.is_empty() && word.text.eq_ignore_ascii_case(name.as_str()))
 }
 
 /// Headers of a connection, which no request for a node has.

@@ -55,6 +55,8 @@ pub(crate) struct ClientSide {
     /// `ssl_trusted_certificate`, more authorities of clients. nginx does not send their names.
     pub(crate) trusted: Option<PathBuf>,
     pub(crate) verify: VerifyClient,
+    /// `ssl_reject_handshake`.
+    pub(crate) rejects_handshake: bool,
 }
 
 /// The settings of a location for nodes behind `https://`.
@@ -98,6 +100,7 @@ pub(super) fn read(
         "ssl_client_certificate" => clients(settings).authorities = Some(file()?),
         "ssl_trusted_certificate" => clients(settings).trusted = Some(file()?),
         "ssl_protocols" => clients(settings).protocols = protocols(directive, remarks)?,
+        "ssl_reject_handshake" => clients(settings).rejects_handshake = values::flag(arg(directive)?)?,
         "ssl_verify_client" => {
             let word = arg(directive)?;
             clients(settings).verify = match word.text.as_str() {

@@ -35,6 +35,8 @@ pub(crate) struct Upstream {
     pub(crate) declared: bool,
     /// File, line and column of the first `proxy_pass` to a host that is not declared.
     pub(crate) place: Option<String>,
+    /// The name of the upstream, or the first `proxy_pass` to the host.
+    pub(crate) span: Option<Span>,
     pub(crate) method: Method,
     pub(crate) sticky: Option<Sticky>,
     /// The servers in the order of the file. At least one is not a backup.
@@ -101,7 +103,13 @@ impl Upstream {
             return Err(name.invalid("upstream name", "a name without \"/\" and \"$\""));
         }
         let comments = CommentOptions::read(block, remarks)?;
-        let mut upstream = Upstream { name: name.text.clone(), declared: true, comments, ..Upstream::default() };
+        let mut upstream = Upstream {
+            name: name.text.clone(),
+            declared: true,
+            comments,
+            span: Some(name.span),
+            ..Upstream::default()
+        };
         let mut seen = HashSet::new();
         // The line that sets the method.
         let mut method_at: Option<Span> = None;

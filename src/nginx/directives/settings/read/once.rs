@@ -86,6 +86,7 @@ pub(super) fn read_flag(
         }
         "recursive_error_pages" => settings.recursive_error_pages = Some(flag(directive)?),
         "proxy_intercept_errors" => settings.intercept_errors = Some(flag(directive)?),
+        "proxy_pass_request_body" => settings.drops_body = !flag(directive)?,
         "proxy_buffering" => settings.buffering = Some(flag(directive)?),
         "proxy_request_buffering" => settings.request_buffering = Some(flag(directive)?),
         "ssl" => settings.ssl = Some(flag(directive)?),
