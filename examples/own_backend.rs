@@ -1,4 +1,5 @@
-//! A backend: nodes in this process. A client that the application already has is wrapped the same way.
+//! A backend with nodes in this process. A client that the application already has is wrapped in
+//! the same way.
 //!
 //! ```sh
 //! cargo run --example own_backend
@@ -21,7 +22,8 @@ struct InProcess {
 impl Backend for InProcess {
     async fn send(&self, request: Request<Body>) -> Result<Response<Body>, SendError> {
         if self.name == "q1" {
-            // Nothing was sent, and the request is handed back: the proxy may send it to another node, whatever its method.
+            // Nothing was sent, and the request is returned, so the proxy may send it to another
+            // node, regardless of its method.
             return Err(
                 SendError::new(SendErrorKind::Connect, "q1 is down for the demonstration").with_request(request)
             );

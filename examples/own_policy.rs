@@ -12,7 +12,8 @@ use kylin_lb::balance::{Attempted, Balancer, BalancerExt, Candidate, Candidates,
 use kylin_lb::testing::KylinNode;
 use kylin_lb::{Cluster, Endpoint, RequestView};
 
-/// Sends reports, which one batch machine requests, to the last endpoint, and abstains from other requests.
+/// Sends reports, which one batch machine requests, to the last endpoint, and abstains for other
+/// requests.
 #[derive(Debug)]
 struct ReportsLast;
 

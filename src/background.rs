@@ -1,4 +1,4 @@
-//! Background tasks: those that run while there is work for them, and those that end with their handle.
+//! Background tasks: some run while there is work for them, others end with their handle.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,24 +11,26 @@ use tokio::time::sleep;
 
 /// A task that works for its owner in rounds, and ends when there is no more work or the owner is dropped.
 ///
-/// The owner keeps this flag and calls [`ensure_running`] whenever it has made work. The task holds its owner weakly. When
-/// the task ends before its time (its runtime shut down, or a round panicked), the next call starts another.
+/// The owner keeps this flag and calls [`ensure_running`] whenever it has made work. The task holds
+/// its owner weakly. If the task ends early (its runtime shut down, or a round panicked), the next
+/// call starts another one.
 #[derive(Debug, Default)]
 pub(crate) struct BackgroundTask {
     running: AtomicBool,
 }
 
 impl BackgroundTask {
-    /// Returns whether the task runs.
+    /// Returns whether the task is running.
     pub(crate) fn is_running(&self) -> bool {
         self.running.load(Ordering::SeqCst)
     }
 }
 
-/// Starts the task of `owner` that `task` names, unless it runs already or the caller is outside of a runtime.
+/// Starts the task of `owner` that `task` names, unless it is already running or the caller is
+/// outside of a runtime.
 ///
-/// The task waits for `interval`, which it asks for anew each time, runs one `round`, and repeats that until `has_work` is
-/// false after a round. Returns whether the task runs now.
+/// The task waits for `interval`, which it evaluates anew each time, and runs one `round`. It
+/// repeats that until `has_work` is false after a round. Returns whether the task is running now.
 pub(crate) fn ensure_running<T, R, F>(
     owner: &Arc<T>,
     task: impl Fn(&T) -> &BackgroundTask + Send + 'static,
@@ -79,7 +81,7 @@ async fn run<T, R, F, K>(
     }
 }
 
-/// Clears the flag when the task ends before its time.
+/// Clears the flag if the task ends early.
 struct Running<T, K: Fn(&T) -> &BackgroundTask> {
     owner: Weak<T>,
     task: K,
@@ -101,7 +103,7 @@ impl AbortOnDrop {
     /// Starts a task.
     ///
     /// # Panics
-    /// Outside of a tokio runtime.
+    /// Panics if called outside of a tokio runtime.
     pub(crate) fn spawn(task: impl Future<Output = ()> + Send + 'static) -> Self {
         AbortOnDrop(tokio::spawn(task))
     }

@@ -9,7 +9,8 @@ use http::{HeaderMap, HeaderValue, header};
 /// The maximum length of a token in base64. Longer ones are not decoded.
 pub(crate) const MAX_TOKEN: usize = 4096;
 
-/// Returns the base64 token of `Basic` credentials in an `Authorization` value. The scheme may be in any case.
+/// Returns the base64 token of `Basic` credentials in an `Authorization` value. The scheme may be
+/// in any case.
 pub(crate) fn token(value: &[u8]) -> Option<&[u8]> {
     let (scheme, token) = value.split_first_chunk::<6>()?;
     (scheme == b"Basic " || scheme.eq_ignore_ascii_case(b"basic ")).then(|| token.trim_ascii())
@@ -30,14 +31,16 @@ pub(crate) fn user_name(authorization: &HeaderValue) -> Option<String> {
     String::from_utf8(user(authorization)?).ok()
 }
 
-/// Returns the user name of Basic credentials, which are decoded into `decoded`. Also `None` if `decoded` is too short.
+/// Returns the user name of Basic credentials, which are decoded into `decoded`. Also returns
+/// `None` if `decoded` is too short.
 pub(crate) fn user_in<'d>(authorization: &HeaderValue, decoded: &'d mut [u8]) -> Option<&'d mut [u8]> {
     let length = STANDARD.decode_slice(token(authorization.as_bytes())?, decoded).ok()?;
     let colon = decoded[..length].iter().position(|byte| *byte == b':').filter(|colon| *colon > 0)?;
     Some(&mut decoded[..colon])
 }
 
-/// User and password of a request, for an application that checks them before it forwards the request.
+/// User and password of a request, for an application that checks them before it forwards the
+/// request.
 ///
 /// ```
 /// use http::HeaderMap;
@@ -52,15 +55,16 @@ pub(crate) fn user_in<'d>(authorization: &HeaderValue, decoded: &'d mut [u8]) ->
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BasicCredentials {
-    /// The user, which is not empty and has no colon.
+    /// The user. It is not empty and has no colon.
     pub user: String,
-    /// The password, in the encoding of the client.
+    /// The password, in the client's encoding.
     pub password: Vec<u8>,
 }
 
 impl BasicCredentials {
-    /// Returns the Basic credentials in the headers of a request (RFC 7617), which are not verified. `None` if there are none,
-    /// they cannot be decoded, or if the user is empty or not UTF-8.
+    /// Returns the Basic credentials in the headers of a request (RFC 7617), which are not
+    /// verified. Returns `None` if there are none, if they cannot be decoded, or if the user is
+    /// empty or not UTF-8.
     pub fn of(headers: &HeaderMap) -> Option<Self> {
         let value = headers.get(header::AUTHORIZATION)?;
         let token = token(value.as_bytes()).filter(|token| token.len() <= MAX_TOKEN)?;
@@ -79,7 +83,8 @@ impl fmt::Debug for BasicCredentials {
     }
 }
 
-/// Returns the `Authorization` value of these credentials, marked as sensitive. `None` if the user has a colon.
+/// Returns the `Authorization` value for these credentials, marked as sensitive; `None` if the user
+/// has a colon.
 pub(crate) fn authorization(user: &str, password: &str) -> Option<HeaderValue> {
     if user.contains(':') {
         return None;

@@ -1,10 +1,11 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The key by which the shares of one client are counted: an IPv4 address, or the first 64 bits of an IPv6 address.
+/// The key that identifies one client for its shares: an IPv4 address, or the first 64 bits of an
+/// IPv6 address.
 ///
-/// A subscriber has at least a /64 network, so limits by the whole address would have no effect (RFC 6177, 2). An IPv4 address mapped to
-/// IPv6 counts as itself.
+/// A subscriber has at least a /64 network, so limits per whole address would have no effect (RFC
+/// 6177, 2). An IPv4 address mapped to IPv6 counts as the IPv4 address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum ClientKey {
     V4(u32),

@@ -1,7 +1,7 @@
 //! The source of time.
 //!
-//! Every decision that depends on time (ejection, idle limits, deadlines of a retry) reads a [`Clock`], so that tests set the
-//! time and never sleep.
+//! Every decision that depends on time (ejection, idle limits, retry deadlines) reads a [`Clock`],
+//! so that tests set the time and never sleep.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ pub trait Clock: Debug + Send + Sync + 'static {
     /// Returns the current instant. It never goes backwards.
     fn now(&self) -> Instant;
 
-    /// Returns the time of day, in seconds since 1970 (UTC), for values that other machines read, such as the expiry of a cookie.
-    /// It may be set back.
+    /// Returns the time of day, in seconds since 1970 (UTC), for values that other machines read,
+    /// such as the expiry of a cookie. It may be set back.
     fn unix(&self) -> u64 {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         since.map_or(0, |since| since.as_secs())
@@ -30,7 +30,8 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock and the moment from which it counts: times as milliseconds since then, small enough for an atomic.
+/// A clock and the moment from which it counts. Times are milliseconds since then, small enough for
+/// an atomic.
 #[derive(Debug, Clone)]
 pub(crate) struct Epoch {
     clock: Arc<dyn Clock>,
@@ -70,7 +71,7 @@ impl Epoch {
     }
 }
 
-/// The duration of a sleep of tokio that never ends.
+/// The duration of a tokio sleep that never ends.
 const NEVER: Duration = Duration::from_secs(30 * 365 * 86_400);
 
 /// Returns `duration` in milliseconds, or `u64::MAX` if they are more.
@@ -84,7 +85,8 @@ pub(crate) fn timer_in(after: Duration) -> tokio::time::Instant {
     now.checked_add(after).unwrap_or_else(|| now + NEVER)
 }
 
-/// Returns the instant `after` another. One that cannot be represented is 30 years later.
+/// Returns the instant `after` later than `instant`. If that cannot be represented, it is 30 years
+/// later.
 pub(crate) fn instant_after(instant: Instant, after: Duration) -> Instant {
     instant.checked_add(after).unwrap_or_else(|| instant + NEVER)
 }
@@ -94,16 +96,16 @@ pub(crate) fn scaled(duration: Duration, factor: f64) -> Duration {
     Duration::try_from_secs_f64(duration.as_secs_f64() * factor).unwrap_or(Duration::MAX)
 }
 
-/// A duration that is too short for its setting.
+/// The error for a duration that is too short for its setting.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 #[error("the {setting} {value:?} is too short: expected at least {min:?}")]
 pub struct InvalidDuration {
     /// The name of the setting.
     pub setting: &'static str,
-    /// The value that was given.
+    /// The rejected value.
     pub value: Duration,
-    /// The shortest valid value.
+    /// The minimum valid value.
     pub min: Duration,
 }
 

@@ -1,7 +1,7 @@
 //! A guard that releases something when it is dropped.
 //!
-//! A session counts as in use until the end of a response body. The body is in a lower layer than sessions, so it holds a
-//! [`DropGuard`] and knows nothing of them.
+//! A session counts as in use until the end of a response body. The body is in a lower layer than
+//! sessions, so it holds a [`DropGuard`] and knows nothing about sessions.
 
 use std::sync::Arc;
 

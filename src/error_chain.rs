@@ -1,4 +1,4 @@
-//! Errors as logs show them.
+//! Formats errors for logs.
 
 /// Formats an error and all its sources in one line.
 pub(crate) fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {

@@ -1,5 +1,5 @@
-//! The parsers of the crate as functions over bytes, for the fuzz targets and for the count of their work in `fuzz/`. Compiled
-//! with `--cfg fuzzing` only; no part of the API.
+//! The parsers of the crate as functions over bytes. The fuzz targets in `fuzz/` and the
+//! measurement of their work use them. Compiled only with `--cfg fuzzing`; not part of the API.
 
 use std::hint::black_box;
 use std::net::IpAddr;
@@ -97,7 +97,7 @@ pub fn forwarded(data: &[u8]) {
     }
 }
 
-/// Normalises a path, and checks it by the guard and the class.
+/// Normalises a path, and applies the guard and the classification to it.
 pub fn path(data: &[u8]) {
     let Ok(target) = std::str::from_utf8(data) else { return };
     if let Ok(target) = target.parse() {
@@ -210,7 +210,7 @@ pub fn session_record(data: &[u8]) {
     crate::session::fuzz_relayed_session(data);
 }
 
-/// Parses lists of nodes and what ZooKeeper holds.
+/// Parses lists of nodes and ZooKeeper data.
 pub fn discovery(data: &[u8]) {
     crate::discovery::fuzz(data);
     let Ok(text) = std::str::from_utf8(data) else { return };

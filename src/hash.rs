@@ -1,8 +1,9 @@
 //! Hashes that decide which endpoint serves a request.
 //!
-//! Two front ends, built at different times on different machines, must place the same key on the same endpoint. So these hashes
-//! are not seeded and never change; golden values in the tests pin them. For hash *maps* the crate uses ahash, which has a new
-//! seed in every process and must therefore never decide a placement.
+//! Two front ends, built at different times on different machines, must place the same key on the
+//! same endpoint. So these hashes are not seeded and never change; golden values in the tests pin
+//! them. For hash *maps* the crate uses ahash, which has a new seed in every process and must
+//! therefore never decide a placement.
 
 use xxhash_rust::xxh3::Xxh3;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -28,10 +29,11 @@ pub(crate) fn key64(bytes: &[u8]) -> u64 {
 
 /// [`key64`] over pieces. It equals the hash of their concatenation.
 pub(crate) struct Key64 {
-    /// The pieces, while they fit: most keys are short, and a state of the hash has more than 500 bytes.
+    /// The pieces, while they fit. Most keys are short, and a state of the hash has more than 500
+    /// bytes.
     short: [u8; Self::MAX_SHORT],
     len: usize,
-    /// The state after longer pieces, `short` included.
+    /// The state after longer pieces, including `short`.
     long: Option<Box<Xxh3>>,
 }
 
@@ -64,7 +66,8 @@ impl Key64 {
     }
 }
 
-/// Mixes a key's hash with an endpoint's for rendezvous hashing. Both inputs affect every bit of the result.
+/// Mixes the hash of a key with that of an endpoint for rendezvous hashing. Both inputs affect
+/// every bit of the result.
 pub(crate) fn mix(key: u64, endpoint: u64) -> u64 {
     // The finalizer of splitmix64 (Steele, Lea, Flood 2014), over a sum that does not commute.
     let mut z = key.rotate_left(32).wrapping_add(endpoint.wrapping_mul(0x9e37_79b9_7f4a_7c15));

@@ -1,11 +1,11 @@
-//! The way to visit all headers of a message between the codec and the backend.
+//! The only way to visit all headers of a message between the codec and the backend.
 //!
-//! A pass over the header map is one of the larger costs of a request. So one pass collects the facts for later steps, and another
-//! one writes the head. Tests count the passes.
+//! A pass over the header map is one of the larger costs of a request. So one pass collects the
+//! facts for later steps, and another one writes the head. Tests count the passes.
 
 use http::header::{HeaderMap, HeaderValue, Iter};
 
-/// Visits all headers, with each value of those that have several.
+/// Visits all headers; a header with several values is visited once per value.
 pub(crate) fn walk(headers: &HeaderMap) -> Iter<'_, HeaderValue> {
     #[cfg(test)]
     tests::WALKS.with(|walks| walks.set(walks.get() + 1));

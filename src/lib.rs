@@ -1,17 +1,23 @@
 //! Embeddable load balancing for clusters of Apache Kylin and Kyligence (KAP) nodes.
 //!
-//! An application builds a [`Cluster`] of [`Endpoint`]s with a [policy](balance), builds a [`Proxy`] for it, and calls
-//! [`Proxy::forward`] from its HTTP server. The proxy knows Kylin: it keeps logins, retries what may be retried, and classifies
-//! responses. [`Proxy::plain`] builds a proxy for any other HTTP service.
+//! An application builds a [`Cluster`] of [`Endpoint`]s with a [policy](balance), builds a
+//! [`Proxy`] for it, and calls [`Proxy::forward`] from its HTTP server. The proxy knows Kylin: it
+//! keeps logins, retries a request where that is safe, and classifies responses. [`Proxy::plain`]
+//! builds a proxy for any other HTTP service.
 //!
 //! A *node* is a Kylin server, an *endpoint* is its entry in a cluster, and a *front end* is a process that embeds this crate. The
 //! guide [`docs::architecture`] describes the steps of a request.
 //!
-//! An application can implement these traits: a [`Backend`] sends a request to a node, a [`Balancer`](balance::Balancer) picks an
-//! endpoint, a [`SessionStore`](session::SessionStore) stores sessions that front ends share, a [`Discovery`](discovery::Discovery)
-//! lists the nodes, an [`Observer`](observe::Observer) learns what happens, a [`HashKey`](balance::HashKey) is the key of a hash
-//! policy, a [`Clock`](clock::Clock) tells the time, and a [`Handler`](server::Handler) responds to requests of the crate's own
-//! server.
+//! An application can implement these traits:
+//!
+//! - a [`Backend`] sends a request to a node;
+//! - a [`Balancer`](balance::Balancer) picks an endpoint;
+//! - a [`SessionStore`](session::SessionStore) stores the sessions that front ends share;
+//! - a [`Discovery`](discovery::Discovery) lists the nodes;
+//! - an [`Observer`](observe::Observer) receives events;
+//! - a [`HashKey`](balance::HashKey) computes the key of a hash policy;
+//! - a [`Clock`](clock::Clock) tells the time;
+//! - a [`Handler`](server::Handler) responds to the requests of the crate's own server.
 //!
 //! ```
 //! use http::{Request, Response};
@@ -49,43 +55,44 @@
 //! | module | contents | feature |
 //! |---|---|---|
 //! | [`docs`] | guides: choosing a policy, keeping logins, retries, health, operations | |
-//! | [`admission`] | equal queries executed once, and queues of queries for endpoints with a limit | |
+//! | [`admission`] | identical queries executed once, and queues of queries for endpoints with a limit | |
 //! | [`proxy`] | the proxy, its retries, error responses, and the rules of Kylin | `tower` |
 //! | [`cluster`] | endpoints and their policy: membership, picks, status | |
 //! | [`endpoint`] | identity and settings of an endpoint, admin states, roles | |
-//! | [`balance`] | the policies, and the trait for your own | |
+//! | [`balance`] | the policies, and the trait for a custom one | |
 //! | [`session`] | affinity of sessions, session stores | `redis`, `mysql`, `memcached`, `login-relay` |
 //! | [`health`] | ejection, slow start, the health states | |
 //! | [`probe`] | active checks of nodes | |
 //! | [`discovery`] | sources of nodes: list, file, DNS, ZooKeeper, `kylin.properties` | `dns`, `zookeeper` |
 //! | [`backend`] | the trait that sends a request to a node, HTTP/1.1, any tower service | `client`, `tower` |
 //! | [`observe`] | events of requests and endpoints, for logs, metrics and traces | `metrics` |
-//! | [`admin`] | a status page for operators, and verbs such as drain | `admin` |
+//! | [`admin`] | a status page for operators, and actions such as drain | `admin` |
 //! | [`body`] | the body type of requests and responses | |
-//! | [`buffer`] | the budget of all bytes that wait in memory | |
+//! | [`buffer`] | the budget of all bytes that are buffered in memory | |
 //! | [`clock`] | the clock trait, and a manual clock for tests | |
-//! | [`kylin`] | knowledge of Kylin: the guard of internal calls, versions, configuration files | |
+//! | [`kylin`] | knowledge of Kylin: the guard for internal calls, versions, configuration files | |
 //! | [`server`] | an HTTP server for applications without one | `server` |
 //! | [`tls`] | TLS with clients and with nodes | `tls` |
-//! | [`nginx`] | a reader of nginx configurations | `nginx`, `htpasswd` |
+//! | [`nginx`] | a reader of nginx configuration files | `nginx`, `htpasswd` |
 //! | [`testing`] | an in-process Kylin node, scripted backends, conformance suites | `test-util` |
 //!
 //! # Settings
 //!
-//! - `None` is no limit, or turns a feature off. A number for which zero would be nonsense is [`NonZero`](std::num::NonZero); where a
-//!   plain number may be zero, zero is none of it.
-//! - A setter of a whole feature, such as [`ProxyBuilder::affinity`](proxy::ProxyBuilder::affinity), takes the feature itself or
-//!   `None`.
-//! - A setter that reads a text, such as a name or an address, returns its error. A time or a number out of its range is an error of
-//!   `build` or `start`. A type that has neither, such as [`RetryBudget`](proxy::RetryBudget), returns it from the setter, so that
-//!   each value of that type is valid.
-//! - No setter replaces a value by another. Errors have the invalid value, or the name of the setting, as a field or a method, unless
-//!   it may be secret.
+//! - `None` means no limit, or turns a feature off. A number that cannot sensibly be zero is a
+//!   [`NonZero`](std::num::NonZero); where a plain number may be zero, zero means none.
+//! - The setter of a whole feature, such as
+//!   [`ProxyBuilder::affinity`](proxy::ProxyBuilder::affinity), takes the feature itself or `None`.
+//! - A setter that parses text, such as a name or an address, returns its error. A duration or a
+//!   number that is out of range is an error of `build` or `start`. A type that has neither, such
+//!   as [`RetryBudget`](proxy::RetryBudget), returns the error from the setter, so every value of
+//!   that type is valid.
+//! - No setter silently replaces one value with another. Errors carry the invalid value or the name
+//!   of the setting as a field or a method, unless the value may be secret.
 //!
 //! # What it does not do
 //!
-//! The crate has no compression, static files, HTTP/2 to nodes, or WebSocket, and caches no responses but results of queries (feature
-//! `cache`).
+//! The crate does not compress responses, serve static files, speak HTTP/2 to nodes, or support
+//! WebSocket. The only responses that it caches are results of queries (feature `cache`).
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 // The table above links modules of every feature.

@@ -1,4 +1,4 @@
-//! Limits the log lines that clients can cause: one of a kind in a second.
+//! Limits the log lines that clients can cause to one per kind and second.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,7 +28,8 @@ impl LogLimit {
         LogLimit { clock: Arc::clone(clock), lines: Mutex::default() }
     }
 
-    /// Returns how many lines were left out since the last one, if another one may be written. Otherwise this one is left out.
+    /// Returns how many lines were left out since the last one, if another line may be written.
+    /// Otherwise counts this line as left out.
     pub(crate) fn admit(&self) -> Option<u64> {
         let now = self.clock.now();
         let mut lines = self.lines.lock();

@@ -7,8 +7,9 @@ use std::task::{Context, Poll};
 
 /// A value that is ready, or a boxed future that yields it.
 ///
-/// Most steps of a request finish at once. A boxed future for each of them would cost an allocation, so the ready case
-/// carries the value itself. Match on it to avoid an await, or await it.
+/// Most steps of a request finish at once. A boxed future for each of them would cost an
+/// allocation, so the ready case carries the value itself. Match on it to avoid an await, or await
+/// it.
 ///
 /// ```
 /// use kylin_lb::session::MaybeReady;
@@ -35,7 +36,7 @@ impl<'a, T> MaybeReady<'a, T> {
         MaybeReady::Boxed(Box::pin(future))
     }
 
-    /// Applies `f` to the value: at once if it is ready, else when the future yields it.
+    /// Applies `f` to the value, at once if it is ready, or when the future yields it.
     pub fn map<U>(self, f: impl FnOnce(T) -> U + Send + 'a) -> MaybeReady<'a, U>
     where
         T: 'a,
@@ -46,7 +47,7 @@ impl<'a, T> MaybeReady<'a, T> {
         }
     }
 
-    /// Returns the value if it is ready, else the unchanged future.
+    /// Returns the value if it is ready.
     ///
     /// # Errors
     /// The unchanged `MaybeReady` if the value is not ready.

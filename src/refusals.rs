@@ -1,6 +1,7 @@
-//! Requests and connections that the server refuses before a handler gets them, so that no observer learns of them.
+//! Requests and connections that the server refuses before they reach a handler, so that observers
+//! do not see them.
 //!
-//! Each is counted, for the whole process. The log has one line of a kind in a second.
+//! Each is counted for the whole process. The log has at most one line per kind and second.
 
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -21,7 +22,7 @@ pub(crate) enum Refusal {
     Slow,
     /// The connection does not begin with the PROXY protocol, or its peer may not name clients.
     ProxyProtocol,
-    /// Plain HTTP came to a port of HTTPS.
+    /// Plain HTTP arrived at an HTTPS port.
     PlainHttp,
 }
 
@@ -46,25 +47,26 @@ impl Refusal {
         }
     }
 
-    /// Counts a refusal, and logs it. `error` says what the client did, in words of this crate: never in bytes of the client.
+    /// Counts a refusal, and logs it. `error` describes the client's action in words of this crate,
+    /// never with bytes from the client.
     #[cold]
     pub(crate) fn report(self, peer: Option<SocketAddr>, error: &dyn Display) {
         COUNTS[self as usize].fetch_add(1, Ordering::Relaxed);
         let Some(left_out) = LOGS[self as usize].admit() else { return };
         let (reason, peer) = (self.as_str(), peer.map(tracing::field::display));
         match self {
-            // A balancer in front whose setting is missing: no client is served.
+            // A load balancer in front may lack the setting; then no client is served.
             Refusal::ProxyProtocol => tracing::warn!(peer, reason, %error, left_out, "connection refused"),
             Refusal::Malformed | Refusal::TooLarge | Refusal::PlainHttp => {
                 tracing::info!(peer, reason, %error, left_out, "request refused");
             }
-            // A client that opens connections ahead may send nothing for long.
+            // A client that opens connections in advance may send nothing for a long time.
             Refusal::Slow => tracing::debug!(peer, reason, %error, left_out, "request refused"),
         }
     }
 }
 
-/// Returns how many requests and connections were refused, by the reason.
+/// Returns how many requests and connections were refused, by reason.
 #[cfg_attr(not(feature = "metrics"), allow(dead_code, reason = "only metrics show it"))]
 pub(crate) fn counts() -> impl Iterator<Item = (&'static str, u64)> {
     REASONS.iter().map(|reason| (reason.as_str(), COUNTS[*reason as usize].load(Ordering::Relaxed)))
@@ -81,7 +83,7 @@ mod tests {
             let count = || counts().find(|(name, _)| *name == reason.as_str()).unwrap().1;
             let before = count();
             reason.report(None, &"a test");
-            // Tests of the server run beside this one.
+            // Tests of the server run in parallel with this one.
             assert!(count() > before);
         }
     }

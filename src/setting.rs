@@ -5,7 +5,7 @@
 pub struct InvalidSetting {
     /// The name of the setter.
     pub name: &'static str,
-    /// The values that it accepts.
+    /// The values that the setter accepts.
     pub expected: &'static str,
 }
 

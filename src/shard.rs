@@ -12,8 +12,9 @@ pub(crate) fn of_thread(count: usize) -> usize {
     thread_index() & (count - 1)
 }
 
-/// Returns the number of shards if each thread that can run in parallel has its own: a power of two. It is read once, since the
-/// result depends on the calling thread, which may be bound to one core.
+/// Returns the number of shards, a power of two, such that each thread that can run in parallel has
+/// its own. It is determined once, because the result depends on the calling thread, which may be
+/// bound to one core.
 pub(crate) fn count() -> usize {
     static COUNT: OnceLock<usize> = OnceLock::new();
     *COUNT.get_or_init(|| available_parallelism().map_or(1, NonZeroUsize::get).next_power_of_two())

@@ -1,6 +1,7 @@
-//! Shortages of this process: descriptors, ports or memory for another connection.
+//! Shortages of this process: no descriptors, ports or memory are left for another connection.
 //!
-//! They are failures of the front end, so they count against no node and no store. Each is counted, and logged at most every 10 s.
+//! They are failures of the front end, so they count against no node and no store. Each is counted,
+//! and logged at most every 10 s.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +11,7 @@ use parking_lot::Mutex;
 
 use crate::clock::{Clock, SystemClock};
 
-/// The interval at which the log tells of shortages.
+/// The interval at which the log reports shortages.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -31,14 +32,14 @@ pub(crate) fn is_shortage(error: &io::Error) -> bool {
         || matches!(error.raw_os_error(), Some(errno::EMFILE | errno::ENFILE | errno::ENOBUFS))
 }
 
-/// Returns the shortage of descriptors, if there is one now. For failures whose error does not show it: resolvers and drivers of
-/// stores report a shortage as a host that cannot be reached.
+/// Returns the shortage of descriptors, if there is one now. Used for failures whose error does not
+/// show it, because resolvers and store drivers report a shortage as an unreachable host.
 pub(crate) fn of_descriptors() -> Option<io::Error> {
     // A pipe is the cheapest pair of descriptors.
     io::pipe().err().filter(is_shortage)
 }
 
-/// Counts a shortage, which kept `task` from being done, and logs it.
+/// Counts a shortage that prevented `task`, and logs it.
 pub(crate) fn report(task: &'static str, error: &dyn std::fmt::Display) {
     let total = COUNT.fetch_add(1, Ordering::Relaxed) + 1;
     let now = SystemClock.now();
@@ -50,7 +51,7 @@ pub(crate) fn report(task: &'static str, error: &dyn std::fmt::Display) {
     }
 }
 
-/// Returns how many shortages this process has met.
+/// Returns how many shortages this process has had.
 pub(crate) fn count() -> u64 {
     COUNT.load(Ordering::Relaxed)
 }

@@ -1,5 +1,5 @@
-//! The atomics, locks and channels of the code that `tests/loom` checks. That package compiles the same files with those of loom in
-//! their place, which try each order in which threads can run.
+//! The atomics, locks and channels of the code that `tests/loom` checks. That package compiles the
+//! same files with loom's types instead, which try each order in which threads can run.
 
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 

@@ -1,4 +1,4 @@
-//! Catches panics in the application's code, so that they end one request and nothing else.
+//! Catches panics in the application's code, so that they end only one request.
 
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,10 +7,11 @@ use std::task::Poll;
 
 /// Runs a future. Returns `None` if it panics.
 ///
-/// The panic hook of the process has then reported the panic. The values that the future borrows must stay valid if it is dropped
-/// at any await. The caller pins it, because a future that owns its arguments stores them twice.
+/// The panic hook of the process has reported the panic by then. The values that the future borrows
+/// must stay valid if it is dropped at any await. The caller pins it, because a future that owns
+/// its arguments stores them twice.
 pub(crate) fn catch_panic<T>(mut future: Pin<&mut impl Future<Output = T>>) -> impl Future<Output = Option<T>> {
-    // Unwind safe: after a panic the future is only dropped.
+    // Unwind safe, because the future is only dropped after a panic.
     poll_fn(move |context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
         Ok(poll) => poll.map(Some),
         Err(_) => Poll::Ready(None),

@@ -1,4 +1,5 @@
-//! What allocates, counted. A test binary of its own, because counting replaces the allocator of the process.
+//! Counts allocations. It is a test binary of its own, because counting replaces the allocator of
+//! the process.
 
 #![allow(clippy::unwrap_used, reason = "a test, also in its helper functions")]
 
@@ -32,7 +33,8 @@ fn allocations_of_1000_picks(policy: impl Balancer) -> u64 {
     let client: IpAddr = "2001:db8::7".parse().unwrap();
     let pick_1000 = || {
         for _ in 0..250 {
-            // Three attempts of one request, then one that was attempted on three endpoints before.
+            // Three attempts of one request, then one that was already attempted on three
+            // endpoints.
             let mut tried = Attempted::none();
             for _ in 0..4 {
                 let view = RequestView::of(&request, client).with_query(QueryKeys::new(1, 2));
@@ -93,8 +95,8 @@ fn the_counter_counts() {
     assert_eq!(measure(|| drop(black_box(Box::new(1)))).count_total, 1);
 }
 
-/// What a proxied request allocates apart from HTTP parsing and the response, which belong to the application and the
-/// backend's.
+/// The allocations of a proxied request, apart from HTTP parsing and the response, which belong to
+/// the application and the backend.
 #[test]
 fn a_forwarded_request_allocates_within_bounds() {
     struct Responds;
@@ -123,9 +125,9 @@ fn a_forwarded_request_allocates_within_bounds() {
     };
     const SELECT: &str = "{\"sql\":\"select 1\",\"project\":\"p\"}";
     const INSERT: &str = "{\"sql\":\"insert into t values (1)\",\"project\":\"p\"}";
-    // In each: the address for X-Forwarded-For, and the shares of Host and path that `http` makes of what a builder gave it. With
-    // a copy for another try: the map of headers (2), a share of each value, the copy itself. With Kylin: the user; what a write
-    // changes.
+    // In each case: the address for X-Forwarded-For, and the shares of Host and path that `http`
+    // makes of a builder's values. With a copy for another attempt: the map of headers (2), a share
+    // of each value, and the copy itself. With Kylin: the user, and what a write changes.
     for (what, proxy, method, sql, most) in [
         ("plain, not repeated", &plain, "POST", SELECT, 3),
         ("plain, repeatable", &plain, "PUT", SELECT, 9),
@@ -139,7 +141,7 @@ fn a_forwarded_request_allocates_within_bounds() {
             let mut cx = Context::from_waker(Waker::noop());
             assert!(response.as_mut().poll(&mut cx).is_ready(), "nothing has to be waited for");
         };
-        // When a query comes for the second time, its body is kept, which allocates once.
+        // When a query arrives for the second time, its body is kept, which allocates once.
         forward(request(method, sql));
         forward(request(method, sql));
         let request = request(method, sql);
@@ -199,7 +201,8 @@ fn a_request_of_a_known_session_allocates_no_more_than_one_without() {
     }
 }
 
-/// The sticky cookie is taken out of a request at the cost of the new `Cookie` header, and costs nothing where there is none.
+/// Removing the sticky cookie from a request costs the new `Cookie` header, and nothing if there is
+/// no cookie.
 #[test]
 fn the_removal_of_a_cookie_allocates_within_bounds() {
     use kylin_lb::session::{Affinity, Secret};
@@ -233,7 +236,7 @@ fn the_removal_of_a_cookie_allocates_within_bounds() {
     assert!(without <= 16 && with <= 10, "{without} {with}");
 }
 
-/// A request of an nginx configuration pays for a log only where one is written.
+/// A request of an nginx configuration pays for a log only if one is written.
 #[cfg(feature = "nginx")]
 #[test]
 fn a_log_that_is_off_or_that_nothing_writes_allocates_nothing() {
@@ -263,11 +266,11 @@ fn a_log_that_is_off_or_that_nothing_writes_allocates_nothing() {
     assert_eq!(count("access_log off;", |site| site), without);
     assert_eq!(count("access_log a.log;", |site| site), without, "nothing writes it");
     assert!(count("access_log a.log;", |site| site.access_log("a.log", |line| drop(black_box(line)))) > without);
-    // The host in lower case, and what the response is made of.
+    // The host in lower case, and the parts of the response.
     assert!(without <= 6, "{without}");
 }
 
-/// What the record of a request, its metrics and a log of it allocate.
+/// The allocations for the record of a request, its metrics and a log of it.
 #[cfg(feature = "metrics")]
 #[test]
 fn an_observed_request_allocates_within_bounds() {
@@ -281,7 +284,7 @@ fn an_observed_request_allocates_within_bounds() {
         }
     }
 
-    /// Reads what a line of a log shows.
+    /// Reads the values that a log line shows.
     struct Log;
 
     impl Observer for Log {
@@ -322,8 +325,9 @@ fn an_observed_request_allocates_within_bounds() {
     let plain = allocations(plain().build().unwrap());
     let (least, most) =
         (allocations(observed().served_by(false).build().unwrap()), allocations(observed().build().unwrap()));
-    // The record, its list of attempts, the user, the timer of connections; a sixteenth of an id.
+    // The record, its list of attempts, the user, the timer of connections, and a sixteenth of an
+    // id.
     assert!(least - plain <= 420, "{plain} and {least} in 100 requests");
-    // And the endpoint in the extensions of the response.
+    // In addition, the endpoint in the extensions of the response.
     assert!(most - least <= 300, "{least} and {most} in 100 requests");
 }

@@ -1,7 +1,7 @@
 //! A long response and a long upload take little memory.
 //!
-//! In a binary of its own, because the kernel counts memory by process: this one holds the front end, the node and the
-//! client, and all of them stream.
+//! It is a separate binary, because the kernel counts memory per process. This process holds the
+//! front end, the node and the client, and all of them stream.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test, also in its helper functions")]
 
@@ -28,7 +28,8 @@ use resources::Memory;
 const DOWN: u64 = 2 << 30;
 const UP: u64 = 256 << 20;
 const MAX_MEMORY: u64 = 64 << 20;
-/// A slow reader reads this much and then pauses. Without back pressure more than the bound would arrive in that pause.
+/// A slow reader reads this much and then pauses. Without back pressure, more than the bound would
+/// arrive during that pause.
 const BURST: u64 = 64 << 20;
 const READ_PAUSE: Duration = Duration::from_millis(200);
 
@@ -67,7 +68,7 @@ fn front_of(node: SocketAddr) -> Server {
     Server::builder().listen("127.0.0.1:0".parse().unwrap(), proxy).threads(NonZero::new(1).unwrap()).start().unwrap()
 }
 
-/// A node that responds like `/demo/digest`, and reads a burst and then nothing for a while.
+/// A node that responds like `/demo/digest`, but reads a burst and then nothing for a while.
 async fn digest_in_bursts(_peer: ClientAddr, request: Request<Body>) -> Response<Body> {
     let mut body = request.into_body();
     let (mut read, mut pause_at, mut crc) = (0, BURST / 2, crc32fast::Hasher::new());

@@ -1,4 +1,5 @@
-//! Restarts and outages under clients at work: this crate's front end in each of its modes, HAProxy and nginx.
+//! Restarts and outages under client load: this crate's front end in each of its modes, HAProxy and
+//! nginx.
 //!
 //! ```sh
 //! cargo build --release --all-features --example kylin_front
@@ -6,7 +7,7 @@
 //! cargo bench --all-features --bench drills -- --runs 1 --drills rolling-0,kill --modes "default;HAProxy, cookie"
 //! ```
 //!
-//! See `benches/README.md` for what is measured and how to read it.
+//! `benches/README.md` explains what is measured and how to read it.
 
 #![allow(
     clippy::print_stdout,
@@ -43,7 +44,8 @@ fn main() {
             let mut runs: Vec<_> = Vec::new();
             for mode in modes {
                 runs.push((mode, runtime.spawn(scenario::run(drill.name, mode))));
-                // All front ends at the same time, so that the machine is the same for all; but not a dozen Tomcats.
+                // All front ends run at the same time, so that the machine is the same for all,
+                // except for the runs with a dozen Tomcats.
                 if drill.name != "tomcat" {
                     continue;
                 }
@@ -62,7 +64,7 @@ fn options() -> Options {
         let at = words.iter().position(|word| word == name)?;
         Some(words.get(at + 1).unwrap_or_else(|| panic!("{name} needs a value")).clone())
     };
-    // The names of modes have commas.
+    // The names of modes contain commas.
     let list = |name: &str, between: char| {
         value(name).map(|list| list.split(between).map(|name| name.trim().to_owned()).collect())
     };

@@ -45,7 +45,7 @@ fn is_basic(mode: &Mode) -> bool {
     ["default", "login relay", "HAProxy, cookie", "nginx, ip_hash"].contains(&mode.name)
 }
 
-/// Features that only this crate has: the store and the discovery replace options of this mode.
+/// Features that only this crate has. The store and the discovery replace options of this mode.
 fn has_store(mode: &Mode) -> bool {
     mode.name == "default"
 }
@@ -78,7 +78,8 @@ pub(crate) async fn run(drill: &'static str, mode: Mode) -> Tally {
     Drill::run(mode, SCALE, event).await
 }
 
-/// The time without a store, longer than a front end trusts what it has read from it.
+/// The time without a store, longer than a front end trusts the data that it has read from the
+/// store.
 const OUTAGE: Duration = Duration::from_secs(6);
 
 async fn redis(kind: &str, failure: StoreFailure) -> Tally {
@@ -88,7 +89,8 @@ async fn redis(kind: &str, failure: StoreFailure) -> Tally {
 /// Many sessions, each with few requests.
 const MANY_SESSIONS: Scale = Scale { clients: 60, think_time: Duration::from_millis(500), requests: 300, ..SCALE };
 
-/// Three real Tomcats, which their own `shutdown.sh` stops one after the other, under 64 clients.
+/// Three real Tomcats, which their own `shutdown.sh` stops one after another, under load from 64
+/// clients.
 async fn tomcat(mode: &Mode) -> Tally {
     let scale = Scale { clients: 64, query_ms: 20, requests: 400, ..SCALE };
     let mut run = Tomcats::start(mode, scale).await;

@@ -1,11 +1,16 @@
 //! The cost of a pick: every policy x 3 to 10,000 endpoints x 1, 2 and 4 threads.
 //!
-//! A pick is `Cluster::pick` and the end of its lease. The rows `... alone` are the policy without the cluster around it: the
-//! difference is the cost of the view, the count in flight and the lease. `chooses the first` is a policy that does nothing.
-//! Nothing is in flight when a pick starts, so the first endpoint that is read is picked. In `all busy` none is idle, so endpoints
-//! have to be compared: the worst case of `least_conn` and `random two`. `64 in flight` holds leases and ends them in random
-//! order, as traffic does. `one has failed` is a cluster with a counted failure that ejects none, so the health of each endpoint
-//! is read.
+//! A pick is `Cluster::pick` and the end of its lease.
+//!
+//! - The rows `... alone` are the policy without the cluster around it. The difference is the cost
+//!   of the view, the count in flight and the lease.
+//! - `chooses the first` is a policy that does nothing.
+//! - Nothing is in flight when a pick starts, so the first endpoint that is read is picked.
+//! - In `all busy` no endpoint is idle, so endpoints must be compared, which is the worst case of
+//!   `least_conn` and `random two`.
+//! - `64 in flight` holds leases and ends them in random order, as traffic does.
+//! - `one has failed` is a cluster with a counted failure that ejects none, so the health of each
+//!   endpoint is read.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used, reason = "a program, not the library")]
 
@@ -51,7 +56,8 @@ fn main() {
     measure::run("kylin-lb", &options, &subjects);
 }
 
-/// Distinct requests: enough to meet every endpoint of a usual cluster, few enough for a core's own cache.
+/// The number of distinct requests: enough to reach every endpoint of a usual cluster, but few
+/// enough for a core's own cache.
 const REQUESTS: usize = 2048;
 
 type Views = &'static [RequestView<'static>; REQUESTS];
@@ -59,7 +65,8 @@ type Views = &'static [RequestView<'static>; REQUESTS];
 fn views() -> Views {
     let view = |n: usize| {
         let request = Request::get(format!("/kylin/api/query?id={n}")).body(()).expect("a valid request");
-        // Addresses all over the space, so that neither /24s nor buckets repeat in step with the endpoints.
+        // Addresses spread over the whole space, so that neither /24s nor buckets repeat in step
+        // with the endpoints.
         let client = Ipv4Addr::from((n as u32).wrapping_mul(0x9e37_79b9));
         RequestView::of(Box::leak(Box::new(request)), IpAddr::from(client))
             .with_query(QueryKeys::new(n as u64, n as u64 % 64))
@@ -81,7 +88,7 @@ impl Plan<'_> {
         self.push(name, 4, policy, move |cluster, thread| picks(cluster, views, thread));
     }
 
-    /// In a cluster and alone.
+    /// In a cluster, and alone.
     fn add_both<P: Balancer>(&mut self, name: &'static str, alone: &'static str, policy: impl Fn() -> P) {
         let views = self.views;
         self.add(name, &policy);
@@ -183,7 +190,7 @@ fn picks_under_load(cluster: Cluster<Nowhere>, views: Views, thread: usize) -> W
     })
 }
 
-/// Returns the first request of a thread. Each thread starts with another one.
+/// Returns the first request of a thread. Each thread starts with a different one.
 fn first_of(thread: usize) -> usize {
     thread * (REQUESTS / 4)
 }

@@ -1,5 +1,6 @@
-//! The timing of a comparison: subjects x endpoints x threads, in rounds that are interleaved over all of them, so other load of the
-//! machine affects all alike. Independent of load balancing; the peers are timed with it too.
+//! The timing of a comparison: subjects x endpoints x threads. The rounds are interleaved over all
+//! of them, so that other load on the machine affects all alike. Independent of load balancing; the
+//! peers are timed with it too.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 /// The work of one thread: makes the given number of picks, a multiple of [`MIN_PICKS`]. Each thread has its own.
 pub(crate) type Worker = Box<dyn FnMut(u64)>;
 
-/// Something to be timed.
+/// A subject that is timed.
 pub(crate) struct Subject {
     pub(crate) name: &'static str,
     pub(crate) endpoints: usize,
@@ -42,7 +43,7 @@ pub(crate) const SIZES: [usize; 5] = [3, 8, 16, 128, 10_000];
 const THREADS: [usize; 3] = [1, 2, 4];
 
 impl Options {
-    /// Parses the command line. Wrong arguments end the program.
+    /// Parses the command line. Invalid arguments end the program.
     pub(crate) fn from_args() -> Self {
         let mut options = Options {
             rounds: 9,
@@ -89,7 +90,7 @@ fn number(text: Option<String>) -> Option<usize> {
     text?.parse().ok()
 }
 
-/// The figures of one subject with so many threads: medians over the rounds.
+/// The figures of one subject with this many threads: medians over the rounds.
 struct Figure {
     name: &'static str,
     endpoints: usize,
@@ -102,7 +103,7 @@ struct Figure {
     rate: f64,
 }
 
-/// Times all `subjects`, prints a table under `title`, and writes JSON if the options say so.
+/// Times all `subjects`, prints a table under `title`, and writes JSON if the options request it.
 pub(crate) fn run(title: &str, options: &Options, subjects: &[Subject]) {
     let wanted = THREADS.into_iter().filter(|threads| options.threads.is_none_or(|only| only == *threads));
     let mut cases: Vec<(&Subject, usize, Vec<Sample>)> = wanted
@@ -164,10 +165,11 @@ fn sample(subject: &Subject, threads: usize, batch: Duration) -> Sample {
     Sample { nanos: nanos / threads as f64, rate }
 }
 
-/// The minimum number of picks of a call of a worker. Calls are for multiples of it.
+/// The minimum number of picks per call of a worker. Calls are for multiples of it.
 pub(crate) const MIN_PICKS: u64 = 64;
 
-/// Fills caches and finds how many picks take some 100 us, so that the clock is read seldom.
+/// Fills caches, and finds the number of picks that takes about 100 us, so that the clock is rarely
+/// read.
 fn warm_up(work: &mut Worker) -> u64 {
     let mut chunk = MIN_PICKS;
     loop {
@@ -196,8 +198,9 @@ fn figure(subject: &Subject, threads: usize, samples: &[Sample]) -> Figure {
     }
 }
 
-/// For each number of threads a row per name and a column per size: nanoseconds per pick for one thread, millions of picks
-/// per second over all threads for several.
+/// Prints one table per number of threads, with a row per name and a column per size. The unit is
+/// nanoseconds per pick for one thread, and millions of picks per second over all threads for
+/// several.
 fn table(figures: &[Figure]) -> String {
     let width = figures.iter().map(|figure| figure.name.len()).max().unwrap_or(0);
     let mut text = String::new();
@@ -239,7 +242,7 @@ fn distinct<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
     })
 }
 
-/// Names are plain ASCII without quotes, so nothing needs escaping.
+/// Names are plain ASCII without quotes, so nothing needs to be escaped.
 fn json(title: &str, options: &Options, cores: usize, figures: &[Figure]) -> String {
     let rows: Vec<String> = figures
         .iter()

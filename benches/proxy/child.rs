@@ -1,4 +1,4 @@
-//! A child process on its own core, and the CPU time and memory that it uses.
+//! A child process on its own core, and its use of CPU time and memory.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 /// The core of the load generator and the node.
 pub const OTHER_CORE: &str = "0";
 
-/// The cores of a front end: one of its own, or all where it has several threads.
+/// The cores of a front end: its own core, or all cores if it has several threads.
 pub fn front_cores(threads: usize) -> &'static str {
     if threads == 1 { "1" } else { "0,1" }
 }
@@ -56,7 +56,8 @@ impl Process {
         }
     }
 
-    /// `taskset` replaces itself with the program, so the id is the program's. The workers of nginx are its children.
+    /// `taskset` replaces itself with the program, so its process id becomes the program's. The
+    /// workers of nginx are its children.
     pub fn usage(&self) -> Usage {
         std::iter::once(self.0.id())
             .chain(self.children())

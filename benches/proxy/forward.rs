@@ -1,4 +1,5 @@
-//! `Proxy::forward` alone, over a backend that responds at once: what an application with a server of its own pays for this crate.
+//! `Proxy::forward` alone, with a backend that responds at once. This is the cost of this crate for
+//! an application with its own server.
 
 use std::hint::black_box;
 use std::net::SocketAddr;
@@ -25,7 +26,8 @@ impl Backend for Null {
     }
 }
 
-/// Forwards `KIND COUNT` queries and prints the nanoseconds of one. `benches/instructions forward:KIND` counts its instructions.
+/// Forwards `KIND COUNT` queries and prints the nanoseconds per query.
+/// `benches/instructions forward:KIND` counts its instructions.
 pub fn run(words: &[String]) {
     let [kind, count] = words else { panic!("--forward KIND COUNT") };
     let endpoints = (0..2).map(|number| Endpoint::new(format!("n{number}"), Null).unwrap()).collect();
@@ -42,7 +44,7 @@ pub fn run(words: &[String]) {
     };
     let requests: Vec<_> = (0..count.parse().unwrap()).map(|_| request()).collect();
     let count = requests.len();
-    // For the timers of what waits; nothing here does.
+    // For timers; nothing waits here.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let _entered = runtime.enter();
     let began = Instant::now();
@@ -50,7 +52,7 @@ pub fn run(words: &[String]) {
     println!("{kind}: {} ns", began.elapsed().as_nanos() / count as u128);
 }
 
-/// Not inlined: callgrind counts what it calls.
+/// Not inlined, because callgrind counts its callees.
 #[inline(never)]
 fn forward_all(proxy: &Proxy<Null>, requests: Vec<Request<Body>>) {
     let client: SocketAddr = "192.0.2.7:51000".parse().unwrap();

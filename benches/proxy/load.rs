@@ -10,8 +10,8 @@ use super::child::OTHER_CORE;
 /// A measured case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Case {
-    /// POST of a query: 160 bytes of SQL, a login and a session cookie. The response has 1.8 KB of
-    /// JSON.
+    /// POST of a query with 160 bytes of SQL, a login and a session cookie. The response has 1.8 KB
+    /// of JSON.
     Post,
     /// GET of a small response.
     Get,
@@ -21,7 +21,7 @@ pub enum Case {
     Megabyte,
     /// GET of 1 GiB.
     Gigabyte,
-    /// Connections that have received one response and are idle.
+    /// Connections that have received one response and are now idle.
     Idle,
 }
 
@@ -31,7 +31,7 @@ pub struct Done {
     pub bytes: u64,
     pub errors: u64,
     pub time: Duration,
-    /// Microseconds.
+    /// In microseconds.
     pub p50: f64,
     pub p99: f64,
 }
@@ -51,19 +51,19 @@ impl Case {
     }
 }
 
-/// The clients have as many sessions, so that sticky peers must tell them apart.
+/// The number of sessions of the clients, so that sticky peers must tell them apart.
 pub const SESSIONS: usize = 200;
 
 const CREDENTIALS: &str = "Basic QURNSU46S1lMSU4=";
 pub const LOGIN: &str = "/kylin/api/user/authentication";
 
-/// The way in which a peer identifies its clients.
+/// How a peer identifies its clients.
 #[derive(Default)]
 pub enum Clients {
-    /// A cookie of a node that the front end has not seen, and credentials, with each request.
+    /// Each request has credentials, and a node's cookie that the front end has not seen.
     #[default]
     WithCredentials,
-    /// The cookies that the front end has set at their logins.
+    /// The cookies that the front end set at the clients' logins.
     LoggedIn(Vec<String>),
 }
 
@@ -92,7 +92,7 @@ function done(summary, latency)
 end
 "#;
 
-/// `repeats`: all queries have the same SQL.
+/// `repeats` says that all queries have the same SQL.
 pub fn wrk(origin: &str, clients: &Clients, repeats: bool, case: Case, connections: usize, time: Duration) -> Done {
     let script = std::env::temp_dir().join(format!("kylin-lb-bench-{}.lua", std::process::id()));
     let of_nodes: Vec<String> = (1..=SESSIONS).map(|number| format!("JSESSIONID={:032X}", number * 7919)).collect();
@@ -111,7 +111,7 @@ pub fn wrk(origin: &str, clients: &Clients, repeats: bool, case: Case, connectio
         _ => ("/1m", 8),
     };
     let connections = connections.to_string();
-    // wrk takes whole seconds, so that shorter runs take one second.
+    // wrk accepts only whole seconds, so shorter runs take one second.
     let seconds = format!("{}s", time.as_secs().max(1));
     let output = Command::new("taskset")
         .args(["-c", OTHER_CORE, "wrk", "-t1", "-c", &connections, "-d", &seconds, "-s"])
@@ -134,7 +134,7 @@ pub fn wrk(origin: &str, clients: &Clients, repeats: bool, case: Case, connectio
     }
 }
 
-/// Logs in [`SESSIONS`] times. Returns the cookies that the front end has set.
+/// Logs in [`SESSIONS`] times. Returns the cookies that the front end set.
 pub fn log_in(front: SocketAddr) -> Vec<String> {
     let mut stream = TcpStream::connect(front).unwrap();
     let mut log_in = || {

@@ -1,5 +1,5 @@
-//! The cost of a front end: nginx, HAProxy, a plain TCP relay and kylin-lb before the same node, in
-//! one run.
+//! The cost of a front end: nginx, HAProxy, a plain TCP relay and kylin-lb in front of the same
+//! node, in one run.
 //!
 //! ```sh
 //! cargo bench --bench proxy                      # about ten minutes
@@ -7,7 +7,7 @@
 //! cargo bench --bench proxy -- --json FILE --only nginx,kylin-lb --cases post
 //! ```
 //!
-//! See `benches/README.md` for what is measured and how to read it.
+//! `benches/README.md` explains what is measured and how to read it.
 
 #![allow(
     clippy::print_stdout,
@@ -36,9 +36,9 @@ const IDLE_CONNECTIONS: usize = 4_000;
 
 struct Options {
     rounds: usize,
-    /// The threads of each front end.
+    /// The number of threads of each front end.
     threads: usize,
-    /// The connections of the load generator.
+    /// The number of connections of the load generator.
     connections: usize,
     seconds: Duration,
     json: Option<PathBuf>,

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::child::{OTHER_CORE, Process, Usage, free_port, front_cores};
 use super::load::{self, Case, Clients, LOGIN};
 
-/// An nginx with fixed responses, at two addresses that stand for two nodes.
+/// An nginx with fixed responses, at two addresses that represent two nodes.
 pub struct Node {
     pub addresses: [SocketAddr; 2],
     _process: Process,
@@ -20,7 +20,7 @@ pub struct Node {
 pub struct Peer {
     pub name: &'static str,
     pub address: SocketAddr,
-    /// The peer is compared in the query case only.
+    /// Whether the peer is compared only in the query case.
     sticky: bool,
     scheme: &'static str,
     pub clients: Clients,
@@ -37,7 +37,7 @@ impl Peer {
         format!("{}://{}", self.scheme, self.address)
     }
 
-    /// Whether its clients send the same SQL again and again.
+    /// Whether its clients keep sending the same SQL.
     pub fn repeats(&self) -> bool {
         !self.name.ends_with(" new")
     }
@@ -45,7 +45,7 @@ impl Peer {
     pub fn takes(&self, case: Case) -> bool {
         match case {
             Case::Post => true,
-            // A relay has a connection to the node for each client, unlike a front end.
+            // Unlike a front end, a relay has a connection to the node for each client.
             Case::Idle => !self.sticky && self.name != "relay",
             _ => !self.sticky,
         }
@@ -65,14 +65,14 @@ impl Peer {
     }
 }
 
-/// Names the folder with the certificate of a front end that serves over TLS.
+/// Names the folder with the certificate of a front end that serves with TLS.
 pub const TLS_FOLDER: &str = "KYLIN_LB_BENCH_TLS";
 
 fn local(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
 }
 
-/// Writes a configuration that keeps all files of nginx in `folder`.
+/// Writes a configuration that keeps all of nginx's files in `folder`.
 fn nginx_conf(folder: &Path, workers: usize, http: &str) -> PathBuf {
     let file = folder.join("nginx.conf");
     let master = if workers > 1 { "on" } else { "off" };
@@ -138,7 +138,7 @@ impl Node {
     }
 }
 
-/// Starts the peers that are wanted and installed.
+/// Starts the peers that are selected and installed.
 pub fn start(node: &Node, threads: usize, wanted: impl Fn(&str) -> bool) -> Vec<Peer> {
     let [one, two] = node.addresses;
     let nginx_front_at = |method: &str, listen: &str| {
@@ -205,7 +205,7 @@ backend b\n balance leastconn\n {sticky}\n server n1 {one}\n server n2 {two}\n"
         let (listen, one) = (local(port).to_string(), one.to_string());
         path.exists().then(|| Process::start(front_cores(1), path.to_str().unwrap(), &[&listen, &one], &[], folder))
     };
-    // The example, if it is built with the profile of this program or named by FRONT.
+    // The example, if it was built with the profile of this program or is named by FRONT.
     let front = |options: &[&str], port: u16, folder: &Path| {
         let built = || std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("examples/kylin_front");
         let path = std::env::var_os("FRONT").map_or_else(built, PathBuf::from);
@@ -262,7 +262,7 @@ backend b\n balance leastconn\n {sticky}\n server n1 {one}\n server n2 {two}\n"
     peers
 }
 
-/// Makes `certificate.pem` and `key.pem` in `folder`.
+/// Creates `certificate.pem` and `key.pem` in `folder`.
 fn make_certificate(folder: &Path) {
     let args = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=bench -keyout key.pem -out certificate.pem";
     let output = Command::new("openssl").args(args.split(' ')).current_dir(folder).output();

@@ -26,8 +26,8 @@ impl Row {
     }
 }
 
-/// Per case, the peers in the order of measurement; per peer, the figures; per figure, one value a
-/// round.
+/// Per case, the peers in the order of measurement; per peer, the figures; per figure, one value
+/// per round.
 #[derive(Default)]
 pub struct Report {
     cases: BTreeMap<Case, Vec<(&'static str, Figures)>>,
@@ -88,7 +88,8 @@ impl fmt::Display for Report {
                     write!(f, " {:>10} |", short(median(values)))?;
                 }
                 for (_, theirs) in &against {
-                    // Ratios within a round, because a machine that slows down slows both.
+                    // Ratios are computed within a round, because a machine that slows down slows
+                    // both.
                     let ratios: Vec<_> =
                         figures[key].1.iter().zip(*theirs).map(|(ours, theirs)| ours / theirs).collect();
                     write!(f, " {:>9.3} |", median(&ratios))?;

@@ -52,7 +52,7 @@ pub fn serve(words: &[String]) {
     runtime.block_on(std::future::pending())
 }
 
-/// With TLS where [`TLS_FOLDER`] is set.
+/// With TLS if [`TLS_FOLDER`] is set.
 fn listen_options() -> ListenOptions {
     let options = ListenOptions::new();
     #[cfg(feature = "tls")]
@@ -64,7 +64,7 @@ fn listen_options() -> ListenOptions {
     options
 }
 
-/// All requests come from one address, whose limit they must not reach.
+/// All requests come from one address, which must not reach its limit.
 fn kylin_aware<B: Backend>(cluster: Cluster<B>) -> ProxyBuilder<B> {
     Proxy::builder(cluster).max_requests_per_client(NonZero::new(18_000))
 }

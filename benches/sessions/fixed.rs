@@ -1,5 +1,5 @@
-//! A fixed amount of work, to count its instructions: the difference between two runs with different
-//! `--rounds` under callgrind has no part of the start-up.
+//! A fixed amount of work, to count its instructions. The difference between two runs under
+//! callgrind with different `--rounds` contains nothing of the start-up.
 
 use std::hint::black_box;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Memory and lookup time of a session, the time that affinity adds to a request, and response times
-//! while a shared store is down.
+//! Measures the memory and lookup time of a session, the time that affinity adds to a request, and
+//! response times while a shared store is down.
 //!
 //! ```sh
 //! cargo bench --bench sessions                          # about four minutes
@@ -26,7 +26,7 @@ mod memory;
 mod requests;
 mod store_down;
 
-/// The real servers, the front end and the client of the tests.
+/// The real servers, the front end and the client from the tests.
 #[path = "../../tests/it/support"]
 #[allow(dead_code, reason = "the tests use more of it")]
 mod support {

@@ -1,7 +1,7 @@
 //! The memory of a session, as the allocator counts it, and the time of a lookup.
 //!
-//! For comparison, the time of one random read from a table of 64 bytes a session: the lower bound of a
-//! lookup.
+//! For comparison, measures the time of one random read from a table with 64 bytes per session, the
+//! lower bound of a lookup.
 
 use std::hint::black_box;
 use std::num::NonZeroUsize;
@@ -44,10 +44,11 @@ pub fn run() {
     }
 }
 
-/// Returns the nanoseconds of a random read from memory, where each read depends on the one before.
+/// Returns the nanoseconds of a random read from memory, where each read depends on the previous
+/// one.
 fn random_read(lines: u64) -> f64 {
     const READS: u64 = 1_000_000;
-    // Not zeros, for which the system would not allocate memory.
+    // Not zeros, because the system would not allocate memory for them.
     let memory: Vec<[u64; 8]> = (0..lines).map(|n| [n | 1; 8]).collect();
     let mut best = f64::MAX;
     for round in 0..5_u64 {

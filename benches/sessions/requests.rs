@@ -51,7 +51,7 @@ pub fn run() {
         for line in login.headers().get_all("set-cookie") {
             cookie = format!("{cookie}; {}", line.to_str().unwrap().split(';').next().unwrap());
         }
-        // The session cookie stays the first of its name.
+        // The session cookie stays the first with its name.
         let mut best = f64::MAX;
         for _ in 0..10 {
             const REQUESTS: usize = 20_000;

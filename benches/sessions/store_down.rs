@@ -1,9 +1,10 @@
 //! Response times while a shared session store is down, and after it recovers.
 //!
-//! A front end with default settings learns sessions in a real server. Users with a session query at
-//! a fixed rate, each on a connection of its own. Other users log in, which writes to the store
-//! before the response. The rate leaves the machine mostly idle, so that added time is that of the
-//! store. A request that is sent late, because the one before it was late, counts from its due time.
+//! A front end with default settings learns sessions in a real server. Users with a session query
+//! at a fixed rate, each on their own connection. Other users log in, which writes to the store
+//! before the response. The rate leaves the machine mostly idle, so that added time is caused by
+//! the store. If a request is sent late because the previous one was late, its time counts from
+//! when it was due.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -27,7 +28,7 @@ use crate::support::redis::{Redis, redis_installed};
 /// Users with a session, and how often each of them queries: 1,000 requests a second.
 const USERS: u32 = 200;
 const QUERY_INTERVAL: Duration = Duration::from_millis(200);
-/// Users who log in again and again and query once: 50 logins a second.
+/// Users who repeatedly log in and query once: 50 logins a second.
 const LOGIN_USERS: u32 = 50;
 const LOGIN_INTERVAL: Duration = Duration::from_secs(1);
 /// The time before requests are counted.
@@ -68,9 +69,10 @@ pub fn run(seconds: u64, wanted: impl Fn(&str) -> bool) {
 
 #[derive(Debug, Clone, Copy)]
 enum Down {
-    /// `kill -9`: connections are refused until it is started again.
+    /// `kill -9`: connections are refused until the server is started again.
     Killed,
-    /// `kill -STOP`: the kernel still accepts connections and bytes, and the server does not respond.
+    /// `kill -STOP`: the kernel still accepts connections and bytes, but the server does not
+    /// respond.
     Stopped,
 }
 
@@ -81,7 +83,7 @@ enum Store {
 }
 
 impl Store {
-    /// Returns whether the server is installed, and reports it if not.
+    /// Returns whether the server is installed, and reports it if it is not.
     fn is_installed(name: &str) -> bool {
         match name {
             "redis" => redis_installed(),
@@ -145,7 +147,7 @@ struct Measurements {
 
 #[derive(Default)]
 struct Window {
-    /// Milliseconds.
+    /// In milliseconds.
     queries: Vec<f64>,
     logins: Vec<f64>,
     failed: usize,
@@ -219,14 +221,14 @@ fn quantile(sorted: &[f64], share: f64) -> f64 {
 }
 
 impl Measurements {
-    /// Records a request that was due in `window` at `begun` and has its response now.
+    /// Records a request that was due in `window` at `begun`, and whose response has just arrived.
     fn record(&self, window: usize, begun: Instant, is_login: bool, is_ok: bool) {
         let millis = begun.elapsed().as_secs_f64() * 1e3;
         if !self.is_counting.load(Ordering::SeqCst) {
             assert!(is_ok, "requests succeed during the warm-up");
             return;
         }
-        // A request that began during the outage counts for it, whenever it ends.
+        // A request that began during the outage counts for it, regardless of when it ends.
         let now = self.window.load(Ordering::SeqCst);
         let window = &mut self.windows.lock().unwrap()[if window == DOWN { window } else { now }];
         if is_login { &mut window.logins } else { &mut window.queries }.push(millis);
@@ -238,8 +240,8 @@ impl Measurements {
     }
 }
 
-/// Waits until `due` and returns the time from which a request counts: now, so that the coarse timer
-/// does not count, or `due` if that has passed.
+/// Waits until `due` and returns the time from which a request counts. This is now, so that the
+/// coarse timer does not count, or `due` if that has passed.
 async fn wait_until(due: Instant) -> Instant {
     if due < Instant::now() {
         return due;
@@ -248,7 +250,7 @@ async fn wait_until(due: Instant) -> Instant {
     Instant::now()
 }
 
-/// Logs in once and then queries at a fixed rate.
+/// Logs in once, and then queries at a fixed rate.
 async fn query_often(front: SocketAddr, measurements: Arc<Measurements>, offset: Duration) {
     let mut user = Browser { front, connection: None, cookie: String::new() };
     user.log_in().await.unwrap();
@@ -264,7 +266,7 @@ async fn query_often(front: SocketAddr, measurements: Arc<Measurements>, offset:
     }
 }
 
-/// Logs in and queries once, again and again.
+/// Repeatedly logs in and queries once.
 async fn log_in_often(front: SocketAddr, measurements: Arc<Measurements>, offset: Duration) {
     let mut due = Instant::now() + offset;
     while !measurements.stop.load(Ordering::SeqCst) {

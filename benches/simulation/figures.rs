@@ -1,13 +1,13 @@
-//! What is told of a run.
+//! The figures of a run.
 
 use crate::nodes::Completion;
 use crate::workload::{Micros, Query};
 
-/// What came of the same front over several seeds.
+/// The results of the same front over several seeds.
 #[derive(Debug, Default)]
 pub(crate) struct Figures {
     took: Vec<Micros>,
-    /// The queries that any node serves at once: quick ones, and those found in a cache.
+    /// The queries that any node serves at once: quick ones, and those with a cached result.
     quick: Vec<Micros>,
     waited: u128,
     hits: usize,
@@ -17,7 +17,8 @@ pub(crate) struct Figures {
 }
 
 impl Figures {
-    /// Adds a run. Its first tenth is left out: nodes begin with nothing to do and nothing cached.
+    /// Adds a run. Its first tenth is left out, because nodes begin with nothing to do and nothing
+    /// cached.
     pub(crate) fn add(&mut self, queries: &[Query], completions: &[Completion]) {
         let warm = completions.len() / 10;
         let before = self.took.len();
@@ -49,17 +50,17 @@ impl Figures {
         self.means.iter().fold((f64::INFINITY, 0.0), |(low, high), mean| (low.min(*mean), high.max(*mean)))
     }
 
-    /// Returns the seconds within which this share of the queries completed.
+    /// Returns the time in seconds within which this share of the queries completed.
     pub(crate) fn within(&self, share: f64) -> f64 {
         percentile(&self.took, share)
     }
 
-    /// Returns the seconds within which 99 % of the quick queries completed.
+    /// Returns the time in seconds within which 99 % of the quick queries completed.
     pub(crate) fn quick_within(&self, share: f64) -> f64 {
         percentile(&self.quick, share)
     }
 
-    /// Seconds that a query waited for a slot, on average.
+    /// Returns the average time that a query waited for a slot, in seconds.
     pub(crate) fn waited(&self) -> f64 {
         self.waited as f64 / 1e6 / self.took.len() as f64
     }
@@ -69,7 +70,7 @@ impl Figures {
         self.hits as f64 / self.took.len() as f64
     }
 
-    /// Returns the share of queries that were refused with a 503. They are in no other figure.
+    /// Returns the share of queries that were refused with a 503. They count in no other figure.
     pub(crate) fn refused(&self) -> f64 {
         self.refused as f64 / (self.refused + self.took.len()) as f64
     }

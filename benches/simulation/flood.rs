@@ -1,4 +1,4 @@
-//! A user who floods the nodes, beside others.
+//! A user who floods the nodes, alongside other users.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,13 +16,14 @@ use crate::workload::Query;
 /// The number of queries of a flood.
 const QUERIES: usize = 1_000;
 
-/// One user who has so many queries on their way at any time. They are like those of the trace that `of` chooses. The flood begins
-/// when a twentieth of the queries of others have come, and ends with the last of them.
+/// A user who always has this many queries in flight. They resemble those of the trace that `of`
+/// chooses. The flood begins when a twentieth of the other users' queries have arrived, and ends
+/// with the last of them.
 #[derive(Clone, Copy)]
 pub(crate) struct Flood {
     pub(crate) queries: usize,
     pub(crate) of: fn(&Query) -> bool,
-    /// Each query has a pattern of its own, so that no duration is known for it.
+    /// Whether each query has its own pattern, so that no duration is known for it.
     pub(crate) unseen: bool,
 }
 
@@ -50,7 +51,8 @@ fn takes_minutes(query: &Query) -> bool {
 }
 
 impl Flood {
-    /// Runs the queries of others in virtual time. Also returns how many queries of the flood were served.
+    /// Runs the other users' queries in virtual time. Also returns how many queries of the flood
+    /// were served.
     pub(crate) fn simulate(self, queries: &[Query], front: &Served, scale: f64) -> (Vec<Completion>, u64) {
         served::in_virtual_time(async {
             let (queries, pace) = (Arc::<[Query]>::from(queries), Pace::new(scale));
@@ -58,7 +60,8 @@ impl Flood {
         })
     }
 
-    /// Runs the queries of others through a proxy, beside the flood. Also returns how many queries of the flood were served.
+    /// Runs the other users' queries through a proxy, alongside the flood. Also returns how many
+    /// queries of the flood were served.
     pub(crate) async fn drive<B: Backend>(
         self,
         proxy: Proxy<B>,
@@ -102,7 +105,7 @@ impl Flood {
                     let request = request(*number, &queries[*number], pattern, has_account);
                     let client = IpAddr::from([192, 0, 2, 1]);
                     if served::send(proxy.clone(), client, request, pace).await.refused {
-                        // As `Retry-After` says.
+                        // As `Retry-After` requests.
                         sleep(pace.real(1e6)).await;
                     } else {
                         served.fetch_add(1, Ordering::Relaxed);
@@ -114,7 +117,7 @@ impl Flood {
     }
 }
 
-/// Makes a request of the flood. `pattern`: makes the pattern of the query a new one.
+/// Makes a request of the flood. With `pattern`, the query gets a new pattern.
 fn request(number: usize, query: &Query, pattern: Option<String>, has_account: bool) -> Request<Body> {
     let mut request = served::request(number, query);
     if let Some(pattern) = pattern {

@@ -1,5 +1,6 @@
-//! The effect of policies and queues on waiting times, in virtual time: the crate's own policies through
-//! `Cluster::pick`, and its whole proxy, in front of 8 simulated nodes of 8 slots that serve the queries of dashboards.
+//! The effect of policies and queues on waiting times, in virtual time. The crate's own policies
+//! run through `Cluster::pick`, and so does its whole proxy, in front of 8 simulated nodes with 8
+//! slots each. The nodes serve the queries of dashboards.
 //!
 //! ```sh
 //! cargo bench --bench simulation                 # the whole, some minutes
@@ -10,7 +11,7 @@
 //! cargo bench --bench simulation -- --flood      # only the tables of a user with 1,000 queries beside others
 //! ```
 //!
-//! See `benches/simulation/README.md` for the model and how to read the figures.
+//! `benches/simulation/README.md` explains the model and how to read the figures.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::expect_used, reason = "a program for a terminal")]
 #![allow(unreachable_pub, reason = "a program has no outside")]
@@ -34,24 +35,25 @@ use self::flood::{FLOODS, Flood};
 use self::nodes::Front;
 use self::served::Served;
 
-/// How busy round robin would keep all slots.
+/// The load at which round robin would keep this share of all slots busy.
 const LOADS: [f64; 3] = [0.70, 0.85, 0.95];
-/// How busy it would keep them for the rows of the whole proxy.
+/// This load, for the rows of the whole proxy.
 const PROXY_LOADS: [f64; 4] = [0.70, 0.85, 0.95, 1.10];
-/// How busy others would keep them beside a flood.
+/// The load of the other users alongside a flood.
 const FLOOD_LOADS: [f64; 4] = [0.70, 0.85, 0.88, 0.95];
 /// The numbers of users in the tables about affinity.
 const USERS: [usize; 3] = [5, 40, 500];
 
-/// A name, its kind, and how it is made.
+/// A name, its kind, and the function that makes it.
 type Subject = (&'static str, Kind, fn() -> Front);
 
-/// The model sends each of several equal queries to a node.
+/// The model sends each of several identical queries to a node.
 fn query_affinity() -> QueryAffinity {
     QueryAffinity::new().load_factor(1.25).expect("a valid load factor")
 }
 
-/// What is compared: each is made anew for every run, so that none has learned from another.
+/// The fronts that are compared. Each is created anew for every run, so that none has learned from
+/// another.
 const FRONTS: [Subject; 7] = [
     ("round robin", Kind::Common, || policy(RoundRobin::new())),
     ("ip_hash", Kind::Common, || policy(IpHash::new())),
@@ -95,11 +97,11 @@ const SHARED: [Subject; 3] = [
 pub(crate) enum Kind {
     Common,
     KnowsQueries,
-    /// Not a policy: what no front end can do, which does not know when a node gets idle.
+    /// Not a policy. No front end can do this, because it does not know when a node becomes idle.
     Ideal,
 }
 
-/// How much is run.
+/// The size of the runs.
 #[derive(Clone, Copy)]
 struct Size {
     seeds: u64,
@@ -159,7 +161,7 @@ fn main() -> ExitCode {
     println!("{tables}");
     if write {
         put("--proxy --write", &tables, "proxy.svg", &by_load(&proxies));
-        // Of the load of 85 %.
+        // At the load of 85 %.
         let results = of_users.each_ref().map(|(users, results)| (format!("{users} users"), &results[1].1));
         put("--proxy --write", &tables, "users.svg", &results);
     }
@@ -179,7 +181,7 @@ fn by_load(results: &[(f64, Results)]) -> Vec<(String, &Results)> {
     results.iter().map(|(load, results)| (format!("load {:.0} %", load * 100.0), results)).collect()
 }
 
-/// Puts tables into the README, and results into a picture.
+/// Puts tables into the README, and draws results as a picture.
 fn put(options: &str, tables: &str, picture: &str, results: &[(String, &Results)]) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/simulation");
     table::put_into(&folder.join("README.md"), options, tables).expect("README.md can be written");
@@ -203,10 +205,10 @@ fn policy(policy: impl Balancer) -> Front {
     Front::Policy(Arc::new(policy))
 }
 
-/// The figures of all fronts in their order.
+/// The figures of all fronts, in their order.
 pub(crate) type Results = Vec<(&'static str, Kind, Figures)>;
 
-/// `users`: how many clients there are, if not as many as in the model.
+/// `users` is the number of clients, if it differs from the model's.
 fn measure(fronts: &[Subject], load: f64, size: Size, users: Option<usize>) -> Results {
     let trace = |seed| match users {
         Some(users) => workload::trace_of(users, seed, size.queries, load),
@@ -218,7 +220,7 @@ fn measure(fronts: &[Subject], load: f64, size: Size, users: Option<usize>) -> R
         .map(|(name, kind, front)| {
             let mut figures = Figures::default();
             for (seed, queries) in &traces {
-                // Whatever a policy draws at random comes from this thread's generator.
+                // Everything that a policy draws at random comes from this thread's generator.
                 fastrand::seed(*seed);
                 figures.add(queries, &nodes::run(queries, &front()));
             }
@@ -227,8 +229,8 @@ fn measure(fronts: &[Subject], load: f64, size: Size, users: Option<usize>) -> R
         .collect()
 }
 
-/// Returns the tables of a user with 1,000 queries beside others. Each user has an account and so a share of the slots, or all come
-/// from one account.
+/// Returns the tables about a user with 1,000 queries alongside others. Either each user has an
+/// account, and so a share of the slots, or all queries come from one account.
 fn floods(size: Size) -> String {
     let shares = Served { accounts: true, ..Served::of_one_account(Arc::new(LeastConn::new()), true, false, false) };
     let no_shares = Served { accounts: false, ..shares.clone() };
@@ -253,7 +255,8 @@ fn floods(size: Size) -> String {
     text
 }
 
-/// Runs a short comparison twice. Equal seeds must yield equal figures; otherwise figures of different days cannot be compared.
+/// Runs a short comparison twice. Equal seeds must yield equal figures, because otherwise figures
+/// of different days could not be compared.
 fn repeats() -> ExitCode {
     let size = Size { seeds: 1, queries: 15_000 };
     let checksums =

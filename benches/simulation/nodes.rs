@@ -1,5 +1,5 @@
-//! The nodes, and the clock that drives them: a discrete-event simulation. Nothing here takes any real time, and nothing
-//! depends on any.
+//! The nodes, and the clock that drives them: a discrete-event simulation. Nothing here takes real
+//! time or depends on it.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
@@ -15,18 +15,20 @@ use crate::served::{self, Served};
 use crate::workload::{Micros, PROJECTS, Query};
 
 pub(crate) const NODES: usize = 8;
-/// How many queries a node runs at once; the others wait at the node, first come, first served.
+/// The number of queries that a node runs at once. The others wait at the node, first come, first
+/// served.
 pub(crate) const SLOTS: usize = 8;
-/// How many results a node's cache holds. The least recently used one is evicted.
+/// The number of results that a node's cache holds. The least recently used result is evicted.
 pub(crate) const CACHED_RESULTS: usize = 400;
-/// How often a project gets new data, which makes its cached results void.
+/// How often a project gets new data, which invalidates its cached results.
 const LOAD_EVERY: Micros = 15 * 60 * 1_000_000;
 
 /// The front end that decides which node runs a query.
 pub(crate) enum Front {
-    /// A policy of the crate, when the query comes.
+    /// A policy of the crate decides when the query arrives.
     Policy(Arc<dyn Balancer>),
-    /// One queue for all nodes: a query waits until a slot is free. With `one_cache` the nodes share their cache too.
+    /// One queue for all nodes: a query waits until a slot is free. With `one_cache`, the nodes
+    /// share their cache too.
     Central { one_cache: bool },
     /// The whole proxy.
     Proxy(Served),
@@ -37,15 +39,15 @@ pub(crate) enum Front {
 pub(crate) struct Completion {
     /// The time from the query to its response.
     pub(crate) took: Micros,
-    /// Of that, what was spent waiting for a slot.
+    /// The part of that time that was spent waiting for a slot.
     pub(crate) waited: Micros,
     pub(crate) hit: bool,
     pub(crate) node: u8,
-    /// The client got a 503.
+    /// Whether the client got a 503.
     pub(crate) refused: bool,
 }
 
-/// Runs `queries` under `front`; the results are in their order.
+/// Runs `queries` under `front`. The results are in the order of the queries.
 pub(crate) fn run(queries: &[Query], front: &Front) -> Vec<Completion> {
     if let Front::Proxy(served) = front {
         return served::run(queries, served, 1.0);
@@ -67,7 +69,7 @@ struct Simulation<'s> {
     /// Waits for any slot, under a central queue.
     central: VecDeque<usize>,
     now: Micros,
-    /// When which query ends; the index decides between equals.
+    /// When each query ends. Among equals, the index decides.
     ends: BinaryHeap<Reverse<(Micros, usize)>>,
     leases: HashMap<usize, Lease>,
     completions: Vec<Completion>,
@@ -103,7 +105,7 @@ impl<'s> Simulation<'s> {
         }
     }
 
-    /// Lets everything happen that happens up to `until`.
+    /// Processes all events up to `until`.
     fn until(&mut self, until: Micros) {
         while let Some(Reverse((at, index))) = self.ends.peek().copied().filter(|Reverse((at, _))| *at <= until) {
             self.ends.pop();
@@ -184,7 +186,7 @@ fn cluster(policy: Arc<dyn Balancer>) -> (Cluster<Nowhere>, ManualClock) {
     (cluster.expect("distinct ids"), clock)
 }
 
-/// A backend that is picked and never sent to: the simulation plays its part.
+/// A backend that is picked but never used; the simulation takes its place.
 struct Nowhere;
 
 impl Backend for Nowhere {
@@ -204,7 +206,7 @@ pub(crate) struct Cache {
 
 struct Stored {
     last_use: u64,
-    /// How many data loads its project had seen.
+    /// The number of data loads that its project had seen.
     loads: u64,
 }
 
@@ -213,7 +215,7 @@ impl Cache {
         Cache { most, used: 0, results: HashMap::new(), by_use: BTreeMap::new() }
     }
 
-    /// Returns whether the cache has the result of `query`, and counts as a use.
+    /// Returns whether the cache has the result of `query`. Counts as a use.
     pub(crate) fn has(&mut self, query: &Query, now: Micros) -> bool {
         let key = query.keys.affinity;
         if self.results.get(&key).is_none_or(|stored| stored.loads != loads(query, now)) {
@@ -223,7 +225,7 @@ impl Cache {
         true
     }
 
-    /// Keeps the result of `query`, computed of the data at `now`, if a node would.
+    /// Keeps the result of `query`, computed from the data at `now`, if a node would keep it.
     pub(crate) fn put(&mut self, query: &Query, now: Micros) {
         if !query.is_cacheable() {
             return;
@@ -245,7 +247,8 @@ impl Cache {
     }
 }
 
-/// How many data loads the project of `query` has seen at `now`; projects load one after the other.
+/// Returns how many data loads the project of `query` has seen at `now`. Projects load one after
+/// another.
 fn loads(query: &Query, now: Micros) -> u64 {
     (now + LOAD_EVERY * u64::from(query.project) / PROJECTS as u64) / LOAD_EVERY
 }

@@ -1,4 +1,4 @@
-//! The results as a picture: a row for each front, seconds on a logarithmic scale.
+//! The results as a picture: a row per front, with seconds on a logarithmic scale.
 
 use std::fmt::Write as _;
 
@@ -14,7 +14,7 @@ const FROM: f64 = 0.05;
 const TO: f64 = 2000.0;
 const TICKS: [f64; 5] = [0.1, 1.0, 10.0, 100.0, 1000.0];
 
-/// The picture of results side by side, each under its title.
+/// Returns the picture of results side by side, each under its title.
 pub(crate) fn svg(results: &[(String, &Results)]) -> String {
     let rows = results.iter().map(|(_, rows)| rows.len()).max().unwrap_or(0);
     let bottom = TOP + ROW * rows as f64;
@@ -92,7 +92,7 @@ fn legend(svg: &mut String, y: f64) {
     }
 }
 
-/// How far from a panel's left edge so many seconds are.
+/// Returns the distance from a panel's left edge for this many seconds.
 fn along(seconds: f64) -> f64 {
     PANEL * ((seconds.clamp(FROM, TO) / FROM).ln() / (TO / FROM).ln())
 }

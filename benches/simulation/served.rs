@@ -1,5 +1,6 @@
-//! The whole proxy of the crate in front of simulated nodes: `Proxy::forward` for every query, on the timers of tokio. Paused, they
-//! are a virtual clock; otherwise the same runs in real time.
+//! The whole proxy of the crate in front of simulated nodes: `Proxy::forward` for every query, on
+//! tokio's timers. If the timers are paused, they are a virtual clock; otherwise the same code runs
+//! in real time.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -20,30 +21,34 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::nodes::{CACHED_RESULTS, Cache, Completion, NODES, SLOTS};
 use crate::workload::{Micros, Query};
 
-/// The header with the number of a query. Single flight compares all headers but those of tracing, such as this one.
+/// The header with the number of a query. Single flight compares all headers except tracing
+/// headers, such as this one.
 const NUMBER: &str = "x-correlation-id";
 
 /// The response of a node, in the form of Kylin.
 const RESULT: &str = r#"{"columnMetas":[],"results":[],"isException":false,"exceptionMessage":null}"#;
 
-/// What a proxy does for its queries.
+/// How a proxy handles its queries.
 #[derive(Clone)]
 pub(crate) struct Served {
     pub(crate) policy: Arc<dyn Balancer>,
-    /// The endpoints have their limit, so that queries wait in the proxy. Otherwise they wait at the nodes.
+    /// Whether the endpoints have their limit, so that queries wait in the proxy. Otherwise they
+    /// wait at the nodes.
     pub(crate) queues: bool,
-    /// Equal queries are executed once. Otherwise clients ask for a response of their own.
+    /// Whether identical queries are executed once. Otherwise clients ask for their own response.
     pub(crate) single_flight: bool,
-    /// The queries of a node share its cores, as many as it has slots here; all run at once.
+    /// Whether the queries of a node share its cores, which are as many as its slots here; all
+    /// queries run at once.
     pub(crate) shared_cores: bool,
-    /// Each client of the trace is a user with an account of its own; else all queries come from one account.
+    /// Whether each client of the trace is a user with their own account. Otherwise all queries
+    /// come from one account.
     pub(crate) accounts: bool,
-    /// Each client has a session, which is bound to the node of its first query.
+    /// Whether each client has a session, which is bound to the node of its first query.
     pub(crate) sessions: bool,
 }
 
 impl Served {
-    /// All queries come from one account, as those of a dashboard server do.
+    /// All queries come from one account, like those of a dashboard server.
     pub(crate) fn of_one_account(
         policy: Arc<dyn Balancer>,
         queues: bool,
@@ -54,11 +59,11 @@ impl Served {
     }
 }
 
-/// The passage of virtual time, from the first query on.
+/// The passage of virtual time, starting at the first query.
 #[derive(Clone, Copy)]
 pub(crate) struct Pace {
     pub(crate) start: Instant,
-    /// How long a second of the trace takes.
+    /// The duration of a second of the trace.
     scale: f64,
 }
 
@@ -102,7 +107,7 @@ impl Node {
         let query = &self.queries[number.expect("a number of a query")];
         let _slot = if self.sharing.is_none() { self.slots.acquire().await.ok() } else { None };
         let began = self.pace.now();
-        // A flood makes no results for others.
+        // A flood produces no results for others.
         let is_of_flood = request.headers().contains_key("x-flood");
         let hit = !is_of_flood && self.cache.lock().expect("no panic").has(query, began);
         let takes = if hit { query.cached } else { query.fresh };
@@ -123,7 +128,8 @@ impl Node {
     }
 }
 
-/// The cores of a node: each query runs at full speed while there are no more than cores, else all are equally slower.
+/// The cores of a node. Each query runs at full speed while there are no more queries than cores;
+/// otherwise all are equally slower.
 #[derive(Default)]
 struct Sharing {
     progress: Mutex<Progress>,
@@ -134,7 +140,7 @@ struct Sharing {
 struct Progress {
     running: usize,
     at: Micros,
-    /// How much of its work a query has done that has run from the beginning.
+    /// How much of its work a query has done if it has run from the beginning.
     done: f64,
 }
 
@@ -230,7 +236,7 @@ pub(crate) fn in_process(queries: &Arc<[Query]>, pace: Pace, served: &Served) ->
     (0..NODES).map(move |_| InProcess(Node::new(queries, pace, served.shared_cores)))
 }
 
-/// Sends the queries, each when it is its time.
+/// Sends each query when it is due.
 pub(crate) async fn drive<B: Backend>(
     proxy: Proxy<B>,
     queries: Arc<[Query]>,

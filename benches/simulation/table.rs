@@ -1,4 +1,4 @@
-//! The results as tables, and where they go.
+//! The results as tables, and where the tables are written.
 
 use std::fmt::Write as _;
 use std::io;
@@ -9,7 +9,7 @@ use crate::figures::Figures;
 
 const END: &str = "<!-- end of what is written -->\n";
 
-/// One table for each load. `model` is in the head of each.
+/// Returns one table per load. `model` is in the heading of each.
 pub(crate) fn markdown(results: &[(f64, Results)], model: &str) -> String {
     let mut text = String::new();
     for (load, rows) in results {
@@ -39,7 +39,8 @@ pub(crate) fn markdown(results: &[(f64, Results)], model: &str) -> String {
     text
 }
 
-/// The table of floods at one load: the name, the figures of the others, and how many queries of the flood were served.
+/// Returns the table of floods at one load: the name, the figures of the other users, and how many
+/// queries of the flood were served.
 pub(crate) fn floods(load: f64, rows: impl Iterator<Item = (String, Figures, u64)>) -> String {
     let mut text = format!(
         "\n| load of others {:.0} %, flood | mean s | p99 s | p99 of quick s | waited s | refused | served of the flood |\n\
@@ -62,7 +63,7 @@ pub(crate) fn floods(load: f64, rows: impl Iterator<Item = (String, Figures, u64
     text
 }
 
-/// Puts `tables` between two marks in `file`, the first of which names the options of the run.
+/// Puts `tables` between two marks in `file`. The first mark names the options of the run.
 pub(crate) fn put_into(file: &Path, options: &str, tables: &str) -> io::Result<()> {
     let text = std::fs::read_to_string(file)?;
     let begin = format!("<!-- written by cargo bench --bench simulation -- {options} -->\n");
@@ -71,7 +72,7 @@ pub(crate) fn put_into(file: &Path, options: &str, tables: &str) -> io::Result<(
     std::fs::write(file, format!("{head}{begin}{tables}\n{END}{tail}"))
 }
 
-/// Three digits.
+/// Formats a number with three digits.
 fn short(seconds: f64) -> String {
     match seconds {
         seconds if seconds < 10.0 => format!("{seconds:.2}"),

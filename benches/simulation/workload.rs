@@ -1,6 +1,7 @@
-//! The queries of a day of dashboards: which client sends what and when, and how long a node takes without its cache.
+//! A day of dashboard queries: which client sends which query and when, and how long a node takes
+//! without its cache.
 //!
-//! One trace is made per seed and load, and every policy is given the same.
+//! One trace is generated per seed and load, and every policy gets the same trace.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -11,7 +12,7 @@ use kylin_lb::QueryKeys;
 
 use crate::nodes::{self, Cache};
 
-/// Microseconds of virtual time.
+/// In microseconds of virtual time.
 pub(crate) type Micros = u64;
 
 /// One query.
@@ -21,15 +22,16 @@ pub(crate) struct Query {
     pub(crate) client: IpAddr,
     pub(crate) keys: QueryKeys,
     pub(crate) project: u8,
-    /// What it takes to compute.
+    /// The time to compute it.
     pub(crate) fresh: Micros,
     /// The time to respond from the result cache.
     pub(crate) cached: Micros,
 }
 
 impl Query {
-    /// A node caches what was costly only. Kylin goes by time (2 s), scanned rows (10,240) or size (1 MB), whichever is
-    /// reached first; the time alone is modelled, and so taken lower.
+    /// A node caches only expensive results. Kylin decides by time (2 s), scanned rows (10,240) or
+    /// size (1 MB), whichever is reached first. Only the time is modelled here, so the limit is
+    /// lower.
     pub(crate) fn is_cacheable(&self) -> bool {
         self.fresh >= 300_000
     }
@@ -37,19 +39,20 @@ impl Query {
 
 const TEMPLATES: usize = 200;
 const CLIENTS: usize = 40;
-/// Templates are dealt out to the projects; a data load is of one project.
+/// Templates are distributed over the projects; a data load affects one project.
 pub(crate) const PROJECTS: usize = 10;
-/// How fast popularity falls with rank: of templates, and of the variants of a template.
+/// How fast popularity decreases with rank: for templates, and for the variants of a template.
 const ZIPF: f64 = 0.9;
-/// How fast popularity of clients falls with rank. Clients are offices behind one address each; the largest sends a tenth of all.
+/// How fast the popularity of clients decreases with rank. A client is an office behind one
+/// address; the largest sends a tenth of all queries.
 const ZIPF_OF_CLIENTS: f64 = 0.5;
-/// A template has 1 to this many variants (filter values, users), log-uniformly.
+/// A template has 1 to this many variants (filter values, users), distributed log-uniformly.
 const MAX_VARIANTS: f64 = 120.0;
-/// Ranks of the templates that take minutes: about one query in four hundred.
+/// The ranks of the templates that take minutes: about one query in four hundred.
 const SLOW_RANKS: [usize; 2] = [150, 195];
-/// The most popular templates, none of which takes longer than 1.5 s.
+/// The number of most popular templates, none of which takes longer than 1.5 s.
 const TUNED_RANKS: usize = 10;
-/// Of the other templates, the share that takes 50 to 200 ms.
+/// The share of the other templates that takes 50 to 200 ms.
 const FAST_SHARE: f64 = 0.6;
 /// Opening a dashboard sends 1 to this many queries at once.
 const MAX_BURST: usize = 8;
@@ -59,12 +62,12 @@ struct Template {
     variants: Zipf,
 }
 
-/// `count` queries that keep 8 x 8 slots busy to `load` under round robin.
+/// Returns `count` queries that keep 8 x 8 slots busy to `load` under round robin.
 pub(crate) fn trace(seed: u64, count: usize, load: f64) -> Vec<Query> {
     trace_of(CLIENTS, seed, count, load)
 }
 
-/// A [`trace`] of so many clients.
+/// Returns a [`trace`] with this many clients.
 pub(crate) fn trace_of(clients: usize, seed: u64, count: usize, load: f64) -> Vec<Query> {
     let mut random = Rng::with_seed(seed);
     let templates: Vec<Template> = (0..TEMPLATES).map(|rank| template(rank, &mut random)).collect();
@@ -72,7 +75,7 @@ pub(crate) fn trace_of(clients: usize, seed: u64, count: usize, load: f64) -> Ve
     let mut queries = Vec::with_capacity(count);
     let mut now = 0.0;
     while queries.len() < count {
-        // Dashboards are opened independently of each other; the pace is set below.
+        // Dashboards are opened independently of each other. The pace is set below.
         now += -(1.0 - random.f64()).ln() * 1e6;
         let client = by_client.draw(&mut random);
         for _ in 0..random.usize(1..=MAX_BURST) {
@@ -103,7 +106,8 @@ fn template(rank: usize, random: &mut Rng) -> Template {
 }
 
 fn query(at: Micros, client: usize, rank: usize, variant: usize, mean: f64, random: &mut Rng) -> Query {
-    // A variant is heavier or lighter than its template for good, and every run differs a little.
+    // A variant is permanently heavier or lighter than its template, and every run differs a
+    // little.
     let affinity = scramble((rank as u64) << 32 | variant as u64);
     let of_variant = normal(&mut Rng::with_seed(affinity));
     let fresh = mean * (0.3 * of_variant + 0.2 * normal(random)).exp();
@@ -117,8 +121,9 @@ fn query(at: Micros, client: usize, rank: usize, variant: usize, mean: f64, rand
     }
 }
 
-/// Stretches time until the nodes are as busy as wanted. How busy they are depends on what is cached, and that on the pace
-/// (caches are emptied from time to time), so this goes round a few times.
+/// Stretches time until the nodes have the requested load. The load depends on what is cached, and
+/// that depends on the pace, because caches are emptied from time to time. So this is repeated a
+/// few times.
 fn pace(queries: &mut [Query], load: f64) {
     for _ in 0..12 {
         let stretch = busy(queries) / load;
@@ -128,7 +133,8 @@ fn pace(queries: &mut [Query], load: f64) {
     }
 }
 
-/// The share of all slots' time that round robin would fill, if a query never had to wait for a slot.
+/// Returns the share of all slots' time that round robin would use if a query never had to wait for
+/// a slot.
 fn busy(queries: &[Query]) -> f64 {
     let mut caches: Vec<Cache> = (0..nodes::NODES).map(|_| Cache::new(nodes::CACHED_RESULTS)).collect();
     let mut ends: BinaryHeap<Reverse<(Micros, usize)>> = BinaryHeap::new();
@@ -149,7 +155,7 @@ fn busy(queries: &[Query]) -> f64 {
     total as f64 / (span as f64 * (nodes::NODES * nodes::SLOTS) as f64)
 }
 
-/// Draws ranks of which the k-th is wanted in proportion to 1 / k^falling.
+/// Draws ranks, the k-th in proportion to 1 / k^falling.
 struct Zipf(Vec<f64>);
 
 impl Zipf {
@@ -180,7 +186,7 @@ fn normal(random: &mut Rng) -> f64 {
     (-2.0 * (1.0 - random.f64()).ln()).sqrt() * (std::f64::consts::TAU * random.f64()).cos()
 }
 
-/// The finalizer of splitmix64: a stand-in for the hash of a text.
+/// The finalizer of splitmix64, which stands in for the hash of a text.
 fn scramble(number: u64) -> u64 {
     let z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,5 +1,6 @@
-//! Waiting times in real time: the crate's proxy in front of 8 servers of this process with 8 slots each, over TCP, and the queries of
-//! `benches/simulation`, twenty times as fast. Beside each figure stands that of the simulation for the same queries.
+//! Waiting times in real time. The crate's proxy runs in front of 8 servers of this process with 8
+//! slots each, over TCP. The queries are those of `benches/simulation`, twenty times as fast.
+//! Beside each figure is that of the simulation for the same queries.
 //!
 //! ```sh
 //! cargo bench --bench waiting                    # some minutes
@@ -36,13 +37,13 @@ use self::nodes::{Completion, NODES};
 use self::served::{Node, Pace, Served};
 use self::workload::Query;
 
-/// How many times as fast as in the simulation the queries come and run.
+/// The factor by which the queries arrive and run faster than in the simulation.
 const SPEED: f64 = 20.0;
 
 fn main() {
     let mut arguments = std::env::args().skip_while(|argument| argument != "--speed").skip(1);
     let speed = arguments.next().map_or(SPEED, |speed| speed.parse().expect("--speed takes a number"));
-    // How long a second of the queries takes.
+    // The duration of a second of the queries.
     let scale = 1.0 / speed;
     if std::env::args().any(|argument| argument == "--flood") {
         return floods(scale);
@@ -83,8 +84,8 @@ fn figures_of(trace: &[Query], completions: &[Completion]) -> Figures {
     figures
 }
 
-/// Prints how long quick queries of others take while a user has 1,000 queries on their way all the time. Each of the others is an
-/// office with an account of its own.
+/// Prints how long quick queries of other users take while one user always has 1,000 queries in
+/// flight. Each of the others is an office with its own account.
 fn floods(scale: f64) {
     let front = Served { accounts: true, ..Served::of_one_account(Arc::new(LeastConn::new()), true, false, false) };
     for load in [0.60, 0.88] {

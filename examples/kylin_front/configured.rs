@@ -1,4 +1,5 @@
-//! A front end that a configuration of nginx or httpd describes. A reload reads the configuration again.
+//! A front end that is described by a configuration of nginx or httpd. A reload reads the
+//! configuration again.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -30,7 +31,7 @@ pub struct FileSource<'s> {
     pub logs: &'s Logs,
 }
 
-/// A site or its successor, with the settings of its file that concern the whole process.
+/// A site or its successor, with the settings in its file that affect the whole process.
 pub struct Loaded<S> {
     pub site: S,
     /// The limit of open files.
@@ -48,7 +49,8 @@ pub trait FileSite: Clone + Send + 'static {
     /// Builds what the file describes.
     fn load(source: &FileSource<'_>, secret: Secret) -> Result<Loaded<Self>, Box<dyn Error>>;
 
-    /// Builds what the file describes now, to take the place of this site. `open` has the access logs that are open.
+    /// Builds the site that the file describes now, to replace this one. `open` has the access logs
+    /// that are open.
     fn successor(
         &self,
         source: &FileSource<'_>,
@@ -58,13 +60,13 @@ pub trait FileSite: Clone + Send + 'static {
 
     fn of(successor: &Self::Successor) -> &Self;
 
-    /// Returns the site, what has changed, and whether other clusters are to be probed.
+    /// Returns the site, the changes, and whether other clusters must be probed.
     fn activate(successor: Self::Successor) -> (Self, String, bool);
 
     fn clusters(&self) -> Vec<(String, Cluster)>;
     fn sessions(&self) -> Option<&Sessions>;
     fn longest_timeout(&self) -> Duration;
-    /// Returns the addresses of the file, and whether clients speak TLS there.
+    /// Returns the addresses of the file, each with whether clients speak TLS there.
     fn listens(&self) -> Vec<(Listen, bool)>;
     /// Returns a server at the addresses of the file, or only at `listen`.
     fn server(&self, listen: Option<Listen>) -> ServerBuilder<Self::Listener>;
@@ -159,11 +161,13 @@ pub struct Configured<S> {
     store_watches: Vec<Watch>,
 }
 
-/// The access logs of a configuration, by path; `None` for one that could not be opened when the front end started.
+/// The access logs of a configuration, by path; `None` for a log that could not be opened when the
+/// front end started.
 pub type AccessLogs = HashMap<PathBuf, Option<LogFile>>;
 
-/// Opens the access logs that are not open yet. One that could not be opened before may fail again: the folder of nginx's logs need
-/// not be on this machine, and requests are served without it.
+/// Opens the access logs that are not open yet. A log that could not be opened before may fail
+/// again. The folder of nginx's logs need not exist on this machine, and requests are served
+/// without it.
 fn open_logs(args: &Args, config: &Config, open: &AccessLogs) -> Result<AccessLogs, Box<dyn Error>> {
     let mut logs = AccessLogs::new();
     for path in config.access_logs() {
@@ -273,7 +277,7 @@ impl<S: FileSite> Configured<S> {
         let server = inherited.into_iter().fold(builder, ServerBuilder::inherit).start()?;
         configured.monitored.set_connections(server.connection_count());
         let listens = configured.site.listens();
-        // The option replaces all addresses. Clients speak there what they speak at the first.
+        // The option replaces all addresses. Clients use the protocol of the first one there.
         let chosen = configured
             .args
             .listen
@@ -296,7 +300,7 @@ impl<S: FileSite> Configured<S> {
         &self.health
     }
 
-    /// Returns the longest time that a query may take.
+    /// Returns the maximum time that a query may take.
     pub fn longest_query(&self) -> Duration {
         self.site.longest_timeout()
     }
@@ -327,7 +331,7 @@ impl<S: FileSite> Configured<S> {
     }
 }
 
-/// What a reload reads.
+/// The data that a reload reads.
 pub struct Read<S> {
     secret: Secret,
     loaded: Loaded<S>,
@@ -336,8 +340,8 @@ pub struct Read<S> {
 impl<S: FileSite> Reload for Configured<S> {
     type New = Read<S::Successor>;
 
-    /// The reader reads the configuration, its certificates and the secret, and opens its logs. Nothing changes unless all of them are
-    /// valid.
+    /// The reader reads the configuration, its certificates and the secret, and opens its logs.
+    /// Nothing changes unless all of them are valid.
     fn reader(&self) -> impl FnOnce() -> Result<Self::New, Box<dyn Error>> + Send + 'static {
         let Configured { path, args, logs, access_logs, secret, site, .. } = self;
         let (path, args, logs) = (path.clone(), Arc::clone(args), logs.clone());

@@ -1,4 +1,4 @@
-//! `kylin_front ctl`: changes a front end that runs with `--admin`, from a shell.
+//! `kylin_front ctl`: controls a front end that runs with `--admin`, from a shell.
 
 use std::fmt::Write as _;
 use std::io::{Read, Write};
@@ -34,7 +34,7 @@ Usage: kylin_front ctl VERB [OPTIONS]
 
 const VERBS: &str = "status, ready NODE, drain NODE, maintenance NODE, weight NODE N, reload or log-level LEVEL";
 
-/// The time for a connection, and for each read and write. A reload may have to look names up.
+/// The timeout for connecting, and for each read and write. A reload may have to look up names.
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// The interval at which `--wait` reads the status.
 const WAIT_INTERVAL: Duration = Duration::from_millis(500);
@@ -45,7 +45,7 @@ struct Ctl {
     token: Option<String>,
     json: bool,
     wait: bool,
-    /// `None` for the status.
+    /// `None` means the status.
     action: Option<Value>,
 }
 
@@ -91,7 +91,7 @@ impl Ctl {
                 "--wait" => ctl.wait = true,
                 "--json" => ctl.json = true,
                 "--help" | "-h" => return Ok(None),
-                // A negative number is a wrong weight, and no option.
+                // A negative number is an invalid weight, and not an option.
                 _ if name.starts_with('-') && !name[1..].starts_with(|c: char| c.is_ascii_digit()) => {
                     return Err(format!("unknown option {name}"));
                 }
@@ -129,7 +129,7 @@ impl Ctl {
         };
         let done = self.exchange("POST", "/action", &action.to_string())?;
         if self.json {
-            // One JSON object is printed: with --wait, the node as it is in the end.
+            // One JSON object is printed; with --wait, it shows the node in its final state.
             if !self.wait {
                 say(format_args!("{done:#}\n"));
             }
@@ -160,7 +160,7 @@ impl Ctl {
         }
     }
 
-    /// Sends a request on a connection of its own, and returns the JSON of the response.
+    /// Sends a request on its own connection, and returns the JSON of the response.
     fn exchange(&self, method: &str, path: &str, body: &str) -> Result<Value, String> {
         let (unix, host) = match self.admin.strip_prefix("unix:") {
             Some(path) => (Some(path), "localhost"),
@@ -207,7 +207,7 @@ fn exchange(mut stream: impl Read + Write, request: &str) -> std::io::Result<Str
     Ok(String::from_utf8_lossy(&response).into_owned())
 }
 
-/// Returns the JSON of a response, or the error that it reports.
+/// Returns the JSON of a response, or the error that the response reports.
 fn parse(response: &str) -> Result<Value, String> {
     let invalid = || "the response is not that of a front end with --admin".to_owned();
     let (head, body) = response.split_once("\r\n\r\n").ok_or_else(invalid)?;
@@ -238,7 +238,7 @@ fn find<'s>(status: &'s Value, action: &Value) -> Option<&'s Value> {
     })
 }
 
-/// Returns the number of requests and sessions that are left at an endpoint that is not ready.
+/// Returns the number of requests and sessions that remain at an endpoint that is not ready.
 fn waits_for(endpoint: &Value) -> String {
     let left = &endpoint["waits_for"];
     if left.is_null() {
@@ -252,7 +252,7 @@ fn waits_for(endpoint: &Value) -> String {
     requests + &sessions.unwrap_or_default()
 }
 
-/// Returns the status as text, with one node in each line.
+/// Returns the status as text, with one node per line.
 fn table(status: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
     let mut table = String::new();

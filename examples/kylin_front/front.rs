@@ -1,4 +1,4 @@
-//! What the front end responds to itself, before a request reaches a node.
+//! The front end's own responses, which it gives before a request reaches a node.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use kylin_lb::{Body, ClientAddr, Cluster};
 use parking_lot::Mutex;
 use pin_project_lite::pin_project;
 
-/// The health path, which tells a balancer in front whether to send requests here.
+/// The health path, which tells a load balancer in front whether to send requests here.
 #[derive(Default)]
 pub struct Health {
     /// `None` if the option turns it off.
@@ -28,12 +28,12 @@ impl Health {
         Arc::new(Health { path, ..Health::default() })
     }
 
-    /// Sets the clusters. The front end is healthy if a node of one of them may serve.
+    /// Sets the clusters. The front end is healthy if a node of any of them may serve.
     pub fn set_clusters(&self, clusters: Vec<Cluster>) {
         *self.clusters.lock() = clusters;
     }
 
-    /// From now on the path says that the front end stops.
+    /// Makes the path report from now on that the front end is stopping.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
     }
@@ -50,13 +50,14 @@ impl Health {
     }
 }
 
-/// Counts failed nodes in panic mode, which tries them.
+/// Returns whether a node may serve. In panic mode, which tries failed nodes, they count too.
 fn has_node(cluster: &Cluster) -> bool {
     let status = cluster.status();
     status.panicking || status.endpoints.iter().any(serves)
 }
 
-/// Returns whether the node serves at least requests of sessions that are bound to it, as a draining one does.
+/// Returns whether the node serves at least requests of sessions that are bound to it, as a
+/// draining node does.
 pub fn serves(endpoint: &EndpointStatus) -> bool {
     let is_in_health = !matches!(endpoint.health, HealthState::Unhealthy | HealthState::Ejected);
     endpoint.admin_state != AdminState::Maintenance && is_in_health
@@ -66,13 +67,13 @@ pub fn serves(endpoint: &EndpointStatus) -> bool {
 pub struct Front<H> {
     pub health: Arc<Health>,
     pub inner: H,
-    /// The port of https to which all requests are redirected; if `None`, they are served.
+    /// The HTTPS port to which all requests are redirected. If it is `None`, requests are served.
     pub redirect: Option<Arc<AtomicU16>>,
 }
 
 pin_project! {
-    /// The response to a request: the front end's own, or that of the handler behind it. An `async` block would move the future of that
-    /// handler, which is large, once more.
+    /// The response to a request: the front end's own, or that of the inner handler. An `async`
+    /// block would move the inner handler's large future once more.
     #[project = HandledParts]
     enum Handled<F> {
         Own { response: Option<Response<Body>> },
@@ -108,7 +109,7 @@ impl<H: Handler> Handler for Front<H> {
     }
 }
 
-/// Redirects to the same URL over https.
+/// Redirects to the same URL with https.
 fn redirect(port: u16, request: &Request<Body>) -> Response<Body> {
     let authority = request.uri().authority().cloned().or_else(|| {
         let host = request.headers().get(header::HOST)?;
@@ -127,7 +128,7 @@ fn redirect(port: u16, request: &Request<Body>) -> Response<Body> {
         Some(location) => _ = response.headers_mut().insert(header::LOCATION, location),
         None => *response.status_mut() = StatusCode::BAD_REQUEST,
     }
-    // Otherwise clients would still use a permanent redirect after the options have changed.
+    // Otherwise clients would still follow a permanent redirect after the options have changed.
     response.headers_mut().insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
     response
 }

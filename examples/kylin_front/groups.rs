@@ -1,4 +1,5 @@
-//! `--resource-groups`: the resource groups of Kylin 5, read again when their file changes.
+//! `--resource-groups`: the resource groups of Kylin 5, which are read again when their file
+//! changes.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,7 +23,8 @@ impl GroupsFile {
         Ok(GroupsFile { path, groups })
     }
 
-    /// Reads the file again and again, as long as the program runs. A file that is missing or wrong changes nothing.
+    /// Reads the file repeatedly, for as long as the program runs. A missing or invalid file
+    /// changes nothing.
     pub fn follow(&self) {
         let (path, groups) = (self.path.clone(), self.groups.clone());
         tokio::spawn(async move {

@@ -1,4 +1,5 @@
-//! A front end of listed nodes: those of an option, of a file, of ZooKeeper or of Kylin's properties.
+//! A front end for listed nodes: those of an option, of a file, of ZooKeeper or of Kylin's
+//! properties.
 
 use std::error::Error;
 use std::os::fd::OwnedFd;
@@ -35,9 +36,9 @@ pub struct Listed {
     secret: Secret,
     sessions: Option<Sessions>,
     listens: Vec<Listen>,
-    /// The certificates for clients; `None` if they speak http.
+    /// The certificates that clients see; `None` if they use plain HTTP.
     clients: Option<Clients>,
-    /// The port to which requests to the address of `--redirect` are redirected.
+    /// The port to which requests at the address of `--redirect` are redirected.
     https_port: Arc<AtomicU16>,
     health: Arc<Health>,
     monitored: Arc<Monitored>,
@@ -65,7 +66,7 @@ impl Listed {
         if args.check {
             members.wait(CHECK_TIMEOUT).await;
             say(format_args!("{}{}", summary(&args), table(&members.cluster)));
-            // What is understood must be able to serve.
+            // A configuration that is understood must also be able to serve.
             return match members.missing() {
                 Some(why) => Err(format!("there are no nodes: {why}").into()),
                 None if members.is_own_name => Err(OWN_NAME.into()),
@@ -96,7 +97,8 @@ impl Listed {
         };
         #[cfg(feature = "cache")]
         listed.monitored.set_cached(proxy.clone());
-        // Before it accepts: connections to an inherited socket wait in the kernel, and another process may still serve them.
+        // Before it accepts connections. Connections to an inherited socket wait in the kernel, and
+        // another process may still serve them.
         listed.members.wait(START_TIMEOUT).await;
         if let Some(error) = listed.members.empty_list() {
             tracing::warn!(error, "no node is listed yet: clients are refused until one is");
@@ -104,7 +106,7 @@ impl Listed {
         let server = inherited.into_iter().fold(listed.server(proxy), ServerBuilder::inherit).start()?;
         listed.monitored.set_connections(server.connection_count());
         listed.monitored.set_logs(listed.log_files());
-        // The addresses of `listens` come first. With a unix socket, https has its usual port.
+        // The addresses of `listens` come first. With a unix socket, https uses its usual port.
         let is_tcp = listed.listens.iter().any(|listen| !matches!(listen, Listen::Unix(_)));
         if let (Some(address), true) = (server.addresses().first(), is_tcp) {
             listed.https_port.store(address.port(), Ordering::Relaxed);
@@ -123,7 +125,7 @@ impl Listed {
         &self.health
     }
 
-    /// Returns the longest time that a query may take.
+    /// Returns the maximum time that a query may take.
     pub fn longest_query(&self) -> Duration {
         self.args.settings.read_timeout.unwrap_or(kylin_lb::backend::Timeouts::default().head)
     }
@@ -151,7 +153,7 @@ impl Reload for Listed {
         move || sessions::reread(file.as_deref(), &before)
     }
 
-    /// Reads the certificates. The source of the nodes is followed as it changes.
+    /// Reads the certificates. The source of the nodes is followed continuously.
     fn reload(&mut self, secret: Secret, server: &mut Server) -> Result<String, Box<dyn Error>> {
         let token = crate::status::token(self.args.admin_token_file.as_deref())?;
         self.members.check()?;
@@ -229,7 +231,8 @@ fn configure<K>(
     observers.iter().fold(builder, |builder, observer| builder.observer(Arc::clone(observer)))
 }
 
-/// Returns where to listen: as the option says, else at the sockets that the process was given, else at the default.
+/// Returns where to listen: at the addresses of the option, else at the sockets that were passed to
+/// the process, else at the default.
 fn listens(args: &Args, inherited: &[OwnedFd]) -> Result<Vec<Listen>, Box<dyn Error>> {
     Ok(match &args.listen {
         Some(listen) => vec![listen.clone()],
@@ -237,7 +240,8 @@ fn listens(args: &Args, inherited: &[OwnedFd]) -> Result<Vec<Listen>, Box<dyn Er
         None => {
             let mut listens = inherited.iter().map(Listen::of_socket).collect::<Result<Vec<_>, _>>()?;
             listens.dedup();
-            // That of `--redirect` may be among them; a socket of `[::]` may take IPv4 too, which the option does not say.
+            // The address of `--redirect` may be among them. A socket of `[::]` may accept IPv4
+            // too, which the option does not show.
             let redirect = args.tls.redirect.as_ref().map(Listen::to_string);
             listens.retain(|listen| redirect != Some(listen.to_string()));
             listens

@@ -1,8 +1,9 @@
-//! Writes lines to a file, to standard output or to standard error, in a thread of its own, so that no request waits for a disk or for
-//! the reader of a pipe.
+//! Writes lines to a file, to standard output or to standard error. The writer has its own thread,
+//! so no request waits for a disk or for the reader of a pipe.
 //!
-//! A request appends its line to a buffer that all requests share, and wakes the thread only if that sleeps without a line. The thread
-//! collects lines for [`WRITE_INTERVAL`], takes the buffer, and writes it with one call.
+//! A request appends its line to a buffer that all requests share, and wakes the thread only if it
+//! sleeps without a line. The thread collects lines for [`WRITE_INTERVAL`], takes the buffer, and
+//! writes it with one call.
 
 use std::borrow::Cow;
 use std::fs::{self, File, OpenOptions};
@@ -19,22 +20,24 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-/// The bytes of lines that may wait for the thread, and for the disk. Further lines are dropped and counted.
+/// The maximum size of the lines that wait for the thread and for the disk, in bytes. Further lines
+/// are dropped and counted.
 const MAX_BYTES: usize = 16 << 20;
-/// The bytes of lines that stay after an error, to be written later. The other lines that the disk did not take are dropped and counted.
+/// The size of the lines that are kept after an error, to be written later, in bytes. Other lines
+/// that the disk did not accept are dropped and counted.
 const MAX_UNWRITTEN: usize = 8 << 10;
-/// The bytes for which an empty buffer keeps its memory.
+/// The maximum memory that an empty buffer keeps, in bytes.
 const MAX_SPARE: usize = 256 << 10;
-/// The time for which the thread collects lines: to wake it for each line would cost a request more than the line.
+/// How long the thread collects lines. Waking it for each line would cost more than the line.
 const WRITE_INTERVAL: Duration = Duration::from_millis(50);
-/// The time after which lines that stayed after an error are written again.
+/// The time after which lines that were kept after an error are written again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
-/// The time for which [`LogFile::flush`] waits for a disk, or for the reader of a pipe.
+/// How long [`LogFile::flush`] waits for a disk, or for the reader of a pipe.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 /// The interval at which lost lines are logged.
 const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The log to standard output. All that write to it share it, so that their lines stay in order.
+/// The log on standard output. All writers share it, so that their lines stay in order.
 static STDOUT: Mutex<Weak<Handle>> = Mutex::new(Weak::new());
 
 /// A log file. Clones write to the same file.
@@ -47,7 +50,7 @@ struct Handle {
     queue: Arc<Queue>,
 }
 
-/// What requests leave for the thread.
+/// The data that requests leave for the thread.
 #[derive(Default)]
 struct Queue {
     waiting: Mutex<Waiting>,
@@ -58,26 +61,27 @@ struct Queue {
 #[derive(Default)]
 struct Waiting {
     lines: Vec<u8>,
-    /// The bytes of lines that the thread has taken and not written.
+    /// The size of the lines that the thread has taken but not written, in bytes.
     taken: usize,
-    /// The thread sleeps until there is a line.
+    /// Whether the thread sleeps until there is a line.
     sleeps: bool,
     orders: Orders,
 }
 
-/// What the thread is told to do besides writing lines.
+/// The orders to the thread, apart from writing lines.
 #[derive(Default)]
 struct Orders {
-    /// Open the file again.
+    /// Reopen the file.
     reopen: bool,
-    /// Tell these when all lines are written.
+    /// Notify these when all lines are written.
     flushes: Vec<SyncSender<()>>,
     /// End.
     end: bool,
 }
 
 impl LogFile {
-    /// Opens the file at `path` to append to, and creates it with this mode if it does not exist; `-` is standard output.
+    /// Opens the file at `path` for appending, and creates it with this mode if it does not exist;
+    /// `-` is standard output.
     pub fn open(path: &str, mode: u32) -> io::Result<Self> {
         if path == "-" { Self::stdout() } else { Self::start(Target::File(PathBuf::from(path), mode)) }
     }
@@ -98,7 +102,8 @@ impl LogFile {
         Self::start(Target::Stderr)
     }
 
-    /// As [`open`](Self::open), but `-` is a file too. Everyone may read a file that it creates, as nginx's.
+    /// Like [`open`](Self::open), but `-` is a file too. Like nginx's, a file that it creates is
+    /// readable by everyone.
     pub fn open_path(path: &Path) -> io::Result<Self> {
         Self::start(Target::File(path.to_owned(), 0o644))
     }
@@ -112,7 +117,8 @@ impl LogFile {
         Ok(LogFile(Arc::new(Handle { name, queue })))
     }
 
-    /// Writes a line, which has no line break. Does not wait: if the disk is too slow, the line is dropped and counted.
+    /// Writes a line, which must not contain a line break. Does not wait: if the disk is too slow,
+    /// the line is dropped and counted.
     pub fn write(&self, line: &[u8]) {
         let mut waiting = self.0.queue.waiting.lock();
         if waiting.lines.len() + waiting.taken + line.len() >= MAX_BYTES {
@@ -129,12 +135,12 @@ impl LogFile {
         }
     }
 
-    /// Returns the path, `-` for standard output.
+    /// Returns the path; `-` for standard output.
     pub fn name(&self) -> &str {
         &self.0.name
     }
 
-    /// Returns how many lines were dropped since the log was opened first.
+    /// Returns how many lines were dropped since the log was first opened.
     pub fn dropped(&self) -> u64 {
         self.0.queue.dropped.load(Ordering::Relaxed)
     }
@@ -144,12 +150,12 @@ impl LogFile {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Makes the thread open the file again after it was renamed. Does not wait.
+    /// Makes the thread reopen the file after it was renamed. Does not wait.
     pub fn reopen(&self) {
         self.0.queue.order(|orders| orders.reopen = true);
     }
 
-    /// Waits until all lines are written to these files, but not longer than [`FLUSH_TIMEOUT`].
+    /// Waits until all lines are written to these files, for at most [`FLUSH_TIMEOUT`].
     pub fn flush(files: &[LogFile]) {
         let deadline = Instant::now() + FLUSH_TIMEOUT;
         let flushes = files.iter().map(|file| {
@@ -187,8 +193,9 @@ impl Queue {
         self.wake.notify_one();
     }
 
-    /// Waits for lines or an order, and moves the lines behind those of `lines`, which are not written yet. Unless `is_urgent`, further
-    /// lines are collected before. With `retries` it waits for [`RETRY_INTERVAL`] at most.
+    /// Waits for lines or an order, and appends the new lines to `lines`, which are not written
+    /// yet. Unless `is_urgent`, further lines are collected first. With `retries`, waits for
+    /// [`RETRY_INTERVAL`] at most.
     fn take(&self, lines: &mut Vec<u8>, is_urgent: bool, retries: bool) -> Orders {
         let mut waiting = self.waiting.lock();
         while waiting.lines.is_empty() && !waiting.orders.are_given() {
@@ -220,7 +227,7 @@ impl Orders {
 }
 
 enum Target {
-    /// A file, and the mode of one that is made.
+    /// A file, and the mode with which it is created.
     File(PathBuf, u32),
     Stdout,
     Stderr,
@@ -244,9 +251,9 @@ impl Target {
     }
 }
 
-/// Opens a file to append to, and creates it with this mode if it does not exist.
+/// Opens a file for appending, and creates it with this mode if it does not exist.
 fn append(path: &Path, mode: u32) -> io::Result<File> {
-    // To open a pipe for writing alone waits for its reader.
+    // Opening a pipe only for writing waits for its reader.
     let is_pipe = fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo());
     let file = OpenOptions::new().append(true).read(is_pipe).create(true).mode(mode).open(path);
     file.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
@@ -256,11 +263,11 @@ struct Writer {
     target: Target,
     output: File,
     queue: Arc<Queue>,
-    /// Lines that were taken and not written.
+    /// Lines that were taken but not written.
     lines: Vec<u8>,
-    /// Tell these when all lines are written.
+    /// Notify these when all lines are written.
     flushes: Vec<SyncSender<()>>,
-    /// The file is to be opened again.
+    /// Whether the file must be reopened.
     reopens: bool,
     lost: Warnings,
     stale: Warnings,
@@ -285,7 +292,7 @@ impl Writer {
 
     /// Runs until the last clone of the log is dropped.
     fn run(mut self) {
-        // What a process logs last is what counts if it dies.
+        // The last log lines of a process are what counts if it dies.
         let is_urgent = matches!(self.target, Target::Stderr);
         loop {
             let retries = self.reopens || !self.lines.is_empty();
@@ -308,8 +315,9 @@ impl Writer {
         }
     }
 
-    /// Writes all lines with one call, so that another process that appends to the file breaks none. After an error the first lines
-    /// stay; while the reader of a pipe is slow, all do.
+    /// Writes all lines with one call, so that another process that appends to the file splits
+    /// none. After an error, the first lines are kept. While the reader of a pipe is slow, all
+    /// lines are kept.
     fn write(&mut self) -> io::Result<()> {
         let mut written = 0;
         let result = loop {
@@ -332,7 +340,8 @@ impl Writer {
         result
     }
 
-    /// Drops and counts the lines above `kept` bytes. If any may stay, the first one does, because the file may have a part of it.
+    /// Drops and counts the lines beyond `kept` bytes. If any may be kept, the first one is,
+    /// because the file may contain a part of it.
     fn drop_lines(&mut self, kept: usize) {
         let is_end = |byte: &u8| *byte == b'\n';
         let first = || self.lines.iter().position(is_end).filter(|_| kept > 0);
@@ -343,7 +352,7 @@ impl Writer {
         self.queue.dropped.fetch_add(dropped as u64, Ordering::Relaxed);
     }
 
-    /// Opens the file again if that is due. Until it succeeds, lines go to the file that is open.
+    /// Reopens the file if that is due. Until it succeeds, lines go to the file that is open.
     fn reopen(&mut self) {
         if !mem::take(&mut self.reopens) || !matches!(self.target, Target::File(..)) {
             return;
@@ -379,7 +388,7 @@ struct Warnings {
 }
 
 impl Warnings {
-    /// Returns whether the last warning is [`WARN_INTERVAL`] ago, and counts this one if so.
+    /// Returns whether the last warning was [`WARN_INTERVAL`] ago, and if so counts this one.
     fn are_due(&mut self) -> bool {
         let are_due = self.last.is_none_or(|at| at.elapsed() >= WARN_INTERVAL);
         if are_due {
@@ -494,7 +503,7 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), "first\nsecond\n");
     }
 
-    /// A socket that is full: a pipe may be one that does not wait, if another process has set that.
+    /// A socket that is full. A pipe may be non-blocking, if another process has set that.
     #[test]
     fn a_reader_that_is_slow_loses_no_line() {
         let (mut reader, output) = UnixStream::pair().unwrap();

@@ -1,4 +1,5 @@
-//! Checks the paths of logs: that `--check` says where a log could not be written, and that no two logs are one file.
+//! Checks the paths of logs: `--check` reports a log that could not be written, and no two logs may
+//! be the same file.
 
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -14,7 +15,7 @@ use crate::say;
 /// The name of standard output.
 const STDOUT: &str = "-";
 
-/// A log is written to standard output, so that other lines do not belong there.
+/// Whether a log is written to standard output, so that other lines must not go there.
 static IS_STDOUT_TAKEN: AtomicBool = AtomicBool::new(false);
 
 /// Returns whether a log is written to standard output.
@@ -22,7 +23,7 @@ pub fn is_stdout_taken() -> bool {
     IS_STDOUT_TAKEN.load(Ordering::Relaxed)
 }
 
-/// Notes whether a log of the options is written to standard output.
+/// Records whether a log of the options is written to standard output.
 pub fn take_stdout(args: &Args) {
     for (_, path) in options(args) {
         match path {
@@ -32,7 +33,7 @@ pub fn take_stdout(args: &Args) {
     }
 }
 
-/// Notes whether the log at `path` is standard output.
+/// Records whether the log at `path` is standard output.
 pub fn take_if_stdout(path: &Path) {
     if are_same(path, file(STDOUT)) {
         IS_STDOUT_TAKEN.store(true, Ordering::Relaxed);
@@ -45,8 +46,8 @@ pub fn check(args: &Args) -> Result<(), String> {
     files.try_for_each(|(option, path)| check_path(Path::new(path)).map_err(|error| format!("{option}: {error}")))
 }
 
-/// Checks that no access log of a configuration is the log of an option. Notes those that could not be written: a front end that starts
-/// serves without them.
+/// Checks that no access log of a configuration is the log of an option. Reports those that could
+/// not be written; a front end that starts serves without them.
 pub fn check_config(args: &Args, config: &Config) -> Result<(), String> {
     for path in config.access_logs() {
         check_apart(args, config, path)?;
@@ -57,7 +58,8 @@ pub fn check_config(args: &Args, config: &Config) -> Result<(), String> {
     Ok(())
 }
 
-/// Checks that the logs of the options are not one file, which would have lines of two formats.
+/// Checks that the logs of the options are distinct files, because a file must not have lines of
+/// two formats.
 pub fn check_distinct(args: &Args) -> Result<(), String> {
     let (Some(access), Some(query)) = (&args.access_log, &args.query_log) else { return Ok(()) };
     match access == query && access == STDOUT || are_same(file(access), file(query)) {
@@ -97,10 +99,11 @@ pub fn place<'c>(config: &'c Config, path: &Path) -> &'c str {
     config.access_log_place(path).unwrap_or_default()
 }
 
-/// Checks that a log could be written. Nothing is made at its path, which another process may make at the same time.
+/// Checks that a log could be written. Nothing is created at its path, where another process may
+/// create the file at the same time.
 fn check_path(path: &Path) -> io::Result<()> {
     let opened = match fs::metadata(path) {
-        // To open a pipe would wait for its reader.
+        // Opening a pipe would wait for its reader.
         Ok(found) if found.file_type().is_fifo() => Ok(()),
         Ok(_) => OpenOptions::new().append(true).open(path).map(drop),
         Err(error) => match to_make(path).as_deref().and_then(Path::parent) {
@@ -111,7 +114,8 @@ fn check_path(path: &Path) -> io::Result<()> {
     opened.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
 }
 
-/// Returns whether two paths name one file. Two paths of one device such as `/dev/null` count as different.
+/// Returns whether two paths name the same file. Two paths of one device, such as `/dev/null`,
+/// count as different.
 fn are_same(one: &Path, other: &Path) -> bool {
     match (fs::metadata(one), fs::metadata(other)) {
         (Ok(first), Ok(second)) => {
@@ -122,10 +126,11 @@ fn are_same(one: &Path, other: &Path) -> bool {
     }
 }
 
-/// Returns the path of a file that does not exist, without links and `..`; `None` if its folder does not exist either.
+/// Returns the path of a file that does not exist, without links and `..`; `None` if its folder
+/// does not exist either.
 fn to_make(path: &Path) -> Option<PathBuf> {
     let mut path = path.to_owned();
-    // As many links as Linux follows.
+    // The number of links that Linux follows.
     for _ in 0..40 {
         let Ok(link) = fs::read_link(&path) else { break };
         path = path.with_file_name("").join(link);

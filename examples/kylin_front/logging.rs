@@ -1,4 +1,4 @@
-//! What the program tells its operator on standard error: one line for each change of state.
+//! The log for the operator on standard error: one line for each change of state.
 
 use std::io;
 use std::time::{Instant, SystemTime};
@@ -20,7 +20,7 @@ use tracing_subscriber::{Layer, Registry, reload};
 use crate::front;
 use crate::log_file::LogFile;
 
-/// The target of changes of state that the library logs. [`StateLog`] logs them instead.
+/// The target with which the library logs changes of state. [`StateLog`] logs them instead.
 const LIBRARY_STATE: &str = "kylin_lb::state";
 
 #[derive(Clone, Copy, Default)]
@@ -30,9 +30,11 @@ pub enum LogFormat {
     Json,
 }
 
-/// Logs to standard error at `level`. Without it, `RUST_LOG` sets the levels, such as `kylin_lb=debug`; without both, it is info.
+/// Logs to standard error at `level`. If it is `None`, `RUST_LOG` sets the levels, such as
+/// `kylin_lb=debug`; the default is info.
 ///
-/// Returns the log too, to flush it. A standard error that is not read delays nothing: lines are lost then.
+/// Also returns the log, to flush it. A standard error that is not read delays nothing; lines are
+/// then lost.
 pub fn start(level: Option<LevelFilter>, format: LogFormat) -> io::Result<(Levels, LogFile)> {
     let levels = match level {
         Some(level) => at(level),
@@ -72,11 +74,11 @@ fn without_library_state(levels: Targets) -> Targets {
     levels.with_target(LIBRARY_STATE, LevelFilter::OFF)
 }
 
-/// Changes the levels of a log that runs.
+/// Changes the levels of a running log.
 pub struct Levels(reload::Handle<Targets, Registry>);
 
 impl Levels {
-    /// Logs at the level of this name from now on.
+    /// Logs at the level with this name from now on.
     pub fn set(&self, name: &str) -> Result<(), String> {
         self.0.reload(at(level(name)?)).map_err(|error| error.to_string())
     }
@@ -84,7 +86,7 @@ impl Levels {
 
 /// Parses the name of a level.
 pub fn level(text: &str) -> Result<LevelFilter, String> {
-    // The parser also takes numbers and the empty text.
+    // The parser also accepts numbers and the empty text.
     match text {
         "off" | "error" | "warn" | "info" | "debug" | "trace" => text.parse().map_err(|_| String::new()),
         _ => Err(format!("{text}: expected error, warn, info, debug, trace or off")),
@@ -172,7 +174,7 @@ impl Observer for StateLog {
     }
 }
 
-/// Returns what a cluster without a node that is up does with requests.
+/// Returns how a cluster without a node that is up handles requests.
 fn consequence(status: &ClusterStatus) -> &'static str {
     if status.panicking {
         "panic mode tries those that failed"
@@ -183,7 +185,7 @@ fn consequence(status: &ClusterStatus) -> &'static str {
     }
 }
 
-/// Returns the state of each node, and for its health the reason and since when.
+/// Returns the state of each node, with the reason for its health and since when it holds.
 fn describe(status: &ClusterStatus) -> String {
     let nodes = status.endpoints.iter().map(|endpoint| {
         if endpoint.admin_state != AdminState::Ready {

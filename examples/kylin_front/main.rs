@@ -1,5 +1,6 @@
-//! A complete front end on the crate's own server: nodes by name, from ZooKeeper, from Kylin's properties, from a
-//! configuration of nginx or httpd, or demo nodes in this process.
+//! A complete front end on the crate's own server. The nodes are given by name, or come from
+//! ZooKeeper, from Kylin's properties, or from a configuration of nginx or httpd. Without any of
+//! these, they are demo nodes in this process.
 //!
 //! ```sh
 //! cargo run --release --example kylin_front                          # three demo Kylin nodes and the front end
@@ -67,13 +68,14 @@ use self::running::{Stop, until_signal};
 use self::signals::Signals;
 use self::status::Monitored;
 
-/// The time for which `--check` waits for nodes.
+/// How long `--check` waits for nodes.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
-/// The time for which the program waits for nodes before it accepts clients.
+/// How long the program waits for nodes before it accepts clients.
 const START_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
-    // The server has threads of its own. This runtime serves signals, probes, stores and the demo nodes.
+    // The server has its own threads. This runtime serves signals, probes, stores and the demo
+    // nodes.
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -134,7 +136,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(args: Args, levels: Levels) -> Result<(), Box<dyn Error>> {
-    // First, because a signal without a handler kills the process.
+    // This comes first, because a signal without a handler kills the process.
     let signals = Signals::new()?;
     let logs = Logs::open(&args, status::admin(&args, signals.reloads(), levels)?)?;
     let (secret, is_random) = sessions::secret(args.secret_file.as_deref())?;
@@ -173,7 +175,7 @@ async fn run(args: Args, levels: Levels) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Serves what a file describes, until a signal.
+/// Serves the site that a file describes, until a signal.
 async fn serve<S: FileSite>(
     (mut front, server): (Configured<S>, Server),
     signals: Signals,
@@ -183,7 +185,7 @@ async fn serve<S: FileSite>(
     until_signal(server, signals, &mut front, stop).await;
 }
 
-/// Prints what a configuration of httpd means, and whether it can be served.
+/// Prints how a configuration of httpd is understood, and whether it can be served.
 fn check_httpd(path: &Path, args: &Args, secret: &Secret) -> Result<(), Box<dyn Error>> {
     say(format_args!("{}", httpd::report(path, args)?));
     httpd::Site::load(path, args, secret, &[])?;
@@ -191,7 +193,7 @@ fn check_httpd(path: &Path, args: &Args, secret: &Secret) -> Result<(), Box<dyn 
     Ok(())
 }
 
-/// Prints what a configuration means, and whether it can be served.
+/// Prints how a configuration is understood, and whether it can be served.
 fn check(path: &Path, args: &Args, secret: Secret) -> Result<(), Box<dyn Error>> {
     let config = configured::read(path, args)?;
     let site = configured::builder(config.clone(), args, secret, &[], &HashMap::new());
@@ -205,7 +207,8 @@ fn check(path: &Path, args: &Args, secret: Secret) -> Result<(), Box<dyn Error>>
     Ok(())
 }
 
-/// Takes the listening sockets that the process was given (systemd: `LISTEN_FDS`). They can be taken once.
+/// Takes the listening sockets that were passed to the process (systemd: `LISTEN_FDS`). They can be
+/// taken only once.
 fn inherited() -> Result<Vec<OwnedFd>, Box<dyn Error>> {
     let mut given = ListenFd::from_env();
     let mut sockets: Vec<OwnedFd> = Vec::new();
@@ -249,7 +252,7 @@ impl Logs {
             logs.observers.push(Arc::new(RequestLog { file, format: args.access_log_format }));
         }
         if let Some(path) = &args.query_log {
-            // The query log shows the queries of each user, so others must not read it.
+            // The query log shows the queries of each user, so other users must not read it.
             let file = LogFile::open(path, 0o640).map_err(|error| format!("--query-log: {error}"))?;
             logs.files.push(file.clone());
             logs.observers.push(Arc::new(QueryLog { file, with_sql: args.log_sql, with_flags: args.log_flags }));
@@ -275,11 +278,12 @@ impl Logs {
     }
 }
 
-/// Prints where a server listens. `listens` has its addresses, each with whether clients speak TLS there.
+/// Prints where a server listens. `listens` has its addresses, each with whether clients use TLS
+/// there.
 fn greet(server: &Server, listens: &[(Listen, bool)]) {
     let mut tcp = listens.iter().filter(|(listen, _)| !matches!(listen, Listen::Unix(_)));
     for address in server.addresses() {
-        // After the addresses of `listens` comes the one that redirects.
+        // The address that redirects comes after those of `listens`.
         let is_tls = tcp.next().is_some_and(|(_, is_tls)| *is_tls);
         say(format_args!("listening on {}://{address}\n", if is_tls { "https" } else { "http" }));
     }
@@ -288,8 +292,9 @@ fn greet(server: &Server, listens: &[(Listen, bool)]) {
     }
 }
 
-/// Starts the listeners for operators that the options name, on their sockets among `inherited`. Call it before clients are
-/// served, so that a second process whose address is in use ends before it has accepted a client.
+/// Starts the listeners for operators that the options name, on their sockets among `inherited`.
+/// Call it before clients are served. Then a second process whose address is in use ends before it
+/// has accepted a client.
 fn operators(
     args: &Args,
     monitored: &Arc<Monitored>,
@@ -317,8 +322,8 @@ fn operators(
     Ok(servers)
 }
 
-/// Prints to standard output, or to standard error if a log has the standard output. A failed write is ignored: a closed output must
-/// not end the front end.
+/// Prints to standard output, or to standard error if a log uses standard output. A failed write is
+/// ignored, because a closed output must not end the front end.
 fn say(text: std::fmt::Arguments<'_>) {
     _ = match log_paths::is_stdout_taken() {
         true => std::io::stderr().write_fmt(text),
@@ -326,7 +331,7 @@ fn say(text: std::fmt::Arguments<'_>) {
     };
 }
 
-/// Returns the chosen options, one in each line.
+/// Returns the chosen options, one per line.
 fn summary(args: &Args) -> String {
     let on = |on| if on { "on" } else { "off" };
     let limit = |limit: Option<NonZeroU32>| limit.map_or("any number of".to_owned(), |limit| limit.to_string());
@@ -353,7 +358,7 @@ fn summary(args: &Args) -> String {
     )
 }
 
-/// Returns the endpoints of a cluster, one in each line.
+/// Returns the endpoints of a cluster, one per line.
 fn table<B>(cluster: &Cluster<B>) -> String {
     let status = cluster.status();
     let mut table = format!(

@@ -22,9 +22,9 @@ pub struct Members {
     pub discovery: Option<DiscoveryHandle>,
     pub demo: Option<Demo>,
     pub metastore: Option<MetastoreChecker>,
-    /// The list of nodes that is followed.
+    /// The list of nodes that is watched.
     list: Option<PathBuf>,
-    /// The only node of Kylin's properties has the name that each machine has for itself.
+    /// Whether the only node in Kylin's properties has a name that each machine has for itself.
     pub is_own_name: bool,
 }
 
@@ -73,11 +73,12 @@ impl Members {
         Ok(members)
     }
 
-    /// Waits until nodes are listed and one may serve, so that the first clients are not refused, but not longer than `limit`.
+    /// Waits until nodes are listed and one may serve, so that the first clients are not refused,
+    /// but for at most `limit`.
     pub async fn wait(&self, limit: Duration) {
         let one_serves = async {
             if let Some(discovery) = &self.discovery {
-                // A registry that has no nodes yet may have some soon. A list says how it is.
+                // A registry without nodes may soon have some. A list file is final.
                 let is_empty_list = |source| self.list.is_some() && source == SourceState::Empty;
                 discovery.wait_until(|status| status.updates > 0 || is_empty_list(status.source)).await;
             }
@@ -87,11 +88,12 @@ impl Members {
                 }
             }
         };
-        // A timeout is no error here: the log names the nodes that are missing.
+        // A timeout is not an error here, because the log names the missing nodes.
         _ = tokio::time::timeout(limit, one_serves).await;
     }
 
-    /// Returns an error if the list of nodes cannot be read as it is now. The last good one is used meanwhile.
+    /// Returns an error if the list of nodes cannot currently be read. The last good list is used
+    /// meanwhile.
     pub fn check(&self) -> Result<(), String> {
         let Some(path) = &self.list else { return Ok(()) };
         let text =
@@ -112,7 +114,7 @@ impl Members {
         (status.updates == 0).then(|| self.empty_list().unwrap_or_else(other))
     }
 
-    /// Returns what is wrong with a list of nodes that has none.
+    /// Returns the problem of a list of nodes that is empty.
     pub fn empty_list(&self) -> Option<String> {
         let (list, discovery) = self.list.as_ref().zip(self.discovery.as_ref())?;
         let is_empty = discovery.status().source == SourceState::Empty;

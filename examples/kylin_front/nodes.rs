@@ -18,7 +18,7 @@ use crate::tls::TlsOptions;
 /// A node named on the command line.
 pub struct Node {
     node: DiscoveredNode,
-    /// The jvmRoute of the node.
+    /// The node's jvmRoute.
     route: Option<String>,
     settings: NodeSettings,
 }
@@ -50,7 +50,8 @@ impl Node {
     fn parse(text: &str) -> Result<Self, String> {
         let (text, settings) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
         let (name, rest) = match text.rsplit_once('@') {
-            // Kylin's own list has the form `USER:PASSWORD@HOST:PORT`. Neither is kept; a password may contain an `@`.
+            // Kylin's own list has the form `USER:PASSWORD@HOST:PORT`. User and password are
+            // dropped; a password may contain an `@`.
             Some((credentials, rest)) if credentials.contains(':') => (None, rest),
             Some((name, rest)) => (Some(name), rest),
             None => (None, text),
@@ -82,7 +83,7 @@ impl Node {
         self.settings.https
     }
 
-    /// Returns a node of a source that has no settings of its own.
+    /// Returns a node from a source without settings of its own.
     pub fn discovered(node: DiscoveredNode) -> Self {
         Node { node, route: None, settings: NodeSettings::default() }
     }
@@ -121,7 +122,8 @@ impl NodeSettings {
         Ok(settings)
     }
 
-    /// Makes the endpoint of a node. `head_timeout` is the time that Kylin's own files allow a query.
+    /// Makes the endpoint of a node. `head_timeout` is the time that Kylin's own files allow for a
+    /// query.
     pub fn endpoint(
         &self,
         node: &DiscoveredNode,
@@ -142,7 +144,7 @@ impl NodeSettings {
             backend = backend.tls(&args.tls.nodes()?)?;
         }
         let mut endpoint = node.endpoint(backend.build()?)?;
-        // nginx's `max_fails=1` where the outlier rule, which is the default, shall not eject.
+        // nginx's `max_fails=1` applies if the default outlier rule is turned off.
         let max_fails = self.max_fails.or(self.fail_timeout.map(|_| 1)).or((!args.outlier).then_some(1));
         if let Some(fails) = max_fails {
             endpoint = endpoint.max_fails(NonZeroU32::new(fails));
@@ -166,7 +168,7 @@ impl NodeSettings {
     }
 }
 
-/// The settings of nodes that set nothing else.
+/// The settings of nodes that set nothing themselves.
 #[derive(Clone)]
 pub struct DefaultSettings {
     pub settings: NodeSettings,
@@ -175,8 +177,8 @@ pub struct DefaultSettings {
     pub tls: Arc<TlsOptions>,
 }
 
-/// Builds the cluster of these nodes; there are none if discovery adds them later. `head_timeout` is the time that Kylin's own files
-/// allow a query.
+/// Builds the cluster of these nodes; there are none if discovery adds them later. `head_timeout`
+/// is the time that Kylin's own files allow for a query.
 pub fn cluster(nodes: &[Node], head_timeout: Option<Duration>, args: &Args) -> Result<Cluster, Box<dyn Error>> {
     let mut endpoints = Vec::new();
     for Node { node, route, settings } in nodes {

@@ -16,15 +16,17 @@ use crate::signals::{Event, Signals};
 use crate::status::Monitored;
 use crate::systemd::{self, State};
 
-/// A front end that can read again what it was started from.
+/// A front end that can read its sources again.
 pub trait Reload {
-    /// What is read first, and takes time.
+    /// The data that is read first, which takes time.
     type New: Send + 'static;
 
-    /// Returns what reads it, in a thread of its own: files, and names that are looked up.
+    /// Returns the function that reads the data, which are files and names that are looked up. It
+    /// runs in its own thread.
     fn reader(&self) -> impl FnOnce() -> Result<Self::New, Box<dyn Error>> + Send + 'static;
 
-    /// Puts it in the place of what serves. Returns what has changed, in one line. After an error nothing has.
+    /// Replaces the serving state with the new data. Returns the changes in one line. After an
+    /// error, nothing has changed.
     fn reload(&mut self, new: Self::New, server: &mut Server) -> Result<String, Box<dyn Error>>;
 
     /// Returns the log files that are open.
@@ -38,13 +40,14 @@ pub trait Reload {
 pub struct Stop {
     /// The time that requests in flight have to end.
     pub grace: Duration,
-    /// The time for which it still serves while its health path says that it stops.
+    /// How long the front end still serves while its health path says that it is stopping.
     pub lame_duck: Duration,
     pub health: Arc<Health>,
 }
 
-/// Serves until a signal to stop. SIGHUP and a request of an operator reload. After the signal it waits for requests in flight; a
-/// second signal ends the wait, and those that have no response get a 502.
+/// Serves until a signal to stop. SIGHUP and an operator's request reload. After the signal, it
+/// waits for requests in flight. A second signal ends the wait, and requests without a response get
+/// a 502.
 pub async fn until_signal(mut server: Server, mut signals: Signals, front: &mut impl Reload, stop: Stop) {
     signals.reopen(front.log_files());
     systemd::notify(State::Ready);
@@ -107,7 +110,7 @@ fn say_stopped(say: impl Fn(std::fmt::Arguments<'_>), when: &str, stopped: Stopp
     say(format_args!("stopped{when}; {} connections were cut", stopped.cut));
 }
 
-/// Runs `read` in a thread, which the end of the process does not wait for.
+/// Runs `read` in a thread that the end of the process does not wait for.
 async fn in_thread<R: Send + 'static>(
     read: impl FnOnce() -> Result<R, Box<dyn Error>> + Send + 'static,
 ) -> Result<R, String> {
@@ -133,6 +136,6 @@ pub fn chain(error: &dyn Error) -> String {
         }
         cause = error.source();
     }
-    // An error of a configuration shows its line, over several.
+    // An error of a configuration shows its line, on several lines.
     line.split_whitespace().collect::<Vec<_>>().join(" ")
 }

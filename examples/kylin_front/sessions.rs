@@ -13,7 +13,7 @@ pub fn secret(file: Option<&Path>) -> Result<(Secret, bool), Box<dyn Error>> {
     })
 }
 
-/// Reads the secret again. A random secret stays.
+/// Reads the secret again. A random secret does not change.
 pub fn reread(file: Option<&Path>, present: &Secret) -> Result<Secret, Box<dyn Error>> {
     let read = file.map(read).transpose()?;
     Ok(read.filter(|read| read != present).unwrap_or_else(|| present.clone()))
@@ -31,7 +31,8 @@ fn read(file: &Path) -> Result<Secret, Box<dyn Error>> {
     }
 }
 
-/// Parses the current secret in the first line, earlier ones in the others. An error has the number of its line.
+/// Parses the current secret in the first line, and earlier ones in the others. An error has the
+/// number of its line.
 fn lines(bytes: &[u8]) -> Result<Secret, (Option<usize>, InvalidSecret)> {
     let text = std::str::from_utf8(bytes).unwrap_or_default();
     let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());

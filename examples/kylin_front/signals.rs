@@ -9,20 +9,21 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::log_file::LogFile;
 
-/// The signals that have handlers, so that none of them kills the process. A handler stays until the process ends.
+/// The signals that have handlers, so that none of them kills the process. A handler stays until
+/// the process ends.
 ///
 /// | signal | effect |
 /// |---|---|
 /// | SIGTERM, SIGINT, SIGQUIT | stops after the requests in flight |
 /// | SIGHUP | reloads the files that the process was started from |
-/// | SIGUSR1 | opens log files again |
-/// | SIGUSR2, SIGUSR1 without log files | none: it is printed |
+/// | SIGUSR1 | reopens log files |
+/// | SIGUSR2, SIGUSR1 without log files | none; the signal is printed |
 /// | SIGWINCH, SIGPIPE | none |
 pub struct Signals {
     stop: [Signal; 3],
     reload: Signal,
     printed: [(&'static str, Signal); 2],
-    /// The log files that SIGUSR1 opens again.
+    /// The log files that SIGUSR1 reopens.
     logs: Vec<LogFile>,
     reload_requests: mpsc::Receiver<Reply>,
     reload_sender: mpsc::Sender<Reply>,
@@ -32,18 +33,18 @@ pub struct Signals {
 #[derive(Debug)]
 pub enum Event {
     Stop,
-    /// An operator waits for the reply: what has changed, or why nothing has.
+    /// An operator waits for the reply: the changes, or why nothing has changed.
     Reload(Option<Reply>),
 }
 
 pub type Reply = oneshot::Sender<Result<String, String>>;
 
-/// Requests reloads, as SIGHUP does.
+/// Requests reloads, like SIGHUP.
 #[derive(Clone)]
 pub struct Reloads(mpsc::Sender<Reply>);
 
 impl Reloads {
-    /// Returns what has changed, or why nothing has.
+    /// Returns the changes, or why nothing has changed.
     pub async fn request(&self) -> Result<String, String> {
         let (reply, result) = oneshot::channel();
         _ = self.0.send(reply).await;
@@ -69,7 +70,7 @@ impl Signals {
         })
     }
 
-    /// Sets the log files that SIGUSR1 opens again.
+    /// Sets the log files that SIGUSR1 reopens.
     pub fn reopen(&mut self, logs: Vec<LogFile>) {
         self.logs = logs;
     }
@@ -79,7 +80,8 @@ impl Signals {
         Reloads(self.reload_sender.clone())
     }
 
-    /// Waits for a signal to stop or to reload, opens log files again meanwhile, and prints signals without an effect.
+    /// Waits for a signal to stop or to reload. Meanwhile reopens log files, and prints signals
+    /// without an effect.
     pub async fn next(&mut self) -> Event {
         poll_fn(|cx| {
             if self.poll_stop(cx).is_ready() {
@@ -93,7 +95,8 @@ impl Signals {
         .await
     }
 
-    /// Waits for a signal to stop, while others wait. It opens log files again meanwhile, and prints signals without an effect.
+    /// Waits for a signal to stop, while others wait. Meanwhile reopens log files, and prints
+    /// signals without an effect.
     pub async fn stop_only(&mut self) {
         poll_fn(|cx| self.poll_stop(cx)).await
     }
@@ -111,7 +114,7 @@ impl Signals {
         if self.stop.iter_mut().any(|signal| signal.poll_recv(cx).is_ready()) { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// Waits for a signal to stop. A front end that stops reloads nothing.
+    /// Waits for a signal to stop. A front end that is stopping reloads nothing.
     pub async fn stop(&mut self) {
         while let Event::Reload(reply) = self.next().await {
             if reply.is_none() {

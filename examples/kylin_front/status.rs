@@ -1,4 +1,5 @@
-//! The listeners for operators: `--admin` serves the page, its JSON and its verbs, `--status` the JSON alone, and both serve `/metrics`.
+//! The listeners for operators. `--admin` serves the page, its JSON and its actions, `--status`
+//! only the JSON, and both serve `/metrics`.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -23,8 +24,8 @@ use crate::logging::Levels;
 use crate::metrics::{self, Exporter};
 use crate::signals::Reloads;
 
-/// The connections of operators and collectors to each of their listeners. A server may have half of the files that the process may
-/// open, but those are for the clients of Kylin and for nodes.
+/// The maximum number of connections of operators and collectors to each listener. A server may use
+/// half of the files that the process may open, but those are for Kylin's clients and for nodes.
 const MAX_CONNECTIONS: Option<NonZero<usize>> = NonZero::new(32);
 
 /// The parts of the front end that the status shows.
@@ -56,7 +57,7 @@ pub struct LastReload {
 /// Counts the open connections of clients.
 type ConnectionCount = Arc<dyn Fn() -> usize + Send + Sync>;
 
-/// Returns the status page with its verbs.
+/// Returns the status page with its actions.
 pub fn admin(args: &Args, reloads: Reloads, levels: Levels) -> Result<Admin, Box<dyn Error>> {
     let admin = Admin::builder()
         .hosts(&args.admin_hosts)
@@ -72,7 +73,7 @@ pub fn admin(args: &Args, reloads: Reloads, levels: Levels) -> Result<Admin, Box
     Ok(admin)
 }
 
-/// Reads the token of operators.
+/// Reads the operators' token.
 pub fn token(file: Option<&Path>) -> Result<Option<AdminToken>, String> {
     let read = |file: &Path| {
         let place = |error: &dyn std::fmt::Display| format!("--admin-token-file {}: {error}", file.display());
@@ -82,7 +83,8 @@ pub fn token(file: Option<&Path>) -> Result<Option<AdminToken>, String> {
     file.map(read).transpose()
 }
 
-/// Serves the status alone at `listen`, without a login, on one thread. Uses the sockets of `inherited` that have this address.
+/// Serves only the status at `listen`, without a login, on one thread. Uses the sockets of
+/// `inherited` that have this address.
 pub fn serve(
     listen: Listen,
     monitored: Arc<Monitored>,
@@ -91,7 +93,7 @@ pub fn serve(
     let handler = move |_: ClientAddr, request: Request<Body>| {
         let monitored = Arc::clone(&monitored);
         async move {
-            // A page of an attacker could read it in the browser of an operator.
+            // An attacker's page could read it in an operator's browser.
             match monitored.admin.authorize_origin(&request) {
                 Ok(()) => response(&monitored, &request),
                 Err(refusal) => refusal,
@@ -101,7 +103,8 @@ pub fn serve(
     start("--status", listen, handler, inherited)
 }
 
-/// Serves the page and its verbs at `listen`, as [`serve`] does. Who may read the status may read `/metrics`.
+/// Serves the page and its actions at `listen`, like [`serve`]. A client that may read the status
+/// may read `/metrics`.
 pub fn serve_admin(
     listen: Listen,
     monitored: Arc<Monitored>,
@@ -133,7 +136,8 @@ fn start(
     let (own, others) = std::mem::take(inherited).into_iter().partition(is_of_address);
     *inherited = others;
     let builder = Server::builder().listen(listen, handler).threads(NonZero::<usize>::MIN);
-    // At the limit the server closes its idlest connection, so one client keeps no operator out.
+    // At the limit, the server closes the connection that has been idle for the longest, so one
+    // client cannot keep operators out.
     let builder = builder.max_connections(MAX_CONNECTIONS).max_connections_per_client(None);
     let started = Vec::into_iter(own).fold(builder, ServerBuilder::inherit).start();
     Ok(started.map_err(|error| format!("{option} {address}: {error}"))?)
@@ -262,7 +266,8 @@ impl Monitored {
         self.clusters.lock().clone()
     }
 
-    /// Returns the log files by name. Two may have one name: that of an option and that of the configuration.
+    /// Returns the log files by name. Two may have the same name: that of an option and that of the
+    /// configuration.
     pub fn logs(&self) -> BTreeMap<String, Vec<LogFile>> {
         let mut logs = BTreeMap::<String, Vec<LogFile>>::new();
         for log in &*self.logs.lock() {

@@ -1,4 +1,4 @@
-//! The options about TLS of a front end of listed nodes. A configuration has directives for it.
+//! The TLS options of a front end for listed nodes. A configuration has directives for TLS.
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use kylin_lb::server::Listen;
 #[cfg(feature = "tls")]
 pub type Clients = kylin_lb::tls::ServerTls;
 
-/// A build without TLS has none.
+/// In a build without TLS there are none.
 #[cfg(not(feature = "tls"))]
 pub enum Clients {}
 
@@ -26,7 +26,7 @@ pub struct TlsOptions {
     certificate: Option<PathBuf>,
     key: Option<PathBuf>,
     client_ca: Option<PathBuf>,
-    /// The address at which requests are redirected to https.
+    /// The address at which requests are redirected to HTTPS.
     pub redirect: Option<Listen>,
     node_ca: Option<PathBuf>,
     node_verify_off: bool,
@@ -35,7 +35,7 @@ pub struct TlsOptions {
 pub const NAMES: [&str; 6] =
     ["--tls-certificate", "--tls-key", "--tls-client-ca", "--redirect", "--node-ca", "--node-verify"];
 
-/// The names that concern nodes at `https://`.
+/// The names of options that affect nodes at `https://`.
 pub const OF_NODES: [&str; 2] = ["--node-ca", "--node-verify"];
 
 impl TlsOptions {
@@ -58,7 +58,7 @@ impl TlsOptions {
         Ok(())
     }
 
-    /// Checks that the options agree.
+    /// Checks that the options are consistent.
     pub fn check(&self) -> Result<(), String> {
         match (&self.certificate, &self.key) {
             (Some(_), None) => Err("--tls-certificate needs --tls-key".into()),
@@ -115,7 +115,8 @@ impl TlsOptions {
     }
 }
 
-/// Returns the text of an error with its causes, without the file, which the option or directive names.
+/// Returns the text of an error with its causes. The file is omitted, because the option or
+/// directive names it.
 #[cfg(feature = "tls")]
 pub fn chain(error: &kylin_lb::tls::TlsError) -> String {
     match error {

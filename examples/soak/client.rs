@@ -1,4 +1,4 @@
-//! A client that logs in, queries and builds, and proves each response.
+//! A client that logs in, queries and builds, and checks each response.
 
 use std::net::SocketAddr;
 use std::ops::AddAssign;
@@ -14,21 +14,21 @@ use kylin_lb::{Backend, Body, HttpBackend};
 
 pub(crate) const PASSWORD: &str = "KYLIN";
 pub(crate) const USERS: usize = 8;
-/// Each client repeats so many queries: the nodes remember the text of each.
+/// Each client repeats this many queries, because the nodes remember the text of each.
 const QUERIES: u64 = 16;
-/// One request of so many is a build, of which the metastore keeps a record.
+/// One in this many requests is a build, of which the metastore keeps a record.
 const BUILD_EVERY: u64 = 50;
 
 pub(crate) fn user(number: usize) -> String {
     format!("USER{}", number % USERS)
 }
 
-/// What clients got.
+/// The results that clients got.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) sent: u64,
     pub(crate) right: u64,
-    /// Responses 401 to a session, which lived in the memory of a node.
+    /// Responses with 401 to a session that lived in the memory of a node.
     pub(crate) lost: u64,
     pub(crate) honest: u64,
     /// Responses that ended with an error.

@@ -1,13 +1,14 @@
-//! Runs a front end under clients while nodes are killed, paused and slowed, the store fails, and the membership changes.
+//! Runs a front end with clients while nodes are killed, paused and slowed, the store fails, and
+//! the membership changes.
 //!
 //! ```sh
 //! cargo run --release --example soak -- --minutes 30
 //! cargo run --release --example soak -- --seconds 20 --clients 16
 //! ```
 //!
-//! Prints what the clients got. Fails (exit status 1) if a response was wrong or a build was executed twice, if anything is in
-//! flight or open at the end, or if the memory grows. The nodes and the clients are in the same process, so its memory is that
-//! of all three.
+//! Prints the clients' results. Fails (exit status 1) if a response was wrong or a build was
+//! executed twice. Also fails if anything is in flight or open at the end, or if the memory grows.
+//! The nodes and the clients are in the same process, so its memory is that of all three.
 
 #![allow(
     clippy::print_stdout,
@@ -36,12 +37,13 @@ use tokio::time::{sleep, timeout};
 use self::client::{Client, Tally, USERS};
 
 const NODES: usize = 3;
-/// How long a client may take for its last response, when all is well again.
+/// How long a client may take for its last response, once everything works again.
 const LAST_RESPONSE: Duration = Duration::from_secs(60);
-/// By how much the memory may grow after the first fifth of the time: the nodes keep a record of each build.
+/// By how much the memory may grow after the first fifth of the time. The nodes keep a record of
+/// each build.
 const GROWTH: u64 = 48 << 20;
 
-/// A node at an address that it keeps.
+/// A node at a fixed address.
 struct Node {
     node: KylinNode,
     address: SocketAddr,
@@ -77,7 +79,7 @@ async fn main() -> ExitCode {
     let store = FailingStore::default();
     let sessions = Sessions::remote(store.clone(), Secret::random().unwrap());
     let proxy = Proxy::builder(cluster.clone()).affinity(Affinity::learn(sessions.clone())).build().unwrap();
-    // All clients have one address.
+    // All clients have the same address.
     let server = Server::builder()
         .max_connections_per_client(None)
         .listen(Listen::Tcp((Ipv4Addr::LOCALHOST, 0).into()), proxy)
@@ -136,7 +138,7 @@ fn endpoint(node: &Node) -> Endpoint<HttpBackend> {
     Endpoint::http(node.node.name(), &node.address.to_string()).unwrap()
 }
 
-/// Lets one thing happen, for some time.
+/// Makes one random event happen, for some time.
 async fn happens(nodes: &mut [Node], store: &FailingStore, cluster: &Cluster) {
     let index = fastrand::usize(..nodes.len());
     let lasts = Duration::from_millis(fastrand::u64(100..3_000));
@@ -149,7 +151,8 @@ async fn happens(nodes: &mut [Node], store: &FailingStore, cluster: &Cluster) {
             node.boot().await;
         }
         1 => {
-            // The requests that it does not respond to end with it: a query may take as long as it likes.
+            // The requests that it does not respond to end with it, because a query may take as
+            // long as it likes.
             node.node.faults().inject_times(fastrand::u64(1..30), FaultScope::Everything, Fault::Hang);
             sleep(lasts).await;
             node.node.faults().clear();
@@ -176,7 +179,7 @@ async fn happens(nodes: &mut [Node], store: &FailingStore, cluster: &Cluster) {
             store.set_fault(None);
         }
     }
-    // All is well for a moment.
+    // Everything works for a moment.
     sleep(Duration::from_millis(fastrand::u64(..2_000))).await;
 }
 
@@ -190,7 +193,7 @@ fn options() -> (Duration, usize) {
     (Duration::from_secs(seconds), value("--clients").unwrap_or(64) as usize)
 }
 
-/// Returns the resident memory of the process; 0 where the system does not say.
+/// Returns the resident memory of the process; 0 if the system does not report it.
 fn resident_bytes() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096

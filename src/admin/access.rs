@@ -18,7 +18,7 @@ use crate::request::ClientAddr;
 /// The header in which browsers say which page sends a request (Fetch Metadata).
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// A peer that is not on this machine.
+/// Stands for a peer that is not on this machine.
 #[cfg_attr(not(feature = "tower"), allow(dead_code, reason = "only a tower service has unknown peers"))]
 pub(super) const UNKNOWN_PEER: ClientAddr = ClientAddr::Inet(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0));
 
@@ -36,20 +36,21 @@ pub(super) const UNKNOWN_PEER: ClientAddr = ClientAddr::Inet(SocketAddr::new(IpA
 #[derive(Clone)]
 pub struct AdminToken([u8; 32]);
 
-/// The text is not a token. Does not show the text.
+/// The error for a text that is not a token. It does not show the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a token: expected 16 to 1024 letters, digits or -._~+/ in one line, such as from openssl rand -hex 32")]
 pub struct InvalidToken;
 
 impl AdminToken {
-    /// Parses a token: 16 to 1024 characters that RFC 6750 allows, with `=` only behind 16 others. Ignores surrounding white space.
+    /// Parses a token: 16 to 1024 characters that RFC 6750 allows, with `=` only after 16 others.
+    /// Surrounding white space is ignored.
     ///
     /// # Errors
-    /// [`InvalidToken`] if it has another length or other characters.
+    /// [`InvalidToken`] if the text has another length or other characters.
     pub fn parse(text: &str) -> Result<Self, InvalidToken> {
         let token = text.trim();
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte);
-        // Padding of base64 is no part of the secret.
+        // Base64 padding is not part of the secret.
         let secret = token.trim_end_matches('=');
         if secret.len() < 16 || token.len() > 1024 || !secret.bytes().all(allowed) {
             return Err(InvalidToken);
@@ -57,13 +58,14 @@ impl AdminToken {
         Ok(AdminToken(digest(token.as_bytes()).finalize().into_bytes().into()))
     }
 
-    /// Returns whether `token` is this one, in a time that does not depend on where they differ.
+    /// Returns whether `token` is this one. The time does not depend on where they differ.
     fn verifies(&self, token: &[u8]) -> bool {
         digest(token).verify_slice(&self.0).is_ok()
     }
 }
 
-/// Digests are compared instead of tokens, so that the time reveals nothing about a token, not even its length.
+/// Digests are compared instead of tokens, so that the time reveals nothing about a token, not even
+/// its length.
 fn digest(token: &[u8]) -> Hmac<Sha256> {
     let mut mac = Hmac::new(&[0; 64].into());
     mac.update(token);
@@ -87,7 +89,7 @@ impl Shared {
         if is_own { Ok(()) } else { Err(self.deny(StatusCode::FORBIDDEN, "this host has another name")) }
     }
 
-    /// Checks that a request for data may be read by its sender.
+    /// Checks that the sender of a request for data may read the data.
     pub(super) fn check_reader<B>(&self, peer: ClientAddr, request: &Request<B>) -> Result<(), Refusal> {
         self.check_origin(request, true)?;
         match self.check_token(request.headers()) {
@@ -116,8 +118,8 @@ impl Shared {
         }
     }
 
-    /// Checks that no page of another origin sends the request. `typed` admits a request that the user started, for example in the
-    /// address bar.
+    /// Checks that no page of another origin sent the request. `typed` admits a request that the
+    /// user started, for example in the address bar.
     pub(super) fn check_origin<B>(&self, request: &Request<B>, typed: bool) -> Result<(), Refusal> {
         let headers = request.headers();
         let same_site =
@@ -134,7 +136,7 @@ impl Shared {
         }
     }
 
-    /// Returns whether the token is the right one; `None` if there is none.
+    /// Returns whether the token is the right one; `None` if there is no token.
     fn check_token(&self, headers: &HeaderMap) -> Option<bool> {
         let mut all = headers.get_all(AUTHORIZATION).iter();
         let given = all.next()?.as_bytes();
@@ -161,12 +163,12 @@ fn host_of<B>(request: &Request<B>) -> Option<Authority> {
         (Some(host), Some(target)) if host != *target => return None,
         (host, target) => host.or_else(|| target.cloned())?,
     };
-    // `Host` has no user information, which could hide the name from a reader of logs.
+    // `Host` must not have user information, which could hide the name from a reader of logs.
     (!host.as_str().contains('@')).then_some(host)
 }
 
-/// Returns whether the request comes from this machine, and shows no proxy on it that forwards for a client elsewhere. nginx adds no
-/// header by default, but speaks HTTP/1.0 before 1.29.7.
+/// Returns whether the request comes from this machine, with no sign of a local proxy that forwards
+/// for a client elsewhere. By default nginx adds no header, but before 1.29.7 it speaks HTTP/1.0.
 fn is_local<B>(peer: ClientAddr, request: &Request<B>) -> bool {
     let is_peer_local = match peer {
         ClientAddr::Inet(address) => address.ip().to_canonical().is_loopback(),

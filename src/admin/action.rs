@@ -1,4 +1,4 @@
-//! The verbs that change the state.
+//! The actions that change the state.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use crate::endpoint::{AdminState, EndpointId};
 use crate::request::ClientAddr;
 use crate::session::BoxFuture;
 
-/// nginx's limit of a weight.
+/// nginx's limit for a weight.
 const MAX_WEIGHT: u32 = 65_535;
 
-/// The functions of the application behind verbs.
+/// The application's functions behind actions.
 #[derive(Default)]
 pub(super) struct Hooks {
     pub(super) reload: Option<Arc<Reload>>,
@@ -43,7 +43,7 @@ pub(super) enum Action {
 pub(super) struct Done {
     /// The result, in one line.
     done: String,
-    /// The endpoint as in the status.
+    /// The endpoint as it is in the status.
     #[serde(skip_serializing_if = "Option::is_none")]
     endpoint: Option<Value>,
 }

@@ -35,8 +35,9 @@ impl AdminBuilder {
         }
     }
 
-    /// Sets the path of the page, for example `/front/admin`. Default: `/`, which is also right in a router that removes the prefix
-    /// under which it mounts a service. A `/` at its end is the same as none.
+    /// Sets the path of the page, for example `/front/admin`. Default: `/`, which is also right for
+    /// a router that strips the prefix under which it mounts a service. A trailing `/` makes no
+    /// difference.
     ///
     /// # Errors
     /// [`InvalidSetting`] if the path does not begin with `/`.
@@ -46,20 +47,23 @@ impl AdminBuilder {
         Ok(self)
     }
 
-    /// Sets the token that verbs need, and that makes the status readable from other machines. Default: none.
+    /// Sets the token that actions need, and that makes the status readable from other machines.
+    /// Default: none.
     pub fn token(mut self, token: AdminToken) -> Self {
         self.token = Some(token);
         self
     }
 
-    /// Sets whether readers of the status need the token on this machine too, for example behind a proxy on this machine whose
-    /// requests look like those of a local user. Default: false.
+    /// Sets whether reading the status needs the token even on this machine. Default: false. Enable
+    /// it, for example, if requests through a proxy on this machine look like those of a local
+    /// user.
     pub fn token_for_reading(mut self, on: bool) -> Self {
         self.token_for_reading = on;
         self
     }
 
-    /// Sets further names of this host, besides `localhost` and any IP address. Default: none.
+    /// Sets further names of this host, in addition to `localhost` and any IP address. Default:
+    /// none.
     pub fn hosts(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.hosts = names.into_iter().map(Into::into).collect();
         self
@@ -71,8 +75,8 @@ impl AdminBuilder {
         self
     }
 
-    /// Sets the function of the verb `reload`. Its future returns the changes, or the reason why nothing changed, in one line.
-    /// Default: the verb is refused.
+    /// Sets the function for the action `reload`. Its future returns the changes, or the reason why
+    /// nothing changed, in one line. Default: the action is refused.
     pub fn on_reload<F, R>(mut self, reload: F) -> Self
     where
         F: Fn() -> R + Send + Sync + 'static,
@@ -82,8 +86,8 @@ impl AdminBuilder {
         self
     }
 
-    /// Sets the function of the verb `log-level`. It takes the level of the request, and returns an error if that is invalid.
-    /// Default: the verb is refused.
+    /// Sets the function for the action `log-level`. It takes the requested level, and returns an
+    /// error if that is invalid. Default: the action is refused.
     pub fn on_log_level(mut self, set: impl Fn(&str) -> Result<(), String> + Send + Sync + 'static) -> Self {
         self.hooks.log_level = Some(Arc::new(set));
         self

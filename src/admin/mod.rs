@@ -1,7 +1,8 @@
-//! A status page for operators, the same data as JSON, and verbs that change the state (feature `admin`).
+//! A status page for operators, the same data as JSON, and actions that change the state (feature
+//! `admin`).
 //!
-//! [`Admin`] is a handler to mount under a path of its own, beside a proxy or on a listener of its own. It observes proxies for
-//! rates and latencies, and reads the state of the parts in its [`Monitored`].
+//! [`Admin`] is a handler to mount under its own path, beside a proxy, or on its own listener. It
+//! observes proxies for rates and latencies, and reads the state of the parts in its [`Monitored`].
 //!
 //! | request | response |
 //! |---|---|
@@ -9,31 +10,37 @@
 //! | `GET PATH/status` | the status as JSON, as [`Admin::status_json`] returns it |
 //! | `POST PATH/action` | performs the action in the JSON of the body |
 //!
-//! The body of an action is one of these objects. `cluster` is needed only if several clusters have an endpoint of that id.
+//! The body of an action is one of these objects. `cluster` is needed only if several clusters have
+//! an endpoint with that id.
 //!
 //! | body | effect |
 //! |---|---|
 //! | `{"action": "ready", "endpoint": "q1", "cluster": "kylin"}`, also `drain` and `maintenance` | [`Cluster::set_admin_state`](crate::Cluster::set_admin_state) |
-//! | `{"action": "weight", "endpoint": "q1", "weight": 2}` | [`Cluster::set_weight`](crate::Cluster::set_weight), from 1 to 65,535; it holds until the source of nodes or a reload sets another |
+//! | `{"action": "weight", "endpoint": "q1", "weight": 2}` | [`Cluster::set_weight`](crate::Cluster::set_weight), from 1 to 65,535; it applies until the source of nodes or a reload sets another |
 //! | `{"action": "reload"}` | calls the function of [`AdminBuilder::on_reload`] |
 //! | `{"action": "log-level", "level": "debug"}` | calls the function of [`AdminBuilder::on_log_level`] |
 //!
 //! # Access
 //!
-//! - The page itself holds no data, and every client gets it.
-//! - The status is readable with the [token](AdminToken) as `Authorization: Bearer`. Without it, it is readable on a unix socket,
-//!   and by a loopback address unless the request shows that a proxy has forwarded it: by HTTP/1.0, `Forwarded`, `Via`, `X-Real-IP`
-//!   or any `X-Forwarded-*`. A proxy on this machine that shows none of these (nginx 1.29.7 and later with `proxy_pass` alone) lets
-//!   its clients read the status: configure it to add `X-Forwarded-For`, or set [`AdminBuilder::token_for_reading`].
-//! - An action always needs the token. Without a token there are no actions.
-//! - A request must name this host: by an IP address, `localhost`, or one of [`AdminBuilder::hosts`]. Otherwise the page of an
-//!   attacker could get the same origin, by a name that resolves to this address (DNS rebinding).
-//! - A request that a page of another origin sends is refused, by `Origin` and `Sec-Fetch-Site`.
+//! - The page itself contains no data, and every client gets it.
+//! - The status is readable with the [token](AdminToken) as `Authorization: Bearer`. Without it,
+//!   the status is readable on a unix socket, and from a loopback address unless the request shows
+//!   that a proxy has forwarded it. Signs of a proxy are HTTP/1.0, `Forwarded`, `Via`, `X-Real-IP`
+//!   and any `X-Forwarded-*`. A proxy on this machine that shows none of these (nginx 1.29.7 and
+//!   later with `proxy_pass` alone) lets its clients read the status. Configure it to add
+//!   `X-Forwarded-For`, or set [`AdminBuilder::token_for_reading`].
+//! - An action always needs the token. If no token is set, there are no actions.
+//! - A request must name this host: by an IP address, `localhost`, or one of
+//!   [`AdminBuilder::hosts`]. Otherwise an attacker's page could get the same origin, with a name
+//!   that resolves to this address (DNS rebinding).
+//! - A request that a page of another origin sends is refused, based on `Origin` and
+//!   `Sec-Fetch-Site`.
 //! - An action is a POST of JSON of at most 4 KiB.
 //!
-//! The page loads nothing from elsewhere, and its content security policy allows only its own script and style, by hash. It keeps the
-//! token in memory, until it is closed or loaded again. HTTP without TLS shows the token to the network: use a tunnel, TLS or a unix
-//! socket for other machines.
+//! The page loads nothing from elsewhere, and its content security policy allows only its own
+//! script and style, by hash. It keeps the token in memory until it is closed or reloaded. HTTP
+//! without TLS exposes the token to the network, so use a tunnel, TLS or a unix socket for other
+//! machines.
 //!
 //! ```no_run
 //! # #[cfg(feature = "server")]
@@ -82,10 +89,10 @@ use crate::buffer::BufferBudget;
 use crate::observe::{AttemptEnded, EventKind, Finished, Observer, Received};
 use crate::request::ClientAddr;
 
-/// The status page and its verbs. Clones share their state.
+/// The status page and its actions. Clones share their state.
 ///
-/// It is an [`Observer`] of proxies, and responds to requests by [`handle`](Self::handle), as a `server::Handler` (feature
-/// `server`) or as a `tower::Service` (feature `tower`).
+/// It is an [`Observer`] of proxies. It responds to requests with [`handle`](Self::handle), as a
+/// `server::Handler` (feature `server`) or as a `tower::Service` (feature `tower`).
 #[derive(Clone)]
 pub struct Admin {
     shared: Arc<Shared>,
@@ -103,7 +110,7 @@ struct Shared {
     traffic: Arc<Traffic>,
     monitored: Mutex<Monitored>,
     log_level: Mutex<Option<String>>,
-    /// The number of requests that were refused for their token, host or origin.
+    /// The number of requests that were refused because of their token, host or origin.
     denied: AtomicU64,
     started: Instant,
 }
@@ -114,42 +121,45 @@ impl Admin {
         AdminBuilder::new()
     }
 
-    /// Sets the parts that the status covers and the verbs apply to.
+    /// Sets the parts that the status covers and the actions apply to.
     pub fn monitor(&self, monitored: Monitored) {
         let monitored = monitored.started(&self.shared.traffic);
         *self.shared.monitored.lock() = monitored;
     }
 
-    /// Exchanges the token, for example after its file has changed; `None` turns the verbs off.
+    /// Replaces the token, for example after its file has changed; `None` turns the actions off.
     pub fn set_token(&self, token: Option<AdminToken>) {
         *self.shared.token.write() = token;
     }
 
-    /// Returns the status as JSON. [The guide](crate::docs::operations#status-page) has the meaning of its members.
+    /// Returns the status as JSON. [The guide](crate::docs::operations#status-page) explains its
+    /// members.
     pub fn status_json(&self) -> String {
         status::json(&self.shared)
     }
 
-    /// Returns whether `peer` may read the status by this request, for a path of the application's own such as `/metrics`.
+    /// Returns whether `peer` may read the status with this request. Meant for a path of the
+    /// application's own, such as `/metrics`.
     ///
     /// # Errors
-    /// The response to send if it may not.
+    /// The response to send if `peer` may not.
     #[allow(clippy::result_large_err, reason = "the response is about to be sent")]
     pub fn authorize_read<R>(&self, peer: impl Into<ClientAddr>, request: &Request<R>) -> Result<(), Response<Body>> {
         respond::authorize_read(&self.shared, peer.into(), request)
     }
 
-    /// Returns whether a request names this host and comes from no page of another origin, for a listener of the application's own
-    /// that serves [`status_json`](Self::status_json) to every peer.
+    /// Returns whether a request names this host and comes from no page of another origin. Meant
+    /// for a listener of the application's own that serves [`status_json`](Self::status_json) to
+    /// every peer.
     ///
     /// # Errors
-    /// The response to send if it does not.
+    /// The response to send if the request does not.
     #[allow(clippy::result_large_err, reason = "the response is about to be sent")]
     pub fn authorize_origin<R>(&self, request: &Request<R>) -> Result<(), Response<Body>> {
         respond::authorize_origin(&self.shared, request)
     }
 
-    /// Responds to a request of `peer`. Paths that are not those of the [table](self) get 404.
+    /// Responds to a request of `peer`. Paths that are not in the [table](self) get 404.
     pub async fn handle<R>(&self, peer: impl Into<ClientAddr>, request: Request<R>) -> Response<Body>
     where
         R: http_body::Body<Data = Bytes> + Send + 'static,
@@ -184,8 +194,8 @@ impl crate::server::Handler for Admin {
     }
 }
 
-/// The peer of a request is the [`ClientAddr`] in its extensions. A request without one counts as one from another machine, and needs
-/// the token.
+/// The peer of a request is the [`ClientAddr`] in its extensions. A request without one counts as
+/// coming from another machine, and needs the token.
 #[cfg(feature = "tower")]
 impl<R> tower_service::Service<Request<R>> for Admin
 where

@@ -15,13 +15,13 @@ use crate::endpoint::{AdminState, EndpointId};
 use crate::observe::Watch;
 use crate::session::Sessions;
 
-/// A count of sessions is used for this many times as long as it took, so that requests for the status cost a twentieth of a core at
-/// most.
+/// A count of sessions is reused for this many times as long as it took. So requests for the status
+/// cost at most a twentieth of a core.
 const COUNT_REUSE: u32 = 20;
 
 pub(super) type BoundSessions = AHashMap<EndpointId, usize>;
 
-/// Reports on the result cache of a proxy; `None` where it has none.
+/// Reports on the result cache of a proxy; returns `None` if the proxy has none.
 type ReportCache = Box<dyn Fn() -> Option<CacheReport> + Send + Sync>;
 
 /// A result cache.
@@ -46,7 +46,8 @@ impl From<crate::observe::CacheStatus> for CacheReport {
     }
 }
 
-/// The parts that the status covers and the verbs apply to: see [`Admin::monitor`](super::Admin::monitor).
+/// The parts that the status covers and the actions apply to: see
+/// [`Admin::monitor`](super::Admin::monitor).
 #[derive(Default)]
 #[must_use]
 pub struct Monitored {
@@ -58,7 +59,7 @@ pub struct Monitored {
     /// Result caches, each with a function that reports on it; none without the feature `cache`.
     pub(super) caches: Vec<(String, ReportCache)>,
     pub(super) connections: Option<Box<dyn Fn() -> usize + Send + Sync>>,
-    /// The time until which the last count of sessions is used, and the counts by endpoint.
+    /// The time until which the last count of sessions is reused, and the counts by endpoint.
     bound: Option<(Instant, Arc<BoundSessions>)>,
     /// The watches that report failures of endpoints.
     watches: Vec<Watch>,
@@ -76,8 +77,8 @@ impl Monitored {
         self
     }
 
-    /// Adds sessions, named `name` in the status. It shows their store, and counts those in memory by the endpoint to which they
-    /// are bound.
+    /// Adds sessions, named `name` in the status. The status shows their store, and counts the
+    /// sessions in memory by the endpoint that they are bound to.
     pub fn sessions(mut self, name: impl Into<String>, sessions: &Sessions) -> Self {
         self.sessions.push((name.into(), sessions.clone()));
         self
@@ -89,7 +90,8 @@ impl Monitored {
         self
     }
 
-    /// Adds a log of requests, named `name` in the status, with a function that counts the lines that it could not take.
+    /// Adds a log of requests, named `name` in the status, with a function that counts its lost
+    /// lines.
     pub fn log(mut self, name: impl Into<String>, lost_lines: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
         self.logs.push((name.into(), Box::new(lost_lines)));
         self
@@ -119,8 +121,8 @@ impl Monitored {
         self
     }
 
-    /// Returns the sessions in memory by the endpoint to which they are bound; `None` if none are monitored. A count visits each
-    /// session, so its result is reused: [`COUNT_REUSE`].
+    /// Returns the sessions in memory by the endpoint that they are bound to; `None` if none are
+    /// monitored. A count visits each session, so its result is reused: [`COUNT_REUSE`].
     pub(super) fn bound_sessions(&mut self) -> Option<Arc<BoundSessions>> {
         if self.sessions.is_empty() {
             return None;
@@ -151,7 +153,7 @@ impl fmt::Debug for Monitored {
     }
 }
 
-/// A cluster of any backend.
+/// A cluster with any backend.
 pub(super) trait AnyCluster: Send + Sync {
     fn status(&self) -> ClusterStatus;
     fn set_admin_state(&self, id: &EndpointId, state: AdminState) -> Result<(), ClusterError>;

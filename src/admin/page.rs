@@ -10,8 +10,8 @@ use crate::body::Body;
 
 const PAGE: &str = include_str!("page.html");
 
-/// Allows only the script and the style of the page, by their hashes, and requests to its own origin. Trusted types prevent the
-/// script from making elements from text, such as the name of a node.
+/// Allows only the page's own script and style, by their hashes, and requests to its own origin.
+/// Trusted types prevent the script from making elements from text, such as the name of a node.
 static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let policy = format!(
         "default-src 'none'; script-src '{}'; style-src '{}'; connect-src 'self'; base-uri 'none'; form-action 'none'; \
@@ -30,7 +30,7 @@ pub(super) fn response() -> Response<Body> {
     response
 }
 
-/// Returns the hash of the content of the only element of this name.
+/// Returns the hash of the content of the only element with this name.
 fn hash_of(element: &str) -> String {
     let content = PAGE.split_once(&format!("<{element}>")).map_or("", |(_, rest)| rest);
     let content = content.split_once(&format!("</{element}>")).map_or("", |(content, _)| content);

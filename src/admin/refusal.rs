@@ -2,7 +2,7 @@ use std::borrow::Cow;
 
 use http::StatusCode;
 
-/// A request that is not served.
+/// The error for a request that is not served.
 pub(super) struct Refusal {
     pub(super) status: StatusCode,
     pub(super) message: Cow<'static, str>,

@@ -12,9 +12,9 @@ use super::{Shared, page, status};
 use crate::body::{Body, BodyError};
 use crate::request::ClientAddr;
 
-/// The maximum length of an action, which has some hundred bytes.
+/// The maximum length of an action, in bytes. An action has a few hundred bytes.
 const MAX_BODY: u64 = 4096;
-/// The time for the body of an action.
+/// The timeout for the body of an action.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) async fn respond(shared: &Shared, peer: ClientAddr, request: Request<Body>) -> Response<Body> {
@@ -54,7 +54,7 @@ fn secured(mut response: Response<Body>) -> Response<Body> {
 }
 
 async fn route(shared: &Shared, peer: ClientAddr, request: Request<Body>) -> Result<Response<Body>, Refusal> {
-    // Paths must match exactly: another form of the same path gets 404.
+    // Paths must match exactly; another form of the same path gets 404.
     let below = request.uri().path().strip_prefix(&*shared.path).map(str::to_owned);
     let not_found =
         || Refusal::new(StatusCode::NOT_FOUND, "the paths are those of the page, and status and action below it");
@@ -98,7 +98,8 @@ async fn action(request: Request<Body>) -> Result<Action, Refusal> {
         .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, format!("not an action: {error}")))
 }
 
-/// Returns whether the type is JSON. A form of another page cannot send that type without asking first (CORS).
+/// Returns whether the type is JSON. A form on another page cannot send that type without a
+/// preflight request (CORS).
 fn is_json(headers: &HeaderMap) -> bool {
     let mut all = headers.get_all(CONTENT_TYPE).iter();
     let of = |value: &HeaderValue| {

@@ -42,7 +42,7 @@ struct LogReport {
     lost_lines: u64,
 }
 
-/// The verbs that the operator can use.
+/// The actions that the operator can use.
 #[derive(Serialize)]
 struct Verbs {
     token: bool,
@@ -60,8 +60,8 @@ struct Requests {
 #[derive(Serialize)]
 struct ClusterReport {
     policy: String,
-    /// Whether an endpoint is up. If none is, panic mode tries endpoints that failed, draining ones serve their sessions, or
-    /// clients are refused.
+    /// Whether any endpoint is up. If none is, panic mode tries endpoints that failed, draining
+    /// ones serve their sessions, or clients are refused.
     serving: bool,
     /// Unknown if the operator has taken an endpoint out.
     not_serving_since: Option<String>,
@@ -117,9 +117,10 @@ struct FailureReport {
 struct WaitsFor {
     in_flight: u32,
     waiting: u32,
-    /// These sessions end when their users log out, when they expire, or with the restart of the node.
+    /// These sessions end when their users log out, when they expire, or when the node restarts.
     bound_sessions: Option<usize>,
-    /// No request is in flight or waits: the node can be stopped without a failed request.
+    /// Whether no request is in flight or waits, so that the node can be stopped without a failed
+    /// request.
     drained: bool,
 }
 
@@ -205,7 +206,7 @@ pub(super) fn endpoint(shared: &Shared, cluster: &str, id: &EndpointId) -> Optio
     serde_json::to_value(report).ok()
 }
 
-/// The sessions in memory by the endpoint to which they are bound; `None` if none are monitored.
+/// The sessions in memory by the endpoint that they are bound to; `None` if none are monitored.
 struct Bound(Option<Arc<BoundSessions>>);
 
 impl Bound {
@@ -214,7 +215,7 @@ impl Bound {
     }
 }
 
-/// The moment of a report, on both clocks.
+/// The time of a report, on both clocks.
 struct Moment {
     now: Instant,
     time: SystemTime,

@@ -1,5 +1,5 @@
-//! Admission: the result cache, single flight, and the queues of endpoints. A request passes them between its arrival and its
-//!  attempt. Each part works without the others.
+//! Admission: the result cache, single flight, and the queues of endpoints. A request passes
+//! through them between its arrival and its attempt. Each part works without the others.
 
 #[cfg(feature = "cache")]
 pub(crate) mod cache;

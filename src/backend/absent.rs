@@ -1,4 +1,4 @@
-//! Stands in for `HttpBackend` without the feature `client`, so that type parameters have the same
+//! Replaces `HttpBackend` without the feature `client`, so that type parameters have the same
 //! default in every build.
 
 use http::{Request, Response};
@@ -6,8 +6,8 @@ use http::{Request, Response};
 use super::{Backend, SendError};
 use crate::body::Body;
 
-/// Needs the feature `client`. Without it, this type has no values; name another [`Backend`]
-/// instead.
+/// A placeholder without values; the real type needs the feature `client`. Without that feature,
+/// name another [`Backend`].
 #[derive(Debug)]
 pub enum HttpBackend {}
 

@@ -6,9 +6,9 @@ use http::Request;
 use crate::body::{Body, BoxError};
 use crate::endpoint::Outcome;
 
-/// The phase in which a request failed.
+/// The kind of a failure, which says how far the request got.
 ///
-/// The proxy decides by the kind whether it sends the request again, so a backend promises what the
+/// The kind decides whether the proxy sends the request again, so a backend must guarantee what the
 /// kind says. If it cannot tell whether the node has seen the request, the kind is
 /// [`Broken`](Self::Broken).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
@@ -23,8 +23,8 @@ pub enum SendErrorKind {
     /// The backend's own limit of connections is reached. Nothing was sent.
     #[error("the limit of connections to the node is reached")]
     Limit,
-    /// This process has no descriptors, ports or memory for a connection. Nothing was sent, and the
-    /// node is not at fault.
+    /// This process has no descriptors, ports or memory left for a connection. Nothing was sent,
+    /// and the node is not at fault.
     #[error("the front end is short of descriptors, ports or memory")]
     Shortage,
     /// A kept connection had ended before the first byte of the request was written. The node has
@@ -35,20 +35,19 @@ pub enum SendErrorKind {
     /// sent. The node may have processed the request.
     #[error("the connection to the node ended before a response")]
     Broken,
-    /// A connection that had carried other requests ended before the head of a response, within a
-    /// second. The node most likely closed the idle connection while the request was on its way, but
+    /// A connection that had carried other requests ended within a second, before the head of a
+    /// response. The node probably closed the idle connection while the request was on its way, but
     /// it may have processed the request.
     #[error("the kept-alive connection to the node ended before a response")]
     Stale,
-    /// The head of a response did not arrive in time. The node may still work on the request.
+    /// The head of a response did not arrive in time. The node may still be working on the request.
     #[error("no response from the node in time")]
     HeadTimeout,
-    /// The node responded with something that is not valid HTTP. The node may have processed the
-    /// request.
+    /// The node sent something that is not valid HTTP. The node may have processed the request.
     #[error("the node's response is not valid HTTP")]
     Invalid,
-    /// The head of the response is over the limits of the backend, or too many interim responses came. That is no fault of the
-    /// node, which may have processed the request.
+    /// The head of the response exceeds the limits of the backend, or there were too many interim
+    /// responses. The node is not at fault, and may have processed the request.
     #[error("the head of the node's response is over the limits of the front end")]
     HeadTooLarge,
     /// The body of the request failed: the client left or broke its framing. The node is not at
@@ -58,7 +57,7 @@ pub enum SendErrorKind {
 }
 
 impl SendErrorKind {
-    /// Returns true if the node has certainly not begun to process the request, whatever its
+    /// Returns true if the node has certainly not begun to process the request, regardless of its
     /// method.
     pub fn is_unsent(self) -> bool {
         match self {
@@ -76,12 +75,12 @@ impl SendErrorKind {
         }
     }
 
-    /// Returns whether a kept connection had ended, so that a repeated request should get a new one.
+    /// Returns whether a kept connection had ended, so that a retry should use a new one.
     pub(crate) fn is_of_kept_connection(self) -> bool {
         matches!(self, SendErrorKind::Stale | SendErrorKind::Refused)
     }
 
-    /// Returns what the failure tells about the node's health.
+    /// Returns the outcome of the failure for the node's health.
     pub(crate) fn outcome(self) -> Outcome {
         match self {
             SendErrorKind::RequestBody
@@ -103,7 +102,7 @@ impl SendErrorKind {
     }
 }
 
-/// The error of a backend that has no response to a request.
+/// The error of a backend that got no response to a request.
 #[derive(thiserror::Error)]
 #[error("{kind}")]
 pub struct SendError {
@@ -118,8 +117,8 @@ impl SendError {
         SendError { kind, source: source.into(), request: None }
     }
 
-    /// Returns the request with the error, so that the caller can send it to another node. Only for
-    /// a request of which no part was consumed.
+    /// Attaches the request, so that the caller can send it to another node. Allowed only if no
+    /// part of the request was consumed.
     #[must_use]
     pub fn with_request(mut self, request: Request<Body>) -> Self {
         self.request = Some(Box::new(request));
@@ -132,27 +131,27 @@ impl SendError {
         self
     }
 
-    /// Returns how far the request got.
+    /// Returns the kind, which says how far the request got.
     pub fn kind(&self) -> SendErrorKind {
         self.kind
     }
 
-    /// Returns whether the machine of the node refused the connection, so that no process listens there. Any other failure to connect
-    /// may be that of the network.
+    /// Returns whether the node's machine refused the connection, so that no process listens there.
+    /// Any other failure to connect may be caused by the network.
     pub(crate) fn is_connection_refused(&self) -> bool {
         let is_refusal = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
         let mut causes = iter::successors(self.source(), |&error| error.source());
         self.kind == SendErrorKind::Connect && causes.any(|error| error.downcast_ref().is_some_and(is_refusal))
     }
 
-    /// Takes the request, if the backend returned it untouched.
+    /// Takes the request, if the backend returned it unconsumed.
     pub fn take_request(&mut self) -> Option<Request<Body>> {
         self.request.take().map(|request| *request)
     }
 }
 
 impl fmt::Debug for SendError {
-    /// Leaves the request out: its headers hold credentials.
+    /// Leaves the request out, because its headers contain credentials.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SendError").field("kind", &self.kind).field("source", &self.source).finish_non_exhaustive()
     }

@@ -30,7 +30,7 @@ use crate::body::{Body, BodyError};
 /// Sends requests to one node and returns its responses.
 ///
 /// The crate's own implementation is [`HttpBackend`]. An application implements the trait to send
-/// with a client of its own, or to respond in process. `testing::backend::conformance` (feature
+/// requests with its own client, or to respond in process. `testing::backend::conformance` (feature
 /// `test-util`) checks an implementation.
 ///
 /// ```
@@ -47,53 +47,54 @@ use crate::body::{Body, BodyError};
 /// ```
 ///
 /// # The request
-/// - The target is in origin form (`/kylin/api/query?x=1`, or `*` for `OPTIONS`): it has no scheme
-///   and no authority. The backend knows the node. `Host` is the name that the client asked for,
-///   or [`host`](Self::host) if it named none, and the backend sends it unchanged.
-/// - The version is HTTP/1.1. A backend that speaks another version to its node sets that version
+/// - The target is in origin form (`/kylin/api/query?x=1`, or `*` for `OPTIONS`), without scheme
+///   and authority. The backend knows the node. `Host` is the name that the client asked for, or
+///   [`host`](Self::host) if it named none; the backend sends it unchanged.
+/// - The version is HTTP/1.1. A backend that uses another version with its node sets that version
 ///   itself.
-/// - The proxy has removed the hop-by-hop headers (RFC 9110, 7.6.1) and has added the forwarding
-///   headers. `Content-Length` remains if the client sent it, and the body's own size takes
-///   precedence over it.
+/// - The proxy has removed the hop-by-hop headers (RFC 9110, 7.6.1) and added the forwarding
+///   headers. `Content-Length` remains if the client sent it, but the body's own size takes
+///   precedence.
 /// - The extensions are those of the request that the application gave to the proxy, such as axum's
-///   `ConnectInfo`. They hold [`Timeouts`] if this request waits longer or shorter than the
-///   backend's default; a backend with timeouts honours them.
+///   `ConnectInfo`. They contain [`Timeouts`] if this request waits longer or shorter than the
+///   backend's default. A backend with timeouts honours them.
 /// - Probes and the other requests of the crate itself arrive through the same method, so that they
-///   test what clients use. Their extensions hold [`OwnRequest`].
+///   test the same path that clients use. Their extensions contain [`OwnRequest`].
 ///
 /// # The response
-/// - A response of any status is a success, 500 included. The proxy decides what the status means.
-/// - Redirects are not followed and cookies are not stored: both belong to the client.
-/// - The body is not decompressed, and no `Accept-Encoding` is added: the headers must describe the
-///   bytes that follow.
+/// - A response of any status is a success, even 500. The proxy decides what the status means.
+/// - Redirects are not followed and cookies are not stored, because both belong to the client.
+/// - The body is not decompressed, and no `Accept-Encoding` is added, because the headers must
+///   describe the bytes that follow.
 /// - The future is ready with the head; the body streams. A body that the node truncates ends with
 ///   an error.
-/// - The backend does not retry. The proxy retries, within its budget, by what [`SendErrorKind`]
-///   promises.
+/// - The backend does not retry. The proxy retries within its budget, based on the guarantees of
+///   [`SendErrorKind`].
 ///
 /// # Cancellation
-/// When the caller drops the future or the response's body, the backend gives the request up and
-/// releases what it holds. A backend with connections closes the one that carries the request,
+/// When the caller drops the future or the response's body, the backend abandons the request and
+/// releases its resources. A backend with connections closes the one that carries the request,
 /// because the node notices only that.
 pub trait Backend: Send + Sync + 'static {
-    /// Sends `request` and returns the head of the response. The body is still streaming then.
+    /// Sends `request` and returns the head of the response, whose body may still be streaming.
     ///
     /// # Errors
-    /// [`SendError`] tells how far the request got, which decides whether it may be sent again.
+    /// [`SendError`] says how far the request got, which decides whether it may be sent again.
     fn send(&self, request: Request<Body>) -> impl Future<Output = Result<Response<Body>, SendError>> + Send;
 
-    /// Sends a copy of `request`, which the caller may have to send again. A streamed body cannot be copied, so it fails. The default
-    /// [sends](Self::send) a copy; a backend that encodes requests itself can do without one.
+    /// Sends a copy of `request`, which the caller may have to send again. A streamed body cannot
+    /// be copied, so the copy fails. The default implementation [sends](Self::send) a copy; a
+    /// backend that encodes requests itself can avoid the copy.
     ///
     /// # Errors
-    /// [`SendError`] as of [`send`](Self::send), except that it need not return the request.
+    /// [`SendError`] as for [`send`](Self::send), except that it need not return the request.
     fn send_copy(&self, request: &Request<Body>) -> impl Future<Output = Result<Response<Body>, SendError>> + Send {
         self.send(copy(request))
     }
 
     /// Checks that the node accepts connections, without sending a request; used by
-    /// [`Probe::tcp`](crate::probe::Probe::tcp). The default is for backends without connections
-    /// and always succeeds.
+    /// [`Probe::tcp`](crate::probe::Probe::tcp). The default implementation always succeeds, for
+    /// backends without connections.
     ///
     /// # Errors
     /// [`SendError`] of a kind that [is unsent](SendErrorKind::is_unsent).
@@ -101,14 +102,16 @@ pub trait Backend: Send + Sync + 'static {
         std::future::ready(Ok(()))
     }
 
-    /// Returns the address of the node as a value of `Host`. Requests that name no host get it, and so do those of the crate
-    /// itself. Default: `None`, which stands for the name that [`Endpoint::placement`](crate::Endpoint::placement) sets.
+    /// Returns the address of the node as a value of `Host`. Requests that name no host get it, and
+    /// so do the crate's own requests. Default: `None`; the name that
+    /// [`Endpoint::placement`](crate::Endpoint::placement) sets is then used.
     fn host(&self) -> Option<HeaderValue> {
         None
     }
 
-    /// Returns the time from the last byte of a request to the head of the response after which the backend gives up. A query does
-    /// not [wait](crate::admission::QueueRules) for a slot for longer. The default is that of [`Timeouts`].
+    /// Returns the timeout from the last byte of a request to the head of its response. A query
+    /// does not [wait](crate::admission::QueueRules) for a slot any longer than this. Default: the
+    /// value of [`Timeouts`].
     fn head_timeout(&self) -> Duration {
         Timeouts::default().head
     }
@@ -144,8 +147,9 @@ fn copy_of_body(body: &Body) -> Body {
 #[non_exhaustive]
 pub struct OwnRequest;
 
-/// In the extensions of a request that is sent again after a kept connection had ended: [`HttpBackend`] makes a connection for it,
-/// because the other kept connections may have ended too, to whichever node.
+/// In the extensions of a request that is sent again after a kept connection had ended.
+/// [`HttpBackend`] makes a new connection for it, because the other kept connections, to any node,
+/// may have ended too.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct NewConnection;
 
@@ -171,15 +175,15 @@ impl<B: Backend> Backend for std::sync::Arc<B> {
     }
 }
 
-/// In the extensions of a response: its node closes the connection, which has carried `uses` requests. A backend whose response
-/// has `Connection: close` need not add it; 0 is unknown.
+/// In the extensions of a response whose node closes the connection, which has carried `uses`
+/// requests; 0 means unknown. A backend whose response has `Connection: close` need not add it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ClosesConnection {
     pub(crate) uses: u32,
 }
 
 impl ClosesConnection {
-    /// Takes it out of a response.
+    /// Removes the value from a response and returns it.
     pub(crate) fn take(response: &mut Response<Body>) -> Option<Self> {
         response.extensions_mut().remove().or_else(|| {
             let options = response.headers().get_all(header::CONNECTION).iter();

@@ -21,10 +21,10 @@ use crate::maybe_ready::BoxFuture;
 /// Kylin 5 rejects requests without `User-Agent`.
 const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("kylin-lb/", env!("CARGO_PKG_VERSION")));
 
-/// The `Host` of a request to a node whose address is none, such as a unix socket.
+/// The `Host` of a request to a node without a usable address, such as a unix socket.
 const NO_HOST: HeaderValue = HeaderValue::from_static("localhost");
 
-/// The default maximum length of a body. A list of projects has some hundred KiB.
+/// The default maximum length of a body. A list of projects has a few hundred KiB.
 const MAX_BODY: u64 = 1024 * 1024;
 
 /// Returns the value of `Host` for a node at `authority`, which an operator wrote.
@@ -35,16 +35,17 @@ pub(crate) fn host_of_node(authority: &str) -> HeaderValue {
 
 /// Sends the crate's own requests to one node.
 ///
-/// Such a request goes through the node's [`Backend`] like a client's. `NodeClient` adds `Host`, `User-Agent` and `Accept` if the
-/// request lacks them, and bounds the time and the size of the whole response. It sends the request once more if a kept connection
-/// ended, which says nothing about the node.
+/// Such a request goes through the node's [`Backend`] like a client's. `NodeClient` adds `Host`,
+/// `User-Agent` and `Accept` if the request lacks them, and bounds the time and the size of the
+/// whole response. If a kept connection ended, which says nothing about the node, it sends the
+/// request once more.
 #[derive(Clone)]
 pub(crate) struct NodeClient {
     backend: Arc<dyn ErasedBackend>,
     host: HeaderValue,
     timeout: Duration,
     max_body: u64,
-    /// The budget in which bodies are reserved, and the client whose share counts them.
+    /// The budget for bodies, and the client whose share they count against.
     buffers: Option<(BufferBudget, Option<ClientKey>)>,
     retries_stale: bool,
 }
@@ -57,12 +58,12 @@ impl NodeClient {
         NodeClient { backend, host, timeout, max_body: MAX_BODY, buffers: None, retries_stale: true }
     }
 
-    /// Returns a client for requests that have a `Host`. Allocates nothing.
+    /// Returns a client for requests that already have a `Host`. Allocates nothing.
     pub(crate) fn with_given_host<B: Backend>(backend: Arc<B>, timeout: Duration) -> Self {
         NodeClient { backend, host: NO_HOST, timeout, max_body: MAX_BODY, buffers: None, retries_stale: true }
     }
 
-    /// Sets the maximum length of a body that is read. Default 1 MiB.
+    /// Sets the maximum length of a body that is read. Default: 1 MiB.
     pub(crate) fn max_body(self, max_body: u64) -> Self {
         NodeClient { max_body, ..self }
     }
@@ -81,7 +82,8 @@ impl NodeClient {
         NodeClient { timeout, ..self }
     }
 
-    /// Sends each request once: for those that a node must not see twice, such as a login.
+    /// Sends each request only once. Meant for requests that a node must not see twice, such as a
+    /// login.
     #[cfg_attr(not(feature = "login-relay"), allow(dead_code, reason = "only logins are sent once"))]
     pub(crate) fn without_retry(self) -> Self {
         NodeClient { retries_stale: false, ..self }
@@ -93,9 +95,9 @@ impl NodeClient {
         Ok(connected.map_err(|_| NodeError::Timeout)??)
     }
 
-    /// Sends a GET, with credentials or without. The cookies that the node sets are kept in
-    /// `cookies` and sent the next time: Kylin makes a session of hours for each request that has
-    /// only a password.
+    /// Sends a GET, with or without credentials. The cookies that the node sets are kept in
+    /// `cookies` and sent the next time. Otherwise Kylin would create a session that lasts for
+    /// hours at each request that has only a password.
     pub(crate) async fn get(
         &self,
         path: &'static str,
@@ -115,7 +117,8 @@ impl NodeClient {
         Ok(response)
     }
 
-    /// Sends `request` and reads the response. The body is read even if the status suffices, so that the connection can be used again.
+    /// Sends `request` and reads the response. The body is read even if only the status is needed,
+    /// so that the connection can be reused.
     pub(crate) async fn send(&self, mut request: Request<Bytes>) -> Result<NodeResponse, NodeError> {
         request.extensions_mut().insert(OwnRequest);
         let headers = request.headers_mut();
@@ -163,10 +166,11 @@ pub(crate) struct NodeResponse {
     pub(crate) body: Result<Bytes, NodeError>,
 }
 
-/// The reason why a node's response, or its body, was not read.
+/// The error when a node's response, or its body, was not read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NodeError {
-    /// The message of the [`SendError`] and its causes. The error itself may hold the request with its credentials.
+    /// The message of the [`SendError`] and its causes. The error itself may contain the request
+    /// with its credentials.
     #[error("{1}")]
     Send(SendErrorKind, String),
     #[error("no complete response in time")]

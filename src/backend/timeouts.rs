@@ -2,24 +2,24 @@ use std::time::Duration;
 
 use crate::clock::{InvalidDuration, at_least};
 
-/// The times for which a backend waits for its node. `Timeouts` in a request's extensions override those of the
-/// backend.
+/// The timeouts of a backend for its node. `Timeouts` in a request's extensions override those of
+/// the backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timeouts {
-    /// The time for a connection to be made. Default 5 s: within one data centre a connection takes
-    /// milliseconds, and another node is available.
+    /// The timeout for establishing a connection. Default: 5 s. Within one data centre a connection
+    /// takes milliseconds, and another node is available.
     pub connect: Duration,
-    /// The time from the last byte of the request to the head of the response. Default 310 s,
+    /// The timeout from the last byte of the request to the head of the response. Default: 310 s,
     /// because a Kylin 5 query may take 300 s (`kylin.query.timeout-seconds`).
     pub head: Duration,
-    /// The time between two pieces of the response's body. Default 60 s: a node starts to respond
-    /// when the result is complete.
+    /// The timeout between two pieces of the response's body. Default: 60 s, because a node starts
+    /// to respond when the result is complete.
     pub body: Duration,
 }
 
 impl Timeouts {
-    /// Returns an error if one of them is below 1 ms.
+    /// Returns an error if any of the timeouts is below 1 ms.
     #[cfg_attr(not(feature = "client"), allow(dead_code, reason = "only `HttpBackend` makes connections"))]
     pub(super) fn check(&self) -> Result<(), InvalidDuration> {
         for (timeout, setting) in

@@ -41,16 +41,18 @@ use crate::clock::InvalidDuration;
 /// ```
 ///
 /// # Errors
-/// An error of the service's `poll_ready` is [`Connect`](SendErrorKind::Connect), and the request
-/// is returned with it. An error of a call is [`RequestBody`](SendErrorKind::RequestBody) if a
-/// [`BodyError`] of the request is among its sources, and otherwise what the function given to
-/// [`classify`](Self::classify) says. Without that function it is
-/// [`Broken`](SendErrorKind::Broken), because the node may have received the request.
+/// - An error of the service's `poll_ready` is [`Connect`](SendErrorKind::Connect), and the request
+///   is returned with it.
+/// - An error of a call is [`RequestBody`](SendErrorKind::RequestBody) if a [`BodyError`] of the
+///   request is among its sources.
+/// - Otherwise the function given to [`classify`](Self::classify) decides. Without that function,
+///   the error is [`Broken`](SendErrorKind::Broken), because the node may have received the
+///   request.
 ///
 /// # Timeouts
-/// The service makes the connections, so it applies the connect timeout. [`Timeouts::head`] counts
-/// from the call, because a service does not tell when the request is written. [`Timeouts::body`]
-/// counts between pieces of the response's body.
+/// The service makes the connections, so it applies the connect timeout. [`Timeouts::head`] starts
+/// at the call, because a service does not report when the request is written. [`Timeouts::body`]
+/// applies between pieces of the response's body.
 pub struct TowerBackend<S: Service<Request<Body>>> {
     service: S,
     origin: Option<(Scheme, Authority)>,
@@ -65,7 +67,7 @@ impl<S: Service<Request<Body>>> TowerBackend<S> {
     }
 
     /// Sets the scheme and authority of the node, such as `http://10.0.0.1:7070`. The target of
-    /// each request becomes an absolute URI then, as most clients need it. The `Host` header stays.
+    /// each request then becomes an absolute URI, as most clients require. The `Host` header stays.
     ///
     /// # Errors
     /// [`InvalidOrigin`] if `origin` is not a scheme and an authority.
@@ -131,7 +133,7 @@ where
     /// Returns the authority of the [origin](Self::origin).
     fn host(&self) -> Option<HeaderValue> {
         let (_, authority) = self.origin.as_ref()?;
-        // Without a user, which is no part of the header.
+        // Without a user, which is not part of the header.
         HeaderValue::try_from(authority.as_str().rsplit('@').next()?).ok()
     }
 }
@@ -148,13 +150,13 @@ impl<S: Service<Request<Body>>> fmt::Debug for TowerBackend<S> {
     }
 }
 
-/// The text is not the origin of a node.
+/// The error for a text that is not the origin of a node.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?} is not an origin: expected a scheme and an authority, such as http://10.0.0.1:7070")]
 pub struct InvalidOrigin(String, #[source] Option<InvalidUri>);
 
 impl InvalidOrigin {
-    /// Returns the text that was given.
+    /// Returns the rejected text.
     pub fn value(&self) -> &str {
         &self.0
     }

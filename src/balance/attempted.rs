@@ -3,14 +3,14 @@ use std::sync::Arc;
 use crate::endpoint::{Lease, Member};
 use crate::kylin::resource_groups::NodeGroup;
 
-/// The endpoints that are excluded for a request: those to which it was sent, and those outside the resource group of its project.
-/// Allocates from the fifth endpoint on.
+/// The endpoints that are excluded for a request: those that it was sent to, and those outside the
+/// resource group of its project. Allocates from the fifth endpoint on.
 #[derive(Debug, Default)]
 pub struct Attempted {
     first: [u64; 4],
     count: usize,
     more: Vec<u64>,
-    /// The last endpoint responded, and the client can get that response.
+    /// Whether the last endpoint responded, so that the client can get its response.
     has_response: bool,
     /// Only endpoints in this group may serve the request.
     group: Option<Arc<NodeGroup>>,
@@ -48,13 +48,14 @@ impl Attempted {
         self.count
     }
 
-    /// Returns whether there is none.
+    /// Returns whether the set is empty.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
 
-    /// Records whether the last endpoint responded, so that the client can get that response instead of another attempt.
+    /// Records whether the last endpoint responded. If so, the client can get that response instead
+    /// of another attempt.
     pub(crate) fn set_has_response(&mut self, has_response: bool) {
         self.has_response = has_response;
     }

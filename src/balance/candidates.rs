@@ -8,21 +8,23 @@ use crate::hash;
 use crate::health::slow_start::WHOLE;
 use crate::view::{Layout, RotationCursor};
 
-/// The number of picks that rotation offers before all endpoints are searched for an eligible one.
+/// The number of picks that rotation offers before every endpoint is searched for an eligible one.
 const MAX_ROTATIONS: usize = 64;
-/// The number of endpoints in their slow start that may let a pick pass in a row.
+/// How many endpoints in slow start may in a row let a pick pass.
 const MAX_PASSED: usize = 16;
 
-/// The endpoints of a group that a policy chooses from, in configuration order. They include those that are not eligible,
-/// because a hash policy needs the whole list to keep its mapping.
+/// The endpoints of a group that a policy chooses from, in configuration order. They include
+/// endpoints that are not eligible, because a hash policy needs the whole list to keep its mapping.
 #[derive(Clone, Copy)]
 pub struct Candidates<'c> {
     layout: &'c Layout,
     attempted: &'c Attempted,
     needed: EligibilityFlags,
-    /// Limits of requests in flight do not apply: the request waits for a slot, or needs none.
+    /// Whether limits of requests in flight do not apply, because the request waits for a slot or
+    /// needs none.
     past_limits: bool,
-    /// The request gets a slot before waiting ones of users with more than eight shares.
+    /// Whether the request gets a slot before waiting requests of users with more than eight
+    /// shares.
     passes_flood: bool,
     table: Option<&'c (dyn Any + Send + Sync)>,
 }
@@ -48,7 +50,7 @@ impl<'c> Candidates<'c> {
         self
     }
 
-    /// Sets whether loads leave out waiting requests of users with more than eight shares.
+    /// Sets whether loads exclude the waiting requests of users with more than eight shares.
     #[inline]
     pub(crate) fn passing_flood(mut self, passes_flood: bool) -> Self {
         self.passes_flood = passes_flood;
@@ -68,7 +70,7 @@ impl<'c> Candidates<'c> {
     /// Returns the endpoint at `index` of the configuration order, eligible or not.
     ///
     /// # Panics
-    /// If `index` is not below [`len`](Self::len).
+    /// Panics if `index` is not below [`len`](Self::len).
     pub fn at(&self, index: usize) -> Candidate<'c> {
         Candidate::new(index, &self.layout.slots[index], self.all_healthy(), self.passes_flood)
     }
@@ -87,8 +89,9 @@ impl<'c> Candidates<'c> {
         this.all().filter(move |candidate| this.is_eligible_if(*candidate, all_healthy))
     }
 
-    /// Returns whether `candidate` may serve this request: it is ready, neither ejected nor full, has the role that the request
-    /// needs, and was not attempted before. For a query that [waits](crate::admission::QueueRules) a full endpoint is eligible.
+    /// Returns whether `candidate` may serve this request: it is ready, neither ejected nor full,
+    /// has the role that the request needs, and was not attempted before. For a query that
+    /// [waits](crate::admission::QueueRules), a full endpoint is eligible too.
     #[inline]
     pub fn is_eligible(&self, candidate: Candidate<'c>) -> bool {
         self.is_eligible_if(candidate, self.all_healthy())
@@ -100,8 +103,8 @@ impl<'c> Candidates<'c> {
         self.layout.impaired.is_zero()
     }
 
-    /// Returns [`is_eligible`](Self::is_eligible) for a known [`all_healthy`](Self::all_healthy). If all are healthy and the
-    /// endpoint has no limit, its slot is not read.
+    /// Like [`is_eligible`](Self::is_eligible), for a known [`all_healthy`](Self::all_healthy). If
+    /// all endpoints are healthy and this one has no limit, its slot is not read.
     #[inline]
     pub(super) fn is_eligible_if(&self, candidate: Candidate<'c>, all_healthy: bool) -> bool {
         let Candidate { slot, .. } = candidate;
@@ -155,15 +158,16 @@ impl<'c> Candidates<'c> {
         self.ramped(|| Some(self.at(self.layout.rotation.next()?)))
     }
 
-    /// Advances the rotation of the current core, and returns the next endpoint. Shares are those of
-    /// [`next_in_rotation`](Self::next_in_rotation), and cores do not contend for a counter. For choices among equals.
+    /// Advances the rotation of the current core, and returns the next endpoint. The shares are
+    /// those of [`next_in_rotation`](Self::next_in_rotation), but cores do not contend for a
+    /// counter. Used to choose among equals.
     #[inline]
     pub(super) fn next_in_core_rotation(&self) -> Option<Candidate<'c>> {
         self.ramped(|| Some(self.at(self.layout.rotation.next_of_core()?)))
     }
 
-    /// Returns the next endpoint in the rotation of the current core, eligible or not, and the cursor that advances it. Returns
-    /// `None` if the share of that endpoint may not be whole.
+    /// Returns the next endpoint in the rotation of the current core, eligible or not, and the
+    /// cursor that advances it. Returns `None` if the share of that endpoint may be reduced.
     #[inline]
     pub(super) fn peek_core_rotation(&self) -> Option<(Candidate<'c>, RotationCursor<'c>)> {
         let (index, cursor) = self.layout.rotation.peek_of_core()?;
@@ -171,9 +175,10 @@ impl<'c> Candidates<'c> {
         (candidate.slot.share(candidate.all_healthy) == WHOLE).then_some((candidate, cursor))
     }
 
-    /// Advances the rotation of the current core by one, and returns up to `count` endpoints in smooth weighted round-robin
-    /// order from there on, eligible or not. For policies that compare endpoints where there are too many to compare all. An
-    /// endpoint in its slow start is left out in proportion to its ramp.
+    /// Advances the rotation of the current core by one, and returns up to `count` endpoints in
+    /// smooth weighted round-robin order from there on, eligible or not. Meant for policies that
+    /// cannot compare all endpoints because there are too many. An endpoint in its slow start is
+    /// left out in proportion to its ramp.
     pub fn rotation_window(&self, count: usize) -> impl Iterator<Item = Candidate<'c>> + use<'c> {
         let this = *self;
         let window = self.layout.rotation.window_of_core(count).map(move |index| this.at(index));
@@ -182,8 +187,9 @@ impl<'c> Candidates<'c> {
 
     /// Returns the next eligible endpoint in smooth weighted round-robin order.
     ///
-    /// If an endpoint is not eligible, its pick passes to the next in order, and it does not catch up later. So the share of a dead
-    /// endpoint is spread over all others by weight. If its neighbour took all of them, that one would have twice the load.
+    /// If an endpoint is not eligible, its pick passes to the next in order, and it does not catch
+    /// up later. The share of a dead endpoint is spread over all others by weight. If its neighbour
+    /// took the whole share, that neighbour would have twice the load.
     #[inline]
     pub fn next_eligible(&self) -> Option<Candidate<'c>> {
         let first = self.next_in_rotation()?;
@@ -199,7 +205,8 @@ impl<'c> Candidates<'c> {
                 return Some(candidate);
             }
         }
-        // Most of the round belongs to endpoints that are not eligible. The others keep their shares, though not their order.
+        // Most of the round belongs to endpoints that are not eligible. The others keep their
+        // shares, but not their order.
         let weights: u64 = self.iter().map(|candidate| candidate.effective_weight()).sum();
         let mut unit = rotation.advance().wrapping_mul(WHOLE.into()).checked_rem(weights)?;
         self.iter().find(|candidate| match unit.checked_sub(candidate.effective_weight()) {
@@ -218,8 +225,9 @@ impl<'c> Candidates<'c> {
         self.ramped(|| (!order.is_empty()).then(|| self.at(order[fastrand::usize(..order.len())] as usize)))
     }
 
-    /// Returns an endpoint that `next` yields; one in its slow start only in proportion to its ramp. If nearly all are in
-    /// their slow start, the last one is returned: they are equally cold.
+    /// Returns an endpoint that `next` yields. An endpoint in its slow start is returned only in
+    /// proportion to its ramp. If nearly all are in their slow start, the last one is returned,
+    /// because they are equally cold.
     #[inline]
     fn ramped(&self, next: impl Fn() -> Option<Candidate<'c>>) -> Option<Candidate<'c>> {
         let first = next()?;
@@ -238,9 +246,10 @@ impl<'c> Candidates<'c> {
         Some(candidate)
     }
 
-    /// Returns the eligible endpoint on which `key` has the highest rendezvous score (Thaler and Ravishankar 1998, weighted by
-    /// the logarithmic method). Every front end finds the same one, and an endpoint that leaves moves only its own keys. The
-    /// score depends on id and weight; order and address play no part.
+    /// Returns the eligible endpoint on which `key` has the highest rendezvous score (Thaler and
+    /// Ravishankar 1998, weighted by the logarithmic method). Every front end finds the same
+    /// endpoint, and an endpoint that leaves moves only its own keys. The score depends on id and
+    /// weight, not on order or address.
     pub fn rendezvous(&self, key: &[u8]) -> Option<Candidate<'c>> {
         self.rendezvous_where(hash::key64(key), |_| true)
     }
@@ -320,23 +329,26 @@ impl<'c> Candidate<'c> {
         self.slot.weight()
     }
 
-    /// Returns the weight in 1024ths, at least 1. It is less during a slow start, while the node refuses connections, and while
-    /// it is [slow](crate::admission::QueueRules::slow_weights). For policies that compare loads; hash policies use [`weight`](Self::weight), so that a ramp moves no keys.
+    /// Returns the weight in 1024ths, at least 1. It is lower during a slow start, while the node
+    /// refuses connections, and while the node is
+    /// [slow](crate::admission::QueueRules::slow_weights). It is meant for policies that compare
+    /// loads. Hash policies use [`weight`](Self::weight), so that a ramp moves no keys.
     #[inline]
     pub fn effective_weight(&self) -> u64 {
         u64::from(self.weight()) * u64::from(self.slot.share(self.all_healthy))
     }
 
-    /// Returns how many requests are in flight or [wait](crate::admission::QueueRules) for the endpoint. Those of a user who
-    /// [floods](crate::docs::waiting) do not count while they wait, except for the queries of such a user: others pass them.
+    /// Returns how many requests are in flight or [wait](crate::admission::QueueRules) for the
+    /// endpoint. Waiting requests of a user who [floods](crate::docs::waiting) do not count,
+    /// because other requests pass them. They do count for a query of such a user.
     #[inline]
     pub fn in_flight(&self) -> u32 {
         let all = self.slot.load().in_flight();
         if self.passes_flood { all.saturating_sub(self.slot.member.live.waiting_of_floods()) } else { all }
     }
 
-    /// Returns the [limit](crate::Endpoint::max_in_flight) of requests in flight; `None` if there is none. More may be
-    /// [in flight](Self::in_flight) while some of them wait.
+    /// Returns the [limit](crate::Endpoint::max_in_flight) of requests in flight; `None` if there
+    /// is no limit. [`in_flight`](Self::in_flight) may exceed it while requests wait.
     pub fn max_in_flight(&self) -> Option<NonZeroU32> {
         self.slot.member.settings.max_in_flight
     }

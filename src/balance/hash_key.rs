@@ -30,8 +30,8 @@ impl HashKeyed {
     /// Returns nginx's `hash KEY consistent` (ketama, as in Cache::Memcached::Fast): a ring of 160 points per unit of weight. An
     /// endpoint that leaves moves only its own keys. A pick costs a binary search.
     ///
-    /// If an endpoint is not eligible, the next on the ring serves. nginx searches 20 points for it and then falls back to round
-    /// robin; this policy searches 3200 points.
+    /// If an endpoint is not eligible, the next one on the ring serves. This policy searches 3200
+    /// points for it. nginx searches 20 points, and then falls back to round robin.
     pub fn consistent(key: impl HashKey) -> Self {
         HashKeyed { key: Box::new(key), placement: Placement::Ring }
     }

@@ -64,7 +64,7 @@ fn nginx<'c>(client: ClientAddr, from: &Candidates<'c>) -> Option<Candidate<'c>>
     if from.len() < 2 {
         return None;
     }
-    // An IPv4-mapped IPv6 address is hashed as the 16 bytes it is, as nginx does.
+    // An IPv4-mapped IPv6 address is hashed as its 16 bytes, as in nginx.
     let (v4, v6);
     let key: &[u8] = match client.ip() {
         Some(IpAddr::V4(ip)) => {
@@ -79,8 +79,9 @@ fn nginx<'c>(client: ClientAddr, from: &Candidates<'c>) -> Option<Candidate<'c>>
     };
     let mut hash = 89_u64;
     for _ in 0..MAX_DRAWS {
-        // A redraw continues from the last hash, so a client's second choice is as fixed as its first. nginx takes the remainder
-        // after each byte; after seven bytes the result is the same, and nothing overflows before.
+        // A redraw continues from the last hash, so a client's second choice is as fixed as its
+        // first. nginx takes the remainder after each byte. Taking it after seven bytes gives the
+        // same result, and nothing overflows before.
         hash = key
             .chunks(7)
             .fold(hash, |hash, piece| piece.iter().fold(hash, |hash, byte| hash * 113 + u64::from(*byte)) % 6271);

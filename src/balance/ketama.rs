@@ -1,4 +1,5 @@
-//! The ring of `hash ... consistent`, point for point nginx's (ngx_http_upstream_init_chash).
+//! The ring of `hash ... consistent`, identical to nginx's at every point
+//! (ngx_http_upstream_init_chash).
 
 use std::collections::btree_map::Entry;
 
@@ -8,7 +9,7 @@ use crate::hash::Crc32;
 /// Points per unit of weight.
 const POINTS_PER_WEIGHT: u64 = 160;
 
-/// The maximum number of points of a ring, 8 bytes each. Greater weights share these.
+/// The maximum number of points of a ring, 8 bytes each. Greater weights share these points.
 const MAX_POINTS: u64 = 1 << 22;
 
 /// A hash ring over the names ([`Endpoint::placement`](crate::Endpoint::placement)) of a view's members.
@@ -45,7 +46,8 @@ impl Ring {
             let count = u128::from(member.weight()) * u128::from(total_points) / u128::from(total_weight);
             points.extend(points_of(member.placement(), count.max(1)).map(|hash| Point { hash, name: name as u32 }));
         }
-        points.sort_by_key(|point| point.hash); // stable: of equal hashes the first configured stays
+        // The sort is stable, so among equal hashes the first configured one stays.
+        points.sort_by_key(|point| point.hash);
         points.dedup_by_key(|point| point.hash);
         Ring { points, names }
     }
@@ -67,13 +69,14 @@ impl Ring {
         None
     }
 
-    /// Returns how many points are searched: enough to meet every name with near certainty while some endpoint is eligible.
+    /// Returns how many points are searched: enough to reach every name with near certainty while
+    /// any endpoint is eligible.
     fn search_limit(&self) -> usize {
         self.points.len().min(POINTS_PER_WEIGHT as usize * 20)
     }
 }
 
-/// Returns the eligible member of a name; if there are several, the next in rotation.
+/// Returns the eligible member of a name. If there are several, returns the next in rotation.
 fn pick_named<'c>(members: &[usize], from: &Candidates<'c>) -> Option<Candidate<'c>> {
     let eligible = || members.iter().map(|index| from.at(*index)).filter(|candidate| from.is_eligible(*candidate));
     if members.len() == 1 {
@@ -101,7 +104,8 @@ fn points_of(name: &str, count: u128) -> impl Iterator<Item = u32> + use<> {
     })
 }
 
-/// Splits a server's name as nginx does: trailing `:digits` is the port, a `unix:` prefix is left out.
+/// Splits a server's name as nginx does: trailing `:digits` are the port, and a `unix:` prefix is
+/// dropped.
 fn split(name: &str) -> (&str, &str) {
     if let Some(prefix) = name.get(..5).filter(|prefix| prefix.eq_ignore_ascii_case("unix:")) {
         return (&name[prefix.len()..], "");

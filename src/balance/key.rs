@@ -7,10 +7,11 @@ use crate::request::RequestView;
 
 /// The source of the key of a hash policy.
 ///
-/// A key is fed in pieces, so a key of several parts costs no allocation. If there is no piece, or only empty ones, the request
-/// has no key and the policy abstains.
+/// A key is fed in pieces, so a key of several parts costs no allocation. If there is no piece, or
+/// only empty ones, the request has no key and the policy abstains.
 pub trait HashKey: Debug + Send + Sync + 'static {
-    /// Feeds the key of `request` to `sink`: with every call the same pieces in the same order.
+    /// Feeds the key of `request` to `sink`. Every call must feed the same pieces in the same
+    /// order.
     fn feed(&self, request: &RequestView<'_>, sink: &mut dyn FnMut(&[u8]));
 }
 
@@ -22,8 +23,8 @@ pub enum RequestKey {
     ClientIp,
     /// The first value of a header (nginx: `$http_name`).
     Header(HeaderName),
-    /// A cookie's value (nginx: `$cookie_name`). Do not hash Kylin's session cookie: logins are lost, since the node that
-    /// issues a session is seldom the one that its id hashes to.
+    /// A cookie's value (nginx: `$cookie_name`). Do not hash Kylin's session cookie: logins would
+    /// be lost, since the id of a session rarely hashes to the node that issued it.
     Cookie(String),
     /// Path and query (nginx: `$request_uri`).
     PathAndQuery,

@@ -3,29 +3,32 @@ use std::cmp::Ordering;
 use super::{Balancer, Candidate, Candidates};
 use crate::request::RequestView;
 
-/// The maximum number of endpoints of which all are compared.
+/// The maximum number of endpoints for which all are compared.
 const MAX_COMPARED: usize = 64;
-/// The number of endpoints that are compared if there are more.
+/// The number of endpoints that a pick compares if there are more.
 const WINDOW: usize = 32;
 /// The number of picks that rotation offers among equally loaded endpoints before the first of them is chosen.
 const MAX_ROTATIONS: usize = 32;
 
-/// Picks the endpoint with the fewest requests in flight for its weight (nginx: `least_conn`), and among equals the next in
-/// smooth weighted order. Choose it where requests take very different times, as OLAP queries do.
+/// Picks the endpoint with the fewest requests in flight for its weight (nginx: `least_conn`), and
+/// among equals the next in smooth weighted order. Choose it if requests take very different times,
+/// as OLAP queries do.
 ///
-/// The count covers requests whose response has not ended, over all cores of the process. Each core rotates among equals for
-/// itself, as nginx's workers do, so cores do not contend for a counter. An idle endpoint that is next in rotation is picked
-/// without reading the loads of the others.
+/// The count covers requests whose response has not ended, over all cores of the process. Each core
+/// has its own rotation among equals, like nginx's workers, so cores do not contend for a counter.
+/// An idle endpoint that is next in rotation is picked without reading the loads of the others.
 ///
-/// A pick compares up to 64 endpoints. Among more it compares the next 32 in smooth weighted order; if none of these is
-/// eligible, the next eligible one in order serves. nginx compares all, which for thousands of endpoints costs more than sending
-/// the request. Little is lost: two choices already yield nearly all the balance of choosing from all (Mitzenmacher 2001). Every
-/// endpoint is among the 32 of as many consecutive picks of a core, and cores start in different parts of the order.
+/// A pick compares up to 64 endpoints. If there are more, it compares the next 32 in smooth
+/// weighted order. If none of these is eligible, the next eligible one in order serves. In
+/// contrast, nginx compares all, which for thousands of endpoints costs more than sending the
+/// request. Little is lost: two choices already yield nearly all the balance of choosing from all
+/// (Mitzenmacher 2001). Each endpoint is compared in 32 consecutive picks of a core, and cores
+/// start in different parts of the order.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LeastConn;
 
 impl LeastConn {
-    /// Returns the policy. All its state is the cluster's.
+    /// Returns the policy. All its state is in the cluster.
     pub fn new() -> Self {
         LeastConn
     }
@@ -52,7 +55,7 @@ impl Balancer for LeastConn {
     }
 }
 
-/// Returns the least loaded of all; of equals, the next in rotation.
+/// Returns the least loaded of all endpoints; among equals, the next in rotation.
 #[inline(never)]
 fn least_of_all<'c>(from: &Candidates<'c>) -> Option<Candidate<'c>> {
     let mut least: Option<(Candidate<'c>, RelativeLoad)> = None;
@@ -64,7 +67,7 @@ fn least_of_all<'c>(from: &Candidates<'c>) -> Option<Candidate<'c>> {
             Ordering::Less => (least, tied) = (Some((candidate, load)), false),
             Ordering::Equal => {
                 tied = true;
-                // If two are idle, rotation decides: no other endpoint can have less load.
+                // If two are idle, rotation decides, because no other endpoint can have less load.
                 if load.in_flight == 0 {
                     break;
                 }
@@ -89,7 +92,7 @@ fn next_within<'c>(from: &Candidates<'c>, max: RelativeLoad) -> Option<Candidate
     None
 }
 
-/// Returns the least loaded of the next in rotation; of equals, the first of them.
+/// Returns the least loaded of the next endpoints in rotation; among equals, the first.
 #[inline(never)]
 fn least_of_window<'c>(from: &Candidates<'c>) -> Option<Candidate<'c>> {
     let mut window = from.rotation_window(WINDOW).filter(|candidate| from.is_eligible(*candidate));

@@ -1,8 +1,9 @@
 //! Policies: they pick the endpoint that serves a request.
 //!
-//! A policy sees [`Candidates`] and chooses one. It never checks whether an endpoint is healthy, full, draining or already
-//! attempted: [`Candidates::is_eligible`] does that in one place for every policy. It never reads session cookies either;
-//! [affinity](crate::session) comes before it.
+//! A policy sees [`Candidates`] and chooses one. It never checks whether an endpoint is healthy,
+//! full, draining or already attempted: [`Candidates::is_eligible`] does that in one place for
+//! every policy. It never reads session cookies either, because [affinity](crate::session) takes
+//! precedence over it.
 //!
 //! | policy | nginx | picks | when to choose it | cost of a pick |
 //! |---|---|---|---|---|
@@ -49,8 +50,9 @@ use crate::request::RequestView;
 
 /// A policy that picks an endpoint.
 ///
-/// The cluster calls `pick` for every attempt of every request, on all cores concurrently: it must not block, lock or allocate.
-/// The candidates include endpoints that are not eligible, for example those to which this request was sent before.
+/// The cluster calls `pick` for every attempt of every request, on all cores concurrently, so it
+/// must not block, lock or allocate. The candidates include endpoints that are not eligible, for
+/// example those that this request was sent to before.
 ///
 /// ```
 /// use kylin_lb::balance::{Balancer, Candidate, Candidates};
@@ -67,25 +69,27 @@ use crate::request::RequestView;
 /// }
 /// ```
 pub trait Balancer: Debug + Send + Sync + 'static {
-    /// Chooses one of the eligible candidates, or abstains with `None`. If it abstains or chooses a candidate that is not
-    /// eligible, the next in smooth weighted round-robin order serves.
+    /// Chooses one of the eligible candidates, or abstains with `None`. If the policy abstains or
+    /// chooses a candidate that is not eligible, the next in smooth weighted round-robin order
+    /// serves.
     fn pick<'c>(&self, request: &RequestView<'_>, from: &Candidates<'c>) -> Option<Candidate<'c>>;
 
-    /// Returns whether `pick` reads [`RequestView::query`]. The proxy computes the keys of a query only then. Default: yes, which
-    /// is always correct.
+    /// Returns whether `pick` reads [`RequestView::query`]. The proxy computes the keys of a query
+    /// only if it does. Default: yes, which is always correct.
     fn reads_query(&self) -> bool {
         true
     }
 
-    /// Returns whether `pick` reads the [fingerprint](crate::QueryKeys::fingerprint) of a query, which the proxy computes only then:
-    /// it takes longer than the other key. Default: the same as [`reads_query`](Self::reads_query), which is always correct.
+    /// Returns whether `pick` reads the [fingerprint](crate::QueryKeys::fingerprint) of a query.
+    /// The proxy computes it only then, because it takes longer than the other key. Default: the
+    /// value of [`reads_query`](Self::reads_query), which is always correct.
     fn reads_fingerprint(&self) -> bool {
         self.reads_query()
     }
 
-    /// Derives a table for `pick` (a hash ring, for instance) from the members of a new view. The cluster calls it once per change
-    /// of membership, not during requests. `pick` finds the result in [`Candidates::table`], so table and members always
-    /// agree.
+    /// Derives a table for `pick` (a hash ring, for instance) from the members of a new view. The
+    /// cluster calls it once per change of membership, and never while it picks. `pick` finds the
+    /// result in [`Candidates::table`], so the table always matches the members.
     fn prepare(&self, _members: &Candidates<'_>) -> Table {
         Table::none()
     }
@@ -109,7 +113,7 @@ impl Balancer for Arc<dyn Balancer> {
     }
 }
 
-/// Combinations of policies.
+/// Combines policies.
 pub trait BalancerExt: Balancer + Sized {
     /// Returns a policy that asks `other` if this one abstains.
     fn or<B: Balancer>(self, other: B) -> Or<Self, B> {

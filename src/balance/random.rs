@@ -25,10 +25,12 @@ impl Balancer for RandomOne {
     }
 }
 
-/// Picks the less loaded, per weight, of two endpoints drawn at random by weight (nginx: `random two least_conn`).
+/// Picks the less loaded, relative to weight, of two endpoints drawn at random by weight (nginx:
+/// `random two least_conn`).
 ///
-/// Choose it for many endpoints, or for several front ends that do not know each other's load: they do not all send to the same
-/// endpoint at once. A pick costs the same for ten endpoints and ten thousand.
+/// Choose it for many endpoints, or for several front ends that do not know each other's load. Such
+/// front ends then do not all send to the same endpoint at once. A pick costs the same for ten
+/// endpoints as for ten thousand.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RandomTwo;
 

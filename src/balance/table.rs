@@ -1,7 +1,8 @@
 use std::any::Any;
 use std::fmt;
 
-/// The values that a policy derived from the members of a view: see [`Balancer::prepare`](super::Balancer::prepare).
+/// A value that a policy derived from the members of a view: see
+/// [`Balancer::prepare`](super::Balancer::prepare).
 #[derive(Default)]
 pub struct Table(Option<Box<dyn Any + Send + Sync>>);
 

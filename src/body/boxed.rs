@@ -9,8 +9,8 @@ use sync_wrapper::SyncWrapper;
 
 use super::{BodyError, BoxError};
 
-/// Any body, boxed. `Sync` although the body need not be: it is accessed only exclusively, so its end and size are read after each
-/// frame.
+/// Any body, boxed. It is `Sync` although the body need not be, because it is accessed only
+/// exclusively. For that reason its end and size are read after each frame.
 pub(super) struct Boxed {
     body: SyncWrapper<UnsyncBoxBody<Bytes, BodyError>>,
     is_end_stream: bool,

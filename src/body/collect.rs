@@ -7,12 +7,12 @@ use http_body_util::BodyExt;
 use super::{Body, BodyError};
 use crate::buffer::{GrowingBuffer, Reservation};
 
-/// The reason why a body was not read into reserved memory.
+/// The error when a body was not read into reserved memory.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CollectError {
     #[error(transparent)]
     Body(#[from] BodyError),
-    /// The budget, or the share of the client, has no bytes for the body.
+    /// The budget, or the share of the client, has no bytes left for the body.
     #[error("the budget has no bytes for the body")]
     NoMemory,
 }
@@ -23,8 +23,8 @@ impl Body {
         Ok(self.at_most(max).collect().await?.to_bytes())
     }
 
-    /// Reads the whole body as [`collect_up_to`](Self::collect_up_to) does. Its bytes are reserved before they are allocated, and stay
-    /// reserved until the last slice of them is dropped.
+    /// Reads the whole body like [`collect_up_to`](Self::collect_up_to). Its bytes are reserved
+    /// before they are allocated, and stay reserved until the last slice of them is dropped.
     pub(crate) async fn collect_reserved(self, max: u64, reservation: Reservation) -> Result<Bytes, CollectError> {
         let size = self.size_hint();
         if size.lower() > max {

@@ -5,7 +5,7 @@ use crate::endpoint::Outcome;
 /// Any error, boxed: the error of a streamed body.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The reason why a body failed.
+/// The error of a body that failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BodyError {
@@ -21,11 +21,11 @@ pub enum BodyError {
 }
 
 impl BodyError {
-    /// Returns what the failure of a response's body tells about the node.
+    /// Returns the outcome of a response body's failure for the node's health.
     pub(crate) fn outcome(&self) -> Outcome {
         match self {
             BodyError::Stalled(_) => Outcome::Slow,
-            // A limit of the front end.
+            // This is a limit of the front end.
             BodyError::TooLarge => Outcome::Unknown,
             BodyError::Source(_) => Outcome::Failure,
         }

@@ -2,8 +2,9 @@ use std::mem::replace;
 
 use bytes::{Bytes, BytesMut};
 
-/// Pieces of a body, joined to one buffer. A single piece, the usual case, is kept as it is. Several are copied: many small
-/// pieces would hold the large buffers that they are slices of.
+/// Pieces of a body, joined into one buffer. A single piece, the usual case, is kept as it is.
+/// Several pieces are copied, because many small pieces would keep alive the large buffers that
+/// they are slices of.
 #[derive(Default)]
 pub(crate) struct Joined {
     first: Bytes,

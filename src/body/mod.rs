@@ -1,8 +1,9 @@
-//! The one body type of requests and responses.
+//! The body type of both requests and responses.
 //!
-//! A body is empty, a single buffer, or a stream. hyper's own body is a variant of its own, so the common path from a node's
-//! socket to a client's socket neither boxes nor copies. A body runs actions when it ends, fails or is dropped, each exactly once: a
-//! connection returns to its pool, and the request is no longer in flight.
+//! A body is empty, a single buffer, or a stream. The body of hyper has its own variant, so the
+//! common path from a node's socket to a client's socket neither boxes nor copies. When a body
+//! ends, fails or is dropped, it runs its actions, each exactly once. Examples are that a
+//! connection returns to its pool, and that the request is no longer in flight.
 
 mod boxed;
 mod collect;
@@ -52,8 +53,8 @@ pub struct Body {
     kind: Kind,
     on_end: Option<Arc<dyn OnEnd>>,
     lease: Option<Lease>,
-    /// Guards of a response: the session is in use, and the request counts for its client. Guard of a request: its body streams to
-    /// the node.
+    /// Guards of a response: the session is in use, and the request counts for its client. Guard of
+    /// a request: its body streams to the node.
     guards: [Option<DropGuard>; 2],
     /// The value of [`hold_until_end`](Self::hold_until_end).
     held: Option<Box<dyn Any + Send + Sync>>,
@@ -65,10 +66,10 @@ pub struct Body {
     stall: Stall,
     /// The number of bytes that may still come; more is an error.
     allowance: u64,
-    /// Fewer bytes than the allowance are an error too.
+    /// Whether fewer bytes than the allowance are an error too.
     is_exact: bool,
     drop_trailers: bool,
-    /// Bytes that were read from the source, but not yet by the reader.
+    /// Bytes that were read from the source but not yet taken by the reader.
     ahead: Bytes,
 }
 
@@ -99,17 +100,17 @@ const _: fn() = || {
 pub(crate) struct ReadAhead {
     /// In bytes.
     pub(crate) max: NonZeroUsize,
-    /// The client whose share of the budget counts the bytes.
+    /// The client whose share of the budget the bytes count against.
     pub(crate) client: Option<ClientKey>,
 }
 
 /// A hook that is called once, at the end of a body.
 pub(crate) trait OnEnd: Send + Sync {
-    /// Called at the end. `whole` is true if the last byte was read, and false if the body failed or was dropped before.
+    /// Called at the end. `whole` is false if the body failed or was dropped before its last byte.
     fn on_end(self: Arc<Self>, whole: bool);
 }
 
-/// Observes the bytes that a reader takes of a body, and the end of the body.
+/// Observes the bytes that a reader takes from a body, and the end of the body.
 pub(crate) trait BodyTap: Send + Sync {
     /// Called when the reader has taken these bytes.
     fn data(&mut self, bytes: &[u8]);
@@ -157,7 +158,7 @@ impl Body {
         Body::of(Kind::Failed(error))
     }
 
-    /// Wraps any body. A [`Body`] or hyper's `Incoming` is taken as it is; any other body is boxed.
+    /// Wraps any body. A [`Body`] or hyper's `Incoming` is used as it is; any other body is boxed.
     pub fn new<B>(body: B) -> Self
     where
         B: HttpBody<Data = Bytes> + Send + 'static,
@@ -218,12 +219,13 @@ impl Body {
         Some(self.whole()?.clone().into())
     }
 
-    /// Replaces the bytes of the body, and keeps everything else of it.
+    /// Replaces the bytes of the body, and keeps everything else.
     pub(crate) fn set_whole(&mut self, bytes: Bytes) {
         self.kind = Kind::of(bytes);
     }
 
-    /// Sets the hook for the end of this body. A body has one hook, which its transport sets before any other code has the body.
+    /// Sets the hook for the end of this body. A body has one hook, which its transport sets before
+    /// any other code has the body.
     #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only transports hook into a body's end"))]
     pub(crate) fn on_end(mut self, hook: Arc<dyn OnEnd>) -> Self {
         self.on_end = Some(hook);
@@ -242,7 +244,7 @@ impl Body {
         }
     }
 
-    /// Sets the observer of the bytes and the end of this response body.
+    /// Sets the observer of this response body's bytes and end.
     pub(crate) fn set_tap(&mut self, mut tap: Box<dyn BodyTap>) {
         if self.is_end_stream() {
             tap.end(BodyEnd::Complete);
@@ -251,12 +253,12 @@ impl Body {
         }
     }
 
-    /// Sets the timer of the connections that are made for this request body, also for an empty one.
+    /// Sets the timer of this request body's connections, even if the body is empty.
     pub(crate) fn set_connect_timer(&mut self, timer: Option<ConnectTimer>) {
         self.connect_timer = timer;
     }
 
-    /// Returns the timer of the connections that are made for this request body.
+    /// Returns the timer of this request body's connections.
     pub(crate) fn connect_timer(&self) -> Option<&ConnectTimer> {
         self.connect_timer.as_ref()
     }
@@ -267,15 +269,15 @@ impl Body {
         self.ahead_limit
     }
 
-    /// Fails the body if its source keeps the reader waiting for longer than `limit` without a frame. The time that the reader
-    /// takes does not count.
+    /// Fails the body if its source keeps the reader waiting for a frame for longer than `limit`.
+    /// The reader's own time does not count.
     pub(crate) fn stall_after(mut self, limit: Duration) -> Self {
         self.stall = Stall::after(limit);
         self
     }
 
-    /// Fails the body as [`stall_after`](Self::stall_after) does, and also if all waits together take longer than `limit` plus the
-    /// time that the received bytes take at `min_rate` bytes a second.
+    /// Fails the body like [`stall_after`](Self::stall_after), and also limits all waits together.
+    /// They may take `limit`, plus the time of the received bytes at `min_rate` bytes a second.
     pub(crate) fn paced(mut self, limit: Duration, min_rate: NonZeroU32) -> Self {
         self.stall = Stall::paced(limit, min_rate);
         self
@@ -286,7 +288,7 @@ impl Body {
         self.guards[0] = Some(guard);
     }
 
-    /// Holds a value, such as a permit, until the last byte of the body was read, or the body fails or is dropped.
+    /// Holds a value, such as a permit, until the body was read to its end, fails or is dropped.
     pub fn hold_until_end(&mut self, value: impl Send + Sync + 'static) {
         if !self.is_end_stream() {
             let value: Box<dyn Any + Send + Sync> = Box::new(value);
@@ -302,14 +304,14 @@ impl Body {
         self.guards[0] = None;
     }
 
-    /// Fails the body if more than `bytes` come.
+    /// Fails the body if it exceeds `bytes`.
     pub(crate) fn at_most(mut self, bytes: u64) -> Self {
         self.allowance = bytes;
         self
     }
 
-    /// Fails a body of unknown length if more or fewer than `bytes` come. If more come, the data that would make the body look
-    /// complete is held back.
+    /// Fails a body of unknown length if more or fewer than `bytes` come. If more come, the data
+    /// that would make the body look complete is withheld.
     pub(crate) fn exactly(&mut self, bytes: u64) {
         if self.is_exact || self.size_hint().exact().is_some() {
             return;
@@ -321,7 +323,7 @@ impl Body {
         }
     }
 
-    /// Ends the body before its trailers. A proxy must not merge them into a head, and nginx and Envoy drop them too.
+    /// Ends the body before its trailers, which a proxy must not merge into a head (as in nginx).
     pub(crate) fn without_trailers(mut self) -> Self {
         self.drop_trailers = true;
         self
@@ -372,7 +374,7 @@ impl From<hyper::body::Incoming> for Body {
 }
 
 impl fmt::Debug for Body {
-    /// Shows the kind and size, never the content: a body may hold SQL or a password.
+    /// Shows the kind and size, but never the content, which may contain SQL or a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match &self.kind {
             Kind::Empty => "empty",

@@ -4,8 +4,9 @@ use http_body_util::BodyExt;
 
 use crate::body::{Body, Joined};
 
-/// Reads up to `max` bytes of the body, or all of a shorter one. Returns them with the response, whose reader gets all bytes. If
-/// the body fails meanwhile, its reader gets only the error: no byte of the response has left, so it can be replaced.
+/// Reads up to `max` bytes of the body, or all of a shorter one. Returns them with the response,
+/// whose reader still gets all bytes. If the body fails meanwhile, its reader gets only the error.
+/// No byte of the response has been sent then, so the response can be replaced.
 pub(crate) async fn peek(response: Response<Body>, max: usize) -> (Bytes, Response<Body>) {
     let (head, mut body) = response.into_parts();
     let mut read = Joined::default();
@@ -50,7 +51,8 @@ mod tests {
         }
     }
 
-    /// Returns what a peek of four bytes sees, what the reader gets afterwards, and whether it gets all.
+    /// Returns the four bytes that a peek sees, the bytes that the reader gets afterwards, and
+    /// whether it gets all.
     async fn peeked(pieces: Vec<io::Result<&'static str>>) -> (Bytes, Vec<u8>, bool) {
         let (seen, response) = peek(Response::new(Body::new(Pieces(pieces.into()))), 4).await;
         let mut body = response.into_body();

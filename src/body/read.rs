@@ -13,7 +13,8 @@ use super::{Body, BodyEnd, BodyError, Joined, Kind};
 const MAX_AHEAD: usize = 4096;
 
 impl Body {
-    /// Reads what has arrived of a stream, up to `MAX_AHEAD`, without waiting for more. The reader still gets it.
+    /// Reads the available part of a stream, up to `MAX_AHEAD`, without waiting for more. The
+    /// reader still gets it.
     ///
     /// # Errors
     /// The error of a body that has already failed. The reader then gets no byte of it.
@@ -46,8 +47,8 @@ impl Body {
         matches!(self.kind, Kind::Empty | Kind::Full(_))
     }
 
-    /// Polls for the next frame. Unlike [`poll_frame`](HttpBody::poll_frame), returns an error at once: for readers that write
-    /// what came before the error.
+    /// Polls for the next frame. Unlike [`poll_frame`](HttpBody::poll_frame), returns an error at
+    /// once. Meant for readers that write the bytes that preceded the error.
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = match take(&mut self.ahead) {
             data if data.is_empty() => ready!(self.poll_checked(cx)),
@@ -91,7 +92,8 @@ impl Body {
         })
     }
 
-    /// Fails if the source has more after the last byte of a declared length, as far as it can tell without waiting.
+    /// Fails if the source has more data after the last byte of a declared length, as far as that
+    /// is known without waiting.
     fn check_end(&mut self, is_last: bool, cx: &mut Context<'_>) -> Result<(), BodyError> {
         while is_last && !self.source_is_end() {
             match self.poll_source(cx) {
@@ -182,7 +184,7 @@ impl Body {
         self.lease = None;
         self.guards = [const { None }; 2];
         self.held = None;
-        // Last, so that an observer sees the request as no longer in flight.
+        // Comes last, so that an observer sees the request as no longer in flight.
         if let Some(mut tap) = self.tap.take() {
             tap.end(end);
         }
@@ -203,8 +205,9 @@ impl HttpBody for Body {
     type Data = Bytes;
     type Error = BodyError;
 
-    /// Polls for the next frame. Before an error it is pending once: servers such as hyper's drop what they have not written yet
-    /// when a body fails, and a client whose connection closes without a byte repeats its request.
+    /// Polls for the next frame. Before an error, it is pending once. Servers such as hyper's drop
+    /// unwritten bytes when a body fails, and a client whose connection closes without a byte
+    /// repeats its request.
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let was_told = matches!(self.kind, Kind::Failed(_));
         match ready!(self.poll_next(cx)) {

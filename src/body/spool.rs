@@ -13,11 +13,11 @@ const PIECE: usize = 16 * 1024;
 
 /// The bytes of a body that its reader has not taken yet, in order, and the end of the body.
 ///
-/// Frames are copied into pieces of its own: a frame may be a small slice of a large buffer, and all of what it keeps allocated
-/// has to be within the budget.
+/// Frames are copied into the spool's own pieces. A frame may be a small slice of a large buffer,
+/// and all the memory that it keeps allocated must be within the budget.
 pub(crate) struct Spool {
     pieces: VecDeque<Vec<u8>>,
-    /// A frame for which the budget had no bytes. Nothing more is read before it is taken.
+    /// A frame for which the budget had no bytes. Nothing more is read until it is taken.
     frame: Bytes,
     length: usize,
     max: usize,
@@ -50,7 +50,8 @@ impl Spool {
         }
     }
 
-    /// Returns the next bytes, and whether they are reserved; or the end of the body; or `None` if the body must be polled.
+    /// Returns the next bytes and whether they are reserved, or the end of the body. Returns `None`
+    /// if the body must be polled.
     pub(crate) fn next(&mut self) -> Option<Option<Result<(Bytes, bool), BodyError>>> {
         if let Some(piece) = self.pieces.pop_front() {
             self.length -= piece.len();
@@ -71,7 +72,7 @@ impl Spool {
         self.pieces.is_empty() && self.frame.is_empty() && !matches!(self.end, Some(Err(_)))
     }
 
-    /// Copies a frame. Returns false if the budget has no bytes for it.
+    /// Copies a frame. Returns false if the budget has no bytes left for it.
     fn keep(&mut self, data: &[u8]) -> bool {
         let free = self.pieces.back().map_or(0, |last| last.capacity() - last.len());
         let (first, rest) = data.split_at(free.min(data.len()));

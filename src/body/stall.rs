@@ -13,11 +13,11 @@ pub(super) struct Stall {
     limit: Option<Duration>,
     timer: Option<Pin<Box<Sleep>>>,
     waiting: bool,
-    /// Limits all waits together, where they are limited.
+    /// Limits all waits together, if they are limited.
     pace: Option<Box<Pace>>,
 }
 
-/// The waits of a body together.
+/// The total of a body's waits.
 struct Pace {
     min_rate: NonZeroU32,
     received: u64,
@@ -32,7 +32,8 @@ impl Stall {
         Stall { limit: Some(limit), ..Stall::NEVER }
     }
 
-    /// Limits all waits together to `limit` and what the bytes that arrived take at `min_rate` bytes a second.
+    /// Limits all waits together to `limit`, plus the time that the received bytes take at
+    /// `min_rate` bytes a second.
     pub(super) fn paced(limit: Duration, min_rate: NonZeroU32) -> Self {
         let pace = Pace { min_rate, received: 0, waited: Duration::ZERO, since: timer_in(Duration::ZERO) };
         Stall { pace: Some(Box::new(pace)), ..Stall::after(limit) }

@@ -9,7 +9,7 @@ const MIN_CAPACITY: usize = 1024;
 pub(crate) struct GrowingBuffer {
     data: Vec<u8>,
     reservation: Reservation,
-    /// The buffer is never longer, so it need not have a larger capacity.
+    /// The maximum length of the buffer, so its capacity need not be larger.
     max: usize,
 }
 
@@ -23,7 +23,8 @@ impl GrowingBuffer {
         self.data.len()
     }
 
-    /// Appends data if the budget has the bytes for it, within a moment. Returns whether it did.
+    /// Appends data if the budget has bytes for it, or gets them within a moment. Returns whether
+    /// it did.
     pub(crate) async fn push(&mut self, data: &[u8]) -> bool {
         let more = self.missing(data.len());
         let is_reserved = more == 0 || self.reservation.grow_or_wait(more).await;
@@ -33,7 +34,7 @@ impl GrowingBuffer {
         is_reserved
     }
 
-    /// Appends data if the budget has the bytes for it now. Returns whether it did.
+    /// Appends data if the budget has bytes for it now. Returns whether it did.
     pub(crate) fn try_push(&mut self, data: &[u8]) -> bool {
         let more = self.missing(data.len());
         let is_reserved = more == 0 || self.reservation.grow(more);
@@ -59,7 +60,7 @@ impl GrowingBuffer {
         if self.data.is_empty() { Bytes::new() } else { self.reservation.hold(self.data) }
     }
 
-    /// Returns by how much the capacity has to grow for `length` more bytes.
+    /// Returns by how much the capacity must grow for `length` more bytes.
     fn missing(&self, length: usize) -> usize {
         let (needed, capacity) = (self.data.len() + length, self.data.capacity());
         if needed <= capacity {
@@ -73,7 +74,7 @@ impl GrowingBuffer {
         let capacity = self.data.capacity() + more;
         self.data.reserve_exact(capacity - self.data.len());
         self.data.extend_from_slice(data);
-        // The allocator may give a few bytes more.
+        // The allocator may provide a few bytes more.
         self.reservation.grow_anyway(self.data.capacity().saturating_sub(self.reservation.bytes()));
     }
 }

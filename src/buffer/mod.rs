@@ -1,15 +1,19 @@
-//! The budget of the bytes that wait in memory: bodies of requests that can be sent again, responses that slow clients have not
-//! read, and what has arrived of incomplete messages.
+//! The budget of the bytes that are buffered in memory. These are request bodies that can be sent
+//! again, responses that slow clients have not read yet, and parts of incomplete messages.
 //!
-//! Each part of such a buffer is reserved before it is allocated, by its capacity. If the budget is used up:
+//! Each part of such a buffer is reserved before it is allocated, by its capacity. If the budget is
+//! used up:
 //!
-//! - A body of a request that gets no bytes waits for a moment. It then streams to a node, without a copy, so that it is not
-//!   sent again. The number of such bodies at each node is limited; beyond that the response is a 503.
+//! - A request body that gets no bytes waits for a moment. It then streams to a node, without a
+//!   copy, so that it cannot be sent again. The number of such bodies per node is limited. Beyond
+//!   that limit, the response is a 503.
 //! - A response is not read ahead of its client.
-//! - A request whose head does not fit gets a 503. An HTTP/2 connection whose incomplete head does not fit ends.
+//! - A request whose head does not fit gets a 503. An HTTP/2 connection whose incomplete head does
+//!   not fit is closed.
 //! - A request to all nodes whose responses do not fit gets a 503.
 //!
-//! One client cannot use the budget up: it has a share, and never more than half of the bytes that are free.
+//! One client cannot use up the budget: it has a share, and never gets more than half of the free
+//! bytes.
 
 mod growing;
 mod reservation;
@@ -30,15 +34,18 @@ use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering};
 /// The default limit: 256 MiB.
 pub const DEFAULT_LIMIT: NonZeroUsize = NonZeroUsize::new(256 << 20).unwrap();
 
-/// One client has this part of the budget by default, as a divisor: enough for 60 readers of 1 MB that read slowly at the same
-/// time. It also gets no more than half of what is free, so that a few such clients leave something to the others.
+/// The part of the budget that one client has by default, as a divisor. It is enough for 60 slow
+/// readers of 1 MB at the same time. A client also never gets more than half of the free bytes, so
+/// that a few such clients leave something to the others.
 const SHARES: usize = 4;
 
-/// A limit on the bytes that wait in memory, with a share for each client. Clones are the same budget.
+/// A limit on the bytes that are buffered in memory, with a share for each client. Clones are the
+/// same budget.
 ///
-/// All proxies and servers of a process use [`BufferBudget::process`] unless they are given another one. A client is an IPv4
-/// address or an IPv6 /64 network, behind the [trusted proxies](crate::proxy::TrustedProxies). Peers of unix sockets cannot be
-/// told apart and have no share.
+/// All proxies and servers of a process use [`BufferBudget::process`] unless they are given another
+/// one. A client is an IPv4 address or an IPv6 /64 network, behind the [trusted
+/// proxies](crate::proxy::TrustedProxies). Peers of unix sockets cannot be told apart and have no
+/// share.
 ///
 /// ```
 /// use std::num::NonZeroUsize;
@@ -59,15 +66,15 @@ pub struct BufferBudget {
 pub struct BufferStatus {
     /// The limit; `None` is no limit.
     pub limit: Option<usize>,
-    /// The most that one client may use; `None` is no limit.
+    /// The maximum that one client may use; `None` is no limit.
     pub client_share: Option<usize>,
     /// The bytes that are reserved now.
     pub used: usize,
-    /// The number of clients that have a part of them.
+    /// The number of clients that hold a part of these bytes.
     pub clients: usize,
-    /// The number of request bodies that wait for bytes to become free.
+    /// The number of request bodies that wait for free bytes.
     pub waiting: usize,
-    /// The number of times that bytes were refused since the start, after the wait, if there is one.
+    /// The number of refusals since the start. A body that waited counts once its wait has failed.
     pub refused: u64,
 }
 
@@ -132,15 +139,16 @@ impl BufferBudget {
         }
     }
 
-    /// Returns a reservation of nothing, which counts for the share of `client` when it grows.
+    /// Returns an empty reservation, which counts against the share of `client` when it grows.
     pub(crate) fn reservation(&self, client: Option<ClientKey>) -> Reservation {
         Reservation::empty(&self.account, client)
     }
 }
 
 impl Account {
-    /// Reserves bytes if the limit and the share of the client allow it. If only the share does not, other clients may have been
-    /// refused the bytes for a moment; `returned` is then called.
+    /// Reserves bytes if the limit and the share of the client allow it. If only the share does
+    /// not, other clients may have been refused these bytes for a moment; `returned` is then
+    /// called.
     fn take(&self, of_client: Option<&AtomicUsize>, bytes: usize, returned: impl FnOnce()) -> bool {
         let add = |most: usize| move |used: usize| used.checked_add(bytes).filter(|used| *used <= most);
         let Ok(used) = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add(self.limit)) else {
@@ -156,7 +164,8 @@ impl Account {
         false
     }
 
-    /// Reserves bytes beyond the limits, for buffers that are needed to respond and are small or bounded in another way.
+    /// Reserves bytes beyond the limits, for buffers that a response needs and that are small or
+    /// bounded in another way.
     fn take_anyway(&self, of_client: Option<&AtomicUsize>, bytes: usize) {
         self.used.fetch_add(bytes, Ordering::Relaxed);
         if let Some(of_client) = of_client {

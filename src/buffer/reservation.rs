@@ -8,11 +8,11 @@ use super::Account;
 use crate::client_key::ClientKey;
 use crate::sync::AtomicUsize;
 
-/// Bytes that are reserved in a budget, until it is dropped.
+/// Bytes that are reserved in a budget until this is dropped.
 pub(crate) struct Reservation {
     account: Arc<Account>,
     client: Option<ClientKey>,
-    /// The bytes that the client has reserved in all; looked up when the first byte is reserved.
+    /// The total bytes that the client has reserved. Looked up when the first byte is reserved.
     of_client: Option<Arc<AtomicUsize>>,
     bytes: usize,
 }
@@ -27,7 +27,7 @@ impl Reservation {
         self.bytes
     }
 
-    /// Reserves more; returns whether the limits allow it.
+    /// Reserves more. Returns whether the limits allow it.
     pub(crate) fn grow(&mut self, bytes: usize) -> bool {
         let is_taken = self.try_grow(bytes);
         if !is_taken {
@@ -36,7 +36,8 @@ impl Reservation {
         is_taken
     }
 
-    /// Reserves more; waits for a moment if the limits do not allow it. Returns whether it reserved the bytes.
+    /// Reserves more, and waits for a moment if the limits do not allow it. Returns whether it
+    /// reserved the bytes.
     pub(crate) async fn grow_or_wait(&mut self, bytes: usize) -> bool {
         if self.try_grow(bytes) {
             return true;
@@ -77,12 +78,13 @@ impl Reservation {
         Reservation { account, client: self.client, of_client, bytes }
     }
 
-    /// Returns the data as bytes that hold this reservation: it ends with the last slice of them.
+    /// Returns the data as bytes that hold this reservation. The reservation ends with the last
+    /// slice of them.
     pub(crate) fn hold(self, data: Vec<u8>) -> Bytes {
         Bytes::from_owner(Held { data, _reservation: self })
     }
 
-    /// Reserves more, as [`grow`](Self::grow), and does not count a refusal.
+    /// Reserves more like [`grow`](Self::grow), but does not count a refusal.
     pub(crate) fn try_grow(&mut self, bytes: usize) -> bool {
         let of_client = self.client_count();
         let account = &self.account;
@@ -93,7 +95,7 @@ impl Reservation {
         is_taken
     }
 
-    /// Counts a refusal, after attempts that did not.
+    /// Counts a refusal, after attempts that did not count it.
     #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only the server waits by attempts"))]
     pub(crate) fn count_refusal(&self) {
         self.account.count_refusal();
@@ -123,8 +125,9 @@ impl Drop for Reservation {
         self.account.release(self.of_client.as_ref(), self.bytes);
         if let (Some(client), Some(of_client)) = (self.client, self.of_client.take()) {
             let mut clients = self.account.clients.lock();
-            // Under the lock, so that of two reservations that are dropped at once one finds that it was the last. Clones are made
-            // under the lock too, or from one that is still held here.
+            // Under the lock, so that if two reservations are dropped at once, one of them finds
+            // that it was the last. Clones are also made under the lock, or from one that is still
+            // held here.
             drop(of_client);
             if let Entry::Occupied(entry) = clients.entry(client)
                 && Arc::strong_count(entry.get()) == 1

@@ -1,4 +1,4 @@
-//! The bodies that wait until bytes are free, in the order of their arrival.
+//! The bodies that wait for free bytes, in the order of their arrival.
 
 use std::mem::take;
 use std::sync::Arc;
@@ -10,10 +10,12 @@ use super::{Account, Reservation};
 use crate::client_key::ClientKey;
 use crate::sync::{AtomicUsize, Mutex, Ordering, fence, oneshot};
 
-/// The time for which a body waits for bytes to become free. A client notices little of it, and most queries take longer.
+/// How long a body waits for free bytes. A client hardly notices this, and most queries take
+/// longer.
 const MAX_WAIT: Duration = Duration::from_secs(1);
 
-/// The number of bodies that may wait. Each release of bytes looks at all of them, and each may hold one read from its client.
+/// The number of bodies that may wait. Each release of bytes visits all of them, and each may hold
+/// one read from its client.
 const MAX_WAITING: usize = 1024;
 
 /// The number of bodies of one client that may wait, so that other clients are not refused.
@@ -65,7 +67,8 @@ impl Waiting {
 
     /// Gives free bytes to waiting bodies, first come, first served, as far as their shares allow.
     pub(super) fn serve(&self, account: &Arc<Account>) {
-        // Either this call sees a body that has just begun to wait, or that body sees the bytes that were just released.
+        // Either this call sees a body that has just begun to wait, or that body sees the bytes
+        // that were just released.
         fence(Ordering::SeqCst);
         if self.length.load(Ordering::Relaxed) == 0 {
             return;

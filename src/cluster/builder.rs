@@ -24,7 +24,7 @@ use crate::health::impaired::ImpairedCount;
 /// | [`balancer`](Self::balancer) | [`RoundRobin`] |
 /// | [`outlier`](Self::outlier) | [`Outlier::default`] |
 /// | [`panic_mode`](Self::panic_mode) | on |
-/// | [`clock`](Self::clock) | the system's clock |
+/// | [`clock`](Self::clock) | the system clock |
 #[must_use]
 pub struct ClusterBuilder<B> {
     endpoints: Vec<Endpoint<B>>,
@@ -69,9 +69,10 @@ impl<B> ClusterBuilder<B> {
         self
     }
 
-    /// Sets the rule that ejects endpoints which fail more than the others. Endpoints with
-    /// [`max_fails`](Endpoint::max_fails) or [`fail_timeout`](Endpoint::fail_timeout) have nginx's rule instead. `None` ejects
-    /// none of the others. Default: [`Outlier::default`].
+    /// Sets the rule that ejects endpoints that fail more than the others. Endpoints with
+    /// [`max_fails`](Endpoint::max_fails) or [`fail_timeout`](Endpoint::fail_timeout) follow
+    /// nginx's rule instead. `None` ejects none of the other endpoints. Default:
+    /// [`Outlier::default`].
     ///
     /// ```
     /// use kylin_lb::health::Outlier;
@@ -88,11 +89,17 @@ impl<B> ClusterBuilder<B> {
         self
     }
 
-    /// Sets whether an unhealthy or ejected endpoint serves while health keeps requests from every ready endpoint that has the role
-    /// that the request needs and was not attempted yet. The endpoint that failed least recently then serves, because its state may
-    /// be outdated, or only a part of the node may fail. Administrative states, limits of requests in flight and attempted
-    /// endpoints apply as usual, and endpoints of another metastore never serve. Default: on. nginx does this in another way: when
-    /// all peers of an upstream have failed, it forgets their failures at once (`ngx_http_upstream_get_round_robin_peer`).
+    /// Sets whether an unhealthy or ejected endpoint may serve when no healthy one can: panic mode.
+    /// Default: on.
+    ///
+    /// It applies when health keeps requests from every ready endpoint that has the required role
+    /// and was not attempted yet. The endpoint that failed least recently then serves, because its
+    /// state may be outdated, or only a part of the node may fail. Administrative states, limits of
+    /// requests in flight and attempted endpoints apply as usual, and endpoints of another
+    /// metastore never serve.
+    ///
+    /// nginx does this differently: when all peers of an upstream have failed, it forgets their
+    /// failures at once (`ngx_http_upstream_get_round_robin_peer`).
     pub fn panic_mode(mut self, on: bool) -> Self {
         self.panic = on;
         self
@@ -101,8 +108,8 @@ impl<B> ClusterBuilder<B> {
     /// Builds the cluster. It may be empty: endpoints can be added later.
     ///
     /// # Errors
-    /// [`ClusterError::Duplicate`] if two endpoints have the same id, [`ClusterError::Outlier`] if a setting of the outlier rule
-    /// is invalid.
+    /// - [`ClusterError::Duplicate`] if two endpoints have the same id;
+    /// - [`ClusterError::Outlier`] if a setting of the outlier rule is invalid.
     pub fn build(self) -> Result<Cluster<B>, ClusterError> {
         if let Some(outlier) = &self.outlier {
             outlier.validate().map_err(ClusterError::Outlier)?;

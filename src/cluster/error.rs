@@ -1,20 +1,20 @@
 use crate::endpoint::{EndpointId, InvalidId};
 use crate::setting::InvalidSetting;
 
-/// The reason why no endpoint was picked.
+/// The error when no endpoint was picked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PickError {
     /// The cluster has no endpoints.
     #[error("the cluster has no endpoints")]
     Empty,
-    /// No endpoint is eligible: each one is in maintenance or draining, unhealthy, ejected or at its limit, lacks the role that the
-    /// request needs, or was attempted before.
+    /// No endpoint is eligible. Each one is in maintenance or draining, unhealthy, ejected or at
+    /// its limit, lacks the role that the request needs, or was attempted before.
     #[error("no endpoint is eligible")]
     NoneEligible,
 }
 
-/// The reason why a cluster was not built or changed.
+/// The error when a cluster was not built or changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClusterError {

@@ -1,7 +1,9 @@
-//! Picks for requests that concern a certain node, or every node, whatever the health and the load of the nodes are.
+//! Picks for requests that concern a certain node or every node, regardless of the health and load
+//! of the nodes.
 //!
-//! A node that is ejected, drains or is full may still have sessions and running queries. Maintenance is different: the operator
-//! has taken the node out of service, and it gets nothing. Neither does a node that was not verified or has another metastore.
+//! A node that is ejected, drains or is full may still have sessions and running queries.
+//! Maintenance is different: the operator has taken the node out of service, so it gets no
+//! requests. Nor does a node that was not verified or has another metastore.
 
 use super::pick::{acquire_bound, picked};
 use super::{Cluster, PickReason, Picked};
@@ -14,13 +16,14 @@ use crate::view::{Group, View};
 /// The result of a pick of every endpoint.
 pub(crate) struct PickedEndpoints<B> {
     pub(crate) picked: Vec<Picked<B>>,
-    /// The number of endpoints that no request may reach before they are verified.
+    /// The number of endpoints that may get no request before they are verified.
     pub(crate) unverified: usize,
 }
 
 impl<B> Cluster<B> {
-    /// Picks every endpoint that has the role of `request`, whatever its health and its limit are, and counts the request in flight
-    /// on each. Primary endpoints come first, in configuration order.
+    /// Picks every endpoint that has the role of `request`, regardless of its health and its limit,
+    /// and counts the request as in flight on each. Primary endpoints come first, in configuration
+    /// order.
     pub(crate) fn pick_every(&self, request: &RequestView<'_>) -> PickedEndpoints<B> {
         let published = self.shared.published.load();
         let mut every = PickedEndpoints { picked: Vec::new(), unverified: 0 };
@@ -39,8 +42,8 @@ impl<B> Cluster<B> {
         self.shared.published.load().view.in_service(role).count()
     }
 
-    /// Picks the endpoint that `hint` names, whatever its health, its limit and its roles are. Returns `None` if there is no such
-    /// endpoint, or it may get nothing.
+    /// Picks the endpoint that `hint` names, regardless of its health, its limit and its roles.
+    /// Returns `None` if there is no such endpoint, or if it may get no requests.
     pub(crate) fn pick_regardless(&self, request: &RequestView<'_>, hint: &EndpointHint) -> Option<Picked<B>> {
         let published = self.shared.published.load();
         let (group, index) = published.view.find_hinted(hint)?;
@@ -49,8 +52,9 @@ impl<B> Cluster<B> {
             .then(|| acquire_regardless(group, index, &request.with_role(None)))
     }
 
-    /// Picks an endpoint that was not attempted and that gets no new sessions, but may have old ones: one that drains, else one that
-    /// was ejected for its responses. The search for the node of a session comes to such endpoints last.
+    /// Picks an endpoint that was not attempted and that gets no new sessions, but may have old
+    /// ones. Draining endpoints precede those that were ejected for their responses. The search for
+    /// the node of a session comes to such endpoints last.
     pub(crate) fn pick_withdrawn(&self, request: &RequestView<'_>, attempted: &Attempted) -> Option<Picked<B>> {
         let published = self.shared.published.load();
         let all = || published.view.in_service(request.role());
@@ -60,7 +64,8 @@ impl<B> Cluster<B> {
         }
         let (group, index, _) = all().find(|(group, _, slot)| {
             let is_left = !attempted.contains(&slot.member) && !attempted.is_outside(&slot.member);
-            // As if all endpoints were healthy, so that only the limit of requests in flight counts.
+            // Checked as if all endpoints were healthy, so that only the limit of requests in
+            // flight counts.
             is_left
                 && is_ejected_for_responses(slot)
                 && slot.acquire(group.layout.alone, true, true, request.past_limits())
@@ -83,7 +88,7 @@ fn is_in_service(slot: &EndpointSlot) -> bool {
     slot.member.settings.admin_state != AdminState::Maintenance
 }
 
-/// Returns whether the node is up and was ejected all the same, so that it still has its sessions.
+/// Returns whether the endpoint was ejected although its node is up and so still has its sessions.
 fn is_ejected_for_responses(slot: &EndpointSlot) -> bool {
     let live = &slot.member.live;
     let is_reached = !live.passive.is_unreachable();
@@ -98,19 +103,21 @@ fn membership_of(slot: &EndpointSlot) -> Membership {
     slot.member.live.health.membership().0
 }
 
-/// Counts the request in flight on the endpoint at `index`. If the endpoint is on trial and may get a request now, this is the one.
+/// Counts the request as in flight on the endpoint at `index`. If a trial of the endpoint is due,
+/// this request is the trial.
 fn acquire_regardless<B>(group: &Group<B>, index: usize, request: &RequestView<'_>) -> Picked<B> {
     if acquire_bound(group, index, &request.with_past_limits(true), &Attempted::none()) {
         return picked(group, index, PickReason::Bound);
     }
     let slot = &group.layout.slots[index];
-    // As if all endpoints were healthy, so that it always succeeds.
+    // Acquired as if all endpoints were healthy, so that it always succeeds.
     slot.acquire(group.layout.alone, true, true, true);
     picked_regardless(group, index)
 }
 
-/// Returns a pick at an endpoint that health keeps requests from. As at the only endpoint of a cluster, its failure ejects nothing, so
-/// that no client can prolong an ejection; nor does its success readmit the endpoint, because it is no trial.
+/// Returns a pick at an endpoint that health keeps requests from. Its failure ejects nothing, as at
+/// the only endpoint of a cluster, so that no client can prolong an ejection. Its success does not
+/// readmit the endpoint, because the request is no trial.
 fn picked_regardless<B>(group: &Group<B>, index: usize) -> Picked<B> {
     let endpoint = group.refs.of_thread(index);
     Picked::new(Lease::new(&endpoint.member, true, false), PickReason::Bound, endpoint)

@@ -12,25 +12,26 @@ use crate::health::impaired::ImpairedCount;
 use crate::health::state::OutcomeListener;
 use crate::view::{Group, Layout, PerCoreRefs, RotationCounters, View};
 
-/// The membership of a cluster. Each new view is made from it.
+/// The membership of a cluster, from which each new view is made.
 pub(super) struct Members<B> {
     pub(super) balancer: Arc<dyn Balancer>,
     pub(super) may_panic: bool,
     entries: Vec<Entry<B>>,
-    /// Live state by id, also of removed endpoints on which requests are in flight.
+    /// Live state by id. Includes removed endpoints that still have requests in flight.
     live: AHashMap<EndpointId, Weak<Live>>,
     loads: Loads,
-    /// The administrative states that the operator set and did not set back to ready, also of endpoints that a source no longer
-    /// names. A node that restarts during maintenance registers anew, and must not return to service by that.
+    /// The administrative states that the operator set and did not set back to ready. They include
+    /// endpoints that a source no longer names: a node that restarts during maintenance registers
+    /// anew, which must not return it to service.
     admin_states: AHashMap<EndpointId, AdminState>,
     primary_rotation: Arc<RotationCounters>,
     backup_rotation: Arc<RotationCounters>,
     clock: Arc<dyn Clock>,
     outliers: Option<Arc<Outliers>>,
     impaired: ImpairedCount,
-    /// Whether the cluster runs, so that endpoints that join have a slow start.
+    /// Whether the cluster is running, so that endpoints that join have a slow start.
     running: bool,
-    /// The verifier that has to admit an endpoint before it may serve.
+    /// The verifier that must admit an endpoint before it may serve.
     verifier: Option<CheckerId>,
     /// The owner of the slots of endpoints with a limit, once a proxy with queues exists.
     slots: Option<Arc<dyn SlotOwner>>,
@@ -44,7 +45,8 @@ struct Entry<B> {
 /// An endpoint that a source of membership names.
 pub(crate) struct DesiredEndpoint<B> {
     pub(crate) endpoint: Endpoint<B>,
-    /// Whether the source has changed the settings. If not, an existing entry stays as it is, with what the operator has set.
+    /// Whether the source has changed the settings. If not, an existing entry stays as it is,
+    /// including the operator's changes.
     pub(crate) changed: bool,
 }
 
@@ -115,9 +117,10 @@ impl<B> Members<B> {
         Ok(())
     }
 
-    /// Replaces the endpoints that a source of membership owns (`owned`) with `wanted`, after all others and in its order. Other
-    /// endpoints stay as they are. Returns the indexes of wanted endpoints that were left out, because one of the others has their
-    /// id or address.
+    /// Replaces the endpoints that a source of membership owns (`owned`) with `wanted`. They follow
+    /// all other endpoints, in the order of the source. Other endpoints stay as they are. Returns
+    /// the indexes of wanted endpoints that were left out because another endpoint has their id or
+    /// address.
     pub(super) fn reconcile(&mut self, owned: &AHashSet<EndpointId>, wanted: Vec<DesiredEndpoint<B>>) -> Vec<usize> {
         let (own, mut entries): (Vec<_>, Vec<_>) =
             self.entries.drain(..).partition(|entry| owned.contains(entry.endpoint.id()));
@@ -177,7 +180,7 @@ impl<B> Members<B> {
         let edited = edit(endpoint.clone());
         let was_in_maintenance = endpoint.settings.admin_state == AdminState::Maintenance;
         if was_in_maintenance && edited.settings.admin_state != AdminState::Maintenance {
-            // During maintenance the node was most likely restarted, and may be another one.
+            // The node was probably restarted during maintenance, and may be another one.
             live.health.readmit(live.now_ms());
             live.health.require_verification(live.now_ms());
         }
@@ -185,7 +188,7 @@ impl<B> Members<B> {
         Ok(())
     }
 
-    /// Sets the verifier that has to admit endpoints, present or to come, before they may serve.
+    /// Sets the verifier that must admit present and future endpoints before they may serve.
     pub(super) fn set_verifier(&mut self, verifier: Option<CheckerId>) {
         self.verifier = verifier;
         for live in self.entries.iter().map(|entry| &entry.live) {
@@ -200,7 +203,7 @@ impl<B> Members<B> {
         slots
     }
 
-    /// Tells the owner of the slots how many there are.
+    /// Tells the owner of the slots how many slots there are.
     pub(super) fn share_limits(&self) {
         if let Some(slots) = &self.slots {
             let limit = |entry: &Entry<B>| (Arc::clone(&entry.live), entry.endpoint.settings.max_in_flight);
@@ -216,7 +219,7 @@ impl<B> Members<B> {
         self.verifier
     }
 
-    /// Returns the values for picks to read.
+    /// Returns the values that picks read.
     pub(super) fn publish(&self) -> Published<B> {
         let (primary, backup) = (self.group(false), self.group(true));
         if let Some(outliers) = &self.outliers {
@@ -244,7 +247,8 @@ impl<B> Members<B> {
         Entry { live: self.live_state(endpoint.id(), others), endpoint: self.with_admin_state(endpoint) }
     }
 
-    /// Returns the endpoint with the stricter of its own administrative state and the one that the operator set.
+    /// Returns the endpoint with the stricter of two administrative states: its own, and the one
+    /// that the operator set.
     fn with_admin_state(&self, endpoint: Endpoint<B>) -> Endpoint<B> {
         let own = endpoint.settings.admin_state;
         let set = self.admin_states.get(endpoint.id()).copied();
@@ -292,8 +296,8 @@ impl<B> Entry<B> {
         (Member::new(settings, Arc::clone(&self.live)), Arc::clone(&self.endpoint.backend))
     }
 
-    /// Takes the place of `old`, which has the same id. At another address, or after maintenance, it may be another node,
-    /// which has to be verified again.
+    /// Replaces `old`, which has the same id. At another address, or after maintenance, the
+    /// endpoint may be another node, which must be verified again.
     fn replace(&self, old: &Self) {
         let (new, old) = (&self.endpoint.settings, &old.endpoint.settings);
         let returns = old.admin_state == AdminState::Maintenance && new.admin_state != AdminState::Maintenance;

@@ -85,7 +85,7 @@ struct Shared<B> {
     /// Whether the policy reads the keys of queries.
     reads_query: AtomicBool,
     reads_fingerprint: AtomicBool,
-    /// Locked by changes only, never by picks.
+    /// Locked only by changes, never by picks.
     members: Mutex<Members<B>>,
     panic: PanicMode,
     user_source: UserSource,
@@ -95,7 +95,7 @@ struct Shared<B> {
     common: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
-/// The values that picks read. Every change replaces them as a whole.
+/// The values that picks read. Every change replaces all of them at once.
 struct Published<B> {
     view: View<B>,
     /// The policy that made the tables of the view.
@@ -104,13 +104,13 @@ struct Published<B> {
 }
 
 impl<B> Cluster<B> {
-    /// Returns an empty builder. Its policy is round robin until another is set.
+    /// Returns an empty builder, with round robin as its policy.
     pub fn builder() -> ClusterBuilder<B> {
         ClusterBuilder::new()
     }
 
-    /// Adds an endpoint at the end of the configuration order. An endpoint that was removed and added again keeps its live
-    /// state while requests are in flight on it.
+    /// Adds an endpoint at the end of the configuration order. An endpoint that is removed and
+    /// added again keeps its live state while it has requests in flight.
     ///
     /// # Errors
     /// [`ClusterError::Duplicate`] if the id is taken.
@@ -126,8 +126,8 @@ impl<B> Cluster<B> {
         self.change(|members| members.remove(id))
     }
 
-    /// Replaces the whole membership in one step. Endpoints whose ids stay keep their live state and what
-    /// [`set_admin_state`](Self::set_admin_state) set.
+    /// Replaces the whole membership in one step. Endpoints whose ids stay keep their live state
+    /// and the state that [`set_admin_state`](Self::set_admin_state) set.
     ///
     /// # Errors
     /// [`ClusterError::Duplicate`] if two endpoints have the same id; the cluster is then unchanged.
@@ -143,19 +143,20 @@ impl<B> Cluster<B> {
         self.change(|members| members.edit(id, |endpoint| endpoint.weight(weight)))
     }
 
-    /// Exchanges the policy. Requests in flight are not affected. See [`ClusterBuilder::balancer`].
+    /// Replaces the policy. Requests in flight are not affected. See [`ClusterBuilder::balancer`].
     pub fn set_balancer(&self, balancer: impl Balancer) {
         let balancer: Arc<dyn Balancer> = Arc::new(balancer);
         self.change_infallibly(|members| members.balancer = balancer);
     }
 
-    /// Sets whether an endpoint that failed serves while health keeps requests from all of them. See [`ClusterBuilder::panic_mode`].
+    /// Sets whether an endpoint that failed may serve while health keeps requests from all of them.
+    /// See [`ClusterBuilder::panic_mode`].
     pub fn set_panic_mode(&self, on: bool) {
         self.change_infallibly(|members| members.may_panic = on);
     }
 
-    /// Sets the administrative state of an endpoint. The state holds through every change of membership, until it is set
-    /// again or the endpoint is removed.
+    /// Sets the administrative state of an endpoint. The state survives every change of membership,
+    /// until it is set again or the endpoint is removed.
     ///
     /// # Errors
     /// [`ClusterError::Unknown`] if there is no such endpoint.
@@ -187,13 +188,15 @@ impl<B> Cluster<B> {
         status
     }
 
-    /// Replaces the endpoints that a source of membership owns with those that it names now. Returns the indexes of those that
-    /// were left out because other endpoints have their id or address.
+    /// Replaces the endpoints that a source of membership owns with those that it names now.
+    /// Returns the indexes of endpoints that were left out because other endpoints have their id or
+    /// address.
     pub(crate) fn reconcile(&self, owned: &AHashSet<EndpointId>, wanted: Vec<DesiredEndpoint<B>>) -> Vec<usize> {
         self.change_infallibly(|members| members.reconcile(owned, wanted))
     }
 
-    /// Bars every present and future endpoint until `verifier` has verified that it belongs to the cluster.
+    /// Keeps requests from every present and future endpoint until `verifier` has verified that it
+    /// belongs to the cluster.
     pub(crate) fn set_verifier(&self, verifier: CheckerId) {
         self.shared.members.lock().set_verifier(Some(verifier));
     }
@@ -219,7 +222,7 @@ impl<B> Cluster<B> {
     /// Returns the `T` that all proxies of the cluster share. The first call makes it with `make`.
     pub(crate) fn common<T: Any + Send + Sync>(&self, make: impl Fn() -> Arc<T>) -> Arc<T> {
         let common = Arc::clone(self.shared.common.get_or_init(|| make() as Arc<dyn Any + Send + Sync>));
-        // All calls for a cluster name the same type.
+        // All calls for a cluster use the same type.
         common.downcast().unwrap_or_else(|_| make())
     }
 
@@ -232,7 +235,7 @@ impl<B> Cluster<B> {
         self.shared.reads_query.store(members.balancer.reads_query(), Ordering::Relaxed);
         self.shared.reads_fingerprint.store(members.balancer.reads_fingerprint(), Ordering::Relaxed);
         self.shared.changes.send_replace(());
-        // Queries that wait then check whether their endpoint still serves them.
+        // Waiting queries then check whether their endpoint still serves them.
         members.impaired().notify();
         Ok(changed)
     }

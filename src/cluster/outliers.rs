@@ -1,7 +1,8 @@
 //! Ejects and readmits endpoints as [`Outlier`] decides.
 //!
-//! There is no background task. A request that ends with one failure too many triggers a decision at once. The first request that
-//! ends after an interval with failures triggers a comparison of the success rates. No pick does any of this, and while no request
+//! There is no background task. When a request ends with a failure that exceeds the limit, it
+//! triggers a decision at once. The first request that ends after an interval with failures
+//! triggers a comparison of the success rates. No pick does any of this, and while no request
 //! fails, nothing runs here at all.
 
 use std::fmt;
@@ -23,7 +24,7 @@ use crate::health::{Outlier, Reason};
 pub(super) struct Outliers {
     settings: Outlier,
     epoch: Epoch,
-    /// The time at which the present interval ends, in milliseconds of the epoch.
+    /// The time at which the current interval ends, in milliseconds of the epoch.
     interval_ends: AtomicU64,
     endpoints: Mutex<Vec<Endpoint>>,
     impaired: ImpairedCount,
@@ -56,7 +57,7 @@ impl Outliers {
         let is_over = now >= ends
             && self.interval_ends.compare_exchange(ends, next, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         if is_over && now >= ends.saturating_add(self.settings.interval_ms) {
-            // The counts since then reach too far back to be compared.
+            // The counts collected since then cover too long a time to be compared.
             for (_, live) in present(&self.endpoints.lock()) {
                 live.health.outcomes.take_window(live.served());
             }
@@ -114,7 +115,7 @@ fn present(endpoints: &[Endpoint]) -> Vec<(&EndpointSettings, Arc<Live>)> {
 fn snapshot(settings: &EndpointSettings, live: &Live, alone: bool, now: u64, interval_over: bool) -> Snapshot {
     let health = &live.health;
     let ready = settings.admin_state == AdminState::Ready && !health.is_down();
-    // An endpoint whose trial is due may be dead, so it takes the place of no other.
+    // An endpoint whose trial is due may be dead, so it cannot replace another.
     let needs_trial =
         health.needs_trial() || live.passive.state(settings.rule, alone, || now) != PassiveState::Available;
     let ejection = health.ejection();
@@ -159,7 +160,8 @@ impl OutcomeListener for Outliers {
             |(settings, live): &(&EndpointSettings, Arc<Live>)| snapshot(settings, live, alone, live.now_ms(), false);
         let snapshots: Vec<_> = endpoints.iter().map(snapshot).collect();
         let (settings, live) = &endpoints[index];
-        // A few clients may cause shutdown indications in responses, so these drain no more endpoints than may be ejected.
+        // A few clients may cause shutdown indications in responses. So these drain no more
+        // endpoints than may be ejected.
         let is_within_limit = reason == Reason::Refusing || {
             let ready = || snapshots.iter().filter(|endpoint| endpoint.ready);
             ready().filter(|endpoint| !endpoint.eligible).count() < self.settings.max_ejected(ready().count())

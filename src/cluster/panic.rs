@@ -1,4 +1,5 @@
-//! Panic mode: when health keeps requests from every endpoint, one that may fail is better than an error response.
+//! Panic mode: when health keeps requests from every endpoint, an endpoint that may fail is better
+//! than an error response.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,8 +16,8 @@ pub(super) struct PanicMode {
 }
 
 impl PanicMode {
-    /// Records that a request was served in the normal way. The mode ends when no role lacks an endpoint. Until then requests that
-    /// need other roles are served normally.
+    /// Records that a request was served normally. The mode ends when no role lacks an endpoint.
+    /// Until then, requests that need other roles are served normally.
     pub(super) fn leave<B>(&self, view: &View<B>) {
         if self.entered.load(Ordering::Relaxed)
             && !view.lacks_healthy_endpoints()
@@ -34,14 +35,14 @@ impl PanicMode {
 }
 
 impl<B> View<B> {
-    /// Returns whether health keeps requests of some role from all endpoints that are ready.
+    /// Returns whether health keeps requests of some role from all ready endpoints.
     pub(super) fn lacks_healthy_endpoints(&self) -> bool {
         let none = Attempted::none();
         [None, Some(Role::Query), Some(Role::Job)].into_iter().any(|role| self.lacks_healthy_endpoint_for(role, &none))
     }
 
-    /// Returns whether there are ready endpoints with `role` that were not attempted, and their health alone keeps requests from
-    /// all of them.
+    /// Returns whether there are ready endpoints with `role` that were not attempted, and health
+    /// alone keeps requests from all of them.
     fn lacks_healthy_endpoint_for(&self, role: Option<Role>, attempted: &Attempted) -> bool {
         let is_candidate = |member: &Member| member.has_role(role) && !attempted.contains(member);
         let mut ready = self.ready().filter(|(_, _, slot)| is_candidate(&slot.member)).peekable();
@@ -61,21 +62,23 @@ impl<B> View<B> {
 }
 
 impl<B> Cluster<B> {
-    /// Takes a slot on the endpoint that failed least recently, of those that have the role, are below their limit and were
-    /// not attempted.
+    /// Takes a slot on the endpoint that failed least recently, among those that have the role, are
+    /// below their limit and were not attempted.
     pub(super) fn take_in_panic<'v>(
         &self,
         published: &'v Published<B>,
         request: &RequestView<'_>,
         attempted: &Attempted,
     ) -> Option<(&'v Group<B>, usize)> {
-        // An endpoint that is likely to fail is no better than a response.
+        // An endpoint that is likely to fail is no better than a response that the client can
+        // already get.
         let passed_over = if attempted.has_response() { &Attempted::none() } else { attempted };
         let Published { view, may_panic, .. } = published;
         if !may_panic || !view.lacks_healthy_endpoint_for(request.role(), passed_over) {
             return None;
         }
-        // A concurrent request may take the last slot of an endpoint. The next round then passes it over.
+        // A concurrent request may take the last slot of an endpoint. The next round then skips the
+        // endpoint.
         for _ in 0..view.ready().count() {
             let (group, index, slot) = view
                 .ready()
@@ -84,14 +87,14 @@ impl<B> Cluster<B> {
                     member.has_role(request.role()) && !is_full && !attempted.contains(member)
                 })
                 .min_by_key(|(_, _, slot)| {
-                    // Draining endpoints come first, because a node that stops still responds.
+                    // Draining endpoints come first, because a stopping node still responds.
                     let is_draining = slot.member.live.health.is_draining();
                     (!is_draining, slot.member.last_failure(), slot.load().in_flight())
                 })?;
-            // Acquired as if the endpoint were alone, so that its ejection does not count.
+            // Acquired as if the endpoint were the only one, so that its ejection does not count.
             if slot.member.acquire(true, false, request.past_limits()) {
-                // The mode begins only if each request with this role lacks an endpoint. This one alone may lack it after its attempts, or
-                //  within its resource group.
+                // The mode begins only if every request with this role lacks an endpoint. This
+                // request may be the only one, because of its attempts or its resource group.
                 if view.lacks_healthy_endpoint_for(request.role(), &Attempted::none()) {
                     self.shared.panic.enter();
                 }

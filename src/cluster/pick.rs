@@ -7,8 +7,9 @@ use crate::health::HealthState;
 use crate::request::RequestView;
 use crate::view::{EndpointRef, Group, View};
 
-/// The number of times that a pick goes through all steps. If an endpoint is readmitted between two steps, it was not eligible in
-/// the first and is not withheld in the second, so neither takes it. The next round does.
+/// The number of times that a pick goes through all steps. If an endpoint is readmitted between two
+/// steps, it was not eligible in the first and is not withheld in the second, so neither step takes
+/// it. The next round does.
 const ROUNDS: usize = 2;
 
 /// The result of a pick: the backend to send the request with, and the lease that counts it in flight.
@@ -17,7 +18,7 @@ const ROUNDS: usize = 2;
 pub struct Picked<B> {
     /// Counts the request in flight until it is dropped.
     pub lease: Lease,
-    /// The reason why this endpoint was picked.
+    /// Why this endpoint was picked.
     pub reason: PickReason,
     #[expect(
         clippy::redundant_allocation,
@@ -31,7 +32,8 @@ impl<B> Picked<B> {
         Picked { lease, reason, backend: Arc::clone(&endpoint.backend) }
     }
 
-    /// Returns the backend to send the request with. Clone the `Arc` to keep the backend for longer than this pick.
+    /// Returns the backend for sending the request. Clone the `Arc` to keep the backend for longer
+    /// than this pick.
     pub fn backend(&self) -> &Arc<B> {
         &self.backend
     }
@@ -40,9 +42,11 @@ impl<B> Picked<B> {
 impl<B> Cluster<B> {
     /// Picks an endpoint for `request` that is not in `attempted`, and counts the request in flight there.
     ///
-    /// The policy chooses among the primary endpoints. If it abstains, the next endpoint in smooth weighted round-robin order
-    /// serves. If no primary endpoint is eligible, the policy chooses among the backups, and then
-    /// [panic mode](super::ClusterBuilder::panic_mode), if it is on. Takes no lock and allocates nothing.
+    /// The policy chooses among the primary endpoints. If it abstains, the next endpoint in smooth
+    /// weighted round-robin order serves. If no primary endpoint is eligible, the policy chooses
+    /// among the backups. If no backup is eligible either, [panic
+    /// mode](super::ClusterBuilder::panic_mode) chooses, if it is on. Takes no lock and allocates
+    /// nothing.
     ///
     /// # Errors
     /// [`PickError`] if no endpoint is eligible.
@@ -50,8 +54,9 @@ impl<B> Cluster<B> {
         self.pick_in_order(request, attempted, |_, _| None)
     }
 
-    /// Picks from the primary endpoints, then from the backups, then in panic mode. In a group, the endpoint at the index that
-    /// `bound` returns precedes the choice of the policy, if it is eligible.
+    /// Picks from the primary endpoints, then from the backups, then in panic mode. In each group,
+    /// the endpoint at the index that `bound` returns takes precedence over the policy, if it is
+    /// eligible.
     #[inline]
     fn pick_in_order(
         &self,
@@ -82,8 +87,9 @@ impl<B> Cluster<B> {
         })
     }
 
-    /// Picks the endpoint called `id`, to which the session of `request` is bound, if it is eligible. It may be a draining
-    /// endpoint or a backup. Otherwise, and if there is no such endpoint, [`pick`](Self::pick) decides.
+    /// Picks the endpoint called `id`, to which the session of `request` is bound, if it is
+    /// eligible. It may be a draining endpoint or a backup. Otherwise, or if there is no such
+    /// endpoint, [`pick`](Self::pick) decides.
     ///
     /// # Errors
     /// [`PickError`] if no endpoint is eligible.
@@ -96,9 +102,10 @@ impl<B> Cluster<B> {
         self.pick_at(request, attempted, |view| view.find(id))
     }
 
-    /// Picks the eligible endpoint that rendezvous hashing of `key` yields. Every front end finds the same one, and an
-    /// endpoint that leaves moves only its own keys. Unlike a bound session, such a request avoids draining endpoints, and
-    /// backups while a primary endpoint is eligible.
+    /// Picks the eligible endpoint that rendezvous hashing of `key` yields. Every front end finds
+    /// the same endpoint, and an endpoint that leaves moves only its own keys. Unlike a bound
+    /// session, such a request avoids draining endpoints. It also avoids backups while a primary
+    /// endpoint is eligible.
     ///
     /// # Errors
     /// [`PickError`] if no endpoint is eligible.
@@ -121,7 +128,8 @@ impl<B> Cluster<B> {
         self.pick(request, attempted)
     }
 
-    /// Picks the endpoint that a session asks for, if it is eligible; otherwise [`pick`](Self::pick) decides.
+    /// Picks the endpoint that a session requests, if it is eligible; otherwise
+    /// [`pick`](Self::pick) decides.
     ///
     /// A session that is bound to a backup stays there, unless `primaries_first` is true. A route is always looked up among the
     /// primary endpoints, and among the backups only if no primary endpoint is eligible: endpoints may share a route.
@@ -144,7 +152,7 @@ impl<B> Cluster<B> {
         }
     }
 
-    /// Picks the endpoint that a session asks for, and no other if that exists.
+    /// Picks the endpoint that a session requests. Picks no other endpoint if that one exists.
     pub(crate) fn pick_required(
         &self,
         request: &RequestView<'_>,
@@ -172,9 +180,10 @@ impl<B> Cluster<B> {
         view.find_hinted(hint).is_none_or(|(group, index)| group.layout.slots[index].member.is_out(group.layout.alone))
     }
 
-    /// Returns whether the endpoint of `lease` still serves requests such as the one that waits there: it is a member, and neither its
-    /// administrative state nor its health keeps requests from it. `bound` is for a session that is bound to it. Limits do not
-    /// count. Neither does health, if the pick ignored it (`past_health`).
+    /// Returns whether the endpoint of `lease` still serves the request that waits there. It does
+    /// if it is a member, and neither its administrative state nor its health keeps such requests
+    /// from it. `bound` says that the session is bound to it. Limits do not count, nor does health
+    /// if the pick ignored it (`past_health`).
     pub(crate) fn still_serves(&self, lease: &Lease, bound: bool, past_health: bool) -> bool {
         let published = self.shared.published.load();
         let view = &published.view;
@@ -226,7 +235,8 @@ impl<B> Cluster<B> {
     }
 }
 
-/// Counts the request in flight on the endpoint of `group` that the policy chooses, and returns its index.
+/// Counts the request as in flight on the endpoint of `group` that the policy chooses, and returns
+/// its index.
 fn acquire_by_policy<B>(
     balancer: &dyn Balancer,
     group: &Group<B>,
@@ -237,8 +247,8 @@ fn acquire_by_policy<B>(
         return None;
     }
     let candidates = candidates(group, request, attempted);
-    // Another pick may fill the chosen endpoint first. The next round then sees that endpoint as full, so rounds are few; the
-    // bound is for an adversarial schedule.
+    // Another pick may fill the chosen endpoint first. The next round then sees that endpoint as
+    // full, so rounds are few. The bound is for an adversarial schedule.
     for _ in 0..=2 * group.layout.slots.len() {
         let chosen = balancer
             .pick(request, &candidates)
@@ -257,7 +267,8 @@ fn candidates<'v, B>(group: &'v Group<B>, request: &RequestView<'_>, attempted: 
     candidates.past_limits(request.past_limits()).passing_flood(request.passes_flood())
 }
 
-/// Counts the request in flight on the endpoint at `index`, to which its session is bound. Returns false if the endpoint is not eligible.
+/// Counts the request as in flight on the endpoint at `index`, to which its session is bound.
+/// Returns false if the endpoint is not eligible.
 pub(super) fn acquire_bound<B>(
     group: &Group<B>,
     index: usize,
@@ -274,7 +285,8 @@ pub(super) fn acquire_bound<B>(
 pub(super) fn picked<B>(group: &Group<B>, index: usize, reason: PickReason) -> Picked<B> {
     let EndpointRef { member, backend } = group.refs.of_thread(index);
     let health = &member.live.health;
-    // A request of a bound session at a draining endpoint is not on trial, because a node that stops still serves its sessions.
+    // A request of a bound session at a draining endpoint is not on trial, because a stopping node
+    // still serves its sessions.
     let on_trial = !group.layout.impaired.is_zero()
         && health.is_impaired()
         && !(reason == PickReason::Bound && health.is_draining());

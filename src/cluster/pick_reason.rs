@@ -6,16 +6,17 @@ use std::fmt;
 pub enum PickReason {
     /// The session of the request is bound to the endpoint.
     Bound,
-    /// The client's last write went to the endpoint, so that it reads there what it wrote:
+    /// The client's last write went to the endpoint, so that the client reads what it wrote:
     /// [`KylinRules::read_your_writes`](crate::proxy::KylinRules::read_your_writes).
     Written,
-    /// A hash of the user, or of the session while its store is unavailable, yields the endpoint.
+    /// A hash of the user yields the endpoint, or a hash of the session while its store is
+    /// unavailable.
     Hash,
     /// The policy chose the endpoint.
     Policy,
     /// The policy chose the endpoint by the keys of the query: [`QueryAffinity`](crate::balance::QueryAffinity).
     Fingerprint,
-    /// Health bars every endpoint, so the one that failed least recently serves:
+    /// Health keeps requests from every endpoint, so the one that failed least recently serves:
     /// [panic mode](super::ClusterBuilder::panic_mode).
     Panic,
 }

@@ -17,18 +17,22 @@ pub struct ClusterStatus {
     pub balancer: String,
     /// The endpoints in configuration order, primaries first.
     pub endpoints: Vec<EndpointStatus>,
-    /// Whether [panic mode](super::ClusterBuilder::panic_mode) applies: health keeps requests, or those that need some role,
-    /// from every ready endpoint. Always false if that mode is off.
+    /// Whether [panic mode](super::ClusterBuilder::panic_mode) is active: health keeps all
+    /// requests, or those that need some role, from every ready endpoint. Always false if that mode
+    /// is off.
     pub panicking: bool,
-    /// The number of times that this process was short of descriptors, ports or memory for a connection since it started. The
-    /// number is that of the whole process, because nodes, stores and clients share the descriptors.
+    /// How many times this process was short of descriptors, ports or memory for a connection since
+    /// it started. The number covers the whole process, because nodes, stores and clients share the
+    /// descriptors.
     pub shortages: u64,
-    /// Since when the user source (LDAP) of Kylin 5 is unreachable, on the cluster's clock, so that no node can check a login. It
-    /// begins with a response that says so (KE-010021006), which is no failure of its node, and ends with a login that a node has
+    /// The time since which the user source (LDAP) of Kylin 5 has been unreachable, on the
+    /// cluster's clock, so that no node can check a login. It begins with a response that says so
+    /// (KE-010021006), which is no failure of its node. It ends with a login that a node has
     /// checked. Earlier versions respond as to a wrong password, which shows nothing.
     pub user_source_down_since: Option<Instant>,
-    /// The largest difference between the clocks of two nodes, in seconds, by the `Date` of responses to probes. Kylin 5 requires that
-    /// they do not differ. Values up to [`MAX_CLOCK_SKEW`](Self::MAX_CLOCK_SKEW) may come from rounding. `None` until two nodes are
+    /// The largest difference between the clocks of two nodes, in seconds, by the `Date` of
+    /// responses to probes. Kylin 5 requires synchronised clocks. Values up to
+    /// [`MAX_CLOCK_SKEW`](Self::MAX_CLOCK_SKEW) may come from rounding. `None` until two nodes are
     /// known.
     pub clock_skew: Option<u64>,
 }
@@ -45,27 +49,29 @@ pub struct EndpointStatus {
     pub backup: bool,
     /// The administrative state.
     pub admin_state: AdminState,
-    /// Whether [`Cluster::set_admin_state`](super::Cluster::set_admin_state) has set that state, and not the source of the endpoint.
+    /// Whether that state was set by [`Cluster::set_admin_state`](super::Cluster::set_admin_state),
+    /// and not by the source of the endpoint.
     pub admin_state_is_set: bool,
     /// The roles of the node.
     pub roles: Roles,
     /// The state of health.
     pub health: HealthState,
-    /// The reason if the endpoint is not healthy.
+    /// The reason why the endpoint is not healthy.
     pub reason: Option<Reason>,
-    /// The text of the last error of a request or a probe, if such failures are the reason. It holds no credentials.
+    /// The text of the last error of a request or a probe, if such failures are the reason. It
+    /// contains no credentials.
     pub error: Option<Arc<str>>,
     /// The time at which the endpoint entered its state of health, on the cluster's clock.
     pub since: Instant,
-    /// The request by which [`Probe::kylin`](crate::probe::Probe::kylin) found the endpoint healthy; `None` before its first
-    /// success, and with other probes.
+    /// The request with which [`Probe::kylin`](crate::probe::Probe::kylin) found the endpoint
+    /// healthy; `None` before its first success, and with other probes.
     pub probe_level: Option<ProbeLevel>,
     /// Whether the endpoint is ejected for its failures.
     pub ejected: bool,
     /// The current percentage of its weight. It is below 100 during a slow start, while the node refuses connections, and while it
     /// is slow.
     pub ramp: u32,
-    /// Whether the node is slower than the others, so that the endpoint has less weight: see
+    /// Whether the node is slower than the others, so that the endpoint's weight is reduced: see
     /// [`QueueRules::slow_weights`](crate::admission::QueueRules::slow_weights).
     pub slow: bool,
     /// The failures that count towards an ejection: those in a row, or those within `fail_timeout`.
@@ -82,8 +88,8 @@ pub struct EndpointStatus {
     pub failed: u64,
     /// The requests that timed out.
     pub timed_out: u64,
-    /// The seconds by which the node's clock is ahead of the front end's, by the `Date` of the last response to a probe; negative if
-    /// it is behind.
+    /// The seconds by which the node's clock is ahead of the front end's; negative if it is behind.
+    /// Taken from the `Date` of the last response to a probe.
     pub clock_ahead: Option<i64>,
 }
 
@@ -98,8 +104,8 @@ impl ClusterStatus {
         self.endpoints.iter().map(|endpoint| u64::from(endpoint.waiting)).sum()
     }
 
-    /// The difference between two clocks up to which they count as equal, in seconds: a date has whole seconds, and Tomcat renews it
-    /// once a second.
+    /// The difference up to which two clocks count as equal, in seconds. A date has whole seconds,
+    /// and Tomcat updates it once a second.
     pub const MAX_CLOCK_SKEW: u64 = 2;
 
     pub(super) fn of<B>(published: &Published<B>) -> Self {
@@ -156,7 +162,8 @@ impl EndpointStatus {
     }
 }
 
-/// Returns the difference between the first and the last of clocks; `None` if there are not two.
+/// Returns the difference between the first and the last of the clocks; `None` if there are fewer
+/// than two.
 pub(crate) fn skew(ahead: impl Iterator<Item = i64>) -> Option<u64> {
     let (mut count, mut min, mut max) = (0, i64::MAX, i64::MIN);
     for ahead in ahead {

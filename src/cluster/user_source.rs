@@ -1,4 +1,4 @@
-//! Whether the nodes can check logins: their user source (LDAP) is common to all of them.
+//! Whether the nodes can check logins. Their user source (LDAP) is common to all of them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::Cluster;
 use crate::clock::{Clock, Epoch};
 
-/// Since when the user source is unreachable.
+/// The time since which the user source has been unreachable.
 pub(super) struct UserSource {
     /// In milliseconds from 1; 0 while it is reachable.
     down_since: AtomicU64,

@@ -16,7 +16,8 @@ pub(crate) struct MembersWatch<B> {
 impl<B> MembersWatch<B> {
     /// Returns the members, and marks the membership as seen.
     pub(crate) fn members(&mut self) -> Vec<(Arc<Member>, Arc<B>)> {
-        // Marked before it is read: a change in between completes `changed` once more than needed, and none is missed.
+        // Marked before the members are read. A change in between then completes `changed` once
+        // more than needed, but none is missed.
         self.changes.mark_unchanged();
         self.cluster.members()
     }

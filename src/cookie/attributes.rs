@@ -7,13 +7,13 @@ use std::time::Duration;
 pub enum SameSite {
     /// Requests from pages of the same site.
     Strict,
-    /// Requests from pages of the same site, and navigation by a link from elsewhere.
+    /// Requests from pages of the same site, and navigation through links from other sites.
     Lax,
     /// All requests. Browsers require `Secure` with it.
     None,
 }
 
-/// A text that cannot be a part of a `Set-Cookie` header.
+/// The error for a text that cannot be part of a `Set-Cookie` header.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} cannot be the {part} of a cookie")]
 pub struct InvalidCookie {
@@ -26,13 +26,13 @@ impl InvalidCookie {
         InvalidCookie { text: text.into(), part }
     }
 
-    /// Returns the part of the cookie that is wrong: `name`, `path` or `domain`.
+    /// Returns the invalid part of the cookie: `name`, `path` or `domain`.
     pub fn part(&self) -> &'static str {
         self.part
     }
 }
 
-/// The name and the attributes of a cookie of the front end's own.
+/// The name and the attributes of one of the front end's own cookies.
 #[derive(Debug, Clone)]
 pub(crate) struct Attributes {
     name: String,
@@ -93,7 +93,8 @@ impl Attributes {
     }
 }
 
-/// Returns `name`, or an error if no cookie can have it: it must be a token (RFC 6265, 4.1.1).
+/// Returns `name`, or an error if it is not a token (RFC 6265, 4.1.1), so that no cookie can have
+/// it.
 pub(crate) fn named(name: String) -> Result<String, InvalidCookie> {
     let is_token = |byte: u8| byte.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}".contains(&byte);
     if name.is_empty() || !name.bytes().all(is_token) {

@@ -1,6 +1,7 @@
 //! Dates in headers.
 
-/// Parses a cookie date by the forgiving rules of RFC 6265, 5.1.1. Returns seconds since 1970; a date before that is 0.
+/// Parses a cookie date by the lenient rules of RFC 6265, 5.1.1. Returns seconds since 1970; an
+/// earlier date is 0.
 pub(crate) fn parse(text: &[u8]) -> Option<u64> {
     let (mut time, mut day, mut month, mut year) = (None, None, None, None);
     let is_delimiter = |byte: &u8| !(byte.is_ascii_alphanumeric() || *byte == b':' || *byte >= 0x80);

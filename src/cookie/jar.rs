@@ -8,10 +8,11 @@ use super::SetCookie;
 const MAX_COOKIES: usize = 8;
 const MAX_BYTES: usize = 1024;
 
-/// The cookies that a node has set in responses to the front end's own requests (probes, for one).
+/// The cookies that a node has set in responses to the front end's own requests, such as probes.
 ///
-/// Each node has a jar of its own, which is sent to no other node and has no `Debug`. Path and expiry are ignored: such
-/// requests have one path, and a node that has forgotten a session sets another cookie.
+/// Each node has its own jar, which is sent to no other node and has no `Debug`. Path and expiry
+/// are ignored, because such requests have one path, and a node that has forgotten a session sets
+/// another cookie.
 #[derive(Default)]
 pub(crate) struct CookieJar(BTreeMap<Box<[u8]>, Box<[u8]>>);
 
@@ -32,7 +33,8 @@ impl CookieJar {
         self.0.clear();
     }
 
-    /// Returns the `Cookie` value of the next request, marked as sensitive. None where there is no cookie.
+    /// Returns the `Cookie` value of the next request, marked as sensitive; `None` if there is no
+    /// cookie.
     pub(crate) fn header(&self) -> Option<HeaderValue> {
         if self.0.is_empty() {
             return None;

@@ -1,4 +1,5 @@
-//! Cookies: the `Cookie` header of requests, the `Set-Cookie` headers of responses (RFC 6265). All of it is hostile input.
+//! Cookies: the `Cookie` header of requests, and the `Set-Cookie` headers of responses (RFC 6265).
+//! All of it is hostile input.
 
 mod attributes;
 pub(crate) mod date;
@@ -15,7 +16,8 @@ pub use attributes::{InvalidCookie, SameSite};
 pub(crate) use jar::CookieJar;
 pub(crate) use set_cookie::SetCookie;
 
-/// The longest session id that is accepted, in bytes. Kylin's have at most 64, and a route.
+/// The maximum length of an accepted session id, in bytes. Kylin's ids have at most 64, and a
+/// route.
 const MAX_SESSION_ID: usize = 512;
 
 /// Returns the cookies in a `Cookie` header as names and values, in the order in which they were sent, without quotes around
@@ -24,7 +26,7 @@ pub(crate) fn pairs(header: &HeaderValue) -> impl Iterator<Item = (&[u8], &[u8])
     parts_of(header).filter_map(split).map(|(name, value)| (name, unquoted(value)))
 }
 
-/// Returns the ids in the session cookies of Kylin in a `Cookie` header.
+/// Returns the ids in Kylin's session cookies in a `Cookie` header.
 pub(crate) fn kylin_sessions(header: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     pairs(header).filter(|(name, _)| is_kylin_session(name)).map(|(_, id)| id)
 }
@@ -34,8 +36,8 @@ pub(crate) fn value<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h [u8]> 
     raw_pairs(headers).find(|(known, _)| *known == name.as_bytes()).map(|(_, value)| value)
 }
 
-/// Removes the cookies of a request for which `keep` is false. Headers without such a cookie stay as they are, which allocates
-/// nothing. `keep` may see a cookie twice.
+/// Removes the cookies of a request for which `keep` returns false. Headers without such a cookie
+/// stay as they are, which allocates nothing. `keep` may be called twice for a cookie.
 pub(crate) fn retain(headers: &mut HeaderMap, mut keep: impl FnMut(&[u8], &[u8]) -> bool) {
     let mut is_kept = |part: &[u8]| {
         let (name, value) = split(part).unwrap_or((part, b""));
@@ -58,14 +60,14 @@ pub(crate) fn retain(headers: &mut HeaderMap, mut keep: impl FnMut(&[u8], &[u8])
     }
 }
 
-/// Returns whether a cookie of this name is the session of a Kylin node: `JSESSIONID` for Kylin 2 to 4, a digest of the
-/// metastore for Kylin 5.
+/// Returns whether a cookie with this name holds the session of a Kylin node: `JSESSIONID` for
+/// Kylin 2 to 4, a digest of the metastore for Kylin 5.
 pub(crate) fn is_kylin_session(name: &[u8]) -> bool {
     name == b"JSESSIONID" || is_metastore_digest(name)
 }
 
-/// Returns whether this is the name that Kylin 5 gives its session cookie: the SHA-256 of its metadata URL, in 64
-/// lower-case hexadecimal digits (apache/kylin kylin5 BootstrapServer.java:102-110).
+/// Returns whether Kylin 5 may give its session cookie this name: a SHA-256 of its metadata URL, in
+/// 64 lower-case hexadecimal digits (apache/kylin kylin5 BootstrapServer.java:102-110).
 pub(crate) fn is_metastore_digest(name: &[u8]) -> bool {
     name.len() == 64 && name.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }

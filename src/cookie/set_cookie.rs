@@ -2,7 +2,7 @@ use http::HeaderValue;
 
 use super::{date, split, unquoted};
 
-/// A cookie that a response sets, read as browsers read it (RFC 6265, 5.2).
+/// A cookie that a response sets, parsed as browsers parse it (RFC 6265, 5.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SetCookie<'a> {
     pub(crate) name: &'a [u8],
@@ -33,7 +33,8 @@ impl<'a> SetCookie<'a> {
         Some(cookie)
     }
 
-    /// Returns whether the cookie deletes: its value is empty, or it has expired at `now`, in seconds since 1970.
+    /// Returns whether this deletes the cookie: its value is empty, or it has expired at `now`, in
+    /// seconds since 1970.
     pub(crate) fn deletes(&self, now: u64) -> bool {
         let expired = || self.expires.is_some_and(|expires| expires <= now);
         self.value.is_empty() || self.max_age_is_over.unwrap_or_else(expired)
@@ -53,7 +54,7 @@ mod tests {
 
     const NOW: u64 = 1_767_225_600;
 
-    /// The name, and the value unless the cookie deletes.
+    /// The name, and the value unless the cookie is deleted.
     fn read(line: &str) -> Option<(String, Option<String>)> {
         let line = HeaderValue::from_str(line).unwrap();
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();

@@ -3,12 +3,10 @@ use std::time::Duration;
 use super::MIN_INTERVAL;
 use crate::clock::{InvalidDuration, at_least, scaled};
 
-/// The delays after failures of a source.
+/// The delays after failures of a source. Default: 500 ms after the first failure, at most 30 s.
 ///
 /// The delay doubles with each failure in a row, up to a maximum. A random part of up to half is
-/// taken off, so that front ends that lost a source together do not reconnect together.
-///
-/// Default: 500 ms after the first failure, at most 30 s.
+/// subtracted, so that front ends that lost a source together do not reconnect together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
     initial: Duration,
@@ -19,7 +17,7 @@ impl Backoff {
     /// Creates delays from `initial`, after the first failure, up to `max`.
     ///
     /// # Errors
-    /// [`InvalidDuration`] if `initial` is below 10 ms, since a source that fails at once would
+    /// [`InvalidDuration`] if `initial` is below 10 ms, because a source that fails at once would
     /// occupy a core, or if `max` is below `initial`.
     pub fn new(initial: Duration, max: Duration) -> Result<Self, InvalidDuration> {
         let initial = at_least(MIN_INTERVAL, initial, "initial backoff")?;

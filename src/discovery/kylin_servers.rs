@@ -1,4 +1,4 @@
-//! The nodes that Kylin itself lists, from requests to the nodes of the cluster.
+//! The nodes that Kylin itself lists, obtained with requests to the nodes of the cluster.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -23,7 +23,8 @@ use crate::kylin::node::servers::{DISCOVERED, InvalidServerList, SERVERS, of_kyl
 use crate::kylin::properties::ServerAddr;
 use crate::probe::InvalidProbe;
 
-/// The time without requests after a refused login: Kylin 5 locks a user after three wrong passwords.
+/// The time without requests after a refused login, because Kylin 5 locks a user after three wrong
+/// passwords.
 const REFUSED_LOGIN_DELAY: Duration = Duration::from_secs(600);
 
 /// The nodes and roles that a node of the cluster lists.
@@ -32,14 +33,14 @@ const REFUSED_LOGIN_DELAY: Duration = Duration::from_secs(600);
 /// `GET /kylin/api/service_discovery/state/all` (3 and 4, where nodes discover each other). Both
 /// require a [`login`](Self::login).
 ///
-/// It starts with the given nodes and continues with those that they list. At each interval it asks
-/// one node, and the next one if that does not list any. It does not ask nodes of
+/// The source starts with the given nodes and continues with the nodes that they list. At each
+/// interval it asks one node, and the next one if that one lists none. It does not ask nodes of
 /// [another cluster](crate::probe::MetastoreCheck).
 ///
-/// A list is used as a whole or not at all. It must name a node that the cluster has, under the same
-/// address: write the first nodes as Kylin names them (`kylin.server.host-address`). A list with the
-/// loopback address, which is Kylin's default, is used only if it comes from a node on the loopback
-/// address.
+/// A list is used as a whole or not at all. It must name a node that the cluster has, under the
+/// same address. So write the first nodes as Kylin names them (`kylin.server.host-address`). A list
+/// with the loopback address, which is Kylin's default, is used only if it comes from a node on the
+/// loopback address.
 ///
 /// ```
 /// use kylin_lb::discovery::{self, DiscoveredNode, KylinServers};
@@ -63,15 +64,15 @@ pub struct KylinServers<B> {
     timeout: Duration,
     /// The session cookies of the source's own requests, by the uid of the endpoint.
     cookies: AHashMap<u64, CookieJar>,
-    /// Rotates the node that is asked first.
+    /// Rotates which node is asked first.
     rotation: usize,
     /// The time until the next request.
     delay: Option<Duration>,
 }
 
 impl<B: Backend> KylinServers<B> {
-    /// Creates a source that starts with the nodes `first` and asks the nodes of `cluster`. The same
-    /// cluster must [watch](super::watch) it.
+    /// Creates a source that starts with the nodes `first` and asks the nodes of `cluster`. The
+    /// same cluster must be the one that [watches](super::watch) the source.
     pub fn new(cluster: &Cluster<B>, first: impl IntoIterator<Item = DiscoveredNode>) -> Self {
         KylinServers {
             cluster: cluster.clone(),
@@ -85,8 +86,8 @@ impl<B: Backend> KylinServers<B> {
         }
     }
 
-    /// Sets the user for HTTP Basic; any user of Kylin is sufficient. `Debug` hides the password. If a node
-    /// refuses the login, the source sends no request for ten minutes.
+    /// Sets the user for HTTP Basic; any user of Kylin is sufficient. `Debug` hides the password.
+    /// If a node refuses the login, the source sends no request for ten minutes.
     ///
     /// # Errors
     /// [`InvalidProbe::User`] if the name of the user contains a colon (RFC 7617).
@@ -113,7 +114,7 @@ impl<B: Backend> KylinServers<B> {
         Ok(self)
     }
 
-    /// Asks one node after the other until one lists its nodes.
+    /// Asks one node after another until one lists its nodes.
     async fn list(&mut self) -> Result<Vec<DiscoveredNode>, DiscoveryError> {
         let mut members = self.cluster.members();
         let address = |(member, _): &(Arc<Member>, Arc<B>)| Arc::clone(&member.settings.placement);
@@ -132,8 +133,8 @@ impl<B: Backend> KylinServers<B> {
         let mut last_error = unavailable(WHAT.to_owned(), "the cluster has no node to ask".into());
         for (member, backend) in members {
             match self.list_from(&member, backend, &addresses).await {
-                // Another node would most likely refuse as well, and Kylin locks the user at the
-                // third attempt.
+                // Another node would probably refuse as well, and Kylin locks the user at the third
+                // attempt.
                 Err(error @ DiscoveryError::Denied { .. }) => {
                     self.delay = Some(REFUSED_LOGIN_DELAY);
                     return Err(error);
@@ -210,8 +211,8 @@ const WHAT: &str = "Kylin's list of nodes";
 
 type Reader = fn(&[u8]) -> Result<Vec<ServerAddr>, InvalidServerList>;
 
-/// Returns the nodes of a list that the node at `asked` gave, if the list fits the cluster, which has
-/// nodes at `addresses`.
+/// Returns the nodes of a list that the node at `asked` sent, if the list fits the cluster. The
+/// cluster has nodes at `addresses`.
 fn validate(
     servers: &[ServerAddr],
     asked: &str,

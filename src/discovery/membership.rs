@@ -19,7 +19,7 @@ use crate::endpoint::{Endpoint, EndpointId, Roles};
 use crate::error_chain::error_chain;
 use crate::unwind::catch_panic;
 
-/// The minimum time between two updates. Changes within it arrive as one.
+/// The minimum time between two updates. Changes within it are applied as one.
 const UPDATE_INTERVAL: Duration = Duration::from_millis(10);
 
 pub(super) struct Membership<B, M> {
@@ -65,7 +65,7 @@ where
 
     fn report_failure(&self, error: &DiscoveryError, failures: u32) {
         let error = error_chain(error);
-        // One warning for each outage and kind of failure.
+        // One warning per outage and kind of failure.
         if self.status.borrow().error.as_ref() == Some(&error) {
             tracing::debug!(error, failures, "discovery still fails");
         } else {

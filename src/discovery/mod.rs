@@ -2,14 +2,14 @@
 //!
 //! A [`Discovery`] yields the nodes of a cluster, and [`watch`] applies them to a
 //! [`Cluster`](crate::Cluster). A source that fails, or that lists no node, never empties the
-//! cluster: the last known endpoints stay, the task logs a warning, and
-//! [`DiscoveryHandle::status`] reports the failure. A listed node may be dead, since Kylin's own
-//! registrations outlive a node by up to two minutes; the health of its endpoint shows that.
+//! cluster. The last known endpoints stay, the task logs a warning, and [`DiscoveryHandle::status`]
+//! reports the failure. A listed node may be dead, because Kylin's own registrations outlive a node
+//! by up to two minutes. The health of its endpoint shows that.
 //!
 //! | source | nodes come from | feature |
 //! |---|---|---|
 //! | [`StaticList`] | a fixed list | |
-//! | [`FileList`] | a text file, read again when it changes | |
+//! | [`FileList`] | a text file, which is read again when it changes | |
 //! | [`KylinFile`] | Kylin's own `kylin.properties` | |
 //! | [`KylinServers`] | the list that Kylin nodes keep of each other | |
 //! | `Dns` | A and AAAA, or SRV records | `dns` |
@@ -53,7 +53,7 @@ mod status;
 mod watch;
 mod watched_files;
 
-/// Parses `data` as each list and registration.
+/// Parses `data` as each kind of list and registration.
 #[cfg(fuzzing)]
 pub(crate) fn fuzz(data: &[u8]) {
     zookeeper::fuzz(data);
@@ -111,15 +111,15 @@ use crate::body::BoxError;
 /// ```
 ///
 /// # What the caller guarantees
-/// The caller makes one call of [`next`](Self::next) at a time. After each error in a row it waits
-/// longer before the next call (see [`Backoff`]). It treats a panic as an error.
+/// The caller makes one call of [`next`](Self::next) at a time. After each further error in a row,
+/// it waits longer before the next call (see [`Backoff`]). It treats a panic as an error.
 ///
 /// # What an implementation guarantees
 /// - The first call yields as soon as the membership is known. Each later call yields when the
 ///   source has an update, even if the nodes are unchanged.
 /// - If the future is dropped, the next call yields the update that it would have yielded.
 /// - After an error, a later call connects again.
-/// - Errors hold no credentials.
+/// - Errors contain no credentials.
 pub trait Discovery: Send + 'static {
     /// Waits for the next complete membership.
     ///
@@ -127,11 +127,11 @@ pub trait Discovery: Send + 'static {
     /// it, so a source must yield the same order to every front end.
     ///
     /// # Errors
-    /// [`DiscoveryError`] if the source cannot list its nodes at present.
+    /// [`DiscoveryError`] if the source cannot currently list its nodes.
     fn next(&mut self) -> impl Future<Output = Result<Vec<DiscoveredNode>, DiscoveryError>> + Send;
 }
 
-/// The error of a source that cannot list its nodes. It holds no credentials.
+/// The error of a source that cannot list its nodes. It contains no credentials.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DiscoveryError {
@@ -161,7 +161,7 @@ pub enum DiscoveryError {
     Invalid {
         /// The place of the invalid data.
         location: String,
-        /// The fault in it.
+        /// The fault in the data.
         #[source]
         source: BoxError,
     },
@@ -170,5 +170,5 @@ pub enum DiscoveryError {
     Panicked,
 }
 
-/// The shortest interval at which a source may be polled.
+/// The minimum interval at which a source may be polled.
 const MIN_INTERVAL: Duration = Duration::from_millis(10);

@@ -5,8 +5,8 @@ use crate::endpoint::{AdminState, Endpoint, EndpointId, InvalidId, Roles};
 
 /// A node that a source lists.
 ///
-/// Its id is its address in a normal form (`host:port`, lower case) unless the source has a better
-/// name. The live state of a node therefore survives a new registration of the same address.
+/// Its id is its address in a normal form (`host:port`, lower case), unless the source has a better
+/// name. So the live state of a node survives a new registration of the same address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
 pub struct DiscoveredNode {
@@ -20,8 +20,8 @@ pub struct DiscoveredNode {
 }
 
 impl DiscoveredNode {
-    /// Creates the node at `address`, with every role: `host:port`, `1.2.3.4:port` or `[v6]:port`,
-    /// at most 255 bytes.
+    /// Creates the node at `address`, with every role. The address is `host:port`, `1.2.3.4:port`
+    /// or `[v6]:port`, at most 255 bytes.
     ///
     /// # Errors
     /// [`InvalidNode`] for any other text.
@@ -68,7 +68,7 @@ impl DiscoveredNode {
         self
     }
 
-    /// Sets where the node was listed, for logs: a line of a file, the path of a znode.
+    /// Sets where the node was listed, for logs, such as a line of a file or the path of a znode.
     pub fn with_source(mut self, source: impl Into<String>) -> Self {
         self.source = source.into();
         self
@@ -112,7 +112,7 @@ impl DiscoveredNode {
     /// Makes the endpoint of this node with `backend` and all settings of the source.
     ///
     /// # Errors
-    /// [`InvalidId`], which does not occur: the id was checked before.
+    /// [`InvalidId`], which cannot occur, because the id was checked before.
     pub fn endpoint<B>(&self, backend: B) -> Result<Endpoint<B>, InvalidId> {
         Ok(self.apply_to(Endpoint::new(self.id.as_str(), backend)?.placement(&self.address)))
     }
@@ -138,20 +138,20 @@ impl DiscoveredNode {
         Ok(self.apply_to(Endpoint::http(self.id.as_str(), &self.address)?))
     }
 
-    /// Returns whether both nodes have the same address and settings. The source is not compared: a
-    /// node that registers under a new name is the same node.
+    /// Returns whether both nodes have the same address and settings. The source is not compared,
+    /// because a node that registers under a new name is the same node.
     pub(super) fn has_same_settings(&self, other: &DiscoveredNode) -> bool {
         *self == other.clone().with_source(self.source.as_str())
     }
 }
 
-/// A text that is not the address of a node.
+/// The error for a text that is not the address of a node.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not the address of a node: expected host:port, 1.2.3.4:port or [v6]:port")]
 pub struct InvalidNode(String);
 
 impl InvalidNode {
-    /// Returns the text that was given.
+    /// Returns the rejected text.
     pub fn value(&self) -> &str {
         &self.0
     }

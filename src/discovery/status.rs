@@ -8,14 +8,14 @@ pub struct DiscoveryStatus {
     pub source: SourceState,
     /// The number of endpoints in the cluster that come from the source.
     pub endpoints: usize,
-    /// The number of listed nodes that the cluster does not have: their endpoint could not be made,
-    /// or another endpoint has their id or address.
+    /// The number of listed nodes that the cluster does not have, because their endpoint could not
+    /// be made, or another endpoint has their id or address.
     pub rejected: usize,
     /// The number of updates of the source that listed nodes.
     pub updates: u64,
     /// The number of failures since the last successful result.
     pub failures: u32,
-    /// The last of these failures with its causes, in one line.
+    /// The last of these failures, with its causes, in one line.
     pub error: Option<String>,
     /// The time at which the source last listed nodes. Unless `source` is [`Current`](SourceState::Current), this
     /// is the age of the membership.
@@ -31,9 +31,9 @@ pub enum SourceState {
     Waiting,
     /// The source listed the nodes that the cluster has.
     Current,
-    /// The source listed no nodes; the cluster keeps those it had.
+    /// The source listed no nodes, so the cluster keeps its previous ones.
     Empty,
-    /// The source failed; the cluster keeps the nodes it had.
+    /// The source failed, so the cluster keeps its previous nodes.
     Failing,
 }
 

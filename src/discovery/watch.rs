@@ -11,15 +11,15 @@ use crate::endpoint::Endpoint;
 
 /// Keeps the membership of `cluster` up to date with `discovery` until the handle is dropped.
 ///
-/// `make_endpoint` makes the endpoint of a node that is new or has changed. [`DiscoveredNode::http`]
-/// is one such function; [`DiscoveredNode::endpoint`] and [`DiscoveredNode::apply_to`] help to write
-/// others.
+/// `make_endpoint` makes the endpoint of a node that is new or has changed.
+/// [`DiscoveredNode::http`] is one such function; [`DiscoveredNode::endpoint`] and
+/// [`DiscoveredNode::apply_to`] help to write others.
 ///
 /// - The task changes only endpoints that come from the source. Endpoints that the application added
 ///   stay before them, and take precedence if a listed node has the same id or address.
-/// - A node whose address stays keeps its live state and its backend. A state set with
-///   [`Cluster::set_admin_state`] holds, also if the node leaves and comes back. A weight set with
-///   [`Cluster::set_weight`] holds until the source changes the node's settings.
+/// - A node whose address is unchanged keeps its live state and its backend. A state that
+///   [`Cluster::set_admin_state`] set persists, even if the node leaves and comes back. A weight
+///   that [`Cluster::set_weight`] set persists until the source changes the node's settings.
 /// - Requests in flight to a node that left continue.
 /// - An endpoint that the application removes returns with the next update. To keep it out of
 ///   service, use [`Cluster::set_admin_state`].
@@ -27,7 +27,7 @@ use crate::endpoint::Endpoint;
 /// - The endpoints stay after the handle is dropped.
 ///
 /// # Panics
-/// Outside of a tokio runtime.
+/// Panics if called outside of a tokio runtime.
 pub fn watch<B, D, E>(
     cluster: &Cluster<B>,
     discovery: D,
@@ -41,11 +41,11 @@ where
     watch_with(cluster, discovery, make_endpoint, Backoff::default())
 }
 
-/// Keeps the membership of `cluster` up to date with `discovery`, as [`watch()`] does, with `backoff` as the delays after failures of
-/// the source.
+/// Keeps the membership of `cluster` up to date with `discovery`, like [`watch()`], with `backoff`
+/// as the delays after failures of the source.
 ///
 /// # Panics
-/// Outside of a tokio runtime.
+/// Panics if called outside of a tokio runtime.
 pub fn watch_with<B, D, E>(
     cluster: &Cluster<B>,
     discovery: D,
@@ -82,7 +82,7 @@ impl DiscoveryHandle {
     }
 
     /// Waits until `test` returns true for the status, and returns that status. An application can
-    /// wait for its first endpoints with it. It has no timeout.
+    /// use it to wait for its first endpoints. It has no timeout.
     pub async fn wait_until(&self, test: impl FnMut(&DiscoveryStatus) -> bool) -> DiscoveryStatus {
         wait_until(&self.status, test).await
     }
@@ -94,8 +94,8 @@ impl fmt::Debug for DiscoveryHandle {
     }
 }
 
-/// Waits until `test` holds of the watched value, and returns the value. Waits forever once the
-/// sender is gone.
+/// Waits until `test` returns true for the watched value, and returns the value. Waits forever once
+/// the sender is gone.
 pub(super) async fn wait_until<T: Clone>(receiver: &watch::Receiver<T>, test: impl FnMut(&T) -> bool) -> T {
     let mut receiver = receiver.clone();
     let value = receiver.wait_for(test).await.map(|value| value.clone());

@@ -1,4 +1,4 @@
-//! Files that operators and programs edit, read again when they change.
+//! Files that operators and programs edit, which are read again when they change.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -11,9 +11,10 @@ use super::{DiscoveryError, MIN_INTERVAL};
 use crate::clock::{InvalidDuration, at_least};
 
 const MAX_BYTES: u64 = 1024 * 1024;
-/// The time for which a changed file must stay the same before it is used, because it may be half written.
+/// The time for which a changed file must stay the same before it is used, because it may be
+/// half-written.
 const SETTLE_TIME: Duration = Duration::from_millis(100);
-/// The maximum number of reads of a file that keeps changing. Beyond it the file is an error.
+/// The maximum number of reads of a file that keeps changing. After that, the read is an error.
 const MAX_SETTLE_READS: u32 = 50;
 
 /// Files that are read together.

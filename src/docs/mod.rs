@@ -1,8 +1,8 @@
 //! Guides. This module exists only in the rustdoc.
 //!
-//! | page | for |
+//! | page | topic |
 //! |---|---|
-//! | [`architecture`] | the parts, the words, and the steps of one request |
+//! | [`architecture`] | the parts, the terms, and the steps of one request |
 //! | [`policies`] | choosing a policy |
 //! | [`waiting`] | queries that wait for a node |
 //! | [`logins`] | keeping logins |

@@ -8,8 +8,9 @@ use crate::health::HealthState;
 /// | `Drain` | no | yes | yes |
 /// | `Maintenance` | no | no | no |
 ///
-/// A request for all nodes, such as the logout of a session that no node is known to have, goes to every endpoint that is not in
-/// maintenance. Sessions at an endpoint in maintenance stay there until they expire or the endpoint is back.
+/// A request for all nodes goes to every endpoint that is not in maintenance. An example is the
+/// logout of a session that no node is known to have. Sessions at an endpoint in maintenance stay
+/// there until they expire or the endpoint is back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 #[non_exhaustive]
 pub enum AdminState {
@@ -46,10 +47,11 @@ pub enum TrafficKind {
 }
 
 impl AdminState {
-    /// Returns whether an endpoint in this administrative state and in state `health` may get `traffic` (the table is in
-    /// [`health`](crate::health)). Limits of requests in flight apply on top. An endpoint that is ejected or draining may get one new
-    /// request on trial, and in [panic mode](crate::cluster::ClusterBuilder::panic_mode) health does not keep new requests from ready
-    /// endpoints.
+    /// Returns whether an endpoint in this administrative state and in state `health` may get
+    /// `traffic` (the table is in [`health`](crate::health)). Limits of requests in flight apply in
+    /// addition. There are two exceptions. An endpoint that is ejected or draining may get one new
+    /// request on trial. In [panic mode](crate::cluster::ClusterBuilder::panic_mode), health does
+    /// not keep new requests from ready endpoints.
     ///
     /// ```
     /// use kylin_lb::endpoint::{AdminState, TrafficKind};

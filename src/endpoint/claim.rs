@@ -1,4 +1,5 @@
-//! The slots of endpoints with a limit of requests in flight. A higher layer shares them out among the requests that wait.
+//! The slots of endpoints with a limit of requests in flight. A higher layer assigns them to the
+//! waiting requests.
 
 use std::any::Any;
 use std::num::NonZeroU32;
@@ -6,23 +7,24 @@ use std::sync::Arc;
 
 use super::Live;
 
-/// Shares out the slots of the endpoints of one cluster.
+/// Assigns the slots of the endpoints of one cluster.
 pub(crate) trait SlotOwner: Any + Send + Sync {
     /// Sets the endpoints and their limits. The cluster calls it at each change of membership, one call at a time.
     fn set_limits(&self, limits: &[(Arc<Live>, Option<NonZeroU32>)]);
 
-    /// Ends the claim `token`: the request left the queue, or its slot is free. If `succeeded`, the request held its slot until a
-    /// successful end, so the time that it took is typical.
+    /// Ends the claim `token`: the request left the queue, or its slot is free. If `succeeded`, the
+    /// request held its slot until a successful end, so its duration is typical.
     fn end(&self, token: u64, succeeded: bool);
 }
 
-/// A request's claim to a slot of its endpoint: the request waits for the slot, or has it. Dropping the claim ends it.
+/// A request's claim to a slot of its endpoint: the request waits for the slot or holds it.
+/// Dropping the claim ends it.
 pub(crate) struct SlotClaim {
     owner: Arc<dyn SlotOwner>,
     token: u64,
-    /// The request does not know yet that it has its slot, if it has one.
+    /// Whether the request still waits as far as it knows; it may have been given its slot.
     pub(super) is_waiting: bool,
-    /// The response is a success, so the request succeeds if its body ends well.
+    /// Whether the response is a success, so that the request succeeds if its body ends well.
     pub(super) may_succeed: bool,
     pub(super) succeeded: bool,
 }

@@ -1,7 +1,8 @@
 use super::EndpointId;
 use crate::hash;
 
-/// The endpoint that a session asks for. A cluster follows the hint if that endpoint is eligible; otherwise its policy chooses.
+/// The endpoint that a session requests. A cluster follows the hint if that endpoint is eligible;
+/// otherwise its policy chooses.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) enum EndpointHint {
     /// Any endpoint: the policy chooses.
@@ -13,7 +14,8 @@ pub(crate) enum EndpointHint {
     IdHash(u64),
     /// The endpoint whose route has this hash ([`EndpointHint::route_hash`]).
     RouteHash(u64),
-    /// The endpoint that rendezvous hashing of this key yields. Every front end finds the same one; the session is not bound.
+    /// The endpoint that rendezvous hashing of this key yields. Every front end finds the same
+    /// endpoint; the session is not bound.
     Key([u8; 16]),
 }
 
@@ -23,7 +25,7 @@ impl EndpointHint {
         EndpointHint::RouteHash(Self::route_hash(route))
     }
 
-    /// Returns the hash that stands for a route.
+    /// Returns the hash that represents a route.
     pub(crate) fn route_hash(route: &[u8]) -> u64 {
         hash::key64(route)
     }

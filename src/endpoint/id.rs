@@ -1,8 +1,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// The identity of an endpoint. Its live state, its sessions and its metrics belong to the id and survive changes of address,
-/// weight and position. 1 to 255 visible ASCII characters. Cheap to clone.
+/// The identity of an endpoint: 1 to 255 visible ASCII characters. Cheap to clone.
+///
+/// The live state, sessions and metrics of an endpoint belong to its id, and survive changes of
+/// address, weight and position.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EndpointId(Arc<str>);
 
@@ -23,7 +25,7 @@ impl EndpointId {
         &self.0
     }
 
-    /// Returns the hash that stands for the endpoint in rendezvous hashing.
+    /// Returns the hash that represents the endpoint in rendezvous hashing.
     pub(crate) fn hash64(&self) -> u64 {
         crate::hash::key64(self.0.as_bytes())
     }
@@ -61,7 +63,7 @@ impl std::str::FromStr for EndpointId {
 pub struct InvalidId(String);
 
 impl InvalidId {
-    /// Returns the text that was given.
+    /// Returns the rejected text.
     pub fn value(&self) -> &str {
         &self.0
     }

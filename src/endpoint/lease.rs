@@ -7,22 +7,26 @@ use super::pending_failure::{FailedClient, PendingFailure, PendingFailures};
 use super::{EndpointHint, EndpointId, EndpointSettings, Live, Member, SlotOwner};
 use crate::health::state::{ProbeEvidence, ShutdownIndication};
 
-/// The outcome of a request, as it concerns the health of its endpoint.
+/// The outcome of a request for the health of its endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Outcome {
     /// The endpoint responded.
     Success,
-    /// The endpoint gave a bad response: one that is not valid HTTP or breaks off, or one whose status the application counts as a
-    /// failure. An ejection for such failures lasts its full time.
+    /// The endpoint gave a bad response. The response is not valid HTTP, breaks off, or has a
+    /// status that the application counts as a failure. An ejection for such failures lasts its
+    /// full time.
     Failure,
-    /// The endpoint was not reached: no connection was made, or it ended before a response. The node is down, restarts or
-    /// refuses load. An ejection for such failures ends when a probe or a request on trial succeeds.
+    /// The endpoint was not reached: no connection was made, or it closed before a response. The
+    /// node is down, restarts or refuses load. An ejection for such failures ends when a probe or a
+    /// request on trial succeeds.
     Unreachable,
-    /// No response came in time. This never ejects, since a query may take minutes. The endpoint becomes
-    /// [suspect](crate::health::HealthState::Suspect), and a running [`HealthCheck`](crate::probe::HealthCheck) probes it soon.
+    /// No response came in time. This outcome never ejects, since a query may take minutes. The
+    /// endpoint becomes [suspect](crate::health::HealthState::Suspect), and a running
+    /// [`HealthCheck`](crate::probe::HealthCheck) probes it soon.
     Slow,
-    /// The request ended without a result that concerns the endpoint, for instance because the client disconnected first.
+    /// The request ended without a result that concerns the endpoint, for instance because the
+    /// client disconnected first.
     #[default]
     Unknown,
 }
@@ -34,14 +38,17 @@ pub enum Outcome {
 #[must_use = "dropping the lease ends the request in flight"]
 pub struct Lease {
     member: Arc<Member>,
-    /// Failures eject nothing: the endpoint is the only one of its cluster, or was picked although health keeps requests from it.
+    /// Whether failures eject nothing, because the endpoint is the only one of its cluster, or was
+    /// picked although health keeps requests from it.
     alone: bool,
-    /// The endpoint was withdrawn when it was picked, so this request tests whether it is back.
+    /// Whether the endpoint was withdrawn when it was picked, so that this request tests whether it
+    /// is back.
     on_trial: bool,
     outcome: Outcome,
-    /// The outcome is a failure, and its [`PendingFailure`] reports it.
+    /// Whether the outcome is a failure that its [`PendingFailure`] reports.
     is_failure_deferred: bool,
-    /// The client, if a failure is compared with those of others. [`FailedClient::NONE`] if it counts at once.
+    /// The client, if a failure is compared with failures of other clients. [`FailedClient::NONE`]
+    /// if it counts at once.
     client: FailedClient,
     /// `None` if requests do not wait for slots.
     claim: Option<Box<SlotClaim>>,
@@ -88,7 +95,8 @@ impl Lease {
         self.member.live.health.is_probed()
     }
 
-    /// Has the endpoint probed: see [`EndpointHealth::ask_probe`](crate::health::state::EndpointHealth::ask_probe).
+    /// Requests a probe of the endpoint: see
+    /// [`EndpointHealth::ask_probe`](crate::health::state::EndpointHealth::ask_probe).
     pub(crate) async fn ask_probe(&self) -> ProbeEvidence {
         let Live { health, .. } = &*self.member.live;
         health.ask_probe(self.member.live.now_ms()).await
@@ -104,8 +112,8 @@ impl Lease {
         &self.member.settings.placement
     }
 
-    /// Records whether a response shows that the node stops. If it does, the request is no success on trial. A response on a new
-    /// connection shows that the node accepts connections.
+    /// Records whether a response shows that the node is stopping. If it does, the request is no
+    /// success on trial. A response on a new connection shows that the node accepts connections.
     #[inline]
     pub(crate) fn show(&mut self, indication: ShutdownIndication) {
         let Live { health, uid, .. } = &*self.member.live;
@@ -119,12 +127,12 @@ impl Lease {
         }
     }
 
-    /// Sets the outcome that is reported when the lease is dropped. The last call counts.
+    /// Sets the outcome that is reported when the lease is dropped. The last call wins.
     pub fn set_outcome(&mut self, outcome: Outcome) {
         self.outcome = outcome;
     }
 
-    /// Records the text of the error of the request, for the status of the endpoint.
+    /// Records the text of the request's error for the status of the endpoint.
     pub(crate) fn note_error(&self, text: impl FnOnce() -> String) {
         let live = &self.member.live;
         live.health.note_error(text, live.now_ms());
@@ -138,7 +146,8 @@ impl Lease {
         &self.member.live
     }
 
-    /// Returns whether health keeps further requests from the endpoint; those of bound sessions, if `bound`.
+    /// Returns whether health keeps further requests from the endpoint; with `bound`, those of
+    /// bound sessions.
     pub(crate) fn is_withheld(&self, bound: bool) -> bool {
         self.member.is_withheld(self.alone, bound)
     }
@@ -154,7 +163,7 @@ impl Lease {
         self.claim = Some(SlotClaim::new(owner, token));
     }
 
-    /// Ends the wait: the owner of the slots has given the request its slot.
+    /// Ends the wait: the owner of the slots has assigned a slot to the request.
     pub(crate) fn take_slot(&mut self) {
         if let Some(claim) = &mut self.claim {
             claim.is_waiting = false;
@@ -166,7 +175,8 @@ impl Lease {
         self.claim.as_ref().map(|claim| claim.token())
     }
 
-    /// Records that the response is a success, so that the time until its end is typical of such requests.
+    /// Records that the response is a success, so that the request's duration is typical of such
+    /// requests.
     pub(crate) fn expect_success(&mut self) {
         if let Some(claim) = &mut self.claim {
             claim.may_succeed = true;
@@ -175,7 +185,8 @@ impl Lease {
 }
 
 impl Lease {
-    /// Makes a failure wait for a comparison with other requests. Used if the request is attempted at one endpoint only.
+    /// Makes a failure wait for a comparison with other requests. Used if the request is attempted
+    /// at only one endpoint.
     pub(crate) fn compare_with_others(&mut self, client: FailedClient) {
         self.client = client;
     }
@@ -184,7 +195,7 @@ impl Lease {
         matches!(self.outcome, Outcome::Failure | Outcome::Unreachable)
     }
 
-    /// Ends the request. Returns its failure, if it failed, to be counted later.
+    /// Ends the request. If it failed, returns the failure, to be counted later.
     pub(crate) fn defer_failure(mut self, client: FailedClient) -> Option<PendingFailure> {
         let failure = self.is_failure().then(|| self.pending_failure(self.outcome == Outcome::Unreachable, client));
         self.is_failure_deferred = failure.is_some();
@@ -207,7 +218,8 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if self.claim.as_ref().is_some_and(|claim| claim.is_waiting) {
-            // Before the load, which must never be seen without a request that others count.
+            // Ends before the load. The load must never be seen without a request that other
+            // counters still include.
             self.claim = None;
             return self.member.withdraw();
         }

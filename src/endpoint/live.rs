@@ -12,10 +12,10 @@ use crate::health::passive::Passive;
 use crate::health::probe_level::LastProbeLevel;
 use crate::health::state::{EndpointHealth, OutcomeListener};
 
-/// The state that changes while an endpoint serves, on cache lines of its own.
+/// The state that changes while an endpoint serves, on its own cache lines.
 ///
-/// The order of the members puts what picks read of an impaired endpoint into the first line. The load, which changes with each
-/// request, lies elsewhere.
+/// The order of the members puts the data that picks read of an impaired endpoint into the first
+/// line. The load, which changes with each request, lies elsewhere.
 #[repr(C, align(128))]
 pub(crate) struct Live {
     pub(crate) passive: Passive,
@@ -24,7 +24,8 @@ pub(crate) struct Live {
     pub(crate) load: LoadRef,
     /// The requests of the load that wait for a slot.
     waiting: AtomicU32,
-    /// The waiting requests over the [shares](crate::docs::waiting) of users with very many, which others do not count.
+    /// The waiting requests of users who [flood](crate::docs::waiting), beyond their shares.
+    /// Requests of other users do not count them.
     waiting_of_floods: AtomicU32,
     pub(crate) failed: AtomicU64,
     /// The failed requests that count against no endpoint.
@@ -40,8 +41,8 @@ pub(crate) struct Live {
 const _: () = assert!(offset_of!(Live, health) + EndpointHealth::READ_IN_PICKS <= 64);
 
 impl Live {
-    /// Returns the state of an endpoint that joins a cluster. `listener` compares it with the other endpoints, if outliers are
-    /// ejected; `impaired` is the cluster's count.
+    /// Returns the state of an endpoint that joins a cluster. `listener` compares the endpoint with
+    /// the others, if outliers are ejected; `impaired` is the cluster's count.
     pub(crate) fn new(
         load: LoadRef,
         clock: Arc<dyn Clock>,
@@ -77,13 +78,14 @@ impl Live {
         self.load.get().in_flight().saturating_sub(self.waiting())
     }
 
-    /// Counts a request that begins to wait for a slot. What shares out the slots does so, at the moment at which it decides.
+    /// Counts a request that begins to wait for a slot. The owner of the slots calls this at the
+    /// moment of its decision.
     pub(crate) fn begin_wait(&self, is_of_flood: bool) {
         self.waiting_of_floods.fetch_add(is_of_flood.into(), Ordering::Relaxed);
         self.waiting.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a request that waits no longer: it has its slot, or has left.
+    /// Stops counting a request that waited: it got its slot, or has left.
     pub(crate) fn end_wait(&self, is_of_flood: bool) {
         self.waiting_of_floods.fetch_sub(is_of_flood.into(), Ordering::Relaxed);
         self.waiting.fetch_sub(1, Ordering::Relaxed);

@@ -1,16 +1,18 @@
-//! The loads of endpoints: how many requests are in flight, and how many have ended. They change with each request and policies
-//! compare them, so they lie apart from everything else of an endpoint.
+//! The loads of endpoints: how many requests are in flight, and how many have ended. They change
+//! with each request and policies compare them, so they lie apart from the other data of an
+//! endpoint.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use crate::sync::{AtomicU64, Ordering};
 
-/// The requests that are in flight on an endpoint or wait for a slot of it, and the number of those that have ended, in one word. A
-/// request costs two atomic additions, and one read yields the requests in flight.
+/// The number of an endpoint's requests in flight or waiting for a slot, and the number of ended
+/// requests, in one word. A request costs two atomic additions, and one read yields the requests in
+/// flight.
 ///
-/// The lower half counts those in flight (2^32 at once would not fit into memory). The upper half counts those that have ended,
-/// modulo 2^32.
+/// The lower half counts the requests in flight (2^32 at once would not fit into memory). The upper
+/// half counts the ended requests, modulo 2^32.
 #[derive(Debug, Default)]
 pub(crate) struct Load(AtomicU64);
 
@@ -100,8 +102,8 @@ impl LoadRef {
 
 /// Assigns loads to endpoints.
 ///
-/// The first 64 endpoints get cache lines of their own, so that cores which send to different endpoints do not contend. With
-/// more endpoints cores seldom contend, and dense loads fit into the cache.
+/// The first 64 endpoints get their own cache lines, so that cores that send to different endpoints
+/// do not contend. With more endpoints, cores seldom contend, and dense loads fit into the cache.
 #[derive(Debug)]
 pub(crate) struct Loads {
     spread: LoadSource,
@@ -109,10 +111,10 @@ pub(crate) struct Loads {
     dense: Option<LoadSource>,
 }
 
-/// The distance between two loads that have cache lines of their own.
+/// The distance between two loads that have their own cache lines.
 const SPREAD_STEP: usize = 128 / size_of::<Load>();
 
-/// The maximum number of endpoints whose loads have cache lines of their own.
+/// The maximum number of endpoints whose loads have their own cache lines.
 const MAX_SPREAD: usize = BLOCK_SIZE / SPREAD_STEP;
 
 #[derive(Debug)]

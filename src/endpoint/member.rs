@@ -9,7 +9,8 @@ use crate::health::passive::PassiveState;
 #[derive(Debug, Clone)]
 #[repr(C)]
 pub(crate) struct Member {
-    /// The first field, beside the member's own reference count, because the end of a request reads both.
+    /// The first field, next to the member's own reference count, because the end of a request
+    /// reads both.
     pub(crate) live: Arc<Live>,
     /// A copy of the reference in the live state.
     load: LoadRef,
@@ -27,8 +28,9 @@ impl Member {
         self.load.get()
     }
 
-    /// Counts a request as in flight. Returns false if another request has just reached the limit, or is the one that tests an
-    /// ejected endpoint. `bound`: the session is bound to the endpoint. `past_limit`: the limit does not apply.
+    /// Counts a request as in flight. Returns false if another request has just reached the limit,
+    /// or has just become the one that tests an ejected endpoint. `bound` says that the session is
+    /// bound to the endpoint, `past_limit` that the limit does not apply.
     pub(crate) fn acquire(&self, alone: bool, bound: bool, past_limit: bool) -> bool {
         let Member { settings, live, load } = self;
         if !load.get().begin(settings.max_in_flight.filter(|_| !past_limit)) {
@@ -53,7 +55,8 @@ impl Member {
         self.load.get().end(&self.live.wraps);
     }
 
-    /// Returns whether the endpoint is out of service, for bound sessions too, for another reason than its load.
+    /// Returns whether the endpoint is out of service, even for bound sessions, for a reason other
+    /// than its load.
     pub(crate) fn is_out(&self, alone: bool) -> bool {
         self.settings.admin_state == AdminState::Maintenance || self.is_withheld(alone, true)
     }
@@ -68,8 +71,8 @@ impl Member {
         self.load().is_below(self.settings.max_in_flight)
     }
 
-    /// Returns whether health keeps requests from the endpoint, whatever the administrative state and limits are. `bound`: for
-    /// sessions that are bound to it.
+    /// Returns whether health keeps requests from the endpoint, regardless of the administrative
+    /// state and limits. With `bound`, considers requests of sessions that are bound to it.
     #[cold]
     pub(crate) fn is_withheld(&self, alone: bool, bound: bool) -> bool {
         let Member { settings, live, .. } = self;
@@ -77,7 +80,8 @@ impl Member {
             || live.health.is_unavailable(alone, bound, || live.now_ms())
     }
 
-    /// Returns when the endpoint failed last, if ever. Comparable between endpoints.
+    /// Returns when the endpoint last failed, if ever. The times of different endpoints can be
+    /// compared.
     pub(crate) fn last_failure(&self) -> Option<Instant> {
         let at = self.live.health.last_failure();
         (at > 0).then(|| self.live.instant(at))
@@ -89,7 +93,8 @@ impl Member {
         self.live.health.share(self.settings.slow_start, || self.live.now_ms())
     }
 
-    /// Returns whether the endpoint takes the pick that rotation offers. While its share is not whole it lets some pass.
+    /// Returns whether the endpoint takes the pick that rotation offers. While its share is
+    /// reduced, it lets some picks pass.
     #[cold]
     pub(crate) fn takes_pick(&self) -> bool {
         self.live.health.takes_pick(self.settings.slow_start, || self.live.now_ms())

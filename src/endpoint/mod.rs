@@ -1,7 +1,7 @@
 //! One node of a cluster: its identity, its backend, its settings and its live state.
 //!
-//! Settings are values and change by replacement. Live state belongs to the [`EndpointId`] and survives every change of
-//! membership or weight.
+//! Settings are values that are changed by replacement. Live state belongs to the [`EndpointId`]
+//! and survives every change of membership or weight.
 
 mod admin_state;
 mod claim;
@@ -38,10 +38,11 @@ use crate::health::passive::PassiveRule;
 
 /// A node's entry in a cluster: an id, a [`Backend`](crate::Backend) that sends requests to the node, and settings.
 ///
-/// `Endpoint::http` makes one over the network; [`Endpoint::new`] takes any backend.
+/// `Endpoint::http` makes an endpoint that is reached over the network; [`Endpoint::new`] takes any
+/// backend.
 ///
-/// The defaults are weight 1, no limit in flight, not a backup, and ejection by the cluster's outlier rule instead of nginx's
-/// `max_fails`.
+/// The defaults are weight 1, no limit of requests in flight, not a backup, and ejection by the
+/// cluster's outlier rule instead of nginx's `max_fails`.
 #[must_use]
 pub struct Endpoint<B> {
     pub(crate) settings: EndpointSettings,
@@ -57,14 +58,15 @@ pub(crate) struct EndpointSettings {
     pub(crate) max_in_flight: Option<NonZeroU32>,
     /// nginx's rule, if `max_fails` is not 0.
     pub(crate) rule: PassiveRule,
-    /// The application has set `max_fails`.
+    /// Whether the application has set `max_fails`.
     has_max_fails: bool,
-    /// The outlier rule of the cluster may eject the endpoint.
+    /// Whether the outlier rule of the cluster may eject the endpoint.
     outlier: bool,
     pub(crate) backup: bool,
     pub(crate) slow_start: Option<SlowStart>,
     pub(crate) admin_state: AdminState,
-    /// Whether the operator has set the state of a running cluster, instead of the source of the endpoint.
+    /// Whether the operator has set the state in a running cluster, and not the source of the
+    /// endpoint.
     pub(crate) admin_state_is_set: bool,
     pub(crate) roles: Roles,
     pub(crate) route: Option<Arc<str>>,
@@ -100,8 +102,8 @@ impl<B> Endpoint<B> {
         &self.settings.id
     }
 
-    /// Sets the share of traffic in relation to the weights of the other endpoints. Default: 1. To send an endpoint no new
-    /// sessions, [drain](AdminState::Drain) it.
+    /// Sets the share of traffic relative to the weights of the other endpoints. Default: 1. To
+    /// send an endpoint no new sessions, [drain](AdminState::Drain) it.
     pub fn weight(mut self, weight: NonZeroU32) -> Self {
         self.settings.weight = weight;
         self
@@ -109,9 +111,10 @@ impl<B> Endpoint<B> {
 
     /// Sets how many requests may be in flight at once (nginx: `max_conns`). Default: `None`, no limit.
     ///
-    /// In a Kylin-aware proxy with [queues](crate::admission::QueueRules), which it has by default, this is how many *queries* the
-    /// node runs at once: further ones wait, and other requests pass. Elsewhere the endpoint is not eligible while it is full.
-    /// Queries that were sent while there was no limit do not count towards one that is set later.
+    /// In a Kylin-aware proxy with [queues](crate::admission::QueueRules), which are on by default,
+    /// the limit is the number of *queries* that the node runs at once. Further queries wait, and
+    /// other requests are not limited. Elsewhere the endpoint is not eligible while it is full. A
+    /// limit that is set later does not count queries that were sent before.
     ///
     /// ```
     /// use std::num::NonZeroU32;
@@ -124,18 +127,20 @@ impl<B> Endpoint<B> {
         self
     }
 
-    /// Sets how many failures within [`fail_timeout`](Self::fail_timeout) eject the endpoint (nginx: `max_fails`). nginx's rule
-    /// then replaces the cluster's [outlier rule](crate::health::Outlier). Default: `None`, the outlier rule. The only endpoint of
-    /// a cluster is never ejected.
+    /// Sets how many failures within [`fail_timeout`](Self::fail_timeout) eject the endpoint
+    /// (nginx: `max_fails`). nginx's rule then replaces the cluster's [outlier
+    /// rule](crate::health::Outlier). Default: `None`, which keeps the outlier rule. The only
+    /// endpoint of a cluster is never ejected.
     pub fn max_fails(mut self, fails: Option<NonZeroU32>) -> Self {
         self.settings.rule.max_fails = fails.map_or(0, NonZeroU32::get);
         self.settings.has_max_fails = true;
         self
     }
 
-    /// Ejects the endpoint by nginx's rule, with `max_fails` 1 unless [`max_fails`](Self::max_fails) is set too: sets both the
-    /// time within which failures are counted and the duration of an ejection (nginx: `fail_timeout`). Default: the outlier
-    /// rule; where only `max_fails` is set, 10 s.
+    /// Sets both the time within which failures are counted and the duration of an ejection (nginx:
+    /// `fail_timeout`). The endpoint is then ejected by nginx's rule, with `max_fails` 1 unless
+    /// [`max_fails`](Self::max_fails) is set too. Default: the outlier rule; if only `max_fails` is
+    /// set, 10 s.
     pub fn fail_timeout(mut self, timeout: Duration) -> Self {
         let max_fails = if self.settings.has_max_fails { self.settings.rule.max_fails } else { 1 };
         self.settings.rule = PassiveRule::new(max_fails, timeout);
@@ -150,17 +155,20 @@ impl<B> Endpoint<B> {
         self
     }
 
-    /// Sets how the endpoint grows into its share of traffic when it joins a running cluster, or returns after it was down,
-    /// ejected or in maintenance (nginx Plus: `slow_start`). A [`Duration`] is a linear ramp. Default: no ramp.
+    /// Sets how the endpoint grows into its share of traffic (nginx Plus: `slow_start`). The ramp
+    /// begins when the endpoint joins a running cluster, or returns after it was down, ejected or
+    /// in maintenance. A [`Duration`] is a linear ramp. Default: no ramp.
     ///
-    /// The endpoints that a cluster is built with are equally cold and do not ramp at first. Round robin, random and the
-    /// policies that compare loads honour the ramp; hash policies do not.
+    /// The endpoints that a cluster is built with are equally cold, so they do not ramp at first.
+    /// Round robin, random and the policies that compare loads honour the ramp; hash policies do
+    /// not.
     pub fn slow_start(mut self, ramp: impl Into<SlowStart>) -> Self {
         self.settings.slow_start = Some(ramp.into());
         self
     }
 
-    /// Makes the endpoint a backup, which is used while no primary endpoint is eligible. Default: false.
+    /// Makes the endpoint a backup, which is used only while no primary endpoint is eligible.
+    /// Default: not a backup.
     pub fn backup(mut self, backup: bool) -> Self {
         self.settings.backup = backup;
         self
@@ -172,23 +180,25 @@ impl<B> Endpoint<B> {
         self
     }
 
-    /// Sets the roles of the node (`kylin.server.mode`). Only endpoints with the role that a request needs serve it. Default:
-    /// all roles.
+    /// Sets the roles of the node (`kylin.server.mode`). A request that needs a role is served only
+    /// by endpoints that have it. Default: all roles.
     pub fn roles(mut self, roles: impl Into<Roles>) -> Self {
         self.settings.roles = roles.into();
         self
     }
 
-    /// Sets the name by which hash policies place keys on the endpoint. Default: the address of the node as the operator wrote it, or
-    /// the id if the application made the backend. [`HashKeyed::consistent`](crate::balance::HashKeyed::consistent) splits the
-    /// name into host and port as nginx does; endpoints with equal names share their points.
+    /// Sets the name by which hash policies place keys on the endpoint. Default: the address of the
+    /// node as the operator wrote it, or the id if the application made the backend.
+    /// [`HashKeyed::consistent`](crate::balance::HashKeyed::consistent) splits the name into host
+    /// and port as nginx does. Endpoints with equal names share their points.
     pub fn placement(mut self, name: impl AsRef<str>) -> Self {
         self.settings.placement = Arc::from(name.as_ref());
         self
     }
 
-    /// Sets the node's name in session ids, after the dot (Tomcat's `jvmRoute`, httpd's and nginx's `route`), for
-    /// [`Affinity::route`](crate::session::Affinity::route). An empty name is none. Default: none.
+    /// Sets the node's name in session ids, after the dot (Tomcat's `jvmRoute`, `route` of httpd
+    /// and nginx), for [`Affinity::route`](crate::session::Affinity::route). An empty name means no
+    /// route. Default: no route.
     pub fn route(mut self, route: impl AsRef<str>) -> Self {
         self.settings.route = Some(Arc::from(route.as_ref())).filter(|route: &Arc<str>| !route.is_empty());
         self

@@ -1,13 +1,15 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 
-/// The time by which the clock of a node is ahead of that of the front end, by the last `Date` of a response to a probe.
+/// The time by which the clock of a node is ahead of the front end's, by the last `Date` of a
+/// response to a probe.
 #[derive(Debug)]
 pub(crate) struct NodeClock(AtomicI64);
 
 const UNKNOWN: i64 = i64::MIN;
 
 impl NodeClock {
-    /// Returns the seconds; negative if the node's clock is behind, `None` before the first date.
+    /// Returns the difference in seconds; negative if the node's clock is behind, `None` before the
+    /// first date.
     pub(crate) fn ahead(&self) -> Option<i64> {
         let ahead = self.0.load(Ordering::Relaxed);
         (ahead != UNKNOWN).then_some(ahead)

@@ -1,9 +1,11 @@
-//! Failures that may be the fault of the request: they wait until the request has ended.
+//! Failures that may be the fault of the request. They are pending until the request has ended.
 //!
-//! When several nodes give the same failure to one request, the request is the cause, and it counts against none of them. So a
-//! failure of a node that has got the request waits until the request has ended: it counts if another node did better. A failure
-//! that could not be compared, such as that of a write or of a session that only one node knows, counts only once a request of
-//! another client fails at that endpoint too. So no client takes a healthy node, and the sessions in its memory, from the others.
+//! When several nodes fail in the same way on one request, the request is the cause, and the
+//! failure counts against none of them. So the failure of a node that has received the request is
+//! pending until the request has ended. It counts if another node did better. Some failures cannot
+//! be compared, such as that of a write, or of a session that only one node knows. Such a failure
+//! counts only once a request of another client also fails at that endpoint. So no client can take
+//! a healthy node, and the sessions in its memory, away from the others.
 
 use std::mem::take;
 use std::sync::Arc;
@@ -15,7 +17,7 @@ use crate::hash;
 use crate::health::Reason;
 use crate::health::state::Failure;
 
-/// The client of a failed request, for the comparison with failures of others. 0 is none.
+/// The client of a failed request, for the comparison with failures of other clients. 0 means none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FailedClient(u32);
 
@@ -49,7 +51,8 @@ pub(crate) struct PendingFailure {
     failed: FailedAt,
 }
 
-/// The time of a failure that may count minutes later, when a query that was sent again has its response.
+/// The time of a failure that may count minutes later, when the response to a retried query has
+/// arrived.
 #[derive(Clone, Copy)]
 struct FailedAt {
     ms: u64,
@@ -82,8 +85,8 @@ impl PendingFailure {
         self.member.discard(self.unreached);
     }
 
-    /// Ends the failure without a comparison: it counts if a request of another client failed at the endpoint before. nginx's rule
-    /// counts every failure.
+    /// Ends the failure without a comparison. It counts if a request of another client failed at
+    /// the endpoint before. nginx's rule counts every failure.
     fn end_uncompared(self) {
         let Member { settings, live, .. } = &*self.member;
         let has_max_fails = settings.rule.max_fails > 0;
@@ -100,7 +103,8 @@ impl PendingFailure {
     }
 }
 
-/// The failures of one request, which wait for its end. Dropping them ends them without a comparison.
+/// The failures of one request, which are pending until its end. Dropping them ends them without a
+/// comparison.
 #[derive(Default)]
 pub(crate) struct PendingFailures(Vec<PendingFailure>);
 
@@ -153,9 +157,10 @@ impl Member {
         self.count_failure(alone, on_trial, unreached, None);
     }
 
-    /// Counts a failure. `failed` is `Some` for a failure that was deferred. If the endpoint was ejected or readmitted since, the
-    /// failure says nothing about the present endpoint. If a request has succeeded since, the failure does not count as one of several
-    /// in a row; by nginx's rule a success clears failures only after `fail_timeout`.
+    /// Counts a failure. `failed` is `Some` for a deferred failure. If the endpoint was ejected or
+    /// readmitted since, the failure says nothing about its present state. If a request has
+    /// succeeded since, the failure does not count as one of several in a row. By nginx's rule, a
+    /// success clears failures only after `fail_timeout`.
     fn count_failure(&self, alone: bool, on_trial: bool, unreached: bool, failed: Option<FailedAt>) {
         let Member { settings, live, .. } = self;
         let now = live.now_ms();

@@ -1,5 +1,5 @@
-//! The entry of an endpoint in a view. It holds copies of what picks read, so that a pick that meets nothing unusual reads half
-//! a cache line here and the endpoint's load.
+//! The entry of an endpoint in a view. It holds copies of the data that picks read. A normal pick
+//! reads only half a cache line here and the endpoint's load.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::health::slow_start::WHOLE;
 /// A member, with copies of the settings that picks read.
 #[repr(align(32))]
 pub(crate) struct EndpointSlot {
-    /// The member. Picks return other references, because the counts of those change with each pick.
+    /// The member. Picks return other references, because their counts change with each pick.
     pub(crate) member: Arc<Member>,
     /// The block that holds the member's load, and the index there.
     block: Arc<LoadBlock>,
@@ -48,16 +48,17 @@ impl EndpointSlot {
             && self.is_available(alone, true, past_limit)
     }
 
-    /// Returns whether health and the limit of requests in flight let the endpoint serve. `bound`: for sessions that are bound to
-    /// it. `past_limit`: the limit does not apply.
+    /// Returns whether health and the limit of requests in flight let the endpoint serve. `bound`
+    /// is for sessions that are bound to it; with `past_limit` the limit does not apply.
     #[inline]
     pub(crate) fn is_available(&self, alone: bool, bound: bool, past_limit: bool) -> bool {
         (past_limit || self.load().is_below(self.max_in_flight))
             && (self.member.live.is_unimpaired() || !self.member.is_withheld(alone, bound))
     }
 
-    /// Counts a request as in flight. Returns false if another request has just reached the limit, or is the one that tests an
-    /// ejected endpoint. `all_healthy`: no endpoint of the cluster is impaired.
+    /// Counts a request as in flight. Returns false if another request has just reached the limit,
+    /// or has just become the one that tests an ejected endpoint. `all_healthy` says that no
+    /// endpoint of the cluster is impaired.
     #[inline]
     pub(crate) fn acquire(&self, alone: bool, bound: bool, all_healthy: bool, past_limit: bool) -> bool {
         if all_healthy {
@@ -78,22 +79,24 @@ impl EndpointSlot {
         self.block.at(self.index)
     }
 
-    /// Returns the current share of the weight, in units of [`WHOLE`]. It is less than the whole during a slow start, and while
-    /// the node refuses connections. `all_healthy`: no endpoint of the cluster is impaired.
+    /// Returns the current share of the weight, in units of [`WHOLE`]. It is reduced during a slow
+    /// start, and while the node refuses connections. `all_healthy` says that no endpoint of the
+    /// cluster is impaired.
     #[inline]
     pub(crate) fn share(&self, all_healthy: bool) -> u32 {
         if self.has_slow_start || !all_healthy { self.member.share() } else { WHOLE }
     }
 
-    /// Returns whether the endpoint takes the pick that rotation offers. While its share is not whole it lets some pass.
+    /// Returns whether the endpoint takes the pick that rotation offers. While its share is
+    /// reduced, it lets some picks pass.
     #[inline]
     pub(crate) fn takes_pick(&self, all_healthy: bool) -> bool {
         (!self.has_slow_start && all_healthy) || self.member.takes_pick()
     }
 }
 
-/// A set of flags: of an endpoint, whether it is ready, its roles, and whether it has a limit of requests in flight; of a
-/// request, what it needs of an endpoint.
+/// A set of flags. For an endpoint they say whether it is ready, its roles, and whether it has a
+/// limit of requests in flight. For a request they say what it needs of an endpoint.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct EligibilityFlags(u8);
 
@@ -127,7 +130,7 @@ impl EligibilityFlags {
     }
 }
 
-/// Two slots fill a cache line, and none crosses a border.
+/// Two slots fill a cache line, and none crosses a boundary.
 const _: () = assert!(size_of::<EndpointSlot>() == 32);
 
 #[cfg(test)]

@@ -5,20 +5,22 @@ use tokio::sync::futures::Notified;
 
 use crate::sync::{AtomicBool, AtomicUsize, Ordering};
 
-/// The number of impairments on the endpoints of a cluster: facts that may keep an endpoint from serving, or lower its share.
+/// Counts the impairments of the endpoints of a cluster: facts that may keep an endpoint from
+/// serving, or lower its share.
 ///
 /// An endpoint has up to four impairments:
 ///
-/// - nginx's rule counts failures of it;
-/// - it is withdrawn by requests, unhealthy by its probes, quarantined or not verified;
+/// - nginx's rule counts failures against it;
+/// - it is withdrawn because of requests, unhealthy by its probes, quarantined, or not verified;
 /// - its share is [reduced](super::reduced_share::ReducedShare);
 /// - its node is slower than the others.
 ///
-/// nginx's rule forgets failures only with a later success. So an endpoint that failed and has served no request since stays
-/// impaired.
+/// nginx's rule forgets failures only at a later success. So an endpoint that failed and has served
+/// no request since stays impaired.
 ///
-/// While there are none, which is the normal case, a pick need not read the state of each endpoint. That would cost a cache line
-/// for each endpoint, which every request that ends on another core invalidates.
+/// While there are none, which is the normal case, a pick need not read the state of each endpoint.
+/// Reading it would cost a cache line per endpoint, which every request that ends on another core
+/// invalidates.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ImpairedCount(Arc<Line>);
 
@@ -27,7 +29,7 @@ pub(crate) struct ImpairedCount(Arc<Line>);
 #[repr(align(128))]
 struct Line {
     count: AtomicUsize,
-    /// Requests have failed, so that outcomes are compared when an interval ends.
+    /// Whether requests have failed, so that outcomes are compared when an interval ends.
     watched: AtomicBool,
     /// Notified when the health of an endpoint may have changed, for observers.
     changed: Notify,
@@ -39,13 +41,13 @@ impl ImpairedCount {
         self.0.count.load(Ordering::Relaxed) == 0
     }
 
-    /// Returns whether a success has to be counted: see [`watch`](Self::watch).
+    /// Returns whether successes must be counted: see [`watch`](Self::watch).
     #[inline]
     pub(crate) fn is_watched(&self) -> bool {
         self.0.watched.load(Ordering::Relaxed)
     }
 
-    /// Makes each success of the cluster count, until [`unwatch`](Self::unwatch).
+    /// Makes the cluster count each success, until [`unwatch`](Self::unwatch).
     pub(crate) fn watch(&self) {
         self.0.watched.store(true, Ordering::Relaxed);
     }
@@ -59,12 +61,14 @@ impl ImpairedCount {
         self.0.changed.notified()
     }
 
-    /// Wakes those that wait for a change of health. Costs one atomic operation while there are none.
+    /// Wakes the tasks that wait for a change of health. Costs one atomic operation if there are
+    /// none.
     pub(crate) fn notify(&self) {
         self.0.changed.notify_waiters();
     }
 
-    /// Updates the count after an impairment began or ended, and wakes those that wait for changes.
+    /// Updates the count after an impairment began or ended, and wakes the tasks that wait for
+    /// changes.
     pub(crate) fn change(&self, before: bool, now: bool) {
         self.count(before, now);
         self.notify();

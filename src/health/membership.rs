@@ -2,7 +2,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Mismatch;
 
-/// Identifies a running checker, so that its reports differ from those of others and can be withdrawn.
+/// Identifies a running checker, so that its reports can be told from those of others and
+/// withdrawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CheckerId(u64);
 

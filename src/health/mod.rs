@@ -2,9 +2,10 @@
 //!
 //! # The state of a node
 //!
-//! Three facts decide which traffic an endpoint gets, as in HAProxy, and they are independent of each other. Discovery or the
-//! application makes it a member of the [cluster](crate::Cluster). The operator sets the
-//! [`AdminState`](crate::endpoint::AdminState). Requests, probes and time move the [`HealthState`]. A member gets:
+//! Three facts decide which traffic an endpoint gets, as in HAProxy. They are independent of each
+//! other. Discovery or the application makes the endpoint a member of the
+//! [cluster](crate::Cluster). The operator sets the [`AdminState`](crate::endpoint::AdminState).
+//! Requests, probes and time move the [`HealthState`]. A member gets:
 //!
 //! | | ready | drain | maintenance |
 //! |---|---|---|---|
@@ -14,16 +15,21 @@
 //! | **unhealthy** | probes | probes | nothing |
 //! | **ejected** | probes | probes | nothing |
 //!
-//! [`AdminState::admits`](crate::endpoint::AdminState::admits) is this table as a function. *On trial* is one new request at a time
-//! at an endpoint that is ready and draining, or ejected because it could not be reached: 1 s after the drain began, or 250 ms
-//! after the ejection. Each trial that fails doubles the time until the next, up to 30 s. The health of a member changes like this:
+//! [`AdminState::admits`](crate::endpoint::AdminState::admits) is this table as a function.
+//!
+//! *On trial* means that a ready endpoint gets one new request at a time although it is draining,
+//! or was ejected because it could not be reached. The first trial is due 1 s after the drain
+//! began, or 250 ms after the ejection. Each trial that fails doubles the time until the next, up
+//! to 30 s.
+//!
+//! The health of a member changes like this:
 //!
 //! | health | a request | a probe | time |
 //! |---|---|---|---|
-//! | **healthy** | timed out, or failures for which no rule ejects: suspect. Failures: ejected. Signs that the node stops: draining | failed: suspect. Refused while requests fail, or twice: draining. Failed `fall` times in a row: unhealthy | |
+//! | **healthy** | timed out, or failures for which no rule ejects: suspect. Failures: ejected. Signs that the node is stopping: draining | failed: suspect. Refused while requests fail, or twice: draining. Failed `fall` times in a row: unhealthy | |
 //! | **suspect** | succeeded: healthy. Else as above | succeeded: healthy. Else as above | |
 //! | **draining** | succeeded on trial: healthy. Failures of bound sessions: ejected | succeeded, at least 1 s after the drain began: healthy. Failed `fall` times: unhealthy | 30 s after the trial was due, if none came: healthy |
-//! | **ejected**, not reached | succeeded, on trial or of a bound session when the trial is due: healthy | succeeded: healthy; while returns fail, it waits as trials do. Failed `fall` times: unhealthy | trial due: suspect |
+//! | **ejected**, not reached | succeeded, on trial or of a bound session when the trial is due: healthy | succeeded: healthy; after failed returns it waits as trials do. Failed `fall` times: unhealthy | trial due: suspect |
 //! | **ejected**, for its responses | nothing | refused: from now on as an endpoint that was not reached. Failed `fall` times: unhealthy | its time is over: healthy |
 //! | **ejected**, by nginx's rule | succeeded after `fail_timeout`: healthy | succeeded, if no failure reached the node: healthy. Failed `fall` times: unhealthy | `fail_timeout` is over: suspect, and one request at a time |
 //! | **unhealthy**, by probes | nothing: those in flight continue | succeeded `rise` times, or once if the node had refused: what it was before | |
@@ -33,43 +39,53 @@
 //!
 //! | event | what it changes |
 //! |---|---|
-//! | discovery adds an endpoint | it is healthy, begins its slow start, is probed at once, and first verified where there is a metastore check |
-//! | discovery updates an endpoint, or the order | nothing: live state belongs to the id. At another address the node has to be verified again |
-//! | discovery removes an endpoint | it gets nothing more. Requests in flight continue; its live state ends with them, or continues if it returns before |
+//! | discovery adds an endpoint | it is healthy, begins its slow start, and is probed at once; with a metastore check it is verified first |
+//! | discovery updates an endpoint, or the order | nothing: live state belongs to the id. At another address the node must be verified again |
+//! | discovery removes an endpoint | it gets no more requests. Requests in flight continue; its live state ends with them, or continues if it returns before |
 //! | discovery fails, or finds no node | nothing |
 //! | the operator drains an endpoint or makes it ready | nothing |
-//! | the operator begins maintenance | what probes have found is forgotten |
-//! | the operator ends maintenance | slow start begins, and the node has to be verified again. An ejection continues |
+//! | the operator begins maintenance | the results of probes are forgotten |
+//! | the operator ends maintenance | slow start begins, and the node must be verified again. An ejection continues |
 //!
 //! These rules hold in every sequence of events:
 //!
-//! - While an endpoint is ready and responds, requests are served: [panic mode](crate::cluster::ClusterBuilder::panic_mode) uses it
-//!   where health keeps requests from all.
-//! - No request takes the last endpoint out that is healthy or suspect. One whose trial is due may be dead, and does not count.
-//! - An endpoint that responds again is back with the next probe that succeeds. Exceptions are an ejection for responses, which
-//!   lasts its time, and returns that failed, after which it waits for up to 30 s.
-//! - Failures before a probe that succeeded, or older than the [interval](Outlier::interval), eject nothing later.
+//! - While any ready endpoint responds, requests are served: [panic
+//!   mode](crate::cluster::ClusterBuilder::panic_mode) uses it if health keeps requests from all
+//!   endpoints.
+//! - No request takes out the last endpoint that is healthy or suspect. An endpoint whose trial is
+//!   due may be dead, so it does not count.
+//! - An endpoint that responds again is back with the next successful probe. There are two
+//!   exceptions: an ejection for responses lasts its full time, and after failed returns the
+//!   endpoint waits for up to 30 s.
+//! - Failures before a successful probe, or older than the [interval](Outlier::interval), eject
+//!   nothing later.
 //!
 //! # Mechanisms
 //!
 //! | mechanism | default | effect |
 //! |---|---|---|
 //! | [`Outlier`] | on | failures in a row, or a success rate below that of the other endpoints, eject |
-//! | nginx's rule | off; where it is set, instead of [`Outlier`] | [`max_fails`](crate::Endpoint::max_fails) failures within [`fail_timeout`](crate::Endpoint::fail_timeout) eject; afterwards one request at a time tries the endpoint |
+//! | nginx's rule | off; if it is set, it replaces [`Outlier`] | [`max_fails`](crate::Endpoint::max_fails) failures within [`fail_timeout`](crate::Endpoint::fail_timeout) eject; afterwards one request at a time tries the endpoint |
 //! | [`HealthCheck`](crate::probe::HealthCheck) | off | a [`Probe`](crate::probe::Probe) at an interval reports the endpoint as healthy or unhealthy |
 //! | [`MetastoreCheck`](crate::probe::MetastoreCheck) | off | a node of another metastore is quarantined, in panic mode too |
-//! | failures for which no rule ejects: at the only endpoint, at all of them, or fewer than the rule needs | on | the endpoint is suspect after one refused connection at the only endpoint, else after five failures in a row, and still serves: for the status and the log |
+//! | failures for which no rule ejects: at the only endpoint, at all of them, or fewer than the rule needs | on | the endpoint is suspect, for the status and the log, and still serves: after one refused connection at the only endpoint, otherwise after five failures in a row |
 //! | a request that timed out ([`Outcome::Slow`](crate::Outcome::Slow)) | on | the endpoint is suspect and is probed soon; it is never ejected, because a Kylin query may take minutes |
 //!
-//! An endpoint is draining while its node shows that it stops: it refuses connections, successful responses to three different
-//! clients in a row close connections that it kept open before, or two in a row get 503 with `Retry-After`. An endpoint that refuses
-//! connections while it serves others keeps a smaller share.
+//! An endpoint is draining while its node shows that it is stopping:
 //!
-//! A probe that succeeds also ends an ejection, by either rule, of an endpoint that
-//! [could not be reached](crate::Outcome::Unreachable).
+//! - it refuses connections;
+//! - successful responses to three different clients in a row close connections, which it kept open
+//!   before;
+//! - two different clients in a row get a 503 with `Retry-After`.
+//!
+//! An endpoint that refuses connections while it serves others keeps a smaller share.
+//!
+//! A successful probe also ends an ejection, by either rule, of an endpoint that [could not be
+//! reached](crate::Outcome::Unreachable).
 //!
 //! An endpoint that is new or returns may ramp up with [`SlowStart`]. When no endpoint is eligible,
-//! [`panic_mode`](crate::cluster::ClusterBuilder::panic_mode), which is on by default, uses the endpoint that failed least recently.
+//! [`panic_mode`](crate::cluster::ClusterBuilder::panic_mode), which is on by default, uses the
+//! endpoint that failed least recently.
 
 pub(crate) mod impaired;
 mod membership;
@@ -92,21 +108,24 @@ pub(crate) use rise_fall::{Thresholds, Transition};
 pub use slow_start::SlowStart;
 pub(crate) use state::ProbePace;
 
-/// The health of an endpoint, as requests and probes show it. The operator's [`AdminState`](crate::endpoint::AdminState) is
-/// independent of it.
+/// The health of an endpoint according to requests and probes. The operator's
+/// [`AdminState`](crate::endpoint::AdminState) is independent of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum HealthState {
     /// No failure is known.
     #[default]
     Healthy,
-    /// There are failures for which no rule ejects the endpoint. It serves, and is probed at the fast interval.
+    /// There are failures for which no rule ejects the endpoint. It serves, and is probed at the
+    /// fast interval.
     Suspect,
-    /// Probes fail, no probe has succeeded yet where one must, or the endpoint is quarantined or not verified yet.
+    /// Probes fail, a required first probe has not succeeded yet, or the endpoint is quarantined or
+    /// not verified yet.
     Unhealthy,
-    /// Its node shows that it stops: it serves the sessions that are bound to it, and gets no new ones.
+    /// The node shows that it is stopping. The endpoint serves the sessions that are bound to it,
+    /// and gets no new ones.
     Draining,
-    /// Requests failed, and the endpoint is taken out for a time.
+    /// Requests failed, and the endpoint is taken out of service for a time.
     Ejected,
 }
 
@@ -133,10 +152,11 @@ pub enum Reason {
     /// The last probes failed.
     #[error("probe failed: {0}")]
     Probe(ProbeFailure),
-    /// As many requests failed as nginx's rule allows: [`max_fails`](crate::Endpoint::max_fails).
+    /// The number of failed requests reached the limit of nginx's rule:
+    /// [`max_fails`](crate::Endpoint::max_fails).
     #[error("max_fails failures within fail_timeout")]
     MaxFails,
-    /// The endpoint could not be reached by too many requests in a row: [`Outlier::consecutive`].
+    /// Too many requests in a row could not reach the endpoint: [`Outlier::consecutive`].
     #[error("too many failed connections in a row")]
     Unreachable,
     /// Too many requests failed in a row: [`Outlier::consecutive`].
@@ -145,7 +165,8 @@ pub enum Reason {
     /// The success rate is below that of the other endpoints: [`Outlier::success_rate`].
     #[error("success rate below that of the other endpoints")]
     SuccessRate,
-    /// Successful responses to different clients in a row closed their connections, which the node kept open before.
+    /// Successful responses to different clients in a row closed their connections, which the node
+    /// used to keep open.
     #[error("responses close their connections")]
     Closing,
     /// The node accepts no connection, and no request or probe has succeeded since.
@@ -189,7 +210,7 @@ impl Reason {
     }
 }
 
-/// The difference that shows that a node has another metastore.
+/// The difference by which a node shows that it has another metastore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum Mismatch {

@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 #[derive(Debug, Default)]
 pub(crate) struct OutcomeCounts {
     row: AtomicRow,
-    /// The time at which the first failure of the row was counted.
+    /// The time at which the first failure in the row was counted.
     row_began: AtomicU64,
     /// Failures since the last window was taken.
     failures: AtomicU32,
     /// Requests whose outcome does not count, since the endpoint was added.
     unrated: AtomicU64,
-    /// The number of rated requests when the last window was taken.
+    /// The number of requests whose outcome counted when the last window was taken.
     taken: AtomicU64,
 }
 
@@ -31,7 +31,8 @@ pub(crate) struct Row {
     pub(crate) failures: u32,
     /// The failures for which the endpoint was not reached.
     pub(crate) unreached: u32,
-    /// The endpoint was readmitted after it could not be reached, and no request has succeeded since.
+    /// Whether the endpoint was readmitted after it could not be reached, and no request has
+    /// succeeded since.
     pub(crate) on_probation: bool,
     pub(crate) began: u64,
 }
@@ -50,7 +51,7 @@ impl OutcomeCounts {
         self.row.0.load(Ordering::Relaxed) != 0
     }
 
-    /// Returns the present row.
+    /// Returns the current row.
     pub(crate) fn row(&self) -> Row {
         let word = self.row.0.load(Ordering::Relaxed);
         Row {
@@ -81,8 +82,8 @@ impl OutcomeCounts {
         }
     }
 
-    /// Counts a failure from before an ejection or before the last success. It is part of no row, because it says nothing about
-    /// the endpoint's present state.
+    /// Counts a failure from before an ejection or before the last success. It belongs to no row,
+    /// because it says nothing about the endpoint's present state.
     pub(crate) fn fail_late(&self) {
         self.failures.fetch_add(1, Ordering::Relaxed);
     }
@@ -115,7 +116,8 @@ impl OutcomeCounts {
 }
 
 impl Row {
-    /// The longest burst. A burst of failures is no outage while the endpoint works on more requests than have failed in a row.
+    /// The maximum duration of a burst. A burst of failures is no outage while the endpoint works
+    /// on more requests than have failed in a row.
     const MAX_BURST_MS: u64 = 1_000;
 
     /// Returns whether the row may be a burst, such as that of a node at its limit of connections.

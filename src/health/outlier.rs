@@ -1,9 +1,10 @@
 //! Finds the endpoints that fail more than the others: settings, counts, and a decision that is a pure function of all
 //! endpoints.
 //!
-//! It is made for clusters of two to eight nodes. Envoy compares each node with the mean and the standard deviation of all,
-//! which is not meaningful for three values. Here an endpoint is compared with the *pooled* success rate of the others. A failure
-//! that all endpoints share (the metastore is gone, LDAP does not respond) is no reason to eject any of them.
+//! It is made for clusters of two to eight nodes. Envoy compares each node with the mean and the
+//! standard deviation of all, which is not meaningful for three values. Here an endpoint is
+//! compared with the *pooled* success rate of the others. A failure that all endpoints share is no
+//! reason to eject any of them, for example if the metastore is down or LDAP does not respond.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -15,33 +16,39 @@ use crate::setting::InvalidSetting;
 
 /// Ejects endpoints that fail more than the others.
 ///
-/// Every cluster has this rule unless the application [turns it off](crate::cluster::ClusterBuilder::outlier). An endpoint with
-/// [`max_fails`](crate::Endpoint::max_fails) or [`fail_timeout`](crate::Endpoint::fail_timeout) has nginx's rule instead.
+/// Every cluster has this rule unless the application [turns it
+/// off](crate::cluster::ClusterBuilder::outlier). An endpoint with
+/// [`max_fails`](crate::Endpoint::max_fails) or [`fail_timeout`](crate::Endpoint::fail_timeout)
+/// follows nginx's rule instead.
 ///
-/// An endpoint is ejected after a number of failures in a row, the last of them within the interval, or when over an interval its
-/// success rate is lower than that of all others together by a margin. [`Outcome::Failure`](crate::Outcome::Failure) and
-/// [`Outcome::Unreachable`](crate::Outcome::Unreachable) are failures. A query that takes long is no failure.
-/// The length of an ejection depends on the failures:
+/// An endpoint is ejected in two cases. It has failed a number of times in a row, the last of them
+/// within the interval. Or its success rate over an interval is lower, by a margin, than the rate
+/// of all other endpoints together. [`Outcome::Failure`](crate::Outcome::Failure) and
+/// [`Outcome::Unreachable`](crate::Outcome::Unreachable) are failures. A query that takes long is
+/// no failure. The length of an ejection depends on the failures:
 ///
 /// | failures | the endpoint returns |
 /// |---|---|
-/// | responses: gateway errors, invalid or broken-off responses | after the [time of the ejection](Self::ejection) |
-/// | connections: at least one of the failures in a row did not reach the node | when a probe succeeds, or a request on trial: one, 250 ms after the ejection; each that fails doubles the time until the next, up to 30 s |
+/// | responses: gateway errors, invalid or truncated responses | after the [time of the ejection](Self::ejection) |
+/// | connections: at least one of the failures in a row did not reach the node | when a probe succeeds, or a request on trial: the first 250 ms after the ejection; each failed one doubles the time until the next, up to 30 s |
 ///
-/// Failures in a row are a burst and eject nothing while the endpoint works on more requests than have failed, for a second at
-/// most: a node that is at its limit of connections refuses some and completes others.
+/// While the endpoint works on more requests than have failed in a row, the failures are a burst
+/// and eject nothing, for at most one second. A node at its limit of connections refuses some and
+/// completes others.
 ///
 /// These limits protect the cluster:
 ///
-/// - The last endpoint that can serve, and the last one with some role, are never ejected. An endpoint whose trial is due cannot
-///   serve before that has succeeded.
+/// - The last endpoint that can serve, and the last one with some role, are never ejected. An
+///   endpoint whose trial is due does not count as able to serve until the trial has succeeded.
 /// - At most [`max_share`](Self::max_share) of the endpoints are ejected at once.
 /// - When more than [`common_share`](Self::common_share) of the endpoints fail within an interval, none is ejected, and
 ///   endpoints that were ejected within the interval for their responses return.
 ///
-/// The last two do not apply to an endpoint that cannot be reached while requests to another endpoint succeed.
+/// The last two limits do not apply to an endpoint that cannot be reached while requests to another
+/// endpoint succeed.
 ///
-/// [`ClusterBuilder::build`](crate::cluster::ClusterBuilder::build) returns an error for settings that are invalid.
+/// [`ClusterBuilder::build`](crate::cluster::ClusterBuilder::build) returns an error if a setting
+/// is invalid.
 ///
 /// ```
 /// use kylin_lb::health::Outlier;
@@ -84,57 +91,63 @@ impl Default for Outlier {
 }
 
 impl Outlier {
-    /// Returns the defaults. Failures in a row, interval and ejection times are Envoy's; the other numbers suit few nodes.
+    /// Returns the defaults. The number of failures in a row, the interval and the ejection times
+    /// are Envoy's; the other numbers suit small clusters.
     pub fn new() -> Self {
         Outlier::default()
     }
 
-    /// Sets how many failures in a row eject. `None` never does. Default 5, as in Envoy.
+    /// Sets how many failures in a row eject. `None` turns this off. Default: 5, as in Envoy.
     pub fn consecutive(mut self, failures: Option<NonZeroU32>) -> Self {
         self.consecutive = failures;
         self
     }
 
-    /// Sets the interval over which success rates are compared and failures count as simultaneous. What requests showed before a
-    /// pause of an interval is not compared. One past ejection is forgotten per interval in service. Default 10 s, as in Envoy; at
-    /// least 1 ms.
+    /// Sets the interval over which success rates are compared and failures count as simultaneous,
+    /// at least 1 ms. Default: 10 s, as in Envoy.
+    ///
+    /// Results from before a pause of an interval are not compared. One past ejection is forgotten
+    /// per interval in service.
     pub fn interval(mut self, interval: Duration) -> Self {
         self.interval_ms = as_millis(interval);
         self
     }
 
-    /// Sets by how much the success rate must be below that of the others, over 0 and up to 1, and how many requests both
-    /// sides must have had within the interval. A margin of 1 never ejects. Default 0.3 and 20: over 20 requests chance
-    /// alone moves a rate by 0.11 at most (one standard deviation), so 0.3 is nearly three of those.
+    /// Sets when a success rate is too low. It must be below that of the others by `margin`, over 0
+    /// and up to 1. Both sides must have had `min_requests` within the interval. A margin of 1
+    /// never ejects. Default: 0.3 and 20. Over 20 requests, chance alone moves a rate by 0.11 at
+    /// most (one standard deviation), so 0.3 is nearly three standard deviations.
     pub fn success_rate(mut self, margin: f64, min_requests: NonZeroU32) -> Self {
         (self.margin, self.min_requests) = (margin, min_requests.get());
         self
     }
 
-    /// Sets how long the first ejection lasts. Ejection `n` lasts `n` times as long, up to `max`. Default 30 s and 300 s, as
-    /// in Envoy; at least 1 ms.
+    /// Sets how long the first ejection lasts, at least 1 ms. Ejection `n` lasts `n` times as long,
+    /// up to `max`. Default: 30 s and 300 s, as in Envoy.
     pub fn ejection(mut self, base: Duration, max: Duration) -> Self {
         (self.base_ms, self.max_ms) = (as_millis(base), as_millis(max));
         self
     }
 
-    /// Sets the share of the endpoints that may be ejected at once, 0 to 1, rounded down. Where there are two or more
-    /// endpoints, one always may. Default 0.5: half of the nodes can carry the load for a while.
+    /// Sets the share of the endpoints that may be ejected at once, 0 to 1, rounded down. If there
+    /// are two or more endpoints, one may always be ejected. Default: 0.5, because half of the
+    /// nodes can carry the load for a while.
     pub fn max_share(mut self, share: f64) -> Self {
         self.max_share = share;
         self
     }
 
-    /// Sets the share of the endpoints, 0 to 1, that must be exceeded by those that fail within an interval to make the
-    /// failure a common one, for which no endpoint is ejected. If all of two or more fail, the failure is common whatever the share.
-    /// Default 0.5.
+    /// Sets the share of the endpoints, 0 to 1, above which failures within an interval are common
+    /// to all. No endpoint is ejected for a common failure. If there are at least two endpoints and
+    /// all of them fail, the failure is common regardless of the share. Default: 0.5.
     pub fn common_share(mut self, share: f64) -> Self {
         self.common_share = share;
         self
     }
 
-    /// Sets whether an endpoint whose node shows that it stops is [draining](super::HealthState::Draining): it keeps the sessions
-    /// that are bound to it and gets no new ones. Default: true. Without it, only failures take the endpoint out.
+    /// Sets whether an endpoint whose node shows that it is stopping is
+    /// [draining](super::HealthState::Draining): it keeps the sessions that are bound to it and
+    /// gets no new ones. Default: true. If this is off, only failures take the endpoint out.
     pub fn drain(mut self, on: bool) -> Self {
         self.drain = on;
         self
@@ -150,7 +163,7 @@ impl Outlier {
         InvalidSetting::unless(is_share(self.common_share), "common_share", "0 to 1")
     }
 
-    /// Returns how long ejection number `times` lasts, counted from 1.
+    /// Returns how long ejection number `times` lasts. Numbers start at 1.
     pub(crate) fn ejection_ms(&self, times: u32) -> u64 {
         self.base_ms.saturating_mul(u64::from(times)).min(self.max_ms)
     }
@@ -196,7 +209,8 @@ impl Outlier {
         }
         let is_full = |limit: NonZeroU32| endpoint.failures_in_a_row >= limit.get();
         let returned_in_vain = endpoint.on_probation && endpoint.is_unreachable;
-        // When the endpoint could not be spared, the row may have ended although no request has succeeded since.
+        // If the last endpoint could not be ejected, its row may have ended although no request has
+        // succeeded since.
         let is_current = !endpoint.probed_since && endpoint.failed_ago.is_some_and(|age| age <= self.interval_ms);
         if is_current && (returned_in_vain || self.consecutive.is_some_and(is_full)) {
             return Some(if endpoint.is_unreachable { Reason::Unreachable } else { Reason::Consecutive });
@@ -211,8 +225,8 @@ impl Outlier {
         lower.then_some(Reason::SuccessRate)
     }
 
-    /// Returns whether so many endpoints fail within an interval that they must share the cause. An endpoint whose failures are
-    /// its own does not count.
+    /// Returns whether so many endpoints fail within an interval that they must share the cause.
+    /// Endpoints whose failures are their own are not included.
     fn is_common_failure(&self, endpoints: &[Snapshot], is_own: impl Fn(&Snapshot) -> bool) -> bool {
         let recent = |age: Option<u64>| age.is_some_and(|age| age <= self.interval_ms);
         // Half of the failures that eject: endpoints that fail at the same time do not reach the full number together.
@@ -253,27 +267,30 @@ fn is_replaceable_by(endpoints: &[Snapshot], eligible: &[bool], index: usize) ->
 /// One endpoint at the time of a decision.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Snapshot {
-    /// The operator has not taken the endpoint out, and probes do not report it as unhealthy.
+    /// Whether the operator has not taken the endpoint out, and probes do not report it as
+    /// unhealthy.
     pub(crate) ready: bool,
-    /// The endpoint is ready and not ejected, so it could serve a request now.
+    /// Whether the endpoint is ready and not ejected, so that it could serve a request now.
     pub(crate) eligible: bool,
     /// Its roles, one bit each. Only endpoints with the same roles can replace it.
     pub(crate) roles: u8,
-    /// This rule may eject the endpoint.
+    /// Whether this rule may eject the endpoint.
     pub(crate) governed: bool,
     /// The milliseconds since it was ejected as an outlier.
     pub(crate) ejected_for: Option<u64>,
     /// The failures in a row; 0 while they may be a burst.
     pub(crate) failures_in_a_row: u32,
-    /// In some of the failures in a row, or of those that ejected it, the endpoint was not reached.
+    /// Whether the endpoint was not reached in some of the failures in a row, or of the failures
+    /// that ejected it.
     pub(crate) is_unreachable: bool,
-    /// The endpoint was readmitted after it could not be reached, and no request has succeeded since.
+    /// Whether the endpoint was readmitted after it could not be reached, and no request has
+    /// succeeded since.
     pub(crate) on_probation: bool,
-    /// Its last request succeeded not long ago.
+    /// Whether its last request succeeded not long ago.
     pub(crate) succeeds: bool,
     /// The milliseconds since its last failure.
     pub(crate) failed_ago: Option<u64>,
-    /// A probe has succeeded since its last failure.
+    /// Whether a probe has succeeded since its last failure.
     pub(crate) probed_since: bool,
     /// The counts of its last interval; empty unless an interval has just ended.
     pub(crate) window: Window,
@@ -283,7 +300,7 @@ pub(crate) struct Snapshot {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Decision {
     pub(crate) eject: Vec<(usize, Reason)>,
-    /// Not empty only when a common failure is found.
+    /// Non-empty only if a common failure is found.
     pub(crate) readmit: Vec<usize>,
 }
 
@@ -362,7 +379,8 @@ mod tests {
             [0],
             "the other failure is too old"
         );
-        // Half of the endpoints are not more than half, and a failure of all is common whatever the share is.
+        // Half of the endpoints are not more than half. A failure of all is common regardless of
+        // the share.
         let half = [failing(5), failing(5), healthy(), healthy()];
         assert!(!outlier.is_common_failure(&half, |_| false));
         assert!(Outlier::new().common_share(0.4).is_common_failure(&half, |_| false));

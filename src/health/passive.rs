@@ -3,14 +3,16 @@
 //! The rule is not a sliding window:
 //!
 //! - An endpoint is *ejected* while `fails >= max_fails` and no more than `fail_timeout` has passed since `checked`.
-//! - Choosing an endpoint whose `checked` is older than `fail_timeout` sets `checked` to now. So after an ejection one
-//!   request per `fail_timeout` tries the endpoint, and all others use other endpoints.
+//! - Choosing an endpoint whose `checked` is older than `fail_timeout` sets `checked` to now. So
+//!   after an ejection, one request per `fail_timeout` tries the endpoint, and all others use other
+//!   endpoints.
 //! - A failure adds one to `fails` and sets `checked` and `accessed` to now.
 //! - A success clears `fails` only if `checked` is later than the last failure.
 //!
-//! It differs from nginx in four points. Time is in milliseconds instead of whole seconds. If several workers meet the end of an
-//! ejection at once, exactly one tries the endpoint. A request that its client gave up has no outcome (nginx counts it as a
-//! success). A probe that succeeds readmits an endpoint that could not be reached.
+//! It differs from nginx in four points. Time is in milliseconds instead of whole seconds. If
+//! several workers find at once that an ejection is over, exactly one tries the endpoint. A request
+//! that its client abandoned has no outcome (nginx counts it as a success). A successful probe
+//! readmits an endpoint that could not be reached.
 
 use std::time::Duration;
 
@@ -23,7 +25,7 @@ use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering};
 pub(crate) struct PassiveRule {
     /// Failures until ejection; with 0 the rule is off, and no failure counts.
     pub(crate) max_fails: u32,
-    /// Both the time over which failures count and the time of an ejection, in milliseconds.
+    /// Both the time over which failures count and the duration of an ejection, in milliseconds.
     pub(crate) fail_timeout_ms: u64,
 }
 
@@ -42,13 +44,13 @@ pub(crate) enum PassiveState {
     OnTrial,
 }
 
-/// The failures of one endpoint. Reading takes no lock; only an outcome that changes something does. Fields that picks read
-/// come first.
+/// The failures of one endpoint. Reading takes no lock; only an outcome that changes something
+/// does. Fields that picks read come first.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub(crate) struct Passive {
     fails: AtomicU32,
-    /// The endpoint is ejected, and was not reached in any of the failures.
+    /// Whether the endpoint is ejected, and was not reached in any of the failures.
     is_unreachable: AtomicBool,
     /// Milliseconds since the endpoint's origin, as `accessed`.
     checked: AtomicU64,
@@ -74,7 +76,7 @@ impl Passive {
         self.has_max_fails(rule) && now().saturating_sub(self.checked.load(Ordering::Relaxed)) <= rule.fail_timeout_ms
     }
 
-    /// Returns the state of the endpoint. One that is alone in its cluster is never ejected.
+    /// Returns the state of the endpoint. The only endpoint of a cluster is never ejected.
     pub(crate) fn state(&self, rule: PassiveRule, alone: bool, now: impl FnOnce() -> u64) -> PassiveState {
         match (alone || !self.has_max_fails(rule), self.is_ejected(rule, now)) {
             (true, _) => PassiveState::Available,
@@ -97,7 +99,8 @@ impl Passive {
         first || !self.has_max_fails(rule)
     }
 
-    /// Records a failure; `unreached`: the endpoint was not reached. Returns whether it ejected the endpoint.
+    /// Records a failure. `unreached` says that the endpoint was not reached. Returns whether the
+    /// failure ejected the endpoint.
     pub(crate) fn fail(&self, rule: PassiveRule, unreached: bool, now: u64) -> bool {
         if rule.max_fails == 0 {
             return false;
@@ -114,12 +117,13 @@ impl Passive {
         fails == rule.max_fails
     }
 
-    /// Returns whether the endpoint is ejected only because it was not reached.
+    /// Returns whether the endpoint was ejected only because it was not reached.
     pub(crate) fn is_unreachable(&self) -> bool {
         self.is_unreachable.load(Ordering::Relaxed)
     }
 
-    /// Readmits an endpoint that was ejected only because it was not reached, and now is. Returns whether it was ejected so.
+    /// Readmits an endpoint that was ejected only because it was not reached, now that it is
+    /// reached. Returns whether it was ejected for that.
     pub(crate) fn readmit_reachable(&self) -> bool {
         if !self.is_unreachable() {
             return false;
@@ -187,7 +191,8 @@ mod tests {
 
     #[test]
     fn failures_spread_wider_than_one_window_still_eject() {
-        // nginx ticket 599: errors every 5 s with fail_timeout=8s and max_fails=3 do eject, successes between or not.
+        // nginx ticket 599: errors every 5 s with fail_timeout=8s and max_fails=3 do eject, whether
+        // or not there are successes in between.
         let passive = Passive::default();
         for (at, ejected) in [(5_000, false), (10_000, false), (15_000, true)] {
             assert!(passive.choose(RULE, || at - 1));

@@ -4,7 +4,8 @@ use parking_lot::Mutex;
 
 use super::CheckerId;
 
-/// The request by which [`Probe::kylin`](crate::probe::Probe::kylin) finds a node healthy. A greater one proves more.
+/// The request with which [`Probe::kylin`](crate::probe::Probe::kylin) finds a node healthy. A
+/// higher level proves more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum ProbeLevel {
@@ -35,7 +36,7 @@ impl LastProbeLevel {
         (*self.0.lock()).and_then(|(_, level)| level)
     }
 
-    /// Makes `checker` the one that sets the level. Forgets the level that another checker set.
+    /// Makes `checker` the one that sets the level. Forgets a level that another checker set.
     pub(crate) fn attach(&self, checker: CheckerId) {
         let mut found = self.0.lock();
         if found.is_none_or(|(attached, _)| attached != checker) {
@@ -43,7 +44,7 @@ impl LastProbeLevel {
         }
     }
 
-    /// Forgets the level, if `checker` is the one that sets it.
+    /// Forgets the level, if `checker` set it.
     pub(crate) fn detach(&self, checker: CheckerId) {
         self.0.lock().take_if(|(attached, _)| *attached == checker);
     }

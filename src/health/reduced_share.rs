@@ -1,8 +1,8 @@
-//! Lowers the share of an endpoint whose node refuses connections, as TCP lowers its rate: each burst of refusals halves it, and
-//! it grows with time.
+//! Lowers the share of an endpoint whose node refuses connections, as TCP lowers its rate: each
+//! burst of refusals halves the share, and it grows with time.
 //!
-//! A node that is at its limit of connections refuses some and completes others. The load that it refuses goes to the others,
-//! and the endpoint stays in service.
+//! A node at its limit of connections refuses some and completes others. The load that it refuses
+//! goes to the other nodes, and the endpoint stays in service.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,8 +12,8 @@ use super::slow_start::WHOLE;
 /// The reduced share of an endpoint. Picks read it, so it is one word.
 #[derive(Debug)]
 pub(crate) struct ReducedShare {
-    /// 0 while the share is whole. Otherwise the share after the last refusal that lowered it, in the upper 16 bits, and the time
-    /// of that refusal.
+    /// 0 while the share is whole. Otherwise the upper 16 bits hold the share after the last
+    /// refusal that lowered it, and the rest the time of that refusal.
     word: AtomicU64,
     impaired: ImpairedCount,
 }
@@ -50,7 +50,8 @@ impl ReducedShare {
         self.impaired.change(self.word.swap(0, Ordering::Relaxed) != 0, false);
     }
 
-    /// Returns the present share, of [`WHOLE`]; never 0. `now` is called only while it is less.
+    /// Returns the current share, out of [`WHOLE`]; never 0. `now` is called only while the share
+    /// is reduced.
     pub(crate) fn share(&self, now: impl FnOnce() -> u64) -> u32 {
         let word = self.word.load(Ordering::Relaxed);
         if word == 0 {

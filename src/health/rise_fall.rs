@@ -1,10 +1,10 @@
-//! Decides from the results of probes whether an endpoint is up, by HAProxy's `fall` and `rise`.
+//! Decides by the results of probes whether an endpoint is up, like HAProxy's `fall` and `rise`.
 
 use std::num::NonZeroU32;
 
 use super::ProbeFailure;
 
-/// The results in a row that change the state of an endpoint.
+/// The numbers of results in a row that change the state of an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Thresholds {
     /// Failures until an endpoint that is up is down.
@@ -13,7 +13,7 @@ pub(crate) struct Thresholds {
     pub(crate) rise: NonZeroU32,
 }
 
-/// The state of one endpoint by its probes.
+/// The state of one endpoint according to its probes.
 #[derive(Debug, Default)]
 pub(crate) struct RiseFall {
     status: Status,
@@ -22,7 +22,8 @@ pub(crate) struct RiseFall {
     failure: Option<ProbeFailure>,
     /// The time at which the status, or its first contradiction, began: milliseconds since the endpoint's origin.
     since: u64,
-    /// The time at which a probe last found that the node accepts no connection, if one has since the endpoint was last healthy.
+    /// The time at which a probe last found that the node accepts no connection; `None` if none has
+    /// since the endpoint was last healthy.
     refused: Option<u64>,
 }
 
@@ -31,7 +32,7 @@ const MAX_START_MS: u64 = 120_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Status {
-    /// Also the status before the first probe.
+    /// Up. Also the status before the first probe.
     #[default]
     Up,
     Down,
@@ -43,7 +44,7 @@ enum Status {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Transition {
     None,
-    /// A first failure of an endpoint that is up.
+    /// The first failure of an endpoint that is up.
     Suspected,
     /// A success after too few failures.
     Cleared,
@@ -59,7 +60,8 @@ impl RiseFall {
         RiseFall { status: Status::Unproven, since: now, ..RiseFall::default() }
     }
 
-    /// Records the result of one probe. An endpoint that `serves` requests meanwhile does not fall because it refuses a probe's connection.
+    /// Records the result of one probe. An endpoint that `serves` requests meanwhile does not fall
+    /// because it refuses a probe's connection.
     pub(crate) fn record(
         &mut self,
         thresholds: Thresholds,
@@ -83,7 +85,7 @@ impl RiseFall {
                 self.streak = 0;
                 Transition::None
             }
-            // A node that is starting responds to its first probe when it is ready.
+            // A starting node responds to its first probe when it is ready.
             (Status::Unproven, true) => self.change(Status::Up, now),
             (Status::Up, false) => {
                 let spared = serves && result == Err(ProbeFailure::Unreachable);
@@ -99,7 +101,7 @@ impl RiseFall {
             }
             (Status::Down, true) => {
                 self.streak += 1;
-                // A node that accepts connections again has started, which one success proves.
+                // A node that accepts connections again has started, and one success proves that.
                 let is_proven = self.refused.is_some() || self.streak >= thresholds.rise.get();
                 if is_proven { self.change(Status::Up, now) } else { Transition::None }
             }
@@ -134,12 +136,13 @@ impl RiseFall {
         self.streak > 0 || self.status == Status::Unproven
     }
 
-    /// Returns whether the node may be starting: it refused a connection not long ago, and has not responded well since.
+    /// Returns whether the node may be starting: it refused a connection not long ago, and has not
+    /// responded successfully since.
     pub(crate) fn is_starting(&self, now: u64) -> bool {
         self.refused.is_some_and(|refused| now.saturating_sub(refused) <= MAX_START_MS)
     }
 
-    /// Returns the failure because of which the endpoint is down or suspect.
+    /// Returns the failure for which the endpoint is down or suspect.
     pub(crate) fn failure(&self) -> Option<ProbeFailure> {
         self.failure
     }
@@ -160,7 +163,8 @@ mod tests {
         Thresholds { fall: NonZeroU32::new(fall).unwrap(), rise: NonZeroU32::new(rise).unwrap() }
     }
 
-    /// Records results, one a millisecond from 1 on, with `fall` 3 and `rise` 2. Returns the transitions.
+    /// Records one result per millisecond, starting at 1, with `fall` 3 and `rise` 2. Returns the
+    /// transitions.
     fn record(probes: &mut RiseFall, results: &[Result<(), ProbeFailure>]) -> Vec<Transition> {
         (1..).zip(results).map(|(now, result)| probes.record(thresholds(3, 2), *result, false, now)).collect()
     }
@@ -207,7 +211,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Compares with counting the results at the end of the history.
+        /// Compares the status with the count of results at the end of the history.
         #[test]
         fn the_status_follows_the_last_results(
             fall in 1_u32..5,

@@ -1,9 +1,10 @@
-//! Slow start: an endpoint that is new or returns grows into its share of traffic, because its caches are cold and its JVM
-//! has compiled nothing yet.
+//! Slow start: an endpoint that is new or returns grows into its share of traffic. Its caches are
+//! cold at first, and its JVM has not compiled anything yet.
 //!
-//! The share is a fraction of the endpoint's weight that grows with time. Round robin skips the endpoint in some rotations;
-//! policies that compare loads use a smaller weight. Hash policies ignore the ramp: nginx rejects `slow_start` there, because
-//! keys that move to a node and away again are worse than a cold node.
+//! The share is a fraction of the endpoint's weight that grows with time. Round robin skips the
+//! endpoint in some rotations; policies that compare loads use a smaller weight. Hash policies
+//! ignore the ramp, and nginx rejects `slow_start` for them: keys that move to a node and away
+//! again are worse than a cold node.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -35,13 +36,14 @@ pub struct SlowStart {
 }
 
 impl SlowStart {
-    /// Returns a linear ramp that lasts for `window` and begins at a tenth, as Envoy's. A window of zero is no ramp.
+    /// Returns a linear ramp that lasts for `window` and begins at a tenth, like Envoy's. A zero
+    /// window means no ramp.
     pub fn over(window: Duration) -> Self {
         SlowStart { window_ms: as_millis(window), aggression: 1.0, floor: 0.1 }
     }
 
-    /// Bends the ramp as Envoy does: the share is `(elapsed / window) ^ (1 / aggression)`. Over 1 it rises fast at first,
-    /// below 1 late. Default 1, a linear ramp.
+    /// Bends the ramp as Envoy does: the share is `(elapsed / window) ^ (1 / aggression)`. A value
+    /// over 1 rises fast at first, a value below 1 late. Default: 1, a linear ramp.
     ///
     /// # Errors
     /// [`InvalidSetting`] unless `aggression` is from 0.1 to 10.
@@ -50,7 +52,8 @@ impl SlowStart {
         Ok(SlowStart { aggression, ..self })
     }
 
-    /// Sets the share at which the ramp begins. It is not zero, because only requests warm the node up. Default 0.1.
+    /// Sets the share at which the ramp begins. It cannot be zero, because only requests warm the
+    /// node up. Default: 0.1.
     ///
     /// # Errors
     /// [`InvalidSetting`] unless `floor` is from 0.01 to 1.
@@ -59,7 +62,8 @@ impl SlowStart {
         Ok(SlowStart { floor, ..self })
     }
 
-    /// Returns the share of its weight that an endpoint has `elapsed` after the start: from the floor to 1.
+    /// Returns the share of its weight that an endpoint has when `elapsed` has passed since the
+    /// start: from the floor to 1.
     pub fn share_after(&self, elapsed: Duration) -> f64 {
         self.share(as_millis(elapsed))
     }
@@ -80,7 +84,7 @@ impl From<Duration> for SlowStart {
     }
 }
 
-/// A whole share, in the units of [`Ramp::share`].
+/// A full share, in the units of [`Ramp::share`].
 pub(crate) const WHOLE: u32 = 1024;
 
 /// The slow start of one endpoint. Picks read it, so it has atomics only.
@@ -88,17 +92,18 @@ pub(crate) const WHOLE: u32 = 1024;
 pub(crate) struct Ramp {
     /// Milliseconds since the endpoint's origin; 0 while there is no ramp.
     from: AtomicU64,
-    /// The shares that rotations have granted and requests have not used.
+    /// The shares that rotation has granted and requests have not used.
     credit: AtomicU32,
 }
 
 impl Ramp {
-    /// Begins the ramp at `at`, which may lie ahead: until then the share is the floor.
+    /// Begins the ramp at `at`, which may be in the future: until then the share is the floor.
     pub(crate) fn begin(&self, at: u64) {
         self.from.store(at.max(1), Ordering::Relaxed);
     }
 
-    /// Returns the present share of the endpoint's weight, of [`WHOLE`]; never 0. `now` is called only during a ramp.
+    /// Returns the current share of the endpoint's weight, out of [`WHOLE`]; never 0. `now` is
+    /// called only during a ramp.
     pub(crate) fn share(&self, settings: Option<SlowStart>, now: impl FnOnce() -> u64) -> u32 {
         let Some(settings) = settings else { return WHOLE };
         let from = self.from.load(Ordering::Relaxed);
@@ -107,15 +112,15 @@ impl Ramp {
         }
         let elapsed = now().saturating_sub(from);
         if elapsed >= settings.window_ms {
-            // Fails when another ramp has begun meanwhile, which then stays.
+            // Fails if another ramp has begun meanwhile, which then stays.
             let _ = self.from.compare_exchange(from, 0, Ordering::Relaxed, Ordering::Relaxed);
             return WHOLE;
         }
         ((settings.share(elapsed) * f64::from(WHOLE)) as u32).clamp(1, WHOLE)
     }
 
-    /// Returns whether an endpoint with this share serves when it is next in rotation. Over many calls exactly this share returns
-    /// true, evenly spread.
+    /// Returns whether an endpoint with this share serves when it is next in rotation. Over many
+    /// calls, exactly this share returns true, evenly spread.
     pub(crate) fn takes_pick(&self, share: u32) -> bool {
         share == WHOLE || self.credit.fetch_add(share, Ordering::Relaxed) % WHOLE + share >= WHOLE
     }

@@ -1,4 +1,4 @@
-//! Withdrawals: why and until when an endpoint gets no new requests, and what ends that.
+//! Withdrawals: why and until when an endpoint gets no new requests, and what ends the withdrawal.
 
 use super::Reason;
 use crate::sync::{AtomicU64, Ordering};
@@ -7,7 +7,7 @@ use crate::sync::{AtomicU64, Ordering};
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Withdrawal {
     pub(crate) at: u64,
-    /// The time at which it ends, or when the first request may try the endpoint.
+    /// The time at which the withdrawal ends, or at which the first request may try the endpoint.
     pub(crate) until: u64,
     pub(crate) reason: Reason,
     pub(crate) kind: WithdrawalKind,
@@ -18,14 +18,16 @@ pub(crate) struct Withdrawal {
 pub(crate) enum WithdrawalKind {
     /// The endpoint is ejected for its responses. The ejection lasts its full time.
     Responses = 1,
-    /// The endpoint is ejected because it could not be reached: a probe that succeeds ends it, or a request on trial.
+    /// The endpoint is ejected because it could not be reached. A successful probe or request on
+    /// trial ends the ejection.
     Connections = 2,
-    /// The node shows that it stops. Bound sessions continue. It ends as the ejection for connections does.
+    /// The node shows that it is stopping. Bound sessions continue. The drain ends in the same way
+    /// as an ejection for failed connections.
     Draining = 3,
 }
 
 impl WithdrawalKind {
-    /// Returns whether a probe or a request that succeeds ends the withdrawal before its time.
+    /// Returns whether a successful probe or request ends the withdrawal before its time.
     pub(crate) fn ends_by_success(self) -> bool {
         match self {
             WithdrawalKind::Responses => false,
@@ -59,21 +61,23 @@ const FIRST_TRIAL_MS: u64 = 250;
 /// The maximum of that time, and of the time for which successful probes do not readmit.
 const MAX_TRIAL_MS: u64 = 30_000;
 
-/// The time that one request on trial has before another may try.
+/// The time for which one request is on trial before another may try.
 const TRIAL_MS: u64 = 1_000;
 
 /// The minimum time of a drain, before a probe or a request on trial may end it.
 pub(crate) const DRAIN_MS: u64 = 1_000;
 
-/// The time after which a drain ends if no request came to try the endpoint: all sessions may be bound elsewhere.
+/// The time after which a drain ends if no request tried the endpoint, as when all sessions are
+/// bound elsewhere.
 const UNTRIED_DRAIN_MS: u64 = 30_000;
 
-/// Returns for how long no request tries an endpoint whose last `failed_returns` returns failed.
+/// Returns how long no request tries an endpoint whose last `failed_returns` returns failed.
 pub(crate) fn trial_after(failed_returns: u32) -> u64 {
     FIRST_TRIAL_MS.checked_shl(failed_returns.min(16)).unwrap_or(u64::MAX).min(MAX_TRIAL_MS)
 }
 
-/// Returns for how long successful probes do not readmit an endpoint whose last `failed_returns` returns failed; zero if none failed.
+/// Returns how long successful probes do not readmit an endpoint whose last `failed_returns`
+/// returns failed; zero if none failed.
 pub(crate) fn probes_after(failed_returns: u32) -> u64 {
     failed_returns.checked_sub(1).map_or(0, trial_after)
 }
@@ -101,8 +105,9 @@ pub(crate) enum WithholdingState {
 }
 
 impl Withholding {
-    /// Sets the state, and returns whether the endpoint was withheld before and is now. With `keeps_trial`, the time of a request
-    /// on trial stays, if there is one: no other request may try the endpoint because something else ends meanwhile.
+    /// Sets the state, and returns whether the endpoint was withheld before and whether it is now.
+    /// With `keeps_trial`, the time of a current request on trial is kept, so that no other request
+    /// tries the endpoint because something else ends meanwhile.
     pub(crate) fn set(&self, state: WithholdingState, keeps_trial: bool) -> (bool, bool) {
         let word = match state {
             WithholdingState::None => NONE,
@@ -136,8 +141,8 @@ impl Withholding {
         self.0.load(Ordering::Relaxed) == QUARANTINED
     }
 
-    /// Returns whether no request may come now. An endpoint that is `alone` is never withdrawn. `bound`: the sessions of the
-    /// requests are bound to it.
+    /// Returns whether the endpoint may get no request now. An endpoint that is `alone` is never
+    /// withdrawn. `bound` says that the sessions of the requests are bound to it.
     pub(crate) fn withholds(&self, alone: bool, bound: bool, now: impl FnOnce() -> u64) -> bool {
         match self.0.load(Ordering::Relaxed) {
             NONE => false,
@@ -152,13 +157,15 @@ impl Withholding {
         WithdrawalKind::of(self.0.load(Ordering::Relaxed))
     }
 
-    /// Returns when the withdrawal ends, or when the next request may try the endpoint, if it is withdrawn and not down.
+    /// Returns when the withdrawal ends, or when the next request may try the endpoint; `None` if
+    /// it is down or not withdrawn.
     pub(crate) fn until(&self) -> Option<u64> {
         let word = self.0.load(Ordering::Relaxed);
         WithdrawalKind::of(word).map(|_| word >> KIND_BITS)
     }
 
-    /// Records that the endpoint is chosen. If the trial of the endpoint is due, exactly one of the concurrent requests gets true.
+    /// Records that the endpoint is chosen. If the endpoint's trial is due, exactly one of the
+    /// concurrent requests gets true.
     pub(crate) fn choose(&self, bound: bool, now: impl FnOnce() -> u64) -> bool {
         let before = self.0.load(Ordering::Relaxed);
         let Some(kind) = WithdrawalKind::of(before).filter(|kind| kind.ends_by_success()) else { return true };

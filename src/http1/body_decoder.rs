@@ -45,18 +45,19 @@ impl BodyDecoder {
         }
     }
 
-    /// Polls until the next piece may be decoded. If the last one took long, other tasks run first, and the runtime looks at its sockets.
+    /// Polls until the next piece may be decoded. If the last piece took long, other tasks run
+    /// first, and the runtime checks its sockets.
     pub(crate) fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let BodyDecoder::Chunked(chunked) = self
             && chunked.take_has_joined_many()
         {
-            // It has the runtime wake this task later than a task that wakes itself.
+            // This makes the runtime wake this task later than a task that wakes itself.
             return pin!(yield_now()).poll(cx);
         }
         Poll::Ready(())
     }
 
-    /// Returns true when the last byte was taken, as far as the framing can tell.
+    /// Returns true if the last byte was taken, as far as the framing shows.
     pub(crate) fn is_end(&self) -> bool {
         match self {
             BodyDecoder::Length(remaining) => *remaining == 0,
@@ -65,7 +66,7 @@ impl BodyDecoder {
         }
     }
 
-    /// Returns how many bytes are still to come, if the framing tells.
+    /// Returns how many bytes are still to come, if the framing says so.
     pub(crate) fn remaining(&self) -> Option<u64> {
         match self {
             BodyDecoder::Length(remaining) => Some(*remaining),
@@ -73,8 +74,8 @@ impl BodyDecoder {
         }
     }
 
-    /// Takes the whole body if its length is known and all of it was read with the head, as with
-    /// small messages.
+    /// Takes the whole body if its length is known and all of it was read together with the head,
+    /// as with small messages.
     pub(crate) fn take_whole(&self, read: &mut BytesMut) -> Option<Bytes> {
         let length = usize::try_from(self.remaining()?).ok().filter(|length| *length <= read.len())?;
         Some(read.split_to(length).freeze())

@@ -1,28 +1,29 @@
-//! Decodes a body in chunks (RFC 9112, 7.1). Where two parsers could see different chunks, the
-//! decoder fails.
+//! Decodes a chunked body (RFC 9112, 7.1). If two parsers could see different chunks, the decoder
+//! fails.
 
 use std::mem::take;
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderName;
 
-/// The largest length of a body or chunk. Larger numbers are negative in a signed 64-bit integer.
+/// The maximum length of a body or chunk. Larger numbers are negative in a signed 64-bit integer.
 pub(crate) const MAX_LENGTH: u64 = i64::MAX as u64;
 
-/// The longest line with a chunk's size, in bytes.
+/// The maximum length of the line with a chunk's size, in bytes.
 const MAX_SIZE_LINE: usize = 4096;
-/// The most bytes of all trailers together.
+/// The maximum size of all trailers together, in bytes.
 const MAX_TRAILERS: usize = 16 * 1024;
 
-/// A size line may have this many bytes plus the length of its chunk. What the size lines of a body
-/// have beyond that adds up to at most `MAX_OVERHEAD`: bytes that carry no data are wasted work
+/// A size line may have this many bytes plus the length of its chunk. The excess of all size lines
+/// of a body is at most `MAX_OVERHEAD`, because bytes that carry no data are wasted work
 /// (CVE-2023-39326).
 const FREE_SIZE_LINE: u64 = 16;
 const MAX_OVERHEAD: u32 = 16 * 1024;
 
-/// Shorter chunks are joined as far as they were read, because the cost of a piece would otherwise apply to each byte.
+/// Shorter chunks are joined as far as they were read, because otherwise each byte would have the
+/// cost of a piece.
 const SMALL_CHUNK: usize = 512;
-/// A piece of this many chunks takes long to decode, so other tasks run before the next one.
+/// Decoding a piece of this many chunks takes long, so other tasks run before the next one.
 const MANY_CHUNKS: usize = 64;
 
 /// Decodes chunks. Skips chunk extensions and trailers.
@@ -30,7 +31,7 @@ const MANY_CHUNKS: usize = 64;
 pub(crate) struct ChunkedDecoder {
     position: Position,
     overhead: u32,
-    /// The last piece was joined of many chunks.
+    /// Whether the last piece was joined from many chunks.
     has_joined_many: bool,
 }
 
@@ -52,7 +53,7 @@ enum Position {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Decoded {
     Data(Bytes),
-    /// The connection must be read before there is more.
+    /// The connection must be read before there is more data.
     NeedMore,
     End,
 }
@@ -67,7 +68,7 @@ impl ChunkedDecoder {
         self.position == Position::End
     }
 
-    /// Returns once whether the last piece was joined of many chunks.
+    /// Returns once whether the last piece was joined from many chunks.
     pub(crate) fn take_has_joined_many(&mut self) -> bool {
         take(&mut self.has_joined_many)
     }
@@ -81,12 +82,12 @@ impl ChunkedDecoder {
             None if self.position == Position::End => return Ok(Decoded::End),
             None => return Ok(Decoded::NeedMore),
         };
-        // The end usually arrives with the last data, so that the last piece is known to be the last.
+        // The end usually arrives with the last data, so the last piece is known to be the last.
         self.skip_to_data(read)?;
         if data.len() >= SMALL_CHUNK || !self.is_at_small_chunk(read) {
             return Ok(Decoded::Data(data.freeze()));
         }
-        // It grows by doubling, so that a few bytes hold no large buffer.
+        // The buffer grows by doubling, so that a few bytes hold no large buffer.
         let (mut pieces, mut joined) = (BytesMut::with_capacity(2 * SMALL_CHUNK), 0);
         pieces.extend_from_slice(&data);
         while self.is_at_small_chunk(read)
@@ -94,7 +95,7 @@ impl ChunkedDecoder {
         {
             pieces.extend_from_slice(&data);
             joined += 1;
-            // What came before an error is passed on; the next call finds it again.
+            // Data before an error is passed on; the next call finds the error again.
             if self.skip_to_data(read).is_err() {
                 break;
             }
@@ -164,8 +165,8 @@ impl ChunkedDecoder {
     }
 }
 
-/// Returns the length of the line at the start of `read`, without its CR LF; `None` while it is incomplete. A CR or LF inside a line
-/// is an error.
+/// Returns the length of the line at the start of `read`, without its CR LF; `None` while it is
+/// incomplete. A CR or LF inside a line is an error.
 fn line_length(read: &[u8], max_length: usize) -> Result<Option<usize>, InvalidChunk> {
     let within = &read[..read.len().min(max_length)];
     match within.iter().position(|byte| matches!(byte, b'\r' | b'\n')) {
@@ -180,7 +181,8 @@ fn line_length(read: &[u8], max_length: usize) -> Result<Option<usize>, InvalidC
     }
 }
 
-/// Returns whether a line has the form of a header, as a trailer has. Any other line could be the head of another response.
+/// Returns whether a line has the form of a header, as a trailer does. Any other line could be the
+/// head of another response.
 fn is_trailer(line: &[u8]) -> bool {
     let Some(colon) = line.iter().position(|byte| *byte == b':') else { return false };
     HeaderName::from_bytes(&line[..colon]).is_ok() && line[colon + 1..].iter().all(is_text)
@@ -203,7 +205,7 @@ fn parse_size(line: &[u8]) -> Result<u64, InvalidChunk> {
     u64::from_str_radix(digits, 16).ok().filter(|size| *size <= MAX_LENGTH).ok_or(InvalidChunk)
 }
 
-/// Decodes `data` as chunks, at once and in two parts: the data must be the same.
+/// Decodes `data` as chunks, at once and in two parts. Both must give the same data.
 #[cfg(fuzzing)]
 pub(crate) fn fuzz(data: &[u8]) {
     let decode = |parts: [&[u8]; 2]| {

@@ -17,8 +17,8 @@ pub(crate) enum FramingError {
     ContentLength,
 }
 
-/// The headers that frame a message, collected while its head is parsed: a lookup in the map costs
-/// more.
+/// The headers that frame a message. They are collected while its head is parsed, because a lookup
+/// in the map costs more.
 #[derive(Debug, Default)]
 pub(crate) struct FramingHeaders {
     transfer_encodings: usize,
@@ -31,7 +31,8 @@ pub(crate) struct FramingHeaders {
 }
 
 impl FramingHeaders {
-    /// Returns false if no header whose name has this length frames a message: most need no comparison then.
+    /// Returns false if no header whose name has this length frames a message, so that most names
+    /// need no comparison.
     pub(crate) fn may_record(name_len: usize) -> bool {
         matches!(name_len, 6 | 10 | 14 | 17)
     }
@@ -57,8 +58,8 @@ impl FramingHeaders {
         }
     }
 
-    /// Returns the decoder of the body (RFC 9112, 6.3), or `None` if no header frames it. Fails
-    /// where parsers may disagree on the end of the body (RFC 9112, 6.1).
+    /// Returns the decoder of the body (RFC 9112, 6.3), or `None` if no header frames it. Fails if
+    /// parsers may disagree on the end of the body (RFC 9112, 6.1).
     pub(crate) fn decoder(&self, version: Version) -> Result<Option<BodyDecoder>, FramingError> {
         match (self.transfer_encodings, self.content_lengths) {
             (0, 0) => Ok(None),

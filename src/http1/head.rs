@@ -1,4 +1,4 @@
-//! Finds the end of a head and the lines in it, in however many reads it arrives.
+//! Finds the end of a head and its lines, regardless of how many reads deliver it.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -27,7 +27,7 @@ impl Default for HeadLimits {
     }
 }
 
-/// The reason why the bytes are not a head.
+/// The reason why the bytes are not a valid head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum HeadError {
     #[error("the head is too long")]
@@ -36,7 +36,7 @@ pub(crate) enum HeadError {
     StartLineTooLong,
     #[error("the head has too many headers")]
     TooManyHeaders,
-    /// Some parsers end a line there, and some do not.
+    /// Some parsers end a line there, others do not.
     #[error("a line of the head ends with a bare line feed")]
     BareLineFeed,
     #[error("the head is empty")]
@@ -46,8 +46,8 @@ pub(crate) enum HeadError {
 /// Searches for the end of a head.
 #[derive(Debug, Default)]
 pub(crate) struct HeadScanner {
-    /// The bytes before this were searched. They hold no end of a head, and only their last line is
-    /// incomplete.
+    /// The bytes before this position were searched. They contain no end of a head, and only their
+    /// last line is incomplete.
     searched: usize,
 }
 
@@ -123,7 +123,8 @@ impl HeadLines<'_> {
         self.ends.windows(2).map(|ends| ends[0] + 1..ends[1] - 1)
     }
 
-    /// Returns the lengths of all lines with their ends, the empty one at the end of the head included. `end` is the length of the head.
+    /// Returns the lengths of all lines with their ends, including the empty line at the end of the
+    /// head. `end` is the length of the head.
     #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only a server has buffers for lines"))]
     pub(crate) fn lengths(&self, end: usize) -> impl Iterator<Item = usize> {
         let starts = std::iter::once(0).chain(self.ends.iter().map(|feed| feed + 1));

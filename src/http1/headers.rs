@@ -1,7 +1,7 @@
 //! Parses the headers of a head.
 //!
-//! The `http` crate checks the characters of names and values. This module also refuses what
-//! another parser could read differently.
+//! The `http` crate checks the characters of names and values. This module also refuses headers
+//! that another parser could read differently.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -15,15 +15,15 @@ use super::framing::FramingHeaders;
 use super::head::HeadLines;
 
 thread_local! {
-    /// Maps of messages that were written, for messages that are read next: to make and drop a map
-    /// costs four allocations.
+    /// Header maps of written messages, which are reused for messages that are read next. Creating
+    /// and dropping a map costs four allocations.
     static SPARE_MAPS: RefCell<Vec<HeaderMap>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The number of maps that are kept. With many busy clients, many requests end in one turn of the runtime, and the next ones begin
-/// in the next turn.
+/// The number of maps that are kept. With many busy clients, many requests end in one turn of the
+/// runtime, and the next ones begin in the next turn.
 const MAX_SPARE_MAPS: usize = 128;
-/// The largest capacity of a map that is kept, in headers.
+/// The maximum capacity of a map that is kept, in headers.
 const MAX_SPARE_CAPACITY: usize = 64;
 
 /// The number of headers that can be added to a parsed head before its map grows: the forwarding headers and
@@ -43,15 +43,16 @@ pub(crate) enum InvalidHeaders {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sender {
     Client,
-    /// A `Connection` header that is only `close` or `keep-alive` is recorded and left out: nearly
-    /// every response has one, and the proxy would remove it again.
+    /// Its `Connection` header is recorded and left out if it is only `close` or `keep-alive`.
+    /// Nearly every response has one, and the proxy would remove it again.
     Node,
 }
 
-/// Parses the headers of `head` into `headers`, in place of those that are there. The values share the memory of `head`.
+/// Parses the headers of `head` into `headers`, and replaces its contents. The values share the
+/// memory of `head`.
 ///
-/// A name ends at its colon. Whitespace before the colon, or before a name as in a folded line, is
-/// not part of a name (RFC 9112, 5.1 and 5.2), so such lines are refused.
+/// A name ends at its colon. Whitespace is not part of a name, neither before the colon nor before
+/// a name as in a folded line (RFC 9112, 5.1 and 5.2). So such lines are refused.
 pub(crate) fn parse(
     head: &Bytes,
     lines: &HeadLines<'_>,
@@ -74,7 +75,7 @@ pub(crate) fn parse(
     Ok(framing)
 }
 
-/// Keeps the map of a message that was written for [`parse`].
+/// Keeps the map of a written message for [`parse`].
 pub(crate) fn recycle(mut headers: HeaderMap) {
     if (1..=MAX_SPARE_CAPACITY).contains(&headers.capacity()) {
         headers.clear();
@@ -86,7 +87,7 @@ pub(crate) fn recycle(mut headers: HeaderMap) {
     }
 }
 
-/// Returns the name, the value, and the length of the name, which the name itself has to look up.
+/// Returns the name, the value, and the length of the name, which would otherwise cost a lookup.
 fn parse_header(head: &Bytes, line: Range<usize>) -> Result<(HeaderName, HeaderValue, usize), InvalidHeaders> {
     let text = &head[line.clone()];
     let colon = memchr(b':', text).ok_or(InvalidHeaders::NoColon)?;
@@ -114,8 +115,8 @@ fn is_only_persistence(value: &[u8]) -> bool {
     value.eq_ignore_ascii_case(b"keep-alive") || value.eq_ignore_ascii_case(b"close")
 }
 
-/// Looks up the names of nearly every message in their two usual spellings: `HeaderName` copies a
-/// name in lower case before it looks it up.
+/// Looks up the names of nearly every message in their two usual spellings, because `HeaderName`
+/// copies a name in lower case before it looks it up.
 fn common_name(name: &[u8]) -> Option<HeaderName> {
     Some(match (name.len(), name) {
         (4, b"Host" | b"host") => header::HOST,

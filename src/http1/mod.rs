@@ -1,8 +1,8 @@
 //! The HTTP/1.1 wire format that the server (towards clients) and the backend (towards nodes)
 //! share.
 //!
-//! Parsing is strict. A message that two parsers could read in two ways is refused, whichever side
-//! sends it: request smuggling lives in the difference between the two readings.
+//! Parsing is strict. A message that two parsers could read in two ways is refused, regardless of
+//! which side sends it. Request smuggling exploits the difference between two such readings.
 #![cfg_attr(
     not(all(feature = "client", feature = "server")),
     allow(dead_code, reason = "some parts serve only requests or only responses")
@@ -19,7 +19,7 @@ pub(crate) mod writer;
 #[cfg(fuzzing)]
 pub(crate) use chunked::fuzz as fuzz_chunked;
 
-/// Cuts `data` at the place that its first byte names.
+/// Splits `data` at the position that its first byte selects.
 #[cfg(fuzzing)]
 pub(crate) fn in_two(data: &[u8]) -> [&[u8]; 2] {
     let at = usize::from(data.first().copied().unwrap_or(0)) % (data.len() + 1);

@@ -13,8 +13,8 @@ use tokio::io::AsyncWrite;
 use crate::body::Spool;
 use crate::body::{Body, BodyError};
 
-/// Data up to this length is copied behind the encoded bytes: a plain write and the copy cost the
-/// kernel less than a vectored write.
+/// Data up to this length is copied after the encoded bytes, because a plain write and the copy
+/// cost the kernel less than a vectored write.
 const MAX_COPY: usize = 4096;
 
 thread_local! {
@@ -23,7 +23,7 @@ thread_local! {
     static SPARE_BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// The way in which the end of a sent body is marked.
+/// How the end of a sent body is marked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BodyFraming {
     /// By its length, of which this many bytes are still to be sent.
@@ -40,7 +40,7 @@ pub(crate) enum WriteError {
     Io(io::Error),
 }
 
-/// Sends one message after the other.
+/// Sends messages, one after another.
 #[derive(Default)]
 pub(crate) struct MessageWriter {
     /// Encoded bytes, written up to `written`.
@@ -49,13 +49,13 @@ pub(crate) struct MessageWriter {
     /// Follows the encoded bytes.
     data: Bytes,
     body: Option<(Body, BodyFraming)>,
-    /// The start of the message in the encoded bytes, as long as no byte of it was written.
+    /// The start of the message in the encoded bytes, while no byte of it was written.
     unwritten_from: Option<usize>,
-    /// A chunk was written whose line end is still missing.
+    /// Whether a chunk was written whose line end is still missing.
     chunk_open: bool,
     /// Counts the writes that the other side accepted.
     writes: usize,
-    /// TLS holds written bytes back that the socket has not taken.
+    /// Whether TLS holds back written bytes that the socket has not accepted.
     flush_pending: bool,
     body_pending: bool,
     /// The part of the body that was read while the other side accepted nothing.
@@ -64,7 +64,8 @@ pub(crate) struct MessageWriter {
 }
 
 impl MessageWriter {
-    /// Starts a message with what `head` encodes. The message before it is usually written by then.
+    /// Starts a message with the bytes that `head` encodes. The previous message is usually written
+    /// by then.
     pub(crate) fn start<T>(&mut self, head: impl FnOnce(&mut Vec<u8>) -> T) -> T {
         if self.encoded.capacity() == 0 {
             self.encoded = SPARE_BUFFER.take();
@@ -82,8 +83,8 @@ impl MessageWriter {
         head(&mut self.encoded)
     }
 
-    /// Takes the body that follows the head out of `body`; nothing if `framing` says that it is
-    /// empty.
+    /// Takes the body that follows the head out of `body`. Takes nothing if `framing` says that it
+    /// is empty.
     pub(crate) fn set_body(&mut self, body: &mut Body, framing: BodyFraming) {
         self.body = match framing {
             BodyFraming::Length(0) => None,
@@ -122,12 +123,12 @@ impl MessageWriter {
         self.body.is_none() && !self.has_unwritten()
     }
 
-    /// Returns true if all is written that the body has given so far.
+    /// Returns true if everything is written that the body has yielded so far.
     pub(crate) fn waits_for_body(&self) -> bool {
         self.body_pending && !self.has_unwritten()
     }
 
-    /// Returns true if the other side has not accepted all that was there to write.
+    /// Returns true if the other side has not accepted everything that there was to write.
     #[cfg(feature = "server")]
     pub(crate) fn is_held_up(&self) -> bool {
         self.has_unwritten() || self.flush_pending
@@ -138,7 +139,7 @@ impl MessageWriter {
         self.writes
     }
 
-    /// Drops the message if no byte of it was written. Returns whether it did.
+    /// Drops the message if no byte of it was written. Returns whether it was dropped.
     #[cfg(feature = "server")]
     pub(crate) fn discard(&mut self) -> bool {
         let Some(start) = self.unwritten_from else { return false };
@@ -148,8 +149,8 @@ impl MessageWriter {
         true
     }
 
-    /// Reads ahead what the body has, into the spool that `spool` makes. Call it when the other side accepts nothing at present:
-    /// the source of the body then need not wait for it.
+    /// Reads the available part of the body into the spool that `spool` makes. Call it when the
+    /// other side accepts nothing, so that the source of the body need not wait for it.
     #[cfg(feature = "server")]
     pub(crate) fn read_ahead(&mut self, spool: impl FnOnce() -> Spool, cx: &mut Context<'_>) {
         if let Some((body, _)) = &mut self.body {
@@ -162,8 +163,9 @@ impl MessageWriter {
         *self = MessageWriter { writes: self.writes, ..MessageWriter::default() };
     }
 
-    /// Writes what there is; ready when the whole message is written. After an error of the body, writes what the body gave before
-    /// if it is polled again, and then ends: the caller must not let that look like the end of the message.
+    /// Writes the available bytes; ready when the whole message is written. If it is polled again
+    /// after an error of the body, it writes the bytes that preceded the error, and then ends. The
+    /// caller must not make that look like the end of the message.
     pub(crate) fn poll_send<S>(&mut self, stream: &mut S, cx: &mut Context<'_>) -> Poll<Result<(), WriteError>>
     where
         S: AsyncWrite + Unpin,
@@ -174,7 +176,7 @@ impl MessageWriter {
                 WriteError::Body(error)
             })?;
             if !self.has_unwritten() {
-                // TLS may hold a record back that the socket did not take.
+                // TLS may hold back a record that the socket did not accept.
                 let flushed = Pin::new(&mut *stream).poll_flush(cx).map_err(WriteError::Io)?;
                 if replace(&mut self.flush_pending, flushed.is_pending()) && flushed.is_ready() {
                     self.writes = self.writes.wrapping_add(1);
@@ -186,7 +188,7 @@ impl MessageWriter {
         }
     }
 
-    /// Takes from the body as much as one write holds; ready at its end.
+    /// Takes as much of the body as one write holds; ready at its end.
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         while let Some((body, framing)) = &mut self.body {
             if !self.data.is_empty() || self.encoded.len() - self.written >= MAX_COPY {
@@ -244,7 +246,7 @@ impl MessageWriter {
         }
     }
 
-    /// Copies short data. Returns false if it is not short.
+    /// Copies the data if it is short. Returns whether it did.
     fn push_copy(&mut self, data: &[u8]) -> bool {
         let is_short = self.encoded.len() - self.written + data.len() <= MAX_COPY;
         if is_short {

@@ -1,19 +1,21 @@
 //! Requests that concern every node, and how their responses are merged.
 //!
-//! Kylin 2.x-4.x keeps its running queries per node (apache/kylin 3.1.3 QueryContextFacade.java:37-73): to stop or list them, all
-//! nodes must be asked. Kylin 5 tells its nodes itself. Every version keeps its sessions per node, so the logout of a session goes to
-//! all nodes if none is known to have it.
+//! Kylin 2.x-4.x keeps its running queries per node (apache/kylin 3.1.3
+//! QueryContextFacade.java:37-73), so all nodes must be asked to stop or list them. Kylin 5
+//! notifies its nodes itself. Every version keeps its sessions per node, so the logout of a session
+//! goes to all nodes if none is known to have it.
 //!
 //! | merge | nodes | response |
 //! |---|---|---|
 //! | `Best` | query nodes | 502 if a node that may run the query did not confirm the stop |
-//! | `Concat` | query nodes | the lists of the nodes that responded; 502 if one is over the limit |
+//! | `Concat` | query nodes | the lists of the nodes that responded; 502 if one exceeds the limit |
 //! | `Worst` | all | 502 if a node did not respond |
 //! | `Logout` | all | 502 if a node that may have the session did not confirm the logout |
 //!
-//! A node gets the request whatever its health, its limit and its drain are, but not in maintenance. One that refuses connections
-//! confirms: its sessions and queries ended with its process. One that asks for a login, or denies the access, confirms a logout, because
-//! it does not know the session, but no stop.
+//! A node gets the request regardless of its health, its limit and its drain, but not in
+//! maintenance. A node that refuses connections confirms, because its sessions and queries ended
+//! with its process. A node that asks for a login, or denies access, does not know the session. So
+//! it confirms a logout, but not a stop.
 
 use std::cmp::Reverse;
 
@@ -22,25 +24,29 @@ use serde_json::value::RawValue;
 
 use super::class::RequestClass;
 
-/// The way in which the responses of several nodes are merged.
+/// How the responses of several nodes are merged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Merge {
-    /// The request stops a query that one of all query nodes runs. The client gets one of the best responses. A node that does not know
-    /// the id responds with success too, so a success of some nodes means nothing while another may run the query.
+    /// The request stops a query that one of all query nodes runs. The client gets one of the best
+    /// responses. A node that does not know the id responds with success too. So the success of
+    /// some nodes means nothing while another node may run the query.
     Best,
     /// Each node returns a JSON array, and the client gets one array of all elements.
     Concat,
-    /// The request goes to all nodes, not only to those that serve queries. The client gets one of the worst responses, so that a
-    /// success means success everywhere.
+    /// The request goes to all nodes, not only to those that serve queries. The client gets one of
+    /// the worst responses, so that success means success everywhere.
     Worst,
-    /// The request ends a session that one of all nodes has. The client gets one of the best responses, with the cookies that it
-    /// deletes. A node that does not know the session responds with success too.
+    /// The request ends a session that one of all nodes has. The client gets one of the best
+    /// responses, with the cookies that it deletes. A node that does not know the session responds
+    /// with success too.
     Logout,
 }
 
-/// Returns how the responses to a request of `class` are merged if it goes to every node that serves queries, else `None`.
+/// Returns how the responses to a request of `class` are merged, if it goes to every node that
+/// serves queries; otherwise `None`.
 ///
-/// `PUT /admin/config` is not merged although it changes one node only: whether an operator means one node or all is unknown.
+/// `PUT /admin/config` is not merged although it changes only one node. It is unknown whether an
+/// operator means one node or all.
 pub(crate) fn merge_of(class: RequestClass) -> Option<Merge> {
     match class {
         RequestClass::Stop => Some(Merge::Best),
@@ -67,7 +73,8 @@ pub(crate) fn merge_of(class: RequestClass) -> Option<Merge> {
     }
 }
 
-/// Returns the index of the best of some statuses: success before redirection, client errors before server errors.
+/// Returns the index of the best of some statuses: success ranks above redirection, and client
+/// errors above server errors.
 pub(crate) fn best(statuses: impl IntoIterator<Item = StatusCode>) -> Option<usize> {
     statuses.into_iter().enumerate().min_by_key(|&(at, status)| (rank(status), at)).map(|(at, _)| at)
 }
@@ -86,7 +93,8 @@ fn rank(status: StatusCode) -> u8 {
     }
 }
 
-/// Returns one JSON array of the elements of several arrays in order, and the number of bodies that are no array.
+/// Returns one JSON array with the elements of several arrays in order, and the number of bodies
+/// that are not arrays.
 ///
 /// Elements are copied as written, so that numbers and unknown members keep their form. The array has no larger capacity than all
 /// bodies, because each of them has brackets.

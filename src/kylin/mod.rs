@@ -1,5 +1,5 @@
-//! Knowledge of Apache Kylin and Kyligence (KAP): which requests may be retried, what responses mean, which SQL only reads, and
-//! the contents of Kylin's configuration files.
+//! Knowledge of Apache Kylin and Kyligence (KAP): which requests may be retried, what responses
+//! mean, which SQL only reads, and the contents of Kylin's configuration files.
 //!
 //! Everything here is a pure function or a value. No item does I/O or depends on a cluster.
 //!
@@ -15,8 +15,8 @@
 //! | [`ResourceGroups`] | Which nodes of Kylin 5 serve a project? |
 //! | `node` | What does a node report about its roles, its cluster and its metastore? |
 //!
-//! Where a fact has a source, it is a file of <https://github.com/apache/kylin> at the tag or branch named. Facts that were
-//! inferred, not read, are marked as inferred.
+//! Each source of a fact is a file of <https://github.com/apache/kylin> at the tag or branch named.
+//! Facts that were inferred, not read, are marked as inferred.
 
 pub(crate) mod class;
 pub(crate) mod fan_out;

@@ -1,7 +1,8 @@
 //! The resource groups of Kylin 5: which nodes serve a project.
 //!
-//! It binds projects to groups, separately for queries and for builds, and instances to groups (kylin5 core-metadata,
-//! `ResourceGroup`). A project has at most one group of each kind (KE-040027209).
+//! Kylin binds projects to groups, separately for queries and for builds, and instances to groups
+//! (kylin5 core-metadata, `ResourceGroup`). A project has at most one group of each kind
+//! (KE-040027209).
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,8 +13,8 @@ use thiserror::Error;
 
 use super::class::RequestClass;
 
-/// The resource groups of a Kylin 5 cluster. Clones share one table, which [`replace`](Self::replace) exchanges while requests are
-/// served.
+/// The resource groups of a Kylin 5 cluster. Clones share one table, which
+/// [`replace`](Self::replace) can exchange while requests are served.
 ///
 /// ```
 /// use kylin_lb::kylin::ResourceGroups;
@@ -58,9 +59,9 @@ pub enum ResourceGroupError {
     /// The text is not the JSON of resource groups.
     #[error("line {line}, column {column}: not the resource groups of Kylin 5 in JSON")]
     Json {
-        /// From 1.
+        /// The line, from 1.
         line: usize,
-        /// From 1.
+        /// The column, from 1.
         column: usize,
     },
     /// A project or an instance names a group that is not listed.
@@ -79,7 +80,8 @@ pub enum ResourceGroupError {
     },
 }
 
-/// Kylin's own description: `relation` in its metadata, and the body of `PUT /kylin/api/resource_groups`.
+/// Kylin's own format: `relation` in its metadata, and the body of
+/// `PUT /kylin/api/resource_groups`.
 #[derive(Deserialize)]
 struct Relation {
     #[serde(default)]
@@ -117,11 +119,12 @@ fn query() -> RequestType {
 }
 
 impl ResourceGroups {
-    /// Parses the JSON in which Kylin 5 keeps the groups: `resource_group_enabled`, `resource_groups`, `instances` and `mapping_info`.
-    /// While `resource_group_enabled` is false, no project has a group.
+    /// Parses the JSON in which Kylin 5 keeps the groups: `resource_group_enabled`,
+    /// `resource_groups`, `instances` and `mapping_info`. If `resource_group_enabled` is false, no
+    /// project has a group.
     ///
     /// # Errors
-    /// [`ResourceGroupError`] for another text, or one that Kylin would refuse.
+    /// [`ResourceGroupError`] if the text is not this JSON, or Kylin would refuse it.
     pub fn parse(json: &str) -> Result<Self, ResourceGroupError> {
         Ok(ResourceGroups(Arc::new(RwLock::new(Arc::new(Table::parse(json)?)))))
     }
@@ -129,7 +132,7 @@ impl ResourceGroups {
     /// Replaces the groups, for requests that begin from now on. Returns whether they have changed.
     ///
     /// # Errors
-    /// As [`parse`](Self::parse); the groups are then unchanged.
+    /// Those of [`parse`](Self::parse); the groups are then unchanged.
     pub fn replace(&self, json: &str) -> Result<bool, ResourceGroupError> {
         let table = Arc::new(Table::parse(json)?);
         let before = std::mem::replace(&mut *self.0.write(), Arc::clone(&table));
@@ -164,7 +167,7 @@ pub(crate) fn has_group(class: RequestClass) -> bool {
 
 impl Table {
     fn parse(json: &str) -> Result<Self, ResourceGroupError> {
-        // serde takes an array for the members in order.
+        // serde would accept an array as the members in order.
         if !json.trim_start().starts_with('{') {
             return Err(ResourceGroupError::Json { line: 1, column: 1 });
         }

@@ -1,7 +1,9 @@
-//! The retry table: whether another node may be asked, by the class of the request and the outcome of the attempt.
+//! The retry table: whether another node may be asked, by the class of the request and the outcome
+//! of the attempt.
 //!
-//! Idempotent methods are no guide: nginx retries a `PUT` whose connection broke, and so starts a cube build twice. The caller
-//! applies budgets, knows which nodes are left, and knows whether the body can be sent again.
+//! Idempotent methods are no guide: nginx retries a `PUT` whose connection broke, and so starts a
+//! cube build twice. The caller applies budgets, knows which nodes are left, and knows whether the
+//! body can be sent again.
 
 use super::class::{RequestClass, RetrySafety};
 use super::response::{Credentials, Rejection, ResponseClass};
@@ -24,7 +26,7 @@ pub(crate) enum AttemptOutcome {
 /// The decision after an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum RetryDecision {
-    /// Returns the response or the error to the client.
+    /// Return the response or the error to the client.
     Return,
     /// Another node may be asked.
     OtherEndpoint,
@@ -41,7 +43,8 @@ pub(crate) fn decide(class: RequestClass, outcome: AttemptOutcome) -> RetryDecis
     let may_retry = match outcome {
         AttemptOutcome::Unsent => true,
         AttemptOutcome::Broken => safety == RetrySafety::Read,
-        // The node still runs the query: a second one would double the load that made the node slow.
+        // The node still runs the query. A second one would double the load that made the node
+        // slow.
         AttemptOutcome::HeadTimeout => safety == RetrySafety::Read && !class.is_query(),
         AttemptOutcome::RequestBody => false,
         AttemptOutcome::Responded(response) => match response {
@@ -50,8 +53,8 @@ pub(crate) fn decide(class: RequestClass, outcome: AttemptOutcome) -> RetryDecis
             }
             ResponseClass::Rejected(Rejection::Role | Rejection::Busy | Rejection::NotRunning) => true,
             ResponseClass::NodeFailure => safety == RetrySafety::Read,
-            // A failed login is not retried: the third wrong password locks the user. A fault of the cluster is the same on
-            // every node.
+            // A failed login is not retried, because the third wrong password locks the user. A
+            // fault of the cluster is the same on every node.
             ResponseClass::Final
             | ResponseClass::NotFound
             | ResponseClass::ClusterFault(_)
@@ -86,8 +89,8 @@ mod tests {
         ResponseClass::Rejected(Rejection::NotRunning),
     ];
 
-    /// Returns one letter for each of FAILURES, then for each of RESPONSES: `e` for another endpoint, `o` for the session
-    /// owner, `.` for the end.
+    /// Returns one letter for each of FAILURES, then for each of RESPONSES: `e` for another
+    /// endpoint, `o` for the session owner, `.` for the end.
     fn row(class: RequestClass) -> String {
         let letter = |outcome| match decide(class, outcome) {
             RetryDecision::Return => '.',

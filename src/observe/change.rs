@@ -17,9 +17,9 @@ pub struct EndpointChanged<'a> {
     pub cluster: &'a str,
     /// The change.
     pub change: EndpointChange,
-    /// The present state of the endpoint; the last one, if it was removed.
+    /// The current state of the endpoint, or the last one if it was removed.
     pub endpoint: &'a EndpointStatus,
-    /// The reason why the endpoint is not healthy, or was not before.
+    /// The reason why the endpoint is, or was, not healthy.
     pub reason: Option<Reason>,
     /// The source of the change.
     pub found_by: FoundBy,
@@ -66,13 +66,13 @@ pub enum EndpointChange {
     Recovered,
     /// The operator made the endpoint ready.
     Ready,
-    /// The operator drains the endpoint, or its node shows that it stops.
+    /// The operator drains the endpoint, or its node shows that it is stopping.
     Draining,
     /// A draining endpoint has no more requests in flight.
     Drained,
     /// The operator put the endpoint into maintenance.
     Maintenance,
-    /// The node is slower than the others, so that the endpoint has less weight.
+    /// The node is slower than the others, so that the endpoint's weight is reduced.
     Slowed,
     /// The node is no longer slower than the others.
     Restored,
@@ -139,7 +139,8 @@ pub enum FoundBy {
     MetastoreCheck,
     /// The operator or the application, by [`Cluster::set_admin_state`](crate::Cluster::set_admin_state).
     Operator,
-    /// The membership or a setting of the endpoint: by a reload, a source of nodes, or the application.
+    /// The membership or a setting of the endpoint, changed by a reload, a source of nodes, or the
+    /// application.
     Configuration,
 }
 
@@ -175,7 +176,7 @@ pub struct ClusterChanged<'a> {
     pub change: ClusterChange,
     /// The cluster with all its endpoints.
     pub status: &'a ClusterStatus,
-    /// The time for which no endpoint could serve, if one can again.
+    /// How long no endpoint could serve, if one can again.
     pub lasted: Option<Duration>,
 }
 
@@ -183,8 +184,8 @@ pub struct ClusterChanged<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ClusterChange {
-    /// No endpoint is up: ready, and healthy or suspect. Clients are refused, or meet an endpoint that failed while
-    /// [panic mode](crate::cluster::ClusterBuilder::panic_mode) applies.
+    /// No endpoint is up, that is, ready and healthy or suspect. Clients are refused or, in [panic
+    /// mode](crate::cluster::ClusterBuilder::panic_mode), reach an endpoint that failed.
     Unavailable,
     /// An endpoint is up again.
     Available,
@@ -200,8 +201,8 @@ pub struct StoreChanged<'a> {
     pub address: Option<&'a str>,
     /// Whether the store is available now.
     pub available: bool,
-    /// The error, with its causes, that made the store unavailable; `None` if it is available, or did not respond in time. It holds no
-    /// credentials.
+    /// The error, with its causes, that made the store unavailable. It contains no credentials.
+    /// `None` if the store is available, or did not respond in time.
     pub error: Option<&'a str>,
     /// The phase in which that error occurred: a new connection, or the response. `None` if that is unknown, as after a timeout.
     pub phase: Option<AttemptPhase>,
@@ -209,13 +210,13 @@ pub struct StoreChanged<'a> {
     pub pending_writes: usize,
 }
 
-/// The state of a source of nodes has changed, or the membership has.
+/// The state of a source of nodes, or the membership, has changed.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct DiscoveryChanged<'a> {
     /// The name of the source, as it was given to the [`Watch`](super::Watch).
     pub source: &'a str,
-    /// The state now. A source that has not responded within a second is reported once with
+    /// The current status. A source that has not responded within a second is reported once with
     /// [`Waiting`](crate::discovery::SourceState::Waiting).
     pub status: &'a DiscoveryStatus,
 }

@@ -1,8 +1,8 @@
 //! Events of requests, endpoints, session stores and discovery, for logs, metrics and traces.
 //!
-//! An application implements [`Observer`], whose methods have empty bodies by default, and gives it to
-//! [`ProxyBuilder::observer`](crate::proxy::ProxyBuilder::observer) for the events of requests and to a [`Watch`] for the events of
-//! state. Without an observer no event is built.
+//! An application implements [`Observer`], whose methods have empty bodies by default. It passes
+//! the observer to [`ProxyBuilder::observer`](crate::proxy::ProxyBuilder::observer) for the events
+//! of requests, and to a [`Watch`] for the events of state. Without an observer, no event is built.
 //!
 //! # Events of a request
 //!
@@ -12,37 +12,46 @@
 //! | 2 | [`classified`](Observer::classified) | once, in a Kylin-aware proxy |
 //! | 3 | [`session`](Observer::session) | after the lookup, and when the response binds or moves the session |
 //! | 4 | [`queued`](Observer::queued), [`dispatched`](Observer::dispatched) | for each attempt of a query that waits for a slot |
-//! | 4 | [`shared`](Observer::shared), in place of the attempts | once, for a query that gets a copy of the response to an equal one |
+//! | 4 | [`shared`](Observer::shared), instead of the attempts | once, for a query that gets a copy of the response to an identical one |
 //! | 4 | `cache` (feature `cache`) | for each query that is looked up in the result cache |
 //! | 5 | [`picked`](Observer::picked), [`attempt_began`](Observer::attempt_began), [`attempt_ended`](Observer::attempt_ended) | for each attempt |
 //! | 6 | [`retried`](Observer::retried) | between two attempts |
 //! | 7 | [`response_head`](Observer::response_head) | once, unless the client leaves before |
 //! | 8 | [`finished`](Observer::finished) | exactly once, when the body of the response has ended or is dropped |
 //!
-//! Requests of the crate itself have no such events: probes, the metastore check, relayed logins. Their findings are events of
-//! [`endpoint_changed`](Observer::endpoint_changed), whose [`FoundBy`] tells probes from requests.
+//! Requests of the crate itself have no such events: probes, the metastore check, relayed logins.
+//! Their results appear as events of [`endpoint_changed`](Observer::endpoint_changed), whose
+//! [`FoundBy`] distinguishes probes from requests.
 //!
 //! The library itself logs changes of state through `tracing`, with the target `kylin_lb::state`. An application that logs the
 //! events of a [`Watch`] should turn that target off.
 //!
 //! # Request ids and traces
 //!
-//! An observed request has an id, which its node gets as `x-request-id`. The id is the [`RequestId`] in the extensions of the
-//! request, else the header of the client, else a new one of 32 hexadecimal digits. The header of any client is taken if it
-//! consists of 1 to 128 letters, digits and `-_.:+/=@`; another is replaced. So an id finds the lines of one request in several
-//! logs. It proves nothing, because a client may choose an id that was used before.
+//! An observed request has an id, which its node gets as `x-request-id`. The id is the
+//! [`RequestId`] in the extensions of the request, else the client's header, else a new one of 32
+//! hexadecimal digits. The header of any client is accepted if it consists of 1 to 128 letters,
+//! digits and `-_.:+/=@`; any other value is replaced. So an id finds the lines of one request in
+//! several logs. It proves nothing, because a client may reuse an id.
 //!
-//! With a `tracing` subscriber that enables the target `kylin_lb::request` at debug, each request has a span `request`
-//! (`request_id`, `traceparent`, `method`, `path`, `user`, `class`, `status`, `bytes`, `attempts`, `end`), and in it each attempt a
-//! span `attempt` (`number`, `endpoint`, `reason`, `status`, `phase`, `end`). The span of a request lasts until its body has ended,
-//! and is a child of the span in which the application calls the proxy. `traceparent` (W3C Trace Context) reaches the node
-//! unchanged; an application whose subscriber continues traces sets its own with
+//! If a `tracing` subscriber enables the target `kylin_lb::request` at debug, each request has a
+//! span `request`, and in it each attempt has a span `attempt`:
+//!
+//! - `request` has `request_id`, `traceparent`, `method`, `path`, `user`, `class`, `status`,
+//!   `bytes`, `attempts` and `end`;
+//! - `attempt` has `number`, `endpoint`, `reason`, `status`, `phase` and `end`.
+//!
+//! The span of a request lasts until the response body has ended, and is a child of the span in
+//! which the application calls the proxy. `traceparent` (W3C Trace Context) reaches the node
+//! unchanged. An application whose subscriber continues traces sets its own with
 //! [`HeaderEdits`](crate::proxy::HeaderEdits).
 //!
 //! # Secrets
 //!
-//! No event holds credentials, cookies or session ids. Targets are [masked](ObservedRequest::target). The SQL of a query is in an
-//! event only if the application asks for it with [`Detail::Sql`]; its fingerprint is a hash of the SQL without its literals.
+//! No event contains credentials, cookies or session ids. Targets are
+//! [masked](ObservedRequest::target). An event contains the SQL of a query only if the application
+//! asks for it with [`Detail::Sql`]. The fingerprint of a query is a hash of the SQL without its
+//! literals.
 //!
 //! ```
 //! use kylin_lb::observe::{Finished, Observer};
@@ -106,25 +115,29 @@ pub use crate::kylin::response::QueryFlags;
 
 /// Receives the events of requests and endpoints.
 ///
-/// Every method has an empty body by default, so that an implementation names only the events that it needs. The proxy calls the
-/// methods on the path of a request: they must not block, and should leave I/O to a task of their own. If a method panics, the
-/// observer loses this event; the request proceeds, and the panic is logged once.
+/// Every method has an empty body by default, so an implementation defines only the methods for the
+/// events that it needs. The proxy calls the methods on the request path, so they must not block,
+/// and should leave I/O to a task of their own. If a method panics, the observer loses this event;
+/// the request proceeds, and the panic is logged once.
 ///
 /// Several observers may observe one proxy. Each gets every event that it [wants](Self::wants), in the order in which they were added.
 pub trait Observer: Send + Sync + 'static {
-    /// Returns which facts the events must hold. Called once, when the proxy is built. Default: [`Detail::Request`].
+    /// Returns which facts the events must contain. Called once, when the proxy is built. Default:
+    /// [`Detail::Request`].
     fn detail(&self) -> Detail {
         Detail::Request
     }
 
-    /// Returns whether [`Finished::query_flags`] has to be there, with [`Detail::Query`] or more. The last 4 KiB of the response to each
-    /// query are then copied. Called once, when the proxy is built. Default: no.
+    /// Returns whether the observer reads [`Finished::query_flags`], which also needs
+    /// [`Detail::Query`] or more. The last 4 KiB of the response to each query are then copied.
+    /// Called once, when the proxy is built. Default: no.
     fn reads_query_flags(&self) -> bool {
         false
     }
 
-    /// Returns whether the observer gets events of this kind; others are not built. Called once for each kind, when the proxy is built.
-    /// An observer of [one request](RequestObserver) gets all events. Default: yes.
+    /// Returns whether the observer gets events of this kind; other events are not built. Called
+    /// once for each kind, when the proxy is built. An observer of [one request](RequestObserver)
+    /// gets all events. Default: yes.
     fn wants(&self, _kind: EventKind) -> bool {
         true
     }
@@ -138,14 +151,17 @@ pub trait Observer: Send + Sync + 'static {
     /// Called when the session of a request was looked up, and when the response has bound or moved it.
     fn session(&self, _event: &SessionEvent<'_>) {}
 
-    /// Called when a query begins to [wait](crate::admission::QueueRules) for a slot of an endpoint. Called again if another
-    /// endpoint is picked for the query, because the first left, is drained or ejected.
+    /// Called when a query begins to [wait](crate::admission::QueueRules) for a slot of an
+    /// endpoint. Called again if another endpoint is picked for the query because the first left,
+    /// drains or is ejected.
     fn queued(&self, _event: &Queued<'_>) {}
 
-    /// Called when a query that waited has its slot. Not called if it is refused, waits too long, or its client leaves.
+    /// Called when a query that waited has its slot. Not called if the query is refused, waits too
+    /// long, or its client leaves.
     fn dispatched(&self, _event: &Dispatched<'_>) {}
 
-    /// Called when a request gets a copy of the response to an equal one. It may have had attempts before, which failed.
+    /// Called when a request gets a copy of the response to an identical one. The request may have
+    /// had attempts before, which failed.
     fn shared(&self, _event: &SharedResponse<'_>) {}
 
     /// Called when a query was looked up in the result cache. After a hit there is no attempt.
@@ -184,7 +200,7 @@ pub trait Observer: Send + Sync + 'static {
     fn discovery_changed(&self, _event: &DiscoveryChanged<'_>) {}
 }
 
-/// The facts that the events of a request have to hold.
+/// The facts that the events of a request must contain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 #[non_exhaustive]
 pub enum Detail {

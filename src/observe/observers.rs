@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::event::RequestEvent;
 use super::{Detail, EventKind, Observer};
 
-/// An observer of one request, which an application puts into the request's extensions. It gets the events of that request after
-/// the observers of the proxy.
+/// An observer of one request, which an application adds to the request's extensions. It gets the
+/// events of that request after the observers of the proxy.
 ///
-/// It can hold the application's own data about the request, so the application needs no table of requests. The proxy removes it
-/// from the extensions.
+/// It can hold the application's own data about the request, so the application needs no table of
+/// requests. The proxy removes it from the extensions.
 #[derive(Clone)]
 #[must_use]
 pub struct RequestObserver(pub(super) Vec<Arc<dyn Observer>>);
@@ -22,7 +22,7 @@ impl RequestObserver {
         RequestObserver(vec![Arc::new(observer)])
     }
 
-    /// Adds an observer, which gets each event after those before it.
+    /// Adds an observer, which gets each event after those that were added before.
     pub fn and(mut self, observer: impl Observer) -> Self {
         self.0.push(Arc::new(observer));
         self
@@ -50,7 +50,7 @@ pub(crate) struct Observers {
     reads_query_flags: bool,
 }
 
-/// A set of kinds of events, a bit each.
+/// A set of kinds of events, one bit each.
 #[derive(Clone, Copy, Default)]
 struct EventKinds(u16);
 
@@ -104,14 +104,16 @@ impl fmt::Debug for Observers {
     }
 }
 
-/// Calls an observer. Events are sent while values are dropped, where a second panic would abort the process.
+/// Calls an observer and catches its panic. Events are sent while values are dropped, where a
+/// second panic would abort the process.
 pub(super) fn call(observer: &dyn Observer, event: impl FnOnce(&dyn Observer)) {
     if catch_unwind(AssertUnwindSafe(|| event(observer))).is_err() {
         log_panic();
     }
 }
 
-/// Returns the observer behind a reference that several places can hold, which may be the one that it is already.
+/// Returns the observer behind a reference that several places can hold. The observer may already
+/// be such a reference.
 fn shared(observer: impl Observer) -> Arc<dyn Observer> {
     let mut observer = Some(observer);
     let any: &mut dyn Any = &mut observer;
@@ -123,7 +125,8 @@ fn shared(observer: impl Observer) -> Arc<dyn Observer> {
 
 /// Passes an event to these observers.
 fn call_all<'o>(mut observers: impl Iterator<Item = &'o dyn Observer>, event: &impl RequestEvent) {
-    // The observer that panics is taken before it is called, so the next round calls those behind it.
+    // The observer that panics is taken before it is called, so the next round calls the observers
+    // after it.
     let mut call_rest = || {
         for observer in observers.by_ref() {
             event.tell(observer);

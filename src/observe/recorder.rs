@@ -27,7 +27,7 @@ use crate::kylin::query::QueryRequest;
 use crate::kylin::response::{BodyTail, QueryFlags};
 use crate::request::{ClientAddr, ObservedQuery};
 
-/// The record of an observed request. The proxy moves it into the body of the response; dropping it ends the request.
+/// The record of an observed request. The response body holds it; dropping it ends the request.
 pub(crate) struct RequestRecorder {
     observers: Arc<Observers>,
     own: Option<RequestObserver>,
@@ -36,21 +36,21 @@ pub(crate) struct RequestRecorder {
     request: ObservedRequest,
     detail: Detail,
     reads_flags: bool,
-    /// The end of the body of the response to a query, if an observer wants to know its flags.
+    /// The end of the response body of a query, if an observer reads its flags.
     tail: Option<Box<BodyTail>>,
     /// The time at which the query that waits for a slot began to wait.
     queued_since: Option<Duration>,
     queued: Duration,
     attempts: Attempts,
     connect_timer: ConnectTimer,
-    /// The attempt that runs failed before the request was sent.
+    /// Whether the current attempt failed before the request was sent.
     is_unprepared: bool,
     status: Option<StatusCode>,
     first_byte: Option<Duration>,
     bytes: u64,
     /// `None` until it is certain.
     termination: Option<Termination>,
-    /// The endpoint that has responded to an equal request.
+    /// The endpoint that responded to an identical request.
     shared: Option<EndpointId>,
     is_finished: bool,
 }
@@ -61,7 +61,7 @@ impl RequestRecorder {
         !observers.is_empty() || request.extensions().get::<RequestObserver>().is_some() || span::are_wanted()
     }
 
-    /// Starts the record of a request. `client` names its client.
+    /// Starts the record of a request from `client`.
     pub(crate) fn begin(
         observers: &Arc<Observers>,
         clock: &Arc<dyn Clock>,
@@ -100,7 +100,7 @@ impl RequestRecorder {
         recorder
     }
 
-    /// Passes an event to every observer that wants it.
+    /// Passes an event to the observers that want it.
     fn tell<E: RequestEvent>(&self, event: &E) {
         self.observers.tell(event);
         if let Some(own) = &self.own {
@@ -113,7 +113,7 @@ impl RequestRecorder {
         self.connect_timer.clone()
     }
 
-    /// Returns whether a subscriber wants the spans of the request.
+    /// Returns whether the request's spans are wanted.
     pub(crate) fn is_traced(&self) -> bool {
         self.spans.are_enabled()
     }
@@ -123,7 +123,7 @@ impl RequestRecorder {
         self.spans.of_request()
     }
 
-    /// Returns the span of the attempt that runs.
+    /// Returns the current attempt's span.
     pub(crate) fn attempt_span(&self) -> Span {
         self.spans.of_attempt()
     }
@@ -188,7 +188,7 @@ impl RequestRecorder {
         waited
     }
 
-    /// Records that the request gets a copy of the response that `endpoint` sends to an equal one.
+    /// Records that the request gets a copy of the response that `endpoint` sends to another.
     pub(crate) fn shared(&mut self, endpoint: &EndpointId) {
         self.shared = Some(endpoint.clone());
         let waited = self.elapsed();
@@ -242,7 +242,7 @@ impl RequestRecorder {
         self.end_attempt(failed(kind), self.now());
     }
 
-    /// Records the head of a response, which the client may get or not.
+    /// Records the head of a response, whether or not the client gets it.
     pub(crate) fn attempt_responded(&mut self, status: StatusCode) {
         let elapsed = self.elapsed();
         if let Some(attempt) = self.attempts.last_mut() {
@@ -251,7 +251,7 @@ impl RequestRecorder {
         }
     }
 
-    /// Ends the attempt at `index` of several that ran at the same time and took `took`.
+    /// Ends the attempt at `index`, one of several that ran at the same time, which took `took`.
     pub(crate) fn attempt_ended(&mut self, index: usize, end: AttemptEnd, status: Option<StatusCode>, took: Duration) {
         let Some(attempt) = self.attempts.get_mut(index) else { return };
         (attempt.end, attempt.status, attempt.total) = (Some(end), status, took);
@@ -261,7 +261,6 @@ impl RequestRecorder {
         self.tell(&AttemptEnded { request: &self.request, number, attempt, at });
     }
 
-    /// Ends the attempt that runs, if one does.
     fn end_attempt(&mut self, end: AttemptEnd, Moment { at, elapsed }: Moment) {
         let number = self.number();
         let Some(attempt) = self.attempts.last_mut().filter(|attempt| attempt.end.is_none()) else { return };
@@ -274,7 +273,7 @@ impl RequestRecorder {
         }
     }
 
-    /// Records that the request is sent again, to `to`. The response to the last attempt, if there was one, is dropped.
+    /// Records that the request is sent again, to `to`. A response to the last attempt is dropped.
     pub(crate) fn retried(&mut self, to: &EndpointId, reason: RetryReason, budget_left: Option<u32>) {
         if let RetryReason::Response(status) = reason {
             self.end_attempt(AttemptEnd::Responded(status), self.now());
@@ -295,7 +294,8 @@ impl RequestRecorder {
         }
     }
 
-    /// Records the head of the response for the client, and ends the request with its body. `is_head`: the client gets no body.
+    /// Records the head of the response for the client, whose body ends the request. `is_head` says
+    /// that the client gets no body.
     pub(crate) fn respond(mut self: Box<Self>, response: &mut Response<Body>, is_head: bool) {
         let (status, elapsed) = (response.status(), self.elapsed());
         (self.status, self.first_byte) = (Some(status), Some(elapsed));
@@ -323,7 +323,7 @@ impl RequestRecorder {
             (_, ended) => ended,
         };
         let now = self.now();
-        // Concurrent attempts may still run, for which the client did not wait.
+        // Concurrent attempts that the client did not wait for may still be running.
         for index in 0..self.attempts.len().saturating_sub(1) {
             if self.attempts[index].end.is_none() {
                 let took = now.elapsed.saturating_sub(self.attempts[index].after);
@@ -358,7 +358,7 @@ impl RequestRecorder {
     }
 }
 
-/// A moment, by the clock of the proxy and since the request arrived.
+/// A moment, on the clock of the proxy and relative to the arrival of the request.
 #[derive(Clone, Copy)]
 struct Moment {
     at: Instant,

@@ -8,7 +8,7 @@ use tracing::{Instrument as _, Level, Span, debug, debug_span, span_enabled};
 
 use super::{Attempt, Finished, ObservedRequest};
 
-/// The maximum length of a value of a client in a span, in characters.
+/// The maximum length of a client's value in a span, in characters.
 const MAX_VALUE: usize = 200;
 
 /// Returns whether a subscriber wants the spans.
@@ -91,12 +91,13 @@ impl RequestSpans {
     }
 }
 
-/// Runs a future within a span. It is boxed, so that the future of a request without spans stays small.
+/// Runs a future within a span. The future is boxed, so that the future of a request without spans
+/// stays small.
 pub(crate) fn in_span<F: Future>(span: Span, future: F) -> Pin<Box<Instrumented<F>>> {
     Box::pin(future.instrument(span))
 }
 
-/// Returns the part of a value of a client that a span shows.
+/// Returns the part of a client's value that a span shows.
 fn shown(value: &str) -> &str {
     match value.char_indices().nth(MAX_VALUE) {
         Some((end, _)) => &value[..end],

@@ -4,12 +4,15 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 
-/// The text in place of a value that is not shown.
+/// The text that replaces a value that is not shown.
 const MASK: &str = "***";
 
-/// Masks the secrets in the target of a request or in another URL. `***` replaces the values of path parameters, a user with a
-/// password, and values of the query and the fragment that may be secret, such as `sql`, passwords, keys, tokens, signatures and
-/// session ids.
+/// Masks the secrets in the target of a request or in another URL. `***` replaces
+///
+/// - the values of path parameters;
+/// - a user with a password;
+/// - values of the query and the fragment that may be secret, such as `sql`, passwords, keys,
+///   tokens, signatures and session ids.
 ///
 /// ```
 /// let masked = kylin_lb::observe::masked_target("/kylin/query;jsessionid=AB?sql=select+1&limit=10");
@@ -35,8 +38,8 @@ pub fn masked_target(target: &str) -> Cow<'_, str> {
     }
 }
 
-/// Returns the URL with `***` in place of user and password, which stand between `//` and the last `@` of an authority; `None`
-/// without any.
+/// Returns the URL with `***` in place of the user and the password, which are between `//` and the
+/// last `@` of an authority. Returns `None` if there are none.
 fn mask_users(url: &str) -> Option<String> {
     let (mut masked, mut written, mut rest) = (String::new(), 0, url);
     while let Some((_, after)) = rest.split_once("//") {
@@ -56,7 +59,7 @@ fn mask_users(url: &str) -> Option<String> {
 
 /// Returns `path` without the values of path parameters: servers write session ids there (`;jsessionid=`).
 pub(super) fn mask_path(path: &str) -> Cow<'_, str> {
-    // Without a branch for each byte: most paths are too short for `memchr2` to pay.
+    // Without a branch per byte: most paths are too short for `memchr2` to pay off.
     let is_marked = path.bytes().fold(false, |is_marked, byte| is_marked | matches!(byte, b';' | b'%'));
     if !is_marked || !path.split('/').any(|segment| parameters(segment).is_some()) {
         return Cow::Borrowed(path);
@@ -78,14 +81,15 @@ pub(super) fn mask_path(path: &str) -> Cow<'_, str> {
     Cow::Owned(masked)
 }
 
-/// Returns where the parameters of a path segment begin, if it has any, with an escaped semicolon too.
+/// Returns where the parameters of a path segment begin, if it has any. An escaped semicolon counts
+/// too.
 fn parameters(segment: &str) -> Option<usize> {
     let plain = segment.find(';');
     let escaped = segment.as_bytes().windows(3).position(|letters| letters.eq_ignore_ascii_case(b"%3b"));
     plain.into_iter().chain(escaped).min()
 }
 
-/// Masks the secrets in a query, as [`masked_target`] does in that of a URL.
+/// Masks the secrets in a query, as [`masked_target`] does in the query of a URL.
 ///
 /// ```
 /// assert_eq!(kylin_lb::observe::masked_query("limit=10&sig=AB"), "limit=10&sig=***");
@@ -113,8 +117,8 @@ pub(super) fn mask_query(query: &str) -> Cow<'_, str> {
     Cow::Owned(pairs.collect::<Vec<_>>().join("&"))
 }
 
-/// Parts of the names of parameters and headers that are secret, without signs between words: passwords, keys, sessions and what
-/// single sign-on sends (SAML 2.0, OAuth 2.0).
+/// Parts of the names of secret parameters and headers, without separators between words. They
+/// cover passwords, keys, sessions, and the values of single sign-on (SAML 2.0, OAuth 2.0).
 const SECRET_PARTS: [&str; 18] = [
     "session",
     "cookie",
@@ -135,19 +139,22 @@ const SECRET_PARTS: [&str; 18] = [
     "samlart",
     "assertion",
 ];
-/// Whole names of parameters: `code` of OAuth 2.0, `ticket` of CAS, and those of keys and signatures, such as `sig` of Azure.
+/// Whole names of parameters: `code` of OAuth 2.0, `ticket` of CAS, and names of keys and
+/// signatures, such as `sig` of Azure.
 const SECRET_NAMES: [&str; 7] = ["sql", "code", "ticket", "auth", "sig", "signature", "key"];
 
 /// Returns the name of a parameter, as it is written, if its value is not shown.
 fn masked_name(pair: &str) -> Option<&str> {
-    // Some servers read a semicolon as a separator too. A pair with one is hidden from its first `=` if any name in it is secret.
+    // Some servers also treat a semicolon as a separator. A pair with a semicolon is hidden from
+    // its first `=` if any name in it is secret.
     let (name, value) = pair.split_once('=')?;
     let of_semicolons = value.split(';').skip(1).filter_map(|part| Some(part.split_once('=')?.0));
     let mut names = name.split(';').chain(of_semicolons);
     names.any(is_hidden).then_some(name)
 }
 
-/// Returns whether the value of the parameter with this name is not shown. Allocates nothing: each logged request asks.
+/// Returns whether the value of the parameter with this name is hidden. Allocates nothing, because
+/// it runs for each logged request.
 fn is_hidden(name: &str) -> bool {
     if name.contains('%') { is_hidden_name(percent_decode_str(name)) } else { is_hidden_name(name.bytes()) }
 }
@@ -162,14 +169,16 @@ fn is_hidden_name(name: impl Iterator<Item = u8> + Clone) -> bool {
     SECRET_NAMES.iter().any(is_whole) || has_secret_part(name)
 }
 
-/// Returns what is behind `start`, in whichever case that is written; `None` if the name does not begin with it.
+/// Returns the rest of the name after `start`, which matches in either case; `None` if the name
+/// does not begin with it.
 fn rest_behind<I: Iterator<Item = u8>>(mut name: I, start: &str) -> Option<I> {
     let mut letters = start.bytes();
     letters.all(|letter| name.next().is_some_and(|byte| byte.eq_ignore_ascii_case(&letter))).then_some(name)
 }
 
-/// Returns whether the parameter or the header with this name, in lower case, may hold a secret: its name tells of passwords, keys,
-/// tokens, cookies or sessions, whether or not `-` and `_` stand between its words.
+/// Returns whether the parameter or header with this name, in lower case, may be secret. Its name
+/// suggests passwords, keys, tokens, cookies or sessions, with or without `-` and `_` between its
+/// words.
 ///
 /// ```
 /// use kylin_lb::observe::is_secret_name;
@@ -180,7 +189,7 @@ pub fn is_secret_name(name: &str) -> bool {
     has_secret_part(name.bytes())
 }
 
-/// The first letters of [`SECRET_PARTS`], a bit each. Most letters of a name begin none of them.
+/// The first letters of [`SECRET_PARTS`], one bit each. Most letters of a name begin none of them.
 const FIRST_LETTERS: u32 = {
     let (mut letters, mut part) = (0, 0);
     while part < SECRET_PARTS.len() {

@@ -3,7 +3,7 @@ use std::fmt;
 
 use http::StatusCode;
 
-/// The end of a request.
+/// How a request ended.
 ///
 /// | variant | [name](Self::as_str) | Envoy's response flag | HAProxy's termination state |
 /// |---|---|---|---|
@@ -30,7 +30,8 @@ use http::StatusCode;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Termination {
-    /// The client got the whole response, of whatever status, or the last byte was handed to its connection.
+    /// The client got the whole response, with any status, or the last byte was handed to its
+    /// connection.
     Complete,
     /// The client left before the end of the response.
     ClientGone,
@@ -40,13 +41,14 @@ pub enum Termination {
     Denied,
     /// The body of the request is too large. The client got 413.
     RequestTooLarge,
-    /// The body of the request came too slowly. The client got 408.
+    /// The body of the request arrived too slowly. The client got 408.
     RequestTimeout,
     /// The body of the request ended early.
     RequestAborted,
     /// No endpoint is eligible. The client got 503.
     NoEndpoint,
-    /// Every eligible endpoint or its backend is at its limit, or the login of the session cannot be checked at present.
+    /// Every eligible endpoint or its backend is at its limit, or the login of the session
+    /// currently cannot be checked.
     Overflow,
     /// The node could not be reached.
     ConnectFailed,
@@ -62,9 +64,11 @@ pub enum Termination {
     ResponseTruncated,
     /// The node paused for too long within its response.
     ResponseStalled,
-    /// The client stopped the query by its id while it waited for the response to an equal one.
+    /// The client stopped the query by its id while the query waited for the response to an
+    /// identical one.
     Stopped,
-    /// A stop, a logout or another request for all nodes was not confirmed by each of them, whatever the reason. The client got 502.
+    /// A stop, a logout or another request for all nodes was not confirmed by each of them, for any
+    /// reason. The client got 502.
     Unconfirmed,
     /// The server of the front end stopped, and its grace time was over. The client got 502, or a part of its response.
     ServerStopped,
@@ -102,12 +106,12 @@ impl Termination {
         self.names().0
     }
 
-    /// Returns the response flag of Envoy that is closest; `-` for a complete response.
+    /// Returns the closest response flag of Envoy; `-` for a complete response.
     pub const fn envoy_flag(self) -> &'static str {
         self.names().1
     }
 
-    /// Returns the first two characters of HAProxy's termination state that are closest.
+    /// Returns the first two characters of the closest termination state of HAProxy.
     pub const fn haproxy_state(self) -> &'static str {
         self.names().2
     }
@@ -173,18 +177,19 @@ thread_local! {
     static CUT: Cell<Option<Cut>> = const { Cell::new(None) };
 }
 
-/// How a server that stops ends a request.
+/// How a stopping server ends a request.
 #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only the server stops"))]
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Cut {
-    /// Its client gets a response of this status.
+    /// The client gets a response with this status.
     Responds(StatusCode),
-    /// Its client gets nothing more.
+    /// The client gets nothing more.
     Closes,
 }
 
 impl Cut {
-    /// Returns the end of a request that is dropped, and sets the status that its client gets.
+    /// Returns the termination of a request that is dropped, and sets the status that its client
+    /// gets.
     pub(super) fn end_of_dropped(status: &mut Option<StatusCode>) -> Termination {
         match CUT.try_with(Cell::get).ok().flatten() {
             None => Termination::ClientGone,
@@ -197,8 +202,9 @@ impl Cut {
     }
 }
 
-/// Requests that the current thread drops after [`enter`](Self::enter), and before the scope is dropped, are ended by the server and
-/// not by their clients. Nothing may be awaited between.
+/// Marks a scope of the current thread. Requests that the thread drops after
+/// [`enter`](Self::enter), and before the scope is dropped, count as ended by the server and not by
+/// their clients. Nothing may be awaited in the scope.
 #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only the server stops"))]
 #[derive(Debug, Default)]
 pub(crate) struct CutScope(bool);

@@ -1,7 +1,7 @@
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A time of day in UTC, as logs write it.
+/// A time of day in UTC, formatted for logs.
 ///
 /// ```
 /// use kylin_lb::observe::Timestamp;
@@ -18,7 +18,7 @@ pub struct Timestamp {
 }
 
 impl From<SystemTime> for Timestamp {
-    /// Takes a time before 1970 for the beginning of that year.
+    /// A time before 1970 becomes the beginning of 1970.
     fn from(time: SystemTime) -> Self {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
         Timestamp { millis: u64::try_from(since.as_millis()).unwrap_or(u64::MAX) }

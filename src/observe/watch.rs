@@ -18,16 +18,19 @@ use crate::endpoint::AdminState;
 use crate::health::Reason;
 use crate::session::Sessions;
 
-/// The interval at which states are read that change by the passage of time alone, such as the end of an ejection.
+/// The interval at which states are read that only the passage of time changes, such as the end of
+/// an ejection.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// The time that a source of nodes may take before it is reported, and a cluster may have no endpoint at its start.
+/// How long a source of nodes may take before it is reported, and how long a cluster may have no
+/// endpoint at its start.
 const START_TIME: Duration = Duration::from_secs(1);
 
 /// Reports changes of state to an observer, until it is dropped.
 ///
-/// A change of health, of membership or by the operator is reported at once; one by the passage of time, within a second. A state
-/// that ends before the task of the watch has run is not reported.
+/// A change of health, of membership or by the operator is reported at once. A change by the
+/// passage of time is reported within a second. A state that ends before the task of the watch has
+/// run is not reported.
 ///
 /// ```
 /// use kylin_lb::observe::{EndpointChanged, Observer, Watch};
@@ -53,7 +56,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Returns a watch of nothing yet.
+    /// Returns a watch that watches nothing yet.
     pub fn new(observer: impl Observer) -> Self {
         Watch { observer: Arc::new(observer), tasks: JoinSet::new() }
     }
@@ -61,7 +64,7 @@ impl Watch {
     /// Reports changes of the endpoints of `cluster`, named `name` in events, from this call on.
     ///
     /// # Panics
-    /// Outside of a tokio runtime.
+    /// Panics if called outside of a tokio runtime.
     pub fn cluster<B: Send + Sync + 'static>(mut self, name: impl Into<String>, cluster: &Cluster<B>) -> Self {
         self.tasks.spawn(watch_cluster(Arc::clone(&self.observer), name.into(), cluster.clone(), cluster.status()));
         self
@@ -70,7 +73,7 @@ impl Watch {
     /// Reports whether the store of `sessions`, named `name` in events, is available.
     ///
     /// # Panics
-    /// Outside of a tokio runtime.
+    /// Panics if called outside of a tokio runtime.
     pub fn sessions(mut self, name: impl Into<String>, sessions: &Sessions) -> Self {
         self.tasks.spawn(watch_sessions(Arc::clone(&self.observer), name.into(), sessions.clone()));
         self
@@ -79,7 +82,7 @@ impl Watch {
     /// Reports the state of a source of nodes, named `name` in events.
     ///
     /// # Panics
-    /// Outside of a tokio runtime.
+    /// Panics if called outside of a tokio runtime.
     pub fn discovery(mut self, name: impl Into<String>, discovery: &DiscoveryHandle) -> Self {
         let (observer, name, mut changes) = (Arc::clone(&self.observer), name.into(), discovery.subscribe());
         self.tasks.spawn(async move {
@@ -163,12 +166,12 @@ struct Differ<'a> {
     name: &'a str,
     /// The endpoints that were reported as drained.
     drained: Vec<crate::endpoint::EndpointId>,
-    /// The time since which no endpoint can serve.
+    /// The time since which no endpoint could serve.
     lost: Option<Instant>,
 }
 
 impl Differ<'_> {
-    /// Gives a cluster that begins without an endpoint the time to find one.
+    /// Gives a cluster that starts without an endpoint the time to find one.
     async fn start_without<B>(&mut self, cluster: &Cluster<B>) {
         let found = async {
             while !cluster.status().endpoints.iter().any(EndpointStatus::is_up) {

@@ -9,53 +9,57 @@ use super::request::RequestProbe;
 use super::spec::{InvalidProbe, Probe};
 
 impl Probe {
-    /// Probes each node with the best request that its version offers. It works with every version of Kylin, also with different
-    /// versions in one cluster, and needs no login.
+    /// Probes each node with the best request that its version offers. It works with every version
+    /// of Kylin, even with different versions in one cluster, and needs no login.
     ///
     /// | level | request | a healthy response | offered by |
     /// |---|---|---|---|
     /// | [`Version`](crate::health::ProbeLevel::Version) | `GET /kylin/api/admin/version` | 200 with the version in JSON | Kylin 3.1 and later |
     /// | [`Authentication`](crate::health::ProbeLevel::Authentication) | `GET /kylin/api/user/authentication` | 200 with a JSON object, or 401 | every Kylin |
-    /// | [`Tcp`](crate::health::ProbeLevel::Tcp) | those above | any but a 5xx | a server that is no Kylin, or whose Kylin is not deployed yet |
+    /// | [`Tcp`](crate::health::ProbeLevel::Tcp) | those above | any status except 5xx | a server that is not Kylin, or whose Kylin is not deployed yet |
     ///
-    /// The first probe of a node takes the first level that succeeds. From then on the node has to succeed at that level or a
-    /// higher one, because a Tomcat that stops sends 404 for every path. A node at `Tcp` is probed at all levels each time. A node
-    /// at `Authentication` is asked for the version every minute and after a failure, because it may have been upgraded. A node
-    /// that was unreachable, or in maintenance, may return with an older Kylin and then settle on `Authentication`.
+    /// The first probe of a node settles on the first level that succeeds. From then on, the node
+    /// must succeed at that level or a higher one, because a stopping Tomcat sends 404 for every
+    /// path. A node at `Tcp` is probed at all levels each time. A node at `Authentication` is asked
+    /// for the version every minute and after a failure, because it may have been upgraded. A node
+    /// that was unreachable, or in maintenance, may return with an older Kylin and then settle on
+    /// `Authentication`.
     ///
-    /// [`EndpointStatus::probe_level`](crate::cluster::EndpointStatus::probe_level) has the level of each endpoint. A change
-    /// is logged.
+    /// [`EndpointStatus::probe_level`](crate::cluster::EndpointStatus::probe_level) shows the level
+    /// of each endpoint. A change is logged.
     pub fn kylin() -> Self {
         let mut authentication = RequestProbe::get(PathAndQuery::from_static("/kylin/api/user/authentication"));
         authentication.expected = vec![ok().json_object(), ResponseMatcher::status(StatusCode::UNAUTHORIZED)];
         Probe::by_level(version(), authentication)
     }
 
-    /// Sends `GET /kylin/api/admin/version` (Kylin 3.1 and later; no login): shows that Kylin responds, in any role. The
-    /// body must name the version, because an older Kylin, or another server at the address, may have a page for any path.
+    /// Sends `GET /kylin/api/admin/version` (Kylin 3.1 and later; no login), which shows that Kylin
+    /// responds, in any role. The body must name the version, because an older Kylin, or another
+    /// server at the address, may have a page for any path.
     pub fn kylin_version() -> Self {
         Probe::of(version())
     }
 
-    /// Sends `GET /kylin/api/health` (Kylin 5; no login): the node reports on its metastore, Spark and disk. A fault that
-    /// nodes share makes all of them unhealthy at once: see
+    /// Sends `GET /kylin/api/health` (Kylin 5; no login), in which the node reports on its
+    /// metastore, Spark and disk. A fault that nodes share makes all of them unhealthy at once: see
     /// [`panic_mode`](crate::cluster::ClusterBuilder::panic_mode).
     pub fn kylin5_health() -> Self {
         get("/kylin/api/health").expect(ok().json_text("/status", "UP"))
     }
 
-    /// Sends `GET /kylin/api/service_discovery/state/is_active_job_node` (Kylin 3 and 4 with the job scheduler that elects a
-    /// leader; no login): only the node that runs jobs is healthy. It is for a cluster whose requests must go to that node.
+    /// Sends `GET /kylin/api/service_discovery/state/is_active_job_node` (Kylin 3 and 4 with the
+    /// job scheduler that elects a leader; no login). Only the node that runs jobs is healthy. Use
+    /// this probe for a cluster whose requests must go to that node.
     pub fn active_job_node() -> Self {
         get("/kylin/api/service_discovery/state/is_active_job_node").expect(ok().json_bool("", true))
     }
 
-    /// Runs `sql` in `project` as `user`: shows that a node can execute queries. Choose cheap SQL, a sufficient
-    /// [`timeout`](Probe::timeout), and a user of its own. A node that rejects the query because of its role (*job*) or because it
-    /// runs as many as it may is healthy too.
+    /// Runs `sql` in `project` as `user`, which shows that a node can execute queries. Choose cheap
+    /// SQL, a sufficient [`timeout`](Probe::timeout), and a dedicated user. A node that rejects the
+    /// query because of its role (*job*), or because it is at its limit of queries, is healthy too.
     ///
     /// # Errors
-    /// [`InvalidProbe::User`] when the user's name contains a colon (RFC 7617).
+    /// [`InvalidProbe::User`] if the user's name contains a colon (RFC 7617).
     ///
     /// ```
     /// use kylin_lb::probe::Probe;

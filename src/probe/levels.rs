@@ -10,7 +10,8 @@ use crate::clock::timer_in;
 use crate::cookie::CookieJar;
 use crate::health::{ProbeFailure, ProbeLevel};
 
-/// The time until a node without the version is asked for it again, because it may have been upgraded.
+/// The time until a node without the version request is asked for it again, because it may have
+/// been upgraded.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The state of a node that is kept from probe to probe.
@@ -23,15 +24,17 @@ pub(super) struct NodeMemory {
 
 /// The level at which a node is known to be healthy.
 ///
-/// A level is never replaced by a lower one while the same process listens: a Tomcat that stops sends 404 for every path.
-/// After the node was unreachable, another process may listen there, such as an older Kylin. Then
-/// [`ProbeLevel::Authentication`] may replace [`ProbeLevel::Version`], because it proves a Kylin as well.
-/// [`ProbeLevel::Tcp`] replaces no other level.
+/// A level is never replaced by a lower one while the same process listens, because a stopping
+/// Tomcat sends 404 for every path. After the node was unreachable, another process may listen
+/// there, such as an older Kylin. Then [`ProbeLevel::Authentication`] may replace
+/// [`ProbeLevel::Version`], because it proves a Kylin as well. [`ProbeLevel::Tcp`] replaces no
+/// other level.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct NodeLevel {
     settled: Option<ProbeLevel>,
     may_be_another_process: bool,
-    /// The time at which a node that settled on the authentication is asked for the version again; at once if `None`.
+    /// The time at which a node that settled on the authentication is asked for the version again;
+    /// `None` means at once.
     recheck: Option<Instant>,
 }
 
@@ -73,10 +76,11 @@ impl NodeLevel {
     }
 }
 
-/// Tries the levels that `memory` gives for the node.
+/// Tries the levels that `memory` requires for the node.
 ///
-/// Only a response leads to the next level: a node that does not respond is unhealthy at each. A 5xx leads to the
-/// authentication, which proves a Kylin, but not to [`ProbeLevel::Tcp`].
+/// Only a response leads to the next level, because a node that does not respond is unhealthy at
+/// each level. A 5xx leads to the authentication, which proves a Kylin, but not to
+/// [`ProbeLevel::Tcp`].
 pub(super) async fn send(
     [version, authentication]: &[RequestProbe; 2],
     client: &NodeClient,

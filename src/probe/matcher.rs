@@ -1,7 +1,7 @@
 use http::StatusCode;
 use serde_json::Value;
 
-/// Matches the responses that show a healthy node: by one of some statuses and, optionally, by the body.
+/// Matches the responses that show a healthy node: by status and, optionally, by the body.
 ///
 /// ```
 /// use http::StatusCode;
@@ -20,13 +20,13 @@ pub struct ResponseMatcher {
 #[derive(Debug, Clone)]
 enum BodyCondition {
     Contains(Box<[u8]>),
-    /// The JSON value at a pointer (RFC 6901); `None` is any but null.
+    /// The JSON value at a pointer (RFC 6901); `None` matches any value except null.
     Json(String, Option<Value>),
     JsonObject,
 }
 
 impl ResponseMatcher {
-    /// Matches responses with this status, whatever the body.
+    /// Matches responses with this status, regardless of the body.
     pub fn status(status: StatusCode) -> Self {
         ResponseMatcher { statuses: vec![status], conditions: Vec::new() }
     }
@@ -54,7 +54,7 @@ impl ResponseMatcher {
         self.json(pointer, Some(text.into()))
     }
 
-    /// Requires that the body is JSON with this truth value at `pointer`.
+    /// Requires that the body is JSON with this boolean at `pointer`.
     pub fn json_bool(self, pointer: &str, value: bool) -> Self {
         self.json(pointer, Some(value.into()))
     }

@@ -17,7 +17,7 @@ pub use spec::{InvalidProbe, Probe};
 
 use crate::setting::InvalidSetting;
 
-/// The maximum interval. A longer one is most likely a mistake.
+/// The maximum interval. A longer one is probably a mistake.
 const MAX_INTERVAL: Duration = Duration::from_secs(86_400);
 
 /// Checks that an interval is from 1 ms to a day.

@@ -1,4 +1,4 @@
-//! One request of a probe, and what the response shows.
+//! One request of a probe, and the evaluation of its response.
 
 use std::fmt;
 
@@ -21,7 +21,7 @@ const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("kylin-lb/", en
 /// The maximum length of a body. Kylin's responses to probes have a few hundred bytes.
 pub(super) const MAX_BODY: u64 = 64 * 1024;
 
-/// A request and the responses that a healthy node gives.
+/// A request, and the responses of a healthy node.
 #[derive(Clone)]
 pub(super) struct RequestProbe {
     pub(super) request: Request<Bytes>,
@@ -100,7 +100,7 @@ impl fmt::Debug for RequestProbe {
     }
 }
 
-/// What a probe leaves besides its result.
+/// The data that a probe leaves besides its result.
 #[derive(Debug, Default)]
 pub(super) struct LastResponse {
     /// The `Date` of the response, in seconds since 1970.
@@ -114,7 +114,7 @@ pub(super) struct LastResponse {
 pub(super) enum ProbeResult {
     Healthy,
     Unhealthy(ProbeFailure),
-    /// The probe could not be made; the health of the node stays as it is.
+    /// The probe could not be sent; the health of the node stays as it is.
     Inconclusive(SkipReason),
 }
 
@@ -122,9 +122,9 @@ pub(super) enum ProbeResult {
 pub(super) enum SkipReason {
     /// The backend's own limit of connections is reached.
     ConnectionLimit,
-    /// This process has no descriptors, ports or memory for a connection.
+    /// This process has no descriptors, ports or memory left for a connection.
     Shortage,
-    /// The head of the response is over the backend's limits.
+    /// The head of the response exceeds the backend's limits.
     HeadTooLarge,
     /// 401 to the probe's credentials.
     LoginRejected,

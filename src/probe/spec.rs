@@ -14,9 +14,10 @@ use crate::basic_auth;
 
 /// A request that checks whether a node can serve, and the responses that a healthy node gives.
 ///
-/// The crate has probes for Kylin, and an application can define others. A probe keeps the session cookie that a node sets
-/// and sends it the next time, because Kylin makes a session of hours for a request that has only a password, and may make
-/// one for a request that it refuses.
+/// The crate has probes for Kylin, and an application can define others. A probe keeps the session
+/// cookie that a node sets and sends it the next time. Otherwise Kylin would create a session that
+/// lasts for hours at each request that has only a password. It may even create one for a request
+/// that it refuses.
 ///
 /// ```
 /// use http::StatusCode;
@@ -52,18 +53,20 @@ impl Probe {
         Probe { kind: ProbeKind::Connect, timeout: None }
     }
 
-    /// Sends a GET of `path`. A response with status 200 is healthy unless [`expect`](Self::expect) replaces that.
+    /// Sends a GET of `path`. A response with status 200 is healthy unless [`expect`](Self::expect)
+    /// replaces this.
     ///
     /// # Errors
-    /// [`InvalidProbe::Path`] unless `path` is a path, with or without a query.
+    /// [`InvalidProbe::Path`] if `path` is not a path, with or without a query.
     pub fn get(path: &str) -> Result<Self, InvalidProbe> {
         Ok(Probe::of(RequestProbe::get(target(path)?)))
     }
 
-    /// Sends a POST of `json` to `path`. A response with status 200 is healthy unless [`expect`](Self::expect) replaces that.
+    /// Sends a POST of `json` to `path`. A response with status 200 is healthy unless
+    /// [`expect`](Self::expect) replaces this.
     ///
     /// # Errors
-    /// [`InvalidProbe::Path`] unless `path` is a path, with or without a query.
+    /// [`InvalidProbe::Path`] if `path` is not a path, with or without a query.
     pub fn post_json(path: &str, json: impl Into<Bytes>) -> Result<Self, InvalidProbe> {
         let mut probe = RequestProbe::get(target(path)?);
         *probe.request.body_mut() = json.into();
@@ -89,20 +92,20 @@ impl Probe {
         self
     }
 
-    /// Sends HTTP Basic credentials. Use a user that has no other rights.
+    /// Sends HTTP Basic credentials. Use a dedicated user without other rights.
     ///
     /// A response with status 401 does not change the health of the node. It is logged, and the next probe of the node follows after a
     /// minute at the earliest, because Kylin 5 locks a user after three wrong passwords. The error KE-010021006 of Kylin 5, whose user
     /// source is unreachable, does not change the health either.
     ///
     /// # Errors
-    /// [`InvalidProbe::User`] when the user's name contains a colon (RFC 7617).
+    /// [`InvalidProbe::User`] if the user's name contains a colon (RFC 7617).
     pub fn login(self, user: &str, password: &str) -> Result<Self, InvalidProbe> {
         let authorization = basic_auth::authorization(user, password).ok_or(InvalidProbe::User)?;
         Ok(self.header(header::AUTHORIZATION, authorization))
     }
 
-    /// Sets the response that shows a healthy node. Replaces all that were expected before. Has no effect on
+    /// Sets the response that shows a healthy node. Replaces all earlier ones. Has no effect on
     /// [`tcp`](Self::tcp) and [`kylin`](Self::kylin).
     pub fn expect(mut self, response: ResponseMatcher) -> Self {
         if let ProbeKind::Request(probe) = &mut self.kind {
@@ -127,7 +130,7 @@ impl Probe {
         }
     }
 
-    /// Sets the time for each response. Default: that of
+    /// Sets the timeout for each response. Default:
     /// [`HealthCheck::timeout`](super::HealthCheck::timeout).
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
@@ -167,7 +170,7 @@ fn target(path: &str) -> Result<PathAndQuery, InvalidProbe> {
     target.ok_or_else(|| InvalidProbe::Path(path.to_owned()))
 }
 
-/// The error for a probe that cannot be made.
+/// The error for an invalid probe.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidProbe {

@@ -26,21 +26,23 @@ pub(crate) const TRUNCATED: ErrorResponse = ErrorResponse::new(
 )
 .because(Termination::ResponseTruncated);
 
-/// The only node that has the session failed with a response that could not be kept, and other nodes do not know the session.
+/// The only node that has the session failed with a response that could not be kept, and the other
+/// nodes do not know the session.
 pub(super) const SESSION_NODE_FAILED: ErrorResponse = ErrorResponse::new(
     StatusCode::BAD_GATEWAY,
     "the Kylin node of the session failed at the request, which it may have executed",
 )
 .because(Termination::InvalidResponse);
 
-/// The policy, the store or the backend of the application panicked.
+/// The policy, the session store or the backend of the application panicked.
 pub(super) const PANICKED: ErrorResponse = ErrorResponse::new(
     StatusCode::INTERNAL_SERVER_ERROR,
     "the front end failed within the request; it may have been executed",
 )
 .because(Termination::Panicked);
 
-/// The client has stopped the query while it waited for a slot or for the response to an equal one.
+/// The client has stopped the query while the query waited for a slot or for the response to an
+/// identical one.
 pub(super) const STOPPED: ErrorResponse =
     ErrorResponse::new(StatusCode::INTERNAL_SERVER_ERROR, "the query was stopped").because(Termination::Stopped);
 
@@ -58,7 +60,7 @@ pub(super) const WAITED_TOO_LONG: ErrorResponse =
     ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "the query has waited too long for a Kylin node")
         .because(Termination::Overflow);
 
-/// The budget has no bytes for what a node has responded.
+/// The budget has no bytes left for the response of a node.
 pub(super) const NO_MEMORY_FOR_RESPONSE: ErrorResponse = ErrorResponse::new(
     StatusCode::SERVICE_UNAVAILABLE,
     "the front end has no memory for the responses of the Kylin nodes at present",
@@ -87,7 +89,7 @@ pub(super) const NO_MEMORY_FOR_RESPONSE: ErrorResponse = ErrorResponse::new(
 pub struct ErrorResponse {
     status: StatusCode,
     message: &'static str,
-    /// `None` if it follows from the status.
+    /// `None` if the status implies it.
     termination: Option<Termination>,
 }
 
@@ -97,13 +99,13 @@ impl ErrorResponse {
         ErrorResponse { status, message, termination: None }
     }
 
-    /// Sets what observers are told of the request.
+    /// Sets the termination that observers see for the request.
     pub(super) const fn because(mut self, termination: Termination) -> Self {
         self.termination = Some(termination);
         self
     }
 
-    /// Returns how a request ended that got this response.
+    /// Returns the termination of a request that got this response.
     pub(super) fn termination(self) -> Termination {
         self.termination.unwrap_or(match self.status {
             StatusCode::FORBIDDEN => Termination::Denied,
@@ -132,7 +134,7 @@ impl ErrorResponse {
         ErrorResponse::new(status, message).because(Termination::NoEndpoint)
     }
 
-    /// Returns the response to a request that met only nodes without Kylin.
+    /// Returns the response to a request that reached only nodes without Kylin.
     pub(super) const fn not_running(status: StatusCode) -> Self {
         ErrorResponse::new(status, "Kylin does not run at the nodes that responded; the request was not executed")
             .because(Termination::NoEndpoint)
@@ -192,8 +194,8 @@ impl ErrorResponse {
         response.because(termination)
     }
 
-    /// Returns whether the connection must close: the end of the request is unclear (after CONNECT too), or the proxy would have
-    /// to read the rest of it to no purpose.
+    /// Returns whether the connection must close. Either the end of the request is unclear (also
+    /// after CONNECT), or reading the rest of the request would serve no purpose.
     fn ends_connection(self) -> bool {
         use StatusCode as S;
         matches!(

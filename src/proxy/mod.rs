@@ -78,11 +78,11 @@ struct ProxyCore<B> {
     settings: ProxySettings,
     /// `None` if clients have no limit.
     client_limit: Option<Arc<ClientLimit>>,
-    /// `None` if retries have no limit.
+    /// `None` if retries are unlimited.
     budget: Option<RetryAccount>,
-    /// The budget of attempts that look for the node of a session.
+    /// The budget of attempts that search for the node of a session.
     searches: Option<RetryAccount>,
-    /// `None` if no request waits for a slot.
+    /// `None` if requests never wait for a slot.
     queues: Option<Arc<Queues>>,
     /// `None` in a plain proxy.
     rules: Option<self::rules::RuleState>,
@@ -106,8 +106,8 @@ impl<B> ProxyCore<B> {
         cluster.common(|| Arc::new(QueryFlights::new(Arc::clone(clock))))
     }
 
-    /// Warns once that `peer` names its client although it is no trusted proxy. All clients behind it then have its address, and
-    /// the scheme and host that they used are lost.
+    /// Warns once that `peer` names its client although it is no trusted proxy. All clients behind
+    /// such a peer share its address, and the scheme and host that they used are lost.
     fn warn_of_untrusted_proxy(&self, peer: ClientAddr) {
         if !self.untrusted_proxy.swap(true, Ordering::Relaxed) {
             tracing::warn!(
@@ -121,13 +121,13 @@ impl<B> ProxyCore<B> {
 }
 
 impl<B: Backend> Proxy<B> {
-    /// Returns a builder of a Kylin-aware proxy: it keeps logins, retries by the class of a request, and closes the calls between
-    /// nodes to clients.
+    /// Returns a builder of a Kylin-aware proxy. Such a proxy keeps logins, retries by the class of
+    /// a request, and closes the calls between nodes to clients.
     pub fn builder(cluster: Cluster<B>) -> ProxyBuilder<B> {
         ProxyBuilder::kylin_aware(cluster)
     }
 
-    /// Returns a builder of a proxy for any HTTP service: it keeps no sessions unless an
+    /// Returns a builder of a proxy for any HTTP service. Such a proxy keeps no sessions unless an
     /// [affinity](ProxyBuilder::affinity) is set, retries by method and status, and closes no path.
     pub fn plain(cluster: Cluster<B>) -> ProxyBuilder<B, Plain> {
         ProxyBuilder::plain(cluster)
@@ -138,24 +138,27 @@ impl<B: Backend> Proxy<B> {
         &self.inner.cluster
     }
 
-    /// Returns the budget of the bytes that wait in memory.
+    /// Returns the budget of the bytes that are buffered in memory.
     pub fn buffers(&self) -> &BufferBudget {
         &self.inner.settings.buffers
     }
 
-    /// Returns how many request bodies stream to nodes at present (see [`ProxyBuilder::streamed_bodies`]).
+    /// Returns how many request bodies are currently streaming to nodes (see
+    /// [`ProxyBuilder::streamed_bodies`]).
     pub fn streamed_bodies(&self) -> usize {
         self.inner.settings.streams.count()
     }
 
-    /// Returns how many queries of all proxies of the cluster wait for the response to an equal one. `None` if this proxy has
-    /// [single flight](ProxyBuilder::single_flight) turned off.
+    /// Returns how many queries, over all proxies of the cluster, wait for the response to an
+    /// identical one. Returns `None` if [single flight](ProxyBuilder::single_flight) is off in this
+    /// proxy.
     pub fn single_flight(&self) -> Option<SingleFlightStatus> {
         let flights = self.inner.flights.as_ref().filter(|_| self.inner.settings.single_flight);
         flights.map(|flights| flights.status())
     }
 
-    /// Returns what the result cache holds and has done; `None` without one (see [`ProxyBuilder::cache`]).
+    /// Returns the contents and counters of the result cache; `None` without a cache (see
+    /// [`ProxyBuilder::cache`]).
     #[cfg(feature = "cache")]
     #[cfg_attr(docsrs, doc(cfg(feature = "cache")))]
     pub fn cache(&self) -> Option<crate::observe::CacheStatus> {
@@ -167,14 +170,15 @@ impl<B: Backend> Proxy<B> {
         &self.inner.settings.trusted
     }
 
-    /// Sends `request`, which came from `peer`, to an endpoint and returns the response, whose body streams.
+    /// Sends `request`, which came from `peer`, to an endpoint and returns the response, whose body
+    /// streams.
     ///
-    /// A response that ends early after `forward` has returned it ends with an error of its body. The server must then close the
-    /// connection, or reset the stream.
+    /// If a response breaks off after `forward` has returned it, its body ends with an error. The
+    /// server must then close the connection, or reset the stream.
     ///
-    /// If no endpoint responds, the response is an [error in Kylin's JSON form](ErrorResponse). The request counts as in flight
-    /// on its endpoint until the body of the response has ended or is dropped. Dropping the future or that body cancels the
-    /// request at the node.
+    /// If no endpoint responds, the response is an [error in Kylin's JSON form](ErrorResponse). The
+    /// request counts as in flight on its endpoint until the body of the response has ended or is
+    /// dropped. Dropping the future or that body cancels the request at the node.
     ///
     /// | cause | status |
     /// |---|---|
@@ -185,8 +189,8 @@ impl<B: Backend> Proxy<B> {
     /// | the node could not be reached, or the connection broke, or the response is not HTTP or ended early | 502 |
     /// | no endpoint is eligible: all are unhealthy, ejected, in maintenance or full | 503 |
     /// | too many queries [wait](crate::admission::QueueRules) for a node, or the query has waited too long | 503, with `Retry-After` |
-    /// | there is no memory for the body, and too many bodies stream to the nodes | 503 |
-    /// | of responses that are merged, one is longer than 4 MiB / there is no memory for them | 502 / 503 |
+    /// | there is no memory left for the body, and too many bodies stream to the nodes | 503 |
+    /// | one of the responses to be merged is longer than 4 MiB / there is no memory for them | 502 / 503 |
     /// | the node did not respond in time | 504 |
     /// | the policy, the store or the backend of the application panicked | 500 |
     pub fn forward<R>(

@@ -1,4 +1,4 @@
-//! A cache of parsed queries. Each user of a dashboard sends the same queries again and again.
+//! A cache of parsed queries: the users of a dashboard send the same queries again and again.
 
 use std::fmt;
 
@@ -12,9 +12,10 @@ const SLOTS: usize = 256;
 /// The maximum length of a body that is kept, in bytes.
 const MAX_BODY: usize = 4096;
 
-/// The results of parsing recent queries, found by all bytes of their bodies.
+/// The results of parsing recent queries, keyed by all bytes of their bodies.
 ///
-/// A query is kept when it comes for the second time, so that queries which come once cost neither memory nor the place of others.
+/// A query is kept when it arrives for the second time. Queries that arrive only once cost no
+/// memory and evict no other query.
 pub(super) struct RecentQueries<T> {
     slots: Box<[Mutex<Slot<T>>]>,
     seed: RandomState,
@@ -40,8 +41,8 @@ impl<T: Clone> RecentQueries<T> {
         RecentQueries { slots: (0..SLOTS).map(slot).collect(), seed: RandomState::new() }
     }
 
-    /// Returns what `read` returns for this body. It may depend on the `user` only if keys are `wanted`, and on nothing else. Never
-    /// waits for another thread.
+    /// Returns what `read` returns for this body. The result of `read` may depend on `user` only if
+    /// keys are `wanted`, and on nothing else. Never waits for another thread.
     pub(super) fn get(
         &self,
         wanted: WantedKeys,

@@ -13,13 +13,14 @@ use crate::backend::{Backend, HttpBackend};
 use crate::body::{Body, BoxError};
 use crate::request::ClientAddr;
 
-/// A [`Proxy`] as a [`tower::Service`](tower_service::Service), to mount in a router: see [`Proxy::service`]. It never returns an
-/// error.
+/// A [`Proxy`] as a [`tower::Service`](tower_service::Service), for mounting in a router: see
+/// [`Proxy::service`]. It never returns an error.
 ///
-/// A `tower::Service` gets no peer address, so the proxy reads it from the request's extensions with the function that
-/// [`Proxy::service`] takes. axum, for example, stores a `ConnectInfo<SocketAddr>` there. If the function returns `None`, the proxy
-/// uses a [`ClientAddr`] in the extensions. Without that it treats the client as the peer of a unix socket, and policies by address
-/// send all such clients to one endpoint.
+/// A `tower::Service` gets no peer address. So the proxy reads it from the request's extensions
+/// with the function that [`Proxy::service`] takes. axum, for example, stores a
+/// `ConnectInfo<SocketAddr>` there. If the function returns `None`, the proxy uses a [`ClientAddr`]
+/// in the extensions. Without either, it treats the client as the peer of a unix socket, and
+/// policies by address send all such clients to one endpoint.
 pub struct ProxyService<B = HttpBackend> {
     proxy: Proxy<B>,
     peer: fn(&Extensions) -> Option<ClientAddr>,

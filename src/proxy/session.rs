@@ -59,7 +59,8 @@ impl<'p> Session<'p> {
         Ok(picked)
     }
 
-    /// Picks the endpoint that the session is bound to, whatever its health and its limit are. Returns `None` if it may get nothing.
+    /// Picks the endpoint that the session is bound to, regardless of its health and its limit.
+    /// Returns `None` if the endpoint may get no requests.
     pub(super) fn pick_regardless<B>(&mut self, cluster: &Cluster<B>, request: &RequestView<'_>) -> Option<Picked<B>> {
         let picked = cluster.pick_regardless(request, &self.context.hint)?;
         self.began_at_bound = true;
@@ -96,7 +97,7 @@ impl<'p> Session<'p> {
         self.affinity.is_some_and(Affinity::has_primaries_first)
     }
 
-    /// Returns whether the session may ask for the request to be sent again after a response.
+    /// Returns whether the session may request that the request is sent again after a response.
     pub(super) fn may_send_again(&self) -> bool {
         self.context.may_send_again()
     }
@@ -106,12 +107,12 @@ impl<'p> Session<'p> {
         self.context.has_ended()
     }
 
-    /// Returns whether one node has the session, and none is known to.
+    /// Returns whether only one node has the session, and it is unknown which.
     pub(super) fn is_at_unknown_node(&self) -> bool {
         self.context.is_at_unknown_node()
     }
 
-    /// Returns whether only the endpoint that the session is bound to has it.
+    /// Returns whether only the endpoint that the session is bound to has the session.
     pub(super) fn is_at_bound_node(&self) -> bool {
         self.context.is_at_bound_node()
     }
@@ -128,7 +129,7 @@ impl<'p> Session<'p> {
         picked: &Picked<B>,
         request: &mut Request<Body>,
     ) -> bool {
-        // A step that waits has not begun before it is polled.
+        // A step that would wait is dropped before its first poll, so it has not begun.
         self.context.prepare(picked.lease.endpoint(), cluster, request).is_none()
     }
 

@@ -10,12 +10,13 @@ use crate::backend::{HttpBackend, SendError};
 use crate::endpoint::Endpoint;
 use crate::header_walk::tests::walks;
 
-/// Servers move the future of a request, and keep one for each connection.
+/// Servers move the future of a request, and keep one per connection.
 #[test]
 fn the_future_of_a_request_is_small() {
     let proxy: Proxy = Proxy::builder(Cluster::builder().build().unwrap()).build().unwrap();
     let forwarded = proxy.forward(ClientAddr::Unix, Request::new(Body::empty()));
-    // 190 bytes are for the flight of a query, 8 for a resource group, 16 for the timers of connections of observed requests.
+    // Of these, 190 bytes are for the flight of a query, 8 for a resource group, and 16 for the
+    // timers of connections of observed requests.
     assert!(size_of_val(&forwarded) <= 2144, "{}", size_of_val(&forwarded));
 }
 
@@ -37,7 +38,8 @@ fn settings_that_make_no_sense_are_errors_of_build() {
     }
 }
 
-/// A backend that notes how many passes over headers were made before and after the request was sent.
+/// A backend that records how many passes over headers were made before and after the request was
+/// sent.
 struct Counting {
     inner: HttpBackend,
     counts: Arc<parking_lot::Mutex<Vec<(usize, usize)>>>,
@@ -63,7 +65,7 @@ async fn one_response(listener: TcpListener) {
     stream.write_all(response).await.expect("a write");
 }
 
-/// One pass reads the headers, another writes them. Everything between asks the request context.
+/// One pass reads the headers, another writes them. All code in between uses the request context.
 #[tokio::test]
 async fn a_query_walks_its_headers_once_to_read_and_once_to_write_them() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -90,7 +92,7 @@ async fn a_query_walks_its_headers_once_to_read_and_once_to_write_them() {
     assert_eq!(counts, [(1, 2)]);
 }
 
-/// The count above is right only if no code on the way iterates a header map by other means.
+/// The count above is right only if no code on the way iterates over a header map by other means.
 #[test]
 fn all_passes_over_headers_are_counted() {
     fn visit(path: &std::path::Path, found: &mut Vec<String>) {

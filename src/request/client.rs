@@ -14,8 +14,9 @@ pub enum ClientAddr {
 
 /// The address of this machine that the client of a request connected to, as an extension of the request.
 ///
-/// An nginx configuration with `$server_addr` reads it where a server listens at all addresses. The crate's server adds it where
-/// `ListenOptions::local_addr` says so. An application with another server may add it too.
+/// If a server listens at all addresses, an nginx configuration with `$server_addr` reads it. The
+/// crate's server adds it if `ListenOptions::local_addr` says so. An application with another
+/// server may add it too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LocalAddr(pub SocketAddr);
 
@@ -39,14 +40,16 @@ impl ClientAddr {
 
     /// Returns the key for the shares of one client; `None` for a unix socket, whose peers cannot be told apart.
     ///
-    /// The address is that of the client behind trusted proxies. Otherwise all clients of a proxy would share one client's part.
+    /// The address is that of the client behind trusted proxies. Otherwise all clients of a proxy
+    /// would share the part of one client.
     pub(crate) fn key(&self) -> Option<ClientKey> {
         self.ip().map(ClientKey::of)
     }
 
-    /// Returns a number that most likely differs between connections. One application may send all queries, and many users may
-    /// share an address, so the address alone does not identify a client. A trusted proxy names only addresses, so its clients
-    /// that share an address count as one.
+    /// Returns a number that most likely differs between connections. One application may send all
+    /// queries, and many users may share an address, so the address alone does not identify a
+    /// client. A trusted proxy names only addresses, so its clients that share an address count as
+    /// one.
     pub(crate) fn connection_hash(&self) -> u32 {
         let port = match self {
             ClientAddr::Inet(addr) => addr.port(),

@@ -10,19 +10,19 @@ use super::{ClientAddr, ClientKey};
 use crate::clock::{Clock, SystemClock};
 use crate::drop_guard::{DropGuard, Release};
 
-/// The interval at which the log names one client that is at its limit.
+/// The interval at which the log names a client that is at its limit.
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The number of clients that the log names within [`WARNING_INTERVAL`].
 const MAX_WARNINGS: usize = 32;
 
-/// The number of locks that the clients are spread over.
+/// The number of locks over which the clients are spread.
 const SHARDS: usize = 16;
 
-/// Counts the open requests or connections of each client, and refuses more than a limit.
+/// Counts the open requests or connections of each client, and refuses those beyond a limit.
 ///
-/// A client without an open item has no entry, so the table is no longer than the number of items. Clients of a unix socket cannot
-/// be told apart and have no limit.
+/// A client without an open item has no entry, so the table is no larger than the number of items.
+/// Peers of unix sockets cannot be told apart and have no limit.
 pub(crate) struct ClientLimit {
     max: NonZeroU32,
     shards: [Mutex<HashMap<ClientKey, u32, RandomState>>; SHARDS],
@@ -32,7 +32,7 @@ pub(crate) struct ClientLimit {
     warn: fn(ClientKey, NonZeroU32),
 }
 
-/// The client has its maximum.
+/// The error when a client has its maximum.
 #[derive(Debug, thiserror::Error)]
 #[error("the client has its maximum")]
 pub(crate) struct LimitReached;
@@ -77,7 +77,7 @@ impl ClientLimit {
         &self.shards[self.hasher.hash_one(key) as usize % SHARDS]
     }
 
-    /// Names the client in the log, unless that was done lately.
+    /// Names the client in the log, unless that was done recently.
     fn warn_once(&self, key: ClientKey, now: Instant) {
         let mut warned = self.warned.lock();
         while warned.front().is_some_and(|(_, at)| now.saturating_duration_since(*at) >= WARNING_INTERVAL) {

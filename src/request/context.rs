@@ -12,9 +12,9 @@ use crate::{basic_auth, cookie};
 
 /// The facts of one request.
 ///
-/// It is made once, from the head, and outlives the request, which goes to a node. Later steps read it instead of the headers.
-/// Values are shared with the head, not copied. Cookies and credentials are parsed by each call that asks for them, because most
-/// requests need them once or never.
+/// It is made once, from the head, and outlives the request, which goes to a node. Later steps read
+/// it instead of the headers. Values are shared with the head, not copied. Cookies and credentials
+/// are parsed by each call that asks for them, because most requests need them at most once.
 pub(crate) struct RequestContext {
     client: ClientAddr,
     host: Option<HeaderValue>,
@@ -22,7 +22,7 @@ pub(crate) struct RequestContext {
     version: Version,
     /// `None` in a plain proxy, which does not classify.
     class: Option<RequestClass>,
-    /// The body has a user name and a password. False in a plain proxy.
+    /// Whether the body has a user name and a password. Always false in a plain proxy.
     has_login_form: bool,
     cookies: Option<HeaderValue>,
     has_authorization: bool,
@@ -32,8 +32,8 @@ pub(crate) struct RequestContext {
 }
 
 impl RequestContext {
-    /// Reads the target, the host and the version of a request. The cookies and credentials follow with
-    /// [`read_credentials`](Self::read_credentials).
+    /// Reads the target, the host and the version of a request.
+    /// [`read_credentials`](Self::read_credentials) reads the cookies and credentials later.
     pub(crate) fn new<B>(client: ClientAddr, request: &Request<B>) -> Self {
         Self::of_head(client, request.uri(), request.headers(), request.version())
     }
@@ -61,8 +61,9 @@ impl RequestContext {
         self.client = client;
     }
 
-    /// Reads the path, which may carry a session id, and the cookies and credentials from headers with at most one `Cookie`. Until
-    /// then there is none of them. `keeps_user`: the credentials are asked for later, not only whether there are any.
+    /// Reads the path, which may carry a session id, and the cookies and credentials. `headers`
+    /// must have at most one `Cookie`. Before this call, the context has none of them. `keeps_user`
+    /// says that the credentials themselves are needed later, and not only whether there are any.
     pub(crate) fn read_credentials(&mut self, headers: &HeaderMap, keeps_user: bool) {
         self.target.read_path();
         self.cookies = headers.get(header::COOKIE).cloned();
@@ -71,19 +72,20 @@ impl RequestContext {
         self.authorization = authorization.filter(|_| keeps_user).cloned();
     }
 
-    /// Returns whether the target is `*`: the request is about the server as a whole, and has no path (RFC 9110, 7.1).
+    /// Returns whether the target is `*`. Such a request concerns the server as a whole, and has no
+    /// path (RFC 9110, 7.1).
     pub(crate) fn is_about_server(&self) -> bool {
         self.target.as_written() == "*"
     }
 
-    /// Classifies the request by its path, which was read.
+    /// Classifies the request by its path, which must have been read.
     pub(crate) fn classify(&mut self, method: &Method, version: Option<KylinVersion>) {
         let path = self.target.path();
         self.class = path.as_ref().map(|path| classify(method, path, version));
         self.has_login_form = path.is_some_and(|path| SessionCall::of(method, &path) == SessionCall::LoginForm);
     }
 
-    /// Sets the class, if more than method and path decides it.
+    /// Sets the class, if more than the method and the path decides it.
     pub(crate) fn set_class(&mut self, class: RequestClass) {
         self.class = Some(class);
     }
@@ -96,7 +98,8 @@ impl RequestContext {
         }
     }
 
-    /// Reads the query in `body`, which was read as a whole. Returns `None` where there is none, or it cannot be read.
+    /// Reads the query in `body`, which was read as a whole. Returns `None` if there is no query,
+    /// or it cannot be read.
     pub(crate) fn read_sql<T>(&self, body: &Body, read: impl FnOnce(&QueryRequest<'_>) -> T) -> Option<T> {
         let body = body.whole()?;
         let query = match self.class?.sql_location() {
@@ -112,7 +115,7 @@ impl RequestContext {
         self.class.is_some_and(|class| class.sql_location() == SqlLocation::Json)
     }
 
-    /// Returns those keys of a query that are `wanted`.
+    /// Returns the `wanted` keys of a query.
     pub(crate) fn keys_of(&self, query: &QueryRequest<'_>, wanted: WantedKeys) -> Option<QueryKeys> {
         match wanted {
             WantedKeys::None => None,
@@ -122,7 +125,7 @@ impl RequestContext {
         }
     }
 
-    /// Sets the facts of the query. The class then tells whether its SQL writes.
+    /// Sets the facts about the query. The class then says whether its SQL writes.
     pub(crate) fn set_query(&mut self, effect: Sql, keys: Option<QueryKeys>) {
         self.class = self.class.map(|class| class.with_sql(effect));
         self.query = keys;
@@ -143,7 +146,7 @@ impl RequestContext {
         self.version
     }
 
-    /// Returns the URL without its query, which may hold SQL.
+    /// Returns the URL without its query, which may contain SQL.
     pub(crate) fn url(&self) -> String {
         let host = self.host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default();
         format!("http://{host}{}", self.target.as_written())
@@ -165,12 +168,13 @@ impl RequestContext {
         self.path().map_or(SessionCall::Other, |path| SessionCall::of(method, &path))
     }
 
-    /// Returns the session id in the path (`;jsessionid=`), which servers write for clients without cookies.
+    /// Returns the session id in the path (`;jsessionid=`), which servers write for clients without
+    /// cookies.
     pub(crate) fn path_session_id(&self) -> Option<&[u8]> {
         self.target.session_id().map(str::as_bytes).filter(|id| cookie::is_session_id(id))
     }
 
-    /// Returns the names and values of the cookies, in the order of the client.
+    /// Returns the names and values of the cookies, in the client's order.
     pub(crate) fn cookies(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.cookies.iter().flat_map(cookie::pairs)
     }
@@ -200,7 +204,8 @@ impl RequestContext {
         self.authorization.as_ref()
     }
 
-    /// Returns the `Authorization` header of a request with these headers, which are searched only if they have one that was not kept.
+    /// Returns the `Authorization` header of a request with these headers. They are searched only
+    /// if the header exists and was not kept.
     pub(crate) fn authorization_in<'h>(&'h self, headers: &'h HeaderMap) -> Option<&'h HeaderValue> {
         match self.has_authorization {
             true => self.authorization.as_ref().or_else(|| headers.get(header::AUTHORIZATION)),
@@ -213,12 +218,14 @@ impl RequestContext {
         basic_auth::user_name(self.authorization.as_ref()?)
     }
 
-    /// Returns whether the request is a login form, whose password the node checks whatever its cookies are.
+    /// Returns whether the request is a login form, whose password the node checks regardless of
+    /// its cookies.
     pub(crate) fn has_login_form(&self) -> bool {
         self.has_login_form
     }
 
-    /// Returns which credentials the request carries. `names_session`: whether it names a session.
+    /// Returns which credentials the request carries. `names_session` returns whether it names a
+    /// session.
     pub(crate) fn credentials(&self, names_session: impl FnOnce() -> bool) -> Credentials {
         if self.has_authorization || self.has_login_form {
             Credentials::Authorization

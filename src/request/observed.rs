@@ -1,6 +1,6 @@
 use crate::kylin::query::QueryRequest;
 
-/// The facts of a query that observers learn.
+/// The facts about a query that observers see.
 #[derive(Debug)]
 pub(crate) struct ObservedQuery {
     pub(crate) fingerprint: u64,

@@ -65,13 +65,15 @@ impl<'r> RequestView<'r> {
         self
     }
 
-    /// Returns the view of a request for which full endpoints are eligible: it waits for a slot, or needs none.
+    /// Returns the view of a request for which full endpoints are eligible, because it waits for a
+    /// slot or needs none.
     pub(crate) fn with_past_limits(mut self, past_limits: bool) -> Self {
         self.past_limits = past_limits;
         self
     }
 
-    /// Returns the view of a request that gets a slot before waiting ones of users with more than eight shares.
+    /// Returns the view of a request that gets a slot before waiting requests of users with more
+    /// than eight shares.
     pub(crate) fn with_passes_flood(mut self, passes: bool) -> Self {
         self.passes_flood = passes;
         self
@@ -129,7 +131,7 @@ impl<'r> RequestView<'r> {
 }
 
 impl fmt::Debug for RequestView<'_> {
-    /// Leaves out the headers and the query, which hold credentials and SQL.
+    /// Leaves out the headers and the query, which contain credentials and SQL.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RequestView")
             .field("method", self.method)

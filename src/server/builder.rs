@@ -86,60 +86,69 @@ impl<H: Handler> ServerBuilder<H> {
         self
     }
 
-    /// Sets how many connections are served at once. If more clients connect, the server closes the connection that has been idle
-    /// for the longest. If none is idle, new ones wait, most of them in the kernel's backlog. `None` is no limit. Default 16384.
+    /// Sets how many connections are served at once; `None` is no limit. Default: 16384.
     ///
-    /// A server never has more than half as many connections as the process may open files: the other
-    /// half is for nodes, stores and logs. See
-    /// [`raise_open_files_limit`](super::raise_open_files_limit). A warning in the log tells if that is
-    /// less than what was set.
+    /// If more clients connect, the server closes the connection that has been idle for the
+    /// longest. If none is idle, new connections wait, most of them in the kernel's backlog.
+    ///
+    /// A server never has more than half as many connections as the process may have open files.
+    /// The other half is for nodes, stores and logs. See
+    /// [`raise_open_files_limit`](super::raise_open_files_limit). A warning in the log says if that
+    /// is less than the setting.
     pub fn max_connections(mut self, connections: Option<NonZeroUsize>) -> Self {
         self.settings.max_connections = connections;
         self
     }
 
-    /// Sets how many connections a client may have; `None` is no limit. Default 1024.
+    /// Sets how many connections a client may have; `None` is no limit. Default: 1024.
     ///
-    /// Further ones are closed as soon as they are accepted, without a response, because writing one would cost the work that the
-    /// limit saves (HAProxy: `tcp-request connection reject`). A client is an IPv4 address, or a /64 network of IPv6. Peers that
-    /// the handler [trusts](Handler::trusts) have no limit, nor have those of unix sockets. A warning in the log names a client
-    /// that reaches the limit.
+    /// Further connections are closed as soon as they are accepted, without a response, because
+    /// writing one would cost the work that the limit saves (HAProxy:
+    /// `tcp-request connection reject`). A client is an IPv4 address or an IPv6 /64 network. Peers
+    /// that the handler [trusts](Handler::trusts) have no limit, and neither do peers of unix
+    /// sockets. A warning in the log names a client that reaches the limit.
     ///
-    /// If the server serves 64 [connections](Self::max_connections) or more, one client has at most three quarters of them. Beyond
-    /// half of them, a new connection replaces the client's own idlest one. A warning at the start tells if that is less than this limit.
+    /// If the server serves 64 [connections](Self::max_connections) or more, one client has at most
+    /// three quarters of them. Beyond half of them, a new connection replaces the client's own
+    /// connection that has been idle for the longest. A warning at the start says if that is less
+    /// than this limit.
     pub fn max_connections_per_client(mut self, connections: Option<NonZeroU32>) -> Self {
         self.settings.max_connections_per_client = connections;
         self
     }
 
     /// Sets how many connections the kernel lets wait for each accept loop of an address (nginx:
-    /// `backlog`). The kernel may have a lower limit (Linux: `net.core.somaxconn`). Default
+    /// `backlog`). The kernel may have a lower limit (Linux: `net.core.somaxconn`). Default:
     /// [`DEFAULT_BACKLOG`].
     pub fn backlog(mut self, connections: NonZeroU32) -> Self {
         self.settings.backlog = connections;
         self
     }
 
-    /// Sets how long a client may take until the head of its next request is complete. The time
-    /// counts from the connection's start or the end of the last response, so that it ends both
-    /// idle and deliberately slow connections. A client that has sent a part of a head gets status
-    /// 408; an idle one gets nothing. Default 60 s.
+    /// Sets how long a client may take until the head of its next request is complete. Default: 60
+    /// s.
     ///
-    /// Over HTTP/2, other requests of the connection may be in flight. Its end is announced to an idle client by GOAWAY. A head that
-    /// does not end in this time since its begin ends the connection with GOAWAY and the code `ENHANCE_YOUR_CALM`.
+    /// The time starts when the connection does, or at the end of the last response. So it ends
+    /// both idle and deliberately slow connections. A client that has sent a part of a head gets
+    /// status 408; an idle one gets nothing.
+    ///
+    /// Over HTTP/2, other requests of the connection may be in flight. An idle client is told of
+    /// the end with GOAWAY. If a head is not complete within this time after its beginning, the
+    /// connection ends with GOAWAY and the code `ENHANCE_YOUR_CALM`.
     pub fn head_timeout(mut self, timeout: Duration) -> Self {
         self.limits.head_timeout = timeout;
         self
     }
 
-    /// Sets how long a client may accept no byte of its response (nginx: `send_timeout`). Without this limit, a client that does
-    /// not read would hold its node's connection forever. Default 60 s.
+    /// Sets how long a client may accept no byte of its response (nginx: `send_timeout`). Default:
+    /// 60 s. Without this limit, a client that does not read would hold its node's connection
+    /// forever.
     pub fn send_timeout(mut self, timeout: Duration) -> Self {
         self.limits.send_timeout = timeout;
         self
     }
 
-    /// Sets the budget of bytes that wait in memory. Default: [`BufferBudget::process`], as for
+    /// Sets the budget of buffered bytes. Default: [`BufferBudget::process`], as for
     /// [proxies](crate::proxy::ProxyBuilder::buffers).
     pub fn buffers(mut self, budget: BufferBudget) -> Self {
         self.limits.buffers = budget;
@@ -147,46 +156,51 @@ impl<H: Handler> ServerBuilder<H> {
     }
 
     /// Sets how many headers a request may have. The server responds to more with status 431.
-    /// Default 100.
+    /// Default: 100.
     pub fn max_headers(mut self, headers: NonZeroUsize) -> Self {
         self.limits.head.headers = headers.get();
         self
     }
 
-    /// Sets how many bytes the head of a request may have. The server responds with status 414 if the
-    /// target alone has more, else with 431. Default 64 KiB: Kylin takes SQL in the query of a GET.
+    /// Sets how many bytes the head of a request may have. The server responds with status 414 if
+    /// the target alone has more, otherwise with 431. Default: 64 KiB, because Kylin accepts SQL in
+    /// the query of a GET.
     pub fn max_head_bytes(mut self, bytes: NonZeroUsize) -> Self {
         self.limits.head.bytes = bytes.get();
         self
     }
 
-    /// Sets the buffers for the lines of a head, as nginx has them (`client_header_buffer_size`, `large_client_header_buffers`): a first
-    /// one, and `count` further ones of `size` bytes. No line is divided between two. The server responds with status 414 to a request
-    /// line that fits none, and with 400 to headers. By default only [all bytes of a head](Self::max_head_bytes) count. This sets that
-    /// limit to the bytes of the buffers; a later call of `max_head_bytes` changes it.
+    /// Sets the buffers for the lines of a head, as in nginx (`client_header_buffer_size`,
+    /// `large_client_header_buffers`): a first one, and `count` further ones of `size` bytes. No
+    /// line is split between two buffers. The server responds with status 414 to a request line
+    /// that fits no buffer, and with 400 to such a header. By default, only [all bytes of a
+    /// head](Self::max_head_bytes) are limited. This method also sets that limit to the total size
+    /// of the buffers; a later call of `max_head_bytes` changes it.
     pub fn head_buffers(mut self, first: NonZeroUsize, count: NonZeroUsize, size: NonZeroUsize) -> Self {
         let buffers = LineBuffers { first: first.get(), count: count.get(), size: size.get() };
         (self.limits.head.bytes, self.limits.line_buffers) = (buffers.bytes(), Some(buffers));
         self
     }
 
-    /// Sets how many requests an HTTP/2 client may have in flight on one connection. Default 128.
+    /// Sets how many requests an HTTP/2 client may have in flight on one connection. Default: 128.
     pub fn max_streams(mut self, streams: NonZeroU32) -> Self {
         self.limits.max_streams = streams;
         self
     }
 
-    /// Sets whether an HTTP/1.1 connection serves more than one request. Default true.
+    /// Sets whether an HTTP/1.1 connection serves more than one request. Default: true.
     pub fn keep_alive(mut self, on: bool) -> Self {
         self.limits.keep_alive = on;
         self
     }
 
-    /// Sets whether an HTTP/1.1 client that closes its side of the connection gets the responses to the requests that it has sent, as
-    /// `nc -N` expects, and HAProxy and httpd do. Default false, as in nginx: such a client counts as disconnected, which cancels its
+    /// Sets whether an HTTP/1.1 client that closes its side of the connection still gets the
+    /// responses to the requests that it has sent. `nc -N` expects this, and HAProxy and httpd do
+    /// it. Default: false, as in nginx: such a client counts as disconnected, which cancels its
     /// request.
     ///
-    /// If it is true, a request whose client has closed its socket is cancelled only when its response cannot be written.
+    /// If it is true, a request whose client has closed its socket is cancelled only when its
+    /// response cannot be written.
     pub fn half_close(mut self, on: bool) -> Self {
         self.limits.half_close = on;
         self
@@ -203,13 +217,15 @@ impl<H: Handler> ServerBuilder<H> {
         }
     }
 
-    /// Uses a listening socket that this process was given, for example by systemd (`LISTEN_FDS`), for the listener that has its
-    /// address, instead of binding that. Several sockets may have one address, as those of another process of this server do
-    /// (`SO_REUSEPORT`).
+    /// Uses a listening socket that was passed to this process, for example by systemd
+    /// (`LISTEN_FDS`). The listener with the socket's address uses the socket instead of binding
+    /// the address. Several sockets may have the same address, like those of another process of
+    /// this server (`SO_REUSEPORT`).
     ///
-    /// Another process may accept from the same socket: no connection is lost while one takes over from another. The
-    /// [backlog](Self::backlog) is that of the socket. [`Listen::of_socket`] returns its address. [`Server::replace`] uses no
-    /// socket that is given to its builder.
+    /// Another process may accept from the same socket, so no connection is lost while one process
+    /// takes over from another. The [backlog](Self::backlog) is that of the socket.
+    /// [`Listen::of_socket`] returns its address. [`Server::replace`] ignores sockets that are
+    /// passed to its builder.
     pub fn inherit(mut self, socket: impl Into<std::os::fd::OwnedFd>) -> Self {
         self.inherited.push(socket2::Socket::from(socket.into()));
         self
@@ -218,9 +234,11 @@ impl<H: Handler> ServerBuilder<H> {
     /// Binds all listeners and starts the accept loops.
     ///
     /// # Errors
-    /// An error if an address cannot be bound, a thread cannot be started, or an [inherited](Self::inherit) socket has the address
-    /// of no listener; then nothing runs. If a timeout is below 1 ms, the error is an
-    /// [`InvalidDuration`](crate::clock::InvalidDuration) in an [`io::Error`] of the kind `InvalidInput`.
+    /// An error if an address cannot be bound, a thread cannot be started, or an
+    /// [inherited](Self::inherit) socket has the address of no listener. Nothing is running then.
+    /// If a timeout is below 1 ms, the error is an
+    /// [`InvalidDuration`](crate::clock::InvalidDuration) in an [`io::Error`] of the kind
+    /// `InvalidInput`.
     pub fn start(mut self) -> io::Result<Server> {
         let settings = self.settings.clone();
         let threads = settings.threads.get();

@@ -9,14 +9,15 @@ use crate::request::{ClientAddr, ClientKey};
 /// A client, with the handler and limits of its connection.
 pub(super) struct Client<H> {
     pub(super) peer: ClientAddr,
-    /// The client whose share of the buffers counts the bytes of the connection. `None` if the peer connects for many clients.
+    /// The client whose share of the buffers the bytes of the connection count against. `None` if
+    /// the peer connects on behalf of many clients.
     pub(super) key: Option<ClientKey>,
     pub(super) handler: CurrentHandler<H>,
     pub(super) limits: Limits,
     pub(super) stop: StopSignal,
 }
 
-/// An idle connection: its socket, and the bytes of the next request that were read.
+/// An idle connection: its socket, and the bytes of the next request that were already read.
 pub(super) struct IdleConnection<S> {
     pub(super) stream: S,
     pub(super) read: BytesMut,

@@ -1,8 +1,8 @@
 //! Serves the connection of one client.
 //!
-//! An idle connection is *parked*: it drops everything that serving requests needs and keeps only
-//! the socket and a timer. Thousands of clients that keep connections open, as JDBC pools do, cost
-//! about a kilobyte each.
+//! An idle connection is *parked*: it drops everything that is only needed to serve requests, and
+//! keeps the socket and a timer. Thousands of clients that keep connections open, as JDBC pools do,
+//! cost about a kilobyte each.
 
 use std::time::Duration;
 
@@ -165,7 +165,7 @@ mod tests {
                 () = response(&mut client) => {}
                 _ = served.as_mut() => panic!("parked {:?} after it began", began.elapsed()),
             }
-            // A client that reads the response and sends the next request.
+            // The client reads the response and sends the next request.
             assert!(timeout(PARK_DELAY / 2, served.as_mut()).await.is_err());
         }
         served.await.unwrap().expect("the connection is still open");
@@ -229,7 +229,7 @@ mod tests {
         client.write_all(REQUEST).await.unwrap();
         response(&mut client).await;
         served.await.unwrap().unwrap();
-        // A client that sends nothing does not delay the stop for longer.
+        // A client that sends nothing does not delay the stop any longer.
         for (age, wait) in [(0, 1_000), (600, 400), (30_000, 100)] {
             let (_client, served, stop) = start();
             sleep(Duration::from_millis(age)).await;
@@ -247,7 +247,7 @@ mod tests {
             let (mut client, served, _stop) = start();
             let (mut reader, mut writer) = tokio::io::split(&mut client);
             for piece in long.as_bytes().chunks(pieces) {
-                // The server may respond and close before all of it is sent.
+                // The server may respond and close before everything is sent.
                 _ = writer.write_all(piece).await;
             }
             let mut read = String::new();
@@ -340,7 +340,8 @@ mod tests {
         let (mut client, served, _stop) = start();
         let head = "POST /kylin HTTP/1.1\r\nHost: kylin\r\nContent-Length: 8388608\r\n\r\n";
         client.write_all(head.as_bytes()).await.unwrap();
-        // The handler has responded and dropped the request long before all of it is sent.
+        // The handler has responded and dropped the request long before all of the response is
+        // sent.
         for _ in 0..128 {
             client.write_all(&[0; 65536]).await.unwrap();
         }

@@ -47,19 +47,20 @@ impl Default for Limits {
     }
 }
 
-/// The buffers of nginx for the lines of a head: each line stands in one of them (`ngx_http_alloc_large_header_buffer`).
+/// nginx's buffers for the lines of a head: each line is in one of them
+/// (`ngx_http_alloc_large_header_buffer`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LineBuffers {
-    /// The bytes of the first buffer.
+    /// The size of the first buffer, in bytes.
     pub(super) first: usize,
     /// The number of further buffers.
     pub(super) count: usize,
-    /// The bytes of each further buffer.
+    /// The size of each further buffer, in bytes.
     pub(super) size: usize,
 }
 
 impl LineBuffers {
-    /// Returns the bytes of all buffers.
+    /// Returns the total size of all buffers, in bytes.
     pub(super) fn bytes(self) -> usize {
         self.count.saturating_mul(self.size).saturating_add(self.first)
     }
@@ -80,11 +81,12 @@ impl LineBuffers {
     }
 }
 
-/// Raises the limit of open files of this process to what the system allows, or sets it to `files` (nginx:
-/// `worker_rlimit_nofile`). Returns the limit.
+/// Raises the limit of open files of this process to the system's maximum, or sets it to `files`
+/// (nginx: `worker_rlimit_nofile`). Returns the limit.
 ///
-/// Each connection is a file. A process starts with a soft limit that it may raise itself, often 1,024, and a hard limit. A library
-/// must not change its process unasked, so an application calls this before it starts a [`Server`](super::Server).
+/// Each connection is a file. A process starts with a soft limit that it may raise itself, often
+/// 1,024, and a hard limit. A library must not change its process without being asked, so an
+/// application calls this before it starts a [`Server`](super::Server).
 ///
 /// # Errors
 /// An error if `files` is above the hard limit and the process may not raise that.
@@ -103,8 +105,9 @@ pub fn raise_open_files_limit(files: Option<NonZeroU64>) -> io::Result<u64> {
     Ok(limit.current.unwrap_or(u64::MAX))
 }
 
-/// Returns how many of `wanted` connections of clients this process can serve: half of the files that it may open. A request of a
-/// client needs a connection to a node too, and stores, logs and discovery need files as well.
+/// Returns how many of `wanted` client connections this process can serve: half of the files that
+/// it may open. A client's request also needs a connection to a node, and stores, logs and
+/// discovery need files as well.
 pub(super) fn servable(wanted: Option<NonZeroUsize>) -> NonZeroUsize {
     let wanted = wanted.unwrap_or(NonZeroUsize::MAX);
     let servable = max_open_files().map_or(wanted, |files| NonZeroUsize::new(files / 2).unwrap_or(NonZeroUsize::MIN));
@@ -115,14 +118,16 @@ pub(super) fn servable(wanted: Option<NonZeroUsize>) -> NonZeroUsize {
 #[derive(Clone)]
 pub(super) struct ClientShares {
     limit: Arc<ClientLimit>,
-    /// From this number of connections on, each new one of a client replaces its idlest one. Halfway to the limit, young ones are
-    /// replaced too. The limit is higher, and bounds connections that are not idle.
+    /// From this number of connections on, each new connection of a client replaces its connection
+    /// that has been idle for the longest. Halfway to the limit, young ones are replaced too. The
+    /// limit itself is higher, and bounds connections that are not idle.
     crowded: u32,
     idle: Arc<IdleList>,
 }
 
 impl ClientShares {
-    /// Limits a client to `wanted` of the `all` connections of a server, or to less than all of them.
+    /// Limits a client to `wanted` of the `all` connections of a server, but always to fewer than
+    /// all.
     pub(super) fn new(wanted: NonZeroU32, all: NonZeroUsize, idle: &Arc<IdleList>) -> Self {
         let max = of_client(wanted, all);
         let crowded = if max < wanted {
@@ -146,7 +151,8 @@ impl ClientShares {
             && let count = self.limit.count(key)
             && count >= self.crowded
         {
-            // A permit becomes free a moment after its connection was told to close, so young ones are closed before the limit is reached.
+            // A permit becomes free a moment after its connection was told to close. So young
+            // connections are closed before the limit is reached.
             self.idle.close_idlest_of(key, count >= self.crowded.midpoint(self.limit.max()));
         }
         self.limit.acquire(client)
@@ -162,10 +168,12 @@ fn warn_of_connections(client: ClientKey, max: NonZeroU32) {
     );
 }
 
-/// The minimum number of connections for shares. A smaller server has few clients, and one may take all connections.
+/// The minimum number of connections for shares. A smaller server has few clients, and one client
+/// may take all connections.
 const MIN_SHARED: usize = 64;
 
-/// Returns how many of the `all` connections of a server one client may have: `wanted`, but at most three quarters.
+/// Returns how many of the `all` connections of a server one client may have: `wanted`, but at most
+/// three quarters.
 fn of_client(wanted: NonZeroU32, all: NonZeroUsize) -> NonZeroU32 {
     let most = if all.get() < MIN_SHARED { usize::MAX } else { all.get() - all.get() / 4 };
     u32::try_from(most).ok().and_then(NonZeroU32::new).map_or(wanted, |most| wanted.min(most))

@@ -22,13 +22,13 @@ pub enum Listen {
     Unix(PathBuf),
 }
 
-/// The text is not a [`Listen`].
+/// The error for a text that is not a [`Listen`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not an address to listen on: expected 1.2.3.4:port, [v6]:port or unix:/path")]
 pub struct InvalidListen(String);
 
 impl InvalidListen {
-    /// Returns the text that was given, or its first 255 characters.
+    /// Returns the rejected text, or its first 255 characters.
     pub fn value(&self) -> &str {
         &self.0
     }
@@ -63,7 +63,7 @@ impl fmt::Display for Listen {
 }
 
 impl Listen {
-    /// Returns the address of a listening socket, for example of one that systemd has passed.
+    /// Returns the address of a listening socket, for example of one that systemd passed.
     ///
     /// # Errors
     /// An error if `socket` does not listen, or is neither a TCP socket nor a unix socket with a path.
@@ -82,7 +82,7 @@ impl Listen {
     }
 }
 
-/// The sockets that this process was given, with their addresses.
+/// The sockets that were passed to this process, with their addresses.
 pub(super) struct Inherited(Vec<(Listen, Socket)>);
 
 impl Inherited {
@@ -91,8 +91,8 @@ impl Inherited {
         sockets.collect::<io::Result<_>>().map(Inherited)
     }
 
-    /// Takes the sockets that have the address of `listen`, at least one for each of `loops` accept loops. Returns `None` if there
-    /// are none.
+    /// Takes the sockets that have the address of `listen`, at least one for each of `loops` accept
+    /// loops. Returns `None` if there are none.
     pub(super) fn adopt(&mut self, listen: &Listen, loops: usize) -> io::Result<Option<Listener>> {
         let (taken, left) = std::mem::take(&mut self.0).into_iter().partition(|(of, _)| has_address(of, listen));
         self.0 = left;
@@ -139,7 +139,7 @@ pub(super) struct Listener {
 
 impl Listener {
     /// Binds a socket for each of `loops` accept loops. The kernel lets `backlog` connections wait
-    /// at each.
+    /// at each one.
     pub(super) fn bind(listen: &Listen, loops: usize, backlog: NonZeroU32) -> io::Result<Self> {
         let backlog = i32::try_from(backlog.get()).unwrap_or(i32::MAX);
         let bound = match listen {
@@ -153,7 +153,8 @@ impl Listener {
 
 fn bind_tcp(address: SocketAddr, v6_only: bool, loops: usize, backlog: i32) -> io::Result<Listener> {
     // The first socket is bound without SO_REUSEPORT, so that an address in use is an error and is
-    // not shared. It never listens: closing it would reset the connections that it had accepted.
+    // not shared. It never listens, because closing it would reset the connections that it had
+    // accepted.
     let exclusive = tcp_socket(address, v6_only, false)?;
     let address = exclusive.local_addr()?.as_socket().unwrap_or(address);
     drop(exclusive);
@@ -185,7 +186,7 @@ fn bind_unix(path: &std::path::Path, loops: usize, backlog: i32) -> io::Result<L
         std::fs::remove_file(path)?;
     }
     let socket = Socket::from(UnixListener::bind(path)?);
-    // The standard library listens with a backlog of its own; a second call changes it.
+    // The standard library listens with its own backlog; a second call changes it.
     socket.listen(backlog)?;
     socket.set_nonblocking(true)?;
     let sockets = (0..loops).map(|_| socket.try_clone());
@@ -217,8 +218,8 @@ mod tests {
 
     const BACKLOG: NonZeroU32 = NonZeroU32::new(16).unwrap();
 
-    /// Uses loopback addresses of its own: other programs take ports at any time, and a client with
-    /// the server's address may connect to itself.
+    /// Uses its own loopback addresses, because other programs take ports at any time, and a client
+    /// with the server's address may connect to itself.
     #[test]
     #[cfg(target_os = "linux")]
     fn a_client_that_connects_while_the_server_starts_is_not_reset() {

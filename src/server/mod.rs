@@ -2,8 +2,8 @@
 //!
 //! Each core has one accept loop and one single-threaded runtime. The kernel spreads connections
 //! over the loops (`SO_REUSEPORT`). A request and its connection to the node stay on the core that
-//! accepted the client. The server speaks HTTP/1.1 with keep-alive, and HTTP/2 to clients that begin with its preface, with or
-//! without TLS ([`ListenOptions`]).
+//! accepted the client. The server speaks HTTP/1.1 with keep-alive, and HTTP/2 to clients that
+//! begin with its preface, with or without TLS ([`ListenOptions`]).
 
 mod accept;
 mod builder;
@@ -48,28 +48,28 @@ use crate::observe::Cut;
 use crate::proxy::{ErrorResponse, Proxy};
 use crate::request::ClientAddr;
 
-/// The time for which the bytes of a client that keeps sending are read and dropped after the last response.
+/// How long the bytes of a client that keeps sending are read and dropped after the last response.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The grace time of a stop is over, and the handler has not responded.
 const STOPPED: ErrorResponse =
     ErrorResponse::new(StatusCode::BAD_GATEWAY, "the front end stops; the request may have been executed");
 
-/// The end of a request that gets [`STOPPED`].
+/// How a request ends that gets [`STOPPED`].
 const CUT: Cut = Cut::Responds(StatusCode::BAD_GATEWAY);
 
 /// The handler panicked.
 const PANICKED: ErrorResponse =
     ErrorResponse::new(StatusCode::INTERNAL_SERVER_ERROR, "the front end failed; the request may have been executed");
 
-/// Responds to the requests of a [`Server`]. A [`Proxy`] is a handler, and so is a closure that returns a
-/// future of a response.
+/// Responds to the requests of a [`Server`]. A [`Proxy`] is a handler, and so is a closure that
+/// returns a future of a response.
 pub trait Handler: Send + Sync + 'static {
     /// Responds to `request`, which `peer` sent.
     fn handle(&self, peer: ClientAddr, request: Request<Body>) -> impl Future<Output = Response<Body>> + Send;
 
-    /// Returns whether `peer` is a proxy that connects for many clients, and so has no
-    /// [limit of connections](ServerBuilder::max_connections_per_client). The default is no.
+    /// Returns whether `peer` is a proxy that connects on behalf of many clients, and so has no
+    /// [limit of connections](ServerBuilder::max_connections_per_client). Default: no.
     fn trusts(&self, peer: ClientAddr) -> bool {
         _ = peer;
         false
@@ -120,7 +120,7 @@ pub struct Server {
     listeners: Vec<RunningListener>,
     next_listener: u64,
     settings: FixedSettings,
-    /// Holds the grace time once the server stops. The loops also end when it is dropped.
+    /// Receives the grace time when the server stops. The loops also end when it is dropped.
     stop: watch::Sender<Option<Duration>>,
     loops: Vec<AcceptLoop>,
     /// One permit for each connection that may be open, and the number of permits.
@@ -148,26 +148,30 @@ impl Server {
         ServerBuilder::new()
     }
 
-    /// Returns the addresses of the TCP listeners, in the order in which they were added, first those that have run for longest.
+    /// Returns the addresses of the TCP listeners. Those that have run for the longest come first,
+    /// then the order in which they were added.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
-    /// Returns a function that counts the open connections of clients. It remains valid when the server has stopped.
+    /// Returns a function that counts the open client connections. It remains valid after the
+    /// server has stopped.
     pub fn connection_count(&self) -> impl Fn() -> usize + Send + Sync + 'static + use<> {
         let (permits, all) = self.permits.clone();
         move || all.saturating_sub(permits.available_permits())
     }
 
     /// Stops the server. It accepts no new connections, closes idle ones, and closes the others
-    /// after the response to the request in flight. After `grace`, requests without a response get a
-    /// 502, and connections that are still open are cut. The 502 is needed because clients repeat a request whose connection
-    /// closes without a byte. A server that is dropped does the same at once, and so does one whose stop is dropped.
+    /// after the response to the request in flight. After `grace`, requests without a response get
+    /// a 502, and connections that are still open are cut. The 502 is needed because clients repeat
+    /// a request whose connection closes without a byte. Dropping the server, or the future of this
+    /// method, does the same at once.
     pub async fn stop(self, grace: Duration) -> Stopped {
         self.stop_or_cut(grace, pending()).await
     }
 
-    /// Stops the server as [`stop`](Self::stop) does. The grace time ends early when `cut` is ready, for example at a second signal.
+    /// Stops the server like [`stop`](Self::stop). The grace time ends early when `cut` is ready,
+    /// for example at a second signal.
     pub async fn stop_or_cut(mut self, grace: Duration, cut: impl Future<Output = ()>) -> Stopped {
         self.stop.send_replace(Some(grace));
         let loops = std::mem::take(&mut self.loops);
@@ -182,7 +186,7 @@ impl Server {
     }
 }
 
-/// Waits for the end of accept loops.
+/// Waits for the accept loops to end.
 async fn ended(loops: Vec<AcceptLoop>) -> Stopped {
     let mut cut = 0;
     for AcceptLoop { done, thread, .. } in loops {

@@ -21,8 +21,8 @@ pub(super) enum Protocol {
 /// The size of one read.
 const READ_SIZE: usize = 8 * 1024;
 
-/// Waits for bytes and appends them to `read`; false at the end of the stream. There is no buffer
-/// while it waits, so that an idle connection costs little memory.
+/// Waits for bytes and appends them to `read`; returns false at the end of the stream. There is no
+/// buffer while it waits, so that an idle connection costs little memory.
 pub(super) fn poll_some<S: AsyncRead + Unpin>(
     stream: &mut S,
     read: &mut BytesMut,
@@ -35,12 +35,12 @@ pub(super) fn poll_some<S: AsyncRead + Unpin>(
     Poll::Ready(Ok(!buffer.filled().is_empty()))
 }
 
-/// Waits for bytes as [`poll_some`] does.
+/// Waits for bytes like [`poll_some`].
 pub(super) async fn read_some<S: AsyncRead + Unpin>(stream: &mut S, read: &mut BytesMut) -> io::Result<bool> {
     poll_fn(|cx| poll_some(stream, read, cx)).await
 }
 
-/// Reads just enough of `stream` to tell the protocol of its client. If nothing was read, the
+/// Reads just enough of `stream` to detect the protocol of its client. If nothing was read, the
 /// client has left.
 pub(super) async fn sniff<S: AsyncRead + Unpin>(stream: &mut S, read: &mut BytesMut) -> io::Result<Protocol> {
     loop {

@@ -8,13 +8,16 @@ use tokio::net::UnixStream;
 
 /// The socket of a client.
 pub(super) trait ClientSocket: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    /// Sets whether the socket is reset when it is closed, however that happens, even by the end of the process.
+    /// Sets whether the socket is reset when it is closed for any reason, even by the end of the
+    /// process.
     ///
-    /// Only a reset tells an HTTP/1.0 client that a response without a length was truncated. A response with a length or in chunks
-    /// needs none, and a reset could cost the client bytes that it has not read yet.
+    /// Only a reset tells an HTTP/1.0 client that a response without a length was truncated. A
+    /// response with a length or in chunks needs no reset, which could cost the client bytes that
+    /// it has not read yet.
     fn reset_on_close(&self, on: bool);
 
-    /// Returns the address that the client connected to; `None` if that is no IP address. It costs a system call.
+    /// Returns the address that the client connected to; `None` if it is not an IP address. Costs a
+    /// system call.
     fn local_addr(&self) -> Option<SocketAddr>;
 }
 

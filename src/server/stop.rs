@@ -12,7 +12,8 @@ use tokio::time::{Instant, timeout_at};
 use crate::clock::timer_in;
 use crate::request::ClientKey;
 
-/// The time that a connection has for its first byte or the rest of a head when the server stops, because a request may be in flight.
+/// The time that a connection has for its first byte or the rest of a head when the server stops. A
+/// request may be on its way.
 pub(super) const LAST_HEAD_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// The stage of a stop.
@@ -25,7 +26,8 @@ pub(super) enum StopStage {
     Cutting,
 }
 
-/// Tells the accept loop and the connections of a core that the server stops, and idle connections that it needs their permits.
+/// Tells the accept loop and the connections of a core that the server is stopping, and tells idle
+/// connections that the server needs their permits.
 #[derive(Debug, Clone)]
 pub(super) struct StopSignal(watch::Receiver<StopStage>, Arc<IdleList>);
 
@@ -50,8 +52,9 @@ impl StopSignal {
         self.reached(StopStage::Cutting).await;
     }
 
-    /// Runs a step before the first request of a connection. Returns its result, or `None` if it is not complete at `deadline`.
-    /// While the server stops, the step has [`MIN_IDLE_TIME`] from its begin, and at least [`LAST_HEAD_TIMEOUT`].
+    /// Runs a step before the first request of a connection. Returns its result, or `None` if it is
+    /// not complete at `deadline`. While the server stops, the step has [`MIN_IDLE_TIME`] from its
+    /// beginning, and at least [`LAST_HEAD_TIMEOUT`].
     pub(super) async fn before<T>(&self, deadline: Instant, step: impl Future<Output = T>) -> Option<T> {
         let mut step = pin!(timeout_at(deadline, step));
         let last = timer_in(MIN_IDLE_TIME);
@@ -66,24 +69,24 @@ impl StopSignal {
     }
 
     async fn reached(&mut self, stage: StopStage) {
-        // Without a sender, the server was dropped.
+        // If there is no sender, the server was dropped.
         _ = self.0.wait_for(|current| *current >= stage).await;
     }
 
-    /// Returns true if the server stops and this signal was not awaited since.
+    /// Returns true if the server is stopping and this signal was not awaited since.
     pub(super) fn is_set(&self) -> bool {
         self.0.has_changed().unwrap_or(true)
     }
 }
 
-/// The idle connections of a server, of all cores: those of which no byte of a request has arrived.
+/// The idle connections of a server, on all cores: those on which no byte of a request has arrived.
 #[derive(Debug, Default)]
 pub(super) struct IdleList(Mutex<IdleEntries>);
 
 #[derive(Debug, Default)]
 struct IdleEntries {
     next: u64,
-    /// The entries by number: the first has been idle for the longest.
+    /// The entries by number. The first has been idle for the longest.
     closers: BTreeMap<u64, Closer>,
 }
 
@@ -94,7 +97,8 @@ struct Closer {
     close: oneshot::Sender<()>,
 }
 
-/// The time for which an idle connection is not closed, because a client that has just connected is about to send its first request.
+/// How long an idle connection is not closed, because a client that has just connected is about to
+/// send its first request.
 const MIN_IDLE_TIME: Duration = Duration::from_secs(1);
 
 /// An idle connection.
@@ -122,8 +126,8 @@ impl IdleList {
         idlest.is_some_and(|idlest| idlest.remove().close.send(()).is_ok())
     }
 
-    /// Closes the connection of `client` that has been idle for the longest, if that is [`MIN_IDLE_TIME`] or longer. If the server
-    /// `needs` the permit, the time does not matter.
+    /// Closes the connection of `client` that has been idle for the longest, if it has been idle
+    /// for [`MIN_IDLE_TIME`]. If the server `needs` the permit, the time does not matter.
     pub(super) fn close_idlest_of(&self, client: ClientKey, needs: bool) {
         let mut entries = self.0.lock();
         let is_old = |closer: &Closer| needs || closer.since.elapsed() >= MIN_IDLE_TIME;

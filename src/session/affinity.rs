@@ -25,8 +25,9 @@ use crate::drop_guard::DropGuard;
 use crate::endpoint::EndpointId;
 use crate::request::RequestContext;
 
-/// The rule by which sessions are bound to endpoints: see [`ProxyBuilder::affinity`](crate::proxy::ProxyBuilder::affinity). Clones
-/// share the same sessions.
+/// How sessions are bound to endpoints: see
+/// [`ProxyBuilder::affinity`](crate::proxy::ProxyBuilder::affinity). Clones share the same
+/// sessions.
 ///
 /// | strategy | binds by | memory |
 /// |---|---|---|
@@ -41,38 +42,39 @@ use crate::request::RequestContext;
 #[must_use]
 pub struct Affinity {
     strategy: Arc<Strategy>,
-    /// Chooses the endpoint of requests without a bound session.
+    /// Chooses the endpoint of requests that have no bound session.
     user: Option<User>,
     primaries_first: bool,
 }
 
-/// The strategies. A new one is a variant here and in [`BoundSession`], with an arm in each hook.
+/// The strategies. A new strategy needs a variant here and in [`BoundSession`], and an arm in each
+/// hook.
 enum Strategy {
-    /// Only the user of Basic credentials chooses the endpoint.
+    /// Binds nothing: only the user of Basic credentials chooses the endpoint.
     User,
     Learn(Learn),
     Sticky(StickyCookie),
     Route(Route),
-    /// The application finds the route.
+    /// The application names the route.
     GivenRoute,
     Replicated(Replicated),
     #[cfg(feature = "login-relay")]
     LoginRelay(Arc<Relay>),
 }
 
-/// The session of one request: the strategy with what it remembers between its hooks.
+/// The session of one request: the strategy, with the state that it keeps between its hooks.
 pub(crate) type RequestSession<'a> = SessionContext<BoundSession<'a>>;
 
 /// A strategy with its state.
 #[derive(Default)]
 pub(crate) enum BoundSession<'a> {
-    /// The strategy keeps no state: the hint is enough.
+    /// The strategy keeps no state, because the hint is enough.
     #[default]
     Hinted,
     Learn(&'a Learn, Learned),
     Sticky(&'a StickyCookie, Renewal),
     Route {
-        /// The request names a session, which may have no route.
+        /// Whether the request names a session, which may have no route.
         names_session: bool,
     },
     Replicated(&'a Replicated, ReplicatedSession),
@@ -85,10 +87,11 @@ impl Affinity {
     ///
     /// The proxy learns sessions from every `Set-Cookie` and forgets them at logout. It also reads `;jsessionid=` in paths.
     ///
-    /// - If a session's node is gone, the policy picks another node, the user logs in once more, and the new session is bound to
-    ///   that node.
+    /// - If a session's node is gone, the policy picks another node. The user logs in once more,
+    ///   and the new session is bound to that node.
     /// - A draining node keeps its sessions.
-    /// - An id of unknown origin binds nothing until a node serves a request with it that needs a login.
+    /// - An id of unknown origin binds nothing until a node uses it to serve a request that needs a
+    ///   login.
     ///
     /// ```
     /// # async fn run(cluster: kylin_lb::Cluster) -> Result<(), Box<dyn std::error::Error>> {
@@ -103,28 +106,31 @@ impl Affinity {
         Self::learn_from(sessions, SessionCookie::of_kylin())
     }
 
-    /// Binds a session to the node that set one of these cookies. Session ids in paths count as those of the first cookie.
+    /// Binds a session to the node that set one of these cookies. A session id in a path counts as
+    /// one of the first cookie.
     pub fn learn_from(sessions: Sessions, cookies: impl IntoIterator<Item = SessionCookie>) -> Self {
         Self::new(Strategy::Learn(Learn { sessions, cookies: cookies.into_iter().collect() }))
     }
 
-    /// Binds a client to an endpoint by a signed cookie of the front end, so that front ends store nothing. Takes a
-    /// [`Secret`], or a [`StickyCookie`] with attributes.
+    /// Binds a client to an endpoint with a signed cookie of the front end, so that front ends
+    /// store nothing. Takes a [`Secret`], or a [`StickyCookie`] with attributes.
     pub fn cookie(cookie: impl Into<StickyCookie>) -> Self {
         Self::new(Strategy::Sticky(cookie.into()))
     }
 
-    /// Binds a session to the endpoint of the [route](crate::Endpoint::route) in its id.
+    /// Binds a session to the endpoint whose [route](crate::Endpoint::route) is in its id.
     ///
     /// The route follows the first dot of `JSESSIONID` or `;jsessionid=`. Tomcat puts it there when its `jvmRoute` is set.
     ///
-    /// Endpoints may share a route, as in nginx. The first primary endpoint with the route serves; if it is not eligible, the
-    /// policy picks another primary endpoint. The route is looked up among the backups only if no primary endpoint is eligible.
+    /// Endpoints may share a route, as in nginx. The first primary endpoint with the route serves.
+    /// If it is not eligible, the policy picks another primary endpoint. The route is looked up
+    /// among the backups only if no primary endpoint is eligible.
     pub fn route() -> Self {
         Self::route_of(SessionCookie::of_kylin())
     }
 
-    /// Binds a session to the endpoint of the route in its id, which one of these cookies or `;jsessionid=` carries.
+    /// Binds a session to the endpoint whose route is in its id. One of these cookies or
+    /// `;jsessionid=` carries the id.
     pub fn route_of(cookies: impl IntoIterator<Item = SessionCookie>) -> Self {
         Self::new(Strategy::Route(Route { cookies: cookies.into_iter().collect() }))
     }
@@ -135,18 +141,20 @@ impl Affinity {
         Self::new(Strategy::GivenRoute)
     }
 
-    /// Serves nodes that replicate their sessions, for example through a session manager over Redis.
+    /// Serves nodes that replicate their sessions, for example with a session manager that uses
+    /// Redis.
     ///
-    /// Any node serves any request of a session. A session that has just begun stays with its node for a moment, until the others
-    /// can find it.
+    /// Any node serves any request of a session. A new session stays with its node for a moment,
+    /// until the other nodes can find it.
     pub fn replicated(sessions: ReplicatedSessions) -> Self {
         Self::new(Strategy::Replicated(sessions.build()))
     }
 
     /// Relays logins: the front end keeps the login of each session and logs in at every node that does not know it.
     ///
-    /// Any node serves any request of a session, so every policy balances freely and no login is lost with a node. The front end
-    /// keeps credentials for it: [`LoginRelay`] describes how they are protected, and what clients see.
+    /// Any node serves any request of a session, so every policy balances freely, and no login is
+    /// lost when a node fails. To do this, the front end keeps credentials. [`LoginRelay`]
+    /// describes how they are protected, and what clients see.
     ///
     /// ```
     /// use kylin_lb::session::{Affinity, LoginRelay, Secret, Sessions};
@@ -164,11 +172,12 @@ impl Affinity {
         Self::new(Strategy::LoginRelay(Arc::new(relay.build())))
     }
 
-    /// Sends all requests of a user to one endpoint, by the user name in their Basic credentials. The endpoint follows from
-    /// rendezvous hashing of a keyed hash, which is the same at all front ends with the same secret.
+    /// Sends all requests of a user to one endpoint, by the user name in their Basic credentials.
+    /// The endpoint follows from rendezvous hashing of a keyed hash. All front ends with the same
+    /// secret choose the same endpoint.
     ///
-    /// This suits clients without cookies, each of whose requests costs a node a login. All requests of one user go to one node,
-    /// so an application with a single user loads a single node.
+    /// This suits clients without cookies, whose requests each cost a node a login. All requests of
+    /// one user go to one node, so an application with a single user loads only one node.
     pub fn user(secret: Secret) -> Self {
         Self::new(Strategy::User).or_user(secret)
     }
@@ -179,8 +188,9 @@ impl Affinity {
         self
     }
 
-    /// Sets whether a session that is bound to a [backup](crate::Endpoint::backup) moves to a primary endpoint as soon as one is
-    /// eligible, as in nginx. Default: no, as with HAProxy: the session stays where its login is.
+    /// Sets whether a session that is bound to a [backup](crate::Endpoint::backup) moves to a
+    /// primary endpoint as soon as one is eligible, as in nginx. Default: no, as in HAProxy: the
+    /// session stays where its login is.
     ///
     /// A [route](Self::route) is always looked up among the primary endpoints first.
     pub fn primaries_first(mut self, primaries_first: bool) -> Self {
@@ -244,8 +254,8 @@ impl Affinity {
 }
 
 impl RequestSession<'_> {
-    /// Returns whether a copy of the request is needed until its response is settled, because the request may have to be sent
-    /// again. Asked before each attempt.
+    /// Returns whether a copy of the request must be kept until its response is settled, because
+    /// the request may have to be sent again. Called before each attempt.
     pub(crate) fn may_send_again(&self) -> bool {
         match &self.state {
             BoundSession::Hinted | BoundSession::Learn(..) | BoundSession::Sticky(..) | BoundSession::Route { .. } => {
@@ -270,7 +280,8 @@ impl RequestSession<'_> {
         }
     }
 
-    /// Returns whether the request names a session of the nodes, in a cookie or in its path. The strategy knows which cookies hold one.
+    /// Returns whether the request names a session of the nodes, in a cookie or in its path. The
+    /// strategy knows which cookies hold one.
     pub(crate) fn is_named(&self, request: &RequestContext) -> bool {
         match &self.state {
             BoundSession::Hinted | BoundSession::Sticky(..) => request.names_kylin_session(),
@@ -282,7 +293,7 @@ impl RequestSession<'_> {
         }
     }
 
-    /// Returns whether one node has the session, and none is known to.
+    /// Returns whether only one node has the session, and it is unknown which.
     pub(crate) fn is_at_unknown_node(&self) -> bool {
         self.is_at_one_node() && !self.hint.is_binding()
     }
@@ -315,7 +326,7 @@ impl RequestSession<'_> {
         }
     }
 
-    /// Prepares `request` for `endpoint`; returns `None` when the request can be sent as it is.
+    /// Prepares `request` for `endpoint`; returns `None` if the request can be sent as it is.
     #[cfg_attr(not(feature = "login-relay"), allow(unused_variables, reason = "only the login relay talks to nodes"))]
     pub(crate) fn prepare<'a>(
         &'a mut self,

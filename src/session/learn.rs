@@ -1,8 +1,9 @@
 //! Binds a session to the node that set its cookie.
 //!
-//! Two things bind an id to an endpoint: a `Set-Cookie` of that endpoint; or, for an id of unknown origin (for example after a
-//! restart of the front end), a response of the endpoint that needs a login. An id that a client made up gets neither, so a client
-//! cannot bind it.
+//! Two things bind an id to an endpoint. The first is a `Set-Cookie` of that endpoint. The second
+//! is a response of the endpoint to a request that needs a login. It applies to an id of unknown
+//! origin, for example after a restart of the front end. An id that a client made up gets neither,
+//! so a client cannot bind it.
 
 use std::time::Duration;
 
@@ -49,9 +50,10 @@ enum Binding {
     UnderOldKey,
 }
 
-/// The maximum number of ids that are looked up. A client may send several session cookies: one of a proxy in front, one of another path.
+/// The maximum number of ids that are looked up. A client may send several session cookies, such as
+/// one of a proxy in front, or one of another path.
 const MAX_IDS: usize = 4;
-/// The maximum number of cookies of a response that are read.
+/// The maximum number of a response's cookies that are read.
 const MAX_SET_COOKIES: usize = 32;
 
 impl Learned {
@@ -105,7 +107,7 @@ impl Learn {
         MaybeReady::Ready(context)
     }
 
-    /// Returns the ids that the client names, cookies before the path, like Tomcat.
+    /// Returns the ids that the client names. Like Tomcat, it lists cookies before the path.
     fn ids<'r>(&self, request: &'r RequestContext) -> impl Iterator<Item = (&'r [u8], usize)> + use<'r, '_> {
         let in_cookies = request.cookies().filter_map(|(name, id)| Some((id, self.index_of(name)?)));
         let in_cookies = in_cookies.filter(|(id, _)| cookie::is_session_id(id));
@@ -149,7 +151,7 @@ impl Learn {
         response: &Response<Body>,
     ) -> MaybeReady<'a, AfterResponse> {
         let mut issued = self.issued(learned, response.headers());
-        // A failed login says nothing about the session: LDAP may be down.
+        // A failed login says nothing about the session, because LDAP may be down.
         let status = response.status();
         issued.ends_session &= status != StatusCode::UNAUTHORIZED && !status.is_server_error();
         if issued.ends_session
@@ -160,7 +162,7 @@ impl Learn {
         let (client, endpoint) = (context.request.client(), context.endpoint);
         if let Some(first) = issued.first {
             return match issued.more.is_empty() {
-                // The response names the session that is bound to this endpoint already.
+                // The response names the session that is already bound to this endpoint.
                 true if learned.session == Some(first) && context.hint.names(endpoint) => {
                     MaybeReady::Ready(AfterResponse::Return)
                 }
@@ -261,7 +263,8 @@ struct Issued {
     ends_session: bool,
 }
 
-/// Returns the version of the record in the store, if that binds the session to another endpoint than `record`.
+/// Returns the version of the record in the store, if that record binds the session to another
+/// endpoint than `record`.
 fn outdated(lookup: &Lookup, record: &SessionRecord) -> Option<u64> {
     match lookup {
         Lookup::Found(stored, Some(version)) if stored.endpoint() != record.endpoint() => Some(*version),

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | [`Affinity`] | chooses how sessions are kept: set it with [`ProxyBuilder::affinity`](crate::proxy::ProxyBuilder::affinity) |
 //! | [`Sessions`] | the sessions of a front end: in memory, or in a store with a near cache |
-//! | [`SessionStore`] | the trait of stores, which any number of front ends may share; [`open`] makes one from an address |
+//! | [`SessionStore`] | the trait of stores, which any number of front ends may share; [`open`] makes a store from an address |
 //! | [`SessionRecord`] under a [`SessionKey`] | what a store keeps of a session: the endpoint to which it is bound |
 //! | [`Secret`] | derives the keys of sessions and signs cookies; all front ends of one cluster need the same one |
 

@@ -1,10 +1,12 @@
-//! Keeps a new session with its node for a grace time. For nodes that replicate their sessions.
+//! Keeps a new session with its node for a grace time. Meant for nodes that replicate their
+//! sessions.
 //!
-//! tomcat-redis-session-manager writes a placeholder when a session begins, and the session itself *after* the response was sent
-//! (RedisSessionHandlerValve.java:24-31). A fast next request that goes to another node finds the placeholder: "attempted to load
-//! session which has been created but not yet serialized", HTTP 500 (RedisSessionManager.java:388). So a session stays with the
-//! node that began it for a grace time. If that write fails, the placeholder never goes away, and its cookie is poisoned: every
-//! request with it fails at every node.
+//! When a session begins, tomcat-redis-session-manager writes a placeholder. It writes the session
+//! itself *after* the response was sent (RedisSessionHandlerValve.java:24-31). If the next request
+//! comes quickly and goes to another node, it finds the placeholder: "attempted to load session
+//! which has been created but not yet serialized", HTTP 500 (RedisSessionManager.java:388). So a
+//! session stays with the node that began it for a grace time. If that write fails, the placeholder
+//! never goes away, and its cookie is poisoned: every request with it fails at every node.
 
 use std::fmt;
 use std::sync::Arc;
@@ -50,18 +52,19 @@ impl ReplicatedSessions {
         }
     }
 
-    /// Sets how long a new session stays with the node that began it. Default: 3 s. The node writes the session within
-    /// milliseconds, unless it is busy. Zero lets no session stay.
+    /// Sets how long a new session stays with the node that began it. Default: 3 s. The node writes
+    /// the session within milliseconds, unless it is busy. With zero, no session stays with its
+    /// node.
     ///
-    /// A [shared store](Self::sessions) keeps times in seconds: at another front end a new session stays with its node for 1 s at
-    /// least.
+    /// A [shared store](Self::sessions) keeps times in seconds, so at another front end a new
+    /// session stays with its node for at least 1 s.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
         self
     }
 
-    /// Sets a store through which front ends share their knowledge of new sessions. Default: `None`; each front end knows only the
-    /// sessions that began through it.
+    /// Sets a store through which front ends share their knowledge of new sessions. Default:
+    /// `None`; each front end then knows only the sessions that began through it.
     ///
     /// The store must not be the database in which the nodes keep their sessions: their session manager flushes that database.
     pub fn sessions(mut self, sessions: Sessions) -> Self {
@@ -69,11 +72,12 @@ impl ReplicatedSessions {
         self
     }
 
-    /// Sets whether a request is sent again if it fails because its session was not written. Default: no, because another failure
-    /// may have the same message.
+    /// Sets whether a request is sent again if it failed because its session was not written.
+    /// Default: no, because another failure may have the same message.
     ///
-    /// The request is sent again after 100 ms, and then without the cookie if it has an `Authorization`. The client's cookie is
-    /// deleted. The node has executed nothing when it fails in this way.
+    /// The request is sent again after 100 ms. If it fails again and has an `Authorization`, it is
+    /// then sent without the cookie. The client's cookie is deleted. The node has executed nothing
+    /// when it fails in this way.
     pub fn heal(mut self, heal: bool) -> Self {
         self.heal = heal;
         self
@@ -88,7 +92,7 @@ impl ReplicatedSessions {
         Ok(self)
     }
 
-    /// Sets the clock of the grace time. Default: the system's clock.
+    /// Sets the clock of the grace time. Default: the system clock.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Arc::new(clock);
         self
@@ -137,7 +141,7 @@ pub(crate) struct Replicated {
 
 /// The number of sessions that are remembered.
 const RECENT_CAPACITY: usize = 50_000;
-/// The longest error that is read, in bytes.
+/// The maximum length of an error that is read, in bytes.
 const MAX_ERROR: u64 = 64 * 1024;
 /// The time that reading an error may take.
 const ERROR_TIMEOUT: Duration = Duration::from_secs(1);
@@ -188,7 +192,7 @@ impl Replicated {
             return MaybeReady::Ready(SessionContext::new(endpoint.map_or(fallback, EndpointHint::Id), state));
         }
         let Some(sessions) = &self.sessions else { return MaybeReady::Ready(SessionContext::new(fallback, state)) };
-        // The session may have begun through another front end.
+        // The session may have begun at another front end.
         let lookup = sessions.find(request.client(), key, id, None);
         MaybeReady::boxed(async move {
             let endpoint = match lookup.await {
@@ -240,11 +244,12 @@ impl Replicated {
             .map(|_| AfterResponse::Return)
     }
 
-    /// Reads the error. If it comes from the race, takes the next step to heal the request; otherwise the client gets the response.
+    /// Reads the error. If the race caused it, takes the next step to heal the request; otherwise
+    /// the client gets the response.
     async fn heal(&self, state: &mut ReplicatedSession, response: &mut Response<Body>) -> AfterResponse {
         let body = std::mem::take(response.body_mut());
         let Ok(Ok(read)) = timeout(ERROR_TIMEOUT, body.collect_up_to(MAX_ERROR)).await else {
-            // The body of the error broke off, so the client gets the status alone.
+            // The body of the error was truncated, so the client gets only the status.
             response.headers_mut().remove(header::CONTENT_LENGTH);
             return AfterResponse::Return;
         };
@@ -291,7 +296,7 @@ impl Replicated {
     /// Returns the session that a response begins.
     fn session_begun(&self, headers: &HeaderMap) -> Option<SessionKey> {
         let cookies = headers.get_all(header::SET_COOKIE).iter().filter_map(SetCookie::parse);
-        // The last one counts, as in a browser.
+        // The last cookie counts, as in a browser.
         let session = cookies
             .filter(|cookie| self.is_session(cookie.name))
             .filter(|cookie| !cookie.deletes(self.clock.unix()))
@@ -316,7 +321,8 @@ impl Replicated {
     }
 }
 
-/// Returns whether the response may come from the race: a short page that Tomcat makes of an exception. Kylin's own errors are JSON.
+/// Returns whether the race may have caused the response: a short page that Tomcat generates for an
+/// exception. Kylin's own errors are JSON.
 fn may_be_a_race(response: &Response<Body>) -> bool {
     let is_page = response
         .headers()

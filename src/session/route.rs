@@ -13,9 +13,10 @@ pub(super) struct Route {
 }
 
 impl Route {
-    /// Returns the route of the first session id that has one: the text after its first dot, as in httpd (mod_proxy_balancer.c,
-    /// find_session_route), and whether the request has a session id. memcached-session-manager puts `-` and a node of its own before
-    /// the dot, which changes nothing.
+    /// Returns the route of the first session id that has one, and whether the request has a
+    /// session id. The route is the text after the first dot, as in httpd (mod_proxy_balancer.c,
+    /// find_session_route). A `-` and a node name that memcached-session-manager inserts before the
+    /// dot do not matter here.
     pub(super) fn find(&self, request: &RequestContext) -> (Option<EndpointHint>, bool) {
         let is_session = |name: &[u8]| self.cookies.iter().any(|cookie| cookie.is_called(name));
         let in_cookies = request.cookies().filter(|(name, _)| is_session(name)).map(|(_, id)| id);
@@ -25,11 +26,12 @@ impl Route {
     }
 }
 
-/// The route of a request's session, found by the application: a request extension for
+/// The route of a request's session, as found by the application: a request extension for
 /// [`Affinity::given_route`](crate::session::Affinity::given_route).
 ///
-/// The proxy picks the endpoint of that [route](crate::Endpoint::route) while it is eligible. A request without this
-/// extension is bound to no endpoint. The reader of nginx configurations sets it from the variables of `sticky route`.
+/// The proxy picks the endpoint with that [route](crate::Endpoint::route) while it is eligible. A
+/// request without this extension is bound to no endpoint. The reader of nginx configurations sets
+/// it from the variables of `sticky route`.
 ///
 /// ```
 /// use kylin_lb::session::SessionRoute;
@@ -50,13 +52,14 @@ impl SessionRoute {
         SessionRoute { hint: EndpointHint::route(route.as_ref()), required: false }
     }
 
-    /// Names the endpoint called `id`. A [backup](crate::Endpoint::backup) serves it also while primary endpoints are eligible.
+    /// Names the endpoint called `id`. A [backup](crate::Endpoint::backup) serves it even while
+    /// primary endpoints are eligible.
     pub fn to_endpoint(id: EndpointId) -> Self {
         SessionRoute { hint: EndpointHint::Id(id), required: false }
     }
 
-    /// Sets whether no other endpoint may serve the request: if the endpoint exists and is not eligible, the response is 503
-    /// (httpd: `nofailover`). Default: no.
+    /// Sets whether no other endpoint may serve the request. If the endpoint exists and is not
+    /// eligible, the response is then a 503 (httpd: `nofailover`). Default: no.
     #[must_use]
     pub fn required(mut self, required: bool) -> Self {
         self.required = required;

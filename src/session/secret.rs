@@ -1,9 +1,10 @@
 //! The secret that front ends share, and the keys derived from it.
 //!
-//! One secret serves several purposes (session keys, signatures, seals), and the key of one purpose
-//! must reveal nothing about that of another. So each purpose has a key of its own: HMAC-SHA-256 of
-//! its name under the secret, which is the expand step of HKDF (RFC 5869, 2.3) for one block.
-//! Rotation keeps the previous secrets for reading; only the current one writes.
+//! One secret serves several purposes (session keys, signatures, seals), and the key for one
+//! purpose must reveal nothing about the key for another. So each purpose has its own key:
+//! HMAC-SHA-256 of the purpose's name under the secret, which is the expand step of HKDF (RFC 5869,
+//! 2.3) for one block. Rotation keeps the previous secrets for reading; only the current one
+//! writes.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use hmac::{Hmac, Mac as _};
 use sha2::Sha256;
 
-/// 32 secret bytes that all front ends of one cluster share, and the previous ones.
+/// A secret of 32 bytes that all front ends of one cluster share, with the previous secrets.
 ///
 /// ```
 /// use kylin_lb::session::Secret;
@@ -28,7 +29,7 @@ use sha2::Sha256;
 /// ```
 #[derive(Clone)]
 pub struct Secret {
-    /// The current one first.
+    /// The current key comes first.
     keys: Arc<[[u8; 32]]>,
     /// Identifies the user of a random secret, which never leaves the process. See [`SecretUse`].
     #[cfg_attr(not(feature = "login-relay"), allow(dead_code, reason = "only the login relay asks who uses a secret"))]
@@ -41,21 +42,22 @@ impl Secret {
         Secret { keys: Arc::new([bytes]), user: None }
     }
 
-    /// Returns a random secret for a single front end. Sessions and cookies under it end with the process.
+    /// Returns a random secret for a single front end. Sessions and cookies that use it end with
+    /// the process.
     ///
     /// # Errors
-    /// [`InvalidSecret`] when the operating system has no random bytes.
+    /// [`InvalidSecret`] if the operating system has no random bytes.
     pub fn random() -> Result<Self, InvalidSecret> {
         let mut bytes = [0; 32];
         getrandom::fill(&mut bytes).map_err(|_| InvalidSecret)?;
         Ok(Secret { user: Some(Arc::default()), ..Secret::new(bytes) })
     }
 
-    /// Parses 32 bytes, written as 64 hexadecimal digits or in base64 (either alphabet). Ignores
-    /// surrounding white space.
+    /// Parses 32 bytes, written as 64 hexadecimal digits or in base64 (either alphabet).
+    /// Surrounding white space is ignored.
     ///
     /// # Errors
-    /// [`InvalidSecret`] when `text` is neither, or has another length.
+    /// [`InvalidSecret`] if `text` has neither form, or another length.
     pub fn parse(text: &str) -> Result<Self, InvalidSecret> {
         let text = text.trim();
         let bytes = match text.len() {
@@ -113,7 +115,7 @@ impl SecretUse {
     }
 }
 
-/// Compares the secrets and the previous ones in constant time.
+/// Compares the secrets, including previous ones, in constant time.
 impl PartialEq for Secret {
     fn eq(&self, other: &Self) -> bool {
         let bits = |of: &Self| of.keys.iter().flatten().copied().collect::<Vec<u8>>();
@@ -130,7 +132,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// HMAC-SHA-256 under one key, with the work that depends on the key done in advance.
+/// HMAC-SHA-256 under one key, with the key-dependent work done in advance.
 #[derive(Clone)]
 pub(crate) struct Tagger(Hmac<Sha256>);
 
@@ -142,7 +144,8 @@ impl Tagger {
         Tagger(Hmac::new(&block.into()))
     }
 
-    /// Returns the tag of the joined `parts`. Parts of variable length must begin with their length.
+    /// Returns the tag of the concatenated `parts`. A part of variable length must begin with its
+    /// length.
     pub(crate) fn tag(&self, parts: &[&[u8]]) -> [u8; 32] {
         self.mac_of(parts).finalize().into_bytes().into()
     }
@@ -173,7 +176,8 @@ fn hex(text: &str) -> Option<Vec<u8>> {
     text.as_bytes().chunks(2).map(|pair| Some(digit(pair[0])? << 4 | digit(*pair.get(1)?)?)).collect()
 }
 
-/// The text is not a secret, or the operating system has no random bytes. Does not show the text.
+/// The text is not a secret, or the operating system has no random bytes. The error does not show
+/// the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a secret: expected 32 random bytes as 64 hexadecimal digits or in base64")]
 pub struct InvalidSecret;
@@ -196,7 +200,8 @@ mod tests {
         }
     }
 
-    /// Values from another implementation. After a change, front ends could not read what they wrote.
+    /// Values from another implementation. If they changed, front ends could not read what they
+    /// wrote earlier.
     #[test]
     fn derived_keys_never_change() {
         let secret = Secret::new([1; 32]).with_previous(Secret::new([2; 32]));

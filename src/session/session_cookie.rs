@@ -14,11 +14,11 @@ pub struct SessionCookie {
 enum CookieName {
     Exact(Box<str>),
     IgnoringCase(Box<str>),
-    /// The name of Kylin 5, which is a digest of the metastore.
+    /// The name that Kylin 5 uses, which is a digest of the metastore.
     MetastoreDigest,
 }
 
-/// The time for which a session of Kylin may be idle, by its `web.xml`.
+/// How long a session of Kylin may be idle, according to its `web.xml`.
 pub(super) const KYLIN_TTL: Duration = Duration::from_secs(480 * 60);
 
 impl SessionCookie {
@@ -30,8 +30,8 @@ impl SessionCookie {
         Ok(SessionCookie { name: CookieName::Exact(cookie::named(name.into())?.into()), ttl: KYLIN_TTL })
     }
 
-    /// Returns the cookie called `name` in upper or lower case, as nginx compares the names of cookies. Its sessions live for
-    /// 480 minutes.
+    /// Returns the cookie called `name` in upper or lower case, because nginx compares cookie names
+    /// without case. Its sessions live for 480 minutes.
     ///
     /// # Errors
     /// [`InvalidCookie`] if no cookie can have that name.
@@ -45,10 +45,11 @@ impl SessionCookie {
         SessionCookie { name: CookieName::MetastoreDigest, ttl: Duration::from_secs(600) }
     }
 
-    /// Sets how long a session is remembered after it was last used: as long as the nodes remember it.
+    /// Sets how long a session is remembered after it was last used. It should match the nodes' own
+    /// session timeout.
     ///
     /// # Errors
-    /// [`InvalidDuration`] below 1 s, the resolution of stores.
+    /// [`InvalidDuration`] if `ttl` is below 1 s, the resolution of stores.
     pub fn ttl(mut self, ttl: Duration) -> Result<Self, InvalidDuration> {
         self.ttl = at_least(Duration::from_secs(1), ttl, "ttl")?;
         Ok(self)

@@ -1,4 +1,4 @@
-//! Binds a client to an endpoint by a signed cookie of the front end.
+//! Binds a client to an endpoint with a signed cookie of the front end.
 //!
 //! The value is base64 of 29 bytes:
 //!
@@ -9,9 +9,10 @@
 //! | 4 | the time of expiry in seconds since 1970, masked |
 //! | 16 | the tag |
 //!
-//! The tag is an HMAC-SHA-256 of the 12 bytes before they are masked, cut to 16 bytes. The mask is an HMAC-SHA-256 of the tag
-//! under another key (a synthetic initialisation vector, as in RFC 5297). So a cookie reveals only whether it equals another one,
-//! stays valid when endpoints change their order or address, and cannot be made without the secret.
+//! The tag is an HMAC-SHA-256 of the 12 bytes before they are masked, truncated to 16 bytes. The
+//! mask is an HMAC-SHA-256 of the tag under another key (a synthetic initialisation vector, as in
+//! RFC 5297). So a cookie reveals only whether it equals another one. It stays valid when endpoints
+//! change their order or address, and cannot be forged without the secret.
 
 use std::fmt;
 use std::sync::Arc;
@@ -31,8 +32,8 @@ use crate::session::secret::Tagger;
 
 /// The cookie of the front end: its name, its attributes, and the secret that signs it.
 ///
-/// By default it is called `kylin_lb`, is valid for 12 hours, is renewed while it is used, ends with the browser's session, and
-/// has the attributes `Path=/; HttpOnly; SameSite=Lax`.
+/// By default it is called `kylin_lb`, is valid for 12 hours, is renewed while it is used, ends
+/// with the browser's session, and has the attributes `Path=/; HttpOnly; SameSite=Lax`.
 #[derive(Clone)]
 #[must_use]
 pub struct StickyCookie {
@@ -47,7 +48,8 @@ pub struct StickyCookie {
 /// The state that the strategy keeps for a request.
 #[derive(Clone, Copy)]
 pub(crate) struct Renewal {
-    /// The response sets the cookie, unless another endpoint served this request only while the bound one is full.
+    /// Whether the response sets the cookie. It does not if another endpoint served this request
+    /// only because the bound one is full.
     is_due: bool,
 }
 
@@ -77,7 +79,8 @@ impl StickyCookie {
     /// Sets the name. Default: `kylin_lb`.
     ///
     /// # Errors
-    /// [`InvalidCookie`] when `name` is empty or has characters that a name cannot have (RFC 6265, 4.1.1).
+    /// [`InvalidCookie`] if `name` is empty or has characters that a name cannot have (RFC 6265,
+    /// 4.1.1).
     pub fn name(mut self, name: impl Into<String>) -> Result<Self, InvalidCookie> {
         self.attributes.set_name(name.into())?;
         Ok(self)
@@ -86,22 +89,24 @@ impl StickyCookie {
     /// Sets the path below which browsers send the cookie. Default: `/`.
     ///
     /// # Errors
-    /// [`InvalidCookie`] when `path` does not begin with `/` or has characters that end an attribute.
+    /// [`InvalidCookie`] if `path` does not begin with `/` or has characters that end an attribute.
     pub fn path(mut self, path: impl Into<String>) -> Result<Self, InvalidCookie> {
         self.attributes.set_path(path.into())?;
         Ok(self)
     }
 
-    /// Sets the domain to which browsers send the cookie, with its subdomains. Default: only the host that set it.
+    /// Sets the domain to which browsers send the cookie, including its subdomains. Default: only
+    /// the host that set it.
     ///
     /// # Errors
-    /// [`InvalidCookie`] when `domain` is empty or has characters that end an attribute.
+    /// [`InvalidCookie`] if `domain` is empty or has characters that end an attribute.
     pub fn domain(mut self, domain: impl Into<String>) -> Result<Self, InvalidCookie> {
         self.attributes.set_domain(domain.into())?;
         Ok(self)
     }
 
-    /// Sets whether browsers send the cookie over TLS only. Default: no. Enable it if clients reach the application over TLS.
+    /// Sets whether browsers send the cookie only over TLS. Default: no. Enable it if clients reach
+    /// the application over TLS.
     pub fn secure(mut self, secure: bool) -> Self {
         self.attributes.secure = secure;
         self
@@ -113,17 +118,18 @@ impl StickyCookie {
         self
     }
 
-    /// Sets to which requests browsers add the cookie; `None` leaves the attribute out. Default: [`SameSite::Lax`].
+    /// Sets which cross-site requests carry the cookie; `None` omits the attribute. Default:
+    /// [`SameSite::Lax`].
     pub fn same_site(mut self, same_site: Option<SameSite>) -> Self {
         self.attributes.same_site = same_site;
         self
     }
 
-    /// Sets how long the cookie is valid; it is renewed after half of that time. Default: 12 h, more than the 8 h that a session of
-    /// Kylin may be idle.
+    /// Sets how long the cookie is valid; it is renewed after half of that time. Default: 12 h,
+    /// which is more than the 8 h that a session of Kylin may be idle.
     ///
     /// # Errors
-    /// [`InvalidCookie`] below 2 s.
+    /// [`InvalidCookie`] if `time` is below 2 s.
     pub fn valid_for(mut self, time: Duration) -> Result<Self, InvalidCookie> {
         if time < MIN_LIFETIME {
             return Err(InvalidCookie::new(format!("{time:?}"), "lifetime"));
@@ -132,13 +138,14 @@ impl StickyCookie {
         Ok(self)
     }
 
-    /// Sets whether browsers keep the cookie as long as it is valid (`Max-Age`), beyond their own session. Default: no.
+    /// Sets whether browsers keep the cookie for as long as it is valid (`Max-Age`), beyond their
+    /// own session. Default: no.
     pub fn persistent(mut self, persistent: bool) -> Self {
         self.is_persistent = persistent;
         self
     }
 
-    /// Sets the clock of expiry. Default: the system's clock.
+    /// Sets the clock of expiry. Default: the system clock.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Arc::new(clock);
         self
@@ -147,7 +154,7 @@ impl StickyCookie {
     pub(super) fn begin(&self, request: &RequestContext, fallback: EndpointHint) -> SessionContext<Renewal> {
         let own = self.attributes.name().as_bytes();
         let mut values = request.cookies().filter(|(name, _)| *name == own).map(|(_, value)| value);
-        // If there are several cookies, at least one was planted, so none counts.
+        // If there are several cookies, at least one was planted, so none of them counts.
         let value = values.next().filter(|_| values.next().is_none());
         let (hint, is_due) = match value.and_then(|value| self.read(value)) {
             Some((id_hash, expires)) => {
@@ -172,7 +179,7 @@ impl StickyCookie {
         response: &mut Response<Body>,
     ) -> AfterResponse {
         let (hint, endpoint) = (context.hint, context.endpoint);
-        // If the bound endpoint is only full for the moment, the login there remains useful.
+        // If the bound endpoint is only temporarily full, the login there remains useful.
         let stays = hint.is_binding() && !hint.names(endpoint) && !context.move_reasons.bound_unavailable;
         if stays || !renewal.is_due && hint.names(endpoint) {
             return AfterResponse::Return;
@@ -263,7 +270,7 @@ mod tests {
         assert_eq!(cookie.read(value.as_bytes()), None);
     }
 
-    /// Clients keep cookies over an upgrade. The value is made with `hmac` of Python.
+    /// Clients keep cookies across an upgrade. The value was computed with Python's `hmac`.
     #[test]
     fn a_cookie_of_format_1_is_read_and_written_as_it_was_released() {
         let secret = Secret::new(std::array::from_fn(|index| index as u8));

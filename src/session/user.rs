@@ -1,7 +1,8 @@
 //! Chooses the endpoint of a request by the user of its Basic credentials.
 //!
-//! Clients without cookies (kylinpy, ODBC) send Basic credentials with every request. A node that does not know them asks LDAP
-//! and keeps a session for eight hours. So all requests of a user go to one node, which knows them.
+//! Clients without cookies (kylinpy, ODBC) send Basic credentials with every request. A node that
+//! does not know them asks LDAP and keeps a session for eight hours. So all requests of a user go
+//! to the node that already knows the user.
 
 use std::sync::Arc;
 
@@ -14,8 +15,9 @@ use crate::session::secret::Tagger;
 
 #[derive(Clone)]
 pub(super) struct User {
-    /// One tagger for each version of the secret, the newest first. Only the first makes hints. When the secret changes, users may
-    /// move to other nodes. Their clients need no new login, because they send credentials with each request.
+    /// One tagger per version of the secret, newest first. Only the first makes hints. When the
+    /// secret changes, users may move to other nodes. Their clients need no new login, because they
+    /// send credentials with each request.
     taggers: Arc<[Tagger]>,
 }
 
@@ -29,7 +31,7 @@ impl User {
 
     /// Returns the hint for the user of Basic credentials.
     pub(super) fn hint(&self, authorization: &HeaderValue) -> Option<EndpointHint> {
-        // Decoded on the stack, because every request without a cookie comes here.
+        // Decoded on the stack, because every request without a cookie takes this path.
         let mut decoded = [0; MAX_CREDENTIALS];
         let user = basic_auth::user_in(authorization, &mut decoded)?;
         // Kylin ignores case in user names.
@@ -56,7 +58,8 @@ mod tests {
         format!("Basic {}", STANDARD.encode(credentials))
     }
 
-    /// Front ends of several versions pick the same node for a user. The key is made with `hmac` of Python.
+    /// Front ends of several versions pick the same node for a user. The expected key was computed
+    /// with Python's `hmac`.
     #[test]
     fn the_hint_is_that_of_other_versions() {
         let user = User::new(&Secret::new(std::array::from_fn(|index| index as u8)));

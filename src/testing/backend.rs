@@ -27,13 +27,14 @@ use tokio::time::timeout;
 use crate::backend::{Backend, SendErrorKind};
 use crate::body::{Body, BoxError};
 
-/// The time for which the suite waits for a single event.
+/// How long the suite waits for a single event.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Checks the promises of [`Backend`]. `open` makes a backend for the node at an address. The nodes speak HTTP/1.1 without TLS.
+/// Checks the guarantees of [`Backend`]. `open` makes a backend for the node at an address. The
+/// nodes speak HTTP/1.1 without TLS.
 ///
 /// # Panics
-/// If the backend breaks a promise; the message names it.
+/// Panics if the backend breaks a guarantee; the message names it.
 pub async fn conformance<B: Backend>(open: impl Fn(SocketAddr) -> B) {
     the_request_arrives_unchanged(&open).await;
     a_copy_is_sent_as_the_request(&open).await;
@@ -74,7 +75,7 @@ async fn a_copy_is_sent_as_the_request<B: Backend>(open: &impl Fn(SocketAddr) ->
         let request = Request::post("/kylin/api/query").header("host", "kylin").header("x-own", "1");
         let request = request.body(Body::from(body.clone())).expect("a valid request");
         let mut sent = Vec::new();
-        // On a connection that is opened, and on one that is kept.
+        // On a new connection, and on one that is kept.
         for _ in 0..2 {
             let response = timeout(TIMEOUT, backend.send_copy(&request)).await.expect("a response in time");
             response.expect("a response").into_body().collect().await.expect("a body");
@@ -179,7 +180,7 @@ async fn failure<B: Backend>(backend: &B, request: Request<Body>) -> SendErrorKi
 /// [`Node::next`].
 struct Node {
     address: SocketAddr,
-    /// The requests as text, and `None` for the end of a connection.
+    /// The requests as text; `None` marks the end of a connection.
     requests: mpsc::UnboundedReceiver<Option<String>>,
     next: Arc<Semaphore>,
 }

@@ -1,4 +1,4 @@
-//! A session store that fails when a test wants it to.
+//! A session store that fails on demand.
 
 use std::collections::HashSet;
 use std::future::pending;
@@ -13,7 +13,8 @@ use crate::session::{
     MemoryStore, Precondition, SaveOutcome, SessionKey, SessionRecord, SessionStore, StoreError, StoreFuture, Stored,
 };
 
-/// A store in memory that is slow, fails or does not respond while a [`StoreFault`] is set. Clones are the same store.
+/// An in-memory store that is slow, fails or does not respond while a [`StoreFault`] is set. Clones
+/// are the same store.
 ///
 /// ```
 /// use kylin_lb::session::{SessionKey, SessionStore};
@@ -68,21 +69,21 @@ impl FailingStore {
         &self.store
     }
 
-    /// Sets the behaviour of operations that begin from now on. With `None` they work.
+    /// Sets the behaviour of operations that begin from now on. With `None`, they succeed.
     pub fn set_fault(&self, fault: Option<StoreFault>) {
         *self.shared.fault.lock() = fault;
     }
 
-    /// Returns how many operations have begun.
+    /// Returns how many operations have been started.
     pub fn calls(&self) -> usize {
         self.shared.calls.load(Ordering::SeqCst)
     }
 
-    /// Loses all records, as the restart of a cache does.
+    /// Loses all records, like a cache that restarts.
     pub async fn lose_all(&self) {
         let saved = std::mem::take(&mut *self.shared.saved.lock());
         for key in saved {
-            // A store in memory does not fail.
+            // An in-memory store does not fail.
             _ = self.store.remove(&key).await;
         }
     }

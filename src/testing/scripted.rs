@@ -41,7 +41,7 @@ pub struct Scripted {
 pub enum Step {
     /// Responds with this status and body.
     Respond(StatusCode, &'static str),
-    /// Fails. The error holds the request if its kind means that nothing was sent.
+    /// Fails. The error contains the request if its kind means that nothing was sent.
     Fail(SendErrorKind),
 }
 
@@ -55,7 +55,8 @@ impl Scripted {
         Scripted { script: Arc::new(move |request| Box::pin(respond(request))), calls: Arc::default() }
     }
 
-    /// Follows `steps` in order, then repeats the last one. Without steps it responds with 200 and no body.
+    /// Follows `steps` in order, then repeats the last one. Without steps, it responds with 200 and
+    /// no body.
     pub fn steps(steps: impl IntoIterator<Item = Step>) -> Self {
         let steps = Mutex::new(steps.into_iter().collect::<VecDeque<_>>());
         Scripted::new(move |request| {

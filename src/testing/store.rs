@@ -31,22 +31,22 @@ pub struct Pair {
     pub other: Arc<dyn SessionStore>,
 }
 
-/// Longer than every check, and short enough to clean up soon.
+/// Longer than every check, but short enough to clean up soon.
 const TTL: Duration = Duration::from_secs(60);
-/// The shortest time to live that a store must support.
+/// The minimum time to live that a store must support.
 const MIN_TTL: Duration = Duration::from_secs(1);
-/// The delay with which a record may expire.
+/// How late a record may expire.
 const EXPIRY_TOLERANCE: Duration = Duration::from_secs(10);
 /// The number of concurrent writers of one key.
 const WRITERS: usize = 16;
 
-/// Checks the promises of [`SessionStore`] on the store that `open` returns. Takes some seconds of real time, because records have
-/// to expire.
+/// Checks the guarantees of [`SessionStore`] on the store that `open` returns. Takes some seconds
+/// of real time, because records must expire.
 ///
 /// Keys are random, so the store may be in use, and several suites may run on it concurrently.
 ///
 /// # Panics
-/// If the store breaks a promise; the message names it.
+/// Panics if the store breaks a guarantee; the message names it.
 pub async fn conformance<F, P>(open: F)
 where
     F: Fn() -> P,
@@ -71,7 +71,7 @@ fn key() -> SessionKey {
     SessionKey::from_bytes(fastrand::u128(..).to_be_bytes())
 }
 
-/// Makes a record that is bound to the endpoint of this number.
+/// Makes a record that is bound to the endpoint with this number.
 fn record(number: usize) -> SessionRecord {
     SessionRecord::bound(EndpointId::new(&format!("endpoint-{number}")).expect("a valid id"))
 }
@@ -146,7 +146,7 @@ async fn versions_change_with_the_record(Pair { one, other }: &Pair) {
     let mut versions = vec![stored(save(one, &key, &record(0), Precondition::Absent).await)];
     for n in 1..10 {
         let (writer, last) = (if n % 2 == 0 { one } else { other }, Precondition::Version(versions[n - 1]));
-        // Two records in turn: a version must not be a hash of the record.
+        // Two records in turn, because a version must not be a hash of the record.
         versions.push(stored(save(writer, &key, &record(n % 2), last).await));
     }
     let mut distinct = versions.clone();
@@ -250,7 +250,7 @@ async fn one_of_many_concurrent_replacements_succeeds(pair: &Pair) {
     race(pair, key, Precondition::Version(version)).await;
 }
 
-/// Runs in real time, because a test cannot advance the clock of a server.
+/// Runs in real time, because a test cannot advance a server's clock.
 async fn records_expire_unless_touched(Pair { one, other }: &Pair) {
     let short = key();
     stored(one.save(&short, &record(1), Precondition::Absent, MIN_TTL).await.expect("save succeeds"));
@@ -263,7 +263,8 @@ async fn records_expire_unless_touched(Pair { one, other }: &Pair) {
         let version = load(one, &replaced).await.map(|found| found.version);
         let replacing = Precondition::Version(version.unwrap_or_default());
         let outcome = save(other, &replaced, &record(2), replacing).await;
-        // On a busy machine the calls may take longer than the records live, and show nothing.
+        // On a busy machine, the calls may take longer than the records live; they then show
+        // nothing.
         if SystemClock.now() - began < 3 * MIN_TTL {
             stored(outcome);
             break (touched, replaced);

@@ -12,7 +12,8 @@ use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 
 use super::{Identity, Roots, TlsError, TlsVersion, provider};
 
-/// The encryption of connections to a node, and the way in which the node proves its name. Clones share sessions for resumption.
+/// The encryption of connections to a node, and how the node proves its name. Clones share sessions
+/// for resumption.
 ///
 /// ```no_run
 /// use kylin_lb::HttpBackend;
@@ -29,7 +30,8 @@ pub struct ClientTls {
 }
 
 impl ClientTls {
-    /// Returns a builder: nodes are verified, against the authorities of the system and the host of their address.
+    /// Returns a builder. By default, nodes are verified against the system's authorities and the
+    /// host of their address.
     pub fn builder() -> ClientTlsBuilder {
         ClientTlsBuilder {
             roots: None,
@@ -41,7 +43,7 @@ impl ClientTls {
         }
     }
 
-    /// Returns what a connection to `host` needs; `None` is a unix socket.
+    /// Returns the settings for a connection to `host`; `None` is a unix socket.
     pub(crate) fn connector(&self, host: Option<&str>) -> Result<TlsConnector, TlsError> {
         let name = match (&self.server_name, host) {
             (Some(name), _) => name.clone(),
@@ -88,19 +90,22 @@ impl ClientTlsBuilder {
         self
     }
 
-    /// Verifies the certificate of nodes. Default: on. Without it, a machine that can redirect the connection reads every login.
+    /// Sets whether the certificate of nodes is verified. Default: on. Without it, a machine that
+    /// can redirect the connection reads every login.
     pub fn verify(mut self, on: bool) -> Self {
         self.verify = on;
         self
     }
 
-    /// Sets the name, or IP address, that the certificate must have. Default: the host of the node's address.
+    /// Sets the name, or IP address, that the certificate must have. Default: the host of the
+    /// node's address.
     pub fn server_name(mut self, name: impl Into<String>) -> Self {
         self.server_name = Some(name.into());
         self
     }
 
-    /// Names the server in the handshake (SNI, RFC 6066), unless the name is an IP address. Default: on; in nginx off.
+    /// Sets whether the handshake names the server (SNI, RFC 6066), unless the name is an IP
+    /// address. Default: on; in nginx it is off.
     pub fn sni(mut self, on: bool) -> Self {
         self.sni = on;
         self
@@ -112,7 +117,7 @@ impl ClientTlsBuilder {
         self
     }
 
-    /// Sets the versions that are spoken. Default: all of [`TlsVersion`].
+    /// Sets the accepted versions. Default: all of [`TlsVersion`].
     pub fn versions(mut self, versions: &[TlsVersion]) -> Self {
         self.versions = versions.to_vec();
         self
@@ -121,7 +126,8 @@ impl ClientTlsBuilder {
     /// Checks the settings.
     ///
     /// # Errors
-    /// [`TlsError`] if the name is none, there is no version, or the system has no authorities and none were set.
+    /// [`TlsError`] if the name is invalid, there is no version, or the system has no authorities
+    /// and none were set.
     pub fn build(self) -> Result<ClientTls, TlsError> {
         let server_name = self.server_name.as_deref().map(server_name).transpose()?;
         let verifier: Arc<dyn ServerCertVerifier> = if self.verify {
@@ -149,7 +155,8 @@ fn resolver(key: Arc<CertifiedKey>) -> Arc<dyn ResolvesClientCert> {
     Arc::new(SingleCertAndKey::from(key))
 }
 
-/// Accepts every certificate, as nginx does by default. The handshake is still checked: the node has the certificate's key.
+/// Accepts every certificate, as nginx does by default. The handshake still proves that the node
+/// has the certificate's key.
 #[derive(Debug)]
 struct Unverified(Arc<CryptoProvider>);
 

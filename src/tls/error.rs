@@ -16,10 +16,10 @@ pub enum TlsError {
     /// The text is not well-formed PEM.
     #[error("not valid PEM: {0}")]
     Pem(String),
-    /// The text holds no certificate.
+    /// The text contains no certificate.
     #[error("no certificate: expected a section that begins with -----BEGIN CERTIFICATE-----")]
     NoCertificate,
-    /// The text holds no private key.
+    /// The text contains no private key.
     #[error(
         "no private key: expected a section PRIVATE KEY, RSA PRIVATE KEY or EC PRIVATE KEY; one with a passphrase cannot be read"
     )]
@@ -37,7 +37,7 @@ pub enum TlsError {
         /// The reason.
         source: Box<TlsError>,
     },
-    /// The text is not a name of a server.
+    /// The text is not the name of a server.
     #[error("{0:?} is not the name of a server: expected a host name or an IP address")]
     ServerName(String),
     /// The node listens on a unix socket, so the name in its certificate must be set.

@@ -22,11 +22,13 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Reads PEM: the certificate, followed by those of its issuers without the root, and the private key (PKCS #8, PKCS #1 or
-    /// SEC1, without a passphrase). Other sections are ignored, so that one text may hold both.
+    /// Parses PEM: the certificate, followed by those of its issuers without the root, and the
+    /// private key (PKCS #8, PKCS #1 or SEC1, without a passphrase). Other sections are ignored, so
+    /// one text may contain both.
     ///
     /// # Errors
-    /// [`TlsError`] if either is missing or malformed, or if the key is another certificate's.
+    /// [`TlsError`] if either is missing or malformed, or if the key belongs to another
+    /// certificate.
     pub fn from_pem(certificates: &[u8], key: &[u8]) -> Result<Self, TlsError> {
         Self::of(certificates_of(certificates)?, private_key_of(key)?)
     }
@@ -42,11 +44,12 @@ impl Identity {
         }
     }
 
-    /// Reads PEM files, as [`from_pem`](Self::from_pem) reads their text. Both may be the same file.
+    /// Reads PEM files, whose text is parsed as by [`from_pem`](Self::from_pem). Both may be the
+    /// same file.
     ///
     /// # Errors
-    /// [`TlsError::Read`] if a file cannot be read, [`TlsError::InFile`] if its content cannot be used, and
-    /// [`TlsError::KeyMismatch`] if the key is another certificate's.
+    /// [`TlsError::Read`] if a file cannot be read, [`TlsError::InFile`] if its content cannot be
+    /// used, and [`TlsError::KeyMismatch`] if the key belongs to another certificate.
     pub fn from_files(certificates: impl AsRef<Path>, key: impl AsRef<Path>) -> Result<Self, TlsError> {
         let (certificates, key) = (certificates.as_ref(), key.as_ref());
         let chain = certificates_of(&read(certificates)?).map_err(|error| error.in_file(certificates))?;

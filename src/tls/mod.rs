@@ -1,19 +1,22 @@
-//! TLS, by [rustls]: of clients with the front end ([`ServerTls`]), and of the front end with nodes ([`ClientTls`]).
+//! TLS with [rustls]: between clients and the front end ([`ServerTls`]), and between the front end
+//! and nodes ([`ClientTls`]).
 //!
 //! | nginx | here |
 //! |---|---|
 //! | `ssl_certificate`, `ssl_certificate_key` | [`Identity`] |
 //! | `ssl_reject_handshake` | [`ServerTls::builder`] with `None`, [`ServerTlsBuilder::refuse_names`] |
-//! | `ssl_protocols`, `proxy_ssl_protocols` | `versions` of either builder; TLS 1.2 and 1.3, as rustls has no older one |
+//! | `ssl_protocols`, `proxy_ssl_protocols` | `versions` of either builder; TLS 1.2 and 1.3, as rustls has no older version |
 //! | `ssl_client_certificate`, `ssl_verify_client` | [`ServerTlsBuilder::client_roots`] |
 //! | `proxy_ssl_trusted_certificate` | [`ClientTlsBuilder::roots`] |
 //! | `proxy_ssl_verify` (default off) | [`ClientTlsBuilder::verify`] (default on) |
 //! | `proxy_ssl_name`, `proxy_ssl_server_name` | [`ClientTlsBuilder::server_name`], [`ClientTlsBuilder::sni`] |
 //! | `proxy_ssl_certificate`, `proxy_ssl_certificate_key` | [`ClientTlsBuilder::identity`] |
 //!
-//! A handshake is refused because of its name with the fatal alert `unrecognized_name` (112, RFC 6066, 3), in both versions of TLS.
+//! A handshake that is refused because of its name gets the fatal alert `unrecognized_name` (112,
+//! RFC 6066, 3), in both versions of TLS.
 //!
-//! Ciphers cannot be chosen: rustls offers only those with forward secrecy and authenticated encryption.
+//! Ciphers cannot be chosen, because rustls offers only those with forward secrecy and
+//! authenticated encryption.
 
 #[cfg(feature = "client")]
 mod client;
@@ -43,7 +46,8 @@ pub(crate) use server::AcceptConfig;
 pub use server::{ClientCertificate, ServerTls, ServerTlsBuilder};
 pub use version::TlsVersion;
 
-/// Returns the cryptography of `ring`. It is named in every configuration, because a process-wide default belongs to the application.
+/// Returns the cryptography of `ring`. It is named in every configuration, because a process-wide
+/// default belongs to the application.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }

@@ -14,18 +14,19 @@ pub struct Roots {
 }
 
 impl Roots {
-    /// Returns the authorities that the system trusts (on Debian `/etc/ssl/certs`; `SSL_CERT_FILE` and `SSL_CERT_DIR` name others).
+    /// Returns the authorities that the system trusts (on Debian those in `/etc/ssl/certs`;
+    /// `SSL_CERT_FILE` and `SSL_CERT_DIR` override the location).
     ///
     /// # Errors
     /// [`TlsError::NoSystemRoots`] if there are none.
     pub fn system() -> Result<Self, TlsError> {
         let mut store = RootCertStore::empty();
-        // Certificates of the system that cannot be read are ignored, as by every TLS library.
+        // Certificates of the system that cannot be read are ignored, as in every TLS library.
         store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         if store.is_empty() { Err(TlsError::NoSystemRoots) } else { Ok(Roots { store: Arc::new(store) }) }
     }
 
-    /// Reads the certificates in a PEM text.
+    /// Parses the certificates in a PEM text.
     ///
     /// # Errors
     /// [`TlsError`] if there is none, or one is malformed.

@@ -12,8 +12,8 @@ use rustls::sign::CertifiedKey;
 
 use super::{Identity, Roots, TlsError, TlsVersion, provider};
 
-/// Certificates and settings of a listener that speaks TLS. Clones share them, and [`replace`](Self::replace) exchanges them while
-/// the listener serves.
+/// Certificates and settings of a TLS listener. Clones share them, and [`replace`](Self::replace)
+/// can exchange them while the listener serves.
 ///
 /// ```no_run
 /// use kylin_lb::tls::{Identity, ServerTls};
@@ -37,9 +37,9 @@ pub(crate) struct AcceptConfig {
 }
 
 impl ServerTls {
-    /// Returns a builder. `identity` serves clients that name no server, or one without an identity of its own. With `None` the
-    /// handshake of such a client is refused with the alert `unrecognized_name` (nginx: `ssl_reject_handshake on` in the default
-    /// server).
+    /// Returns a builder. `identity` serves clients that name no server, or a server without its
+    /// own identity. With `None`, the handshake of such a client is refused with the alert
+    /// `unrecognized_name` (nginx: `ssl_reject_handshake on` in the default server).
     pub fn builder(identity: impl Into<Option<Identity>>) -> ServerTlsBuilder {
         ServerTlsBuilder {
             identity: identity.into(),
@@ -74,9 +74,10 @@ impl fmt::Debug for ServerTls {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ClientCertificate {
-    /// A client without a valid certificate is refused in the handshake (nginx: `ssl_verify_client on`, which refuses it with 400).
+    /// A client without a valid certificate is refused in the handshake (nginx:
+    /// `ssl_verify_client on`, which refuses it with 400).
     Required,
-    /// A client without a certificate is served; one with an invalid certificate is refused.
+    /// A client without a certificate is served; a client with an invalid certificate is refused.
     Optional,
 }
 
@@ -94,29 +95,31 @@ pub struct ServerTlsBuilder {
 }
 
 impl ServerTlsBuilder {
-    /// Sets the identity for clients that ask for the server `name` (SNI, RFC 6066), a host name, or `*.` and a domain for all names
-    /// below it. The longest name counts, and the last call for a name.
+    /// Sets the identity for clients that ask for the server `name` (SNI, RFC 6066): a host name,
+    /// or `*.` and a domain for all names below it. The longest matching name wins, and for the
+    /// same name the last call.
     pub fn identity_for(mut self, name: &str, identity: Identity) -> Self {
         self.by_name.insert(name.to_ascii_lowercase(), identity);
         self
     }
 
-    /// Sets the function that finds the identity for the name that a client asks for (SNI), in lower case. If it returns `None`,
-    /// [`identity_for`](Self::identity_for) decides. A server with virtual hosts can find the certificate of the host by the same
-    /// rules as the host itself. Default: none.
+    /// Sets the function that finds the identity for the name that a client asks for (SNI), in
+    /// lower case. If it returns `None`, [`identity_for`](Self::identity_for) decides. A server
+    /// with virtual hosts can use the same rules to find a host and its certificate. Default: none.
     pub fn identity_by(mut self, find: impl Fn(&str) -> Option<Identity> + Send + Sync + 'static) -> Self {
         self.find = Some(FindIdentity(Box::new(find)));
         self
     }
 
-    /// Sets the function that decides whether the handshake of a client that asks for a name, in lower case, is refused with the
-    /// alert `unrecognized_name` (nginx: `ssl_reject_handshake on` in the server of that name). Default: none is.
+    /// Sets which names are refused. `is_refused` gets the name that a client asks for, in lower
+    /// case. If it returns true, the handshake is refused with the alert `unrecognized_name`
+    /// (nginx: `ssl_reject_handshake on` in the server of that name). Default: no name is refused.
     pub fn refuse_names(mut self, is_refused: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
         self.is_refused = Some(IsRefused(Box::new(is_refused)));
         self
     }
 
-    /// Sets the versions that are spoken. Default: all of [`TlsVersion`].
+    /// Sets the accepted versions. Default: all of [`TlsVersion`].
     pub fn versions(mut self, versions: &[TlsVersion]) -> Self {
         self.versions = versions.to_vec();
         self
@@ -128,7 +131,7 @@ impl ServerTlsBuilder {
         self
     }
 
-    /// Offers HTTP/2 (ALPN `h2`) before HTTP/1.1. Default: on.
+    /// Sets whether HTTP/2 (ALPN `h2`) is offered before HTTP/1.1. Default: on.
     pub fn http2(mut self, on: bool) -> Self {
         self.http2 = on;
         self
@@ -158,7 +161,8 @@ impl ServerTlsBuilder {
             .with_protocol_versions(&TlsVersion::supported(&self.versions))?
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(names.clone());
-        // Tickets keep the state of a session at the client: memory here would be bounded, and a busy site would lose sessions.
+        // Tickets keep the state of a session at the client. Memory here would be bounded, and a
+        // busy site would lose sessions.
         config.ticketer = Ticketer::new()?;
         config.alpn_protocols = if self.http2 { vec![b"h2".to_vec()] } else { Vec::new() };
         config.alpn_protocols.push(b"http/1.1".to_vec());
@@ -222,7 +226,7 @@ impl ByName {
         if self.by_name.is_empty() {
             return None;
         }
-        // The name is cut from the left, so that the longest domain comes first.
+        // The name is shortened from the left, so that the longest domain comes first.
         let mut domains = name.match_indices('.').map(|(dot, _)| format!("*{}", &name[dot..]));
         let found = self.by_name.get(name).or_else(|| domains.find_map(|domain| self.by_name.get(&domain)));
         found.cloned()

@@ -1,7 +1,7 @@
 #[cfg(any(feature = "client", feature = "server"))]
 use rustls::SupportedProtocolVersion;
 
-/// A version of TLS. Older ones are insecure, and rustls has none.
+/// A version of TLS. Older versions are insecure, and rustls does not have them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TlsVersion {

@@ -6,19 +6,20 @@ use super::weights::Weights;
 use crate::endpoint::{AdminState, EligibilityFlags, EndpointSlot, Member};
 use crate::health::impaired::ImpairedCount;
 
-/// The facts of a group that a policy needs.
+/// The facts about a group that a policy needs.
 pub(crate) struct Layout {
     /// In configuration order.
     pub(crate) slots: Vec<EndpointSlot>,
-    /// The flags of each slot, contiguous, since most picks read nothing else of an endpoint.
+    /// The flags of each slot, contiguous, because most picks read nothing else about an endpoint.
     pub(crate) flags: Vec<EligibilityFlags>,
     /// Counts the impairments of all endpoints of the cluster.
     pub(crate) impaired: ImpairedCount,
     pub(crate) weights: Weights,
-    /// The hash of each member's id and its weight, contiguous, since rendezvous hashing reads all of them.
+    /// The hash of each member's id, and its weight, contiguous, because rendezvous hashing reads
+    /// all of them.
     pub(crate) rendezvous: Vec<(u64, u32)>,
     pub(crate) rotation: Rotation,
-    /// The endpoint is the only one of the cluster and therefore never ejected.
+    /// Whether the endpoint is the only one of the cluster, and therefore never ejected.
     pub(crate) alone: bool,
     /// The values that the policy derived from this view.
     pub(crate) table: Option<Box<dyn Any + Send + Sync>>,

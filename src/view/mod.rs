@@ -1,4 +1,5 @@
-//! The published state of a cluster that picks read: immutable, replaced as a whole at every change.
+//! The published state of a cluster that picks read. It is immutable, and replaced as a whole at
+//! every change.
 
 mod layout;
 mod modulus;
@@ -21,8 +22,8 @@ pub(crate) struct View<B> {
     by_id: AHashMap<EndpointId, Position>,
     /// By the hash of the id.
     by_id_hash: AHashMap<u64, Position>,
-    /// By group and the hash of the route. If endpoints of a group share a route, the first owns it, as in nginx
-    /// (ngx_http_upstream_get_rr_peer_by_sid).
+    /// By group and the hash of the route. If endpoints of a group share a route, the first one
+    /// owns it, as in nginx (ngx_http_upstream_get_rr_peer_by_sid).
     by_route_hash: AHashMap<(bool, u64), u32>,
 }
 
@@ -74,7 +75,8 @@ impl<B> View<B> {
         (found_in == is_backup).then_some(index as usize)
     }
 
-    /// Returns the group and the index of the endpoint that `hint` names, a primary before a backup.
+    /// Returns the group and the index of the endpoint that `hint` names; a primary endpoint takes
+    /// precedence over a backup.
     pub(crate) fn find_hinted(&self, hint: &EndpointHint) -> Option<(&Group<B>, usize)> {
         let find = |(is_backup, group)| Some((group, self.find_in_group(is_backup, hint)?));
         self.groups().into_iter().find_map(find)
@@ -85,7 +87,8 @@ impl<B> View<B> {
     }
 }
 
-/// Returns the maximum length of a list over all units of weight, for a group of so many endpoints.
+/// Returns the maximum length of a list over all units of weight, for a group of this many
+/// endpoints.
 fn max_list_len(endpoints: usize) -> u64 {
     (1 << 16).max(16 * endpoints as u64)
 }

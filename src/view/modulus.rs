@@ -1,4 +1,4 @@
-/// A divisor that is used again and again.
+/// A divisor that is used repeatedly.
 pub(super) struct Modulus {
     length: u64,
     /// 2^64 / length, rounded up; 0 if the length is 0, 1, or more than 32 bits.
@@ -18,8 +18,8 @@ impl Modulus {
         self.length
     }
 
-    /// Returns `number % length`, or 0 if the length is 0. Two multiplications replace the division if both have 32 bits
-    /// (Lemire, Kaser, Kurz 2019).
+    /// Returns `number % length`, or 0 if the length is 0. If both have 32 bits, two
+    /// multiplications replace the division (Lemire, Kaser, Kurz 2019).
     #[inline]
     pub(super) fn remainder(&self, number: u64) -> u64 {
         if self.inverse == 0 || number > u32::MAX.into() {

@@ -1,7 +1,8 @@
-//! The references that a pick returns: one to the endpoint's member, held by the lease, and one to its backend.
+//! The references that a pick returns: one to the endpoint's member, held by the lease, and one to
+//! its backend.
 //!
-//! References are counted. A count that two cores change moves between their caches with each change, so each core counts
-//! references of its own, unless there are very many endpoints.
+//! References are counted. A count that two cores change moves between their caches with each
+//! change. So each core counts its own references, unless there are very many endpoints.
 
 use std::sync::Arc;
 
@@ -13,7 +14,8 @@ const MAX_REFS: usize = 4096;
 
 /// The references of a group.
 pub(crate) struct PerCoreRefs<B> {
-    /// One vector per core, in configuration order. Those of one core are contiguous, so that cores share no cache line.
+    /// One vector per core, in configuration order. The references of one core are contiguous, so
+    /// that cores share no cache line.
     shards: Vec<Vec<EndpointRef<B>>>,
 }
 

@@ -13,16 +13,18 @@ pub(crate) struct Rotation {
     counters: Arc<RotationCounters>,
 }
 
-/// The numbers of picks that rotation has made. They survive changes of the view, so that a change causes no burst.
+/// The number of picks that rotation has made. The counters survive changes of the view, so that a
+/// change causes no burst.
 #[derive(Debug)]
 pub(crate) struct RotationCounters {
     shared: Counter,
-    /// One per core. Where only the order among equals matters, the cores need not agree on the next endpoint; neither do nginx's
-    /// workers. Each core completes its rounds, so shares are kept, and the cores do not contend for the shared counter.
+    /// One per core. Where only the order among equals matters, the cores need not agree on the
+    /// next endpoint; nginx's workers do not either. Each core completes its rounds, so the shares
+    /// are kept, and the cores do not contend for the shared counter.
     per_core: Vec<Counter>,
 }
 
-/// A counter on cache lines of its own.
+/// A counter on its own cache lines.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Counter(AtomicU64);
@@ -46,7 +48,7 @@ impl Default for RotationCounters {
     }
 }
 
-/// A position in a core's rotation that was read and is not yet used.
+/// A position in a core's rotation that was read but not yet used.
 pub(crate) struct RotationCursor<'r>(&'r Counter);
 
 impl RotationCursor<'_> {
@@ -87,9 +89,9 @@ impl Rotation {
         Some((self.at(|| counter.get())?, RotationCursor(counter)))
     }
 
-    /// Advances the current core's rotation by one, and returns up to `count` members from there on, each position of the order
-    /// at most once. Cores start in different parts of the order; otherwise those that pick at the same rate would compare the
-    /// same members.
+    /// Advances the current core's rotation by one, and returns up to `count` members from there
+    /// on, each position of the order at most once. Cores start in different parts of the order,
+    /// because otherwise cores that pick at the same rate would compare the same members.
     pub(crate) fn window_of_core(&self, count: usize) -> impl Iterator<Item = usize> + use<'_> {
         let cores = self.counters.per_core.len();
         let core = shard::of_thread(cores);
@@ -100,7 +102,7 @@ impl Rotation {
         after.iter().chain(before).take(count).map(|index| *index as usize)
     }
 
-    /// Advances the shared rotation, and returns the count before.
+    /// Advances the shared rotation, and returns the previous count.
     pub(crate) fn advance(&self) -> u64 {
         self.counters.shared.advance()
     }
@@ -136,7 +138,7 @@ mod tests {
         Rotation::new(&ready, Arc::new(RotationCounters { shared: Counter::default(), per_core }))
     }
 
-    /// Runs `act` on new threads, one after the other, until each of two cores has four results.
+    /// Runs `act` on new threads, one after another, until each of two cores has four results.
     fn on_two_cores<T: Send>(act: impl Fn() -> T + Sync) -> [Vec<T>; 2] {
         let mut done = [Vec::new(), Vec::new()];
         while done.iter().any(|done| done.len() < 4) {

@@ -2,10 +2,11 @@ use super::max_list_len;
 
 /// Returns one round of nginx's smooth weighted round robin over `(index, weight)` in configuration order.
 ///
-/// nginx adds every peer's weight to its current weight, picks the highest (the first of equals) and subtracts the total from
-/// it (ngx_http_upstream_get_peer). So before pick t the current weight of peer i is `t * w_i - total * picks_i`. Among peers of
-/// equal weight the one with the fewest picks leads; among those, the first in order. Only the leaders of the *distinct* weights
-/// have to be compared, which makes this fast for thousands of endpoints.
+/// nginx adds every peer's weight to its current weight, picks the highest (the first among equals)
+/// and subtracts the total from it (ngx_http_upstream_get_peer). So before pick t, the current
+/// weight of peer i is `t * w_i - total * picks_i`. Among peers of equal weight, the one with the
+/// fewest picks leads; among those, the first in order. So only the leaders of the *distinct*
+/// weights need to be compared, which makes this fast for thousands of endpoints.
 pub(super) fn smooth_order(ready: &[(u32, u32)]) -> Vec<u32> {
     struct WeightClass {
         weight: u64,
@@ -36,7 +37,8 @@ pub(super) fn smooth_order(ready: &[(u32, u32)]) -> Vec<u32> {
     order
 }
 
-/// Returns the weights divided by their greatest common divisor, and scaled down if one round would still be too long to keep.
+/// Returns the weights divided by their greatest common divisor, and scaled down if one round would
+/// still be too long to keep.
 fn scaled(ready: &[(u32, u32)]) -> Vec<(u32, u64)> {
     let divisor = ready.iter().fold(0, |gcd, (_, weight)| greatest_common_divisor(gcd, u64::from(*weight))).max(1);
     let total: u64 = ready.iter().map(|(_, weight)| u64::from(*weight) / divisor).sum();
@@ -105,7 +107,7 @@ mod tests {
             let ready: Vec<(u32, u32)> = (0..).zip(weights.iter().copied()).collect();
             let ours = smooth_order(&ready);
             let nginx = nginx_order(&weights);
-            // With a common divisor nginx repeats this round.
+            // With a common divisor, nginx repeats this round.
             proptest::prop_assert!(nginx.chunks(ours.len()).all(|round| round == ours));
         }
     }

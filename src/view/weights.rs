@@ -1,7 +1,8 @@
 use super::max_list_len;
 use super::modulus::Modulus;
 
-/// The owner of each unit of the total weight. Each member owns as many consecutive units as it has weight, in service or not.
+/// The owner of each unit of the total weight. Each member owns as many consecutive units as its
+/// weight, whether or not it is in service.
 pub(crate) struct Weights {
     /// The sum of the weights of members 0 to i.
     until: Vec<u64>,

@@ -1,4 +1,4 @@
-//! The status page, its JSON, and its verbs: what they show, and who may use them.
+//! The status page, its JSON and its actions: what they show, and who may use them.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -46,7 +46,7 @@ fn peer(text: &str) -> ClientAddr {
     if text == "unix" { ClientAddr::Unix } else { text.parse::<SocketAddr>().unwrap().into() }
 }
 
-/// A request to the host by its address, with these headers in addition.
+/// A request to the host by its address, with these additional headers.
 fn request(method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Request<Full<Bytes>> {
     let mut request = Request::builder().method(method).uri(path);
     if !headers.iter().any(|(name, _)| *name == "host") {
@@ -99,7 +99,7 @@ async fn the_status_is_readable_without_a_token_on_this_machine_only() {
             assert_eq!(read(&admin, local, &[(name, "192.0.2.7")]).await, 401, "{local} {name}");
         }
     }
-    // nginx before 1.29.7 forwards so by default, without a header.
+    // nginx before 1.29.7 forwards in this way by default, without a header.
     let mut of_nginx = request(Method::GET, "/status", &[], "");
     *of_nginx.version_mut() = Version::HTTP_10;
     assert_eq!(admin.handle(peer("127.0.0.1:5000"), of_nginx).await.status(), 401);
@@ -109,7 +109,7 @@ async fn the_status_is_readable_without_a_token_on_this_machine_only() {
     }
     let response = admin.handle(peer(ELSEWHERE), request(Method::GET, "/status", &[], "")).await;
     assert_eq!(response.headers()[header::WWW_AUTHENTICATE], "Bearer");
-    // The page itself holds no data.
+    // The page itself contains no data.
     assert_eq!(admin.handle(peer(ELSEWHERE), request(Method::GET, "/", &[], "")).await.status(), 200);
     // Without a token, no setting makes the page readable from elsewhere.
     admin.set_token(None);
@@ -215,7 +215,7 @@ async fn a_page_of_another_origin_can_neither_read_nor_act() {
         let headers = [headers, &[bearer()]].concat();
         assert_eq!(drain(&admin, &cluster, "127.0.0.1:1", &headers).await, (200, true), "{headers:?}");
     }
-    // An address that the user types is no action of another page.
+    // An address that the user types is not an action of another page.
     assert_eq!(read(&admin, "127.0.0.1:1", &[("sec-fetch-site", "none")]).await, 200);
     assert_eq!(drain(&admin, &cluster, "unix", &[bearer(), ("sec-fetch-site", "none")]).await, (403, false));
 }
@@ -297,7 +297,7 @@ async fn an_action_is_a_post_of_a_little_json() {
     }
 }
 
-/// A body without an end, which counts the pieces that are read of it.
+/// A body without an end, which counts the pieces that are read from it.
 struct Endless(Arc<AtomicUsize>);
 
 impl http_body::Body for Endless {
@@ -510,7 +510,7 @@ async fn with_all_nodes_dead_the_status_says_which_why_and_since_when() {
     })
     .await;
     let cluster = &told["clusters"]["kylin"];
-    // Times of one format, so that their texts compare as they do.
+    // Times in the same format, so that their texts compare like the times.
     let since = |of: &Value| of.as_str() >= Some(began.as_str());
     assert!(since(&cluster["not_serving_since"]), "{told}");
     for endpoint in cluster["endpoints"].as_array().unwrap() {

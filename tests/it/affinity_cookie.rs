@@ -87,7 +87,7 @@ async fn forged_cookies_are_ignored(dialect: Dialect) {
 
     let mut flipped = real.clone().into_bytes();
     flipped[5] ^= 1;
-    // The time of expiry is changed by a second: all but the tag still fits.
+    // The time of expiry is changed by a second, so everything but the tag still matches.
     let mut later = URL_SAFE_NO_PAD.decode(&real).unwrap();
     later[12] ^= 1;
     let forged = [

@@ -157,8 +157,8 @@ async fn the_session_of_a_dead_node_moves_with_one_login_and_stays_when_the_node
     drop(back);
 }
 
-/// Returns a Kylin-aware front end that knows nothing of the sessions of the nodes. Its policy always picks the first node that is
-/// eligible, so that only a search finds the others.
+/// Returns a Kylin-aware front end that does not know the nodes' sessions. Its policy always picks
+/// the first eligible node, so that only a search finds the others.
 fn restarted(nodes: &Nodes, store: &MemoryStore) -> Front {
     let affinity = Affinity::learn(Sessions::local(store.clone(), secret()));
     let front = Front::kylin(endpoints(&nodes.addresses()), |proxy| proxy.affinity(affinity));
@@ -166,7 +166,7 @@ fn restarted(nodes: &Nodes, store: &MemoryStore) -> Front {
     front
 }
 
-/// Logs in as many users at each node, in its order.
+/// Logs in as many users as given at each node, in the order of the nodes.
 async fn users_at_each(nodes: &Nodes, count: usize) -> Vec<Browser> {
     let mut users = Vec::new();
     for address in nodes.addresses() {
@@ -180,7 +180,7 @@ async fn users_at_each(nodes: &Nodes, count: usize) -> Vec<Browser> {
     users
 }
 
-/// Returns how often nodes have refused a session that they do not know.
+/// Returns how often nodes refused a session because they do not know it.
 fn refusals(nodes: &Nodes) -> u64 {
     nodes.nodes.iter().map(|node| node.stats().unauthorized).sum()
 }
@@ -211,7 +211,7 @@ async fn after_a_restart_a_page_still_learns_who_is_logged_in(dialect: Dialect) 
     let store = MemoryStore::new();
     let front = restarted(&nodes, &store);
     for user in &mut users {
-        // The first request of Kylin's web interface when its page is loaded again.
+        // The first request of Kylin's web interface when its page is reloaded.
         let response = user.get(&front, "/kylin/api/user/authentication").await;
         assert!(response.text().contains("\"ADMIN\""), "{dialect:?}: {}", response.text());
     }
@@ -255,7 +255,7 @@ async fn after_a_restart_a_logout_ends_the_session_at_its_node(dialect: Dialect)
 in_each_dialect!(after_a_restart_all_sessions_are_found_and_bound_at_once);
 async fn after_a_restart_all_sessions_are_found_and_bound_at_once(dialect: Dialect) {
     let nodes = Nodes::of(dialect, 5).await;
-    // More than a budget for retries of failed requests has.
+    // More than the budget for retries of failed requests.
     let mut users = users_at_each(&nodes, 30).await;
     let store = MemoryStore::new();
     let front = restarted(&nodes, &store);
@@ -425,8 +425,8 @@ async fn a_failure_of_the_node_of_a_session_is_not_hidden_by_a_refusal_of_anothe
 const JSON: &str = "Content-Type: application/json\r\nUser-Agent: test\r\n";
 const SELECT: &str = r#"{"sql":"select 1","project":"learn_kylin"}"#;
 
-/// Returns a node that sets a session cookie at a login. It responds to queries with `says` if the session is its own, and otherwise as a
-/// node that does not know the session.
+/// Returns a node that sets a session cookie at a login. It responds to queries with `says` if the
+/// session is its own, and otherwise like a node that does not know the session.
 fn of_session(name: &'static str, says: Says, redirects: bool) -> Endpoint<Scripted> {
     let node = Scripted::new(move |request: Request<Body>| {
         let is_own = request.headers().get("cookie").is_some_and(|cookie| cookie.to_str().unwrap().contains(name));
@@ -450,7 +450,7 @@ fn of_session(name: &'static str, says: Says, redirects: bool) -> Endpoint<Scrip
 async fn the_client_gets_the_failure_that_the_node_of_its_session_responded_with() {
     let page = |length: usize| Says::Html(503, "x".repeat(length));
     for redirects in [false, true] {
-        // A node that gives no response may be gone with its sessions, so the client has to log in.
+        // A node that gives no response may be gone with its sessions, so the client must log in.
         let asked_for_login = if redirects { 302 } else { 401 };
         for (says, status) in [
             (page(10), 503),

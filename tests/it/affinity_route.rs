@@ -50,8 +50,9 @@ async fn requests_follow_the_route_and_the_policy_places_those_without() {
     assert_eq!(ask(&proxy, "/kylin/", "JSESSIONID=0123.r1").await, "a", "draining keeps sessions");
 }
 
-/// The rule is that of nginx (ngx_http_upstream_get_rr_peer_by_sid): the first endpoint of a group with the route serves, else any
-/// endpoint of the group. The backups follow if no primary endpoint is eligible.
+/// The rule is nginx's (ngx_http_upstream_get_rr_peer_by_sid): the first endpoint of a group with
+/// the route serves, else any endpoint of the group. The backups follow if no primary endpoint is
+/// eligible.
 #[tokio::test]
 async fn a_route_is_looked_up_among_primaries_and_among_backups_only_if_no_primary_is_eligible() {
     for (endpoints, route, expected) in [

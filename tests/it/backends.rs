@@ -1,4 +1,4 @@
-//! The conformance suite for backends: what passes it, and what it finds.
+//! The conformance suite for backends: which backends pass, and which faults it finds.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -63,7 +63,7 @@ async fn an_error_without_a_classification_may_have_been_executed() {
     assert!(message.contains("left: Broken") && message.contains("a refused connection is `Connect`"), "{message}");
 }
 
-/// Sends with an `HttpBackend` and breaks one promise.
+/// Sends with an `HttpBackend` and breaks one guarantee.
 struct Faulty<F>(HttpBackend, F);
 
 impl<F, R> Backend for Faulty<F>

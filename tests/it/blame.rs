@@ -41,7 +41,7 @@ async fn a_response_that_the_client_gets_is_a_success_whatever_its_status() {
     let status = cluster.status();
     assert!(status.endpoints.iter().all(|endpoint| endpoint.failed == 0 && !endpoint.ejected), "{status:?}");
 
-    // A request that may be repeated drops one response for the other, which the client gets.
+    // A request that may be repeated drops one response and gets another, which the client gets.
     assert_eq!(proxy.forward(CLIENT, request("PUT")).await.status(), StatusCode::INTERNAL_SERVER_ERROR);
     let status = cluster.status();
     assert_eq!(status.endpoints.iter().map(|endpoint| endpoint.failed).sum::<u64>(), 1, "{status:?}");
@@ -82,7 +82,7 @@ async fn a_slow_upload_of_the_client_is_not_a_failure_of_the_node() {
 
     let mut client = front.connect().await;
     client.send("POST /x HTTP/1.1\r\nHost: kylin\r\nContent-Length: 6\r\n\r\nabc").await.unwrap();
-    // Longer than the node is given for its response.
+    // Longer than the node's response timeout.
     timeout(head_timeout * 4 / 3, client.head()).await.expect_err("there is no response to half a request");
     client.send("def").await.unwrap();
     assert_eq!(client.response().await.unwrap().text(), "abcdef");
@@ -90,7 +90,8 @@ async fn a_slow_upload_of_the_client_is_not_a_failure_of_the_node() {
     assert!(front.proxy.cluster().status().endpoints.iter().all(|endpoint| endpoint.failed == 0));
 }
 
-/// A response over the limits of the front end, or too many interim ones, counts against no node, and its reason is shown.
+/// A response over the front end's limits, or too many interim responses, counts against no node,
+/// and the reason is shown.
 #[tokio::test]
 async fn limits_of_the_front_end_are_not_failures_of_the_node() {
     let long = format!("HTTP/1.1 200 OK\r\nX: {}\r\nContent-Length: 0\r\n\r\n", "x".repeat(70_000));
@@ -143,7 +144,7 @@ async fn a_wrong_content_length_is_corrected() {
     let node = echo();
     let cluster = Cluster::builder().endpoint(endpoint(0, node.addresses()[0], |backend| backend)).build().unwrap();
     let proxy = Proxy::plain(cluster).build().unwrap();
-    // A host that replaced the body and forgot the header would send this.
+    // An application that replaced the body and forgot the header would send this.
     let request =
         Request::post("/x").header("host", "kylin").header("content-length", "5").body(Body::from("longer")).unwrap();
     let response = proxy.forward(CLIENT, request).await;

@@ -7,7 +7,7 @@ use crate::support::front::{Front, demo, endpoint, refusal};
 use crate::support::raw_node::{Act, RawNode, find, healthy, respond};
 use kylin_lb::testing::kylin::{Fault, FaultScope};
 
-/// All that a client gets for a GET, until the connection is closed.
+/// All bytes that a client gets for a GET, until the connection is closed.
 async fn all_bytes(front: &Front) -> Vec<u8> {
     let mut client = front.connect().await;
     client.send("GET / HTTP/1.1\r\nHost: kylin\r\nConnection: close\r\n\r\n").await.unwrap();
@@ -38,7 +38,7 @@ async fn a_response_truncated_at_the_node_is_truncated_at_the_client() {
         let node = RawNode::start([script]).await;
         let timeout = Duration::from_millis(300);
         let front = Front::of([endpoint(0, node.address(), |backend| backend.body_timeout(timeout))], |proxy| proxy);
-        // An error response, if the front end has noticed before it wrote the head.
+        // An error response, if the front end noticed the failure before it wrote the head.
         match front.get("/").await {
             Ok(response) => _ = refusal(&response, 502),
             Err(error) => assert_eq!(error.kind(), ErrorKind::UnexpectedEof, "{what}"),

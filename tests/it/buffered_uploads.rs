@@ -1,4 +1,5 @@
-//! Bodies that wait in memory: all of them together are bounded, and one client cannot use the memory of the others.
+//! Bodies that are buffered in memory: their total is bounded, and one client cannot use the memory
+//! of the others.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -22,7 +23,8 @@ use crate::support::raw_node::{Act, RawNode, ok};
 use crate::support::resources::Memory;
 
 const MIB: usize = 1 << 20;
-/// As many as took 7.8 GiB with copies that were bounded each and not together: `KYLIN_LB_UPLOADS=8000`.
+/// The number that took 7.8 GiB when copies were bounded only individually:
+/// `KYLIN_LB_UPLOADS=8000`.
 const UPLOADS: usize = 600;
 
 static BLANKS: [u8; MIB] = [b' '; MIB];
@@ -35,16 +37,17 @@ fn post(length: usize) -> String {
     format!("POST /kylin/api/query HTTP/1.1\r\nHost: kylin\r\nContent-Length: {length}\r\n\r\n")
 }
 
-/// Sends a request from `client` whose last byte does not come: as much of it as the server takes.
+/// Sends a request from `client` whose last byte does not arrive: as much of it as the server
+/// accepts.
 async fn send_one_byte_short(client: IpAddr, front: SocketAddr, length: usize) -> io::Result<Connection> {
     let mut connection = Connection::open_from(client, front).await?.read_timeout(Duration::from_secs(100));
-    // A server that responds before it has all of the body may close.
+    // A server that responds before it has the whole body may close.
     connection.send(post(length)).await?;
     _ = connection.send(&BLANKS[..length - 1]).await;
     Ok(connection)
 }
 
-/// Returns the response to a request whose last byte does not come.
+/// Returns the response to a request whose last byte does not arrive.
 async fn one_byte_short(client: IpAddr, front: SocketAddr, length: usize) -> io::Result<RawResponse> {
     send_one_byte_short(client, front, length).await?.response().await
 }
@@ -54,13 +57,15 @@ fn client(number: usize) -> IpAddr {
     [127, 1, high, low].into()
 }
 
-/// Queries of other clients, with a body that comes with its head, and with one that does not.
+/// Queries of other clients, one with a body that arrives with its head, and one with a body that
+/// does not.
 async fn others_are_served(front: SocketAddr, rounds: usize) {
     for round in 0..rounds {
         for length in [40, 40_000] {
             let mut connection = Connection::open_from(client(60_000 + round), front).await.unwrap();
             connection.send(post(length)).await.unwrap();
-            // The demo node responses 400 or 401 to a query without SQL, which no front end does.
+            // The demo node responds to a query without SQL with 400 or 401, which no front end
+            // does.
             connection.send(vec![b' '; length]).await.unwrap();
             let response = connection.response().await.unwrap();
             assert!(!response.text().contains("memory") && response.status() < 500, "{}", response.text());
@@ -78,13 +83,14 @@ async fn uploads_one_byte_short_take_no_more_memory_than_the_budget_and_others_a
     for number in 0..uploads {
         let sent = Arc::clone(&sent);
         slow.spawn(async move {
-            // They come from many addresses, so that the budget bounds them, not the share of one client.
+            // They come from many addresses, so that the budget limits them, and not the share of
+            // one client.
             let connection = send_one_byte_short(client(number % 64), front, MIB).await;
             sent.add_permits(1);
             connection?.response().await
         });
     }
-    // Each upload is received but for its last byte, or refused.
+    // Each upload is received except for its last byte, or refused.
     loop {
         others_are_served(front, 8).await;
         if sent.available_permits() == uploads {
@@ -109,7 +115,7 @@ async fn a_client_has_a_share_of_the_memory_and_the_rest_is_for_the_others() {
     for _ in 0..20 {
         uploads.spawn(one_byte_short(greedy, front.address(), MIB / 2));
     }
-    // One or two have the share, two stream, and the rest is refused with the reason.
+    // One or two have the share, two stream, and the rest are refused with the reason.
     for _ in 0..16 {
         let response = timeout(Duration::from_secs(30), uploads.join_next()).await.unwrap().unwrap().unwrap().unwrap();
         let reason = refusal(&response, 503);
@@ -142,7 +148,7 @@ async fn a_node_gets_no_more_streamed_bodies_than_its_limit_from_all_clients_tog
     let reason = refusal(&response, 503);
     assert!(reason.contains("request bodies"), "{reason}");
     streamed(4).await;
-    // One that ends makes room.
+    // One that ends frees its bytes.
     drop(uploads.pop());
     streamed(3).await;
     uploads.push(send_one_byte_short(client(5), front.address(), MIB / 2).await.unwrap());
@@ -176,7 +182,7 @@ async fn a_declared_length_takes_no_memory_and_a_body_no_longer_than_it_is_neede
     connection.send(vec![b'x'; 3000]).await.unwrap();
     eventually(|| buffers.status().used >= 3000, || format!("{buffers:?}")).await;
     assert!(buffers.status().used < 32_000, "{buffers:?}");
-    // A POST is not repeated by a plain proxy: while the node works on it, no copy is needed.
+    // A plain proxy does not repeat a POST. While the node works on it, no copy is needed.
     connection.send(vec![b'x'; MIB - 3000]).await.unwrap();
     node.wait_until(|seen| seen.bytes.iter().map(Vec::len).sum::<usize>() > MIB).await;
     eventually(|| buffers.status().used < 32_000, || format!("{buffers:?}")).await;
@@ -193,7 +199,7 @@ async fn a_body_that_comes_too_slowly_in_all_ends_with_408() {
         let cluster = Cluster::builder().endpoint(Endpoint::new("n1", node).unwrap()).build().unwrap();
         let timeout = Duration::from_millis(500);
         let proxy = Proxy::plain(cluster).body_timeout(timeout).body_min_rate(min_rate).build().unwrap();
-        // Each byte comes in time, and all of them do not.
+        // Each byte arrives in time, but the whole body does not.
         let body = Slow::body(25, 1, timeout / 10);
         let request = Request::put("/x").header("host", "kylin").header("content-length", 25).body(body).unwrap();
         assert_eq!(proxy.forward(ClientAddr::Unix, request).await.status(), status);

@@ -70,7 +70,7 @@ async fn only_the_query_of_a_disconnected_client_is_stopped(dialect: Dialect) {
     let demo = stubborn(dialect).await;
     let front = demo.front(|proxy| proxy.rules(rules(dialect)));
     let (kept, other) = begin(&demo, &front, QUERY, &sql("select 'other', sleep_ms(600000)")).await;
-    // The client may have sent something of a next request.
+    // The client may have sent a part of a next request.
     for more in ["", "\r\n", "POST /kylin"] {
         let (mut client, node) = begin(&demo, &front, QUERY, &sql(LONG)).await;
         client.send(more).await.unwrap();
@@ -145,7 +145,8 @@ async fn a_query_with_a_response_is_not_stopped(dialect: Dialect) {
     let front = demo.front(|proxy| proxy.rules(rules(dialect)));
     for n in 0..12 {
         answered_by(&admin(&front, QUERY, &sql(&format!("select {n}"))).await);
-        // One that fails is over too, and so is one whose client leaves while it reads the response.
+        // A failed query is over too, and so is one whose client leaves while it reads the
+        // response.
         admin(&front, QUERY, &sql(&format!("select {n} SYNTAX ERROR"))).await;
         let mut client = front.connect().await;
         client.send(bytes(QUERY, &[], &sql(&format!("select {n}, repeat_bytes(3000000)")))).await.unwrap();
@@ -219,7 +220,7 @@ async fn a_stop_id_is_added_to_a_chunked_body(dialect: Dialect) {
     assert!(serde_json::from_str::<Value>(sent).unwrap()["stopId"].is_string(), "{sent}");
 }
 
-/// Sends how long making connections took.
+/// Reports how long connecting took.
 struct Connecting(mpsc::UnboundedSender<Duration>);
 
 impl Observer for Connecting {
@@ -274,7 +275,7 @@ impl Backend for Listing {
     }
 }
 
-/// The node names the user, so a client cannot stop the query of another user by what it says of itself.
+/// The node names the user, so a client cannot stop another user's query with a false claim.
 #[tokio::test]
 async fn only_the_one_query_of_the_user_whom_the_node_names_is_stopped() {
     const ADA: (u16, &str) = (200, r#"{"userDetails":{"username":"ADA"}}"#);
@@ -332,7 +333,7 @@ async fn the_request_that_stops_a_query_is_marked_as_the_crates_own(dialect: Dia
     assert_eq!(requests.recv().await, Some((Method::DELETE, true)));
 }
 
-/// The front end reads no list without a bound, and a query that is not found runs on.
+/// The front end reads no list without a bound, and a query that is not found continues.
 #[tokio::test]
 async fn a_list_of_running_queries_over_the_limit_is_not_read_and_the_log_says_so() {
     for (length, budget, message) in [(5 << 20, 256 << 20, "more than 4194304 bytes"), (3 << 20, 1 << 20, "no memory")]

@@ -1,4 +1,4 @@
-//! One client cannot take the connections and requests of the others.
+//! One client cannot take the connections and requests of others.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -40,7 +40,8 @@ async fn is_served(client: &mut Connection) -> bool {
     }
 }
 
-/// Connections from one address that each send one byte of a head, more than all that the server serves.
+/// Connections from one address that each send one byte of a head, more than the server serves in
+/// total.
 #[tokio::test]
 async fn connections_of_one_address_leave_the_others_theirs() {
     const CONNECTIONS: usize = 1_500;
@@ -52,7 +53,7 @@ async fn connections_of_one_address_leave_the_others_theirs() {
     let mut greedy = Vec::new();
     for _ in 0..CONNECTIONS {
         if let Ok(mut connection) = Connection::open_from(GREEDY, front.address()).await {
-            // May fail: the connection is closed already.
+            // May fail, because the connection is already closed.
             _ = connection.send("G").await;
             greedy.push(connection);
         }
@@ -70,7 +71,7 @@ async fn connections_of_one_address_leave_the_others_theirs() {
     for other in others {
         assert_eq!(timeout(TIMEOUT, other).await.expect("others do not wait for the greedy client").unwrap(), 200);
     }
-    // The share is free again when the connections are.
+    // The share is free again when the connections are closed.
     drop(greedy);
     until("the share is free", async || {
         let mut client = Connection::open_from(GREEDY, front.address()).await.unwrap();
@@ -79,7 +80,7 @@ async fn connections_of_one_address_leave_the_others_theirs() {
     .await;
 }
 
-/// The limit of a client is by default higher than all that this server serves.
+/// By default, the limit of a client is higher than the total that this server serves.
 #[tokio::test]
 async fn one_address_never_takes_all_connections_of_a_server_that_serves_few() {
     let node = RawNode::start([healthy("node")]).await;
@@ -89,7 +90,8 @@ async fn one_address_never_takes_all_connections_of_a_server_that_serves_few() {
     let mut busy = Vec::new();
     for _ in 0..100 {
         let mut connection = Connection::open_from(GREEDY, front.address()).await.unwrap();
-        // The beginning of another request: after the response, the connection is not idle. May fail: it is closed already.
+        // The beginning of another request, so that the connection is not idle after the response.
+        // May fail, because it is already closed.
         _ = connection.send(format!("{GET}G")).await;
         if connection.response().await.is_ok_and(|response| response.status() == 200) {
             busy.push(connection);
@@ -107,7 +109,8 @@ async fn one_address_never_takes_all_connections_of_a_server_that_serves_few() {
     }
 }
 
-/// A client behind one address whose connections are idle, as an office with many browsers, gets new ones in place of old ones.
+/// A client behind one address with idle connections, such as an office with many browsers, gets
+/// new connections in place of old ones.
 #[tokio::test]
 async fn a_client_with_half_of_the_connections_loses_its_idlest_one_for_each_new_one() {
     let node = RawNode::start([healthy("node")]).await;
@@ -118,7 +121,7 @@ async fn a_client_with_half_of_the_connections_loses_its_idlest_one_for_each_new
     let mut idle = Vec::new();
     for number in 0..400 {
         let mut connection = Connection::open_from(GREEDY, front.address()).await.unwrap();
-        // Connections that send nothing are idle from the first moment.
+        // Connections that send nothing are idle from the start.
         if number % 2 == 0 {
             connection.send(GET).await.unwrap();
             let response = connection.response().await;
@@ -138,14 +141,14 @@ async fn connections_of_trusted_proxies_are_not_limited_and_none_is_no_limit() {
     for (per_client, from, is_limited) in
         [(limit(2), "127.0.0.1", true), (limit(2), "127.0.0.2", false), (None, "127.0.0.1", false)]
     {
-        // One accept loop, which takes the connections in their order.
+        // One accept loop, which accepts the connections in order.
         let front = Front::serving(proxy.clone(), |server| {
             server.threads(NonZero::<usize>::MIN).max_connections_per_client(per_client)
         });
         let mut clients = Vec::new();
         for _ in 0..3 {
             let mut client = Connection::open_from(from.parse().unwrap(), front.address()).await.unwrap();
-            // May fail: the connection is closed already.
+            // May fail, because the connection is already closed.
             _ = client.send("G").await;
             clients.push(client);
         }
@@ -154,7 +157,7 @@ async fn connections_of_trusted_proxies_are_not_limited_and_none_is_no_limit() {
     }
 }
 
-/// A front end over a node that holds each request, with a limit of two requests for each client.
+/// A front end for a node that holds each request, with a limit of two requests per client.
 async fn holding(change: impl FnOnce(TrustedProxies) -> TrustedProxies) -> (RawNode, Front) {
     let node = RawNode::start([vec![Act::Read, Act::WaitForGo, Act::Write(ok("node"))]]).await;
     let trusted = change(TrustedProxies::none());
@@ -182,7 +185,7 @@ async fn requests_of_one_client_are_limited_until_their_responses_end() {
     for client in held.iter_mut().chain([&mut other]) {
         assert_eq!(client.response().await.unwrap().status(), 200);
     }
-    // A client that leaves gives its share back.
+    // A client that leaves frees its share.
     let (mut leaving, mut staying) = (front.connect().await, front.connect().await);
     leaving.send(GET).await.unwrap();
     staying.send(GET).await.unwrap();
@@ -225,7 +228,8 @@ async fn behind_a_trusted_proxy_each_client_has_its_own_share() {
         }
     };
     let mut held = Vec::new();
-    // Two of one client, two of another whose first entries are forged, and three of the proxy itself.
+    // Two of one client, two of another whose first entries are forged, and three of the proxy
+    // itself.
     for client in [
         "192.0.2.1",
         "192.0.2.1",
@@ -289,7 +293,7 @@ async fn the_example_names_a_client_at_its_limit_once() {
     assert_eq!(process.file("stderr").matches("client=127.0.0.2").count(), 1, "{}", process.log());
     drop(clients);
 
-    // A trusted proxy has no limit, and its clients have.
+    // A trusted proxy has no limit, but its clients do.
     let args = ["--demo=1", "--listen=127.0.0.1:0", "--client-connections=2", "--trust=10.0.0.0/8,127.0.0.2"];
     let process = spawn_with(&args, |command| command).await;
     let front = address(&process, "listening on http://");

@@ -19,7 +19,8 @@ const PICKS: usize = 100_000;
 const THREADS: usize = 4;
 const CLIENT_ADDR: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
-/// Picks on four threads, each of which holds some leases. Returns how often each endpoint was picked.
+/// Picks on four threads, each of which holds some leases. Returns how often each endpoint was
+/// picked.
 fn pick_from_four_threads(cluster: &Cluster<Nowhere>, endpoints: usize) -> Vec<usize> {
     let counts: Vec<AtomicUsize> = (0..endpoints).map(|_| AtomicUsize::new(0)).collect();
     thread::scope(|scope| {

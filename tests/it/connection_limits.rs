@@ -1,4 +1,5 @@
-//! Nodes at their limit of connections refuse some requests: no endpoint is ejected for it, and other nodes take the load.
+//! Nodes at their limit of connections refuse some requests. No endpoint is ejected for this, and
+//! other nodes take the load.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -42,7 +43,7 @@ fn limited(limit: usize, kind: SendErrorKind, refused: &Arc<AtomicUsize>) -> Scr
 async fn a_burst_of_refusals_fails_no_request_while_the_nodes_together_have_room() {
     for kind in [SendErrorKind::Connect, SendErrorKind::Refused, SendErrorKind::Broken] {
         let refused = Arc::new(AtomicUsize::new(0));
-        // The first node has less room than its part of the load.
+        // The first node has less capacity than its share of the load.
         let nodes = [20, 60, 60].map(|limit| limited(limit, kind, &refused));
         let endpoints = (0..).zip(nodes).map(|(id, node)| Endpoint::new(format!("n{id}"), node).unwrap());
         let cluster = Cluster::builder().endpoints(endpoints).build().unwrap();

@@ -142,7 +142,7 @@ async fn live_state_survives_a_change_and_a_new_registration_of_a_node() {
     let status = watched.cluster.status();
     assert_eq!((status.endpoints[1].weight, status.endpoints[1].roles), (7, Roles::only(Role::Job)));
 
-    // The node leaves with a request in flight, and comes back.
+    // The node leaves while a request is in flight, and comes back.
     watched.update([node("c:1")]).await;
     assert_eq!(watched.ids(), ["c:1"]);
     watched.update([node("a:1"), node("b:1")]).await;
@@ -246,7 +246,7 @@ async fn duplicates_and_nodes_without_a_role_for_clients_are_left_out() {
     let twice = node("A:1").with_id("other").unwrap().with_weight(nonzero(9));
     watched.update([node("a:1"), twice, node("stream:1").with_roles(Roles::NONE), node("b:1")]).await;
     assert_eq!(watched.ids(), ["a:1", "b:1"]);
-    // If two nodes have one id, the first keeps it.
+    // If two nodes have the same id, the first keeps it.
     let status = watched.update([node("a:1"), node("b:1").with_id("a:1").unwrap(), node("c:1")]).await;
     assert_eq!((watched.ids(), status.rejected), (vec!["a:1".to_owned(), "c:1".to_owned()], 1));
     // A membership of nodes that serve no clients counts as empty.

@@ -215,7 +215,7 @@ async fn addresses_of_both_families_become_endpoints() {
     resolved.has(&["10.0.0.1:7070 1", "10.0.0.2:7070 1", "[::1]:7070 1"]).await;
     server.records(AAAA, []);
     resolved.has(&["10.0.0.1:7070 1", "10.0.0.2:7070 1"]).await;
-    // A failure for one address family does not affect nodes of the other,
+    // A failure for one address family does not affect nodes of the other family,
     server.set(AAAA, Reply::Code(2));
     server.records(A, [a(1, 0), a(3, 0)]);
     resolved.has(&["10.0.0.1:7070 1", "10.0.0.3:7070 1"]).await;
@@ -299,7 +299,7 @@ async fn hostile_responses_change_nothing() {
     }
 }
 
-/// nginx asks the servers of `resolver` too, where the system knows nothing of the name.
+/// nginx also asks the servers of `resolver`, of which the system knows nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_configuration_asks_its_resolver_for_the_servers_with_resolve() {
     let node = RawNode::start([healthy("node")]).await;

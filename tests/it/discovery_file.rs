@@ -119,7 +119,8 @@ async fn a_half_written_list_is_not_used() {
     let list = Listed::new(Some("a:1\nb:1\n"));
     list.has(&["a:1", "b:1"]).await;
     loop {
-        // A writer in place: between its two writes the file is a valid list of one node.
+        // A writer that writes in place: between its two writes, the file is a valid list of one
+        // node.
         let path = list.path();
         let writer = tokio::task::spawn_blocking(move || {
             let (started, mut longest) = (SystemClock.now(), Duration::ZERO);
@@ -144,7 +145,8 @@ async fn a_half_written_list_is_not_used() {
         timeout(TIMEOUT, all).await.unwrap();
         let (last, longest) = writer.await.unwrap();
         list.has(&[&format!("a:{last}"), &format!("b:{last}")]).await;
-        // A list that stays the same for 100 ms is used. If the writer stood still for so long, the attempt shows nothing.
+        // A list that stays the same for 100 ms is used. If the writer paused for that long, the
+        // attempt shows nothing.
         if longest < Duration::from_millis(100) {
             assert!(seen.iter().all(|ids| ids.len() == 2), "{seen:?}");
             break;

@@ -1,4 +1,5 @@
-//! A node that shows that it stops gets no new sessions, and keeps those that are bound to it.
+//! A node that shows that it is stopping gets no new sessions, but keeps those that are bound to
+//! it.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use crate::support::raw_node::{Act, RawNode, healthy, ok};
 #[derive(Debug, Clone, Copy)]
 enum Behaviour {
     Keeps,
-    /// Closes the connection after a response of this status.
+    /// Closes the connection after a response with this status.
     Closes(u16),
     RetryAfter,
     Refuses,
@@ -250,7 +251,8 @@ async fn refused_connections_drain_before_they_eject_and_a_probe_that_succeeds_e
     assert!(pick(&nodes.cluster).is_some());
 }
 
-/// Tomcat closes a connection after `maxKeepAliveRequests`, and connections that were made together reach that together.
+/// Tomcat closes a connection after `maxKeepAliveRequests`, and connections that were opened
+/// together reach that number together.
 #[tokio::test]
 async fn connections_that_have_carried_their_number_of_requests_are_closed_without_a_drain() {
     let closing = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".to_vec();

@@ -11,16 +11,18 @@ use crate::support::zookeeper::require_zookeeper;
 const SCALE: Scale = Scale {
     clients: 6,
     think_time: Duration::from_millis(80),
-    // As long as the front end waits for a node that it asks whether Kylin runs there. A real Tomcat takes longer.
+    // As long as the front end waits for a node that it asks whether Kylin runs there. A real
+    // Tomcat takes longer.
     boot_time: Duration::from_secs(2),
     query_ms: 5,
     requests: 60,
 };
 
-/// At most the request in flight of each client at each of three nodes.
+/// At most each client's request in flight at each of three nodes.
 const MAX_BROKEN: u64 = 3 * SCALE.clients as u64;
 
-/// Runs a drill in each of the modes at the same time, checks what holds in every drill, and returns what else was seen.
+/// Runs a drill in each of the modes at the same time, checks the invariants of every drill, and
+/// returns the other observations.
 async fn in_modes(modes: &[Mode], event: Event) -> Vec<(Mode, Tally)> {
     let runs: Vec<_> = modes.iter().map(|mode| (*mode, tokio::spawn(Drill::run(*mode, SCALE, event)))).collect();
     let mut results = Vec::new();
@@ -34,7 +36,7 @@ async fn in_modes(modes: &[Mode], event: Event) -> Vec<(Mode, Tally)> {
     results
 }
 
-/// Checks what holds in every drill.
+/// Checks the invariants of every drill.
 fn check(mode: &Mode, tally: &Tally) {
     let shown = || format!("{}: {tally}", mode.name);
     assert_eq!(tally.silent, 0, "connections closed without a byte: {}", shown());
@@ -47,7 +49,8 @@ fn check(mode: &Mode, tally: &Tally) {
     }
 }
 
-/// A build on its way at a node that ends may be lost, and so may each POST where the front end knows nothing of Kylin.
+/// A build that is in flight at a node that ends may be lost. So may each POST if the front end
+/// knows nothing about Kylin.
 async fn rolling_restart(between: Duration) {
     for (mode, tally) in in_modes(&MODES, Event::RollingRestart { between }).await {
         assert_eq!(tally.failed(), 0, "{}: {tally}", mode.name);
@@ -80,7 +83,7 @@ async fn when_all_nodes_died_the_first_that_is_back_is_used_at_once() {
     }
 }
 
-/// Requests in flight at a paused node wait for it, as they wait for a long query.
+/// Requests in flight at a paused node wait for it, like a long query.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_is_paused_fails_no_request() {
     let pause = Duration::from_secs(2);
@@ -91,7 +94,7 @@ async fn a_node_that_is_paused_fails_no_request() {
     }
 }
 
-/// Longer than a front end trusts what it has read from a store.
+/// Longer than a front end trusts the data that it has read from a store.
 const OUTAGE: Duration = Duration::from_secs(6);
 
 /// Each session store of the front end fails in this way.
@@ -124,7 +127,7 @@ async fn a_store_that_hangs_ends_no_session_and_fails_no_request() {
     store_fails(StoreFailure::Hung).await;
 }
 
-/// A session that only the node knew waits until a node can check its login again.
+/// A session that only this node knew waits until a node can check its login again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_restarts_while_no_login_can_be_checked_ends_no_session() {
     let relay = MODES.iter().find(|mode| mode.keeps_logins).unwrap();
@@ -132,7 +135,7 @@ async fn a_node_that_restarts_while_no_login_can_be_checked_ends_no_session() {
     println!("user source down: {tally}");
     check(relay, &tally);
     assert!(tally.failures.keys().all(|what| what.contains("503") && what.contains("login")), "{tally}");
-    // Those in flight at the node when it died.
+    // The requests that were in flight at the node when it died.
     assert!(tally.broken_writes <= SCALE.clients as u64, "{tally}");
 }
 
@@ -145,8 +148,8 @@ async fn a_zookeeper_that_restarts_changes_nothing_for_clients() {
     assert_eq!((tally.failed(), tally.lost, tally.broken_writes, tally.repeated_reads), (0, 0, 0, 0), "{tally}");
 }
 
-/// Tomcat lets requests run for two seconds, then it cuts them. The front end sends the queries to another node, and says
-/// of the builds that they may have been executed.
+/// Tomcat lets requests run for two seconds and then cuts them off. The front end sends the queries
+/// to another node, and reports that the builds may have been executed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tomcat_that_its_own_script_stops_under_64_clients_fails_no_read() {
     if !Tomcat::required() {

@@ -1,4 +1,5 @@
-//! A request that is dropped at any poll, before its head or within its body, leaves nothing behind.
+//! A request that is dropped at any poll, before its head or within its body, leaves nothing
+//! behind.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -29,8 +30,8 @@ fn client() -> ClientAddr {
     std::net::IpAddr::from([192, 0, 2, 7]).into()
 }
 
-/// Polls `future` until it has been pending `pending` times, and returns `None` then. `when_woken`: it is dropped only when
-/// there is something to poll for.
+/// Polls `future` until it has been pending `pending` times, and then returns `None`. With
+/// `when_woken`, it is dropped only when it has been woken.
 async fn poll_times<F: Future>(future: F, mut pending: usize, when_woken: bool) -> Option<F::Output> {
     let mut future = Box::pin(future);
     poll_fn(move |cx| {
@@ -93,7 +94,7 @@ impl http_body::Body for Pieces {
     }
 }
 
-/// The way of a request through the proxy.
+/// The scenarios: how a request goes through the proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Scenario {
     Plain,
@@ -129,7 +130,7 @@ impl Stage {
     fn new(scenario: Scenario) -> Self {
         let metastore = Metastore::new();
         let nodes = ["n1", "n2"].map(|name| FaultyNode::new(KylinNode::new(name).metastore(&metastore)));
-        // One request at a time: a slot that leaks closes the node.
+        // One request at a time, so that a leaked slot blocks the node.
         let endpoints = nodes
             .iter()
             .map(|node| Endpoint::new(node.node.name(), InPieces(node.clone())).unwrap().max_in_flight(Some(ONE)));
@@ -190,7 +191,7 @@ impl Stage {
         pairs.join("; ")
     }
 
-    /// Checks that nothing is left of the requests so far, and that the proxy serves as before.
+    /// Checks that nothing remains of the requests so far, and that the proxy serves as before.
     async fn check(&self, what: &str) {
         sleep(Duration::from_secs(30)).await;
         assert_eq!(self.proxy.cluster().status().in_flight(), 0, "{what}: slots");
@@ -201,7 +202,8 @@ impl Stage {
             node.node.faults().clear();
         }
         assert_eq!(self.sessions.pending_writes(), 0, "{what}: writes that wait");
-        // Both nodes at once: each has one slot. A request that waits for a lock or a login of a dropped one would time out.
+        // Both nodes at once; each has one slot. A request that waits for a lock or a login of a
+        // dropped one would time out.
         let both = [(); 2].map(|()| self.proxy.forward(client(), self.request(Scenario::Default, None)));
         let [one, other] = both.map(|forwarded| timeout(Duration::from_secs(30), forwarded));
         let (one, other) = tokio::join!(one, other);
@@ -210,7 +212,8 @@ impl Stage {
     }
 }
 
-/// Runs one request of this scenario and drops it after `pending` polls. Returns whether it had ended before.
+/// Runs one request of this scenario and drops it after `pending` polls. Returns whether it had
+/// already ended.
 async fn drop_after(scenario: Scenario, pending: usize, when_woken: bool) -> bool {
     let stage = Stage::new(scenario);
     let checker =
@@ -219,7 +222,7 @@ async fn drop_after(scenario: Scenario, pending: usize, when_woken: bool) -> boo
     let request = stage.request(scenario, cookie.as_deref());
     let exchange = async {
         let response = stage.proxy.forward(client(), request).await;
-        // Not the end of the body: the response holds its slot until it is dropped.
+        // Not the end of the body, because the response holds its slot until it is dropped.
         response.into_body().collect().await.map(|body| body.to_bytes().len())
     };
     let ended = poll_times(exchange, pending, when_woken).await;
@@ -241,7 +244,7 @@ fn a_request_that_is_dropped_at_any_poll_leaves_nothing_behind() {
         for when_woken in [false, true] {
             let mut polls = 0;
             loop {
-                // A runtime of its own, so that its tasks can be counted.
+                // A separate runtime, so that its tasks can be counted.
                 let runtime =
                     tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
                 if runtime.block_on(drop_after(scenario, polls, when_woken)) {

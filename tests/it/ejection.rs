@@ -13,7 +13,7 @@ use crate::support::raw_node::{Act, RawNode, healthy, ok, respond};
 
 const BAD: &str = "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 3\r\n\r\nbad";
 
-/// One connection for each request, so that a node's scripts are for requests.
+/// One connection per request, so that a node's scripts apply to requests.
 fn once_each(id: usize, node: &RawNode) -> Endpoint<HttpBackend> {
     endpoint(id, node.address(), |backend| backend.max_idle(0))
 }
@@ -21,7 +21,7 @@ fn once_each(id: usize, node: &RawNode) -> Endpoint<HttpBackend> {
 #[tokio::test]
 async fn the_third_failure_ejects_and_one_success_readmits() {
     let clock = ManualClock::new();
-    // Fails the third, sixth and ninth request that it gets, then works.
+    // Fails the third, sixth and ninth request that it gets, and then works.
     let fine = respond(ok("0"));
     let bad = respond(BAD);
     let scripts = (1..=9).map(|request| if request % 3 == 0 { bad.clone() } else { fine.clone() });
@@ -89,7 +89,7 @@ async fn an_ejected_node_gets_one_request_at_a_time() {
 #[tokio::test]
 async fn a_node_that_is_alone_is_never_ejected() {
     let node = RawNode::start([vec![Act::Read], vec![Act::Read], healthy("back")]).await;
-    // Panic mode would try it all the same.
+    // Panic mode would try it anyway.
     let cluster = Cluster::builder().endpoint(once_each(0, &node).max_fails(NonZeroU32::new(1))).panic_mode(false);
     let front = Front::serving(Proxy::plain(cluster.build().unwrap()).build().unwrap(), |server| server);
     for _ in 0..2 {
@@ -118,7 +118,7 @@ async fn a_response_that_breaks_off_counts_against_its_node() {
     let cut = respond("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\ncut");
     let (cutter, good) = (RawNode::start([cut]).await, RawNode::start([healthy("good")]).await);
     let front = Front::of([once_each(0, &cutter).max_fails(NonZeroU32::new(1)), once_each(1, &good)], |proxy| proxy);
-    // An error response, if the front end has noticed before it wrote the head.
+    // An error response, if the front end noticed the failure before it wrote the head.
     assert!(front.get("/").await.map_or(true, |response| response.status() == 502), "cut short");
     front.idle().await;
     assert!(front.proxy.cluster().status().endpoints[0].ejected);

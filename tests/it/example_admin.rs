@@ -37,7 +37,7 @@ impl Fixture {
         (process, front, page)
     }
 
-    /// Does not block: nodes of this process have to serve meanwhile.
+    /// Does not block, because nodes in this process must keep serving.
     async fn ctl(&self, admin: &str, words: &[&str]) -> Output {
         let mut command = tokio::process::Command::new(program());
         let words = command.arg("ctl").args(words).args(["--admin", admin, "--token-file", &self.token_file]);
@@ -87,7 +87,7 @@ async fn an_operator_sees_the_nodes_in_a_browser_and_drains_one_by_a_click() {
     queries(front, 9).await;
     page.until(&format!("{served} !== {before} && {}.includes('p99')", cell("node-1", "latency"))).await;
 
-    // A click asks for the token, since there is none yet, and then does what was wanted.
+    // A click asks for the token, because there is none yet, and then performs the action.
     page.click("tr[data-endpoint=node-1] [data-action=drain]").await;
     page.until("!document.getElementById('login').hidden").await;
     page.type_line("a-wrong-token-of-some-length").await;
@@ -106,7 +106,7 @@ async fn an_operator_sees_the_nodes_in_a_browser_and_drains_one_by_a_click() {
     assert_eq!(served_by(&after, "node-1"), served_by(&before, "node-1"), "a drained node gets no new sessions");
     assert!(served_by(&after, "node-2") >= served_by(&before, "node-2") + 4, "{after}");
 
-    // The token is kept in memory, and nowhere else.
+    // The token is kept only in memory.
     assert_eq!(page.eval("localStorage.length + sessionStorage.length + document.cookie.length").await, 0);
     page.click("tr[data-endpoint=node-3] [data-action=drain]").await;
     page.until(&format!("{}.startsWith('drain')", cell("node-3", "admin state"))).await;
@@ -115,7 +115,7 @@ async fn an_operator_sees_the_nodes_in_a_browser_and_drains_one_by_a_click() {
     if let Some(file) = std::env::var_os("KYLIN_LB_SCREENSHOT") {
         std::fs::write(file, page.screenshot().await).unwrap();
     }
-    // The browser logs the response 401 to the wrong token itself; the policy has blocked nothing.
+    // The browser itself logs the response 401 to the wrong token; the policy has blocked nothing.
     let unexpected: Vec<_> = page.errors.iter().filter(|error| !error.contains("401")).collect();
     assert!(unexpected.is_empty(), "{unexpected:?}");
     let log = process.file("stderr");

@@ -1,4 +1,5 @@
-//! `kylin_front doctor`: each fault that is planted in a cluster is found and named, and a sound cluster has none.
+//! `kylin_front doctor`: each fault that is planted in a cluster is found and named, and a sound
+//! cluster has none.
 
 use std::sync::Mutex;
 
@@ -15,7 +16,7 @@ use crate::support::kylin::Demo;
 use crate::support::raw_node::{Act, RawNode, healthy};
 use crate::support::zookeeper::{ZooKeeperServer, create, kylin_3_1, require_zookeeper};
 
-/// Does not wait for a reply to one run to serve the nodes of the next.
+/// Does not wait for a response to one run before it serves the nodes of the next.
 async fn run(args: &[&str]) -> (Option<i32>, String, String) {
     // The machine may be slow.
     let timeout = if args.iter().any(|arg| arg.starts_with("--timeout")) { None } else { Some(&"--timeout=60s") };
@@ -39,7 +40,8 @@ async fn report(args: &[&str]) -> Value {
     report
 }
 
-/// Asserts that each check that compares nodes passed, has a finding, or was not made for a reason.
+/// Asserts that each check that compares nodes passed, has a finding, or has a reason why it was
+/// not made.
 fn assert_says_all(report: &Value) {
     let lists = ["findings", "not_checked"].map(|list| report[list].as_array().unwrap());
     let checks = lists.into_iter().flatten().map(|entry| &entry["check"]);
@@ -59,7 +61,7 @@ fn findings(report: &Value) -> Vec<String> {
     report["findings"].as_array().unwrap().iter().map(text).collect()
 }
 
-/// Asserts that each finding has these parts, in their order, and that there is no other.
+/// Asserts that each finding has these parts, in order, and that there are no other findings.
 #[track_caller]
 fn assert_found(report: &Value, expected: &[&[&str]]) {
     let found = findings(report);
@@ -119,7 +121,7 @@ impl Cluster {
         self.demo.nodes[node].forget_sessions();
     }
 
-    /// Makes another node a member in place of one.
+    /// Makes another node a member instead of one.
     async fn replace(&mut self, at: usize, node: KylinNode) {
         self.demo.served[at] = Some(node.serve("127.0.0.1:0".parse().unwrap()).await.unwrap());
         self.demo.nodes[at] = node;
@@ -206,7 +208,7 @@ async fn what_is_not_compared_is_said() {
     assert_found(&found, &[&["reachable: q1: "]]);
     let not_checked = found["not_checked"].to_string();
     assert!(not_checked.contains("no two nodes that respond"), "{found:#}");
-    // The address of the dead node may be that of another server by now, which must not get a login.
+    // Another server may have the address of the dead node by now, and must not get a login.
     let text = "not tried: no response shows whether a Kylin is at the address of q1";
     assert!(not_checked.contains(text) && !not_checked.contains("may reach a server that is no Kylin"), "{found:#}");
     cluster.demo.served[0].take().unwrap().kill().await;
@@ -283,7 +285,8 @@ async fn nodes_of_one_role_use_one_storage_and_those_of_two_may_have_two() {
         assert_found(&cluster.report(&[]).await, &[&["storage: q1: ", key, other, "that of q0 is", one]]);
         cluster.set(1, key, one).await;
     }
-    // A default that is written out is no difference, and neither is another order of the servers.
+    // A default that is written out is not a difference, and neither is another order of the
+    // servers.
     cluster.set(0, "kylin.env.zookeeper-base-path", "/kylin/").await;
     for (at, servers) in ["z1:2181,z2:2181/k", "z2:2181, Z1/k/"].into_iter().enumerate() {
         cluster.set(at, "kylin.env.zookeeper-connect-string", servers).await;
@@ -337,7 +340,7 @@ async fn a_node_whose_clock_differs_is_named(dialect: Dialect) {
 }
 in_each_dialect!(a_node_whose_clock_differs_is_named);
 
-/// The nodes respond, so there is another reason for a clock that is unknown than nodes that do not.
+/// The nodes respond, so an unknown clock has a reason other than nodes that do not.
 #[tokio::test]
 async fn a_node_without_a_date_has_a_clock_that_is_unknown() {
     let body = json!({"kylin.version": "3.1.3", "kylin.version.commitId": "0".repeat(40)}).to_string();
@@ -405,11 +408,11 @@ async fn a_node_that_does_not_list_all_is_named(dialect: Dialect) {
     let found = cluster.report(&[]).await;
     assert_found(&found, &[&[&format!("cluster-servers: q1: does not list q2: it lists {two}, {one}")]]);
     assert!(!found.to_string().contains("kept"), "a password: {found:#}");
-    // A name of the address is the address.
+    // A name of the address is equivalent to the address.
     let names = [&one, &two, &three].map(|address| address.replace("127.0.0.1", "localhost")).join(",");
     cluster.set(1, "kylin.server.cluster-servers", &names).await;
     assert_found(&cluster.report(&[]).await, &[]);
-    // The default of Kylin, with which a node tells no other of changes.
+    // Kylin's default, with which a node notifies no other of changes.
     cluster.set(1, "kylin.server.cluster-servers", "localhost:7070").await;
     let expected = ["cluster-servers: q1: does not list q0, q1, q2: it lists localhost:7070"];
     assert_found(&cluster.report(&[]).await, &[&expected]);
@@ -487,7 +490,7 @@ async fn nodes_that_the_front_end_does_not_have_are_named(dialect: Dialect) {
     let found = report(&["--nodes", first_two, "--login-file", login.to_str().unwrap()]).await;
     let third = third.split('@').nth(1).unwrap();
     assert_found(&found, &[&["discovery: q0 q1: knows nodes that the front end does not have: ", third]]);
-    // Another role than that of the node.
+    // A role other than the node's.
     cluster.demo.nodes[1].set_mode(Mode::Job);
     let named = named.replace(",q2@", "=query,q2@");
     let found = report(&["--nodes", &named, "--login-file", login.to_str().unwrap()]).await;
@@ -581,7 +584,7 @@ async fn the_ways_to_keep_logins_are_tried(dialect: Dialect) {
 
     share([true, true, false]);
     let found = cluster.report(&[]).await;
-    // The session of q2 is nowhere else, and q2 knows no other.
+    // The session of q2 exists nowhere else, and q2 knows no other.
     let text = findings(&found).join("\n");
     assert!(text.starts_with("sessions: ") && text.contains("q2") && text.contains("share theirs"), "{found:#}");
 
@@ -592,7 +595,7 @@ async fn the_ways_to_keep_logins_are_tried(dialect: Dialect) {
 }
 in_each_dialect!(the_ways_to_keep_logins_are_tried);
 
-/// The recipe of the manual, in the file that Tomcat reads and in the one that the manual names.
+/// The recipe of the manual, in the file that Tomcat reads and in the file that the manual names.
 #[tokio::test]
 async fn what_is_wrong_in_the_file_of_a_session_manager_is_named() {
     let cluster = Cluster::start(Dialect::Kap2_4, 2).await;
@@ -654,7 +657,8 @@ async fn the_route_in_session_ids_is_a_way_where_each_node_has_one(dialect: Dial
 }
 in_each_dialect!(the_route_in_session_ids_is_a_way_where_each_node_has_one, V4);
 
-/// Asserts that the front end waits for 60 s, and these other findings. Kylin 5 does not tell how long a query may take.
+/// Asserts that the front end waits for 60 s, and these other findings. Kylin 5 does not report how
+/// long a query may take.
 #[track_caller]
 fn assert_waits_too_short(dialect: Dialect, report: &Value, others: &[&[&str]]) {
     if is_v5(dialect) {
@@ -811,7 +815,7 @@ async fn a_configuration_of_httpd_is_read_and_its_front_end_tried(dialect: Diale
     let found = check(&write("ProxyTimeout 320\n", false), &["--sessions=replicated"]).await;
     assert!(findings(&found)[0].contains("do not share their sessions"), "{found:#}");
 
-    // A route that no session id has keeps no login.
+    // A route that is in no session id keeps no login.
     if !is_v5(dialect) {
         let found = check(&write("ProxyTimeout 320\n", true), &["--sessions=replicated"]).await;
         assert_found(&found, &[&["sessions: : a login through the front end is "]]);
@@ -847,7 +851,7 @@ async fn nodes_of_every_source_are_checked() {
         assert_eq!(found["nodes"].as_array().unwrap().len(), 2, "{found:#}");
         assert!(!found.to_string().contains("kept"), "a password: {found:#}");
     }
-    // The front end waits for as long as the file lets a query take.
+    // The front end waits for as long as the file allows for a query.
     cluster.set(0, "kylin.query.timeout-seconds", "120").await;
     let found = report(&["--properties", &properties, "--login-file", &login]).await;
     assert_found(&found, &[&["timeouts: ", "a query may take 120 s, and the front end waits for 110 s"]]);

@@ -1,5 +1,6 @@
-//! Processes of the example front end over one store: two see a new session at the same moment. After that both, and a third
-//! process, must send the session to one node. 2,000 sessions by default:
+//! Processes of the example front end with the same store. Two of them see a new session at the
+//! same moment. After that, both of them and a third process must send the session to the same
+//! node. 2,000 sessions by default:
 //!
 //! ```sh
 //! KYLIN_LB_RACES=10000 cargo test --all-features --test it first_sights
@@ -24,7 +25,8 @@ fn races() -> usize {
 
 /// The number of concurrent races, which keeps all processes busy on few cores.
 const CONCURRENT: usize = 32;
-/// A long deadline of the store: a front end that takes a busy machine for an unavailable store decides alone, which is right then.
+/// A long deadline of the store. A front end that mistakes a busy machine for an unavailable store
+/// decides alone, which would then be correct.
 const DEADLINE: &str = "--store-deadline=20000";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -42,7 +44,7 @@ async fn processes_over_one_mariadb_settle_first_sights() {
     if !mariadb_installed() {
         return;
     }
-    // No flush to disk at each commit: the test does not depend on it.
+    // Without a flush to disk at each commit, because the test does not depend on it.
     let server = MariaDb::start(&["--innodb-flush-log-at-trx-commit=0"]).await;
     settle(&server.url()).await;
     assert_eq!(server.sql("SELECT COUNT(*) FROM kylin_lb_sessions"), races().to_string());
@@ -67,7 +69,7 @@ struct Outcome {
     disagreements: usize,
 }
 
-/// Runs the races over nodes that accept every session, as nodes with shared sessions do.
+/// Runs the races with nodes that accept every session, like nodes with shared sessions.
 async fn settle(store: &str) {
     let nodes = [
         RawNode::start([healthy("0")]).await,
@@ -93,7 +95,7 @@ async fn settle(store: &str) {
     }
 }
 
-/// Runs every `CONCURRENT`th race, each over its own session.
+/// Runs every `CONCURRENT`th race, each with its own session.
 async fn race([one, two, later]: [SocketAddr; 3], first: usize) -> Outcome {
     let mut one = Connection::open(one).await.unwrap();
     let mut two = Connection::open(two).await.unwrap();
@@ -110,7 +112,7 @@ async fn race([one, two, later]: [SocketAddr; 3], first: usize) -> Outcome {
     outcome
 }
 
-/// Returns the node that serves a request which needs a login.
+/// Returns the node that serves a request that needs a login.
 async fn served_by(connection: &mut Connection, id: &str) -> String {
     let request = format!("GET /kylin/api/cubes HTTP/1.1\r\nHost: kylin\r\nCookie: JSESSIONID={id}\r\n\r\n");
     connection.send(request).await.unwrap();
@@ -119,7 +121,7 @@ async fn served_by(connection: &mut Connection, id: &str) -> String {
     response.text().to_owned()
 }
 
-/// Three processes over the same nodes, store and secret.
+/// Three processes with the same nodes, store and secret.
 struct FrontEnds {
     processes: [Process; 3],
     addresses: [SocketAddr; 3],

@@ -17,7 +17,8 @@ use crate::support::httpd::{Httpd, require_httpd};
 use crate::support::process::Process;
 use crate::support::raw_node::{RawNode, healthy};
 
-/// Starts a node that responds with its name and what it was asked for. The query tells it to redirect (`to=URL`) or to set cookies.
+/// Starts a node that responds with its name and the request. The query tells it to redirect
+/// (`to=URL`) or to set cookies.
 fn node(name: &'static str) -> Server {
     let respond = move |_peer: ClientAddr, request: Request<Body>| async move {
         let header =
@@ -44,7 +45,7 @@ fn node(name: &'static str) -> Server {
     Server::builder().listen(listen, respond).threads(NonZero::new(1).unwrap()).start().unwrap()
 }
 
-/// httpd and the front end with one configuration.
+/// httpd and the front end with the same configuration.
 struct Pair {
     httpd: Httpd,
     front: SocketAddr,
@@ -53,7 +54,8 @@ struct Pair {
 }
 
 impl Pair {
-    /// Starts both. N1, N2 and so on stand for the addresses of nodes, and DEAD for that of none.
+    /// Starts both. N1, N2 and so on stand for the addresses of nodes, and DEAD for an address
+    /// without a node.
     async fn start(configuration: &str, nodes: &[SocketAddr]) -> Self {
         let mut text = configuration.replace("DEAD", &closed_port().port().to_string());
         for (number, node) in (1..).zip(nodes) {
@@ -68,7 +70,7 @@ impl Pair {
     }
 }
 
-/// A [`Pair`] before the same nodes, with a connection to each.
+/// A [`Pair`] in front of the same nodes, with a connection to each.
 struct Twins {
     httpd: Connection,
     front: Connection,
@@ -110,7 +112,8 @@ impl Twins {
         (responses.pop().unwrap(), front)
     }
 
-    /// Asks both and requires that they respond alike: status, body of a node, redirect, cookies. Returns the node.
+    /// Sends the request to both, and requires that they respond alike: status, body of a node,
+    /// redirect and cookies. Returns the node.
     async fn same(&mut self, target: &str, headers: &str) -> String {
         let (httpd, front) = self.both(target, headers).await;
         let (httpd, front) = (seen(&httpd), seen(&front));
@@ -119,7 +122,8 @@ impl Twins {
     }
 }
 
-/// The compared parts of a response. A redirect of httpd is absolute, one of the front end relative.
+/// The parts of a response that are compared. A redirect of httpd is absolute, one of the front end
+/// relative.
 fn seen(response: &RawResponse) -> (u16, String, Option<String>, Vec<String>) {
     let status = response.status();
     let is_of_node = ["n1 ", "n2 ", "n3 ", "n4 "].iter().any(|name| response.text().starts_with(name));
@@ -135,7 +139,8 @@ fn write(folder: &TempDir, text: &str) -> PathBuf {
     file
 }
 
-/// A mix of requests: without a session, with one of each route, with ids and routes that no member has.
+/// A mix of requests: without a session, with one of each route, and with ids and routes that no
+/// member has.
 fn sessions(count: usize) -> impl Iterator<Item = String> {
     let mut random = fastrand::Rng::with_seed(7);
     (0..count).map(move |_| match random.u32(..10) {
@@ -213,7 +218,7 @@ async fn thousand(front: SocketAddr, balancer: usize) -> Vec<String> {
             let response = connection.response().await.unwrap();
             let (status, node, ..) = seen(&response);
             served.push(format!("{status} {node}"));
-            // httpd closes behind a 503, and reads no further requests.
+            // httpd closes after a 503, and reads no further requests.
             if response.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close")) {
                 connection = Connection::open(front).await.unwrap();
                 break;
@@ -260,7 +265,7 @@ async fn sessions_of_urls_and_cookies_go_where_httpd_sends_them() {
             "<Proxy balancer://kylin>\nBalancerMember http://N1 route=r1\nBalancerMember http://N2 route=r2 status=+D redirect=r3\n\
              BalancerMember http://N3 route=r3\nBalancerMember http://N4 route=r2.x status=+H\n{set}\n</Proxy>\nProxyPass / balancer://kylin/\n"
         );
-        // Both at once are an error here, and one of them is tried each time.
+        // Both at once are an error here, and each is tried alone.
         let text = if set.contains("nofailover") { text.replace(" redirect=r3", "") } else { text };
         let mut twins = Twins::start(&text).await;
         for (url, cookie) in &targets {
@@ -454,7 +459,8 @@ async fn paths_redirects_cookies_headers_and_access_are_httpds() {
             assert_eq!(values(&front), values(&httpd), "{name} of {target}");
         }
     }
-    // A redirect of Kylin to its own path is changed to the client's path. httpd leaves it as it is.
+    // A redirect of Kylin to its own path is changed to the client's path. httpd leaves it
+    // unchanged.
     for (target, to) in [
         ("/olap/x?to=/kylin/login", "/olap/login"),
         ("/olap/x?to=/kylin", "/olap/"),
@@ -546,7 +552,7 @@ async fn the_client_is_the_one_that_trusted_proxies_name() {
     }
 }
 
-/// Writes a file and returns the error that it is refused with, without the name of the folder.
+/// Writes a file and returns the error with which it is refused, without the name of the folder.
 fn error(text: &str) -> String {
     let folder = TempDir::new().unwrap();
     let file = write(&folder, text);
@@ -688,7 +694,8 @@ fn errors_name_the_place_and_what_to_write_instead() {
     assert!(error("ProxyPass / http://a/\n").contains("no Listen"));
 }
 
-/// Checks that each of some lines between others is refused: at which line and column, and with which words.
+/// Checks that each of some lines between others is refused, at which line and column, and with
+/// which message.
 fn refused(before: &str, behind: &str, rows: &[(&str, &str, &str)]) {
     for (lines, place, said) in rows {
         let text = format!("{before}{lines}\n{behind}");
@@ -908,7 +915,7 @@ async fn kylin_nodes_behind_a_file_of_httpd_keep_their_logins_and_are_guarded() 
     let closed = browsers[0].get("/kylin/api/cache/announce/all/all/update").await;
     assert!([403, 405].contains(&closed.status()), "{closed:?}");
 
-    // A reload keeps the logins; one with a mistake changes nothing.
+    // A reload keeps the logins; a reload with a mistake changes nothing.
     std::fs::write(&file, text.replace("ProxyPass /", "Redirect /front /kylin/login\nProxyPass /front !\nProxyPass /"))
         .unwrap();
     process.signal("HUP");

@@ -38,7 +38,7 @@ async fn names_certificates_and_versions_are_as_in_httpd() {
     let node = node();
     let [one, two] = ["DNS:one.example", "DNS:*.two.example,DNS:two.example"].map(Certificate::for_names);
     let folder = TempDir::new().unwrap();
-    // The key may stand in the file of the certificate.
+    // The key may be in the file of the certificate.
     let together = folder.path().join("two.pem");
     let parts = [std::fs::read(two.file()).unwrap(), std::fs::read(two.key()).unwrap()].concat();
     std::fs::write(&together, parts).unwrap();
@@ -78,7 +78,7 @@ async fn names_certificates_and_versions_are_as_in_httpd() {
         (&two, "two.example", &[], "/two/x 200 1.1"),
         (&two, "a.two.example", &[], "/two/x 200 1.1"),
         (&two, "one.example", &[], "failed 60"),
-        // The first server is for names that none has.
+        // The first server is for names that no server has.
         (&one, "other.example", &[], "failed 60"),
         (&one, "other.example", &["--insecure"], "/one/https 200 1.1"),
     ] {
@@ -129,7 +129,7 @@ async fn members_at_https_are_verified_as_the_file_says() {
             let found = curl(&outer, address, "one.example", &["--http1.1"]).await;
             let mut words = found.rsplit(' ');
             let (_, status) = (words.next(), words.next());
-            // httpd has 500 where the member is not the one that it seems to be.
+            // httpd responds with 500 if the member is not the one that it claims to be.
             assert_eq!(
                 status.map(|status| status.replace("500", "502")).as_deref(),
                 Some(expected),
@@ -196,7 +196,7 @@ fn virtual_hosts_that_share_members_verify_them_alike() {
         ("", "", require, false),
         (none, "", none, false),
         (require, "", "", false),
-        // The one around virtual hosts serves nothing.
+        // The server around the virtual hosts serves nothing.
         (require, none, none, false),
         (&roots("a.pem"), require, "", false),
     ] {

@@ -15,7 +15,7 @@ use crate::support::front::{closed_port, demo, eventually, until};
 use crate::support::http;
 use crate::support::process::Process;
 
-/// Waits until a line of standard error holds all `parts`, and returns it.
+/// Waits until a line of standard error contains all `parts`, and returns the line.
 async fn line_with(process: &Process, parts: &[&str]) -> String {
     let find = || {
         let log = process.file("stderr");
@@ -74,7 +74,7 @@ async fn an_operator_learns_which_nodes_fell_why_since_when_and_that_clients_are
     assert_eq!(count(&process, "node is unhealthy"), 2, "one line for each node: {log}");
 }
 
-/// Nodes that no other can replace are not ejected, and without probes nothing else tells of them.
+/// Nodes that no other can replace are not ejected, and without probes nothing else reports them.
 #[tokio::test]
 async fn an_operator_learns_that_all_nodes_fail_without_probes_why_and_that_they_are_back() {
     let plain = ["--kylin", "off", "--sessions", "none"];
@@ -126,7 +126,7 @@ async fn what_the_server_refuses_is_logged_and_counted() {
     let args = ["--nodes", &named, "--status", "127.0.0.1:0"];
     let refused = async |process: &Process, front: SocketAddr, sent: &str| {
         let mut client = http::Connection::open(front).await.unwrap();
-        // The server may close before all of it is sent.
+        // The server may close before everything is sent.
         _ = client.send(sent).await;
         line_with(process, &["refused", "peer=127.0.0.1:", "left_out=0"]).await
     };

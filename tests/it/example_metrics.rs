@@ -1,4 +1,4 @@
-//! `/metrics` of the example front end, and the dashboard over it.
+//! `/metrics` of the example front end, and the dashboard that uses it.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -86,7 +86,7 @@ async fn metrics_tell_of_requests_and_nodes_and_have_what_the_dashboard_shows() 
     assert!(shown.len() > 15, "{shown:?}");
     let ejected = "endpoint=\"gone\",change=\"ejected\",found_by=\"requests\"} 1";
     let mut text = String::new();
-    // The number of requests until the ejection depends on the time that they take.
+    // The number of requests until the ejection depends on how long they take.
     until("the endpoint that cannot be reached is ejected", async || {
         http::get(front, "/kylin/api/admin/version", &[]).await.unwrap();
         text = http::get(operators, "/metrics", &[]).await.unwrap().text().to_owned();
@@ -103,7 +103,7 @@ async fn metrics_tell_of_requests_and_nodes_and_have_what_the_dashboard_shows() 
         assert!(text.contains(&format!("# HELP {name} ")), "{name} has no help");
     }
     promtool_finds_nothing(&text);
-    // The gauge stays, though the exporter drops gauges that are no longer set.
+    // The gauge stays, although the exporter drops gauges that are no longer set.
     let began = std::time::Instant::now();
     while began.elapsed() < std::time::Duration::from_secs(1) {
         metrics_with(operators, &["kylin_lb_retry_budget_left "]).await;

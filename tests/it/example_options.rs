@@ -1,4 +1,4 @@
-//! The options of the example front end, each as its process obeys it.
+//! The options of the example front end, each one with its effect on the process.
 
 use std::net::SocketAddr;
 
@@ -13,7 +13,7 @@ use crate::support::raw_node::{RawNode, respond};
 use crate::support::tls::{Certificate, openssl_installed};
 use crate::support::zookeeper::{ZooKeeperServer, create, kylin_3_1, require_zookeeper};
 
-/// Nodes of this process, and how to name them to another.
+/// Nodes in this process, and how to name them to another.
 pub(crate) async fn nodes(count: usize) -> (Vec<(KylinNode, Served)>, String) {
     let mut nodes = Vec::new();
     for number in 1..=count {
@@ -101,7 +101,7 @@ async fn status(listen: SocketAddr) -> Value {
     serde_json::from_slice(&response.body).unwrap()
 }
 
-/// The status as soon as it is so.
+/// The status, once it fulfils the condition.
 async fn becomes(operators: SocketAddr, test: impl Fn(&Value) -> bool) -> Value {
     let mut told = Value::Null;
     until("the status", async || {
@@ -136,7 +136,7 @@ async fn the_status_tells_of_probes_and_is_not_on_the_front() {
 
 #[tokio::test]
 async fn the_outlier_rule_ejects_unless_it_is_off() {
-    // nginx's rule has one failure suffice.
+    // nginx's rule ejects after one failure.
     for (option, least) in [("on", 3), ("off", 1)] {
         a_node_that_is_gone_is_ejected(&format!("--outlier={option}"), least).await;
     }
@@ -222,7 +222,7 @@ async fn nodes_that_kylins_properties_name_are_followed() {
     assert!(printed.contains(&addresses[2]) && !printed.contains("hunter2"), "{printed}");
 }
 
-/// The file of the KAP manual over these nodes, with `inside` in its upstream.
+/// The file of the KAP manual for these nodes, with `inside` in its upstream.
 fn manual(folder: &tempfile::TempDir, nodes: &[(KylinNode, Served)], inside: &str) -> String {
     let servers: String = nodes.iter().map(|(_, served)| format!("    server {};\n", served.addr())).collect();
     let text = format!(
@@ -354,7 +354,7 @@ async fn nodes_have_the_settings_of_a_configuration() {
     let of = |id: &str| (endpoint(&told, id)["weight"].as_u64(), endpoint(&told, id)["max_in_flight"].as_u64());
     assert_eq!((of("n1"), of("n2")), ((Some(3), Some(9)), (Some(1), Some(7))));
 
-    // A backup serves only where no primary can.
+    // A backup serves only if no primary can.
     let backup = format!("gone@{}, {} backup", closed_port(), named[0]);
     let (_process, front) = start(&["--nodes", &backup, "--sessions=none"]).await;
     assert_eq!(Browser::insistent(front, "ADMIN", "KYLIN").query().await.status(), 200);
@@ -370,7 +370,7 @@ async fn credentials_in_the_list_of_nodes_are_neither_shown_nor_kept() {
     let args = ["--nodes", &named, "--sessions=none", "--status=127.0.0.1:0", "--listen=127.0.0.1:0"];
     let process = spawn(&args).await;
     let (front, operators) = (address(&process, "listening on http://"), address(&process, "status on http://"));
-    // No login without one from the client.
+    // No login unless the client sends one.
     assert_eq!(http::get(front, "/kylin/api/projects", &[]).await.unwrap().status(), 401);
     assert_eq!(Browser::insistent(front, "ADMIN", "KYLIN").query().await.status(), 200);
     let told = status(operators).await;
@@ -750,7 +750,7 @@ fn a_check_reads_the_files_of_tls_as_the_start_does() {
         "locked",
         "-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nAAAA\n-----END EC PRIVATE KEY-----\n",
     );
-    // Nothing listens there: what is wrong with the files is said first.
+    // Nothing listens there, so errors in the files must be reported first.
     let given = |certificate: &str, key: &str, more: &[&str]| {
         let args =
             ["--nodes", "127.0.0.1:1", "--listen", "127.0.0.1:0", "--tls-certificate", certificate, "--tls-key", key];
@@ -808,7 +808,7 @@ async fn replicated_sessions_are_read_from_the_file_of_a_node() {
         assert!(!shown.contains("hunter2"), "{shown}");
     }
 
-    // Round robin, apart from the moment in which the node saves a session.
+    // Round robin, except for the moment in which the node saves a session.
     for args in
         [&["--nodes", &*named, "--sessions=replicated"][..], &["--nodes", &named, &option], &["--config", &configured]]
     {
@@ -896,7 +896,7 @@ async fn a_node_that_shows_that_it_stops_is_drained_unless_that_is_off() {
             ["--policy=round-robin", "--sessions=none", "--probe=none", "--status=127.0.0.1:0", "--listen=127.0.0.1:0"];
         let process = spawn(&[&["--nodes", &named, option][..], &others].concat()).await;
         let (front, operators) = (address(&process, "listening on http://"), address(&process, "status on http://"));
-        // Each is another client, and the node gets one of three.
+        // Each one is another client, and the node gets one of three.
         for _ in 0..9 {
             assert_eq!(http::get(front, "/kylin/api/admin/version", &[]).await.unwrap().status(), 200, "{option}");
         }
@@ -916,7 +916,7 @@ async fn a_query_waits_for_a_full_node_unless_queues_are_off() {
         });
         nodes[0].0.wait_until(|stats| stats.in_flight == 1).await.unwrap();
         let second = tokio::spawn(async move { Browser::insistent(front, "ADMIN", "KYLIN").query().await });
-        // A page does not wait, if there is a queue.
+        // If there is a queue, a page does not wait.
         let page = Browser::insistent(front, "ADMIN", "KYLIN").get("/kylin/api/projects").await;
         assert_eq!(page.status(), status, "{option}");
         if option == "--queue=off" {

@@ -1,4 +1,5 @@
-//! The example front end is reloaded, stopped, and taken over from, while clients use it.
+//! The example front end is reloaded, stopped, and replaced by another process while clients use
+//! it.
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -20,7 +21,7 @@ use crate::support::tls::{Certificate, openssl_installed};
 const QUICK: &str = "/demo/bytes?n=5";
 const LONG: &str = "GET /long HTTP/1.1\r\nHost: kylin\r\n\r\n";
 
-/// Holds a configuration, and what it has besides.
+/// Holds a configuration and its additional files.
 struct Files(TempDir);
 
 impl Files {
@@ -38,7 +39,7 @@ impl Files {
     }
 }
 
-/// Waits for the line that a reload logs, the `count`th. Returns it.
+/// Waits for the `count`th line that a reload logs. Returns it.
 async fn reloaded(process: &mut Process, count: usize) -> String {
     let lines = |process: &Process| -> Vec<String> {
         let log = process.file("stderr");
@@ -82,7 +83,8 @@ async fn slow_node() -> RawNode {
     RawNode::start([exchange.clone(), exchange.clone(), exchange.clone(), exchange]).await
 }
 
-/// Sends 240 requests on new connections. `event` happens in each third of them. Returns how many got 200.
+/// Sends 240 requests on new connections. `event` happens in each third of them. Returns how many
+/// got 200.
 async fn load_with(address: SocketAddr, mut event: impl AsyncFnMut(usize)) -> usize {
     let before = async |number| {
         if number % 80 == 40 {
@@ -136,7 +138,7 @@ async fn a_reload_under_load_loses_no_request_and_a_broken_file_changes_nothing(
     .await;
     assert_eq!(served, 240);
     assert_eq!(finish(long, &slow).await, 4);
-    // A connection from before all that.
+    // A connection from before the reload.
     idle.send(format!("GET {QUICK} HTTP/1.1\r\nHost: kylin\r\n\r\n")).await.unwrap();
     assert_eq!(idle.response().await.unwrap().status(), 200);
 }
@@ -266,7 +268,7 @@ async fn a_front_end_with_an_empty_list_of_nodes_says_which_and_what_a_line_is()
     eventually(|| process.file("stderr").lines().any(is_said), || process.file("stderr")).await;
 }
 
-/// An operator who has not touched a node must not be named for what a file says.
+/// An operator who has not touched a node must not be named for a change that comes from a file.
 #[tokio::test]
 async fn a_change_by_a_reload_is_told_from_one_by_the_operator() {
     let (files, (_one, first), (_two, second), front) =
@@ -336,7 +338,7 @@ async fn the_health_path_says_when_it_stops_and_a_second_signal_ends_at_once() {
     let (_process, front) = start(&["--nodes", &dead, "--probe=tcp", "--panic=off"]).await;
     crate::support::front::until("no node", async || get(front, "/front/health", &[]).await.unwrap().status() == 503)
         .await;
-    // Panic mode tries the node. One that drains serves the sessions that are bound to it.
+    // Panic mode tries the node. A draining node serves the sessions that are bound to it.
     let draining = format!("{named} drain");
     for (args, told) in [
         (&["--nodes", &dead, "--probe=tcp"], "no node is up: panic mode tries those that failed"),
@@ -425,7 +427,7 @@ async fn a_second_process_takes_over_by_the_listening_descriptor_without_a_lost_
     let process = with_socket(&socket, &["--nodes", &named]).await;
     assert_eq!(address(&process, "listening on http://"), front);
     drop(process);
-    // A socket for which there is no listener would have its clients wait.
+    // Clients of a socket without a listener would wait.
     let mut command = Command::new("sh");
     command.args(["-c", "exec 3<&0; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\"", "sh"]).arg(program());
     command.args(["--nodes", &named, "--listen", &closed_port().to_string()]);
@@ -457,7 +459,7 @@ async fn a_second_process_with_a_page_for_operators_takes_over_without_a_lost_re
         let path = if option == "--admin" { "/status" } else { "/front/status" };
         assert_eq!(get(page, path, &[]).await.unwrap().status(), 200);
 
-        // Without the socket of operators the next process ends before it accepts a client.
+        // Without the operators' socket, the next process ends before it accepts a client.
         let mut command = Command::new("sh");
         command.args(["-c", "exec 3<&0; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\"", "sh"]).arg(program()).args(args);
         let socket = Stdio::from(OwnedFd::from(socket.try_clone().unwrap()));
@@ -520,7 +522,7 @@ async fn clients_that_wait_for_the_process_are_not_served_before_the_first_list_
     }
 }
 
-/// The socket of `[::]` takes IPv4 too, which the option does not say.
+/// The socket of `[::]` accepts IPv4 too, which the option does not show.
 #[tokio::test]
 async fn the_socket_that_redirects_is_taken_over_also_if_it_is_dual_stack() {
     let Ok(redirect) = TcpListener::bind("[::]:0") else { return };
@@ -554,7 +556,8 @@ async fn a_second_signal_ends_the_time_of_a_lame_duck_at_once_also_with_a_query_
     assert!(process.file("stdout").contains("stopped at once"), "{}", process.log());
 }
 
-/// Asserts that the client gets a 502. A client whose connection closes without a byte repeats its request, also a write.
+/// Asserts that the client gets a 502. A client whose connection closes without a byte repeats its
+/// request, even a write.
 async fn refused_at_the_stop(mut client: Connection) {
     assert!(refusal(&client.response().await.unwrap(), 502).contains("may have been executed"));
 }

@@ -64,7 +64,7 @@ async fn a_request_has_a_line_with_its_nodes_times_and_end_and_no_secret() {
         assert!(!line.contains(secret), "{secret} in {line}");
     }
 
-    // A log that was moved is opened again, and no line is lost.
+    // A log that was moved is reopened, and no line is lost.
     let moved = folder.path().join("access.log.1");
     std::fs::rename(&file, &moved).unwrap();
     process.signal("USR1");
@@ -191,7 +191,7 @@ async fn a_client_of_a_socket_for_both_families_is_named_as_ipv4() {
     for (format, start) in [("combined", "127.0.0.1 - "), ("json", "{")] {
         let file = folder.path().join(format);
         let args = ["--nodes", &named, "--access-log", file.to_str().unwrap(), "--access-log-format", format];
-        // A socket of `--listen` takes IPv6 only, one that is passed may take both.
+        // A socket of `--listen` accepts only IPv6; one that is passed may accept both.
         let _process = with_socket(&socket, &args).await;
         let mut connection = Connection::open(front).await.unwrap();
         connection.send("GET /kylin/api/admin/version HTTP/1.1\r\nHost: kylin\r\n\r\n").await.unwrap();
@@ -257,7 +257,7 @@ async fn a_query_is_logged_by_its_fingerprint_unless_sql_is_asked_for() {
     }
 }
 
-/// Such a query is executed too, so the log must not lack it.
+/// Such a query is executed too, so the log must contain it.
 #[tokio::test]
 async fn a_query_whose_sql_is_not_read_has_a_line_without_a_fingerprint() {
     let (_nodes, named) = nodes(1).await;
@@ -329,7 +329,8 @@ async fn the_logs_of_a_configuration_are_written_and_opened_again() {
     connection.response().await.unwrap();
     assert_eq!(lines(&file, 1).await.len(), 1);
 
-    // A reload opens new logs and takes new formats along; a log that cannot be opened leaves all as it was.
+    // A reload opens new logs and applies new formats. A log that cannot be opened leaves
+    // everything unchanged.
     let mut reload = async |text: String, result: &str| {
         std::fs::write(&config, text).unwrap();
         process.signal("HUP");
@@ -354,13 +355,14 @@ async fn the_logs_of_a_configuration_are_written_and_opened_again() {
     eventually(|| failed.exists(), || "the new file is not opened again".to_owned()).await;
 }
 
-/// A pipe that takes nothing costs lines and no request, operators see how many, and it holds up neither the start nor the stop.
+/// A pipe that accepts nothing loses lines but no request. Operators see how many, and it delays
+/// neither the start nor the stop.
 #[tokio::test]
 async fn lines_that_a_log_cannot_take_are_counted_in_the_status_and_the_metrics() {
     let folder = TempDir::new().unwrap();
     let (config, pipe) = (folder.path().join("kylin.conf"), folder.path().join("access.log"));
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    // Many lines for each request, so that few requests fill what may wait.
+    // Many lines per request, so that few requests fill the waiting buffer.
     let text = format!(
         "log_format long '{}'; server {{ listen 127.0.0.1:1; location / {{ return 204; {} }} location /end {{ return 204; }} \
          location /kylin {{ proxy_pass http://127.0.0.1:1; }} }}",
@@ -379,11 +381,12 @@ async fn lines_that_a_log_cannot_take_are_counted_in_the_status_and_the_metrics(
     };
     assert_eq!(lost().await, 0);
     let mut connection = Connection::open(front).await.unwrap();
-    // Its buffers are bounded, so at some time it takes no more.
+    // Its buffers are bounded, so at some point it accepts no more.
     let mut fill = async || {
         let (before, mut sent) = (lost().await, 0_u64);
         while lost().await == before {
-            // Once the last one, which has no log, is served, those before it are written or lost.
+            // Once the last request, which has no log, is served, the earlier ones are written or
+            // lost.
             for path in [["/"; 20].as_slice(), &["/end"]].concat() {
                 connection.send(format!("GET {path} HTTP/1.1\r\nHost: kylin\r\n\r\n")).await.unwrap();
                 assert_eq!(connection.response().await.unwrap().status(), 204);

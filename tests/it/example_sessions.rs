@@ -1,4 +1,4 @@
-//! Sessions through the example front end: one process, and two over a store that they share.
+//! Sessions through the example front end: one process, and two with a shared store.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -21,7 +21,8 @@ async fn logged_in(front: SocketAddr) -> Browser {
     browser
 }
 
-/// Clients log in at the first of these front ends and query at all of them in turn: how many responses were not 200.
+/// Clients log in at the first of these front ends and query at all of them in turn. Returns how
+/// many responses were not 200.
 async fn lost(fronts: &[SocketAddr], clients: usize) -> usize {
     let clients: Vec<_> = (0..clients)
         .map(|_| {
@@ -62,12 +63,12 @@ async fn logins_are_kept_under_round_robin_in_every_way_that_keeps_them() {
         let warned = process.file("stderr").contains("without --secret-file");
         assert_eq!(warned, matches!(sessions, "cookie" | "login-relay"), "{sessions}: {}", process.file("stderr"));
     }
-    // The test can fail: nothing else keeps them.
+    // Shows that the test can fail: nothing else keeps the sessions.
     let (_process, front) = start(&["--demo=3", "--policy=round-robin", "--kylin=off", "--sessions=none"]).await;
     assert!(lost(&[front], 12).await > 0);
 }
 
-/// Two processes over the same nodes, store and secret.
+/// Two processes with the same nodes, store and secret.
 async fn pair(nodes: &str, sessions: &str) -> ([Process; 2], [SocketAddr; 2]) {
     let folder = TempDir::new().unwrap();
     let secret = secret(&folder);
@@ -80,7 +81,7 @@ async fn pair(nodes: &str, sessions: &str) -> ([Process; 2], [SocketAddr; 2]) {
         sessions,
         "--secret-file",
         secret.to_str().unwrap(),
-        // The load of the machine must not decide.
+        // The load of the machine must not decide the outcome.
         "--store-deadline=20000",
     ];
     let (one, first) = start(&args).await;
@@ -89,7 +90,8 @@ async fn pair(nodes: &str, sessions: &str) -> ([Process; 2], [SocketAddr; 2]) {
     ([one, other], [first, second])
 }
 
-/// Redis comes back without its records. A login that one front end has ended stays ended, and no other is lost.
+/// Redis comes back without its records. A login that one front end has ended stays ended, and no
+/// other login is lost.
 async fn restore(option: &[&str], fronts: usize) {
     let redis = Redis::start(&[]).await;
     let (_nodes, named) = nodes(3).await;

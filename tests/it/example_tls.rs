@@ -1,4 +1,4 @@
-//! The options of the example about TLS, each as its process obeys it.
+//! The TLS options of the example, each one with its effect on the process.
 
 use std::net::SocketAddr;
 
@@ -17,7 +17,7 @@ fn installed() -> bool {
     openssl_installed() && skip::installed("curl", on_path("curl"))
 }
 
-/// Asks for the bytes that a demo node sends. Returns the status, or what curl says.
+/// Requests the bytes that a demo node sends. Returns the status, or curl's error.
 async fn curl(trusted: &Certificate, address: SocketAddr, more: &[&str]) -> String {
     let mut curl = tokio::process::Command::new("curl");
     curl.args(["--silent", "--show-error", "--noproxy", "*", "--max-time", "20", "--cacert"]).arg(trusted.file());
@@ -91,7 +91,7 @@ async fn clients_show_certificates_and_nodes_are_verified_unless_an_option_says_
     let [shown, shown_key] = [client.file(), client.key()].map(text);
     assert_eq!(curl(&front_certificate, node, &["--cert", &shown, "--key", &shown_key]).await, "200");
 
-    // A front end over TLS is the node of another one.
+    // A front end with TLS is the node of another one.
     let inner = spawn_with_tls(&named, &file, &key, &[]).await;
     let https = format!("n1@https://{}", address(&inner, "listening on https://"));
     let [ca, wrong] = [front_certificate.file(), other.file()].map(text);

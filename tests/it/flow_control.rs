@@ -7,7 +7,7 @@ use crate::support::front::Front;
 use crate::support::http::Connection;
 use crate::support::raw_node::{Act, RawNode, ok};
 
-/// More than all kernel buffers on the path hold.
+/// More than all kernel buffers on the path can hold.
 const MORE_THAN_BUFFERS: usize = 256 << 20;
 
 #[tokio::test]

@@ -83,7 +83,8 @@ async fn forwarded_headers_are_replaced_unless_a_trusted_proxy_sent_them() {
     assert!(at_node(&response, "x-forwarded-for").is_empty());
 }
 
-/// Nodes behind another balancer read more of that family, and a client could name a prefix or a scheme of its own.
+/// Nodes behind another load balancer read more headers of that family, and a client could name a
+/// prefix or a scheme of its own.
 #[tokio::test]
 async fn no_header_of_the_forwarded_family_of_a_stranger_reaches_the_node() {
     let node = RawNode::start([healthy("node")]).await;
@@ -153,7 +154,8 @@ async fn edits_of_the_application_come_last() {
     assert!(values(&seen, "x-forwarded-proto").is_empty() && values(&seen, "x-debug").is_empty());
 }
 
-/// The example's reader of httpd files has a list of its own of the headers in which proxies name the client.
+/// The example's reader of httpd files has its own list of the headers in which proxies name the
+/// client.
 #[tokio::test]
 async fn the_example_knows_each_header_that_strangers_may_not_set() {
     let (_node, served) = demo("q1").await;

@@ -1,5 +1,6 @@
-//! Requests that two parsers may read differently, or that have no end: each is refused, and no node sees a second request in
-//! it. One table; every line of it goes over the wire.
+//! Requests that two parsers may read differently, or that have no end. Each is refused, and no
+//! node sees a second request in it. They are in one table, and every line of it goes over the
+//! wire.
 
 use std::io::ErrorKind;
 
@@ -12,10 +13,11 @@ const TAIL: &str = "GET /smuggled HTTP/1.1\r\nHost: kylin\r\n\r\n";
 /// The expected outcome of a request.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum AttemptOutcome {
-    /// Refused with one of these statuses (none: closed without a response is enough), the connection closed, nothing at the node.
+    /// Refused with one of these statuses and a closed connection, and nothing reaches the node. If
+    /// there is no status, a close without a response is enough.
     Refused(&'static [u16]),
-    /// Either that, or brought into a form that cannot be misread: one request at the node, and the connection closed, so
-    /// that what follows is never taken for another.
+    /// Either that, or brought into a form that cannot be misread. The node gets one request, and
+    /// the connection is closed, so that the following bytes are never taken for another one.
     RefusedOrNormalised,
 }
 use AttemptOutcome::{Refused, RefusedOrNormalised};
@@ -149,7 +151,7 @@ fn heads() -> Vec<(String, String, AttemptOutcome)> {
 /// Sends `bytes` and a tail, and returns all statuses that come back before the connection is closed.
 async fn statuses(front: &Front, name: &str, bytes: &str) -> Vec<u16> {
     let mut client = front.connect().await;
-    // May fail: the server closes as soon as it has seen enough.
+    // May fail, because the server closes as soon as it has seen enough.
     _ = client.send(format!("{bytes}{TAIL}")).await;
     let mut statuses = Vec::new();
     loop {
@@ -178,7 +180,7 @@ async fn check(table: Vec<(String, String, AttemptOutcome)>) {
         };
         let refused =
             requests.is_empty() && statuses.len() <= 1 && statuses.iter().all(|status| allowed.contains(status));
-        // One request, with one sort of framing, and nothing of what followed it.
+        // One request with one kind of framing, and nothing of the bytes that followed it.
         let clear = |request: &Vec<u8>| {
             let head = String::from_utf8_lossy(request).to_ascii_lowercase();
             !(head.contains("content-length") && head.contains("transfer-encoding"))

@@ -123,7 +123,7 @@ async fn a_truncated_response_resets_the_stream_or_is_replaced_by_an_error() {
     assert_eq!(response.into_body().collect().await.is_ok(), is_replaced);
 }
 
-/// A body of a declared length whose last byte does not come.
+/// A body with a declared length whose last byte does not arrive.
 struct OneByteShort(usize);
 
 impl http_body::Body for OneByteShort {
@@ -147,7 +147,7 @@ impl http_body::Body for OneByteShort {
     }
 }
 
-/// A server with a place for two connections.
+/// A server with capacity for two connections.
 #[tokio::test]
 async fn a_full_server_closes_idle_http2_connections_and_no_other() {
     let slow = vec![Act::Read, Act::WaitForGo, Act::Write(crate::support::raw_node::ok("slow"))];
@@ -170,7 +170,7 @@ async fn a_full_server_closes_idle_http2_connections_and_no_other() {
     assert_eq!(held.await.unwrap().unwrap().into_body().collect().await.unwrap().to_bytes(), "slow");
 }
 
-/// Bodies that a handler does not read, as one that waits for a node.
+/// Bodies that a handler does not read, like a handler that waits for a node.
 #[tokio::test]
 async fn what_is_received_of_bodies_that_are_not_read_is_within_the_share_of_their_client() {
     use kylin_lb::server::Server;
@@ -209,7 +209,7 @@ async fn what_is_received_of_bodies_that_are_not_read_is_within_the_share_of_the
     crate::support::front::eventually(|| buffers.status().used == 0, || format!("{buffers:?}")).await;
 }
 
-/// Each is short enough to be taken whole by the codec at once, so that no response is in flight.
+/// Each response is short enough for the codec to take it whole at once, so that none is in flight.
 #[tokio::test]
 async fn responses_that_clients_do_not_read_are_within_the_share_of_their_client() {
     use kylin_lb::server::Server;
@@ -236,7 +236,7 @@ async fn responses_that_clients_do_not_read_are_within_the_share_of_their_client
     }
     let mut most = 0;
     let mut read = tokio::task::JoinSet::new();
-    // The bytes that the codec holds of 80 responses, before and while they are read.
+    // The bytes of 80 responses that the codec holds, before and while they are read.
     for response in responses {
         most = most.max(buffers.status().used);
         read.spawn(response.collect());
@@ -249,7 +249,8 @@ async fn responses_that_clients_do_not_read_are_within_the_share_of_their_client
     crate::support::front::eventually(|| buffers.status().used == 0, || format!("{buffers:?}")).await;
 }
 
-/// A body in one buffer is longer than the whole budget, beside streams whose clients read slowly.
+/// A body in one buffer is longer than the whole budget, while other streams have clients that read
+/// slowly.
 #[tokio::test]
 async fn a_long_body_arrives_though_memory_is_short() {
     use kylin_lb::server::Server;
@@ -304,7 +305,7 @@ async fn uploads_one_byte_short_on_one_connection_are_within_the_share_of_their_
         let request = Request::post("http://kylin.example/demo/echo").body(OneByteShort(512 << 10)).unwrap();
         uploads.spawn(sender.send_request(request));
     }
-    // The node responds to those that stream before it has all of them.
+    // The node responds to streaming requests before it has all of them.
     let (mut refused, mut streamed) = (0, Vec::new());
     while refused < 50 {
         let response = uploads.join_next().await.unwrap().unwrap().unwrap();

@@ -1,4 +1,5 @@
-//! A response that asks for the end of its HTTP/2 connection, as when clients must come back on a new one.
+//! A response that requests the end of its HTTP/2 connection, for example when clients must
+//! reconnect.
 
 use std::sync::Arc;
 
@@ -32,7 +33,8 @@ const OF_CONNECTION: [(&str, &str); 6] = [
     ("x-hop", "1"),
 ];
 
-/// A server whose handler asks for the end of the connection in response to `/`. Other requests wait for the gate.
+/// A server whose handler requests the end of the connection in response to `/`. Other requests
+/// wait for the gate.
 fn start() -> (Server, Arc<Semaphore>) {
     let gate = Arc::new(Semaphore::new(0));
     let waits = Arc::clone(&gate);

@@ -23,7 +23,7 @@ use crate::support::frames::{
     kinds_until_closed,
 };
 
-/// A handler that counts the requests that it has at the same time, and keeps them until the test lets them go.
+/// A handler that counts its concurrent requests, and holds them until the test releases them.
 struct Requests {
     now: AtomicUsize,
     most: AtomicUsize,
@@ -77,8 +77,8 @@ async fn get(address: SocketAddr) -> usize {
     response.into_body().collect().await.unwrap().to_bytes().len()
 }
 
-/// Sends `frames` of the streams 1, 3, 5 and so on until the server closes the connection. Returns the frames that it sent, and the
-/// number of streams.
+/// Sends `frames` of the streams 1, 3, 5 and so on until the server closes the connection. Returns
+/// the frames that it sent, and the number of streams.
 async fn flood(server: &Server, frames: impl Fn(u32) -> Vec<u8> + Send + 'static) -> (Vec<u8>, u32) {
     let (mut read, mut write) = connect(server.addresses()[0]).await.into_split();
     let sent = tokio::spawn(async move {
@@ -118,7 +118,7 @@ async fn no_more_streams_than_the_limit_reach_the_handler() {
     for stream in (1..41).step_by(2) {
         client.write_all(&frame(HEADERS, END_HEADERS | END_STREAM, stream, GET)).await.unwrap();
     }
-    // 12 streams are refused; then the 8 are let go.
+    // 12 streams are refused; then the 8 are released.
     let mut refused = 0;
     let mut responses = 0;
     timeout(MAX_WAIT, async {
@@ -141,7 +141,7 @@ async fn no_more_streams_than_the_limit_reach_the_handler() {
     assert_eq!((refused, requests.most.load(Ordering::Relaxed)), (12, 8));
 }
 
-/// A head of which no end comes, in many frames.
+/// A head without an end, in many frames.
 #[tokio::test]
 async fn a_head_without_end_is_refused_before_it_takes_memory() {
     let requests = Requests::new(true);
@@ -158,7 +158,7 @@ async fn a_head_without_end_is_refused_before_it_takes_memory() {
     assert_eq!(get(server.addresses()[0]).await, 1);
 }
 
-/// Each asks for a frame in response.
+/// Each one requests a frame in response.
 #[tokio::test]
 async fn pings_of_a_client_that_reads_nothing_end_its_connection() {
     let requests = Requests::new(true);
@@ -174,7 +174,7 @@ async fn pings_of_a_client_that_reads_nothing_end_its_connection() {
     assert_eq!(get(server.addresses()[0]).await, 1);
 }
 
-/// The client reads its socket and acknowledges pings, but gives no window.
+/// The client reads its socket and acknowledges pings, but grants no window.
 #[tokio::test]
 async fn a_client_that_accepts_nothing_of_a_response_is_closed() {
     let requests = Requests::new(true);

@@ -1,4 +1,5 @@
-//! The heads of HTTP/2 requests take memory of the budget: those that are incomplete, and those of requests in flight.
+//! The heads of HTTP/2 requests use memory of the budget, both incomplete ones and those of
+//! requests in flight.
 
 use std::num::NonZero;
 use std::sync::Arc;
@@ -53,7 +54,7 @@ fn start(buffers: &BufferBudget, head_timeout: Duration) -> (Server, Arc<Semapho
     (server.head_timeout(head_timeout).start().unwrap(), gate)
 }
 
-/// Returns the frames of a head with a header of `length` bytes. Its last frame is apart.
+/// Returns the frames of a head with a header of `length` bytes. Its last frame is separate.
 fn long_head(stream: u32, length: usize) -> (Vec<u8>, Vec<u8>) {
     // A literal header with a new name (RFC 7541, 6.2.2), whose length has 7 bits, then 7 in each byte (5.1).
     let mut block = [GET, b"\x00\x01x\x7f"].concat();
@@ -90,7 +91,7 @@ async fn incomplete_heads_are_within_the_share_of_their_client_and_other_clients
     let buffers = budget(SHARE);
     let (server, _gate) = start(&buffers, MAX_WAIT);
     let address = server.addresses()[0];
-    // The first 4 KiB of each are of the connection, and the rest of the share of 1 MiB.
+    // The first 4 KiB of each belong to the connection, and the rest to the share of 1 MiB.
     let mut clients = Vec::new();
     for number in 1..=17 {
         let mut client = connect(address).await;
@@ -180,7 +181,7 @@ fn get(path: &str, headers: usize, length: usize) -> Request<Full<Bytes>> {
 
 #[tokio::test]
 async fn heads_of_requests_in_flight_are_within_the_share_of_their_client() {
-    // A header costs 128 bytes beside its name and value.
+    // A header costs 128 bytes in addition to its name and value.
     for (share, headers, length, of_head) in [(SHARE / 4, 1, 3_000, 3_160), (SHARE, 90, 0, 90 * 132)] {
         let buffers = budget(share);
         let (server, gate) = start(&buffers, MAX_WAIT);

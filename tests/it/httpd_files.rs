@@ -1,7 +1,7 @@
-//! Files of Apache httpd as people have them, in `tests/httpd_files`: the example serves each as a real httpd does, or refuses it with a
-//! clear error.
+//! Typical files of Apache httpd, in `tests/httpd_files`. The example serves each one like a real
+//! httpd, or refuses it with a clear error.
 //!
-//! The first lines of a file say what is expected, as in `nginx_files`:
+//! The first lines of a file state the expectations, as in `nginx_files`:
 //!
 //! - `#? METHOD PATH [HTTP/1.0] [HEADER: VALUE] => STATUS [PATH AT THE NODE] [location=...] [cookie=...]`: a request and its response,
 //!   from the example and from httpd;
@@ -19,7 +19,7 @@ async fn files_as_people_have_them_serve_as_in_httpd_or_are_refused_clearly() {
     compare_all("httpd_files", 30, compare).await;
 }
 
-/// Returns what is not as the file says.
+/// Returns the differences from what the file states.
 async fn compare(file: &Path, nodes: &Nodes) -> Vec<String> {
     let mut text = std::fs::read_to_string(file).unwrap();
     for (name, value) in [("@node1@", nodes.address(0)), ("@node2@", nodes.address(1))] {

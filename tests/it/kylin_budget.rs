@@ -40,10 +40,10 @@ async fn when_all_nodes_fail_retries_add_a_fifth_of_the_load() {
             ask(&proxy, request("GET /kylin/api/projects", &[], "")).await;
         }
         let repeated = node.calls() - REQUESTS;
-        // All of the share is used: what is drawn is drawn for a request that is sent.
+        // All of the share is used: a retry that is withdrawn is sent.
         assert!(repeated <= REQUESTS / 5 + BURST, "{says:?}: {repeated}");
         assert!(repeated >= REQUESTS / 5 + BURST - 5, "{says:?}: {repeated}");
-        // A minute later there is room again, and not for more than at first.
+        // A minute later there are retries again, but no more than at first.
         clock.advance(Duration::from_secs(60));
         let before = node.calls();
         for _ in 0..120 {

@@ -39,8 +39,8 @@ fn text(says: Says) -> String {
     }
 }
 
-/// Returns the response to a client that accepts gzip if the first node sends this one, whether another node got the request, and how many
-/// failures were counted.
+/// Lets the first node send this response to a client that accepts gzip. Returns the client's
+/// response, whether another node got the request, and how many failures were counted.
 async fn after(first: Vec<u8>) -> (RawResponse, bool, u64) {
     let first = RawNode::start([vec![Act::Serve(first)]]).await;
     let second = RawNode::start([vec![Act::Serve(ok("second"))]]).await;
@@ -93,7 +93,7 @@ async fn an_error_for_the_client_stays_compressed() {
 async fn an_invalid_compressed_body_is_not_a_rejection() {
     let refusal = text(Says::error(400, "Too many concurrent query requests."));
     let page = gzip("<html>Apache Tomcat</html>");
-    // A body that unpacks to far more than the proxy reads.
+    // A body that decompresses to far more than the proxy reads.
     let bomb = gzip(&format!(r#"{{"code":"999","stacktrace":"{}","msg":"x"}}"#, " ".repeat(30_000_000)));
     let cut = &gzip(&refusal)[..40];
     for (what, status, media, coding, body, failed) in [
@@ -108,7 +108,7 @@ async fn an_invalid_compressed_body_is_not_a_rejection() {
         assert_eq!((response.status(), went_on, counted), (status, false, failed), "{what}");
         assert_eq!(response.body, body, "{what}");
     }
-    // A page is a failure of the node, compressed or not.
+    // A page is a failure of the node, whether or not it is compressed.
     for status in [500, 502, 503] {
         let (response, went_on, counted) = after(response(status, "text/html", "gzip", &page)).await;
         assert_eq!((response.text(), went_on, counted), ("second", true, 1), "{status}");

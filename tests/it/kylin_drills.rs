@@ -1,4 +1,5 @@
-//! Failures of a cluster under load: no request that may be repeated fails, and no build runs twice.
+//! Failures of a cluster under load. No request that may be repeated fails, and no build runs
+//! twice.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -29,12 +30,13 @@ use crate::support::kylin::{Demo, sql};
 const CLIENTS: u64 = 24;
 /// The number of clients that build.
 const BUILDERS: u64 = 4;
-/// No healthy node takes that long, even on a busy machine. Two probes that time out take less, so that it is known of a node that
-/// hangs that it does nothing when requests to it time out.
+/// No healthy node takes that long, even on a busy machine. Two probes that time out take less
+/// time. So when requests to a hanging node time out, it is already known that the node does
+/// nothing.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// Three demo nodes behind a front end with common settings, only faster.
+/// Three demo nodes behind a front end with common settings, but faster.
 struct Drill {
     demo: Demo,
     front: Front,
@@ -100,7 +102,8 @@ impl Drill {
         eventually(is, || format!("{state:?}: {:?}", self.front.proxy.cluster().status())).await;
     }
 
-    /// Stops the clients, and checks what holds in every drill. Returns what the clients saw.
+    /// Stops the clients, and checks the invariants of every drill. Returns the clients'
+    /// observations.
     async fn end(self) -> Arc<Crowd> {
         let Drill { demo, front, crowd, clients, .. } = self;
         crowd.over.store(true, Ordering::Relaxed);
@@ -177,7 +180,8 @@ impl Crowd {
 
 enum Got {
     Whole(RawResponse),
-    /// The connection ended within a response, possibly in its head: the failure of a body may overtake its head.
+    /// The connection ended within a response, possibly in its head, because the failure of a body
+    /// may overtake its head.
     Cut,
     Nothing(std::io::Error),
 }
@@ -185,8 +189,8 @@ enum Got {
 async fn response(connection: &mut Option<Connection>, n: u64, address: std::net::SocketAddr, request: &str) -> Got {
     let client = match connection {
         Some(client) => client,
-        // Each client has an address of its own, which Linux lets it choose: failures of one alone that cannot be compared eject no
-        // node.
+        // Each client has its own address, which Linux lets it choose, because failures of one
+        // client that cannot be compared eject no node.
         None => match Connection::open_from([127, 0, 1, u8::try_from(n).unwrap()].into(), address).await {
             Ok(client) => connection.insert(client.read_timeout(RESPONSE_TIMEOUT)),
             Err(error) => return Got::Nothing(error),
@@ -243,8 +247,8 @@ async fn a_rolling_restart_fails_no_request(dialect: Dialect) {
 }
 
 in_each_dialect!(a_node_that_hangs_fails_no_request);
-/// Neither its clients nor the probes hear from it. What waits for it goes elsewhere when its time is over, since it is known
-/// by then that the node does nothing for it.
+/// Neither its clients nor the probes hear from it. Requests that wait for it go to another node
+/// when their time is over, because it is known by then that the node does nothing for them.
 async fn a_node_that_hangs_fails_no_request(dialect: Dialect) {
     let drill = Drill::begin(dialect, ", sleep_ms(2)").await;
     drill.demo.nodes[1].faults().inject(FaultScope::Everything, Fault::Stall);
@@ -274,8 +278,9 @@ async fn a_node_that_responds_with_pages_of_500_fails_no_request(dialect: Dialec
 }
 
 in_each_dialect!(a_reset_within_a_response_reaches_the_client);
-/// A node may have executed the query, so it is not retried. The client must see that the response is truncated: by a 502 if no
-/// byte of the response was sent yet, else by the end of its connection.
+/// A node may have executed the query, so it is not retried. The client must see that the response
+/// is truncated: by a 502 if no byte of the response was sent yet, otherwise by the end of its
+/// connection.
 async fn a_reset_within_a_response_reaches_the_client(dialect: Dialect) {
     for fault in [Fault::ResetAfter(1024), Fault::TruncateAfter(1024)] {
         let drill = Drill::begin(dialect, ", repeat_bytes(20000)").await;
@@ -313,7 +318,7 @@ async fn an_unavailable_metastore_ejects_no_node(dialect: Dialect) {
         assert_eq!((endpoint.failed, endpoint.ejected, endpoint.health), (0, false, HealthState::Healthy));
     }
     drill.demo.metastore.set_down(false);
-    // Those who were told so have been; from now on all is well.
+    // The clients that had to see failures have seen them; from now on, everything works.
     drill.go_on().await;
     drill.crowd.failed.lock().retain(|what, _| !what.starts_with("500 ") || !what.contains(r#""code":"999""#));
     drill.go_on().await;

@@ -1,4 +1,5 @@
-//! A running query is known to its own node only, so the request goes to all nodes and the client gets one response.
+//! Only its own node knows a running query. So the request goes to all nodes, and the client gets
+//! one response.
 
 use std::net::IpAddr;
 use std::num::{NonZero, NonZeroU32};
@@ -160,7 +161,7 @@ async fn a_client_without_permission_gets_the_refusal(dialect: Dialect) {
         assert_eq!(ask(line, Some(basic("ADMIN", "wrong"))).await, 401, "{line}");
         assert_eq!(ask(line, Some(basic("ADMIN", "KYLIN"))).await, 200, "{line}");
     }
-    // The session that one of the nodes has begun is no session of the client's.
+    // The session that one of the nodes has begun is not the client's session.
     assert_eq!(admin(&front, LIST, "").await.header("set-cookie"), None);
 }
 
@@ -199,7 +200,7 @@ async fn requests_to_kylin_5_do_not_fan_out(dialect: Dialect) {
     assert_eq!(admin(&front, &format!("DELETE /kylin/api/query/{id}"), "").await.status(), 200);
     assert_eq!(demo.sum(|stats| stats.requests), 2, "the query and one request to stop another");
     task.abort();
-    // With nodes that are known to be Kylin 5, a path of older versions goes to one node.
+    // If nodes are known to be Kylin 5, a path of older versions goes to one node.
     let front = demo.front(|proxy| proxy.rules(KylinRules::default().version(dialect.generation())));
     let before = demo.sum(|stats| stats.requests);
     admin(&front, LIST, "").await;
@@ -380,7 +381,7 @@ async fn a_redirect_to_a_node_is_hidden_unless_the_application_rewrites_it() {
     }
 }
 
-/// A list of running queries of this many bytes.
+/// A list of running queries with this many bytes.
 fn list_of(length: usize) -> String {
     format!("[\"{}\"]", "x".repeat(length - 4))
 }
@@ -420,7 +421,7 @@ async fn a_list_over_the_limit_is_an_error_that_says_so_and_counts_against_no_no
     }
 }
 
-/// The list of a node that fails is left out, however long its page is.
+/// The list of a failing node is left out, regardless of the length of its page.
 #[tokio::test]
 async fn a_long_page_of_a_node_that_fails_hides_no_list() {
     let page = Says::Html(500, "x".repeat(5 << 20));

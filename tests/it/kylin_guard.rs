@@ -37,7 +37,7 @@ const CLOSED: [&str; 15] = [
     "/kylin/api/jobs/wait_and_run_time",
 ];
 
-/// Spellings of a path by which an attacker may try to reach it.
+/// Spellings of a path with which an attacker may try to reach it.
 fn spellings(path: &str) -> Vec<String> {
     let below = path.strip_prefix("/kylin/api/").unwrap();
     let (first, rest) = below.split_at(1);
@@ -63,7 +63,7 @@ fn spellings(path: &str) -> Vec<String> {
     ]
 }
 
-/// Paths that a node may read differently.
+/// Paths that a node may interpret differently.
 const AMBIGUOUS: [&str; 12] = [
     "/kylin/api%2fcache/x",
     "/kylin/api%2Fprojects",
@@ -99,7 +99,8 @@ async fn calls_between_nodes_are_closed_in_every_spelling() {
         let response = raw(&front, &format!("GET {path}"), &[]).await;
         assert_eq!(response.status(), 400, "{path}: {}", response.text());
     }
-    // The one call that an administrator may make: the node is asked whether the client is one, and says nothing that shows it.
+    // The one call that an administrator may make. The node is asked whether the client is an
+    // administrator, and its response does not show it.
     let seen = node.seen().texts();
     assert!(
         seen.iter().all(|text| text.starts_with("GET /kylin/api/user/authentication ")),
@@ -126,7 +127,7 @@ async fn trusted_networks_pass_the_guard_and_it_can_be_turned_off(dialect: Diale
     }
 }
 
-/// The client counts, not the proxy in front; and a client cannot name itself.
+/// The client counts, not the proxy in front, and a client cannot name itself.
 #[tokio::test]
 async fn the_guard_trusts_the_client_that_a_trusted_proxy_names() {
     let guard = Guard::new().trust("10.0.0.0/8".parse().unwrap());

@@ -1,4 +1,4 @@
-//! A logout ends the session where it is, or the client learns that it may live on.
+//! A logout ends the session on its node, or the client learns that the session may live on.
 
 use std::future::{pending, ready};
 use std::io;
@@ -25,7 +25,7 @@ const LOGOUT: &str = "GET /kylin/j_spring_security_logout";
 const COOKIE: &[(&str, &str)] = &[("cookie", "JSESSIONID=0123456789ABCDEF")];
 const LIVES_ON: &str = "1 of 3 nodes did not confirm the logout; the session may live on there";
 
-/// A node that responds to a logout as Kylin does, whether it knows the session or not.
+/// A node that responds to a logout like Kylin, whether or not it knows the session.
 fn node() -> Scripted {
     saying(Says::Html(302, String::new()))
 }
@@ -87,7 +87,7 @@ async fn a_logout_that_names_no_session_or_sends_a_password_goes_to_one_node() {
     }
 }
 
-/// Any client can make up cookies.
+/// Any client can invent cookies.
 #[tokio::test]
 async fn a_logout_beyond_the_budget_of_searches_goes_to_one_node() {
     let none = RetryBudget::default().ratio(0.0).unwrap().min_per_second(0);
@@ -135,7 +135,7 @@ async fn a_client_learns_that_its_session_may_live_on_at_a_node_that_did_not_con
         SendErrorKind::Invalid,
         SendErrorKind::Limit,
         SendErrorKind::Shortage,
-        // Whether a process listens there is unknown.
+        // It is unknown whether a process listens there.
         SendErrorKind::Connect,
     ];
     let page = |status| saying(Says::Html(status, "<html>".to_owned()));
@@ -172,10 +172,10 @@ async fn a_node_that_refuses_connections_has_no_session() {
     assert!(status == StatusCode::BAD_GATEWAY && text.contains("could be reached"), "{status} {text}");
 }
 
-/// What a node does with a logout; `None` if it does not respond.
+/// How a node handles a logout; `None` if it does not respond.
 type Then = fn() -> Option<Result<Response<Body>, SendError>>;
 
-/// Two nodes, the second of which has the session. What it does with a logout can be changed.
+/// Two nodes, the second of which has the session. Its handling of a logout can be changed.
 struct BoundStage {
     proxy: Proxy<Scripted>,
     other: Scripted,
@@ -221,7 +221,8 @@ impl BoundStage {
         self.proxy.cluster().set_admin_state(&id.parse().unwrap(), state).unwrap();
     }
 
-    /// Returns the status of a logout, and how many requests reached the other node and the one with the session.
+    /// Returns the status of a logout, and how many requests reached the other node and the one
+    /// with the session.
     async fn log_out(&self) -> (u16, usize, usize) {
         let before = self.owner.calls();
         let status = ask(&self.proxy, request(LOGOUT, COOKIE, "")).await.0.as_u16();
@@ -285,7 +286,7 @@ async fn a_logout_of_a_bound_session_goes_to_another_node_only_if_its_own_is_gon
     }
 }
 
-/// Queries may take minutes, but a logout is sent also to a node that is known to be down.
+/// Queries may take minutes, but a logout is also sent to a node that is known to be down.
 #[tokio::test(start_paused = true)]
 async fn a_logout_of_a_bound_session_does_not_wait_for_as_long_as_a_query() {
     let stage = BoundStage::start().await;
@@ -297,7 +298,7 @@ async fn a_logout_of_a_bound_session_does_not_wait_for_as_long_as_a_query() {
     assert_eq!(stage.proxy.cluster().status().in_flight(), 0);
 }
 
-/// The operator knows under which name the nodes keep their sessions.
+/// The operator knows the name under which the nodes keep their sessions.
 #[tokio::test]
 async fn a_logout_of_a_session_with_a_configured_cookie_reaches_every_node() {
     let names = || [SessionCookie::named("KYLINID").unwrap()];

@@ -1,4 +1,4 @@
-//! A client that wrote reads from the node that took the write, until the others know of it.
+//! A client that wrote reads from the node that took the write, until the other nodes know of it.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ const BUILD: &str = "PUT /kylin/api/cubes/c/build";
 const READ: &str = "GET /kylin/api/projects";
 const WINDOW: Duration = Duration::from_secs(8);
 
-/// Returns the node that has had requests since `before`, and their number.
+/// Returns the node that has got requests since `before`, and their number.
 fn asked_since(demo: &Demo, before: &[u64]) -> Vec<u64> {
     counts(demo).iter().zip(before).map(|(now, before)| now - before).collect()
 }
@@ -32,7 +32,7 @@ fn builder(demo: &Demo) -> usize {
     demo.metastore.jobs().last().unwrap().node[1..].parse().unwrap()
 }
 
-/// All of `requests` on one node of three.
+/// All of `requests` on one of three nodes.
 fn only(node: usize, requests: u64) -> Vec<u64> {
     (0..3).map(|n| if n == node { requests } else { 0 }).collect()
 }
@@ -45,7 +45,7 @@ fn front(
     demo.front(|proxy| change(proxy.affinity(None).clock(clock.clone())))
 }
 
-/// Six reads of a client; which nodes they went to.
+/// Sends six reads of a client. Returns the nodes that got them.
 async fn reads(demo: &Demo, browser: &mut Browser) -> Vec<u64> {
     let before = counts(demo);
     for _ in 0..6 {
@@ -54,7 +54,7 @@ async fn reads(demo: &Demo, browser: &mut Browser) -> Vec<u64> {
     asked_since(demo, &before)
 }
 
-/// A client without cookies, as kylinpy is.
+/// A client without cookies, like kylinpy.
 async fn cookieless_reads(demo: &Demo, front: &Front, user: &str, password: &str) -> Vec<u64> {
     let before = counts(demo);
     for _ in 0..6 {
@@ -76,7 +76,7 @@ async fn a_user_without_a_session_reads_what_it_wrote_within_the_window_and_not_
         assert_eq!(cookieless_reads(&demo, &front, "ANALYST", "ANALYST").await, [2, 2, 2], "who has written nothing");
         clock.advance(WINDOW - Duration::from_millis(1));
         assert_eq!(cookieless_reads(&demo, &front, "ADMIN", "KYLIN").await, only(node, 6));
-        // Another write begins the window anew, wherever it goes.
+        // Another write restarts the window, regardless of where it goes.
         assert_eq!(admin(&front, BUILD, "").await.status(), 200);
         let node = builder(&demo);
         clock.advance(WINDOW - Duration::from_millis(1));
@@ -111,7 +111,7 @@ async fn a_relayed_session_is_a_writer_too(dialect: Dialect) {
     let front = front(&demo, &clock, |proxy| proxy.affinity(Affinity::login_relay(sessions)));
     let mut browser = Browser::new(front.address());
     assert_eq!(browser.log_in("ADMIN", "KYLIN").await.status(), 200);
-    // Each node is logged into once, so that what follows are reads alone.
+    // Logs in at each node once, so that only reads follow.
     reads(&demo, &mut browser).await;
     assert_eq!(reads(&demo, &mut browser).await, [2, 2, 2]);
     assert_eq!(browser.ask(BUILD, &[], "").await.status(), 200);
@@ -190,7 +190,7 @@ async fn only_successful_writes_pin() {
         ask(&proxy, request(READ, &headers, "")).await;
     }
     assert_eq!((first.calls(), second.calls()), (4, 3));
-    // A write without session and credentials has no requests of its own to direct.
+    // A write without session and credentials has no related requests that could be directed.
     let (first, second) = (well("first"), well("second"));
     let proxy = self::proxy(Some(WINDOW), &[&first, &second]);
     ask(&proxy, request("PUT /kylin/api/projects/p", &[], "{}")).await;

@@ -77,7 +77,8 @@ async fn each_attempt_of_a_query_has_its_keys() {
         assert_eq!(ask(&proxy, request(line, &headers, body)).await.0, 200);
         assert_eq!(*watching.0.lock().unwrap(), [keys; 3], "{line}");
     }
-    // A request that is no query is a write, which would bind its user to the node, so it comes last.
+    // A request that is not a query is a write, which would bind its user to the node, so it comes
+    // last.
     for (line, body) in [("GET /kylin/api/projects", ""), (QUERY, "nonsense")] {
         watching.0.lock().unwrap().clear();
         ask(&proxy, request(line, &headers, body)).await;

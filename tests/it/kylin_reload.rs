@@ -1,4 +1,5 @@
-//! "Reload Metadata" and "Reload Config" of Kylin's web interface: for administrators only, though the nodes do not ask.
+//! "Reload Metadata" and "Reload Config" of Kylin's web interface: only for administrators,
+//! although the nodes do not check.
 
 use std::num::NonZero;
 use std::sync::Arc;
@@ -65,11 +66,11 @@ async fn the_reload_buttons_work_for_administrators_only(dialect: Dialect) {
     ] {
         assert_eq!(click(&mut client, &[]).await, [403, 403]);
     }
-    // Another site has the browser of an administrator send the call.
+    // Another site makes the browser of an administrator send the call.
     for headers in [&[][..], &[("Origin", "http://evil")], &[("Origin", "null")], &[("Referer", "http://evil/kylin")]] {
         assert_eq!(click(&mut admin, headers).await, [403, 403], "{headers:?}");
     }
-    // The calls between nodes stay closed, to administrators too.
+    // The calls between nodes stay closed, even to administrators.
     for line in [
         "PUT /kylin/api/cache/all/all/update",
         "PUT /kylin/api/cache/announce/all/all/update/",
@@ -148,8 +149,9 @@ async fn a_client_that_the_guard_trusts_reloads_all_nodes(dialect: Dialect) {
     }
 }
 
-/// A node of 2.6: it gives its configuration to everyone (CVE-2020-13937), and says that every client is an analyst, or an
-/// administrator. It refuses requests without the extension `OwnExtension`.
+/// A node of 2.6, which gives its configuration to everyone (CVE-2020-13937). It reports that every
+/// client is an analyst, or an administrator. It refuses requests without the extension
+/// `OwnExtension`.
 fn node_of_2_6(authority: &'static str) -> Scripted {
     Scripted::new(move |request: http::Request<Body>| {
         let user = format!(r#"{{"userDetails":{{"username":"X","authorities":[{{"authority":"{authority}"}}]}}}}"#);
@@ -163,7 +165,7 @@ fn node_of_2_6(authority: &'static str) -> Scripted {
     })
 }
 
-/// Stands for what an application tells its backend and its policy.
+/// Represents data that an application passes to its backend and its policy.
 #[derive(Clone)]
 struct OwnExtension;
 

@@ -1,4 +1,4 @@
-//! Queries go to nodes that serve queries, builds to nodes that run jobs.
+//! Queries go to nodes that serve queries, and builds to nodes that run jobs.
 
 use kylin_lb::endpoint::{Role, Roles};
 use kylin_lb::kylin::KylinVersion;
@@ -43,7 +43,7 @@ async fn queries_go_to_query_nodes_and_builds_to_job_nodes(dialect: Dialect) {
     for n in 0..12 {
         let by = answered_by(&admin(&front, QUERY, &sql(&format!("select {n}"))).await);
         assert_ne!(by, "q1");
-        // That this user has just written there does not draw its queries to the job node.
+        // This user has just written there, but its queries do not go to the job node for that.
         assert!(admin(&front, build(dialect), "{}").await.status() < 300);
     }
     let jobs = demo.metastore.jobs();
@@ -82,7 +82,7 @@ async fn a_rejection_by_role_is_retried_where_roles_are_unknown(dialect: Dialect
     for n in 0..300 {
         assert_eq!(answered_by(&admin(&front, QUERY, &sql(&format!("select {n}"))).await), "q1");
     }
-    // An INSERT as well: it was refused, not carried out.
+    // An INSERT too, because it was refused and not executed.
     let response = admin(&front, QUERY, &sql("insert into t values (1)")).await;
     assert!(response.text().contains("Not Supported SQL"), "the word of the query node: {}", response.text());
     assert_eq!((demo.nodes[0].stats().queries, demo.nodes[2].stats().queries), (0, 0));
@@ -97,8 +97,8 @@ async fn a_rejection_by_role_is_retried_where_roles_are_unknown(dialect: Dialect
 }
 
 in_each_dialect!(a_build_of_a_session_that_the_job_node_does_not_know_is_done_once);
-/// The session is known to a query node only, and has no `Authorization`: the build is refused at the job node with 401 and
-/// then taken where the session lives.
+/// Only a query node knows the session, and there is no `Authorization`. The build is refused at
+/// the job node with 401, and then accepted at the node with the session.
 async fn a_build_of_a_session_that_the_job_node_does_not_know_is_done_once(dialect: Dialect) {
     let (demo, _) = cluster(dialect, &[Mode::Query, Mode::Job], true).await;
     let mut endpoints = demo.endpoints();

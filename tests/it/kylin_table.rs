@@ -1,5 +1,5 @@
-//! Every class of request by every outcome of its attempt: whether another node is asked, what the client gets, and how the node
-//! is rated.
+//! Every class of request with every outcome of its attempt: whether another node is asked, what
+//! the client gets, and how the node is rated.
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,11 +26,12 @@ use crate::support::raw_node::{self, Act, RawNode};
 enum RetriedAfter {
     /// Every failure of a node.
     Failures,
-    /// Every failure of a node but a time-out: a slow query is not started again.
+    /// Every failure of a node except a time-out, because a slow query is not started again.
     QueryFailures,
-    /// Outcomes that show that the query was not executed. It may write.
+    /// Outcomes that show that the query was not executed. It may be a write.
     Unexecuted,
-    /// Outcomes that show that the request was not executed. It is no query, so messages that reject queries do not count.
+    /// Outcomes that show that the request was not executed. It is not a query, so messages that
+    /// reject queries do not count.
     UnexecutedNoQuery,
     /// No outcome.
     Never,
@@ -109,7 +110,7 @@ fn requests() -> Vec<(&'static str, String, RetriedAfter)> {
 /// The outcome of the first attempt.
 struct AttemptOutcome {
     says: Says,
-    /// Who class on after it.
+    /// The classes that are retried after it.
     retried: &'static [RetriedAfter],
     /// Whether the outcome counts as a failure of the node.
     counts: bool,
@@ -132,7 +133,7 @@ fn outcomes() -> Vec<AttemptOutcome> {
         outcome(Says::Nothing(SendErrorKind::Invalid), READS, true),
         outcome(Says::Nothing(SendErrorKind::HeadTimeout), &[Failures], false),
         outcome(Says::Nothing(SendErrorKind::RequestBody), NONE, false),
-        // Rejected before execution: by a message for queries, by a code for any request.
+        // Rejected before execution: a query by a message, any request by a code.
         outcome(Says::error(400, "Query is not allowed in 'job' mode."), QUERIES, false),
         outcome(Says::error(400, "Too many concurrent query requests."), QUERIES, false),
         outcome(Says::exception("Too many concurrent query requests."), QUERIES, false),
@@ -212,7 +213,7 @@ async fn every_class_of_request_after_every_outcome() {
     assert!(cases > 1500, "{cases}");
 }
 
-/// A node that closes its first connection, and responds so on later ones.
+/// A node that closes its first connection, and responds in this way on later ones.
 fn closed_once(then: Says) -> Scripted {
     let closed = AtomicBool::new(false);
     Scripted::new(move |request| {
@@ -232,9 +233,10 @@ async fn a_safe_request_on_a_stale_connection_is_repeated_where_its_session_live
             let proxy = three(&first, &second, KylinRules::default());
             let (status, text) = ask(&proxy, request(line, headers, &body)).await;
             let expected = match (is_safe, is_at_home) {
-                // A logout goes to all nodes where none is known to have the session, and once more to one that closed its connection.
+                // A logout goes to all nodes if none is known to have the session, and once more to
+                // a node that closed its connection.
                 _ if is_at_home && line == LOGOUT => (2, 2, 200),
-                // The node is asked whether it is still there before.
+                // The node is first asked whether it still responds.
                 (true, true) => (3, 0, 200),
                 (true, false) => (1, 1, 200),
                 (false, _) => (1, 0, 502),
@@ -243,7 +245,7 @@ async fn a_safe_request_on_a_stale_connection_is_repeated_where_its_session_live
             assert_eq!(proxy.cluster().status().endpoints[0].failed, 0, "the node did not fail");
         }
     }
-    // An only node gets the request again.
+    // The only node gets the request again.
     let only = closed_once(fine());
     let cluster = Cluster::builder().endpoints([scripted("0", &only)]).build().unwrap();
     let proxy = Proxy::builder(cluster).build().unwrap();
@@ -251,7 +253,7 @@ async fn a_safe_request_on_a_stale_connection_is_repeated_where_its_session_live
     assert_eq!((status.as_u16(), only.calls()), (200, 2));
 }
 
-/// A Tomcat that stops takes new connections and never serves them.
+/// A stopping Tomcat accepts new connections and never serves them.
 #[tokio::test]
 async fn a_session_whose_node_has_gone_is_looked_for_elsewhere() {
     let page = |status| Says::Html(status, "<html>".to_owned());
@@ -261,7 +263,7 @@ async fn a_session_whose_node_has_gone_is_looked_for_elsewhere() {
         (Says::Nothing(SendErrorKind::HeadTimeout), false),
         (page(404), false),
         (Says::error(401, "who are you"), true),
-        // Kylin redirects so if it leaves logins to another server.
+        // Kylin redirects in this way if it leaves logins to another server.
         (page(302), true),
     ] {
         let (first, second) = (closed_once(then.clone()), well("second"));
@@ -296,7 +298,7 @@ async fn a_session_is_searched_for_and_a_password_is_never_sent_twice() {
             let proxy = three(&first, &second, KylinRules::default());
             let (status, text) = ask(&proxy, request(line, headers, &body)).await;
             let expected = match searched {
-                // A logout goes to all nodes where none is known to have the session.
+                // A logout goes to all nodes if none is known to have the session.
                 true if line == LOGOUT => (1, 2, 200),
                 true => (1, 1, 200),
                 false => (1, 0, 401),
@@ -361,7 +363,7 @@ async fn a_search_for_sessions_stops_when_the_budget_is_used_up() {
         for _ in 0..2000 {
             ask(&proxy, request("GET /kylin/api/projects", COOKIE, "")).await;
         }
-        // What the budget of searches holds, and the share of one client in its reserve.
+        // The size of the budget of searches, and the share of one client in its reserve.
         let more = node.calls() - 2000;
         assert!((3000..=3150).contains(&more), "{more}");
     }
@@ -427,7 +429,8 @@ async fn a_retried_query_is_the_same_to_the_byte_and_an_insert_is_sent_once() {
     }
 }
 
-/// A query that takes long is on its way still. Failures a node that has been taken out of service meanwhile it is not.
+/// A long query is still in flight. Failures count, except at a node that was taken out of service
+/// meanwhile.
 #[tokio::test]
 async fn a_read_that_timed_out_on_a_node_that_is_out_by_then_goes_on_and_a_write_does_not() {
     for (line, body, class) in requests() {
@@ -450,7 +453,7 @@ async fn a_read_that_timed_out_on_a_node_that_is_out_by_then_goes_on_and_a_write
     }
 }
 
-/// The node may be busy with the query or dead, which a probe finds out.
+/// The node may be busy with the query or dead; a probe finds out.
 #[tokio::test]
 async fn a_node_on_which_a_query_timed_out_is_probed_at_once_and_not_ejected() {
     let version = r#"{"kylin.version":"3.1.3.0","kylin.version.commitId":"x"}"#;

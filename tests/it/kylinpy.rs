@@ -1,4 +1,4 @@
-//! kylinpy, a Python client of real users, through the front end against demo nodes of every version.
+//! kylinpy, a Python client that is in use, through the front end with demo nodes of every version.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -16,7 +16,7 @@ fn python() -> Option<PathBuf> {
     python
 }
 
-/// Runs kylinpy against three nodes behind a front end, with each of `api_versions`.
+/// Runs kylinpy with three nodes behind a front end, with each of `api_versions`.
 async fn use_kylinpy(version: Dialect, api_versions: &[&str]) {
     let Some(python) = python() else { return };
     let metastore = Metastore::new();

@@ -20,7 +20,7 @@ use crate::support::health::status;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A cluster that begins with one node and follows what its nodes list.
+/// A cluster that begins with one node and follows the lists of its nodes.
 struct Learning {
     cluster: Cluster<HttpBackend>,
     handle: DiscoveryHandle,
@@ -134,7 +134,7 @@ async fn the_cluster_keeps_its_nodes_whatever_the_nodes_respond(dialect: Dialect
         learning.fails(what).await;
         learning.becomes(&all).await;
     }
-    // One that tells is enough.
+    // One node that lists them is enough.
     q2.faults().clear();
     q2.set_mode(Mode::All);
     learning.becomes(&[(s1.addr(), "query"), (s2.addr(), "all")]).await;
@@ -155,7 +155,7 @@ async fn a_rejected_login_is_not_sent_until_the_user_is_locked(dialect: Dialect)
     assert!(!shown.contains("wrong\""), "{shown}");
 }
 
-/// A source over one in-process node that always sends this list.
+/// A source with one in-process node that always sends this list.
 fn listing(list: &'static str, id: &str) -> (Cluster<Scripted>, DiscoveryHandle) {
     let node = Scripted::new(move |_| async move { Ok(Response::new(Body::from(list))) });
     let cluster = Cluster::builder().endpoint(Endpoint::new(id, node).unwrap()).build().unwrap();

@@ -1,4 +1,4 @@
-//! The address that a client reached, which requests and `$server_addr` show.
+//! The address that a client connected to, which requests and `$server_addr` show.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZero;

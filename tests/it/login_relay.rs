@@ -90,7 +90,7 @@ async fn a_session_survives_logins_that_fail_for_other_reasons_than_the_password
     assert_eq!(storm(&browser, 3, 10).await, 0);
     nodes.nodes[1].faults().clear();
     nodes.nodes[2].faults().clear();
-    // Several logins have broken.
+    // Several logins have failed.
     nodes.clock.advance(Duration::from_secs(30));
     assert_eq!(storm(&browser, 3, 10).await, 0);
     assert!(nodes.nodes.iter().all(|node| node.stats().queries > 0));
@@ -105,8 +105,8 @@ async fn a_refused_login_is_attempted_once_across_sessions_and_front_ends(dialec
     assert_eq!(storm(&one, 3, 3).await + storm(&two, 3, 3).await, 0);
     let _ = nodes.metastore.clone().user("ADMIN", "changed", true);
     nodes.forget();
-    // Twenty concurrent requests of one session at three nodes, then another session of the
-    // same user at another front end.
+    // Twenty concurrent requests of one session at three nodes, then another session of the same
+    // user at another front end.
     assert_eq!(storm(&one, 20, 1).await, 20);
     assert_eq!(nodes.wrong_passwords(), 1);
     assert_eq!(storm(&two, 20, 1).await, 20);

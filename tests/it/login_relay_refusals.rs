@@ -1,4 +1,5 @@
-//! Logins that a node refuses, or that break, are repeated so rarely that no user is locked, and end no session that a node knows.
+//! Logins that a node refuses, or that break off, are repeated so rarely that no user is locked.
+//! They end no session that a node knows.
 
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ fn change_password(nodes: &Nodes) {
     let _ = nodes.metastore.clone().user("ADMIN", "changed", true);
 }
 
-/// Adds a node whose users are its own, and for which the password of the others is wrong.
+/// Adds a node with its own users, for which the others' password is wrong.
 async fn add_other_node(nodes: &mut Nodes, dialect: Dialect) -> Metastore {
     let metastore = Metastore::new().user("ADMIN", "other", true);
     let node = KylinNode::new("other").kylin_version(dialect).metastore(&metastore);
@@ -40,7 +41,8 @@ async fn add_other_node(nodes: &mut Nodes, dialect: Dialect) -> Metastore {
     metastore
 }
 
-/// Requests of one session at each front end at the same time. Returns the number of failures.
+/// Sends requests of one session at each front end at the same time. Returns the number of
+/// failures.
 async fn storm_at(fronts: &[Front], browser: &Browser) -> usize {
     let browsers: Vec<_> = fronts.iter().map(|front| at(front, browser)).collect();
     let storms: Vec<_> =
@@ -206,7 +208,8 @@ async fn the_first_refusal_is_written_once() {
     assert_eq!(store.saves() - before, 1);
 }
 
-/// Without the store nothing tells which front ends send the password too, unless this one is alone.
+/// Without the store, it is unknown which front ends also send the password, unless this one is
+/// alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_store_only_a_front_end_that_is_alone_repeats_a_refused_login() {
     for (secret, attempts) in [(secret(), 1), (Secret::random().unwrap(), 2)] {
@@ -225,7 +228,7 @@ async fn without_the_store_only_a_front_end_that_is_alone_repeats_a_refused_logi
 }
 
 in_each_dialect!(a_password_whose_logins_break_is_sent_rarely, V4);
-/// The node checks the password, then its connection breaks.
+/// The node checks the password, and then its connection breaks.
 async fn a_password_whose_logins_break_is_sent_rarely(dialect: Dialect) {
     let nodes = Nodes::start(3, dialect).await;
     let front = front(&nodes);
@@ -247,17 +250,18 @@ async fn nodes_that_restart_one_after_the_other_delay_no_login(dialect: Dialect)
     assert_eq!(storm(&browser, 3, 3).await, 0);
     for round in 1..4 {
         for node in &nodes.nodes {
-            // It breaks one login as it ends, and has no sessions when it has started.
+            // The node breaks one login when it ends, and has no sessions when it has restarted.
             node.forget_sessions();
             node.faults().inject_times(1, FaultScope::Sessions, Fault::Close);
             assert_eq!(storm(&browser, 6, 4).await, 0, "{dialect:?}");
         }
-        // The login that breaks was accepted by its node.
+        // The login that broke was accepted by its node.
         assert_eq!(nodes.logins(), [1 + 2 * round; 3], "{dialect:?}");
     }
 }
 
-/// Kylin responds to a login with 200, 400, 401 or 500. With another status the password was not checked, so it counts nowhere.
+/// Kylin responds to a login with 200, 400, 401 or 500. With any other status, the password was not
+/// checked, so it does not count.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_does_not_process_logins_delays_none() {
     use http::StatusCode;

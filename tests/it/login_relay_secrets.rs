@@ -35,10 +35,10 @@ impl<'a> MakeWriter<'a> for Log {
     }
 }
 
-/// Set in the process that runs this test alone.
+/// Set in the process that runs only this test.
 const ALONE: &str = "KYLIN_LB_TEST_ALONE";
 
-/// Runs in a process of its own, since the log subscriber is global.
+/// Runs in its own process, because the log subscriber is global.
 #[test]
 fn no_secret_is_logged_shown_or_stored_in_the_clear() {
     if std::env::var_os(ALONE).is_none() {

@@ -1,7 +1,8 @@
-//! Black-box tests: one binary, a module per behaviour.
+//! Black-box tests: one binary, with one module per behaviour.
 //!
-//! A test that needs a real server starts its own and ends it; `support` knows how. Where the server is not installed
-//! the test says so loudly and counts as passed, unless the environment says `CI=true`.
+//! A test that needs a real server starts its own and stops it; `support` contains the means. If
+//! the server is not installed, the test reports that prominently and counts as passed, unless the
+//! environment has `CI=true`.
 
 #![allow(
     clippy::unwrap_used,

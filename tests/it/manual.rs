@@ -1,6 +1,6 @@
-//! The load-balancing chapter of the KAP manual, one sentence after the other: what it says of nodes, of nginx in front of them and
-//! of logins, in our own words and as far as a program can check it.
-//! If the manual is wrong, the test says what is right.
+//! The load-balancing chapter of the KAP manual, one sentence after another, in our own words. The
+//! tests cover its statements about nodes, about nginx in front of them and about logins, to the
+//! extent that a program can check them. If the manual is wrong, the test states what is right.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -89,7 +89,7 @@ async fn query_from(client: IpAddr, front: SocketAddr) -> RawResponse {
 // The nodes.
 
 in_each_dialect!(what_is_saved_through_one_node_is_seen_through_another);
-/// The nodes keep nothing of the metadata themselves: it is in the metastore.
+/// The nodes themselves keep no metadata: it is in the metastore.
 async fn what_is_saved_through_one_node_is_seen_through_another(dialect: Dialect) {
     let demo = Demo::start(dialect, 2).await;
     let at = |node: usize| Browser::insistent(demo.address(node), "ADMIN", "KYLIN");
@@ -100,7 +100,8 @@ async fn what_is_saved_through_one_node_is_seen_through_another(dialect: Dialect
 }
 
 in_each_dialect!(nodes_do_keep_logins_and_changed_settings);
-/// The manual calls the nodes stateless. Logins and settings that were changed while a node runs are state of one node.
+/// The manual calls the nodes stateless. But logins, and settings that were changed while a node
+/// runs, are state of one node.
 async fn nodes_do_keep_logins_and_changed_settings(dialect: Dialect) {
     let demo = Demo::start(dialect, 2).await;
     let mut user = user(demo.address(0)).await;
@@ -129,7 +130,7 @@ async fn nodes_share_the_load_of_queries(dialect: Dialect) {
 }
 
 in_each_dialect!(nodes_stand_in_for_each_other);
-/// The nodes are a backup of each other, so the service is available while one is not.
+/// The nodes are backups of each other, so the service stays available if one of them is not.
 async fn nodes_stand_in_for_each_other(dialect: Dialect) {
     let mut cluster = Cluster::start(dialect, "").await;
     for gone in 0..2 {
@@ -142,7 +143,8 @@ async fn nodes_stand_in_for_each_other(dialect: Dialect) {
 }
 
 in_each_dialect!(a_node_with_another_metadata_url_is_no_member);
-/// Every node has the same `kylin.metadata.url` in its `kylin.properties`, and with it the same metastore.
+/// Every node has the same `kylin.metadata.url` in its `kylin.properties`, and so the same
+/// metastore.
 async fn a_node_with_another_metadata_url_is_no_member(dialect: Dialect) {
     let demo = Demo::start(dialect, 2).await;
     let foreign = Metastore::new().identity("other@jdbc,url=jdbc:mysql://elsewhere/kylin", &"cd".repeat(32));
@@ -165,7 +167,8 @@ async fn a_node_with_another_metadata_url_is_no_member(dialect: Dialect) {
     assert!(one.is_same_store(&other) && !one.is_same_store(&url("kylin.metadata.url=kylin2@hbase")));
 }
 
-/// All nodes use one Hadoop and one HBase cluster. [`crate::example_doctor`] has the nodes of two roles, which may use two.
+/// All nodes use the same Hadoop and the same HBase cluster. [`crate::example_doctor`] has nodes of
+/// two roles, which may use two.
 #[tokio::test]
 async fn nodes_of_two_hadoop_clusters_are_found() {
     let demo = Demo::start(Dialect::Kap2_4, 2).await;
@@ -189,7 +192,8 @@ async fn doctor(args: &[&str]) -> Value {
 }
 
 in_each_dialect!(the_job_engine_may_be_on_nodes_of_its_own_and_be_replaced);
-/// Another chapter has the high availability of the job engine: several nodes may run jobs, and builds go to those.
+/// Another chapter covers the high availability of the job engine: several nodes may run jobs, and
+/// builds go to those.
 async fn the_job_engine_may_be_on_nodes_of_its_own_and_be_replaced(dialect: Dialect) {
     let mut demo = Demo::start(dialect, 3).await;
     for (node, mode) in demo.nodes.iter().zip([Mode::Query, Mode::Job, Mode::Job]) {
@@ -221,7 +225,8 @@ async fn the_job_engine_may_be_on_nodes_of_its_own_and_be_replaced(dialect: Dial
 // The load balancer.
 
 in_each_dialect!(users_reach_kylin_at_the_address_of_the_load_balancer);
-/// Users have one address, that of the load balancer: pages, logins, queries and redirects are of that address.
+/// Users have one address, that of the load balancer. Pages, logins, queries and redirects use that
+/// address.
 async fn users_reach_kylin_at_the_address_of_the_load_balancer(dialect: Dialect) {
     let cluster = Cluster::start(dialect, "").await;
     let mut user = cluster.user().await;
@@ -240,16 +245,17 @@ async fn users_reach_kylin_at_the_address_of_the_load_balancer(dialect: Dialect)
 }
 
 in_each_dialect!(a_query_that_one_node_refuses_is_sent_to_another);
-/// The load balancer asks another node when one fails.
+/// The load balancer asks another node if one fails.
 async fn a_query_that_one_node_refuses_is_sent_to_another(dialect: Dialect) {
     let mut cluster = Cluster::start(dialect, "").await;
     cluster.demo.served[0].take().unwrap().kill().await;
-    // No client sees the failure, from the first query on.
+    // No client sees the failure, starting with the first query.
     assert_eq!(cluster.nodes(4).await, ["q1"; 4]);
 }
 
 in_each_dialect!(users_of_ldap_are_those_of_every_node);
-/// Users and roles usually come from LDAP, which all nodes ask. [`crate::user_source_down`] has what happens while it is down.
+/// Users and roles usually come from LDAP, which all nodes ask. [`crate::user_source_down`] covers
+/// the time while it is down.
 async fn users_of_ldap_are_those_of_every_node(dialect: Dialect) {
     let cluster = Cluster::start(dialect, "").await;
     _ = cluster.demo.metastore.clone().user("bi", "tool", false);
@@ -263,13 +269,14 @@ async fn users_of_ldap_are_those_of_every_node(dialect: Dialect) {
 // nginx.
 
 in_each_dialect!(the_file_of_the_manual_is_accepted_as_it_is);
-/// The manual's file: an upstream of two nodes with remarks behind them, a server at 8080, and one location for all paths.
+/// The manual's file: an upstream of two nodes followed by comments, a server at 8080, and one
+/// location for all paths.
 async fn the_file_of_the_manual_is_accepted_as_it_is(dialect: Dialect) {
     let cluster = Cluster::start(dialect, "").await;
     let clusters: Vec<(&str, usize)> =
         cluster.site.clusters().map(|(name, cluster)| (name, cluster.status().endpoints.len())).collect();
     assert_eq!(clusters, [("kylin", 2)]);
-    // The rules of Kylin apply to it, though it says nothing of them.
+    // The rules of Kylin apply to it, although it does not mention them.
     let config = manual(&cluster.demo, "").replace("127.0.0.1:@front@", "8080");
     let report = kylin_lb::nginx::Config::parse("kylin.conf", &config).unwrap().report().to_string();
     for part in ["kylin      on", "sessions   learned", "server 0.0.0.0:8080", "location / -> "] {
@@ -278,14 +285,14 @@ async fn the_file_of_the_manual_is_accepted_as_it_is(dialect: Dialect) {
 }
 
 in_each_dialect!(nodes_take_turns_by_default);
-/// Without a method, requests go round robin.
+/// Without a method, requests are distributed by round robin.
 async fn nodes_take_turns_by_default(dialect: Dialect) {
     let cluster = Cluster::start(dialect, "").await;
     let nodes = cluster.nodes(6).await;
     assert!(nodes.windows(2).all(|pair| pair[0] != pair[1]), "{nodes:?}");
 }
 
-/// A real nginx with the same file takes the same turns.
+/// A real nginx with the same file picks in the same order.
 #[tokio::test]
 async fn nginx_takes_the_same_turns() {
     require_nginx!();
@@ -305,7 +312,7 @@ async fn nginx_takes_the_same_turns() {
 }
 
 in_each_dialect!(a_node_that_fails_is_taken_out_and_comes_back);
-/// A node that fails is taken out of service by itself.
+/// A node that fails is automatically taken out of service.
 async fn a_node_that_fails_is_taken_out_and_comes_back(dialect: Dialect) {
     let mut cluster = Cluster::start(dialect, "").await;
     let _checkers = cluster.site.start_probes().unwrap();
@@ -335,7 +342,8 @@ async fn a_login_is_known_to_its_node_only(dialect: Dialect) {
 }
 
 in_each_dialect!(the_front_end_keeps_logins_with_the_file_of_the_manual);
-/// Logins that the manual's file loses in nginx are kept here. [`crate::nginx_kylin`] counts what a real nginx loses with it.
+/// Logins that nginx loses with the manual's file are kept here. [`crate::nginx_kylin`] counts how
+/// many a real nginx loses.
 async fn the_front_end_keeps_logins_with_the_file_of_the_manual(dialect: Dialect) {
     let cluster = Cluster::start(dialect, "").await;
     let mut used = BTreeSet::new();
@@ -348,7 +356,7 @@ async fn the_front_end_keeps_logins_with_the_file_of_the_manual(dialect: Dialect
 }
 
 in_each_dialect!(by_ip_hash_a_client_stays_with_a_node);
-/// With `ip_hash` the address of a client decides, so its logins are kept.
+/// With `ip_hash`, the client's address decides, so its logins are kept.
 async fn by_ip_hash_a_client_stays_with_a_node(dialect: Dialect) {
     let cluster = Cluster::start(dialect, "    ip_hash;\n    # kylin_lb: sessions none;\n").await;
     let mut used = BTreeSet::new();
@@ -366,7 +374,8 @@ async fn by_ip_hash_a_client_stays_with_a_node(dialect: Dialect) {
     assert_eq!((kept, nodes.len()), (8, 1));
 }
 
-/// By the hash of nginx, a client has the same node here and there. [`crate::nginx_choice`] has more methods and weights.
+/// With nginx's hash, a client has the same node here and there. [`crate::nginx_choice`] covers
+/// more methods and weights.
 #[tokio::test]
 async fn nginx_sends_a_client_to_the_same_node_by_ip_hash() {
     require_nginx!();
@@ -382,7 +391,8 @@ async fn nginx_sends_a_client_to_the_same_node_by_ip_hash() {
 }
 
 in_each_dialect!(by_ip_hash_few_clients_may_load_few_nodes);
-/// Few application servers, in one network, are one client for `ip_hash`: one node gets all queries. Learned sessions spread them.
+/// A few application servers in one network are one client for `ip_hash`, so one node gets all
+/// queries. Learned sessions spread them.
 async fn by_ip_hash_few_clients_may_load_few_nodes(dialect: Dialect) {
     let servers = [1, 2, 3, 4].map(|host| IpAddr::from([127, 0, 0, host]));
     let queries = async |inside: &str| {
@@ -399,8 +409,8 @@ async fn by_ip_hash_few_clients_may_load_few_nodes(dialect: Dialect) {
 }
 
 in_each_dialect!(with_shared_sessions_every_node_knows_a_login);
-/// With sessions in Redis, MySQL or Memcached, every node knows every login, and round robin keeps all of them.
-/// [`crate::tomcat_sessions`] has real Tomcats.
+/// With sessions in Redis, MySQL or Memcached, every node knows every login, and round robin keeps
+/// all of them. [`crate::tomcat_sessions`] covers real Tomcats.
 async fn with_shared_sessions_every_node_knows_a_login(dialect: Dialect) {
     let demo = Demo::start(dialect, 2).await;
     for node in &demo.nodes {
@@ -411,8 +421,9 @@ async fn with_shared_sessions_every_node_knows_a_login(dialect: Dialect) {
     assert_eq!((kept, nodes.len()), (8, 2));
 }
 
-/// Two real Tomcats lose logins under round robin, and keep them with a session manager and one store, as the manual says. The store
-/// of this test is a folder, because the others need jars that Tomcat does not bring.
+/// Two real Tomcats lose logins under round robin, and keep them with a session manager and a
+/// shared store, as the manual says. The store of this test is a folder, because the others need
+/// jars that do not come with Tomcat.
 #[tokio::test(flavor = "multi_thread")]
 async fn tomcats_with_one_store_share_their_logins() {
     if !Tomcat::required() {
@@ -457,7 +468,7 @@ async fn tomcats_with_one_store_share_their_logins() {
     }
 }
 
-// The three steps for sessions in Redis, and what is wrong in them.
+// The three steps for sessions in Redis, and their mistakes.
 
 /// The lines that the manual adds to `context.xml`, with a host.
 fn recipe(host: &str) -> String {
@@ -473,7 +484,8 @@ fn manager(file: &str, xml: &str) -> SessionManager {
     SessionManager::from_context(file, xml).unwrap().unwrap()
 }
 
-/// The manual's jars: jedis 2.0.0 and commons-pool2 2.2, of two generations, and a manager whose address is gone.
+/// The manual's jars are jedis 2.0.0 and commons-pool2 2.2, of two generations, and a manager whose
+/// address no longer exists.
 #[test]
 fn the_jars_of_the_manual_do_not_fit_each_other() {
     let manager = manager("tomcat/conf/context.xml", &recipe("redis.example"));
@@ -495,7 +507,8 @@ fn the_path_of_the_manual_is_not_read_by_tomcat() {
     assert!(Warning::WrongPath.to_string().contains("tomcat/conf/context.xml"));
 }
 
-/// The manual's `maxInactiveInterval="60"` is not how long a session lives: `session-timeout` of `web.xml` is, 480 minutes.
+/// The manual's `maxInactiveInterval="60"` does not determine how long a session lives;
+/// `session-timeout` of `web.xml` does, 480 minutes.
 #[test]
 fn the_value_of_the_manual_is_not_the_time_to_live() {
     let with = manager("context.xml", &recipe("redis.example"));
@@ -515,7 +528,8 @@ fn the_valve_belongs_to_the_manager() {
     assert!(manager("context.xml", &without).warnings().contains(&Warning::NoValve));
 }
 
-/// Host and port are those of the Redis that all nodes use. The `localhost` of the example is a Redis of each node.
+/// Host and port are those of the Redis that all nodes use. The `localhost` of the example means a
+/// Redis on each node.
 #[test]
 fn host_and_port_are_those_of_a_redis_that_nodes_share() {
     for (host, is_local) in [("localhost", true), ("127.0.0.1", true), ("10.0.0.9", false)] {
@@ -544,7 +558,7 @@ fn sessions_may_be_in_mysql_or_memcached() {
     }
 }
 
-/// `--sessions replicated=FILE` reads the file of the third step, and says what is wrong in it.
+/// `--sessions replicated=FILE` reads the file of the third step, and reports its mistakes.
 #[test]
 fn the_front_end_reads_the_file_of_the_third_step() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! The less usual parts of HTTP: interim responses, responses without bodies, trailers, early responses, other
-//! versions and forms of target.
+//! The less common parts of HTTP: interim responses, responses without bodies, trailers, early
+//! responses, and other versions and forms of target.
 
 use std::convert::Infallible;
 use std::num::NonZero;
@@ -160,7 +160,8 @@ async fn a_response_before_the_end_of_the_request_reaches_the_client() {
     let (_node, served) = demo("q1").await;
     let closing = "HTTP/1.1 413 Payload Too Large\r\nConnection: close\r\nContent-Length: 3\r\n\r\nbig";
     for length in [300 << 10, 8 << 20] {
-        // One node that reads on a little, one that closes at once, whereupon the kernel resets.
+        // One node reads a little more, and one closes at once, so that the kernel resets the
+        // connection.
         let rude = RawNode::start([vec![Act::ReadHead, Act::Write(closing.into())]]).await;
         for node in [served.addr(), rude.address()] {
             let front = Front::over(&[node]);
@@ -169,7 +170,7 @@ async fn a_response_before_the_end_of_the_request_reaches_the_client() {
                 .send(format!("POST /demo/early HTTP/1.1\r\nHost: kylin\r\nContent-Length: {length}\r\n\r\n"))
                 .await
                 .unwrap();
-            // May fail: the server has every right to close before it has read all.
+            // May fail, because the server may close before it has read everything.
             _ = client.send(vec![b'x'; length]).await;
             assert_eq!(client.response().await.unwrap().status(), 413, "{length} bytes");
             front.idle().await;
@@ -246,7 +247,7 @@ async fn a_node_is_reached_over_a_unix_socket_and_so_is_the_front_end() {
         .start()
         .unwrap();
 
-    // The outer front end's node is the inner front end, by its socket.
+    // The node of the outer front end is the inner front end, reached through its socket.
     let node = format!("unix:{}", path.display());
     let outer = Front::of([Endpoint::http("inner", &node).unwrap()], |proxy| proxy);
     let seen: Value = serde_json::from_slice(&outer.get("/demo/head").await.unwrap().body).unwrap();

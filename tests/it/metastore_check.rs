@@ -30,7 +30,7 @@ fn url(identifier: &str) -> String {
     format!("{identifier}@jdbc,url=jdbc:mysql://db:3306/kylin,username=kylin,password=metastore-secret")
 }
 
-/// A metastore whose URL and cookie are its own.
+/// A metastore with its own URL and cookie.
 fn metastore(identifier: &str) -> Metastore {
     let cookie = MetadataUrl::parse(&url(identifier)).session_cookie();
     Metastore::new().identity(&url(identifier), &cookie)
@@ -64,7 +64,7 @@ async fn become_healthy<B>(cluster: &Cluster<B>, ids: &[&str]) {
     }
 }
 
-/// Waits for as many more requests to `node`.
+/// Waits until `node` has got this many more requests.
 async fn checked(node: &KylinNode, times: u64) {
     let requests = node.stats().requests;
     node.wait_until(|stats| stats.requests >= requests + times).await.unwrap();
@@ -149,7 +149,7 @@ async fn a_node_that_hangs_delays_the_others_no_longer_than_the_timeout_and_is_c
     become_healthy(&cluster, &["q1", "q2", "q3"]).await;
     hung.faults().clear();
     becomes(&cluster, "q1", quarantined(Mismatch::SessionCookie)).await;
-    // No response is no evidence of the contrary.
+    // No response is no evidence against the node.
     hung.faults().inject(FaultScope::Everything, Fault::Unreachable);
     checked(&hung, 0).await;
     tokio::time::timeout(Duration::from_millis(100), becomes(&cluster, "q1", HEALTHY)).await.unwrap_err();

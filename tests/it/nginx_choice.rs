@@ -135,7 +135,7 @@ fn twin(chooser: &Chooser, policy: impl Balancer, parameters: &[&str]) -> Cluste
     Cluster::builder().endpoints(endpoints).balancer(policy).build().unwrap()
 }
 
-/// Returns clients from both address spaces, alike in every run.
+/// Returns clients from both address spaces, the same ones in every run.
 fn clients(count: usize) -> impl Iterator<Item = IpAddr> {
     let mut random = fastrand::Rng::with_seed(42);
     (0..count).map(move |index| match index % 3 {
@@ -189,8 +189,8 @@ async fn round_robin_has_the_order_of_nginx() {
     }
 }
 
-/// Returns the nodes that get a hundred requests, one after the other, while the first of three nodes
-/// is busy; and those of three more requests once it is idle.
+/// Sends a hundred requests, one after another, while the first of three nodes is busy, and three
+/// more once it is idle. Returns the nodes that got them.
 async fn while_one_is_busy(nodes: &[RawNode; 3], front: SocketAddr, settled: impl AsyncFn(u64)) -> (String, String) {
     let request = "GET / HTTP/1.1\r\nHost: chosen\r\n\r\n";
     let (mut held, mut others) = (Connection::open(front).await.unwrap(), Connection::open(front).await.unwrap());

@@ -24,7 +24,7 @@ struct Node {
 }
 
 impl Node {
-    /// `always` is the path that each request is taken to have.
+    /// `always` is the path that is assumed for each request.
     fn start(name: &'static str, always: Option<&'static str>) -> Self {
         let requests = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&requests);
@@ -69,7 +69,7 @@ fn ours(text: &str) -> (Site, Server) {
     (site, server)
 }
 
-/// Returns the status and the body of each response to `count` requests, one after the other.
+/// Returns the status and the body of each response to `count` requests, one after another.
 async fn get(front: SocketAddr, path: &str, count: usize) -> Vec<(u16, String)> {
     let mut connection = Connection::open(front).await.unwrap();
     let mut responses = Vec::new();
@@ -105,7 +105,7 @@ async fn a_written_max_fails_ejects_after_as_many_failures_as_in_nginx() {
         ),
         // The policy decides how often a server that is never ejected gets a request.
         ("server BAD max_fails=0; server GOOD;", "/bad", next, None),
-        // The client gets a 503 that no line has retried, which is no failure.
+        // The client gets a 503 for which no directive requires a retry, so it is not a failure.
         ("server BAD max_fails=1; server GOOD;", "/bad", "", None),
     ] {
         let nodes = || (Node::start("BAD", Some(always)), Node::start("GOOD", None));
@@ -181,7 +181,8 @@ async fn while_all_servers_are_ejected_one_of_them_serves() {
     assert!(responses.iter().all(|(status, _)| *status == 200), "{responses:?}");
 }
 
-/// nginx does not know that a server stops, and `proxy_next_upstream` says what is repeated.
+/// nginx does not know that a server is stopping, and `proxy_next_upstream` defines what is
+/// repeated.
 #[tokio::test]
 async fn a_404_of_a_server_that_fails_its_probe_is_returned_unless_the_file_says_otherwise() {
     for (lines, expected) in [("", 404), ("proxy_next_upstream error http_404;", 200)] {

@@ -55,7 +55,8 @@ async fn a_request_that_was_not_sent_goes_to_the_other_upstream_with_its_body() 
     assert_eq!(backup.seen().requests.len(), 2);
 }
 
-/// A site whose nodes at `primary` have `backup` behind an error page, which counts requests in flight and logs their status.
+/// A site whose nodes at `primary` have `backup` behind an error page. It counts requests in flight
+/// and logs their status.
 struct Logged {
     _server: Server,
     front: SocketAddr,
@@ -121,7 +122,7 @@ async fn a_body_for_another_upstream_counts_in_the_budget_of_bytes() {
     let (status, _) = send(site.front, "PUT /kylin/api/x", &"x".repeat(32 << 10)).await;
     assert!(matches!(status, 502 | 503), "{status}");
     assert!(backup.seen().requests.is_empty());
-    // The part of it that arrives in one read is there anyway.
+    // The part of it that arrives in one read is always there.
     assert_eq!(send(site.front, "PUT /kylin/api/x", "short").await, (200, "backup".to_owned()));
     eventually(|| site.budget.status().used == 0, || format!("{:?}", site.budget)).await;
 }

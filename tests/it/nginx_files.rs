@@ -1,11 +1,12 @@
-//! Files as people have them, in `tests/nginx_files`: each is accepted and serves as a real nginx does, or refused with a clear error.
+//! Typical nginx files, in `tests/nginx_files`. Each one is accepted and served like a real nginx
+//! does, or refused with a clear error.
 //!
-//! The first lines of a file say what is expected:
+//! The first lines of a file state the expectations:
 //!
 //! - `#? METHOD PATH [HEADER: VALUE] => STATUS [PATH AT THE NODE] [location=...] [cookie=...] [cache=...] [type=...]`: a request and
 //!   its response, from this crate and from nginx. The nodes get the same requests from both;
-//! - `#?ours` and `#?nginx` in place of `#?`: the response is that of one of them;
-//! - `#! ours only`: nginx as Debian has it does not read the file, or differs as documented;
+//! - `#?ours` and `#?nginx` instead of `#?`: the response of only one of them;
+//! - `#! ours only`: Debian's nginx does not read the file, or differs as documented;
 //! - `#! error LINE:COLUMN MESSAGE ## EXPECTED`: the file is refused.
 
 use std::num::NonZero;
@@ -23,7 +24,7 @@ async fn files_as_people_have_them_serve_as_in_nginx_or_are_refused_clearly() {
     compare_all("nginx_files", 175, compare).await;
 }
 
-/// Returns what is not as the file says.
+/// Returns the differences from what the file states.
 async fn compare(file: &Path, nodes: &Nodes) -> Vec<String> {
     let mut bytes = std::fs::read(file).unwrap();
     let folder = file.parent().unwrap().to_str().unwrap();

@@ -1,4 +1,4 @@
-//! The manual's nginx configuration over Kylin nodes, by a real nginx and by the crate.
+//! The manual's nginx configuration with Kylin nodes, served by a real nginx and by this crate.
 
 use std::net::SocketAddr;
 use std::num::NonZero;
@@ -41,7 +41,8 @@ pub(crate) fn serve(text: &str) -> (Site, Server) {
     (site, server)
 }
 
-/// Logs in and queries, on a connection for each request. Returns how many queries of how many were not served.
+/// Logs in and queries, on one connection per request. Returns how many queries, out of how many,
+/// were not served.
 async fn lost(front: SocketAddr, logins: usize) -> usize {
     let mut lost = 0;
     for _ in 0..logins {

@@ -1,4 +1,5 @@
-//! Limits, queues and refusals of a configuration, beside a real nginx where it does the same.
+//! Limits, queues and refusals of a configuration, compared with a real nginx where both do the
+//! same.
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZero;
@@ -21,7 +22,7 @@ fn configuration(node: &RawNode, http: &str, location: &str) -> String {
     format!("{http}\nserver {{ listen 127.0.0.1:@front@; location / {{ {location} proxy_pass http://{address}; }} }}")
 }
 
-/// Serves a configuration by this crate.
+/// Serves a configuration with this crate.
 fn serve(text: &str) -> (Server, SocketAddr) {
     let (_, server, address) = serve_with(text, |site| site);
     (server, address)
@@ -68,7 +69,7 @@ async fn limit_conn_refuses_the_second_request_of_an_address_while_the_first_is_
         assert_eq!((page.status(), page.text()), (429, "other"), "nginx: {by_nginx}");
         node.go();
         assert_eq!(first.response().await.unwrap().text(), "first");
-        // The count goes down after the last byte.
+        // The count is lowered after the last byte.
         until("the request is no longer counted", async || status_from([127, 0, 0, 1], front).await == 200).await;
     }
 }
@@ -190,7 +191,7 @@ async fn the_lines_of_a_head_fit_into_the_buffers_of_the_file() {
                 (head(100, &[1025]), 400),
                 (head(100, &[5000]), 400),
                 (head(900, &[600, 400, 600]), 200),
-                // No line is divided between two buffers.
+                // No line is split between two buffers.
                 (head(900, &[600, 600, 600]), 400),
                 (head(1024, &[1000, 1022]), 200),
                 // The empty line needs two bytes.

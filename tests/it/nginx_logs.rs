@@ -1,4 +1,5 @@
-//! Access logs of an nginx configuration: with the same format and the same requests, a real nginx and the crate write the same lines.
+//! Access logs of an nginx configuration. With the same format and the same requests, a real nginx
+//! and this crate write the same lines.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -123,7 +124,7 @@ impl Pair {
         Pair { nginx, front, lines, node, _closing: None }
     }
 
-    /// Sends a request to nginx and to the crate. Returns their responses.
+    /// Sends a request to nginx and to this crate. Returns their responses.
     async fn ask(&self, request: &str) -> [RawResponse; 2] {
         let mut responses = Vec::new();
         for address in [self.nginx.address("front"), self.front.addresses()[0]] {
@@ -179,7 +180,7 @@ async fn lines_are_those_of_nginx_with_retries_errors_and_responses_of_the_front
     }
     assert!(here[0].contains(", 127.0.0.1:") && here[0].contains("|502, 200|0, 4|one|one|"), "{}", here[0]);
     assert!(here[1].contains("|ADMIN|"), "{}", here[1]);
-    // Between the upstreams of the locations before and after an error page stands a colon.
+    // A colon separates the upstreams of the locations before and after an error page.
     assert!(here[4].contains(" : 127.0.0.1:") && here[4].contains("|502 : 502, 200|0 : 0, 4|"), "{}", here[4]);
     assert!(
         !here.concat().contains("secret") && !here.concat().contains("hidden") && !here.concat().contains("KYLIN|"),
@@ -250,7 +251,7 @@ async fn headers_of_the_response_and_of_the_request_tell_of_the_attempts() {
     }
 }
 
-/// Here no server serves: nginx responds with 502, this crate with 503 or 502 in Kylin's form.
+/// No server serves here: nginx responds with 502, this crate with 503 or 502 in Kylin's form.
 #[tokio::test]
 async fn a_dead_upstream_and_a_masked_target_are_told() {
     require_nginx!();
@@ -299,7 +300,7 @@ fn a_format_that_would_log_a_secret_is_an_error_with_its_place_and_reason() {
         assert_eq!((error.line(), error.column()), (3, 23), "{error}");
         assert!(error.to_string().contains("must not be in a log") && error.to_string().contains(reason), "{error}");
     }
-    // A value that only follows from a secret is none.
+    // A value that only depends on a secret is not secret.
     let text = "map $cookie_a $has { \"\" 0; default 1; }\nlog_format l '$has $http_x_request_id $connection $date_gmt $geoip2_data_country_code $brotli_ratio';\n\
                 server { listen 80; access_log /tmp/a l if=$cookie_debug; location / { proxy_pass http://127.0.0.1:1; } }";
     let config = Config::parse("kylin.conf", text).unwrap();
@@ -331,7 +332,7 @@ fn mistakes_in_logs_are_errors_with_what_to_write() {
     }
 }
 
-/// A secret does not reach a log by another name either, and the error tells where it comes from.
+/// A secret does not get into a log under another name either, and the error names its source.
 #[test]
 fn a_format_that_would_log_a_secret_by_another_name_is_an_error_that_names_the_source() {
     for (shown, script, source) in [
@@ -376,7 +377,7 @@ fn a_format_that_would_log_a_secret_by_another_name_is_an_error_that_names_the_s
         let error = Config::parse("kylin.conf", &text).map(|_| text).unwrap_err().to_string();
         assert!(error.contains("must not be in a log") && error.contains(source), "{shown} of {script}: {error}");
     }
-    // Values that only follow from a secret, and values of other things, are shown.
+    // Values that only depend on secrets, and other values, are shown.
     for (shown, script) in [
         ("$a", "if ($http_cookie ~ sid) { set $a known; }"),
         ("$a", "if ($time_iso8601 ~ \"^([0-9]+)-\") { set $a $1; } rewrite ^/x /y;"),
@@ -467,7 +468,8 @@ async fn lines_after_rewrite_set_and_error_page_are_those_of_nginx() {
         assert_eq!(statuses, [(); 2].map(|()| (path == "/served").then_some("410")), "{path}");
     }
     let [nginx, here] = pair.lines("l", paths.len() - 1).await;
-    // The pages of errors and redirects have another length here, and a redirect stays on the host of the request.
+    // The pages of errors and redirects have another length here, and a redirect stays on the host
+    // of the request.
     let form = |lines: &[String]| -> Vec<Vec<String>> {
         let fields = lines.iter().map(|line| line.split('|').map(str::to_owned).collect::<Vec<_>>());
         fields
@@ -482,7 +484,7 @@ async fn lines_after_rewrite_set_and_error_page_are_those_of_nginx() {
     };
     assert_eq!(form(&here), form(&nginx));
 
-    // The session id and the SQL of a target are in no part of what a rewrite makes of it.
+    // No part of a rewritten target contains the session id or the SQL.
     pair.ask(&get("/old/x;jsessionid=hidden?sql=hidden", "")).await;
     let [_, lines] = pair.lines("l", paths.len()).await;
     let line = lines.last().unwrap();

@@ -1,4 +1,4 @@
-//! A site of an nginx configuration that takes the place of a running one.
+//! A site of an nginx configuration that replaces a running one.
 
 use std::io;
 use std::net::SocketAddr;
@@ -36,7 +36,7 @@ fn start(site: &Site) -> Server {
     site.server_on("127.0.0.1:0".parse().unwrap()).threads(NonZero::new(1).unwrap()).start().unwrap()
 }
 
-/// Reloads, as an application does. Returns what changed, in one line.
+/// Reloads like an application. Returns the changes in one line.
 fn reload(site: &mut Site, server: &mut Server, builder: SiteBuilder) -> String {
     let successor = builder.build_successor(site).unwrap_or_else(|error| panic!("{error}"));
     let threads = NonZero::new(1).unwrap();
@@ -66,7 +66,7 @@ async fn endpoints_keep_their_live_state_and_requests_in_flight_finish() {
     busy.send(GET).await.unwrap();
     slow.wait_until(|seen| seen.requests.len() == 1).await;
 
-    // A request to the slow node would wait: it has its one connection already.
+    // A request to the slow node would wait, because the node already has its one connection.
     let lines = format!("server {} max_conns=1; server {};", slow.address(), other.address());
     let changes = reload(&mut site, &mut server, builder(&lines, PASS).kylin(false));
     let (kept, added) = (slow.address(), other.address());
@@ -80,7 +80,8 @@ async fn endpoints_keep_their_live_state_and_requests_in_flight_finish() {
     assert_eq!(busy.response().await.unwrap().text(), "slow");
 }
 
-/// Zones with the name and the key of before go on counting, as in nginx. A zone with another key begins anew.
+/// Zones with the previous name and key continue to count, as in nginx. A zone with another key
+/// starts over.
 #[tokio::test]
 async fn limits_of_clients_go_on_counting() {
     let exchange = [Act::Read, Act::WaitForGo, Act::Write(ok("slow"))];
@@ -103,7 +104,7 @@ async fn limits_of_clients_go_on_counting() {
     let mut server = start(&site);
     let front = server.addresses()[0];
     let status = async |path| get(front, path, &[]).await.unwrap().status();
-    // Where the count begins anew, all of them are served, and else one a minute.
+    // If the count starts over, all of them are served, otherwise one a minute.
     let served = async || {
         let mut served = 0;
         for _ in 0..21 {
@@ -122,7 +123,7 @@ async fn limits_of_clients_go_on_counting() {
     }
     slow.go();
     assert_eq!(busy.response().await.unwrap().status(), 200);
-    // The request that an earlier site counted has ended for this one too.
+    // The request that an earlier site counted has ended for this site too.
     until("the limit is free", async || status("/conn/quick").await == 200).await;
     reload(&mut site, &mut server, with(user, user, "fourth"));
     assert_eq!(served().await, 21, "a request without a user has no limit");
@@ -233,7 +234,7 @@ async fn panic_mode_is_that_of_the_new_configuration() {
     }
 }
 
-/// Logs in, reloads, and expects that the login is known, with one session at the nodes.
+/// Logs in, reloads, and expects that the login is still known, with one session at the nodes.
 async fn keeps_logins(upstream: &str, dialect: Dialect, secrets: [Option<Secret>; 2]) {
     let demo = Demo::start(dialect, 3).await;
     let lines = format!("{upstream} {}", server_lines(&[demo.address(0), demo.address(1), demo.address(2)]));
@@ -288,7 +289,7 @@ async fn a_configuration_that_cannot_be_served_changes_nothing() {
 
 type Lookup = io::Result<Vec<SocketAddr>>;
 
-/// The present addresses of a name. `None` is an error.
+/// The current addresses of a name. `None` is an error.
 #[derive(Clone, Default)]
 struct Names(Arc<Mutex<(Option<Vec<SocketAddr>>, usize)>>);
 
@@ -339,7 +340,7 @@ async fn names_are_looked_up_again_and_addresses_that_stay_keep_their_endpoints(
     assert_eq!(ids(cluster(&site)), [id_of_a.clone(), format!("{written}/{b}"), "127.0.0.9:1".into()]);
     cluster(&site).set_weight(&id_of_a.parse().unwrap(), NonZero::new(7).unwrap()).unwrap();
 
-    // The order of addresses changes with each lookup, and an address may stand there twice.
+    // The order of addresses changes with each lookup, and an address may occur twice.
     names.set(Some(&[&b, &a, &b]));
     names.wait_for_lookups().await;
     assert_eq!(cluster(&site).status().endpoints[0].weight, 7, "nothing has changed");

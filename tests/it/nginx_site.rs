@@ -1,5 +1,5 @@
-//! Serves one configuration with a real nginx and with the crate, and compares the responses and the
-//! requests at the node.
+//! Serves one configuration with a real nginx and with this crate, and compares the responses and
+//! the node's requests.
 
 use std::net::SocketAddr;
 use std::num::NonZero;
@@ -167,15 +167,16 @@ async fn send(front: SocketAddr, request: &str) -> RawResponse {
     connection.response().await.unwrap_or_else(|error| panic!("{request}: {error}"))
 }
 
-/// Returns what both must have in common: the status, the headers that the configuration names, and
-/// the body if the configuration or the node made it.
+/// Returns the parts that both must have in common: the status, the headers that the configuration
+/// names, and the body. The body counts only if the configuration or the node made it.
 fn comparable(response: &RawResponse) -> String {
     let names = ["location", "x-added", "x-where", "x-server", "x-secret", "x-kept", "content-type"];
     let from_node = response.header("x-kept").is_some();
     let mut lines = vec![response.status().to_string()];
     // Errors have Kylin's form here and are HTML there.
     if (300..400).contains(&response.status()) && !from_node {
-        // A redirect of the front end: nginx names its host and adds a page, the crate does neither.
+        // A redirect of the front end: nginx names its host and adds a page; this crate does
+        // neither.
         let location = response.header("location").unwrap_or_default();
         let own = location.strip_prefix("http://").filter(|url| url.starts_with("kylin.example:"));
         lines.push(own.and_then(|url| url.split_once('/')).map_or(location.into(), |(_, path)| format!("/{path}")));
@@ -266,13 +267,13 @@ async fn a_path_is_served_by_the_location_of_the_path_that_the_node_reads() {
         ("/bi/api/cache/a", Err(403)),
         ("/bi/api;x/%63ache/a", Err(403)),
         ("/bi/x/..;/api/cache/a", Err(403)),
-        // Another parser may read these differently.
+        // Another parser may interpret these differently.
         ("/bi/..%2fx", Err(400)),
         ("/bi/..%5cx", Err(400)),
         ("/bi/..\\x", Err(400)),
         ("/bi/%252e%252e/x", Err(400)),
         ("/bi/..%3b/x", Err(400)),
-        // The new path would lead out of /kylin/.
+        // The new path would lead outside of /kylin/.
         ("/slash../x", Err(400)),
         ("/slash..;a/x", Err(400)),
         ("/slash%2e%2e/x", Err(400)),

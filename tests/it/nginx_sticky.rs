@@ -1,4 +1,4 @@
-//! An nginx configuration with `sticky`, over nodes that know nothing of each other's sessions.
+//! An nginx configuration with `sticky`, with nodes that do not know each other's sessions.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -220,7 +220,7 @@ async fn a_session_that_began_at_a_backup_moves_to_a_primary_server_as_in_nginx(
     }
 }
 
-/// Requests that reach dead servers eject them, as `max_fails` says.
+/// Requests that reach dead servers eject them, according to `max_fails`.
 #[tokio::test]
 async fn a_route_that_a_dead_server_shares_with_a_backup_goes_to_the_backup_if_no_primary_server_lives() {
     let nodes = Nodes::start().await;

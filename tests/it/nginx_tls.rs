@@ -1,4 +1,5 @@
-//! TLS and the PROXY protocol of an nginx configuration, beside a real nginx with the same file.
+//! TLS and the PROXY protocol in an nginx configuration, compared with a real nginx with the same
+//! file.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -18,7 +19,7 @@ fn installed() -> bool {
     openssl_installed() && skip::installed("curl", on_path("curl"))
 }
 
-/// Ours over `http`, in which `@name@` is a free port.
+/// Our server with `http`, in which `@name@` is a free port.
 fn ours(http: &str, folder: &Path) -> (Site, Server, SocketAddr) {
     let mut text = http.to_owned();
     while let Some(begin) = text.find('@') {
@@ -34,7 +35,8 @@ fn ours(http: &str, folder: &Path) -> (Site, Server, SocketAddr) {
     (site, server, address)
 }
 
-/// Asks for `/x` of a server that a certificate stands for. Returns body, status and version of HTTP, or how curl failed.
+/// Requests `/x` from a server that a certificate represents. Returns the body, the status and the
+/// HTTP version, or curl's failure.
 pub(crate) async fn curl(trusted: &Certificate, address: SocketAddr, name: &str, arguments: &[&str]) -> String {
     let port = address.port();
     let mut curl = Command::new("curl");
@@ -113,7 +115,7 @@ async fn servers_names_and_variables_are_as_in_nginx() {
         assert_eq!(by_nginx, expected, "nginx, {name} {arguments:?}");
         assert_eq!(curl(trusted, address, name, arguments).await, expected, "ours, {name} {arguments:?}");
     }
-    // nginx responds with 400 to an unknown certificate; ours ends the handshake.
+    // nginx responds to an unknown certificate with 400; ours ends the handshake.
     assert!(curl(&one, nginx.address("front"), "one.example", &stranger).await.contains(" 400 "));
     assert!(curl(&one, address, "one.example", &stranger).await.starts_with("failed "));
 }
@@ -292,7 +294,7 @@ async fn nodes_behind_https_are_verified_unless_the_file_turns_it_off() {
         (format!("{trusted} proxy_ssl_verify on; proxy_ssl_name wrong.example;"), "502", "502"),
         (format!("{not_trusted} proxy_ssl_verify on; proxy_ssl_name kylin.example;"), "502", "502"),
         ("proxy_ssl_verify off;".to_owned(), "200", "200"),
-        // The difference: nginx verifies nothing by default.
+        // The difference: by default, nginx verifies nothing.
         (not_trusted.clone(), "200", "502"),
     ] {
         let front = format!(

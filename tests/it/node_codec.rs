@@ -1,4 +1,4 @@
-//! Responses of nodes that are malformed, unrequested or late.
+//! Malformed, unsolicited or late responses of nodes.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -131,7 +131,7 @@ async fn a_response_without_a_body_stays_without_one_whatever_its_headers_say() 
     }
 }
 
-/// Starts a node in its own thread that sends `extra` after its first response, when that was read.
+/// Starts a node in its own thread that sends `extra` after its first response, once that was read.
 fn node_with_extra_bytes(extra: &'static [u8]) -> (SocketAddr, impl FnOnce()) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -171,8 +171,8 @@ async fn a_response_that_arrives_before_its_request_belongs_to_no_request() {
         let (address, send_extra) = node_with_extra_bytes(extra);
         let backend = to(address);
         assert_eq!(whole(backend.send(get()).await.unwrap()).await.unwrap(), "first");
-        // The kernel has the bytes and the runtime does not know, as when a core is busy with other
-        // requests.
+        // The kernel has the bytes and the runtime does not know it, as when a core is busy with
+        // other requests.
         send_extra();
         assert_eq!(whole(backend.send(get()).await.unwrap()).await.unwrap(), "second", "{}", extra.escape_ascii());
     }
@@ -190,13 +190,13 @@ async fn a_target_without_a_path_gets_one() {
 
 const LIMIT: Duration = Duration::from_secs(100);
 
-/// Returns how a request to a node that follows `script` fails, and after how long.
+/// Returns how a request to a node that follows `script` fails, and after what time.
 async fn time_of_failure(script: Vec<Act>, body: impl FnOnce() -> Body) -> (SendErrorKind, Duration) {
     let node = RawNode::start([[vec![Act::Read, Act::Write(ok("warm"))], script].concat()]).await;
     let backend = HttpBackend::builder(&node.address().to_string()).unwrap().head_timeout(LIMIT).build().unwrap();
     assert_eq!(whole(backend.send(get()).await.unwrap()).await.unwrap(), "warm");
-    // A paused clock moves to the next timer when all tasks wait, also for what the kernel has on its way. So the connection is made
-    // before, which has a timeout too.
+    // A paused clock moves to the next timer when all tasks wait, even for bytes that are in the
+    // kernel. So the connection, which has a timeout too, is made beforehand.
     tokio::time::pause();
     let start = Instant::now();
     let error = backend.send(post(body())).await.unwrap_err();
@@ -214,7 +214,7 @@ async fn the_head_timeout_counts_once() {
         assert_eq!(kind, SendErrorKind::HeadTimeout);
         assert!(close(waited), "{length}: {waited:?}");
     }
-    // A head that arrives slowly has the same time as one that does not arrive.
+    // A slow head has the same time limit as one that does not arrive.
     let drips = b"HTTP/1.1 200 OK\r\nX: ".map(|byte| Act::Write(vec![byte])).to_vec();
     let script = [vec![Act::Read], drips, vec![Act::UntilClosed]].concat();
     let (kind, waited) = time_of_failure(script, Body::empty).await;
@@ -327,7 +327,7 @@ fn a_connection_of_another_runtime_times_out_by_the_timer_of_this_one() {
     let backend =
         HttpBackend::builder(&address.to_string()).unwrap().head_timeout(Duration::from_secs(3)).build().unwrap();
     assert_eq!(made.block_on(async { whole(backend.send(get()).await.unwrap()).await.unwrap() }), "fine");
-    // The runtime of the connection is not driven; the request must end nevertheless.
+    // The runtime of the connection is not driven, but the request must still end.
     let error = used.block_on(backend.send(get())).unwrap_err();
     assert_eq!(error.kind(), SendErrorKind::HeadTimeout);
     drop((backend, made, node.1));

@@ -173,8 +173,7 @@ async fn a_node_that_does_not_accept_in_time_is_skipped_with_the_request_unsent(
     }
 }
 
-/// An application may have several runtimes, and end one while the others send through the same
-/// backend.
+/// An application may have several runtimes, and end one while the others use the same backend.
 #[test]
 fn a_connection_whose_runtime_has_ended_is_not_reused() {
     use kylin_lb::{Backend, Body, ClientAddr, HttpBackend};

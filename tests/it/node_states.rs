@@ -1,5 +1,6 @@
-//! The state of nodes under random sequences of what may happen to them: requests, probes, changes of membership, the operator,
-//! time. The proxy, the cluster and the health check are real; time is that of tokio's paused clock.
+//! The state of nodes under random sequences of events: requests, probes, changes of membership,
+//! the operator, and time. The proxy, the cluster and the health check are real; time is tokio's
+//! paused clock.
 
 use std::collections::BTreeMap;
 use std::future::ready;
@@ -30,12 +31,12 @@ enum Behaviour {
     Responds,
     /// Accepts no connection.
     Refuses,
-    /// Accepts the connections of probes only.
+    /// Accepts only the connections of probes.
     RefusesRequests,
     Breaks,
     TimesOut,
     RetryAfter,
-    /// Responds, and closes the connection.
+    /// Responds, and then closes the connection.
     Closes,
 }
 
@@ -68,7 +69,7 @@ enum Event {
     AskBound(usize),
     /// A request of a session that is bound to a node begins, and stays in flight.
     Hold(usize),
-    /// The last of these ends.
+    /// The last of these requests ends.
     Release,
     Turn(usize, Behaviour),
     Wait(u64),
@@ -96,7 +97,7 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// The cluster, and what must hold of it.
+/// The cluster, and its invariants.
 struct World {
     behaviours: [Arc<Mutex<Behaviour>>; NODES],
     cluster: Cluster<Scripted>,
@@ -192,7 +193,7 @@ impl World {
             }
             Event::Discover(members) => {
                 self.cluster.replace(endpoints(&self.behaviours, members)).unwrap();
-                // An endpoint that leaves loses what the operator set.
+                // An endpoint that leaves loses the operator's settings.
                 (0..NODES)
                     .filter(|node| !members.contains(node))
                     .for_each(|node| self.operator[node] = AdminState::Ready);
@@ -201,8 +202,8 @@ impl World {
         }
     }
 
-    /// A request succeeds while a node serves and the others neither time out nor respond with 503. No request takes out the last
-    /// endpoint.
+    /// A request succeeds while a node serves and the others neither time out nor respond with 503.
+    /// No request takes out the last endpoint.
     async fn ask_and_check(&self, client: u8) {
         let before = self.status();
         let status = self.ask(client).await;
@@ -228,7 +229,7 @@ impl World {
         assert!(!taken_out || after.values().any(serves), "{before:#?} {}", self.shown());
     }
 
-    /// Checks what holds after every event.
+    /// Checks the invariants after every event.
     fn check(&self) {
         let status = self.status();
         for (node, status) in &status {
@@ -243,7 +244,7 @@ impl World {
         assert_eq!(ids, members);
     }
 
-    /// Checks that bound sessions are served where [`AdminState::admits`] says so.
+    /// Checks that bound sessions are served if [`AdminState::admits`] allows it.
     fn check_bound(&self) {
         for (node, status) in self.status() {
             let admits = status.admin_state.admits(TrafficKind::Bound, status.health);
@@ -275,13 +276,13 @@ fn endpoints(behaviours: &[Arc<Mutex<Behaviour>>; NODES], members: &[usize]) -> 
     members.iter().map(endpoint).collect()
 }
 
-/// Runs `test` where time is paused.
+/// Runs `test` with paused time.
 fn in_paused_time<F: Future<Output = ()>>(test: F) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(test);
 }
 
-/// A sequence that the property below has found.
+/// A sequence that the property test below has found.
 #[test]
 fn an_endpoint_on_trial_is_shown_as_such_though_a_probe_has_failed_since() {
     use Event::{Ask, Operator, Turn, Wait};
@@ -323,8 +324,8 @@ proptest! {
             }
             sleep(SOON).await;
             for (node, status) in world.status() {
-                // A node that came and went before waits for up to half a minute, and one that was ejected for its responses for
-                // longer.
+                // A node that came and went earlier waits for up to half a minute. A node that was
+                // ejected for its responses waits longer.
                 let is_exempt = spoiled[node] || matches!(status.reason, Some(Reason::Consecutive | Reason::SuccessRate));
                 assert!(is_exempt || serves(&status), "{node}: {}", world.shown());
             }
@@ -349,7 +350,8 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// While nodes behave the same, they change their state a few times and then seldom.
+    /// While the behaviour of nodes does not change, their state changes a few times and then
+    /// rarely.
     #[test]
     fn no_node_goes_back_and_forth(policy in 0..3_usize, behaviours in prop::array::uniform3(prop::sample::select(&ALL[..]))) {
         in_paused_time(async move {

@@ -57,7 +57,7 @@ async fn a_response_that_arrives_byte_by_byte_is_whole() {
     assert_eq!(backend.connections(), 0, "the last body ended with the connection");
 }
 
-/// A body of the pieces that the test sends.
+/// A body with the pieces that the test sends.
 struct Pieces(mpsc::UnboundedReceiver<&'static str>);
 
 impl http_body::Body for Pieces {

@@ -25,7 +25,7 @@ use kylin_lb::{Backend, Body, Cluster, Endpoint, Outcome, Proxy, SendError};
 
 use crate::support::front::{closed_port, demo, eventually, until};
 
-/// Notes every event in one line. Clones share the notes.
+/// Records every event as one line. Clones share the record.
 #[derive(Clone, Default)]
 struct Notes {
     lines: Arc<Mutex<Vec<String>>>,
@@ -272,7 +272,7 @@ async fn why_an_endpoint_was_picked_is_told() {
     assert!(notes.take().iter().any(|line| line.starts_with("picked q") && line.ends_with("panic")));
 }
 
-/// A backend that waits, and responds with a body of three pieces that waits before each.
+/// A backend that waits, and responds with a body of three pieces with a pause before each.
 fn waiting(pauses: usize, fails_at: Option<usize>) -> Scripted {
     Scripted::new(move |_| async move {
         pause(pauses).await;
@@ -503,7 +503,7 @@ async fn a_call_for_all_nodes_has_an_attempt_at_each() {
     assert_eq!(told.last().unwrap(), "finished 200 2 complete attempts=3");
 }
 
-/// Keeps how long clusters had no endpoint.
+/// Records how long clusters had no endpoint.
 #[derive(Clone, Default)]
 struct Outages(Arc<Mutex<Vec<Option<Duration>>>>);
 
@@ -525,7 +525,7 @@ async fn a_cluster_whose_endpoints_an_operator_took_out_is_lost_since_then() {
     until("the loss", async || count() == 1).await;
     cluster.set_admin_state(&id, AdminState::Ready).unwrap();
     until("the return", async || count() == 2).await;
-    // Its state of health has not changed meanwhile.
+    // Its health state has not changed meanwhile.
     assert!(outages.0.lock().unwrap()[1] > Some(Duration::ZERO));
 }
 

@@ -1,4 +1,5 @@
-//! Logins other than Basic: SAML sends the browser to its provider and back, Kerberos takes one or two rounds of 401.
+//! Logins other than Basic: SAML sends the browser to its provider and back; Kerberos takes one or
+//! two rounds of 401.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -14,7 +15,8 @@ use kylin_lb::{Body, ClientAddr, Cluster, Endpoint, Proxy};
 struct NodeSessions(Arc<Mutex<BTreeMap<String, bool>>>);
 
 impl NodeSessions {
-    /// Begins a session in place of `old`: Spring changes the id at a login. Returns its `Set-Cookie`.
+    /// Begins a session in place of `old`, because Spring changes the id at a login. Returns its
+    /// `Set-Cookie`.
     fn begin(&self, node: &str, old: &str, is_complete: bool) -> String {
         let mut sessions = self.0.lock().unwrap();
         sessions.remove(old);
@@ -92,7 +94,7 @@ impl Client<'_> {
         response
     }
 
-    /// The nodes that serve eight queries of the session.
+    /// Returns the nodes that serve eight queries of the session.
     async fn queries(&mut self) -> BTreeSet<String> {
         let mut nodes = BTreeSet::new();
         for _ in 0..8 {
@@ -104,7 +106,8 @@ impl Client<'_> {
     }
 }
 
-/// Proxies over three nodes, in each mode that keeps a session with its node, and one over nodes that share their sessions.
+/// Proxies in front of three nodes, in each mode that keeps a session with its node, and one in
+/// front of nodes that share their sessions.
 fn proxies() -> Vec<Proxy<Scripted>> {
     let secret = || Secret::new([7; 32]);
     let stored = Sessions::remote(MemoryStore::new(), secret());
@@ -172,7 +175,7 @@ async fn a_login_by_kerberos_in_one_or_two_rounds_is_kept() {
     }
 }
 
-/// The modes that need no node to know the session.
+/// The modes in which no node needs to know the session.
 #[tokio::test]
 async fn sessions_that_nodes_share_are_spread_after_a_login_by_saml() {
     let proxies = proxies();

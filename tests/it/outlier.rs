@@ -61,7 +61,7 @@ fn five_failures_in_a_row_eject_for_half_a_minute_and_the_next_time_for_longer()
     assert_eq!(ejected(&cluster), [1], "the second time lasts twice as long");
     advance(&clock, 0.001);
     assert_eq!(ejected(&cluster), [] as [usize; 0]);
-    // Two intervals in service later both are forgotten.
+    // Two intervals in service later, both are forgotten.
     for _ in 0..3 {
         advance(&clock, 10.001);
         report(&cluster, "1", Outcome::Success);
@@ -83,7 +83,8 @@ fn one_of_two_is_ejected_and_the_last_one_never() {
     assert_eq!(pick(&cluster).unwrap().lease.endpoint().as_str(), "1");
 }
 
-/// Ends requests of sessions that are bound to `id` with `outcome`, whatever the health of the others is.
+/// Ends requests of sessions that are bound to `id` with `outcome`, regardless of the health of the
+/// other endpoints.
 fn report_bound(cluster: &Cluster<Nowhere>, id: &str, outcome: Outcome, times: usize) {
     let request = http::Request::get("/").body(()).unwrap();
     for _ in 0..times {
@@ -110,7 +111,7 @@ fn an_endpoint_whose_trial_is_due_takes_the_place_of_no_other() {
         report_bound(&cluster, "1", Outcome::Failure, 20);
         let failing = (HealthState::Suspect, Some(Reason::Failing));
         assert_eq!(state(&cluster, "1"), failing, "it may be the last that lives");
-        // The one that was out is back, so that the other can be replaced.
+        // The ejected endpoint is back, so the other one can be replaced.
         report_bound(&cluster, "0", Outcome::Success, 1);
         report_bound(&cluster, "1", Outcome::Failure, 1);
         assert_eq!(ejected(&cluster), [1]);
@@ -122,7 +123,7 @@ fn at_most_half_are_ejected_at_once() {
     let clock = ManualClock::new();
     let cluster = cluster(8, Outlier::new(), &clock);
     for id in 0..6 {
-        // So far apart that they are no common failure.
+        // So far apart that they are not a common failure.
         advance(&clock, 5.1);
         fail(&cluster, &id.to_string(), 5);
     }
@@ -133,7 +134,7 @@ fn at_most_half_are_ejected_at_once() {
 fn a_common_failure_ejects_no_endpoint() {
     let clock = ManualClock::new();
     let cluster = cluster(4, Outlier::new(), &clock);
-    // Requests go round, and each fails.
+    // Requests are distributed in turn, and each fails.
     for _ in 0..100 {
         pick(&cluster).unwrap().lease.set_outcome(Outcome::Failure);
         advance(&clock, 0.01);
@@ -195,7 +196,8 @@ fn what_requests_showed_before_a_pause_ejects_nothing_after_it() {
 #[test]
 fn the_rule_is_the_default_and_nginxs_rule_takes_its_place_where_it_is_written() {
     let of = |endpoint: Endpoint<Nowhere>| Cluster::builder().endpoints([endpoint, self::endpoint("1")]);
-    /// Returns why the endpoint `0` is ejected after so many failures less one, and after these.
+    /// Returns why the endpoint `0` is ejected after one failure fewer than given, and after the
+    /// given failures.
     fn reasons(builder: ClusterBuilder<Nowhere>, failures: usize) -> [Option<Reason>; 2] {
         let cluster = builder.build().unwrap();
         [failures - 1, 1].map(|failures| {
@@ -332,7 +334,7 @@ fn no_outcome_is_lost_and_an_endpoint_always_serves_while_threads_report() {
     assert_eq!(cluster.status().in_flight(), 0);
 }
 
-/// Three demo nodes of one metastore behind a front end that retries after gateway errors.
+/// Three demo nodes with one metastore behind a front end that retries after gateway errors.
 async fn front_over_three(
     metastore: &Metastore,
 ) -> (Vec<(kylin_lb::testing::kylin::KylinNode, kylin_lb::testing::kylin::Served)>, Front) {
@@ -368,7 +370,7 @@ async fn a_node_with_gateway_errors_is_ejected_and_a_lost_metastore_ejects_no_no
 
     metastore.set_down(true);
     for _ in 0..30 {
-        // An error of Kylin in JSON is a response, and passed on.
+        // An error of Kylin in JSON is a response, and is passed on.
         let query = r#"{"sql":"select 1","project":"learn_kylin"}"#;
         assert!(front.post("/kylin/api/query", query).await.unwrap().status() >= 400);
     }

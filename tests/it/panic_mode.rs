@@ -20,12 +20,12 @@ fn cluster(parameters: &[&str], panic: bool, clock: &ManualClock) -> Cluster<Now
     Cluster::builder().endpoints(endpoints).clock(clock.clone()).panic_mode(panic).build().unwrap()
 }
 
-/// The endpoint, which one failure ejects.
+/// The endpoint, which a single failure ejects.
 fn failing_once(endpoint: Endpoint<Nowhere>) -> Endpoint<Nowhere> {
     endpoint.max_fails(Some(NonZeroU32::MIN))
 }
 
-/// Makes each endpoint that can serve fail once, a second apart, in this order.
+/// Makes each endpoint that can serve fail once, in this order, one second apart.
 fn fail_in_order(cluster: &Cluster<Nowhere>, clock: &ManualClock, ids: &[&str]) {
     for id in ids {
         report(cluster, id, Outcome::Failure);
@@ -52,7 +52,8 @@ fn it_is_on_by_default_and_serves_a_retry_where_the_only_other_endpoint_is_eject
     let endpoints = endpoints(&["", ""]).into_iter().map(failing_once);
     let cluster = Cluster::builder().endpoints(endpoints).clock(clock.clone()).build().unwrap();
     fail_in_order(&cluster, &clock, &["0"]);
-    // As after a refused connection, the endpoint is not ejected yet, but this request has tried it.
+    // As after a refused connection, the endpoint is not ejected yet, but this request has tried
+    // it.
     let mut attempted = Attempted::none();
     attempted.add(&pick(&cluster).unwrap().lease);
     let request = http::Request::get("/").body(()).unwrap();
@@ -64,7 +65,7 @@ fn it_is_on_by_default_and_serves_a_retry_where_the_only_other_endpoint_is_eject
     assert!(cluster.pick(&view, &attempted).is_err());
 }
 
-/// The retry of a login that one node does not know must not go to a node that is dead.
+/// The retry of a login that one node does not know must not go to a dead node.
 #[tokio::test]
 async fn a_response_is_better_than_an_endpoint_that_is_ejected() {
     let [unknown, dead] =
@@ -112,7 +113,7 @@ fn the_least_recently_failed_serves_until_it_fails_again() {
         drop(again);
         advance(&clock, 1.0);
     }
-    // fail_timeout after the last failure the rule itself lets requests through.
+    // When fail_timeout has passed since the last failure, the rule itself lets requests through.
     advance(&clock, 10.0);
     assert!(!cluster.status().panicking);
     report(&cluster, "0", Outcome::Success);
@@ -183,8 +184,8 @@ fn panic_mode_uses_backups_too() {
     assert_eq!(picked(&cluster).as_deref(), Some("1"));
 }
 
-/// A policy that abstains. When it is `armed` and asked for a backup, so much time passes that the ejection of the primary
-/// endpoint ends.
+/// A policy that abstains. If it is `armed` and is asked for a backup, time passes until the
+/// ejection of the primary endpoint ends.
 #[derive(Debug)]
 struct SlowForBackups {
     clock: ManualClock,

@@ -1,4 +1,4 @@
-//! A panic in code of the application ends the request that met it with 500, and nothing else.
+//! A panic in the application's code ends only the request that ran it, with a 500.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -123,7 +123,7 @@ impl SessionStore for PanickingStore {
     }
 }
 
-/// A session needs the store; a request without one does not.
+/// A session needs the store; a request without a session does not.
 #[tokio::test]
 async fn a_panic_of_a_store_fails_requests_that_need_it_only() {
     let cluster = Cluster::builder().endpoints([well("a"), well("b")]).build().unwrap();

@@ -1,4 +1,5 @@
-//! A request that fails at every node counts against none of them, and other clients are served meanwhile.
+//! A request that fails at every node counts against none of them, and other clients are served
+//! meanwhile.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -21,7 +22,7 @@ type Poisoned = Box<dyn Fn(&str) -> String>;
 
 const NODES: usize = 4;
 const OTHERS: usize = 167;
-/// The paths whose requests fail at every node, each in its way.
+/// The paths whose requests fail at every node, each in its own way.
 const POISON: [&str; 6] = ["reset", "close", "html", "truncate", "truncate_late", "garbage"];
 
 /// Starts a node that fails for poisoned paths, and responds to all others.
@@ -90,8 +91,8 @@ async fn cluster() -> Cluster {
     Cluster::builder().endpoints(endpoints).build().unwrap()
 }
 
-/// Sends a request with a header that poisons it, as one client, between requests of others. Returns how many of the others were
-/// refused.
+/// Sends a request with a header that poisons it, as one client, between requests of other clients.
+/// Returns how many of the others were refused.
 async fn refused(front: &Front, request: impl Fn(&str) -> String) -> usize {
     let mut refused = 0;
     for n in 0..OTHERS {
@@ -105,7 +106,7 @@ async fn refused(front: &Front, request: impl Fn(&str) -> String) -> usize {
 fn all_healthy(cluster: &Cluster) {
     for id in 0..NODES {
         let (health, reason) = state(cluster, &id.to_string());
-        // The node closed connections, which has it probed soon.
+        // The node closed connections, so it is probed soon.
         assert!(matches!(health, HealthState::Healthy | HealthState::Suspect), "{id}: {health:?} {reason:?}");
     }
 }
@@ -188,7 +189,8 @@ async fn a_failed_write_counts_once_a_request_of_another_client_fails_at_that_no
     assert!(endpoint.failed <= endpoint.served, "{endpoint:?}");
 }
 
-/// Requests of one client eject no node if no other node can execute them, whatever their URLs and bodies are.
+/// Requests of one client eject no node if no other node can execute them, regardless of their URLs
+/// and bodies.
 #[tokio::test]
 async fn requests_of_one_client_that_no_other_node_can_execute_eject_none() {
     for kylin in [true, false] {
@@ -253,7 +255,7 @@ async fn a_session_of_a_node_that_was_ejected_for_its_responses_is_still_found()
     assert_eq!(ask(1, "GET /kylin/api/projects").await, 200);
 }
 
-/// An application that classifies outcomes itself has its say.
+/// An application that classifies outcomes itself decides.
 #[tokio::test]
 async fn a_query_that_runs_into_a_time_out_at_every_node_ejects_none() {
     let (cluster, proxy) = scripted(|_, _| Some(SendErrorKind::HeadTimeout));
@@ -280,7 +282,7 @@ async fn a_request_for_all_nodes_that_fails_at_all_ejects_none() {
     }
 }
 
-/// Only a node that executes a request does better than one that failed at it.
+/// Only a node that executes a request does better than a node that failed at it.
 #[tokio::test]
 async fn a_failure_is_not_counted_because_other_nodes_refuse_the_request() {
     for (line, status) in [("GET /kylin/api/projects", 401), ("GET /kylin/api/query/runningQueries", 500)] {

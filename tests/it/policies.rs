@@ -101,7 +101,8 @@ fn ip_hash_draws_again_and_an_endpoint_in_maintenance_keeps_its_clients() {
     assert_eq!(choose(&cluster(IpHash::new(), &["", "down", ""]), client, ""), 2);
     assert_eq!(draws(&cluster(IpHash::new(), &["", "", ""]), client.into(), "")[..2], [1, 2]);
 
-    // Clients of the others keep their endpoint while one is down, and its own return with it.
+    // Clients of the other endpoints keep their endpoint while one is down, and its own clients
+    // return with it.
     let cluster = cluster(IpHash::new(), &["", "", "", ""]);
     let clients: Vec<IpAddr> = (0..200).map(|net| IpAddr::from([10, 1, net, 9])).collect();
     let homes = |cluster| clients.iter().map(|client| choose(cluster, *client, "")).collect::<Vec<_>>();
@@ -138,7 +139,7 @@ fn rendezvous_follows_the_weights_and_moves_only_the_clients_of_the_endpoint_tha
     cluster.remove(&"1".parse().unwrap()).unwrap();
     let after = homes(&cluster);
     assert!(before.iter().zip(&after).all(|(before, after)| *before == 1 || before == after));
-    // Golden values: another front end, built years later, must agree.
+    // Golden values, because another front end, built years later, must agree.
     assert_eq!(before[..12], [0, 2, 2, 0, 0, 0, 1, 1, 0, 0, 0, 0]);
 }
 
@@ -146,8 +147,9 @@ fn rendezvous_follows_the_weights_and_moves_only_the_clients_of_the_endpoint_tha
 fn hash_equals_the_golden_draws() {
     for (key, expected) in [("a", [2, 1, 0]), ("ADMIN", [1, 0, 2]), ("/kylin/api/query", [0, 1, 2])] {
         let cluster = cluster(HashKeyed::modulo(by_key()), &["", "", ""]);
-        // Draws of endpoints that were attempted are skipped: of "a" 2,1,0,1,0,2 and "ADMIN" 1,0,1,2 remain three each. The
-        // draws of "/kylin/api/query" are 0,1,1,1,1,1, and none of the first 21 need be 2.
+        // Draws of attempted endpoints are skipped. For "a", 2,1,0,1,0,2, three remain, and for
+        // "ADMIN", 1,0,1,2, three remain too. The draws of "/kylin/api/query" are 0,1,1,1,1,1, and
+        // none of the first 21 need be 2.
         assert_eq!(draws(&cluster, CLIENT_ADDR.into(), key), expected, "{key}");
     }
 }
@@ -299,7 +301,7 @@ fn random_two_picks_the_less_loaded_and_reaches_every_endpoint() {
     let cluster = cluster(RandomTwo::new(), &["", "weight=3"]);
     let held: Vec<_> = (0..400).map(|_| pick(&cluster, CLIENT_ADDR, "", &Attempted::none()).unwrap()).collect();
     let counts = [0, 1].map(|of| held.iter().filter(|picked| index(picked) == of).count());
-    // With two endpoints, both are drawn every time, so this is least-conn.
+    // With two endpoints, both are always drawn, so this is least-conn.
     assert_eq!(counts, [100, 300]);
 
     let cluster = many(RandomTwo::new());
@@ -341,7 +343,7 @@ fn random_shares_by_weight_among_eligible_endpoints() {
         (0..draws).for_each(|_| counts[choose(&cluster, CLIENT_ADDR, "")] += 1);
         counts
     };
-    // Six standard deviations are 250 of 7000 at most.
+    // Six standard deviations are at most 250 of 7000.
     let near = |count: usize, expected: usize| count.abs_diff(expected) < 250;
     let counts = shares(7000);
     assert!(near(counts[0], 4000) && near(counts[1], 2000) && near(counts[2], 1000) && counts[3] == 0, "{counts:?}");
@@ -376,7 +378,7 @@ fn a_custom_policy_can_be_combined_with_any_other() {
     let others: std::collections::BTreeSet<_> =
         (0..50).map(|n| choose(&cluster, CLIENT_ADDR, &n.to_string())).collect();
     assert_eq!(others.len(), 3);
-    // The choice of an endpoint that is not eligible counts as abstaining.
+    // Choosing an endpoint that is not eligible counts as abstaining.
     cluster.set_admin_state(&"0".parse().unwrap(), kylin_lb::endpoint::AdminState::Maintenance).unwrap();
     assert_ne!(choose(&cluster, CLIENT_ADDR, "ADMIN"), 0);
 }

@@ -1,4 +1,5 @@
-//! A probe finds out which requests a node responds to, and nodes of every version serve under the default probe.
+//! A probe finds out which requests a node supports, and nodes of every version serve with the
+//! default probe.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +26,7 @@ const VERSION: &str = "/kylin/api/admin/version";
 const AUTHENTICATION: &str = "/kylin/api/user/authentication";
 const PAGE: &str = "<!doctype html><html><title>Kylin</title></html>";
 
-/// What a node does with the requests for the version and for the authentication.
+/// How a node handles the requests for the version and for the authentication.
 #[derive(Clone, Copy)]
 enum Behaviour {
     Responses((u16, &'static str), (u16, &'static str)),
@@ -128,9 +129,9 @@ async fn at_first_sight_a_node_settles_on_the_best_that_it_offers() {
         (Responses((404, PAGE), (401, PAGE)), Authentication),
         (Responses((401, PAGE), (200, "{}")), Authentication),
         (Responses((403, PAGE), (200, "{}")), Authentication),
-        // The page of a wrong path, as Kylin maps 404 to its start page.
+        // The page for a wrong path, as Kylin maps 404 to its start page.
         (Responses((200, PAGE), (200, "{}")), Authentication),
-        // A fault of the path alone.
+        // A fault of this path alone.
         (Responses((500, PAGE), (200, "{}")), Authentication),
         (NOT_DEPLOYED, Tcp),
         (Responses((200, PAGE), (200, PAGE)), Tcp),
@@ -187,7 +188,7 @@ async fn a_tomcat_that_stops_is_unhealthy_and_not_found_healthy_by_less() {
         seconds(1).await;
         assert_eq!(found(&cluster), healthy_at(level), "{:?}", node.paths());
     }
-    // The version of a node that runs does not vanish, whatever else it sends.
+    // The version of a running node does not vanish, whatever else it sends.
     let node = Node::new(NEW);
     let cluster = cluster(&node);
     let _checker = every_second().start(&cluster).unwrap();
@@ -225,7 +226,7 @@ async fn a_node_without_the_version_is_asked_for_it_once_a_minute_and_settles_on
     seconds(60).await;
     let paths = node.paths();
     assert_eq!(paths.iter().filter(|path| *path == VERSION).count(), 1, "{paths:?}");
-    // Upgraded while it serves, as behind a proxy of its own.
+    // Upgraded while it serves, for example behind its own proxy.
     node.set(NEW);
     seconds(61).await;
     assert_eq!(found(&cluster), healthy_at(Version));

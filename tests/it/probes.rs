@@ -226,7 +226,7 @@ async fn a_request_that_times_out_or_fails_has_its_node_probed_soon_and_ejects_n
     report(&cluster, "1", Outcome::Failure);
     sleep(Duration::from_secs(1)).await;
     assert_eq!(requests(), [2, 2]);
-    // However many come, there is one probe per fast interval.
+    // Regardless of how many come, there is one probe per fast interval.
     for _ in 0..100 {
         report(&cluster, "1", Outcome::Slow);
         sleep(Duration::from_millis(50)).await;
@@ -294,7 +294,7 @@ async fn the_number_of_concurrent_probes_is_bounded() {
     sleep(Duration::from_secs(4)).await;
     assert!(nodes.iter().all(|node| node.calls() == 1), "each was probed");
     assert_eq!(under_way.1.load(Ordering::SeqCst), 3);
-    // From now on probes are jittered apart.
+    // From now on, jitter spreads the probes.
     sleep(Duration::from_secs(60)).await;
     assert!(
         nodes.iter().all(|node| (8..=12).contains(&node.calls())),
@@ -321,7 +321,8 @@ async fn an_endpoint_that_joins_is_probed_at_once_and_admitted_by_its_first_succ
     sleep(Duration::from_millis(2_000)).await;
     assert_eq!(state(&cluster, "1"), HEALTHY);
 
-    // The result belongs to the id: a change of weight leaves it, and so does a replacement of all.
+    // The result belongs to the id, so it survives a change of weight and a replacement of all
+    // endpoints.
     nodes[1].faults().inject(FaultScope::Everything, Fault::Close);
     sleep(Duration::from_secs(3)).await;
     cluster.set_weight(&"1".parse().unwrap(), nonzero(3)).unwrap();
@@ -526,7 +527,7 @@ async fn the_probing_ends_with_its_handle() {
     let node = KylinNode::new("q0");
     let cluster = of([node.clone()]);
     let checker = every_second(Probe::kylin_version()).start(&cluster).unwrap();
-    // Half of an interval after a probe: none is on its way.
+    // Half an interval after a probe, none is in flight.
     sleep(Duration::from_millis(10_500)).await;
     let probes = node.stats().requests;
     assert!(probes >= 10, "{probes}");

@@ -46,7 +46,7 @@ impl Conf {
     }
 }
 
-/// Does what an application does.
+/// Acts like an application.
 async fn build(file: KylinFile) -> (Cluster<HttpBackend>, DiscoveryHandle, KylinConfig) {
     let config = file.read().await.unwrap();
     let cluster = Cluster::builder().build().unwrap();

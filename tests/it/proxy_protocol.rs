@@ -18,7 +18,8 @@ use crate::support::skip;
 const LONG: Duration = Duration::from_secs(60);
 const REQUEST: &str = "GET / HTTP/1.1\r\nHost: kylin\r\n\r\n";
 
-/// A server that responds with the client's address, for peers in `trusted`, which have this long for their header.
+/// A server that responds with the client's address, for peers in `trusted`, which have this long
+/// for their header.
 fn server(trusted: &str, head_timeout: Duration) -> Server {
     let handler = |client: ClientAddr, _: Request<Body>| async move {
         Response::new(Body::from(client.ip().map(|ip| ip.to_string()).unwrap_or_default()))
@@ -31,7 +32,7 @@ fn server(trusted: &str, head_timeout: Duration) -> Server {
         .unwrap()
 }
 
-/// HAProxy that passes connections on to `server`, which it names clients in this form.
+/// HAProxy, which passes connections on to `server` and names the clients in this form.
 async fn haproxy(server: SocketAddr, form: &str) -> (Process, SocketAddr) {
     for _ in 0..5 {
         let folder = tempfile::tempdir().unwrap();

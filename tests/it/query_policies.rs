@@ -53,7 +53,7 @@ fn a_query_returns_to_its_endpoint_and_every_front_end_agrees() {
     assert_eq!(homes(&other), before);
     let share = before.iter().filter(|home| **home == 3).count();
     assert!((720..880).contains(&share), "two fifths by weight: {share} of 2000");
-    // Golden values: another front end, built years later, must agree.
+    // Golden values, because another front end, built years later, must agree.
     assert_eq!(before[..12], [3, 1, 2, 3, 2, 3, 2, 3, 3, 2, 0, 0]);
     assert!((0..50).all(|key| preference(&one, key) == preference(&other, key)));
 }
@@ -84,7 +84,8 @@ fn a_popular_query_overflows_in_its_order_of_preference() {
             seen.push(index(picked));
         }
     }
-    // With a factor of two, two of four endpoints can serve everything; the third is used only while little is in flight.
+    // With a factor of two, two of four endpoints can serve everything; the third is used only
+    // while little is in flight.
     assert_eq!(seen, order[..seen.len()]);
     let counts = order.iter().map(|node| held.iter().filter(|picked| index(picked) == *node).count());
     let counts: Vec<usize> = counts.collect();

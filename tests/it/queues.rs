@@ -1,4 +1,5 @@
-//! Queries wait for a slot of their node. Time is that of tokio's paused timers, so each run has the same course.
+//! Queries wait for a slot of their node. Time is that of tokio's paused timers, so each run has
+//! the same course.
 
 use std::net::IpAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -21,12 +22,13 @@ use tokio::time::{Instant, sleep};
 use crate::support::browser::basic;
 use crate::support::clock::PausedClock;
 
-/// A node whose queries take the milliseconds that their SQL names: `select x from took_250 where n = 1`.
+/// A node whose queries take the number of milliseconds that their SQL names:
+/// `select x from took_250 where n = 1`.
 #[derive(Debug, Clone, Default)]
 struct Node {
     running: Arc<AtomicU32>,
     most: Arc<AtomicU32>,
-    /// The users of the queries in their order.
+    /// The users of the queries, in order.
     served: Arc<Mutex<Vec<String>>>,
     refuses: Arc<AtomicU32>,
     /// The factor by which queries take longer than their SQL says, minus one.
@@ -83,7 +85,7 @@ struct Stage {
 }
 
 impl Stage {
-    /// Nodes `0`, `1`, ... with so many slots each.
+    /// Nodes `0`, `1`, ... with this many slots each.
     fn new(nodes: usize, slots: u32, balancer: impl Balancer) -> Self {
         Self::with(nodes, slots, balancer, |builder| builder)
     }
@@ -99,7 +101,7 @@ impl Stage {
         Stage { nodes, proxy: build(builder).build().unwrap() }
     }
 
-    /// Sends a query of `user` that takes so many milliseconds.
+    /// Sends a query of `user` that takes this many milliseconds.
     fn query(&self, user: &str, millis: u64) -> JoinHandle<Response<Body>> {
         self.send(query(user, millis))
     }
@@ -121,7 +123,7 @@ impl Stage {
         self.nodes[node].served.lock().unwrap().clone()
     }
 
-    /// Checks that nothing is left, and that every slot is free again.
+    /// Checks that nothing remains, and that every slot is free again.
     async fn check_at_rest(&self) {
         let status = self.proxy.cluster().status();
         assert_eq!((status.in_flight(), status.waiting()), (0, 0));
@@ -162,7 +164,7 @@ fn client_of(request: &Request<Body>) -> IpAddr {
 fn query(user: &str, millis: u64) -> Request<Body> {
     let request = Request::post("/kylin/api/query").header("host", "kylin").header("x-name", user);
     let request = request.header("authorization", basic(user, "secret"));
-    // Different literals, so that no two queries are equal.
+    // Different literals, so that no two queries are identical.
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     request.body(format!(r#"{{"sql":"select x from took_{millis} where n = {number}","project":"p"}}"#).into()).unwrap()
@@ -305,7 +307,7 @@ async fn queries_that_wait_for_a_node_which_no_longer_serves_go_to_another_with_
         let stage = Stage::new(2, 1, Named);
         let running = ["0", "1"].map(|node| stage.send(with_header(query("running", 1_000), "x-node", node)));
         tick().await;
-        // The query waits for the first node, since that is picked first.
+        // The query waits for the first node, because that is picked first.
         let early = stage.query("early", 100);
         sleep(Duration::from_millis(10)).await;
         let late = stage.send(with_header(query("late", 100), "x-node", "1"));
@@ -421,11 +423,11 @@ async fn beyond_the_places_the_costliest_is_refused() {
     assert_eq!(stage.served(0).len(), 5);
 }
 
-/// Queries of other users, as quick as those of the flood, come every 60 ms.
+/// Queries of other users, as quick as those of the flood, arrive every 60 ms.
 #[tokio::test(start_paused = true)]
 async fn others_wait_for_one_query_of_a_flood_and_not_for_those_that_wait() {
     let stage = Stage::new(1, 8, LeastConn::new());
-    // One after the other they would take 750 ms: 60 queries in 8 slots.
+    // One after another they would take 750 ms: 60 queries in 8 slots.
     let flood: Vec<_> = (0..60).map(|_| stage.query("flood", 100)).collect();
     tick().await;
     let mut others = Vec::new();
@@ -443,15 +445,16 @@ async fn others_wait_for_one_query_of_a_flood_and_not_for_those_that_wait() {
     for query in flood {
         assert_eq!(query.await.unwrap().status(), 200, "the flood is served too");
     }
-    // As long as another user counts as active, a user leaves a slot free for others.
+    // While another user counts as active, a user leaves a slot free for others.
     sleep(Duration::from_secs(11)).await;
     stage.check_at_rest().await;
 }
 
-/// Eight others send a query at once ten times a second, while a user has queries of 2 s waiting for all nodes.
+/// Eight other users send a query at once ten times a second, while one user has queries of 2 s
+/// waiting for all nodes.
 #[tokio::test(start_paused = true)]
 async fn a_flood_leaves_others_as_many_slots_as_they_need() {
-    // Some of its queries end at the very moment when others come.
+    // Some of its queries end at the very moment when others arrive.
     const FLOOD: u64 = 2_000;
     let stage = Stage::new(4, 4, LeastConn::new());
     stage.query("flood", FLOOD).await.unwrap();
@@ -461,14 +464,14 @@ async fn a_flood_leaves_others_as_many_slots_as_they_need() {
     let (mut last, mut before) = (Vec::new(), 0);
     for round in 0..126 {
         sleep(Duration::from_millis(100)).await;
-        // New queries replace those that were served or refused, so that the user still floods.
+        // New queries replace those that were served or refused, so the user still floods.
         flood.extend((0..10).map(|_| stage.query("flood", FLOOD)));
         let began = Instant::now();
         for user in 0..8 {
             let query = stage.query(&format!("other {user}"), 50);
             let others = tokio::spawn(async move { (query.await.unwrap().status(), began.elapsed().as_millis()) });
-            // At first none of the others was there, and the flood had all slots. It gets slots anew after 15 s, which is no round
-            // from here on.
+            // At first none of the others was there, and the flood had all slots. It gets slots
+            // again after 15 s, which is not a round number from here on.
             if round >= 90 {
                 last.push(others);
             }
@@ -479,7 +482,7 @@ async fn a_flood_leaves_others_as_many_slots_as_they_need() {
             assert!(left > 96, "{left} queries: more than three eighths of the places");
         }
     }
-    // In 3.5 s a slot of each node serves one query of 2 s at least.
+    // In 3.5 s, a slot of each node serves at least one query of 2 s.
     let served = of_flood() - before;
     assert!(served >= 4, "the flood is served too: {served}");
     for other in last {
@@ -493,7 +496,8 @@ async fn a_flood_leaves_others_as_many_slots_as_they_need() {
     flood.iter().for_each(JoinHandle::abort);
 }
 
-/// Queries of one client, each with credentials that no node has accepted, leave the query of a user its place.
+/// Queries of one client, each with credentials that no node has accepted, do not take the place of
+/// a user's query.
 #[tokio::test(start_paused = true)]
 async fn credentials_that_a_client_makes_up_make_no_users() {
     let digest = "ce8a5bd5b23fe84d1894dce1bd9399364ba5af3c7a25f025442c92244c729804";
@@ -509,7 +513,8 @@ async fn credentials_that_a_client_makes_up_make_no_users() {
         request.headers_mut().insert("cookie", line(number).parse().unwrap());
     };
     let sessions: Change<'_> = &|request, number| cookies(&|number| format!("JSESSIONID={number}"), request, number);
-    // Kylin 5 reads one of these, Kylin 2 to 4 the other, and the client has logged in with that.
+    // Kylin 5 reads one of these, Kylin 2 to 4 the other, and the client has logged in with that
+    // one.
     let of_5: Change<'_> =
         &|request, number| cookies(&|number| format!("JSESSIONID={number}; {digest}=known"), request, number);
     let of_4: Change<'_> =
@@ -523,7 +528,8 @@ async fn credentials_that_a_client_makes_up_make_no_users() {
             stage.query("learn", 10).await.unwrap();
         }
         for number in 0..8 {
-            // Credentials that were accepted once do not count for others that come with them.
+            // Credentials that were accepted once do not count for other credentials that come with
+            // them.
             let mut request = query("attacker", 10);
             change(&mut request, number);
             stage.send(request).await.unwrap();
@@ -561,8 +567,8 @@ async fn users_at_one_address_have_shares_of_their_own_once_they_are_known() {
     flood.iter().for_each(JoinHandle::abort);
 }
 
-/// Until a node has accepted the credentials of an account, each address that uses it is a user. The account leaves no slots free
-/// for itself.
+/// Until a node has accepted the credentials of an account, each address that uses the account is a
+/// user. The account leaves no slots free for itself.
 #[tokio::test(start_paused = true)]
 async fn an_account_that_has_just_become_known_gets_all_slots() {
     let stage = Stage::new(1, 8, LeastConn::new());
@@ -572,7 +578,7 @@ async fn an_account_that_has_just_become_known_gets_all_slots() {
         query.await.unwrap();
     }
     let flood: Vec<_> = (0..60).map(|_| stage.send(of("one address", 100))).collect();
-    // The first eight have slots at once. Each later one gets that of one that has ended.
+    // The first eight get slots at once. Each later one gets the slot of one that has ended.
     sleep(Duration::from_millis(250)).await;
     assert_eq!(stage.nodes[0].running.load(Ordering::Relaxed), 8);
     for query in flood {
@@ -626,7 +632,8 @@ async fn a_query_dropped_at_any_poll_leaves_no_slot_and_no_place() {
             })
         });
         assert!(!ended.await);
-        // The client leaves by turns while the query waits, when it has a slot but was not polled, and while it runs.
+        // The client leaves in three situations: while the query waits, when it has a slot but was
+        // not polled, and while it runs.
         sleep(Duration::from_millis([0, 109, 110, 112, 115][pending % 5])).await;
         if pending % 2 == 1 {
             let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(dropped.as_mut().poll(cx).is_ready()));
@@ -695,7 +702,7 @@ async fn observers_learn_how_long_a_query_has_waited() {
     running.abort();
 }
 
-/// Counts how often queries begin to wait. Fails the request that does so again and again.
+/// Counts how often queries begin to wait. Fails a request that does so repeatedly.
 #[derive(Debug, Default)]
 struct Waits(AtomicU32);
 
@@ -764,7 +771,7 @@ async fn a_limit_that_is_set_or_removed_at_run_time_counts_for_queries_that_wait
     stage.check_at_rest().await;
 }
 
-/// A query with an id. All of them are equal, and take 10 ms.
+/// A query with an id. All of them are identical, and take 10 ms.
 fn equal_query(id: &str) -> Request<Body> {
     let request = Request::post("/kylin/api/query").header("host", "kylin").header("x-name", "equal");
     let body = format!(r#"{{"sql":"select x from took_10 where n = 0","project":"p","queryId":"{id}"}}"#);
@@ -899,18 +906,18 @@ async fn a_query_on_trial_waits_for_the_endpoint_that_it_tries() {
     stage.check_at_rest().await;
 }
 
-/// Sends queries one after the other, and returns how many each node has got.
+/// Sends queries one after another, and returns how many each node has got.
 async fn share_of_each(stage: &Stage, queries: usize) -> [usize; 3] {
     let before = [0, 1, 2].map(|node| stage.served(node).len());
     for number in 0..queries {
-        // Some are ten times as long as others, which makes no node slow.
+        // Some take ten times as long as others, which makes no node slow.
         let millis = if number % 7 == 0 { 100 } else { 10 };
         assert_eq!(stage.query(&format!("{} user", number % 29), millis).await.unwrap().status(), 200);
     }
     [0, 1, 2].map(|node| stage.served(node).len() - before[node])
 }
 
-/// Returns whether each node is slow, and what it has of its weight.
+/// Returns whether each node is slow, and the remaining part of its weight.
 fn weights(stage: &Stage) -> [(bool, u32); 3] {
     let endpoints = stage.proxy.cluster().status().endpoints;
     [0, 1, 2].map(|node| (endpoints[node].slow, endpoints[node].ramp))

@@ -71,7 +71,8 @@ async fn another_front_end_knows_of_a_new_session_through_the_store(dialect: Dia
         for _ in 0..4 {
             assert_eq!(there.query().await.status(), 200);
         }
-        // One that is not told goes astray at two nodes of three.
+        // A front end that does not know of new sessions picks the wrong node in two of three
+        // cases.
         let mut astray = Browser { front: alone.address(), ..browser.clone() };
         let statuses = [astray.query().await.status(), astray.query().await.status(), astray.query().await.status()];
         assert_eq!(statuses.iter().filter(|status| **status == 500).count(), 2, "{statuses:?}");
@@ -82,7 +83,7 @@ in_each_dialect!(a_poisoned_cookie_is_removed_if_there_are_credentials, V4);
 async fn a_poisoned_cookie_is_removed_if_there_are_credentials(dialect: Dialect) {
     let nodes = nodes(dialect).await;
     let front = front(&nodes, |share| share.heal(true));
-    // A session whose write failed: its node has forgotten it, and all that is left is the placeholder.
+    // A session whose write failed: its node has forgotten it, and only the placeholder remains.
     let mut browser = poisoned(&nodes).await;
     browser.front = front.address();
     browser.authorization = Some(basic("ADMIN", "KYLIN"));

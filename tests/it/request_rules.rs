@@ -1,4 +1,5 @@
-//! Rules of RFC 9110 and 9112 about methods, targets, expectations and sizes: one table, over HTTP/1.1 and HTTP/2.
+//! Rules of RFC 9110 and 9112 about methods, targets, expectations and sizes, in one table, over
+//! HTTP/1.1 and HTTP/2.
 
 use std::net::SocketAddr;
 use std::num::NonZero;
@@ -21,7 +22,7 @@ struct Case {
     method: String,
     /// As an HTTP/1.1 client writes it.
     target: String,
-    /// The URI of the HTTP/2 request; `None` where HTTP/2 cannot express the case.
+    /// The URI of the HTTP/2 request; `None` if HTTP/2 cannot express the case.
     uri: Option<Uri>,
     headers: Vec<(&'static str, String)>,
     expected: Expected,
@@ -31,7 +32,7 @@ struct Case {
 enum Expected {
     /// The node gets a request that begins with this.
     Forwarded(&'static str),
-    /// The client gets this status, and the node nothing.
+    /// The client gets this status, and nothing reaches the node.
     Responded(u16),
 }
 use Expected::{Forwarded, Responded};
@@ -112,7 +113,8 @@ fn table() -> Vec<Case> {
         case("target of 70 KB", "GET", &format!("/{long}"), Responded(414)),
         case("header of 15 KB", "GET", "/a", Forwarded("GET /a")).header("x-a", &long[..15_000]),
         case("header of 17 KB", "GET", "/a", Responded(431)).header("x-a", &long[..17_000]),
-        // Over HTTP/2, hyper responds. It ends the connection of a client that sends much more than the limit.
+        // Over HTTP/2, hyper responds. It closes the connection of a client that sends much more
+        // than the limit.
         case("header of 40 KB", "GET", "/a", Responded(431)).header("x-a", &long[..40_000]),
         case("both of 10 KB", "GET", &format!("/{}", &long[..10_000]), Responded(431)).header("x-a", &long[..10_000]),
         (0..101).fold(case("101 headers", "GET", "/a", Responded(431)), |case, _| case.header("x-a", "1")),
@@ -124,7 +126,7 @@ async fn over_http1(front: &Front, case: &Case) -> u16 {
     let headers: String = case.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     let head = format!("{} {} HTTP/1.1\r\nHost: kylin\r\n{headers}\r\n", case.method, case.target);
     let mut client = front.connect().await;
-    // May fail: the server responds as soon as it has seen enough.
+    // May fail, because the server responds as soon as it has seen enough.
     _ = client.send(head).await;
     client.response().await.unwrap_or_else(|error| panic!("{}: {error}", case.name)).status()
 }
@@ -177,7 +179,7 @@ async fn requests_follow_the_rules_of_http_in_both_protocols() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// The buffers of nginx: no line is longer than a buffer.
+/// nginx's buffers: no line is longer than a buffer.
 #[tokio::test]
 async fn lines_longer_than_the_head_buffers_get_the_status_of_nginx_in_both_protocols() {
     let node = RawNode::start([healthy("node")]).await;
@@ -243,7 +245,8 @@ async fn an_absolute_target_about_the_server_as_a_whole_is_an_asterisk() {
     }
 }
 
-/// Nothing behind hyper's codec shows that there was a fragment, so such a request cannot be refused as over HTTP/1.1.
+/// Behind hyper's codec, nothing shows that there was a fragment, so such a request cannot be
+/// refused as over HTTP/1.1.
 #[tokio::test]
 async fn over_http2_the_rules_and_the_node_see_a_target_without_its_fragment() {
     let node = RawNode::start([healthy("node")]).await;

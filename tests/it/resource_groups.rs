@@ -150,7 +150,7 @@ async fn a_session_moves_into_the_group_which_costs_one_login() {
         cluster.set_admin_state(&of_group, AdminState::Ready).unwrap();
         let mut logins = 0;
         for _ in 0..6 {
-            // The web interface does so after a 401.
+            // The web interface does this after a 401.
             while query(&mut browser, "two").await == 401 {
                 logins += 1;
                 assert!(logins <= 1, "{shown}: a login that does not help");

@@ -22,12 +22,12 @@ const CLIENTS: usize = 64;
 #[derive(Default)]
 struct Record {
     gets: usize,
-    /// POSTs with a response of a node.
+    /// POSTs with a response from a node.
     posts: Vec<String>,
-    /// POSTs with a response of the front end, with that response.
+    /// POSTs with a response from the front end, with that response.
     failed_posts: Vec<(String, String)>,
     failed_gets: Vec<String>,
-    /// Responses that ended early, because their node was killed.
+    /// Responses that ended early because their node was killed.
     cut: usize,
 }
 
@@ -36,7 +36,8 @@ async fn nodes_that_are_killed_and_restarted_fail_no_get_and_no_unsent_post() {
     let nodes: Vec<KylinNode> = (0..3).map(|n| KylinNode::new(format!("q{n}"))).collect();
     let mut served = Vec::new();
     for node in &nodes {
-        // Fixed for the test, so that a node comes back where it was; out of the range of outgoing connections.
+        // Fixed for the test, so that a node comes back at the same address; outside the range of
+        // outgoing connections.
         served.push(Some(node.serve(([127, 0, 0, 1], free_port()).into()).await.unwrap()));
     }
     let endpoints = served.iter().flatten().enumerate().map(|(n, served)| {
@@ -91,14 +92,14 @@ async fn nodes_that_are_killed_and_restarted_fail_no_get_and_no_unsent_post() {
         "{gets} GETs and {responded} POSTs responded; {broken} POSTs broke, {unseen} of them seen by no node; {cut} responses cut"
     );
     assert!(faults.is_empty(), "{} of {gets}+{responded}: {:#?}", faults.len(), &faults[..faults.len().min(10)]);
-    // These were taken by the kernel of a node that was alive, and died before it read them, or before it had responded: at most one
-    // request of each client at a time.
+    // The kernel of a node that was alive accepted these. The node died before it read them, or
+    // before it had responded: at most one request per client at a time.
     let in_flight = ROUNDS as usize * CLIENTS;
     assert!(broken + cut <= in_flight, "{broken} POSTs broke, and {cut} responses were cut: {messages:?}");
     front.idle().await;
 }
 
-/// GETs and POSTs in turn, each on the client's kept connection, until all is over.
+/// Alternating GETs and POSTs, each on the client's kept connection, until everything is over.
 async fn load(
     client: usize,
     front: std::net::SocketAddr,
@@ -117,7 +118,8 @@ async fn load(
             connection.send(format!("GET /demo/bytes?n=2000 HTTP/1.1\r\n{fields}\r\n")).await.unwrap();
             match connection.response().await {
                 Ok(response) if response.status() == 200 && response.body.len() == 2000 => record.gets += 1,
-                // The node died in the middle of its response: cut short is what the client must see.
+                // The node died in the middle of its response, and the client must see that it was
+                // truncated.
                 Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
                     record.cut += 1;
                     connection = Connection::open(front).await.unwrap();

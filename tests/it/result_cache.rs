@@ -1,4 +1,4 @@
-//! Results of queries are cached for a minute, and never given when they may be wrong.
+//! Results of queries are cached for a minute, and never used if they may be wrong.
 
 use std::num::NonZeroUsize;
 use std::pin::Pin;
@@ -23,7 +23,7 @@ use crate::support::clock::PausedClock;
 
 const SQL: &str = r#"{"sql":"select a from t","project":"p"}"#;
 
-/// A node whose data, jobs and users the test decides. Clones are the same node.
+/// A node whose data, jobs and users the test controls. Clones are the same node.
 #[derive(Clone, Default)]
 struct Node(Arc<NodeState>);
 
@@ -38,13 +38,13 @@ struct NodeState {
     job: AtomicU64,
     queries: AtomicUsize,
     polls: AtomicUsize,
-    /// A project of which it has no list of jobs.
+    /// A project for which it has no list of jobs.
     unlisted: Mutex<Option<&'static str>>,
-    /// The response to a request for the list of jobs, if not the list.
+    /// The response to a request for the list of jobs, if it is not the list.
     poll_response: Mutex<Option<(u16, &'static str)>>,
     /// The credentials that it rejects.
     rejected: Mutex<Vec<String>>,
-    /// The response to a query, if not a result.
+    /// The response to a query, if it is not a result.
     script: Mutex<Option<Script>>,
     /// The number of queries to which the node may still respond; `None` is no limit.
     gate: Mutex<Option<Arc<Semaphore>>>,
@@ -178,13 +178,13 @@ async fn follow<B: Backend>(proxy: &Proxy<B>) {
     assert_eq!(proxy.cache().unwrap().projects, 1);
 }
 
-/// Stores the result of the query of a user, and checks that it is given.
+/// Stores the result of a user's query, and checks that it is returned.
 async fn store<B: Backend>(proxy: &Proxy<B>, user: &str, sql: &str) {
     assert_eq!(query(proxy, user, sql).await.cache(), "MISS");
     assert_eq!(query(proxy, user, sql).await.cache(), "HIT");
 }
 
-/// Two equal queries are executed, and the first of them ends last, with older data.
+/// Two identical queries are executed, and the first of them ends last, with older data.
 #[tokio::test(start_paused = true)]
 async fn an_older_result_never_takes_the_place_of_a_newer_one() {
     for wants_new in [false, true] {
@@ -304,7 +304,8 @@ async fn writes_and_builds_that_pass_end_the_entries_of_their_projects() {
     }
 }
 
-/// Clients ask each 100 ms for 10 min, while a build by others changes the data each 97 s: the guide has the figure.
+/// Clients send a query every 100 ms for 10 min, while a build by others changes the data every 97
+/// s. The guide has the figure.
 #[tokio::test(start_paused = true)]
 async fn a_result_is_older_than_a_build_of_others_for_the_interval_of_the_checks_at_most() {
     let (node, proxy) = stage();
@@ -522,7 +523,7 @@ async fn only_whole_results_are_stored() {
         }
         assert_eq!(proxy.cache().unwrap().entries, entries, "{what}");
     }
-    // A query without a project, and no JSON.
+    // A query without a project, and a body that is not JSON.
     let (node, proxy) = stage();
     follow(&proxy).await;
     for body in [r#"{"sql":"select a"}"#, r#"{"sql":"select a","project":""}"#, "no json"] {
@@ -534,7 +535,7 @@ async fn only_whole_results_are_stored() {
     }
 }
 
-/// A body of pieces, of which the last one comes first.
+/// A body of pieces, of which the last one arrives first.
 struct Pieces(Vec<Result<Bytes, std::io::Error>>);
 
 impl http_body::Body for Pieces {
@@ -562,7 +563,7 @@ async fn streams_are_stored_too_and_arrive_as_they_are() {
         let received = query(&proxy, "MARY", "select a").await;
         assert_eq!((received.cache(), &received.body), (expected, &result(&"y".repeat(1000))));
     }
-    // One that is too long is passed on.
+    // A result that is too long is passed on.
     node.respond_with(|| {
         let pieces: Vec<_> = result(&"z".repeat(3 << 20)).bytes().collect();
         let pieces = pieces.chunks(100_000).rev().map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
@@ -664,7 +665,7 @@ async fn nothing_is_cached_while_builds_cannot_be_followed() {
     }
 }
 
-/// The order in which projects are asked for is not fixed.
+/// The order in which projects are checked is not fixed.
 #[tokio::test(start_paused = true)]
 async fn projects_without_a_list_of_jobs_do_not_keep_others_from_being_followed() {
     let (node, proxy) = stage();
@@ -748,7 +749,8 @@ async fn observers_learn_what_was_found() {
     assert_eq!(*outcomes.0.lock().unwrap(), [miss, miss, hit, (CacheOutcome::Stale, None)]);
 }
 
-/// Equal queries that wait together store one result; with single flight off each is sent, and the cache works all the same.
+/// Identical queries that wait together store one result. With single flight off, each is sent, and
+/// the cache still works.
 #[tokio::test(start_paused = true)]
 async fn followers_store_nothing_and_single_flight_may_be_off() {
     for single_flight in [true, false] {
@@ -773,7 +775,8 @@ async fn followers_store_nothing_and_single_flight_may_be_off() {
     }
 }
 
-/// Whichever of three clients leaves, after however many polls, the others get their responses, and nothing stays behind.
+/// Regardless of which of three clients leaves, and after how many polls, the others get their
+/// responses, and nothing remains.
 #[test]
 fn a_client_can_leave_at_any_poll() {
     for leaver in 0..3 {

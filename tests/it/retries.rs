@@ -1,4 +1,4 @@
-//! Requests whose first node fails: the nodes that get them, how often, and the response of the client.
+//! Requests whose first node fails: the nodes that get them, how often, and the client's response.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -50,7 +50,7 @@ async fn a_get_is_retried_after_any_failure_and_a_post_only_if_it_was_not_sent()
         for method in ["GET", "POST"] {
             let (bad, good) = (RawNode::start([script.clone()]).await, RawNode::start([healthy("good")]).await);
             let retry = RetryPolicy::default().on_status(StatusCode::SERVICE_UNAVAILABLE);
-            // The node that responds has all the time that it needs.
+            // The node that responds has as much time as it needs.
             let first = if what == "hangs" { impatient(0, bad.address()) } else { endpoint(0, bad.address(), |b| b) };
             let front = Front::of([first, endpoint(1, good.address(), |b| b)], |proxy| proxy.retry(retry));
             let response = send(&front, method).await;
@@ -153,7 +153,7 @@ async fn a_long_body_of_which_a_part_was_sent_is_not_sent_again() {
     let mut client = front.connect().await;
     // PUT is idempotent, but its bytes are gone.
     client.send(format!("PUT / HTTP/1.1\r\nHost: kylin\r\nContent-Length: {}\r\n\r\n", 3 << 20)).await.unwrap();
-    // The front end responds before all is sent, and may close.
+    // The front end responds before everything is sent, and may close.
     _ = client.send("y".repeat(3 << 20)).await;
     let response = client.response().await.unwrap();
     assert!(refusal(&response, 502).contains("may have been executed"));

@@ -40,7 +40,7 @@ async fn connect(server: &Server) -> Connection {
     Connection::open(server.addresses()[0]).await.unwrap()
 }
 
-/// Reads until the server closes or resets the connection. Fails if the server does neither.
+/// Reads until the server closes or resets the connection. Fails if it does neither.
 async fn closed(client: &mut Connection) -> Bytes {
     client.rest().await.unwrap_or_else(|error| {
         assert_ne!(error.kind(), ErrorKind::TimedOut, "still open");
@@ -62,7 +62,7 @@ async fn a_client_that_never_completes_its_head_is_closed() {
         let text = String::from_utf8_lossy(&rest).to_ascii_lowercase();
         assert!(rest.is_empty() || text.contains("\r\nconnection: close\r\n"), "{text}");
     }
-    // A byte from time to time does not extend the time.
+    // A byte from time to time does not extend the time limit.
     let mut client = connect(&server).await;
     let mut sent = 0;
     while client.send(if sent == 0 { "GET / HTTP/1.1\r\nX: " } else { "x" }).await.is_ok() {
@@ -123,7 +123,7 @@ async fn a_head_is_bounded_in_headers_and_bytes() {
 async fn connections_beyond_the_limit_wait_for_one_to_end_on_any_number_of_threads() {
     for threads in [1, 2, 4] {
         let server = server(|server| server.max_connections(NonZero::new(2)).threads(NonZero::new(threads).unwrap()));
-        // The kernel chooses the loop: a loop without connections must not hold a permit that
+        // The kernel chooses the loop. A loop without connections must not hold a permit that
         // another loop needs.
         for _ in 0..8 {
             let (mut first, mut second) = (connect(&server).await, connect(&server).await);
@@ -181,7 +181,8 @@ fn the_backlog_limits_the_connections_that_wait_in_the_kernel() {
         };
         std::iter::from_fn(busy).take(CLIENTS).collect::<Vec<_>>().len()
     };
-    // One is served, one waits for its permit, and Linux lets one more wait than the backlog says.
+    // One is served, one waits for its permit, and Linux lets one more wait than the backlog
+    // specifies.
     assert!(fit(2) <= 5, "{}", fit(2));
     assert_eq!(fit(100), CLIENTS);
 }
@@ -203,7 +204,8 @@ async fn a_client_that_accepts_nothing_of_its_response_is_cut() {
     assert!(matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset), "{error}");
 }
 
-/// Sends two requests, closes the sending side, and returns what comes. The server sees the close before the first response.
+/// Sends two requests, closes the sending side, and returns the received bytes. The server sees the
+/// close before the first response.
 async fn half_closed(half_close: bool) -> String {
     let permits = Arc::new(Semaphore::new(0));
     let waits_for = Arc::clone(&permits);
@@ -211,7 +213,7 @@ async fn half_closed(half_close: bool) -> String {
         let permits = Arc::clone(&waits_for);
         async move {
             permits.acquire().await.unwrap().forget();
-            // The server looks at the client.
+            // The server checks the client.
             yield_now().await;
             Response::new(Body::from(request.uri().path().to_owned()))
         }

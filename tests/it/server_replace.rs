@@ -1,4 +1,5 @@
-//! A running server whose listeners and handlers are exchanged, and one that takes over from another.
+//! A running server whose listeners and handlers are replaced, and a server that takes over from
+//! another.
 
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZero;
@@ -18,7 +19,7 @@ const GET: &str = "GET / HTTP/1.1\r\nHost: kylin\r\n\r\n";
 const GET_SLOW: &str = "GET /slow HTTP/1.1\r\nHost: kylin\r\n\r\n";
 const LONG: Duration = Duration::from_secs(60);
 
-/// Responds with its name; on `/slow` once the test has added a permit to `go`.
+/// Responds with its name; on `/slow`, only once the test has added a permit to `go`.
 #[derive(Clone)]
 struct Named {
     name: &'static str,
@@ -31,7 +32,7 @@ impl Named {
         Named { name, arrived: Arc::new(Semaphore::new(0)), go: Arc::new(Semaphore::new(0)) }
     }
 
-    /// Returns a server of this handler alone.
+    /// Returns a server with only this handler.
     fn server(&self, listens: &[Listen]) -> ServerBuilder<Named> {
         let builder = Server::builder().threads(NonZero::new(2).unwrap());
         listens.iter().fold(builder, |builder, listen| builder.listen(listen.clone(), self.clone()))
@@ -53,7 +54,7 @@ impl Named {
         clients
     }
 
-    /// Lets those requests finish: each gets the response of this handler.
+    /// Lets those requests finish. Each gets the response of this handler.
     async fn complete(&self, clients: Vec<Connection>) {
         self.go.add_permits(clients.len());
         for mut client in clients {
@@ -81,7 +82,7 @@ async fn get(client: &mut Connection) -> String {
     client.response().await.unwrap().text().to_owned()
 }
 
-/// Sends a request on a connection of its own.
+/// Sends a request on its own connection.
 async fn get_once(address: SocketAddr) -> String {
     let mut client = Connection::open_promptly(address, GET, FIRST_REQUEST).await.unwrap();
     client.response().await.unwrap().text().to_owned()
@@ -113,7 +114,7 @@ async fn a_listener_that_stays_keeps_its_connections_and_the_next_request_gets_t
 #[tokio::test]
 async fn a_listener_that_leaves_drains_and_a_new_one_accepts() {
     let (old, new) = (Named::new("old"), Named::new("new"));
-    // No port that the system gives to a client of another test between the two listeners.
+    // Not a port that the system could give to a client of another test between the two listeners.
     let first = Listen::Tcp(closed_port());
     let mut server = old.server(std::slice::from_ref(&first)).start().unwrap();
     let address = server.addresses()[0];
@@ -139,7 +140,7 @@ async fn a_listener_that_leaves_drains_and_a_new_one_accepts() {
     assert_eq!(server.stop(LONG).await.cut, 0);
 }
 
-/// Connections in the backlog of a listener that leaves wait for their places as others do.
+/// Connections in the backlog of a removed listener wait for permits like others.
 #[tokio::test]
 async fn what_a_removed_listener_has_accepted_is_served_within_the_limit_of_connections() {
     let (stays, leaves) = (Listen::Tcp(closed_port()), Listen::Tcp(closed_port()));
@@ -209,8 +210,8 @@ async fn settings_that_a_running_server_keeps_are_named() {
     assert_eq!(replaced.kept_settings, all);
 }
 
-/// Sends 240 requests, each on a connection of its own, and calls `half` before the second half of them. Each gets a response.
-/// Returns which handler has sent it.
+/// Sends 240 requests, each on its own connection, and calls `half` before the second half of them.
+/// Each gets a response. Returns which handlers sent the responses.
 async fn load_with(address: SocketAddr, half: impl FnOnce()) -> Vec<String> {
     let mut half = Some(half);
     let at_half = async |number| {
@@ -231,7 +232,8 @@ async fn no_request_fails_while_handlers_are_exchanged_under_load() {
     let address = server.addresses()[0];
     let busy = old.four_in_flight(address).await;
     let served = load_with(address, || _ = server.replace(new.server(&listen)).unwrap()).await;
-    // At most eight are in flight at a time, so all others of the first half have ended before the exchange.
+    // At most eight are in flight at a time, so all others of the first half have ended before the
+    // replacement.
     let early = served[..120].iter().filter(|name| *name == "new").count();
     assert!(early <= 8, "{early} requests before the exchange");
     assert!(served[120..].iter().all(|name| name == "new"), "a connection after the exchange: {served:?}");
@@ -248,7 +250,8 @@ async fn a_second_server_takes_over_by_the_same_socket() {
     let first = old.server(std::slice::from_ref(&listen)).inherit(socket.try_clone().unwrap()).start().unwrap();
     let busy = old.four_in_flight(address).await;
     let second = new.server(&[listen]).inherit(socket).start().unwrap();
-    // Both accept at first, and then the first closes its sockets at some time: either may serve any of these.
+    // Both accept at first, and then the first closes its sockets at some time, so either may serve
+    // any of these.
     let mut stopping = None;
     load_with(address, || stopping = Some(tokio::spawn(first.stop(LONG)))).await;
     let all_new = async || {
@@ -273,7 +276,7 @@ async fn an_inherited_socket_without_a_listener_is_an_error() {
     let address = socket.local_addr().unwrap();
     let error = handler.server(&[any_port()]).inherit(socket).start().unwrap_err().to_string();
     assert_eq!(error, format!("the inherited socket {address} has the address of no listener"));
-    // More sockets of one address than loops: each is served.
+    // There are more sockets with one address than loops, and each is served.
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
     let mut builder = handler.server(&[Listen::Tcp(address)]);

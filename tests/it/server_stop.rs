@@ -1,4 +1,4 @@
-//! A server that stops.
+//! A stopping server.
 
 use std::collections::HashMap;
 use std::num::NonZero;
@@ -24,7 +24,7 @@ use crate::support::raw_node::{Act, RawNode, find, healthy, ok};
 const GET: &str = "GET / HTTP/1.1\r\nHost: kylin\r\n\r\n";
 const LONG: Duration = Duration::from_secs(60);
 
-/// Returns the script of a node that responds when the test says so.
+/// Returns the script of a node that responds when the test tells it to.
 fn responds_on_go() -> Vec<Act> {
     let exchange = [Act::Read, Act::WaitForGo, Act::Write(ok("slow"))];
     [&exchange[..], &exchange].concat()
@@ -104,7 +104,7 @@ async fn requests_that_take_longer_than_the_grace_are_cut_and_counted() {
     slow.wait_until(|seen| seen.requests.len() == 2).await;
     assert_eq!(front.server.stop(Duration::from_millis(50)).await.cut, 2);
     for client in &mut clients {
-        // A close without a byte would have the client repeat its request.
+        // A close without a byte would make the client repeat its request.
         assert!(refusal(&client.response().await.unwrap(), 502).contains("may have been executed"));
         assert!(client.rest().await.unwrap().is_empty());
     }
@@ -202,7 +202,7 @@ async fn all_requests_from_before_the_stop_get_a_response() {
     }
 }
 
-/// Tells when it is dropped.
+/// Signals when it is dropped.
 struct Dropped(mpsc::UnboundedSender<()>);
 
 impl Drop for Dropped {
@@ -211,8 +211,8 @@ impl Drop for Dropped {
     }
 }
 
-/// With more threads than cores, two threads share idle connections. A connection works only as long as the runtime of the thread
-/// that has opened it.
+/// With more threads than cores, two threads share idle connections. A connection works only as
+/// long as the runtime of the thread that opened it.
 #[tokio::test]
 async fn a_response_on_a_connection_that_another_thread_has_opened_is_finished() {
     let response = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n";
@@ -249,7 +249,7 @@ async fn a_response_on_a_connection_that_another_thread_has_opened_is_finished()
         let thread = client.response().await.unwrap().text().to_owned();
         clients.entry(thread).or_insert(client);
     }
-    // Each thread opens a connection, until one gets that of another.
+    // Each thread opens a connection, until one gets a connection of another.
     let mut idle = Vec::new();
     let mut busy = None;
     for (number, mut client) in clients.into_values().enumerate() {
@@ -282,7 +282,7 @@ async fn a_response_on_a_connection_that_another_thread_has_opened_is_finished()
     assert_eq!(stop.await.unwrap().cut, 0);
 }
 
-/// Sends how each request has ended.
+/// Reports how each request ended.
 struct Ends(mpsc::UnboundedSender<(Option<StatusCode>, Termination)>);
 
 impl Observer for Ends {

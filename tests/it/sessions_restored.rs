@@ -1,4 +1,5 @@
-//! The store loses the sessions of the login relay: they are restored, but never after their logout.
+//! The store loses the sessions of the login relay. They are restored, but never after their
+//! logout.
 
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ fn front(nodes: &Nodes, store: impl SessionStore, secret: Secret, restore: Optio
     nodes.front_over(sessions.build().unwrap(), secret, RoundRobin::new(), |relay| relay)
 }
 
-/// Two front ends that share a store, each with a connection of its own to it.
+/// Two front ends that share a store, each with its own connection to it.
 fn pair(nodes: &Nodes, restore: Option<RestoreAfterLoss>) -> [(Recording, Front); 2] {
     [(); 2].map(|()| {
         let store = Recording::over(nodes.store.clone());
@@ -142,7 +143,7 @@ async fn several_front_ends_restore_sessions_after_they_have_written_their_logou
         kept.push(browser);
     }
     for _ in 0..2 {
-        // Each front end has the session in its near cache; one of them ends it.
+        // Each front end has the session in its near cache, and one of them ends it.
         let mut gone = Vec::new();
         for (_, front) in &fronts {
             let browser = logged_in(front).await;
@@ -161,7 +162,7 @@ async fn several_front_ends_restore_sessions_after_they_have_written_their_logou
             assert_eq!(statuses(gone, &fronts).await, [401, 401]);
         }
     }
-    // A record that is evicted alone may be that of a logout.
+    // If a single record is evicted, the cause may also be a logout.
     let browser = logged_in(&fronts[0].1).await;
     let key = fronts[0].0.keys().pop().unwrap();
     nodes.store.remove(&key).await.unwrap();
@@ -175,7 +176,7 @@ async fn a_late_logout_ends_a_session_that_another_front_end_has_restored() {
     let gone = logged_in(&fronts[0].1).await;
     assert_eq!(statuses(&gone, &fronts).await, [200, 200]);
     assert_eq!(gone.clone().get(LOGOUT).await.status(), 302);
-    // The first front end cannot reach the store when that comes back empty.
+    // The first front end cannot reach the store when it comes back empty.
     fronts[0].0.set_unavailable(true);
     lose_all(&fronts).await;
     let mut at_second = Browser { front: fronts[1].1.address(), ..gone.clone() };
@@ -188,7 +189,7 @@ async fn a_late_logout_ends_a_session_that_another_front_end_has_restored() {
     }
 }
 
-/// A replica that takes over may not have the latest logouts.
+/// A replica that takes over may lack the latest logouts.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_logout_that_the_store_has_lost_stays() {
     let nodes = Nodes::start(2, KylinVersion::V4).await;
@@ -204,7 +205,7 @@ async fn a_logout_that_the_store_has_lost_stays() {
     assert!(!gone.cookies.contains_key(COOKIE));
 }
 
-/// Sixty sessions at one front end, over a real server that loses them.
+/// Sixty sessions at one front end, with a real server that loses them.
 async fn survives(url: &str, lose: impl AsyncFnOnce()) {
     survives_over(front_end(url), lose).await;
 }
@@ -269,7 +270,7 @@ async fn users_do_not_notice_a_failover_to_an_empty_replica() {
             recovers(&store, &key(1)).await;
         })
         .await;
-        // One record is that of the wait.
+        // One record belongs to the wait.
         assert_eq!(group.replica.cli(&["-n", "3", "dbsize"]), "60");
     }
 }
@@ -297,7 +298,7 @@ async fn users_do_not_notice_that_the_table_is_emptied() {
     }
 }
 
-/// Two front ends over a real Redis that restarts empty, one of which has served a logout.
+/// Two front ends with a real Redis that restarts empty, one of which has served a logout.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_restarts_empty_undoes_no_logout_of_several_front_ends() {
     if !redis_installed() {

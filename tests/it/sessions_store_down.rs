@@ -1,4 +1,5 @@
-//! A store that fails or does not respond costs a bounded time and no request, and no secret is logged.
+//! A store that fails or does not respond costs a bounded time and no request, and no secret is
+//! logged.
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
@@ -28,7 +29,8 @@ const WORKS: Option<StoreFault> = None;
 const FAILS: Option<StoreFault> = Some(StoreFault::Fails);
 const HANGS: Option<StoreFault> = Some(StoreFault::Hangs);
 
-/// Makes a node that accepts only the sessions that it has issued, and sleeps as long as the path says.
+/// Makes a node that accepts only the sessions that it has issued, and sleeps as long as the path
+/// says.
 fn node(name: &'static str) -> Endpoint<Scripted> {
     let node = Scripted::new(move |request: Request<Body>| async move {
         let mut response = Response::new(Body::from(name));
@@ -91,7 +93,7 @@ async fn a_store_that_hangs_costs_its_deadline_a_few_times_and_then_nothing() {
     assert_eq!((status, took), (200, Duration::ZERO));
 }
 
-/// Notes when a store changes, and what is told of it.
+/// Records when a store changes, and the reported facts.
 #[derive(Clone)]
 struct StoreNotes(Arc<Mutex<Vec<(Duration, String)>>>, tokio::time::Instant);
 
@@ -174,7 +176,7 @@ async fn bindings_in_use_are_written_again_to_a_store_that_lost_them() {
         }
         store.set_fault(mode);
         tokio::time::sleep(Duration::from_secs(5)).await;
-        // After one failure the store may have lost records.
+        // After one failure, the store may have lost records.
         send(&one, "/kylin/api/x", &format!("0-{}", homes[0].1)).await;
         store.lose_all().await;
         store.set_fault(WORKS);
@@ -310,11 +312,13 @@ async fn two_front_ends_that_bind_a_session_at_the_same_time_agree() {
 }
 
 in_each_dialect!(no_log_or_debug_output_contains_a_session_id_or_a_credential);
-/// At the trace level, over real sockets, with a store that fails: the log has no id, cookie or credential.
+/// At the trace level, over real sockets, with a failing store, the log contains no id, cookie or
+/// credentials.
 async fn no_log_or_debug_output_contains_a_session_id_or_a_credential(dialect: Dialect) {
     let captured = CapturedLog::default();
     let subscriber = captured.subscriber(tracing::Level::TRACE);
-    // The subscriber sees this future only: the dialects take turns on the thread, and nodes and server have threads of their own.
+    // The subscriber sees only this future. The dialects take turns on the thread, and nodes and
+    // server have their own threads.
     let secrets = secrets_seen(dialect).with_subscriber(subscriber).await;
     let text = captured.text();
     assert!(text.contains("shown") && text.contains("Affinity::learn"), "the subscriber works: {text}");
@@ -324,7 +328,7 @@ async fn no_log_or_debug_output_contains_a_session_id_or_a_credential(dialect: D
     }
 }
 
-/// Returns what no log may contain, after requests that carried it.
+/// Returns the texts that no log may contain, after requests that carried them.
 async fn secrets_seen(dialect: Dialect) -> Vec<String> {
     let nodes = Nodes::of(dialect, 2).await;
     let store = FailingStore::new();

@@ -1,4 +1,4 @@
-//! A process with few descriptors: its clients cannot take those that its nodes need.
+//! A process with few descriptors: its clients cannot take the descriptors that its nodes need.
 
 use std::process::Command;
 

@@ -1,4 +1,4 @@
-//! Equal queries that wait at the same time are executed once.
+//! Identical queries that wait at the same time are executed once.
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -26,7 +26,7 @@ use crate::support::dialects::in_each_dialect;
 use crate::support::front::eventually;
 use crate::support::http::Connection;
 
-/// A node that begins each query when the test lets it. Clones share the gate.
+/// A node that begins each query when the test allows it. Clones share the gate.
 #[derive(Clone)]
 struct Gated<N> {
     node: N,
@@ -92,7 +92,7 @@ async fn log_in<B: Backend>(proxy: &Proxy<B>, user: &str, password: &str) -> Str
 
 type Received = (StatusCode, String, Option<ServedBy>);
 
-/// Sends a request in a task of its own.
+/// Sends a request in its own task.
 fn spawn<B: Backend>(proxy: &Proxy<B>, request: Request<Body>) -> JoinHandle<Received> {
     let proxy = proxy.clone();
     tokio::spawn(async move {
@@ -184,7 +184,7 @@ async fn queries_that_differ_in_anything_that_may_matter_have_their_own_executio
     let mut to_other_host = request(&[base], SQL);
     to_other_host.headers_mut().insert("host", "other.example".parse().unwrap());
     requests.push(to_other_host);
-    // These never wait for another, nor another for them.
+    // These never wait for another query, and no other waits for them.
     for alone in [
         request(&[base, ("cache-control", "max-age=0, No-Cache")], SQL),
         request(&[base, ("pragma", "no-cache")], SQL),
@@ -249,7 +249,8 @@ async fn a_query_after_a_write_does_not_wait_for_one_before_it() {
     }
     eventually(|| node.begun() == begun, || format!("{begun}")).await;
     assert_eq!(followers(&proxy), 0);
-    // SQL that writes concerns its project, in whatever case, once it has ended, and unknown SQL none.
+    // SQL that writes affects its project, in any case of letters, once it has ended. Unknown SQL
+    // affects none.
     const INSERT: &str = r#"{"sql":"insert into t values (1)","project":"P"}"#;
     waiting.push(spawn(&proxy, request(&[("authorization", &user)], INSERT)));
     waiting.push(spawn(&proxy, request(&[("authorization", &user)], "no json")));
@@ -274,7 +275,7 @@ async fn what_no_node_has_executed_leaves_equal_queries_together() {
             "unsent" => Err(SendError::new(SendErrorKind::Connect, "refused")),
             "broken" => Err(SendError::new(SendErrorKind::Broken, "reset")),
             "config" => json(401, "{}"),
-            // The node that was to execute it may have done so.
+            // The node that was chosen may have executed it.
             "transferred" => json(500, r#"{"code":"KE-010021003","data":null,"msg":"timed out"}"#),
             last => json(last.parse().unwrap_or(200), "{}"),
         }
@@ -347,7 +348,8 @@ async fn a_logout_and_a_write_whose_client_has_left_concern_the_queries_of_their
     check_rest(&proxy).await;
 }
 
-/// Readers and writers race. A reader never gets what was there before a write that had ended when the reader came.
+/// Readers and writers race. A reader never gets data from before a write that had ended when the
+/// reader arrived.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_response_is_older_than_the_writes_before_the_arrival_of_its_query() {
     let version = Arc::new(AtomicU64::new(0));
@@ -405,13 +407,13 @@ async fn no_response_is_older_than_the_writes_before_the_arrival_of_its_query() 
     check_rest(&proxy).await;
 }
 
-/// What a node does with a query.
+/// How a node handles a query.
 type Step = fn() -> Result<Response<Body>, SendError>;
 
-/// What a node does with the queries in their order. The last step repeats.
+/// How a node handles the queries, in order. The last step repeats.
 type Script = &'static [Step];
 
-/// What a node does with each query: the first, the second, and so on. The last repeats.
+/// How a node handles each query: the first, the second, and so on. The last step repeats.
 fn scripted(script: Script) -> Gated<Scripted> {
     let count = AtomicUsize::new(0);
     Gated::new(Scripted::new(move |_| {
@@ -482,7 +484,8 @@ impl http_body::Body for Truncated {
     }
 }
 
-/// Sends eight equal queries to a node with this script, and returns their statuses and how many executions there were.
+/// Sends eight identical queries to a node with this script, and returns their statuses and the
+/// number of executions.
 async fn eight(script: Script, buffers: BufferBudget) -> (Vec<u16>, usize) {
     let node = scripted(script);
     let proxy = proxy_over(node.clone(), |proxy| proxy.buffers(buffers));
@@ -512,7 +515,7 @@ async fn only_a_complete_result_is_shared_at_once() {
         statuses
     };
     assert_eq!(eight(&[rows], budget()).await, (all(200), 1));
-    // One more leads after a failure. After two, all get the second.
+    // One more leads after a failure. After two failures, all get the second one.
     for (failure, status) in
         [(exception as fn() -> _, 200), (syntax_error, 500), (refused, 401), (broken, 504), (truncated, 502)]
     {
@@ -532,7 +535,7 @@ async fn eight_of(script: &[Step], buffers: BufferBudget) -> (Vec<u16>, usize) {
     eight(script.to_vec().leak(), buffers).await
 }
 
-/// Counts what observers learn of queries that follow.
+/// Counts the events that observers get for following queries.
 #[derive(Clone, Default)]
 struct Notes(Arc<Mutex<Vec<String>>>);
 
@@ -575,7 +578,7 @@ async fn each_query_has_a_record_of_its_own() {
     assert_eq!(lines, [&[&*gone][..], &complete, &["shared q1"; 2]].concat());
 }
 
-/// The client of the leader leaves, and then the next, until one is left.
+/// The client of the leader leaves, and then the next one, until one is left.
 #[tokio::test]
 async fn the_execution_goes_on_while_a_client_waits_for_it() {
     let (notes, node) = (Notes::default(), scripted(&[rows]));
@@ -601,7 +604,7 @@ async fn the_execution_goes_on_while_a_client_waits_for_it() {
     assert_eq!(lines.iter().filter(|line| line.ends_with("client_gone")).count(), 4, "{lines:?}");
     assert!(lines.contains(&"finished 1 complete".to_owned()), "{lines:?}");
 
-    // The last to leave ends it.
+    // The last one to leave ends it.
     let node = scripted(&[rows]);
     let proxy = proxy_over(node.clone(), |proxy| proxy);
     let waiting = [(); 3].map(|()| spawn(&proxy, request(&[("authorization", &user)], SQL)));
@@ -637,7 +640,7 @@ async fn a_stop_takes_its_client_out(dialect: Dialect) {
     wait_for_followers(&proxy, 1).await;
     let third = query("third");
     wait_for_followers(&proxy, 2).await;
-    // Another session does not stop a query that waits.
+    // Another session does not stop a waiting query.
     assert_eq!(stop(other, "second").await.status(), 200);
     assert_eq!(followers(&proxy), 2);
     for (id, stopped, left) in [("second", second, 1), ("first", leader, 0)] {
@@ -648,14 +651,15 @@ async fn a_stop_takes_its_client_out(dialect: Dialect) {
         wait_for_followers(&proxy, left).await;
         assert_eq!((node.node.stats().running, node.node.stats().stopped), (1, 0), "{id}");
     }
-    // The execution has the id of the first client, and is awaited by the third.
+    // The execution has the id of the first client, and the third client waits for it.
     assert_eq!(stop(cookie.clone(), "first").await.status(), 200);
     assert_eq!((node.node.stats().running, node.begun()), (1, 1));
     third.abort();
     check_rest(&proxy).await;
 }
 
-/// Whichever of three clients leaves, after however many polls, the others get their responses, and nothing stays behind.
+/// Regardless of which of three clients leaves, and after how many polls, the others get their
+/// responses, and nothing remains.
 #[test]
 fn a_client_can_leave_at_any_poll() {
     for (script, executions) in
@@ -742,7 +746,7 @@ impl http_body::Body for Slow {
     }
 }
 
-/// Sessions of a login relay are told apart by the cookie of the front end, which no node sees.
+/// Sessions of a login relay are distinguished by the front end's cookie, which no node sees.
 #[tokio::test]
 async fn sessions_of_a_login_relay_share_nothing_with_each_other() {
     let node = Gated::new(KylinNode::new("q1"));
@@ -774,7 +778,7 @@ async fn a_session_of_a_login_relay_that_has_ended_follows_no_query() {
     let cookies = format!("{own}; a=1");
     let first = spawn(&proxy, request(&[("cookie", &cookies)], SQL));
     eventually(|| node.begun() == 1, || format!("{}", node.begun())).await;
-    // With another cookie of the application beside it.
+    // With another cookie of the application.
     let logout = Request::get("/kylin/j_spring_security_logout").header("host", "kylin");
     let logout = logout.header("cookie", format!("{own}; a=2")).body(Body::empty()).unwrap();
     assert!(proxy.forward(client(), logout).await.status().as_u16() < 400);
@@ -787,7 +791,7 @@ async fn a_session_of_a_login_relay_that_has_ended_follows_no_query() {
     check_rest(&proxy).await;
 }
 
-/// Over the crate's server: streams of one connection of HTTP/2, and connections of HTTP/1.1.
+/// Over the crate's server: streams of one HTTP/2 connection, and HTTP/1.1 connections.
 #[tokio::test]
 async fn clients_of_both_versions_of_http_share_a_response() {
     let node = Gated::new(KylinNode::new("q1"));
@@ -866,8 +870,8 @@ async fn a_client_without_credentials_stops_no_query_of_a_session_in_the_path() 
     check_rest(&proxy).await;
 }
 
-/// Returns a node that begins a session for each request without one, as Kylin does, and counts its queries. It responds to a query with
-/// the head only, until `body` is opened.
+/// Returns a node that, like Kylin, begins a session for each request without one, and counts its
+/// queries. It responds to a query with only the head, until `body` is opened.
 fn beginning_sessions(body: &Arc<Semaphore>) -> Gated<Scripted> {
     let body = Arc::clone(body);
     Gated::new(Scripted::new(move |request| {
@@ -919,17 +923,17 @@ async fn a_query_that_begins_a_session_is_not_waited_for() {
     let query = |n: usize| {
         spawn(&proxy, request(&[("authorization", &user)], format!(r#"{{"sql":"select {n}","project":"p"}}"#)))
     };
-    // At first nothing is known. The followers are sent when the head has arrived; no body has.
+    // At first nothing is known. The followers are sent when the head has arrived, but no body.
     let mut waiting: Vec<_> = [(); 4].map(|()| query(1)).into();
     wait_for_followers(&proxy, 3).await;
     assert_eq!(node.begun(), 1);
     node.gate.add_permits(1);
     eventually(|| node.begun() == 4, || format!("{} executions", node.begun())).await;
-    // Others are sent at once, and each has an execution of its own.
+    // Others are sent at once, and each has its own execution.
     waiting.extend([(); 4].map(|()| query(2)));
     eventually(|| node.begun() == 8, || format!("{} executions", node.begun())).await;
     assert_eq!(followers(&proxy), 0);
-    // Those of a session are shared as ever.
+    // Queries with a session are still shared.
     let of_session = || spawn(&proxy, request(&[("authorization", &user), ("cookie", "JSESSIONID=1")], SQL));
     let shared = [(); 3].map(|()| of_session());
     wait_for_followers(&proxy, 2).await;

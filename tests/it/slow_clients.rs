@@ -1,6 +1,7 @@
-//! Clients that send or read slowly, by HTTP/1 and by HTTP/2, beside others that do not: these are served as if they were alone.
+//! Clients that send or read slowly, over HTTP/1 and HTTP/2, alongside normal clients, which are
+//! served as if they were alone.
 //!
-//! `KYLIN_LB_SLOW=6000` for more than the default.
+//! Set `KYLIN_LB_SLOW=6000` for more clients than the default.
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZero;
@@ -15,10 +16,10 @@ use crate::support::http::Connection;
 /// The number of clients of all kinds together.
 const SLOW: usize = 1002;
 const NORMAL: usize = 64;
-/// The requests of each normal client.
+/// The number of requests of each normal client.
 const REQUESTS: usize = 10;
 
-/// The bytes that a client sends before it stops.
+/// The number of bytes that a client sends before it stops.
 #[derive(Debug, Clone, Copy)]
 enum Slow {
     Head,
@@ -67,7 +68,7 @@ mod frame {
 /// Returns the start of a connection with one stream.
 fn http2(frames: &[(u8, u8, Vec<u8>)]) -> Vec<u8> {
     let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-    // A window of 1,024 bytes for each stream.
+    // A window of 1,024 bytes per stream.
     push_frame(&mut bytes, frame::SETTINGS, 0, 0, &[0, 4, 0, 0, 4, 0]);
     for (kind, flags, payload) in frames {
         push_frame(&mut bytes, *kind, *flags, 1, payload);
@@ -90,7 +91,8 @@ fn head(method: &str, path: &str, more: &[u8]) -> Vec<u8> {
     fields
 }
 
-/// Sends the requests of the normal clients. Returns how many had status 200, and the 99th percentile of their times.
+/// Sends the requests of the normal clients. Returns how many had status 200, and the 99th
+/// percentile of their times.
 async fn normal(front: SocketAddr) -> (usize, Duration) {
     let mut clients = JoinSet::new();
     for number in 0..NORMAL {
@@ -122,7 +124,7 @@ async fn slow_clients_of_both_protocols_leave_normal_ones_served_and_nodes_free(
     let nodes = [demo("n1").await, demo("n2").await, demo("n3").await];
     let addresses: Vec<_> = nodes.iter().map(|(_, served)| served.addr()).collect();
     let buffers = BufferBudget::new(NonZero::new(256 << 20));
-    // No slow client is cut: a request that waits for one never gets its response.
+    // No slow client is cut off, so a request that waits for one never gets its response.
     let hour = Duration::from_secs(3600);
     let proxy =
         Front::of(endpoints(&addresses), |proxy| proxy.buffers(buffers.clone()).body_timeout(hour).body_min_rate(None));

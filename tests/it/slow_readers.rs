@@ -1,6 +1,7 @@
-//! Clients that read slowly: a node does not wait for them.
+//! Clients that read slowly do not make a node wait.
 //!
-//! They connect to unix sockets, because the kernel takes some megabytes of a TCP connection for a client that reads nothing.
+//! They connect to unix sockets, because the kernel buffers some megabytes of a TCP connection for
+//! a client that reads nothing.
 
 use std::io::ErrorKind;
 use std::num::NonZero;
@@ -23,7 +24,7 @@ use crate::support::raw_node::{Act, RawNode};
 
 const MIB: usize = 1 << 20;
 const SLOW: usize = 60;
-/// The number of requests that a node takes at a time.
+/// The number of requests that a node accepts at a time.
 const THREADS: u32 = 20;
 
 struct Front {
@@ -83,7 +84,7 @@ impl Client {
     }
 }
 
-/// A front end over three nodes with 20 threads each.
+/// A front end with three nodes that have 20 threads each.
 async fn front(ahead: usize, budget: &BufferBudget) -> (Front, Vec<impl Drop>) {
     let (mut endpoints, mut nodes) = (Vec::new(), Vec::new());
     for id in 0..3 {
@@ -94,7 +95,7 @@ async fn front(ahead: usize, budget: &BufferBudget) -> (Front, Vec<impl Drop>) {
     (Front::over(endpoints, ahead, budget), nodes)
 }
 
-/// Clients that have read the heads of their responses, of 200 KB to 1 MB.
+/// Clients that have read the heads of their responses, which have 200 KB to 1 MB.
 async fn slow_readers(front: &Front) -> Vec<Client> {
     let mut clients = Vec::new();
     for number in 0..SLOW {
@@ -133,7 +134,7 @@ async fn slow_readers_hold_no_node_and_others_are_served() {
     eventually(|| budget.status().used == 0, || format!("{budget:?}")).await;
 }
 
-/// Responses of 1 MB on one HTTP/2 connection, of which the client accepts a kilobyte each.
+/// Responses of 1 MB on one HTTP/2 connection, of each of which the client accepts a kilobyte.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_streams_of_http2_hold_no_node_and_get_all_bytes_in_order() {
     const LENGTH: usize = 1_000_000;
@@ -179,7 +180,7 @@ async fn a_response_that_breaks_while_it_is_read_ahead_of_an_http2_client_resets
     let mut body = sender.send_request(request).await.unwrap().into_body();
     front.idle().await;
     let mut received = 0;
-    // The reset overtakes the end of what came, which waits to be written.
+    // The reset overtakes the last bytes, which wait to be written.
     let error = loop {
         match body.frame().await.expect("the response is not complete") {
             Ok(frame) => received += frame.into_data().unwrap().len(),

@@ -1,4 +1,4 @@
-//! Endpoints that are new or come back grow into their share of traffic.
+//! Endpoints that are new or return grow into their share of traffic.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ fn ramping(id: &str) -> Endpoint<Nowhere> {
     failing_once(id).slow_start(RAMP)
 }
 
-/// An endpoint that one failure ejects.
+/// An endpoint that a single failure ejects.
 fn failing_once(id: &str) -> Endpoint<Nowhere> {
     endpoint(id).max_fails(Some(nonzero(1)))
 }
@@ -27,7 +27,7 @@ fn cluster(policy: impl Balancer, clock: &ManualClock) -> Cluster<Nowhere> {
     Cluster::builder().endpoints(endpoints).balancer(policy).clock(clock.clone()).build().unwrap()
 }
 
-/// The share of the endpoint that was added at the end, against that of each of the other three.
+/// The share of the endpoint that was added last, relative to that of each of the other three.
 fn relative(counts: &[usize]) -> f64 {
     counts[3] as f64 * 3.0 / counts[..3].iter().sum::<usize>() as f64
 }
@@ -72,7 +72,7 @@ fn least_conn_fills_a_new_endpoint_in_proportion_to_its_ramp() {
         let in_flight: Vec<_> = cluster.status().endpoints.iter().map(|endpoint| endpoint.in_flight as usize).collect();
         assert!((relative(&in_flight) - share).abs() < 0.02, "{in_flight:?} at {share}");
         drop(held);
-        // When nothing is in flight, rotation decides.
+        // If nothing is in flight, rotation decides.
         let idle = relative(&shares(&cluster, 12_000));
         assert!((idle - share).abs() < 0.01, "{idle} at {share}");
     }
@@ -128,7 +128,8 @@ fn a_ramp_rejects_no_request() {
     cluster.add(endpoint("1").slow_start(steep)).unwrap();
     cluster.set_admin_state(&"0".parse().unwrap(), kylin_lb::endpoint::AdminState::Maintenance).unwrap();
     assert_eq!(shares(&cluster, 1_000), [0, 1_000]);
-    // The endpoint also serves if it is the only one left of many, whose turn in the rotation is rare.
+    // The endpoint also serves if it is the only one left of many, although rotation rarely offers
+    // it.
     for id in 2..40 {
         cluster.add(failing_once(&id.to_string())).unwrap();
         report(&cluster, &id.to_string(), Outcome::Failure);

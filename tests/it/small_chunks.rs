@@ -30,7 +30,7 @@ async fn frames(mut body: Body) -> (usize, usize) {
     (frames, bytes)
 }
 
-/// Counts the turns that another task of the runtime has.
+/// Counts how often another task of the runtime runs.
 struct Turns {
     count: Arc<AtomicUsize>,
     task: tokio::task::JoinHandle<()>,

@@ -1,4 +1,4 @@
-//! Spans of requests and attempts, and the ids that travel with requests.
+//! Spans of requests and attempts, and the ids that are passed on with requests.
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};

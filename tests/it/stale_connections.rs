@@ -1,7 +1,6 @@
 //! Nodes that close a connection while it is idle, while a request is on its way, or before the
-//! request is read.
-//! If the order of events matters, the test blocks the only thread of its runtime until the
-//! kernel has them all.
+//! request is read. If the order of events matters, the test blocks the only thread of its runtime
+//! until the kernel has all events.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -63,7 +62,7 @@ async fn a_get_on_a_kept_connection_that_breaks_is_retried_on_a_new_one_and_a_po
     }
 }
 
-/// A node that stops cuts what it executes, which is no idle connection.
+/// A stopping node cuts off its running requests, whose connections are not idle.
 #[tokio::test]
 async fn a_node_that_closes_late_was_executing_the_request() {
     let cut = RawNode::start([vec![Act::Read, Act::Write(ok("fine")), Act::Read, Act::WaitForGo]]).await;
@@ -72,7 +71,7 @@ async fn a_node_that_closes_late_was_executing_the_request() {
     assert_eq!((send(&front, "GET").await.text(), send(&front, "GET").await.text()), ("fine", "other"));
     let response = async {
         eventually(|| cut.seen().requests.len() == 2, || "the second request".to_owned()).await;
-        // More than an idle connection takes to close.
+        // Longer than an idle connection takes to close.
         tokio::time::sleep(Duration::from_millis(1100)).await;
         cut.go();
     };
@@ -92,8 +91,8 @@ fn read_until(stream: &mut TcpStream, end: &[u8]) {
     }
 }
 
-/// Waits until the kernel has the close of the other side for the socket of `client`. It may come a moment after the other side has
-/// closed, also on one machine.
+/// Waits until the kernel has the close of the other side for the socket of `client`. It may arrive
+/// a moment after the other side has closed, even on one machine.
 fn wait_for_close(client: SocketAddr) {
     const ESTABLISHED: &str = "01";
     let local = format!("0100007F:{:04X}", client.port());
@@ -135,15 +134,15 @@ async fn a_post_is_not_sent_on_a_connection_whose_close_has_arrived() {
         let response = backend.send(post()).await.unwrap();
         assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "fine");
         close.send(()).unwrap();
-        // The kernel has the close and the runtime does not know, as when a core is busy with other
-        // requests.
+        // The kernel has the close and the runtime does not know it, as when a core is busy with
+        // other requests.
         is_closed.recv().unwrap();
         let response = backend.send(post()).await.unwrap();
         assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "fine");
     }
 }
 
-/// An upload whose second piece arrives when the node has closed, followed by more pieces.
+/// An upload whose second piece arrives after the node has closed, followed by more pieces.
 struct Late {
     is_closed: Receiver<()>,
     pieces: usize,
@@ -189,7 +188,7 @@ async fn a_response_is_read_though_the_node_has_closed_before_the_rest_of_the_up
     }
 }
 
-/// A firewall drops idle connections and resets what comes on them afterwards.
+/// A firewall drops idle connections, and resets them when bytes arrive afterwards.
 #[tokio::test]
 async fn a_query_is_repeated_on_a_new_connection_to_whichever_node() {
     let rows = r#"{"columnMetas":[{}],"results":[["1"]],"isException":false}"#;

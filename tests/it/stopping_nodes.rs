@@ -1,4 +1,5 @@
-//! A Tomcat that stops ends Kylin before it closes its port, and responds with 404 to everything meanwhile.
+//! A stopping Tomcat ends Kylin before it closes its port, and responds with 404 to everything
+//! meanwhile.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -19,7 +20,8 @@ use crate::support::raw_node::{Act, RawNode, healthy};
 
 const PAGE: &str = "<html>HTTP Status 404 - Not Found</html>";
 
-/// A node that responds with a page of status 404 to its clients, and in another way to the front end's own requests.
+/// A node that responds to its clients with a page of status 404, and differently to the front
+/// end's own requests.
 struct Stopping {
     node: Scripted,
     /// The front end's own requests.
@@ -171,7 +173,7 @@ async fn if_no_node_has_kylin_the_client_learns_that_and_the_rule_can_be_switche
         let (status, text) = ask(&off, query()).await;
         assert_eq!((status.as_u16(), text.as_str()), (404, PAGE));
     }
-    // A node that refuses the request says more than one without Kylin.
+    // A node that refuses the request says more than a node without Kylin.
     let busy = saying(Says::error(400, "Too many concurrent query requests."));
     for nodes in [[&first.node, &busy], [&busy, &first.node]] {
         let query = request("POST /kylin/api/query", &[], &sql("select 1"));
@@ -226,7 +228,7 @@ async fn no_client_sees_the_404s_of_a_node_that_stops() {
     assert_eq!(good.seen().requests.len(), 10, "each is executed once");
 }
 
-/// A client that asks for what its Kylin does not have keeps the node asked.
+/// A client that requests something that its Kylin does not have causes checks of the node.
 #[tokio::test]
 async fn a_kylin_that_ran_a_moment_ago_is_asked_again_for_a_path_that_it_always_serves() {
     let (clock, stopped) = (ManualClock::new(), Arc::new(AtomicBool::new(false)));
@@ -242,7 +244,7 @@ async fn a_kylin_that_ran_a_moment_ago_is_asked_again_for_a_path_that_it_always_
     assert_eq!(status.as_u16(), 404);
     clock.advance(Duration::from_millis(100));
     stopped.store(true, Ordering::SeqCst);
-    // In round robin, the second request gets the node.
+    // With round robin, the second request goes to this node.
     for statement in ["select 1", "select 2"] {
         let (status, _) = ask(&proxy, request("POST /kylin/api/query", &[], &sql(statement))).await;
         assert_eq!(status.as_u16(), 200, "{statement}");

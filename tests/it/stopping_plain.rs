@@ -1,4 +1,5 @@
-//! A server that stops ends its applications before it closes its port. A plain proxy has a probe tell its 404 from another.
+//! A stopping server ends its applications before it closes its port. A plain proxy uses a probe to
+//! tell its 404 from others.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use crate::support::front::eventually;
 use crate::support::kylin::{Says, ask, request, scripted, well};
 
 const PAGE: &str = "<html>HTTP Status 404 - Not Found</html>";
-/// No probe is due unless something asks for it.
+/// No probe is due unless something requests it.
 const NEVER: Duration = Duration::from_secs(3600);
 
 fn page(status: u16) -> Says {
@@ -30,7 +31,8 @@ fn json(status: u16) -> Says {
     Says::Json(status, r#"{"message":"no such thing"}"#.to_owned())
 }
 
-/// A node that responds in one way to its clients, and to probes as a healthy one until it stops.
+/// A node that responds in one way to its clients. To probes it responds like a healthy node until
+/// it stops.
 struct Node {
     node: Scripted,
     stops: Arc<AtomicBool>,
@@ -40,7 +42,7 @@ struct Node {
 }
 
 impl Node {
-    /// `when_stopping`: the response to a probe then; `None` if there is none.
+    /// `when_stopping` is the response to a probe then; `None` if there is none.
     fn new(to_clients: Says, when_stopping: impl Into<Option<Says>>) -> Self {
         let (stops, probes, gate) = (Arc::new(AtomicBool::new(false)), Arc::default(), Arc::new(Semaphore::new(0)));
         let (is_stopping, count, gated) = (Arc::clone(&stops), Arc::<AtomicUsize>::clone(&probes), Arc::clone(&gate));
@@ -83,7 +85,7 @@ impl Node {
     }
 }
 
-/// Returns a proxy that sends requests to the first node, and to the others only after it.
+/// Returns a proxy that sends requests to the first node, and to the others only after that.
 fn proxy(nodes: &[&Scripted], policy: RetryPolicy) -> Proxy<Scripted> {
     let endpoints = nodes.iter().enumerate().map(|(id, node)| scripted(&id.to_string(), node).backup(id > 0));
     let cluster = Cluster::builder().endpoints(endpoints).clock(PausedClock).build().unwrap();
@@ -110,7 +112,8 @@ fn no_budget() -> RetryPolicy {
     RetryPolicy::default().budget(Some(RetryBudget::default().ratio(0.0).unwrap().min_per_second(0)))
 }
 
-/// Whatever the status of the client's response, the probe has counted, and the response has not.
+/// Regardless of the status of the client's response, the probe has been counted, and the response
+/// has not.
 #[tokio::test(start_paused = true)]
 async fn the_method_counts_unless_the_probe_and_the_404_show_that_no_application_runs() {
     let retries = RetryPolicy::default;
@@ -126,10 +129,10 @@ async fn the_method_counts_unless_the_probe_and_the_404_show_that_no_application
         ("POST /a", json(404), page(404), retries(), 404),
         ("GET /a", json(404), page(404), retries(), 200),
         ("POST /a", json(404), page(404), retries().non_idempotent(true), 200),
-        // A node that stops closes its port soon.
+        // A stopping node closes its port soon.
         ("POST /a", page(404), Says::Nothing(SendErrorKind::Connect), retries(), 200),
         ("POST /a", json(404), Says::Nothing(SendErrorKind::Connect), retries(), 404),
-        // An application may still run.
+        // An application may still be running.
         ("PATCH /a", page(404), Says::Nothing(SendErrorKind::Broken), retries(), 404),
         ("POST /a", page(404), page(500), retries(), 404),
         ("GET /a", page(404), Says::Nothing(SendErrorKind::Broken), retries(), 200),
@@ -137,15 +140,15 @@ async fn the_method_counts_unless_the_probe_and_the_404_show_that_no_application
         // A request may have been executed before a 503.
         ("GET /a", page(503), page(404), retries(), 200),
         ("POST /a", page(503), page(404), retries(), 503),
-        // Not a sign of a node that stops, or the rule is off.
+        // Not a sign of a stopping node, or the rule is off.
         ("GET /a", page(500), page(404), retries(), 500),
         ("GET /a", page(404), page(404), retries().on_stopping(false), 404),
         ("POST /a", page(404), page(404), retries().on_stopping(false), 404),
         ("GET /a", page(404), page(404), RetryPolicy::none(), 404),
-        // The node serves, so what the client asked for does not exist.
+        // The node serves, so the requested resource does not exist.
         ("GET /a", page(404), page(200), retries(), 404),
         ("POST /a", page(404), page(200), retries(), 404),
-        // The budget counts what an application may have executed, and nothing else.
+        // The budget counts only requests that an application may have executed.
         ("POST /a", page(404), page(404), no_budget(), 200),
         ("GET /a", json(404), page(404), no_budget(), 404),
         ("GET /a", page(404), Says::Nothing(SendErrorKind::Broken), no_budget(), 404),
@@ -175,7 +178,7 @@ async fn a_node_that_takes_a_probe_and_does_not_respond_holds_a_404_half_a_secon
     first.stop();
     for (line, expected, longest) in [
         ("GET /a", 200, 500),
-        // It is known by then that the probe has no response.
+        // It is already known that the probe has no response.
         ("GET /a", 200, 0),
         ("POST /a", 404, 0),
         ("POST /a", 404, 0),
@@ -248,7 +251,7 @@ async fn many_404s_of_a_node_that_serves_share_few_probes() {
             clients.spawn(async move { ask(&proxy, request("GET /a", &[], "")).await.0 });
         }
         assert!(clients.join_all().await.iter().all(|status| *status == 404));
-        // Ten probes a second at most.
+        // At most ten probes a second.
         let longest = 1 + began.elapsed().as_millis() as usize / 100;
         assert!((1 + round..=1 + longest).contains(&node.probes()), "{} probes, at most {longest}", node.probes());
     }

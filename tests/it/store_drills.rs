@@ -1,4 +1,5 @@
-//! The session store is killed under load, and no user notices it, neither during the outage nor afterwards.
+//! The session store is killed under load. No user notices it, neither during the outage nor
+//! afterwards.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -73,7 +74,7 @@ async fn users_do_not_notice_a_memcached_crash_that_loses_all_sessions() {
     drill.recovers(|| number(&server.stat("curr_items"))).await;
 }
 
-/// The restart is over before any operation fails: the pool replaces the lost connection.
+/// The restart is over before any operation fails, because the pool replaces the lost connection.
 #[tokio::test(flavor = "multi_thread")]
 async fn users_do_not_notice_a_cache_restart_between_operations() {
     if !memcached_installed() {
@@ -97,9 +98,9 @@ async fn users_do_not_notice_a_cache_restart_between_operations() {
     assert!(sessions.is_store_available());
 }
 
-/// Users who query all the time.
+/// The number of users who query all the time.
 const USERS: usize = 64;
-/// Users who log in during the outage.
+/// The number of users who log in during the outage.
 const LATE_USERS: usize = 32;
 /// The deadline of a store operation.
 const DEADLINE: Duration = Duration::from_millis(500);
@@ -129,7 +130,8 @@ impl Drill {
     /// Logs all users in and lets them query.
     async fn start(url: String) -> Self {
         let nodes = Nodes::of(KylinVersion::V4, 3).await;
-        // A short staleness for many store operations, and a deadline that a busy machine meets.
+        // A short staleness, which causes many store operations, and a deadline that a busy machine
+        // can meet.
         let sessions = sessions(&url).staleness(Duration::from_millis(100)).deadline(DEADLINE).build().unwrap();
         let front = Front::with(&nodes.addresses(), |proxy| proxy.affinity(Affinity::learn(sessions.clone())));
         let mut drill = Drill { url, nodes, sessions, front, tally: Arc::default(), users: Vec::new() };
@@ -145,7 +147,7 @@ impl Drill {
         }
     }
 
-    /// Waits for so many more responses.
+    /// Waits for this many more responses.
     async fn wait_for_responses(&self, more: u64) {
         let until = self.tally.responses.load(Ordering::SeqCst) + more;
         let there = || self.tally.responses.load(Ordering::SeqCst) >= until;
@@ -210,7 +212,7 @@ impl Tally {
     }
 }
 
-/// A user whose browser keeps its connection.
+/// A user whose browser keeps its connection open.
 struct User {
     front: SocketAddr,
     connection: Option<Connection>,

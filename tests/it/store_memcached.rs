@@ -19,7 +19,7 @@ async fn conforms_to_the_contract() {
         return;
     }
     let (one, other) = (Memcached::start(&[]).await, Memcached::start(&[]).await);
-    // Each front end has the servers in another order.
+    // Each front end lists the servers in another order.
     let urls = [(&one, &other), (&other, &one)].map(|(a, b)| format!("memcached://{},{}", a.address(), b.address()));
     conformance(|| async { Pair { one: front_end(&urls[0]), other: front_end(&urls[1]) } }).await;
     settle_concurrent_bindings(front_end(&urls[0]), front_end(&urls[1]), 10_000).await;

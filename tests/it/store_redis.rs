@@ -73,7 +73,8 @@ async fn a_server_that_stops_responding_is_abandoned() {
     let store = front_end(&format!("redis://{}", stopped.address()));
     bind(&store, &key(1), "q1").await.unwrap();
     stopped.process().signal("STOP");
-    // The caller is dropped and no other request follows. The health check still finds that the connection is dead.
+    // The caller is dropped and no other request follows. The health check still detects the dead
+    // connection.
     let gone = tokio::time::timeout(Duration::from_millis(50), store.load(&key(1))).await;
     assert!(gone.is_err(), "{gone:?}");
     let unavailable = tokio::time::timeout(Duration::from_secs(30), async {

@@ -27,7 +27,8 @@ async fn a_slot_moves_without_a_failed_operation() {
     }
     let mut cluster = RedisCluster::start().await;
     let store = front_end(&cluster.url());
-    // A tag puts all keys into one slot, so that during the move some keys have moved and others have not.
+    // A tag puts all keys into one slot, so that during the move some keys have moved and others
+    // have not.
     let tagged = front_end(&format!("{}?prefix=%7Btag%7D", cluster.url()));
     for number in 0..500 {
         bind(&tagged, &key(number), "q1").await.unwrap();
@@ -60,7 +61,7 @@ async fn a_slot_moves_without_a_failed_operation() {
         })
         .collect();
 
-    // Operations run before the slot moves, meanwhile and afterwards.
+    // Operations run before, during and after the move of the slot.
     let have_run = |goal| {
         let has_failed = callers.iter().any(tokio::task::JoinHandle::is_finished);
         has_failed || operations.load(Ordering::Relaxed) >= goal

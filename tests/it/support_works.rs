@@ -1,4 +1,4 @@
-//! Tests of the test support, where a fault in it would let other tests pass wrongly.
+//! Tests of the test support, for faults that would let other tests pass wrongly.
 
 use std::collections::HashSet;
 use std::io::ErrorKind;

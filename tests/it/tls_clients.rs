@@ -1,4 +1,4 @@
-//! TLS with clients, which are real ones: curl, and a client on rustls where bytes matter.
+//! TLS with real clients: curl, and a client based on rustls where bytes matter.
 
 use std::net::SocketAddr;
 use std::process::Output;
@@ -37,7 +37,8 @@ fn tls(certificate: &Certificate) -> ServerTls {
     ServerTls::builder(identity(certificate)).build().unwrap()
 }
 
-/// A server that says what it knows of each request's connection, in a response of `size` bytes after that.
+/// A server that responds with the facts about each request's connection, padded to a response of
+/// `size` bytes.
 fn describing(tls: &ServerTls, size: usize) -> Server {
     let handler = move |_: ClientAddr, request: Request<Body>| async move {
         let tls = request.extensions().get::<TlsConnection>();
@@ -178,7 +179,8 @@ async fn nodes_are_told_that_the_client_used_tls() {
     assert!(!request.contains("x-forwarded-proto: http\r\n"), "{request}");
 }
 
-/// A connection of a client that trusts these certificates, and the one that the server has shown.
+/// A connection of a client that trusts these certificates, and the certificate that the server has
+/// shown.
 async fn connect(address: SocketAddr, trusted: &[&Certificate]) -> (TlsStream<TcpStream>, Vec<u8>) {
     let mut roots = rustls::RootCertStore::empty();
     for certificate in trusted {
@@ -228,8 +230,9 @@ async fn a_connection_that_was_parked_serves_again_and_is_closed_with_an_alert_a
     let (mut stream, _) = connect(server.addresses()[0], &trusted).await;
     for _ in 0..3 {
         assert!(ask(&mut stream).await.starts_with("HTTP/1.1 200"));
-        // Longer than the 50 ms after which a connection is parked. On a slow machine it may not be parked yet, and then too all of
-        // this must hold; that it is parked, with the time by hand, is a test of `src/server/connection.rs`.
+        // Longer than the 50 ms after which a connection is parked. On a slow machine it may not be
+        // parked yet, and all of this must hold in that case too. A test in
+        // `src/server/connection.rs`, with a manual clock, checks that it is parked.
         tokio::time::sleep(Duration::from_millis(120)).await;
     }
     let stop = tokio::spawn(server.stop(Duration::from_secs(30)));
@@ -302,7 +305,7 @@ fn certificates_and_keys_that_cannot_be_used_are_errors() {
     assert!(matches!(error(cut, &key), TlsError::Pem(_)), "{}", error(cut, &key));
     let missing = Identity::from_files("/nowhere/front.crt", one.key()).unwrap_err();
     assert_eq!(missing.to_string(), "cannot read /nowhere/front.crt");
-    // An error about the content names the file that has it.
+    // An error about the content names the file.
     for (certificate, key, wanted) in [(one.key(), one.key(), one.key()), (one.file(), one.file(), one.file())] {
         match Identity::from_files(certificate, key).unwrap_err() {
             TlsError::InFile { path, .. } => assert_eq!(path, wanted),

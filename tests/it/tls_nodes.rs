@@ -1,4 +1,4 @@
-//! TLS with nodes, which are a real nginx here.
+//! TLS with nodes, which are real nginx servers here.
 
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
@@ -12,7 +12,7 @@ use crate::support::tls::{Certificate, openssl_installed};
 use crate::support::{Nginx, require_nginx};
 use crate::tls_clients::identity;
 
-/// nginx with a certificate, and what else its `server` block says.
+/// nginx with a certificate, and with these further lines in its `server` block.
 async fn nginx(certificate: &Certificate, more: &str) -> Nginx {
     let [file, key] = [certificate.file(), certificate.key()];
     Nginx::start(&format!(
@@ -104,7 +104,7 @@ async fn connections_that_the_node_closes_are_not_used_again() {
         return;
     }
     let certificate = Certificate::make();
-    // nginx closes without `Connection: close` when a kept connection is idle for long.
+    // nginx closes without `Connection: close` if a kept connection is idle for long.
     let nginx = nginx(&certificate, "keepalive_timeout 50ms;").await;
     let node = backend(&nginx, trusting(&certificate));
     for _ in 0..5 {

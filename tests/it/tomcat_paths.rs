@@ -1,4 +1,5 @@
-//! Paths as a real Tomcat reads them: what it resolves to a closed or another location, the front end does too, or refuses.
+//! Paths as a real Tomcat interprets them. If Tomcat resolves a path to a closed or another
+//! location, the front end does too, or refuses the path.
 
 use std::net::SocketAddr;
 use std::num::NonZero;
@@ -12,7 +13,7 @@ use crate::support::front::Front;
 use crate::support::http::{Connection, RawResponse};
 use crate::support::tomcat::Tomcat;
 
-/// Spellings of a segment, ordinary and not.
+/// Spellings of a segment, both ordinary and unusual.
 const SEGMENTS: [&str; 30] = [
     "",
     ".",
@@ -97,14 +98,16 @@ async fn what_tomcat_resolves_to_another_location_the_front_end_does_too() {
         let ours = NormalizedPath::of(&uri);
         let (by_location, by_guard) = (get(site.addresses()[0], &path).await, get(kylin.address(), &path).await);
         let statuses = (by_location.status(), by_guard.status());
-        // The locations pass a path that applications read differently if no reading of it leads past a rule.
+        // A location passes on a path that applications interpret differently, if no interpretation
+        // bypasses a rule.
         let is_open = |path: String| !path.starts_with("/guard") && !path.starts_with("/kylin/api/cache");
         let is_kept = [200, 400, 403].contains(&statuses.0) && served(&by_location).is_none_or(is_open);
         let is_right = match (&theirs, &ours) {
-            // The front end of Kylin refuses what Tomcat refuses.
+            // The front end of Kylin refuses the paths that Tomcat refuses.
             (None, Err(_)) => statuses.1 == 400 && is_kept,
             (None, Ok(_)) => false,
-            // Tomcat's readings that are refused here: versions or settings of Tomcat differ in them, or other parsers do.
+            // Paths that Tomcat accepts and that are refused here, because versions or settings of
+            // Tomcat, or other parsers, interpret them differently.
             (Some(_), Err(error)) => {
                 refused += 1;
                 let is_known = matches!(
@@ -126,7 +129,7 @@ async fn what_tomcat_resolves_to_another_location_the_front_end_does_too() {
                 };
                 let guard =
                     if is_closed { by_guard.status() == 403 } else { served(&by_guard).as_ref() == Some(theirs) };
-                // Another application would read it as a path with other rules.
+                // Another application would interpret it as a path with other rules.
                 let is_ambiguous = statuses.0 == 400 && path.contains("..") | path.contains(".%2e");
                 ambiguous += u32::from(is_ambiguous);
                 ours.as_str() == theirs && (location || is_ambiguous) && guard

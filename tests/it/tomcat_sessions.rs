@@ -1,4 +1,5 @@
-//! Logins on real Tomcat nodes that do not share sessions: plain round robin loses them, every affinity keeps them.
+//! Logins on real Tomcat nodes that do not share sessions. Plain round robin loses them; every
+//! affinity keeps them.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -56,7 +57,8 @@ impl User {
         assert_eq!(response.status(), 200, "{}", response.text());
     }
 
-    /// Queries as this user. Returns the node that responded, or `None` when the login was lost.
+    /// Sends a query as this user. Returns the node that responded, or `None` if the login was
+    /// lost.
     async fn query(&mut self) -> Option<String> {
         let response = self.send("POST /kylin/api/query", "Content-Type: application/json\r\n", QUERY).await;
         if response.status() == 401 {
@@ -101,10 +103,10 @@ impl Tally {
     }
 }
 
-/// Logs users in, one after the other, and lets them query, [`CONCURRENCY`] at a time.
+/// Logs users in, one after another, and lets them query, [`CONCURRENCY`] at a time.
 ///
-/// No query runs while sessions are placed, so the policy alone decides how evenly they spread. Otherwise least-conn would
-/// rightly give fewer sessions to a node that a busy machine slows down.
+/// No query runs while sessions are placed, so the policy alone decides how evenly they are spread.
+/// Otherwise least-conn would rightly give fewer sessions to a node that a busy machine slows down.
 async fn run_users(front: &Front, users: usize, queries: usize) -> Tally {
     let mut queue = Vec::new();
     for number in 0..users {

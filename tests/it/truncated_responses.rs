@@ -1,5 +1,6 @@
-//! Responses that end early: the client gets an error response while no byte of the response has left, and a truncated response
-//! afterwards. It never gets a close without a byte, after which curl, the JDK and browsers repeat a POST on a kept connection.
+//! Responses that end early. The client gets an error response if no byte of the response has been
+//! sent, and otherwise a truncated response. It never gets a close without a byte, after which
+//! curl, the JDK and browsers repeat a POST on a kept connection.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -47,7 +48,8 @@ async fn read(connection: &mut Connection) -> Got {
     }
 }
 
-/// Sends a request on a kept connection, and on a new one if that closes without a byte: so do curl, the JDK and browsers.
+/// Sends a request on a kept connection, and on a new one if that closes without a byte, like curl,
+/// the JDK and browsers.
 async fn send_and_repeat(front: &Front, mut kept: Connection, request: &str) -> Got {
     _ = kept.send(request).await;
     match read(&mut kept).await {
@@ -63,7 +65,8 @@ async fn send_and_repeat(front: &Front, mut kept: Connection, request: &str) -> 
 const LENGTH: &str = "Content-Length: 100000\r\n";
 const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
 
-/// The parts of a response that nodes send before they die, and whether the front end must notice before it responds.
+/// The parts of a response that nodes send before they die, and whether the front end must notice
+/// this before it responds.
 fn beginnings() -> Vec<(String, bool)> {
     let mut all = Vec::new();
     for (status, media) in [
@@ -157,7 +160,7 @@ impl http_body::Body for Steps {
     }
 }
 
-/// A body that never gives a byte.
+/// A body that never yields a byte.
 struct Endless;
 
 impl http_body::Body for Endless {
@@ -181,14 +184,14 @@ fn response(length: Option<u64>, steps: &[Step]) -> Response<Body> {
 enum Expected {
     Whole,
     Refused,
-    /// The node dies after a part, which may be the head alone.
+    /// The node dies after a part of the response, which may be only the head.
     Truncated,
 }
 use Expected::{Refused, Truncated, Whole};
 
 const WAITS: [Step; 4] = [Wait; 4];
 
-/// Bodies of an application's backend: declared length, steps, and what the client gets.
+/// Bodies of an application's backend: declared length, steps, and the client's result.
 fn bodies() -> Vec<(Option<u64>, Vec<Step>, Expected)> {
     let later = |steps: &[Step]| [&WAITS, steps].concat();
     vec![

@@ -1,4 +1,5 @@
-//! The user source (LDAP) is unreachable: no node can check a password, which says nothing about sessions or nodes.
+//! The user source (LDAP) is unreachable, so no node can check a password. That says nothing about
+//! sessions or nodes.
 
 use std::num::NonZero;
 use std::time::Duration;
@@ -210,7 +211,7 @@ async fn a_user_source_that_does_not_respond_ejects_no_node_and_delays_one_reque
     let cluster = Cluster::builder().endpoints(endpoints).balancer(RoundRobin::new()).build().unwrap();
     let relay = LoginRelay::new(Sessions::remote(nodes.store.clone(), secret()), secret());
     let relay = relay.clock(ManualClock::new()).login_timeout(Duration::from_secs(3)).unwrap();
-    // With the rules of Kylin. Each query is counted at the nodes.
+    // With the rules of Kylin. The queries are counted at the nodes.
     let proxy = Proxy::builder(cluster).affinity(Affinity::login_relay(relay)).single_flight(false).build().unwrap();
     let front = Front::serving(proxy, |server| server.threads(NonZero::new(2).unwrap()));
     let browser = logged_in(&front).await;
@@ -268,7 +269,7 @@ async fn the_status_says_since_when_kylin_5_can_check_no_login() {
             assert_ne!(Browser::new(front.address()).log_in("ADMIN", "KYLIN").await.status(), 200);
             clock.advance(Duration::from_secs(5));
         }
-        // Requests of a session show nothing, also with credentials.
+        // Requests of a session show nothing, even with credentials.
         assert_eq!(browser.query().await.status(), 200);
         browser.authorization = Some(basic("ADMIN", "KYLIN"));
         assert_eq!(browser.query().await.status(), 200);

@@ -1,4 +1,4 @@
-//! Nodes that register in a real ZooKeeper as each generation of Kylin does, and outages of ZooKeeper.
+//! Nodes that register in a real ZooKeeper like each generation of Kylin, and outages of ZooKeeper.
 
 use std::collections::BTreeMap;
 use std::num::NonZero;
@@ -23,7 +23,7 @@ use crate::support::zookeeper::{
     ZooKeeperServer, create, create_parent, kylin_3_0, kylin_3_1, kylin_5, require_zookeeper,
 };
 
-/// The time for which the tests wait for an expected change.
+/// How long the tests wait for an expected change.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A cluster that watches a ZooKeeper.
@@ -39,7 +39,7 @@ impl Watched {
         Watched { cluster, handle }
     }
 
-    /// Returns the roles of each endpoint by its id, and its state if that is not ready.
+    /// Returns the roles of each endpoint by its id, and its state if it is not ready.
     fn endpoints(&self) -> BTreeMap<String, String> {
         let shown =
             |admin_state| if admin_state == AdminState::Ready { String::new() } else { format!(" {admin_state:?}") };
@@ -108,7 +108,7 @@ async fn nodes_of_kylin_3_0_3_1_and_5_join_and_leave_with_their_session() {
     watched.has("k31:7070 query, k5j:7070 job, k5q:7070 query").await;
     drop(five);
     watched.has("k31:7070 query").await;
-    // The last node stays in the cluster: an empty list does not apply.
+    // The last node stays in the cluster, because an empty list is not applied.
     drop(four);
     watched.is(SourceState::Empty).await;
     watched.has("k31:7070 query").await;
@@ -129,7 +129,7 @@ async fn a_new_node_is_in_the_cluster_soon() {
         timeout(TIMEOUT, watched.handle.wait_until(|status| status.endpoints == node + 1)).await.unwrap();
         taken.push(SystemClock.now() - started);
     }
-    // A watch reports it, not the end of the session or a timer. The machine may be busy.
+    // A watch reports it, and not the end of the session or a timer. The machine may be busy.
     taken.sort();
     assert!(taken[4] < Duration::from_secs(5), "{taken:?}");
 }
@@ -151,7 +151,8 @@ async fn a_node_changes_its_role_drains_and_registers_again() {
     change(&client, "services/all/1", &kylin_5("k5:7070", "all", "UP")).await;
     watched.has("k4:7070 job, k5:7070 all").await;
 
-    // The node restarts while the session of its old process lasts: two registrations are one node.
+    // The node restarts while the session of its old process lasts, so two registrations are one
+    // node.
     let updates = watched.handle.status().updates;
     let again = server.client().await;
     register(&again, "services/all/2", &kylin_5("k5:7070", "all", "UP")).await;

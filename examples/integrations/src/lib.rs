@@ -10,11 +10,11 @@ use kylin_lb::backend::tower::TowerBackend;
 use kylin_lb::testing::kylin::KylinNode;
 use kylin_lb::{Backend, Body, Cluster, Endpoint, Proxy};
 
-/// Returns a backend that sends with the client of hyper-util to a node such as
+/// Returns a backend that sends requests with hyper-util's client to a node such as
 /// `http://10.0.0.1:7070`.
 ///
 /// # Errors
-/// If `node` is not an origin.
+/// An error if `node` is not an origin.
 pub fn hyper_util_backend(node: &str) -> Result<impl Backend + use<>, Box<dyn Error>> {
     let client = Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
@@ -26,15 +26,15 @@ pub fn hyper_util_backend(node: &str) -> Result<impl Backend + use<>, Box<dyn Er
         .classify(|error| if error.is_connect() { SendErrorKind::Connect } else { SendErrorKind::Broken }))
 }
 
-/// Returns a backend that sends with the client of reqwest to a node such as
+/// Returns a backend that sends requests with reqwest's client to a node such as
 /// `http://10.0.0.1:7070`.
 ///
 /// # Errors
-/// If `node` is not an origin, or the client cannot be built.
+/// An error if `node` is not an origin, or the client cannot be built.
 pub fn reqwest_backend(node: &str) -> Result<impl Backend + use<>, Box<dyn Error>> {
     let client = reqwest::Client::builder()
-        // The client follows redirects, not the proxy. The node is addressed directly, and the
-        // proxy retries.
+        // Redirects are for the client to follow, not the proxy. The node is addressed directly,
+        // and the proxy retries.
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .retry(reqwest::retry::never())
@@ -54,7 +54,7 @@ pub fn reqwest_backend(node: &str) -> Result<impl Backend + use<>, Box<dyn Error
 /// Sends a query through a proxy in front of a Kylin node in this process, and prints the response.
 ///
 /// # Errors
-/// If the node cannot be started or the proxy cannot be built.
+/// An error if the node cannot be started or the proxy cannot be built.
 #[allow(clippy::print_stdout, reason = "for programs in a terminal")]
 pub async fn query_demo_node<B: Backend>(
     backend: impl FnOnce(&str) -> Result<B, Box<dyn Error>>,

@@ -12,7 +12,7 @@ use kylin_lb::testing::kylin::KylinNode;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Ends with the test, however the test ends.
+/// Killed at the end of the test, however the test ends.
 struct App(Child);
 
 impl Drop for App {
@@ -22,7 +22,7 @@ impl Drop for App {
     }
 }
 
-/// Sends a GET on a connection of its own and returns the response.
+/// Sends a GET on its own connection and returns the response.
 fn get(address: &str, path: &str) -> String {
     let mut connection = TcpStream::connect(address).unwrap();
     connection.set_read_timeout(Some(TIMEOUT)).unwrap();

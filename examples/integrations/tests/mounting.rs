@@ -14,7 +14,7 @@ use kylin_lb::{Body, ClientAddr, Cluster, Endpoint, Proxy};
 use serde_json::Value;
 use tower::ServiceExt;
 
-/// A node of this process, and the server that it listens with.
+/// A node in this process, and the server that it listens with.
 async fn demo(name: &str) -> (KylinNode, Served) {
     let node = KylinNode::new(name);
     let served = node.serve((Ipv4Addr::LOCALHOST, 0).into()).await.unwrap();

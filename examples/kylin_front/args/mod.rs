@@ -29,7 +29,7 @@ use crate::tls::{self, Clients, TlsOptions};
 
 pub struct Args {
     pub source: Source,
-    /// The folder of relative names in an nginx configuration.
+    /// The folder to which names in an nginx configuration are relative.
     pub prefix: Option<PathBuf>,
     pub policy: Option<PolicyName>,
     pub kylin: bool,
@@ -37,7 +37,7 @@ pub struct Args {
     pub resource_groups: Option<GroupsFile>,
     pub sessions: Option<SessionMode>,
     pub store_deadline: Duration,
-    /// `None` for the default of the library.
+    /// `None` means the default of the library.
     pub restore: Option<RestoreAfterLoss>,
     pub secret_file: Option<PathBuf>,
     pub probe: Option<ProbeMode>,
@@ -47,7 +47,7 @@ pub struct Args {
     pub drain: bool,
     pub single_flight: bool,
     pub cache: Option<Cache>,
-    /// The settings of nodes that set nothing else.
+    /// The settings of nodes that set nothing themselves.
     pub settings: NodeSettings,
     pub panic: bool,
     pub queue: bool,
@@ -69,7 +69,7 @@ pub struct Args {
     pub query_log: Option<String>,
     pub log_sql: bool,
     pub log_flags: bool,
-    /// `None` for the longest time that a query may take.
+    /// `None` means the maximum time that a query may take.
     pub grace: Option<Duration>,
     pub lame_duck: Duration,
     pub health_path: Option<String>,
@@ -79,7 +79,7 @@ pub struct Args {
     pub check: bool,
 }
 
-/// The clients that may read the page of operators.
+/// The clients that may read the operators' page.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum AdminRead {
     /// Clients on this machine, and clients that send the token.
@@ -122,12 +122,13 @@ impl Args {
         self.queue.then(|| QueueRules::new().slow_weights(self.slow_weights))
     }
 
-    /// Returns the settings of nodes that set nothing else.
+    /// Returns the settings of nodes that set nothing themselves.
     pub fn default_settings(&self) -> DefaultSettings {
         DefaultSettings { settings: self.settings.clone(), outlier: self.outlier, tls: Arc::clone(&self.tls) }
     }
 
-    /// Returns the options of an address of `--listen`; with `None`, clients speak no TLS there.
+    /// Returns the options of an address of `--listen`. With `None`, clients speak plain HTTP
+    /// there.
     pub fn listen_options(&self, clients: Option<&Clients>) -> ListenOptions {
         let options = ListenOptions::new();
         let options = match &self.proxy_protocol {
@@ -193,7 +194,8 @@ impl Args {
         }
     }
 
-    /// Parses the arguments. Call it within a tokio runtime: it opens a store, without connecting.
+    /// Parses the arguments. Call it within a tokio runtime, because it opens a store, without
+    /// connecting.
     pub fn parse(mut words: impl Iterator<Item = String>) -> Result<Command, String> {
         let mut args = Args::defaults();
         let mut given: Vec<String> = Vec::new();
@@ -227,7 +229,7 @@ impl Args {
         Ok(Command::Run(Box::new(args)))
     }
 
-    /// Sets one option. `value` takes its value, and fails if there is none.
+    /// Sets one option. `value` takes the option's value, and fails if there is none.
     fn set(&mut self, name: &str, value: &mut impl FnMut() -> Result<String, String>) -> Result<(), String> {
         match name {
             "--demo" => self.source = Source::Demo(count(name, &value()?, 1024)?.get(), Dialect::default()),
@@ -322,7 +324,7 @@ impl Args {
         Ok(())
     }
 
-    /// Checks that the options agree.
+    /// Checks that the options are consistent.
     fn check_agreement(&mut self, given: &[String], chosen: Dialect) -> Result<(), String> {
         let has = |name: &str| given.iter().any(|given| given == name);
         let mut sources = SOURCES.into_iter().filter(|name| has(name));

@@ -28,7 +28,7 @@ pub(super) fn zookeeper(_: &str) -> Result<Source, String> {
 #[cfg(feature = "cache")]
 pub type Cache = kylin_lb::admission::CacheRules;
 
-/// A build without a result cache.
+/// In a build without a result cache.
 #[cfg(not(feature = "cache"))]
 pub enum Cache {}
 
@@ -46,7 +46,7 @@ pub(super) fn cache(_: &str) -> Result<Cache, String> {
     Err("this build has no result cache: build it with --features cache".into())
 }
 
-/// Parses addresses and networks, with commas between them.
+/// Parses addresses and networks, separated by commas.
 pub(super) fn trusted(text: &str) -> Result<TrustedProxies, String> {
     let network = |text: &str| {
         let address = text.parse::<IpAddr>().map(IpNet::from);

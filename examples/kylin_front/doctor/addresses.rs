@@ -1,4 +1,5 @@
-//! Compares addresses that Kylin names with those that the front end has: one may be a name and the other a number.
+//! Compares addresses that Kylin names with those that the front end has. One may be a name and the
+//! other a number.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -6,9 +7,9 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-/// The time for which a name is looked up.
+/// The timeout for looking up a name.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
-/// The number of names that are looked up at once. Each takes a thread.
+/// The number of names that are looked up at once. Each lookup takes a thread.
 const MAX_LOOKUPS: usize = 32;
 
 /// The looked-up addresses.
@@ -16,7 +17,8 @@ const MAX_LOOKUPS: usize = 32;
 pub struct Addresses(BTreeMap<String, Vec<SocketAddr>>);
 
 impl Addresses {
-    /// Looks up each address, `host:port`, in this order. An address that cannot be looked up equals only itself.
+    /// Looks up each address, `host:port`, in this order. An address that cannot be looked up
+    /// equals only itself.
     pub async fn look_up(texts: impl Iterator<Item = String>) -> Self {
         let mut begun = BTreeSet::new();
         let mut found = BTreeMap::new();
@@ -35,7 +37,7 @@ impl Addresses {
         Addresses(found)
     }
 
-    /// Returns whether both stand for the same address.
+    /// Returns whether both represent the same address.
     pub fn are_same(&self, one: &str, other: &str) -> bool {
         let of = |text: &str| self.0.get(text).map(Vec::as_slice).unwrap_or_default();
         one.eq_ignore_ascii_case(other) || of(one).iter().any(|address| of(other).contains(address))

@@ -1,4 +1,5 @@
-//! `kylin_front doctor`: checks a cluster against what the manuals of Kylin and KAP require behind a load balancer.
+//! `kylin_front doctor`: checks a cluster against the requirements that the manuals of Kylin and
+//! KAP state for clusters behind a load balancer.
 
 mod addresses;
 mod checks;
@@ -55,10 +56,10 @@ It checks that
   timeouts         the front end waits longer than a query may take
 ";
 
-/// The time for which the doctor waits for a response.
+/// The default timeout for a response.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The checks that compare nodes of one cluster.
+/// The checks that compare nodes of the same cluster.
 const COMPARISONS: [Check; 7] = [
     Check::Version,
     Check::Clock,
@@ -90,7 +91,7 @@ pub fn run(runtime: &tokio::runtime::Runtime, words: impl Iterator<Item = String
             return ExitCode::from(2);
         }
     };
-    // The report says what is wrong. The library would log it a second time, in other words.
+    // The report describes the problem. The library would log it a second time, with other words.
     let _levels = logging::start(Some(options.args.log.unwrap_or(LevelFilter::OFF)), options.args.log_format);
     let json = options.json;
     let report = runtime.block_on(check(options));
@@ -166,7 +167,8 @@ async fn check(options: Options) -> Report {
     checks::clock(&nodes, &mut report);
     checks::metastore(&nodes, &mut report);
     checks::timeouts(&nodes, *head_timeout, *follows_kylin, &mut report);
-    // A node may list names that no name server knows, so the names of the nodes are looked up first.
+    // A node may list names that no name server knows, so the names of the nodes are looked up
+    // first.
     let own = nodes.iter().map(|(node, _)| node.address.to_string());
     let addresses = Addresses::look_up(own.chain(nodes.iter().flat_map(|(_, facts)| checks::known(facts)))).await;
     let given: Vec<&Node> = nodes.iter().map(|(node, _)| node).collect();
@@ -209,8 +211,8 @@ async fn ask(nodes: Vec<Node>) -> Vec<Seen> {
     seen.into_iter().map(|(_, seen)| seen).collect()
 }
 
-/// Logs in at one node after the other, until one refuses the login: Kylin 5 locks a user after three wrong passwords. Returns whether
-/// one did.
+/// Logs in at one node after another, until one refuses the login, because Kylin 5 locks a user
+/// after three wrong passwords. Returns whether one refused it.
 async fn log_in(nodes: &mut [Seen], login: &Login, report: &mut Report) -> bool {
     for (node, facts) in nodes.iter_mut().filter(|(_, facts)| facts.is_kylin()) {
         match facts.log_in(node, login).await {
@@ -229,7 +231,7 @@ async fn log_in(nodes: &mut [Seen], login: &Login, report: &mut Report) -> bool 
     false
 }
 
-/// Returns what the report says of a node.
+/// Returns the report's row for a node.
 fn row(seen: &Seen, addresses: &Addresses) -> serde_json::Value {
     let (node, facts) = seen;
     json!({

@@ -1,4 +1,4 @@
-//! A node, the requests to it, and what its responses show.
+//! A node, the requests to it, and the facts that its responses show.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use kylin_lb::kylin::properties::{Properties, ServerAddr};
 use kylin_lb::{Backend as _, Body, HttpBackend};
 use serde_json::Value;
 
-/// The largest body that is read. A list of projects may have some hundred KiB.
+/// The maximum length of a body that is read. A list of projects may have a few hundred KiB.
 const MAX_BODY: usize = 8 << 20;
 /// Kylin 5 rejects requests without it.
 const USER_AGENT: HeaderValue =
@@ -107,13 +107,14 @@ impl Reply {
         Some(if json.get("code").is_some() && json.get("data").is_some() { json["data"].take() } else { json })
     }
 
-    /// Returns whether this is a page of Tomcat or of the web interface, or JSON of another server.
+    /// Returns whether the body is JSON, and not a page of Tomcat or of the web interface, or JSON
+    /// of another server.
     fn is_json_object(&self) -> bool {
         self.json().is_some_and(|json| json.is_object())
     }
 }
 
-/// A node and how the front end reaches it.
+/// A node, and how the front end reaches it.
 pub struct Node {
     pub id: String,
     /// The name of the cluster, or of the upstream.
@@ -124,7 +125,7 @@ pub struct Node {
     /// Whether the operator took the node out of service. Such a node gets no requests.
     pub is_down: bool,
     pub backend: Arc<HttpBackend>,
-    /// The time for which the doctor waits for a response.
+    /// The timeout for a response.
     pub timeout: Duration,
 }
 
@@ -134,7 +135,7 @@ impl Node {
         request.headers_mut().insert(header::HOST, host);
         let exchange = async {
             let response = self.backend.send(request).await.map_err(|error| {
-                // Only the text is kept, because the error itself may hold the request.
+                // Only the text is kept, because the error itself may contain the request.
                 let mut text = error.to_string();
                 let mut cause = std::error::Error::source(&error);
                 while let Some(error) = cause {
@@ -160,22 +161,22 @@ pub struct Facts {
     /// The reason why the node does not respond.
     pub unreachable: Option<String>,
     pub level: Option<ProbeLevel>,
-    /// Version and commit.
+    /// The version and the commit.
     pub version: Option<(String, String)>,
-    /// The least and the most seconds by which the node's clock is ahead of this machine's.
+    /// The bounds of the number of seconds by which the node's clock is ahead of this machine's.
     pub clock: Option<(i64, i64)>,
     pub is_kylin5: bool,
     /// The parts that Kylin 5 reports as down.
     pub down_parts: Vec<String>,
     /// The name of Kylin 5's session cookie.
     pub cookie_name: Option<String>,
-    /// The ids of the projects by their names.
+    /// The ids of the projects, by name.
     pub projects: BTreeMap<String, String>,
     /// The configuration, which an administrator's login shows. Kylin 5 has no such call.
     pub config: Option<Properties>,
     /// The properties that everyone may see.
     pub public_config: Option<Properties>,
-    /// The nodes that the node knows by discovery.
+    /// The nodes that the node knows from discovery.
     pub discovered: Option<Vec<(String, Roles)>>,
     /// Whether the node is elected to run the jobs; `None` without an election.
     pub is_leader: Option<bool>,
@@ -279,7 +280,7 @@ impl Facts {
         self.config.as_ref()?.get("kylin.metadata.url").map(MetadataUrl::parse)
     }
 
-    /// Returns the roles that the node itself names.
+    /// Returns the roles that the node itself states.
     pub fn roles(&self) -> Option<Roles> {
         self.config.as_ref()?.server_mode().ok()
     }
@@ -290,11 +291,12 @@ fn seconds_now() -> i64 {
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// Returns by how many seconds at least and at most the node was ahead when it made the response.
+/// Returns the minimum and the maximum number of seconds by which the node's clock was ahead when
+/// it made the response.
 fn clock(reply: &Reply, begun: i64, ended: i64) -> Option<(i64, i64)> {
     let date = httpdate::parse_http_date(reply.headers.get(header::DATE)?.to_str().ok()?).ok()?;
     let date = i64::try_from(date.duration_since(UNIX_EPOCH).ok()?.as_secs()).ok()?;
-    // A date has whole seconds, and Tomcat renews it once a second.
+    // A date has whole seconds, and Tomcat updates it once a second.
     Some((date.saturating_sub(ended), date.saturating_add(1).saturating_sub(begun)))
 }
 

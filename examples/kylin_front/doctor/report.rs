@@ -1,11 +1,11 @@
-//! The checks, the requirement of a manual behind each, and the report.
+//! The checks, the requirement in a manual behind each check, and the report.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-/// A check. Each comes from a sentence of a manual.
+/// A check. Each one comes from a sentence in a manual.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Check {
     Source,
@@ -58,7 +58,7 @@ impl Check {
         }
     }
 
-    /// Returns the manual, and what it says, in our own words.
+    /// Returns the manual and its requirement, in our own words.
     fn rule(self) -> [&'static str; 2] {
         match self {
             Check::Source => ["KAP manual", "the load balancer is configured with the address of every node"],
@@ -96,11 +96,11 @@ impl Check {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// Makes the cluster unsound.
+    /// A problem that makes the cluster unsound.
     Fault,
-    /// Tells the operator something that is no fault.
+    /// Information for the operator that is not a fault.
     Note,
-    /// Could not be checked.
+    /// A check that could not be made.
     Unchecked,
 }
 
@@ -118,7 +118,8 @@ pub struct Report {
     pub understood: String,
     /// A JSON object for each node.
     pub nodes: Vec<Value>,
-    /// The ways to keep logins, and whether each is sound with these nodes, by the name of the cluster.
+    /// The ways to keep logins, and whether each is sound with these nodes, by the name of the
+    /// cluster.
     pub session_ways: serde_json::Map<String, Value>,
     entries: Vec<Entry>,
     ran: BTreeSet<Check>,
@@ -142,7 +143,7 @@ impl Report {
         self.add(check, Kind::Unchecked, nodes, text.into());
     }
 
-    /// Records for each check of which there is nothing in the report yet why it was not made.
+    /// Records why the checks that are not yet in the report were not made.
     pub fn complete(&mut self, checks: &[Check], why: &str) {
         for check in checks {
             if !self.ran.contains(check) && !self.entries.iter().any(|entry| entry.check == *check) {
@@ -241,7 +242,7 @@ impl Report {
             1 => text += "1 finding\n",
             count => _ = writeln!(text, "{count} findings"),
         }
-        // Names and values of other machines must not reach the terminal with control characters.
+        // Names and values from other machines must not reach the terminal with control characters.
         text.chars().map(|c| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c }).collect()
     }
 }

@@ -1,4 +1,5 @@
-//! Tests the ways to keep logins: uses the login of one node at another, and logs in through the front end.
+//! Tests the ways to keep logins: uses the login of one node at another, and logs in through the
+//! front end.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,7 +17,8 @@ use super::node::{Cookies, Facts, Login, Node, Reply, request};
 use super::report::{Check, Report};
 use super::source::{Front, with_causes};
 
-/// The number of requests with a session that another node may write only after its response, and the pause between them.
+/// The number of attempts with a session that another node may write only after its response, and
+/// the pause between them.
 const LATE_ATTEMPTS: usize = 10;
 const LATE_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -28,14 +30,15 @@ fn private_call(facts: &Facts) -> &'static str {
     if facts.is_kylin5 { "/kylin/api/projects?page_size=1" } else { "/kylin/api/cubes?limit=1&offset=0" }
 }
 
-/// The response of a node to the session of another node.
+/// A node's response to the session of another node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Known {
     Yes,
-    /// The node knows it only after a while: the other node writes its sessions after the response.
+    /// The node knows it only after a while, because the other node writes its sessions after the
+    /// response.
     Late,
     No,
-    /// The node fails with this session, but not with its own: this session was never written.
+    /// The node fails with this session, but not with its own, so this session was never written.
     Broken,
 }
 
@@ -49,7 +52,8 @@ pub async fn store(sessions: &Sessions, timeout: Duration, report: &mut Report) 
     }
 }
 
-/// Checks whether the nodes share the sessions of the login. Each node gets the session of the one before it.
+/// Checks whether the nodes share the sessions of the login. Each node gets the session of the
+/// previous node.
 pub async fn between_nodes(nodes: &[Seen], replicated: &[String], report: &mut Report) {
     for members in by_upstream(nodes) {
         let members: Vec<&Seen> = members.into_iter().filter(|(_, facts)| facts.session.is_some()).collect();
@@ -152,7 +156,8 @@ impl Observer for Attempts {
 }
 
 impl Attempts {
-    /// Returns whether a node did not know the login and another node got the request. The login relay sends to one node again.
+    /// Returns whether a node did not know the login and another node got the request. The login
+    /// relay would send it to the same node again.
     fn were_elsewhere(&self) -> bool {
         let attempts = self.0.lock();
         let is_elsewhere = |pair: &[Attempt]| match pair {
@@ -162,8 +167,8 @@ impl Attempts {
         attempts.windows(2).any(is_elsewhere)
     }
 
-    /// Returns why the next such request may reach a server that is no Kylin; `None` if this one was sent, and only to clusters in which
-    /// every node that may be picked is a Kylin.
+    /// Returns why the next such request may reach a server that is not Kylin. Returns `None` if
+    /// this one was sent, and only to clusters in which every eligible node is a Kylin.
     fn doubt(&self, nodes: &[Seen], path: &str) -> Option<String> {
         let begun = self.1.lock();
         let is_begun = |(node, _): &&Seen| begun.iter().any(|id| node.id == id.as_str());
@@ -189,13 +194,14 @@ impl Attempts {
     }
 }
 
-/// Returns whether the responses of each node that may be picked are those of a Kylin.
+/// Returns whether the responses of every eligible node are those of a Kylin.
 fn are_kylins<'n>(mut nodes: impl Iterator<Item = &'n Seen>) -> bool {
     nodes.all(|(node, facts)| node.is_down || facts.is_kylin())
 }
 
-/// Logs in through the front end, and sends enough requests with the login that each node could get some. Sends the login only
-/// where a request without one has shown that it reaches nothing but Kylins.
+/// Logs in through the front end, and sends enough requests with the login that each node could get
+/// some. Sends the login only if a request without one has shown that it reaches nothing but Kylin
+/// nodes.
 pub async fn through_front_end(front: &Front, nodes: &[Seen], login: &Login, report: &mut Report) {
     let Some((Node { timeout, .. }, _)) = nodes.iter().find(|(_, facts)| facts.session.is_some()) else {
         let text = "a login through the front end was not tried: no node has accepted the login";
@@ -275,12 +281,12 @@ pub async fn through_front_end(front: &Front, nodes: &[Seen], login: &Login, rep
             );
             report.fault(Check::Sessions, &[], text);
         }
-        // The session would live for hours.
+        // Otherwise the session would live for hours.
         _ = send(Method::GET, logout(facts), &cookies, None, Attempts::default()).await;
     }
 }
 
-/// Ends the session of the login at each node, which would live for hours.
+/// Ends the session of the login at each node, which would otherwise live for hours.
 pub async fn log_out(nodes: &[Seen]) {
     for (node, facts) in nodes {
         if let Some(session) = &facts.session {

@@ -24,18 +24,18 @@ use crate::demo::Demo;
 use crate::members::{no_node_in, properties_file};
 use crate::{configured, httpd, listed, nodes, sessions, summary, table};
 
-/// The time for which the doctor waits for the list of a registry.
+/// The timeout for the list of a registry.
 const LIST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The address of the client in requests through the front end.
+/// The client's address in requests through the front end.
 const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
-/// The name of a cluster that has none.
+/// The name of a cluster without a name.
 const CLUSTER: &str = "kylin";
-/// The start of the names of the session modes for which the nodes share their sessions.
+/// The prefix of the names of session modes in which the nodes share their sessions.
 const REPLICATED: &str = "replicated";
 
-/// The front end of the arguments, in this process. It does not listen.
+/// The front end that the arguments describe, in this process. It does not listen.
 pub enum Front {
     Proxy(Proxy),
     Site(Vec<SiteListener>),
@@ -46,9 +46,9 @@ pub enum Front {
 pub struct Checked {
     pub nodes: Vec<Node>,
     pub front: Front,
-    /// The longest time for which the front end waits for a response.
+    /// The maximum time for which the front end waits for a response.
     pub head_timeout: Duration,
-    /// Whether that time follows from the one that Kylin's own file gives a query.
+    /// Whether that time follows from the query timeout in Kylin's own file.
     pub follows_kylin: bool,
     /// The clusters whose nodes are expected to share their sessions.
     pub replicated: Vec<String>,
@@ -59,7 +59,7 @@ pub struct Checked {
 }
 
 impl Front {
-    /// Returns the number of handlers: one for each address of a configuration.
+    /// Returns the number of handlers: one per address of a configuration.
     pub fn count(&self) -> usize {
         match self {
             Front::Proxy(_) => 1,
@@ -112,7 +112,7 @@ pub fn with_causes(error: &dyn Error) -> String {
     text
 }
 
-/// Reads an nginx configuration as the front end does. The report has what `--check` says.
+/// Reads an nginx configuration like the front end. The report contains the output of `--check`.
 fn of_config(
     path: &std::path::Path,
     args: &Args,
@@ -134,7 +134,8 @@ fn of_config(
     Ok(Checked { nodes, head_timeout, follows_kylin: false, replicated, sessions, front, _demo: None })
 }
 
-/// Reports mistakes in the file of a node's session manager: a fault if it does not share sessions, else a note.
+/// Reports mistakes in the file of a node's session manager: a fault if it does not share sessions,
+/// otherwise a note.
 fn session_manager(warning: &str, report: &mut Report) {
     let faults = [Warning::NoValve, Warning::WrongPath, Warning::Local, Warning::Sticky, Warning::LongIds];
     match faults.iter().any(|fault| fault.to_string() == warning) {
@@ -143,7 +144,7 @@ fn session_manager(warning: &str, report: &mut Report) {
     }
 }
 
-/// Reads a configuration of Apache httpd as the front end does.
+/// Reads a configuration of Apache httpd like the front end.
 fn of_httpd(
     path: &std::path::Path,
     args: &Args,
@@ -247,7 +248,7 @@ async fn listed_by(mut registry: impl Discovery) -> Result<Vec<DiscoveredNode>, 
     }
 }
 
-/// Returns the endpoints of a cluster, each with the backend that the front end would send with.
+/// Returns the endpoints of a cluster, each with the backend that the front end would use.
 fn nodes_of(name: &str, cluster: &Cluster, timeout: Duration) -> Vec<Node> {
     let request = Request::new(());
     let view = RequestView::of(&request, CLIENT);

@@ -30,7 +30,8 @@ mod with_prometheus {
     use super::{Arc, Monitored, Observer};
     use crate::log_file::LogFile;
 
-    /// A gauge that is not set at a scrape is removed, as the endpoint that it described was.
+    /// A gauge that is not set at a scrape is removed, because the endpoint that it described was
+    /// removed.
     const GAUGE_TIMEOUT: Duration = Duration::from_millis(500);
 
     /// 1 if the last reload was successful, else 0: the old configuration is still in use. The start counts as a reload.
@@ -97,7 +98,7 @@ mod with_prometheus {
     }
 }
 
-/// A build without metrics.
+/// In a build without metrics.
 #[cfg(not(feature = "prometheus"))]
 #[derive(Clone)]
 pub enum Exporter {}

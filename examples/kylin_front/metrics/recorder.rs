@@ -1,5 +1,6 @@
-//! A recorder that keeps counters and histograms in atomics, with fixed buckets. That of `metrics-exporter-prometheus` keeps each value
-//! of a histogram with its time until it is put into a bucket, which costs a request more than all other metrics. Gauges stay there.
+//! A recorder that keeps counters and histograms in atomics, with fixed buckets. The recorder of
+//! `metrics-exporter-prometheus` keeps each value of a histogram with its time until it is put into
+//! a bucket. That costs a request more than all other metrics. Gauges stay with it.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,7 +12,7 @@ use metrics_exporter_prometheus::PrometheusRecorder;
 use metrics_exporter_prometheus::formatting::{sanitize_label_value, write_help_line, write_type_line};
 use parking_lot::Mutex;
 
-/// The upper bounds of the buckets, in seconds: a query takes from milliseconds to minutes.
+/// The upper bounds of the buckets, in seconds. A query takes from milliseconds to minutes.
 const BOUNDS: [f64; 14] = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
 
 /// Keeps counters and histograms, and leaves gauges to the recorder of Prometheus.
@@ -27,17 +28,17 @@ pub struct Counts {
     histograms: Families<Buckets>,
 }
 
-/// Metrics by their names.
+/// Metrics, by name.
 type Families<M> = Arc<Mutex<BTreeMap<String, Family<M>>>>;
 
 /// The metrics of one name.
 struct Family<M> {
     help: SharedString,
-    /// By their labels, as the text format has them.
+    /// By label, in the text format.
     metrics: BTreeMap<String, Arc<M>>,
 }
 
-/// The number of values in each bucket, of which the last one has no bound, and the sum of the values.
+/// The number of values in each bucket, the last of which has no bound, and the sum of the values.
 #[derive(Default)]
 struct Buckets {
     counts: [AtomicU64; BOUNDS.len() + 1],
@@ -96,7 +97,7 @@ fn braced(labels: &str) -> String {
     if labels.is_empty() { String::new() } else { format!("{{{labels}}}") }
 }
 
-/// Returns the metric of a name and its labels, which is made the first time.
+/// Returns the metric with a name and labels. The first call creates it.
 fn registered<M: Default>(families: &Families<M>, key: &Key) -> Arc<M> {
     let label = |label: &metrics::Label| format!("{}=\"{}\"", label.key(), sanitize_label_value(label.value()));
     let labels = key.labels().map(label).collect::<Vec<_>>().join(",");

@@ -1,4 +1,5 @@
-//! The combined format. Its parts are appended as bytes: to format each of them would cost more than the rest of what observers do.
+//! The combined format. Its parts are appended as bytes, because formatting each part would cost
+//! more than the rest of the observers' work.
 
 use std::cell::RefCell;
 use std::io::Write as _;
@@ -97,7 +98,7 @@ fn put(line: &mut Line, text: &str) {
     line.put(text.as_bytes());
 }
 
-/// Appends the version behind the target, and the end of the request line.
+/// Appends the version after the target, and the end of the request line.
 fn put_version(line: &mut Line, version: Version) {
     match version {
         Version::HTTP_11 => line.put_array(b" HTTP/1.1\" "),
@@ -128,13 +129,14 @@ fn put_time(line: &mut Line, duration: Duration) {
         Some(text) => line.put_array(&text),
         None => {
             put_number(line, millis / 1000);
-            // The digits behind the point are those of the last second.
+            // The digits after the point are those of the last second.
             line.put(&short_time(millis % 1000).unwrap_or_default()[1..]);
         }
     }
 }
 
-/// Appends a name and a time. Nearly all have a single digit before the point, and are appended as a whole.
+/// Appends a name and a time. Nearly all times have a single digit before the point, and are
+/// appended as a whole.
 fn put_named_time(line: &mut Line, name: &[u8; 4], duration: Duration) {
     let [a, b, c, d] = *name;
     match short_time(millis(duration)) {
@@ -163,8 +165,8 @@ fn short_time(millis: u64) -> Option<[u8; 5]> {
     Some([digit(1000), b'.', digit(100), digit(10), digit(1)])
 }
 
-/// Appends a time of day as the Common Log Format has it, up to the quotation mark before the request line. Many requests come in
-/// one second, for which a thread formats it once.
+/// Appends a time of day in the Common Log Format, up to the quotation mark before the request
+/// line. Many requests arrive within one second, for which a thread formats it only once.
 fn put_time_of_day(line: &mut Line, at: SystemTime) {
     thread_local! {
         static LAST: RefCell<(Option<u64>, String)> = const { RefCell::new((None, String::new())) };
@@ -179,7 +181,7 @@ fn put_time_of_day(line: &mut Line, at: SystemTime) {
     });
 }
 
-/// Appends one value for each attempt, in nginx's form for several upstreams; `-` without attempts.
+/// Appends one value per attempt, in nginx's form for several upstreams; `-` without attempts.
 fn put_list(line: &mut Line, attempts: &[Attempt], separator: &str, value: impl Fn(&mut Line, &Attempt)) {
     let Some((first, others)) = attempts.split_first() else { return line.put_array(b"-") };
     value(line, first);
@@ -189,7 +191,8 @@ fn put_list(line: &mut Line, attempts: &[Attempt], separator: &str, value: impl 
     }
 }
 
-/// Appends a value that a client chose, escaped, or its beginning and an ellipsis.
+/// Appends a value that a client chose, escaped; of a long value, only the beginning and an
+/// ellipsis.
 fn put_value(line: &mut Line, value: &[u8]) {
     if value.len() > MAX_VALUE {
         put_escaped(line, &value[..MAX_VALUE]);
@@ -199,8 +202,9 @@ fn put_value(line: &mut Line, value: &[u8]) {
     }
 }
 
-/// Appends text in which what could forge another field or another line is escaped, as in nginx (`ngx_http_log_escape`): quotes,
-/// backslashes and bytes that are not printable ASCII become `\xXX`.
+/// Appends text, escaping bytes that could forge another value or another line, as in nginx
+/// (`ngx_http_log_escape`). Quotes, backslashes and bytes that are not printable ASCII become
+/// `\xXX`.
 fn put_escaped(line: &mut Line, text: &[u8]) {
     let is_plain = |byte: &u8| matches!(byte, 0x20..=0x7e) && !matches!(byte, b'"' | b'\\');
     let are_all_plain = match text.last_chunk() {
@@ -223,7 +227,8 @@ fn put_escaped(line: &mut Line, text: &[u8]) {
 fn are_plain(bytes: [u8; 8]) -> bool {
     const ONES: u64 = 0x0101_0101_0101_0101;
     let bytes = u64::from_le_bytes(bytes);
-    // Each result has the highest bit of a byte set if that byte is escaped. A borrow or carry only comes from such a byte.
+    // In each result, the highest bit of a byte is set if that byte is escaped. A borrow or carry
+    // only comes from such a byte.
     let below = |limit: u8, bytes: u64| bytes.wrapping_sub(ONES * u64::from(limit)) & !bytes;
     let equal = |byte: u8| below(1, bytes ^ (ONES * u64::from(byte)));
     let above = bytes.wrapping_add(ONES) | bytes;

@@ -11,7 +11,8 @@ use serde::Serialize;
 use super::line::Line;
 use super::{CLIENT_CLOSED_REQUEST, QueryLog, cut, with_client};
 
-/// The number of bytes of SQL that the query log shows. Generated queries may have megabytes.
+/// The maximum number of bytes of SQL that the query log shows. Generated queries may have
+/// megabytes.
 const MAX_SQL: usize = 64 << 10;
 
 #[derive(Serialize)]
@@ -71,7 +72,7 @@ struct QueryLine<'a> {
     queued: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     sql: Option<&'a str>,
-    /// Only if not all of them are shown.
+    /// Set only if not all of them are shown.
     #[serde(skip_serializing_if = "Option::is_none")]
     sql_bytes: Option<usize>,
     status: Option<u16>,

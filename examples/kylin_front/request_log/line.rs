@@ -2,11 +2,12 @@
 
 use std::io;
 
-/// The bytes of memory that an empty line keeps.
+/// The maximum memory that an empty line keeps, in bytes.
 const MAX_SPARE: usize = 4 << 10;
 
-/// A line that is put together from many short pieces. The buffer is filled with zeros up to its end, so that each piece is copied to
-/// its place: `Vec::extend_from_slice` calls `reserve` for each piece.
+/// A line that is assembled from many short pieces. The buffer is filled with zeros up to its end,
+/// so that each piece is copied to its place. `Vec::extend_from_slice` would call `reserve` for
+/// each piece.
 pub struct Line {
     buffer: Vec<u8>,
     length: usize,
@@ -21,7 +22,7 @@ impl Line {
         &self.buffer[..self.length]
     }
 
-    /// Empties the line. Its memory is kept, if it is not large.
+    /// Empties the line. Its memory is kept unless it is large.
     pub fn clear(&mut self) {
         self.length = 0;
         if self.buffer.len() > MAX_SPARE {
@@ -30,7 +31,7 @@ impl Line {
         }
     }
 
-    /// Appends text of a known length, which needs no call.
+    /// Appends text of a known length, without a call to `memcpy`.
     #[inline]
     pub fn put_array<const N: usize>(&mut self, text: &[u8; N]) {
         let place = self.buffer.get_mut(self.length..).and_then(<[u8]>::first_chunk_mut);

@@ -1,4 +1,4 @@
-//! The request log, with a line for each request, and the query log, with a line for each query.
+//! The request log, with a line per request, and the query log, with a line per query.
 
 mod combined;
 mod json;
@@ -15,8 +15,8 @@ use crate::log_file::LogFile;
 
 /// The status in the log of a request whose client left before the response, as in nginx.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
-/// The maximum length of a value that a client chose: in JSON in characters, in `combined`, which escapes bytes, in bytes. Only targets
-/// may be longer, because heads have a limit.
+/// The maximum length of a value that a client chose. In JSON it is in characters. In `combined`,
+/// which escapes bytes, it is in bytes. Only targets may be longer, because heads have a limit.
 const MAX_VALUE: usize = 256;
 /// The classes of requests that execute SQL.
 const QUERIES: [&str; 4] = ["query", "prepare", "export", "async_submit"];
@@ -60,12 +60,12 @@ impl Observer for RequestLog {
     }
 }
 
-/// Logs each query, as JSON. The fingerprint is null if the SQL was not read.
+/// Logs each query as JSON. The fingerprint is null if the SQL was not read.
 pub struct QueryLog {
     pub file: LogFile,
-    /// Writes the SQL too, with its literals.
+    /// Whether to write the SQL too, with its literals.
     pub with_sql: bool,
-    /// It is written too how the node got the result.
+    /// Whether to write how the node got the result.
     pub with_flags: bool,
 }
 
@@ -84,7 +84,8 @@ impl Observer for QueryLog {
 
     fn finished(&self, event: &Finished<'_>) {
         let request = event.request;
-        // The SQL of some queries is not read: of a long body, a compressed one, one that is not JSON, or an asynchronous query.
+        // The SQL of some queries is not read: if the body is long, compressed or not JSON, or the
+        // query is asynchronous.
         if request.fingerprint().is_none() && !request.class().is_some_and(|class| QUERIES.contains(&class)) {
             return;
         }
@@ -106,7 +107,7 @@ fn with_line(write: impl FnOnce(&mut Line)) {
     });
 }
 
-/// Returns a value that a client chose, or its beginning and an ellipsis.
+/// Returns a value that a client chose; of a long value, only the beginning and an ellipsis.
 fn cut(value: &str) -> Cow<'_, str> {
     // A character has at least one byte.
     let end = if value.len() <= MAX_VALUE { None } else { value.char_indices().nth(MAX_VALUE) };
@@ -116,7 +117,7 @@ fn cut(value: &str) -> Cow<'_, str> {
     }
 }
 
-/// The text of each octet of an address, with a dot behind it, and zeros.
+/// The text of each octet of an address, followed by a dot and zeros.
 static OCTETS: [[u8; 4]; 256] = {
     let mut octets = [[0; 4]; 256];
     let mut octet: usize = 0;
@@ -135,12 +136,12 @@ static OCTETS: [[u8; 4]; 256] = {
 
 /// Calls `put` with the address of a client as text.
 fn with_client<R>(request: &ObservedRequest, put: impl FnOnce(&[u8]) -> R) -> R {
-    // A socket for both families names IPv4 clients as IPv6 ones.
+    // A dual-stack socket shows IPv4 clients as IPv6 clients.
     match request.client().ip().map(|ip| ip.to_canonical()) {
         Some(IpAddr::V4(ip)) => {
             let (mut text, mut end) = ([0; 16], 0);
             for octet in ip.octets() {
-                // The next octet overwrites the zeros behind a short one.
+                // The next octet overwrites the zeros after a short one.
                 [text[end], text[end + 1], text[end + 2], text[end + 3]] = OCTETS[usize::from(octet)];
                 end += 2 + usize::from(octet >= 10) + usize::from(octet >= 100);
             }

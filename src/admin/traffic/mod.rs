@@ -17,7 +17,8 @@ use crate::observe::{
     AttemptEnd, AttemptEnded, EndpointChange, EndpointChanged, Finished, Observer, Received, Termination,
 };
 
-/// Counts and latencies of the requests of the last minute. Requests update atomic counters; only a failure takes a lock.
+/// Counts and latencies of the requests in the last minute. Requests update atomic counters; only a
+/// failure takes a lock.
 pub(super) struct Traffic {
     clock: Epoch,
     in_flight: AtomicI64,
@@ -25,7 +26,7 @@ pub(super) struct Traffic {
     endpoints: RwLock<AHashMap<EndpointId, Arc<EndpointTraffic>>>,
 }
 
-/// Durations, and how many of the requests failed.
+/// Durations, and the number of requests that failed.
 struct Measured {
     requests: RecentCount,
     failures: RecentCount,
@@ -42,7 +43,7 @@ struct EndpointTraffic {
 #[derive(Clone)]
 pub(super) struct LastFailure {
     pub(super) at: Instant,
-    /// `requests` or `probes`, as the names of [`FoundBy`](crate::observe::FoundBy).
+    /// `requests` or `probes`, like the names of [`FoundBy`](crate::observe::FoundBy).
     pub(super) found_by: &'static str,
     pub(super) reason: String,
 }
@@ -52,7 +53,7 @@ pub(super) struct LastFailure {
 pub(super) struct Rates {
     requests_per_s: f64,
     failures_per_s: f64,
-    /// In milliseconds, of the last minute.
+    /// In milliseconds, over the last minute.
     latency_ms: Option<Latency>,
 }
 
@@ -73,12 +74,12 @@ impl Traffic {
         }
     }
 
-    /// Returns the requests that have arrived and not ended.
+    /// Returns the number of requests that have arrived and not ended.
     pub(super) fn in_flight(&self) -> i64 {
         self.in_flight.load(Ordering::Relaxed).max(0)
     }
 
-    /// Returns the rates of requests. Those that failed are the ones that got no response of a node.
+    /// Returns the rates of requests. A request counts as failed if it got no response of a node.
     pub(super) fn requests(&self) -> Rates {
         self.requests.rates(self.clock.millis())
     }
@@ -90,7 +91,7 @@ impl Traffic {
         (Some(endpoint.attempts.rates(self.clock.millis())), last_failure)
     }
 
-    /// Forgets endpoints that no cluster has any more.
+    /// Forgets endpoints that are no longer in any cluster.
     pub(super) fn retain(&self, is_known: impl Fn(&EndpointId) -> bool) {
         if !self.endpoints.read().keys().all(&is_known) {
             self.endpoints.write().retain(|id, _| is_known(id));

@@ -3,22 +3,23 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// The time that a window lasts, in milliseconds.
+/// The duration of a window, in milliseconds.
 const WINDOW_MS: u64 = 5000;
-/// The windows that are kept: those of a minute, and the present one.
+/// The number of windows that are kept: those of a minute, and the current one.
 const WINDOWS: u64 = 13;
-/// The windows of which rates are made, the present one included.
+/// The number of windows that a rate covers, including the current one.
 const RATE_WINDOWS: u64 = 3;
 
-/// Buckets of durations: four for each power of two of microseconds, so that a bucket's middle is at most an eighth off.
+/// Buckets of durations: four for each power of two of microseconds, so that the middle of a bucket
+/// is off by at most an eighth.
 const BUCKETS: usize = 1 + ((MAX_EXPONENT - MIN_EXPONENT) as usize) * 4;
 /// Shorter durations share the first bucket: below 128 µs.
 const MIN_EXPONENT: u32 = 7;
-/// Longer ones share the last bucket: from 2^31 µs, about 36 minutes.
+/// Longer durations share the last bucket: from 2^31 µs, about 36 minutes.
 const MAX_EXPONENT: u32 = 31;
 
-/// Events of the last minute, by kind. A counter holds the number of its window in the upper half and the count in the lower, so that
-/// a counter of an old window begins anew with one atomic operation.
+/// Events of the last minute, by kind. A counter holds the number of its window in the upper half
+/// and the count in the lower. So a counter of an old window starts over with one atomic operation.
 struct Windows {
     kinds: usize,
     counters: Box<[AtomicU64]>,
@@ -50,12 +51,13 @@ impl Windows {
     }
 }
 
-/// Returns the number of the window, from 1: no window has the number of counters that were never used.
+/// Returns the number of the window. It starts at 1, because unused counters have the number 0.
 fn number(now_ms: u64) -> u64 {
     (now_ms / WINDOW_MS + 1) & u64::from(u32::MAX)
 }
 
-/// Returns how long the windows of rates last until now, in seconds. It is less at the start of the process.
+/// Returns how long the windows of rates last until now, in seconds. It is shorter at the start of
+/// the process.
 fn rate_seconds(now_ms: u64) -> f64 {
     let began = (now_ms / WINDOW_MS).saturating_sub(RATE_WINDOWS - 1) * WINDOW_MS;
     (now_ms - began).max(1000) as f64 / 1000.0
@@ -73,7 +75,7 @@ impl RecentCount {
         self.0.count(now_ms, 0);
     }
 
-    /// Returns the events per second, of the last 10 to 15 s.
+    /// Returns the events per second, over the last 10 to 15 s.
     pub(super) fn per_second(&self, now_ms: u64) -> f64 {
         self.0.get(now_ms, RATE_WINDOWS, 0) as f64 / rate_seconds(now_ms)
     }
@@ -169,7 +171,7 @@ mod tests {
         durations.record(0, Duration::from_millis(5));
         count.count(0);
         assert!(durations.quantiles(64_999, [0.5]).is_some() && durations.quantiles(65_000, [0.5]).is_none());
-        // The ring comes around to the same counters.
+        // The ring wraps around to the same counters.
         durations.record(65_000, Duration::from_secs(7));
         assert!(durations.quantiles(65_000, [0.0]).unwrap()[0] > Duration::from_secs(6));
         assert!(count.per_second(14_999) > 0.0 && count.per_second(15_000) == 0.0);

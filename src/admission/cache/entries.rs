@@ -1,7 +1,7 @@
-//! The entries of a cache, and the credentials that a node has accepted.
+//! The entries of a cache, and the credentials that nodes have accepted.
 //!
-//! Both are a `quick_cache`, as the sessions in memory are (a CLOCK-Pro cache): results that are asked for again survive a flood of
-//! queries that come once.
+//! Both use `quick_cache` (a CLOCK-Pro cache), like the sessions in memory. Results that are
+//! requested again survive a flood of queries that arrive once.
 
 use std::sync::Arc;
 
@@ -18,10 +18,11 @@ use crate::observe::ServedBy;
 /// The maximum number of entries, and of known credentials.
 const MAX_ENTRIES: usize = 4096;
 
-/// The bytes of an entry besides its response, with the overhead of the map.
+/// The size of an entry without its response, including the overhead of the map, in bytes.
 const OVERHEAD: usize = 512;
 
-/// A result, with the facts that decide which queries may get it. Times are in milliseconds of the clock of the cache.
+/// A result, with the facts that decide which queries may get it. Times are in milliseconds on the
+/// clock of the cache.
 pub(crate) struct CachedResult {
     pub(crate) head: Response<()>,
     pub(crate) body: Bytes,
@@ -42,17 +43,18 @@ impl CachedResult {
     }
 }
 
-/// The last decisions of nodes on credentials.
+/// The last decisions of nodes about credentials.
 #[derive(Clone, Copy, Default)]
 struct CredentialRecord {
-    /// The latest arrival of a query with them to which a node has returned a result.
+    /// The latest arrival of a query with these credentials for which a node returned a result.
     accepted: Option<u64>,
     /// The time at which a node last rejected them.
     rejected: Option<u64>,
 }
 
 impl CredentialRecord {
-    /// Returns whether a node has accepted the credentials since this time, and rejected none since the query of the entry arrived.
+    /// Returns whether a node has accepted the credentials since this time, and none has rejected
+    /// them since the query of the entry arrived.
     fn allows(self, since: u64, entry: &CachedResult) -> bool {
         let is_accepted = self.accepted.is_some_and(|accepted| accepted >= since);
         let is_rejected = self.rejected.is_some_and(|rejected| {
@@ -62,8 +64,8 @@ impl CredentialRecord {
     }
 }
 
-/// The number of slots for rejections of credentials that no node has accepted. Credentials that share a slot share the rejection,
-///  which costs them an entry at most.
+/// The number of slots for rejections of credentials that no node has accepted. Credentials that
+/// share a slot share the rejection, which costs them at most an entry.
 const REJECTIONS: usize = 4096;
 
 pub(super) struct Entries {
@@ -73,15 +75,17 @@ pub(super) struct Entries {
 
 struct KnownCredentials {
     accepted: Cache<CredentialKey, CredentialRecord, UnitWeighter, RandomState>,
-    /// The times of the last rejections of credentials that no node had accepted, by a part of their keys. Their first query may
-    /// still run. In milliseconds plus one; 0 is never.
+    /// The times of the last rejections of credentials that no node had accepted, indexed by a part
+    /// of their keys. Their first query may still be running. In milliseconds plus one; 0 means
+    /// never.
     rejections: Box<[u64]>,
 }
 
 struct Results {
     map: Cache<CacheKey, Arc<CachedResult>, EntryWeight, RandomState>,
-    /// The times at which clients last wanted new results, in milliseconds, by a part of the keys: queries that arrived before may still
-    /// run. Keys that share a slot lose an entry at most.
+    /// The times at which clients last requested new results, in milliseconds, indexed by a part of
+    /// the keys. Queries that arrived before may still be running. Keys that share a slot lose at
+    /// most an entry.
     forgotten: Box<[u64]>,
     evicted: u64,
 }
@@ -98,7 +102,8 @@ pub(super) struct CacheUsage {
 
 impl Entries {
     pub(super) fn new(max_bytes: usize) -> Self {
-        // The map bounds one weight. An entry weighs its bytes, and at least its share of them, so that neither bound is exceeded.
+        // The map bounds a single weight. An entry weighs its bytes, and at least its share of the
+        // limit, so that neither bound is exceeded.
         let weight = EntryWeight { minimum: max_bytes.div_ceil(MAX_ENTRIES) as u64 };
         let options = |weight: u64| {
             let options = OptionsBuilder::new().estimated_items_capacity(MAX_ENTRIES).weight_capacity(weight).build();
@@ -123,7 +128,8 @@ impl Entries {
         self.results.lock().map.get(key).cloned()
     }
 
-    /// Adds an entry, unless a query that arrived later has one, or the key was forgotten after its query arrived.
+    /// Adds an entry, unless there is one from a later query, or the key was forgotten after the
+    /// entry's query arrived.
     pub(super) fn insert(&self, key: CacheKey, entry: CachedResult) {
         let mut results = self.results.lock();
         let present = results.map.peek(&key);
@@ -142,7 +148,8 @@ impl Entries {
         self.results.lock().map.remove_if(key, |entry| Arc::ptr_eq(only, entry));
     }
 
-    /// Removes the entry of a key. Results of queries that arrived until now are not added afterwards.
+    /// Removes the entry of a key. Results of queries that arrived before now are not added
+    /// afterwards.
     pub(super) fn forget(&self, key: &CacheKey, now: u64) {
         let mut results = self.results.lock();
         results.forgotten[key.part() as usize % FORGOTTEN] = now;
@@ -163,8 +170,8 @@ impl Entries {
             .all(|credential| known.accepted.get(&credential).is_some_and(|known| known.allows(since, entry)))
     }
 
-    /// Records that a node has accepted credentials that arrived at this time. If they were rejected meanwhile, records nothing
-    /// and returns false.
+    /// Records that a node has accepted credentials that arrived at this time. If they were
+    /// rejected meanwhile, records nothing and returns false.
     pub(super) fn accept(&self, credentials: &Credentials, arrived: u64) -> bool {
         let known = &mut *self.credentials.lock();
         if credentials.each().any(|credential| known.rejections[credential.part() as usize % REJECTIONS] > arrived) {

@@ -24,7 +24,8 @@ impl CredentialKey {
     }
 }
 
-/// The credentials of a request: all together, and each session of Kylin among them, because each may end.
+/// The credentials of a request: all together, and each Kylin session among them, because each may
+/// end.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Credentials {
     pub(super) all: CredentialKey,
@@ -37,7 +38,7 @@ impl Credentials {
     }
 }
 
-/// The key of an entry: a keyed hash of the parts that queries with the same result have in common.
+/// The key of an entry: a keyed hash of the parts that are common to queries with the same result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct CacheKey([u8; 32]);
 
@@ -67,7 +68,7 @@ impl Keys {
         }
     }
 
-    /// Returns the key of all credentials. `cookies` are those that the client has sent.
+    /// Returns the key of all credentials. `cookies` are the cookies that the client sent.
     fn credential(
         &self,
         authorization: Option<&HeaderValue>,
@@ -82,7 +83,8 @@ impl Keys {
         CredentialKey(self.tag(b"credential", &form))
     }
 
-    /// Returns the key of a query whose body was read as a whole; without `credential` it has one key for all users.
+    /// Returns the key of a query whose body was read as a whole. Without `credential`, the key is
+    /// the same for all users.
     pub(super) fn query(&self, request: &Request<Body>, credential: Option<CredentialKey>) -> Option<CacheKey> {
         let body = request.body().whole()?;
         let mut form = Form::default();

@@ -1,17 +1,18 @@
-//! Result cache: gives a user the result of an equal query that is at most a minute old.
+//! Result cache: gives a user the result of an identical query that is at most a minute old.
 //!
-//! An entry is given if all these conditions hold:
+//! An entry is used if all these conditions hold:
 //!
 //! | condition | how it is known |
 //! |---|---|
-//! | the query is equal to that of the entry | its [key](CacheKey), a keyed hash of what single flight compares |
+//! | the query is identical to that of the entry | its [key](CacheKey), a keyed hash of what single flight compares |
 //! | no write or build has passed since the query of the entry was sent | the epoch of the project, which the entry carries |
-//! | no build has been seen since, which other front ends or the scheduler of Kylin may have begun | the list of the project's jobs, which a node is asked for every 10 s; a change raises the epoch |
+//! | no build has been seen since, which other front ends or the scheduler of Kylin may have started | the list of the project's jobs, which a node is asked for every 10 s; a change raises the epoch |
 //! | the list of jobs is not older than 15 s | the time of the last check |
 //! | a node has accepted the credentials since, and rejected none | the responses to all queries |
 //! | the entry is not older than 60 s | its time |
 //!
-//! A result is stored if the conditions for its project held when its query arrived, and its epoch is still the same.
+//! A result is stored if the conditions for its project held when its query arrived, and its epoch
+//! is still the same.
 
 mod entries;
 mod key;
@@ -91,7 +92,7 @@ impl<B> ResultCache<B> {
     /// Returns an empty cache.
     ///
     /// # Errors
-    /// [`InvalidSecret`] when the operating system has no random bytes.
+    /// [`InvalidSecret`] if the operating system has no random bytes.
     pub(crate) fn new(
         rules: &CacheRules,
         login: HeaderValue,
@@ -139,8 +140,9 @@ impl<B> ResultCache<B> {
         self.keys.credentials(context)
     }
 
-    /// Excludes these credentials from all results of queries that arrived until now: a node has rejected the credentials, their
-    /// session has ended, or a write of theirs may still be executed.
+    /// Excludes these credentials from all results of queries that arrived before now. A node has
+    /// rejected the credentials, their session has ended, or a write with them may still be
+    /// executed.
     pub(crate) fn reject(&self, credentials: &Credentials) {
         self.entries.reject(credentials, self.clock.millis());
     }
@@ -151,12 +153,13 @@ impl<B> ResultCache<B> {
 }
 
 impl<B: Backend> ResultCache<B> {
-    /// Returns the key of a query; `None` if its body is no JSON object.
+    /// Returns the key of a query; `None` if its body is not a JSON object.
     pub(crate) fn key(&self, request: &Request<Body>, credentials: &Credentials) -> Option<CacheKey> {
         self.keys.query(request, Some(credentials.all).filter(|_| !self.across_users))
     }
 
-    /// Looks up the result of a query that has just arrived. Accepts an age of at most `max_age`.
+    /// Looks up the result of a query that has just arrived. Accepts a result that is at most
+    /// `max_age` old.
     pub(crate) fn look_up(
         self: &Arc<Self>,
         key: CacheKey,
@@ -191,7 +194,8 @@ impl<B: Backend> ResultCache<B> {
         Lookup::Miss(Pending { key, credentials, project, epoch, arrived, may_store }, outcome)
     }
 
-    /// Removes the result of a query whose client wants a new one. It must not get the older one afterwards.
+    /// Removes the result of a query whose client requested a new one. The client must not get the
+    /// older one afterwards.
     pub(crate) fn forget(&self, key: &CacheKey) {
         self.entries.forget(key, self.clock.millis());
     }
@@ -213,13 +217,14 @@ impl<B: Backend> ResultCache<B> {
         if weight > self.max_bytes || !has_room || !reservation.grow(weight) {
             return;
         }
-        // A copy, because the body may be a part of a larger buffer, or count for the share of its client.
+        // A copy, because the body may be part of a larger buffer, or count towards the share of
+        // its client.
         let body = reservation.hold(body.to_vec());
         let stored = self.clock.millis();
         self.entries.insert(key, CachedResult { head, body, served_by, credential, epoch, arrived, stored });
     }
 
-    /// Begins to follow the builds of a project, unless they are followed already.
+    /// Begins to follow the builds of a project, unless they are already followed.
     fn follow(self: &Arc<Self>, name: &str) {
         let Ok(runtime) = Handle::try_current() else { return };
         let slot = ProjectSlot::of(name);
@@ -254,7 +259,7 @@ impl<B: Backend> ResultCache<B> {
                     _ = first_error.get_or_insert(error);
                 }
                 Err(error) => {
-                    // The nodes would most likely not respond for the other projects either.
+                    // The nodes would probably not respond for the other projects either.
                     first_error = Some(error);
                     break;
                 }

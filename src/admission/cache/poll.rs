@@ -20,16 +20,17 @@ use crate::kylin::node::jobs;
 /// The time between two checks of a project.
 pub(super) const INTERVAL: Duration = Duration::from_secs(10);
 
-/// The time for the response of a node.
+/// The timeout for a node's response.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The time until credentials that a node rejected are sent again: Kylin 5 locks a user after three wrong passwords.
+/// The time until credentials that a node rejected are sent again, because Kylin 5 locks a user
+/// after three wrong passwords.
 const LOGIN_PAUSE: Duration = Duration::from_secs(600);
 
 /// The maximum number of nodes that are asked for one project.
 const MAX_NODES: usize = 3;
 
-/// Kylin 2.x-4.x produce only the first type, Kylin 5 only the others.
+/// Kylin 2.x-4.x produces only the first type, Kylin 5 only the others.
 const ACCEPT: HeaderValue = HeaderValue::from_static(
     "application/json, application/vnd.apache.kylin-v4-public+json;q=0.9, application/vnd.apache.kylin-v4+json;q=0.8",
 );
@@ -49,11 +50,11 @@ pub(super) enum PollError {
     Unreachable { endpoint: String, what: String },
 }
 
-/// Asks the same node while it responds. So only one session is made, and a node that learns of a build later than others does not
-/// look like a change.
+/// Asks the same node for as long as it responds. So only one session is created. A node that
+/// learns of a build later than others then does not look like a change.
 pub(super) struct Poller {
     authorization: HeaderValue,
-    /// The endpoint that is asked, by its uid, and its cookies.
+    /// The uid of the endpoint that is asked, and its cookies.
     node: Option<u64>,
     cookies: CookieJar,
     /// The time until which the login is not sent, and the endpoint that rejected it.

@@ -9,20 +9,22 @@ use parking_lot::Mutex;
 use crate::admission::flight::ProjectSlot;
 use crate::clock::as_millis;
 
-/// The maximum number of projects. More are not cached, because a node is asked for each of them.
+/// The maximum number of projects. Further projects are not cached, because a node is asked about
+/// each one.
 const MAX_PROJECTS: usize = 64;
 
-/// The time for which a project is followed after its last query.
+/// How long a project is followed after its last query.
 const UNUSED_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// The time for which a node's list of jobs is valid: the interval, and some seconds for the next response.
+/// How long a node's list of jobs is valid: the interval, plus some seconds for the next response.
 pub(super) const MAX_CHECK_AGE: Duration = Duration::from_secs(15);
 
-/// The time for which nothing is stored after data has changed. Nodes learn of changes from each other after seconds, and return
-/// old results until then.
+/// How long nothing is stored after data has changed. Nodes learn of each other's changes seconds
+/// later, and return old results until then.
 const SETTLE_TIME: Duration = Duration::from_secs(10);
 
-/// A project. Queries and checks change its state. Times are in milliseconds of the clock of the cache.
+/// A project. Queries and checks change its state. Times are in milliseconds on the clock of the
+/// cache.
 pub(crate) struct Project {
     pub(super) name: Box<str>,
     pub(super) slot: ProjectSlot,
@@ -41,12 +43,12 @@ struct ProjectState {
     settled_at: u64,
 }
 
-/// The uses of the cache that a query may make.
+/// How a query may use the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Allowed {
-    /// Get an entry, because builds are followed.
+    /// Whether it may get an entry, because builds are followed.
     pub(super) get: bool,
-    /// Store its result.
+    /// Whether its result may be stored.
     pub(super) store: bool,
 }
 
@@ -57,7 +59,7 @@ impl Project {
         Project { name: name.into(), slot: ProjectSlot::of(name), state: Mutex::new(state) }
     }
 
-    /// Returns what a query that arrives at the epoch may do.
+    /// Returns how a query that arrives in this epoch may use the cache.
     pub(super) fn allows(&self, epoch: u64, now: u64) -> Allowed {
         let mut state = self.state.lock();
         state.used = now;
@@ -79,7 +81,7 @@ impl Project {
         self.state.lock().epoch = epoch;
     }
 
-    /// Records the present epoch. If it has changed, nothing is stored for a while.
+    /// Records the current epoch. If it has changed, nothing is stored for a while.
     pub(super) fn see(&self, epoch: u64, now: u64) {
         self.state.lock().see(epoch, now);
     }
@@ -98,7 +100,7 @@ impl ProjectState {
     }
 }
 
-/// The projects by their names, in capital letters: Kylin ignores their case.
+/// The projects by name, in upper case, because Kylin ignores case.
 #[derive(Default)]
 pub(super) struct Projects(Mutex<AHashMap<Box<str>, Arc<Project>>>);
 
@@ -107,7 +109,7 @@ impl Projects {
         self.0.lock().get(name.to_ascii_uppercase().as_str()).cloned()
     }
 
-    /// Begins to follow a project; `None` if it is followed already, or too many are.
+    /// Begins to follow a project. Returns `None` if it is already followed, or too many are.
     pub(super) fn follow(&self, name: &str, epoch: u64, now: u64) -> Option<Arc<Project>> {
         let mut projects = self.0.lock();
         let key = name.to_ascii_uppercase();

@@ -5,7 +5,8 @@ use http::HeaderValue;
 use crate::basic_auth;
 use crate::probe::InvalidProbe;
 
-/// The rules by which results of queries are cached: see [`ProxyBuilder::cache`](crate::proxy::ProxyBuilder::cache) and the guide on
+/// The rules for caching results of queries: see
+/// [`ProxyBuilder::cache`](crate::proxy::ProxyBuilder::cache) and the guide on
 /// [waiting](crate::docs::waiting#the-result-cache).
 ///
 /// | setting | default |
@@ -45,31 +46,34 @@ impl CacheRules {
         Self::default()
     }
 
-    /// Sets the HTTP Basic credentials with which the front end asks a node for the last job of each project whose results it caches,
-    /// every 10 s. The user must be allowed to see the jobs of these projects.
+    /// Sets HTTP Basic credentials. Every 10 s the front end uses them to ask a node for the last
+    /// job of each project whose results it caches. The user must be allowed to see the jobs of
+    /// these projects.
     ///
     /// A login that a node rejects is not sent again for ten minutes, because Kylin 5 locks a user after three wrong passwords. Nothing
     /// is cached meanwhile, and [`CacheStatus::error`](crate::observe::CacheStatus::error) says why.
     ///
     /// # Errors
-    /// [`InvalidProbe::User`] when the user's name contains a colon (RFC 7617).
+    /// [`InvalidProbe::User`] if the user's name contains a colon (RFC 7617).
     pub fn login(mut self, user: &str, password: &str) -> Result<Self, InvalidProbe> {
         self.authorization = Some(basic_auth::authorization(user, password).ok_or(InvalidProbe::User)?);
         Ok(self)
     }
 
-    /// Sets how many bytes all entries may have together. Default: 64 MiB. They also count in the
-    /// [budget](crate::proxy::ProxyBuilder::buffers) of the proxy, of which the cache leaves at least half to others.
+    /// Sets the maximum total size of all entries, in bytes. Default: 64 MiB. Entries also count
+    /// against the [budget](crate::proxy::ProxyBuilder::buffers) of the proxy. The cache leaves at
+    /// least half of that to others.
     pub fn max_bytes(mut self, bytes: NonZeroUsize) -> Self {
         self.max_bytes = MaxBytes(bytes);
         self
     }
 
-    /// Sets whether a user gets the results of other users. Default: off.
+    /// Sets whether a user may get the results of other users. Default: off.
     ///
-    /// Enable it only if results do not depend on the user: all users may query the same projects, tables and columns, and there
-    /// are no row rights. The cache gives an entry to credentials with which a node has returned a result since the entry was
-    /// stored. It does not check whether that user may see the rows.
+    /// Enable it only if results do not depend on the user: all users may query the same projects,
+    /// tables and columns, and there is no row-level security. The cache gives an entry to
+    /// credentials for which a node has returned a result since the entry was stored. It does not
+    /// check whether that user may see the rows.
     pub fn across_users(mut self, on: bool) -> Self {
         self.across_users = on;
         self

@@ -1,26 +1,29 @@
 use crate::sync::{AtomicU64, Ordering};
 
-/// The number of slots for projects, by a hash of their names. Projects in one slot share an epoch, so they only share fewer results.
+/// The number of slots for projects, selected by a hash of their names. Projects in one slot share
+/// an epoch, which only means that they share fewer results.
 const SLOTS: usize = 64;
 
 /// Counts the writes that have ended. A query that arrives after a write must not get a result from before it.
 ///
-/// A write of SQL concerns its project. Other writes concern all of them, because the paths of Kylin seldom name the project. A
-/// write counts before its client gets the response. Until then no client knows of it, so a query may get an older result.
+/// A write in SQL affects its project. Other writes affect all projects, because Kylin's paths
+/// seldom name the project. A write counts before its client gets the response. Until then no
+/// client knows of it, so a query may get an older result.
 #[derive(Debug)]
 pub(crate) struct Epochs {
     all: AtomicU64,
     projects: [AtomicU64; SLOTS],
 }
 
-/// The projects that have the same epoch.
+/// A group of projects that share an epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ProjectSlot(u8);
 
 impl ProjectSlot {
     /// Returns the slot of a project. Kylin ignores the case of its name.
     pub(crate) fn of(project: &str) -> Self {
-        // Only the nodes know the case of other letters, so all names that have some share a slot.
+        // Only the nodes know the case of non-ASCII letters, so all names that contain any share a
+        // slot.
         if !project.is_ascii() {
             return ProjectSlot(0);
         }
@@ -38,7 +41,7 @@ impl Epochs {
 
     /// Returns the epoch of a project. It differs from an earlier one if a write has ended since.
     pub(crate) fn current(&self, project: ProjectSlot) -> u64 {
-        // Neither count falls, so the sum stays only if both do.
+        // Neither count decreases, so the sum is unchanged only if both are.
         self.all.load(Ordering::SeqCst).wrapping_add(self.slot(project).load(Ordering::SeqCst))
     }
 

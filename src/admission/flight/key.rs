@@ -10,9 +10,10 @@ use crate::header_walk::walk;
 use crate::kylin::path::RequestTarget;
 use crate::kylin::query;
 
-/// The headers that may differ between equal queries: Kylin's results do not depend on them. Any other header may be a credential
-/// for a filter in front of Kylin, or a setting of a later version. Headers that name the host are compared, because a server in
-/// front of several Kylins may choose one by them.
+/// The headers that may differ between identical queries, because Kylin's results do not depend on
+/// them. Any other header may be a credential for a filter in front of Kylin, or a setting of a
+/// later version. Headers that name the host are compared, because a server in front of several
+/// Kylins may use them to choose one.
 static NEUTRAL: [HeaderName; 18] = [
     header::CONTENT_LENGTH,
     header::DNT,
@@ -48,17 +49,20 @@ impl QueryIds {
     }
 }
 
-/// The parts of a request that equal queries have in common. It holds the request itself, which the proxy keeps anyway to send it again.
+/// The parts of a request that identical queries have in common. It holds the request itself, which
+/// the proxy keeps anyway to send it again.
 pub(crate) struct FlightKey {
-    /// A hash of the parsed query and its credentials. Unequal queries may have the same hash, so it only finds candidates, which
-    /// are then compared byte by byte.
+    /// A hash of the parsed query and its credentials. Different queries may have the same hash. So
+    /// it only finds candidates, which are then compared byte by byte.
     pub(super) hash: u64,
     pub(super) epoch: u64,
     pub(super) ids: QueryIds,
-    /// The cookies as the client sent them. They include those of the front end, such as that of the login relay, which no node gets.
+    /// The cookies as the client sent them. They include the cookies of the front end, such as that
+    /// of the login relay, which no node gets.
     cookies: Option<HeaderValue>,
     request: Request<Body>,
-    /// The canonical form of the body, once a query was compared with this one; `None` if it has none.
+    /// The canonical form of the body, once a query was compared with this one; `None` if the body
+    /// has no such form.
     canonical: OnceLock<Option<Box<[u8]>>>,
 }
 
@@ -95,12 +99,12 @@ impl FlightKey {
                 || RequestTarget::of(self.request.uri()).session_id().is_some_and(|id| is_one(id.as_bytes())))
     }
 
-    /// Returns the number of the flight in the table. Unequal queries may have the same.
+    /// Returns the number of the flight in the table. Different queries may have the same number.
     pub(super) fn number(&self) -> u64 {
         self.hash.wrapping_add(self.epoch.wrapping_mul(0x9E37_79B9_7F4A_7C15))
     }
 
-    /// Returns whether a query that arrives is equal to this one. It may parse both bodies.
+    /// Returns whether an arriving query is identical to this one. May parse both bodies.
     pub(super) fn is_equal(&self, newcomer: &Self) -> bool {
         let (one, another) = (&self.request, &newcomer.request);
         self.hash == newcomer.hash
@@ -134,7 +138,7 @@ pub(crate) fn is_neutral(name: &HeaderName) -> bool {
     NEUTRAL.contains(name)
 }
 
-/// Returns whether two heads have the same headers, but for those that are neutral.
+/// Returns whether two heads have the same headers, apart from neutral ones.
 fn are_equal(one: &HeaderMap, other: &HeaderMap) -> bool {
     let of = |headers: &HeaderMap| walk(headers).filter(|(name, _)| !NEUTRAL.contains(name)).count();
     of(one) == of(other)

@@ -1,25 +1,29 @@
-//! Single flight: equal queries that are in flight at the same time are executed once.
+//! Single flight: identical queries that are in flight at the same time are executed once.
 //!
-//! The first query leads: it is sent to a node like any other. Equal queries that arrive before its response follow: they wait,
-//! and get a copy of the response. Queries are equal ([`FlightKey`]) if they have the same credentials and the same content, and
-//! no write has ended between their arrivals ([`Epochs`]). A node that accepts the credentials of the leader accepts those of the
-//! followers, because they are equal.
+//! The first query leads: it is sent to a node like any other. Identical queries that arrive before
+//! its response follow: they wait, and get a copy of the response. Queries are identical
+//! ([`FlightKey`]) if they have the same credentials and the same content, and no write has ended
+//! between their arrivals ([`Epochs`]). A node that accepts the credentials of the leader would
+//! also accept those of the followers, because they are the same.
 //!
 //! | event | followers |
 //! |---|---|
 //! | the response is a result, and can be copied | get it |
-//! | it is too long for a copy, or has no memory | are sent to nodes, each separately |
+//! | it is too long for a copy, or there is no memory for one | are sent to nodes, each separately |
 //! | its head sets a cookie | are sent to nodes at once, each separately |
-//! | the leader has no slot in time, or too many wait for one | get that response |
+//! | the leader gets no slot in time, or too many wait for one | get that response |
 //! | the leader fails or is refused otherwise | the oldest leads once more |
-//! | the second leader fails or is refused too | get that response, so that a query that fails is not executed by each client |
+//! | the second leader fails or is refused too | get that response, so that a failing query is not executed for each client |
 //! | the client of the leader leaves, or stops its query | the oldest takes over the execution, or the place in the queue |
 //!
-//! Kylin begins a session for each request that has Basic credentials and no session, and sets its cookie. After such a response, queries
-//! of this kind neither lead nor follow, until a result of one sets no cookie.
+//! Kylin begins a session for each request that has Basic credentials and no session, and sets its
+//! cookie. After such a response, queries of this kind neither lead nor follow, until a result of
+//! one sets no cookie.
 //!
-//! The execution is a value that the leader holds. A dropped leader passes it to a follower under the lock of its shard. A dropped
-//! follower passes on an execution that it was given. So a client can leave at any time, and an execution ends when its last client does.
+//! The execution is a value that the leader holds. If a leader is dropped, it passes the execution
+//! to a follower under the lock of its shard. If a follower is dropped, it passes on an execution
+//! that it was given. So a client can leave at any time, and an execution ends when its last client
+//! does.
 
 mod epochs;
 mod key;

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use crate::clock::{Clock, Epoch};
 
-/// The time for which no query waits for an equal one after a response that could not be copied.
+/// How long no query waits for an identical one after a response that could not be copied.
 const WINDOW: Duration = Duration::from_secs(60);
 
 const SLOTS: usize = 256;
 
-/// The queries whose responses could not be copied lately, so that equal ones do not wait for a copy. A slot holds one of the
-/// queries that share it.
+/// The queries whose responses recently could not be copied, so that identical ones do not wait for
+/// a copy. A slot holds one of the queries that share it.
 pub(super) struct Unshareable {
     slots: [Slot; SLOTS],
     epoch: Epoch,

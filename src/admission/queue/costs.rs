@@ -1,4 +1,4 @@
-//! The durations of queries, learned by their fingerprints.
+//! The durations of queries, learned per fingerprint.
 
 /// Microseconds.
 pub(super) type Micros = u64;
@@ -7,7 +7,8 @@ pub(super) type Micros = u64;
 const BUCKETS: usize = 512;
 const WAYS: usize = 8;
 
-/// The learned durations. The table is bounded: a new fingerprint takes the place of the least recently used one of its bucket.
+/// The learned durations. The table is bounded: a new fingerprint replaces the least recently used
+/// one in its bucket.
 #[derive(Debug, Default)]
 pub(super) struct Costs {
     /// Empty until a duration is learned.
@@ -20,12 +21,12 @@ pub(super) struct Costs {
 #[derive(Debug, Clone, Copy, Default)]
 struct Learned {
     fingerprint: u64,
-    /// The mean; of no query if the entry is free.
+    /// The mean; it covers no query if the entry is free.
     mean: Mean,
     used: u64,
 }
 
-/// A plain mean at first, later an exponentially weighted one.
+/// A mean that is plain at first, and exponentially weighted later.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Mean {
     pub(super) value: f64,
@@ -41,8 +42,9 @@ impl Mean {
 }
 
 impl Costs {
-    /// Returns the expected duration of a query: the mean for its fingerprint; if that is not known, the mean of all queries. Also
-    /// returns whether the mean for its fingerprint is known.
+    /// Returns the expected duration of a query: the mean for its fingerprint or, if that is
+    /// unknown, the mean of all queries. Also returns whether the mean for its fingerprint is
+    /// known.
     pub(super) fn expected(&mut self, fingerprint: Option<u64>) -> (Micros, bool) {
         self.used += 1;
         let used = self.used;
@@ -54,7 +56,8 @@ impl Costs {
         (known.unwrap_or(self.all).value as Micros, known.is_some())
     }
 
-    /// Learns the duration of a query. Returns how many times as long it was as the mean of its fingerprint before, if there was one.
+    /// Learns the duration of a query. Returns its ratio to the earlier mean for its fingerprint,
+    /// if there was one.
     pub(super) fn learn(&mut self, fingerprint: Option<u64>, took: Micros) -> Option<f64> {
         self.all.add(took as f64, 255);
         let fingerprint = fingerprint?;
@@ -75,7 +78,7 @@ impl Costs {
         (mean.count > 0 && mean.value > 0.0).then(|| took as f64 / mean.value)
     }
 
-    /// Returns the entries that may hold a fingerprint; none while nothing is learned.
+    /// Returns the entries that may hold a fingerprint; none until something was learned.
     fn bucket(&mut self, fingerprint: u64) -> &mut [Learned] {
         let begin = (fingerprint % BUCKETS as u64) as usize * WAYS;
         self.learned.get_mut(begin..begin + WAYS).unwrap_or_default()

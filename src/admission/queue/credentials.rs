@@ -1,4 +1,5 @@
-//! The credentials that a node has accepted. A client can make up others, so those do not identify a user.
+//! The credentials that a node has accepted. A client can invent others, so those do not identify a
+//! user.
 
 use std::mem::take;
 
@@ -11,17 +12,18 @@ const CAPACITY: usize = 4096;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Credential(pub(super) u64);
 
-/// The sender of a query, by the claims of the query itself.
+/// The sender of a query, as the query itself claims.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Claims {
-    /// The user that stands for all unknown ones at the address of the client.
+    /// The user that represents all unknown users at the client's address.
     pub(crate) address: u64,
     pub(crate) credentials: [Option<Credential>; 3],
-    /// The one that is proven if a node returns a result.
+    /// The credentials that are proven if a node returns a result.
     pub(crate) provable: Option<Credential>,
 }
 
-/// Credentials that a node has accepted, with their users. If there are too many, those that were not used lately are forgotten.
+/// Credentials that a node has accepted, with their users. If there are too many, the least
+/// recently used ones are forgotten.
 #[derive(Debug, Default)]
 pub(super) struct Accepted {
     recent: AHashMap<Credential, u64>,
@@ -29,7 +31,8 @@ pub(super) struct Accepted {
 }
 
 impl Accepted {
-    /// Returns the user who sends a query: that of the first accepted credentials, or the one of the address.
+    /// Returns the user who sends a query: the user of the first accepted credentials, or the one
+    /// of the address.
     pub(super) fn user(&mut self, claims: &Claims) -> u64 {
         let mut credentials = claims.credentials.into_iter().flatten();
         credentials.find_map(|credential| self.find(credential)).unwrap_or(claims.address)

@@ -1,4 +1,5 @@
-//! A queue for each endpoint with a limit: queries wait for a slot of the node that the policy or their session chose.
+//! A queue per endpoint with a limit. Queries wait for a slot of the node that the policy or their
+//! session chose.
 
 mod costs;
 mod credentials;
@@ -28,13 +29,13 @@ use crate::clock::{Clock, Epoch, InvalidDuration, at_least};
 use crate::cluster::Cluster;
 use crate::endpoint::{Lease, Live, SlotOwner};
 
-/// The rules by which queries wait for endpoints with a [limit](crate::Endpoint::max_in_flight). See the guide on
-/// [waiting](crate::docs::waiting).
+/// The rules for queries that wait for endpoints with a [limit](crate::Endpoint::max_in_flight).
+/// See the guide on [waiting](crate::docs::waiting).
 ///
 /// | setting | default |
 /// |---|---|
 /// | [`max_wait`](Self::max_wait) | 60 s |
-/// | [`max_waiting`](Self::max_waiting) | 64 for each endpoint with a limit |
+/// | [`max_waiting`](Self::max_waiting) | 64 per endpoint with a limit |
 /// | [`slow_weights`](Self::slow_weights) | off |
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
@@ -50,12 +51,13 @@ impl QueueRules {
         QueueRules { max_wait: Duration::from_secs(60), max_waiting: None, slow_weights: false }
     }
 
-    /// Sets the maximum wait of a query for its slot (nginx: `timeout` of `queue`). Default: 60 s. After that the client gets a 503
-    /// with `Retry-After`.
+    /// Sets the maximum wait of a query for its slot (nginx: `timeout` of `queue`), at least 1 ms.
+    /// Default: 60 s. After that the client gets a 503 with `Retry-After`.
     ///
-    /// A query that is expected to take longer than a 30th of `time` may wait up to 30 times as long as it is expected to take,
-    /// because quicker queries may pass it until then. It never waits longer than the [timeout of its
-    /// response](crate::backend::Timeouts::head). The time counts anew for each attempt.
+    /// Quicker queries may pass a slow one, so a slow query may wait longer. If its expected
+    /// duration is more than a 30th of `time`, it may wait up to 30 times its expected duration. No
+    /// query waits longer than the [timeout of its response](crate::backend::Timeouts::head). The
+    /// time starts anew for each attempt.
     ///
     /// # Errors
     /// [`InvalidDuration`] if `time` is shorter than 1 ms.
@@ -64,26 +66,31 @@ impl QueueRules {
         Ok(self)
     }
 
-    /// Sets how many queries may wait in the whole cluster (nginx: the number of `queue`). Default: `None`, 64
-    /// for each endpoint with a limit.
+    /// Sets how many queries may wait in the whole cluster (nginx: the number of `queue`). Default:
+    /// `None`, which means 64 per endpoint with a limit.
     ///
-    /// If there are more, the costliest gets a 503 with `Retry-After`: the one with the longest expected duration; of equal ones,
-    /// the last. If some users have more than an eighth of the places, it is the costliest query of these users.
+    /// If there are more, the query with the longest expected duration gets a 503 with
+    /// `Retry-After`; among equals, the last. If some users hold more than an eighth of the places,
+    /// it is the most expensive query of these users.
     pub fn max_waiting(mut self, queries: Option<NonZeroUsize>) -> Self {
         self.max_waiting = queries;
         self
     }
 
-    /// Sets whether an endpoint whose node is slower than the others has less [weight](crate::Endpoint::weight). Default: off.
+    /// Sets whether an endpoint whose node is slower than the others gets a lower
+    /// [weight](crate::Endpoint::weight). Default: off.
     ///
-    /// A node is measured by its last 128 queries: the mean of how many times as long each took as queries with its fingerprint took
-    /// before, at most 10. Where that is more than 1.5 times the median of all nodes (of an even number the lower middle one), the weight
-    /// is divided by that relation, at most by 10. Weights change every 100 ms at most, and only those of nodes that have executed 32
-    /// queries. Only queries at endpoints with a limit are measured.
+    /// Only queries at endpoints with a limit are measured. The duration of each query is divided
+    /// by the earlier mean duration for its fingerprint, up to 10. A node is measured by the mean
+    /// of these ratios over its last 128 queries. If this mean is more than 1.5 times the median of
+    /// all nodes, the weight is divided by the quotient, up to 10. The median of an even number of
+    /// nodes is the lower middle value. Weights change at most every 100 ms, and only for nodes
+    /// that have executed 32 queries.
     ///
-    /// The weight applies as during a [slow start](crate::health::SlowStart), together with it and with the operator's weight: to round
-    /// robin and to policies that compare loads. Policies by hash and bound sessions ignore it. See the guide on
-    /// [waiting](crate::docs::waiting) for when it helps.
+    /// The reduced weight applies as during a [slow start](crate::health::SlowStart), and combines
+    /// with it and with the operator's weight. It applies to round robin and to policies that
+    /// compare loads. Policies by hash and bound sessions ignore it. The guide on
+    /// [waiting](crate::docs::waiting) explains when it helps.
     pub fn slow_weights(mut self, on: bool) -> Self {
         self.slow_weights = on;
         self
@@ -100,7 +107,7 @@ impl Default for QueueRules {
 pub(crate) struct Queues {
     epoch: Epoch,
     hasher: RandomState,
-    /// Whether an endpoint has a limit.
+    /// Whether any endpoint has a limit.
     is_active: AtomicBool,
     order: Mutex<Order>,
 }
@@ -115,18 +122,19 @@ impl Queues {
     pub(crate) fn of<B>(cluster: &Cluster<B>, rules: QueueRules, clock: &Arc<dyn Clock>) -> Arc<Self> {
         let make = || Arc::new(Queues::new(Arc::clone(clock)));
         let queues: Arc<dyn Any + Send + Sync> = cluster.slots(|| make());
-        // Each cluster has this kind of slot owner only.
+        // A cluster has only this kind of slot owner.
         let queues = queues.downcast().unwrap_or_else(|_| make());
         queues.set_rules(rules);
         queues
     }
 
-    /// Returns the number that stands for a user in a ticket, or for credentials: a keyed hash of the name, the session or the address.
+    /// Returns the number that represents a user in a ticket, or represents credentials: a keyed
+    /// hash of the name, the session or the address.
     pub(crate) fn user(&self, identity: impl Hash) -> u64 {
         self.hasher.hash_one(identity)
     }
 
-    /// Returns the keyed hash that stands for credentials.
+    /// Returns the keyed hash that represents credentials.
     pub(crate) fn credential(&self, credential: impl Hash) -> Credential {
         Credential(self.hasher.hash_one(credential))
     }
@@ -144,12 +152,13 @@ impl Queues {
         });
     }
 
-    /// Returns whether an endpoint has a limit, so that queries may have to wait.
+    /// Returns whether any endpoint has a limit, so that queries may have to wait.
     pub(crate) fn is_active(&self) -> bool {
         self.is_active.load(Ordering::Relaxed)
     }
 
-    /// Returns the ticket of a query that arrives now. `stop_keys`: the [keys](Self::stop_key) of its ids, or 0.
+    /// Returns the ticket of a query that arrives now. `stop_keys` are the [keys](Self::stop_key)
+    /// of its ids, or 0.
     pub(crate) fn ticket(&self, claims: Claims, fingerprint: Option<u64>, stop_keys: [u64; 2]) -> Ticket {
         self.with(|order, now| {
             let user = order.accepted.user(&claims);
@@ -186,7 +195,7 @@ impl Queues {
         turn
     }
 
-    /// Completes when the request of `lease` has a slot, or waits no longer.
+    /// Completes when the request of `lease` has a slot, or no longer waits.
     pub(crate) fn poll_slot(&self, lease: &mut Lease, cx: &mut Context<'_>) -> Poll<SlotState> {
         let turn = lease.claim().map_or(SlotState::Go, |token| self.with(|order, _| order.poll(token, cx.waker())));
         match turn {
@@ -197,14 +206,15 @@ impl Queues {
         Poll::Ready(turn)
     }
 
-    /// Returns how long a query may still wait. `head_timeout`: that of its backend.
+    /// Returns how long a query may still wait. `head_timeout` is the timeout of its backend.
     pub(crate) fn time_left(&self, ticket: Ticket, head_timeout: Duration) -> Duration {
         let (max_wait, waited) = self.with(|order, now| (order.max_wait, now.saturating_sub(ticket.since)));
         let until_key = Duration::from_micros(ticket.cost.saturating_mul(AGEING));
         max_wait.max(until_key.min(head_timeout)).saturating_sub(Duration::from_micros(waited))
     }
 
-    /// Calls `work` under the lock, and then wakes the requests whose turn has changed, and what watches weights.
+    /// Calls `work` under the lock, and then wakes the requests whose turn has changed, and the
+    /// tasks that watch weights.
     fn with<T>(&self, work: impl FnOnce(&mut Order, u64) -> T) -> T {
         let (result, woken, reweighted) = {
             let mut order = self.order.lock();

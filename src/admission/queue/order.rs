@@ -19,8 +19,9 @@ use super::ticket::{SlotState, Ticket, key};
 use super::users::{Activity, User};
 use crate::endpoint::Live;
 
-/// The number of slots that slow queries leave to other users in addition to those that a flood of quick ones leaves. Others wait long
-/// for a slot that a slow query holds, and may need more meanwhile than they have needed before.
+/// The number of slots that slow queries leave to other users, in addition to those that a flood of
+/// quick ones leaves. Other users wait long for a slot that a slow query holds, and may need more
+/// slots meanwhile than before.
 const MORE_FOR_SLOW: u32 = 1;
 
 /// All queues of a cluster, and the requests that have their slots.
@@ -32,7 +33,7 @@ pub(super) struct Order {
     /// The cost and the token of each request that waits.
     by_cost: BTreeSet<(Micros, u64)>,
     users: AHashMap<u64, User>,
-    /// The number of users with more than their share of the places to wait.
+    /// The number of users that hold more than their share of the waiting places.
     users_over_share: usize,
     /// The number of slots of all endpoints.
     slots: u32,
@@ -42,18 +43,18 @@ pub(super) struct Order {
     /// [`QueueRules::max_wait`](super::QueueRules::max_wait).
     pub(super) max_wait: Duration,
     costs: Costs,
-    /// Endpoints whose nodes are slow have less weight.
+    /// Whether endpoints with slow nodes get a lower weight.
     slow_weights: bool,
-    /// When the weights were last computed.
+    /// The time at which the weights were last computed.
     weighted: Micros,
     pub(super) accepted: Accepted,
     activity: Activity,
     /// The interval in which [`give_slots_after_interval`](Self::give_slots_after_interval) last ran.
     interval: u64,
     next: u64,
-    /// Wakers to be called, or dropped, without the lock.
+    /// Wakers that must be called, or dropped, without the lock.
     pub(super) wakers: Vec<Waker>,
-    /// An endpoint whose weight has changed. Those that watch it are notified without the lock.
+    /// An endpoint whose weight has changed. The tasks that watch it are notified without the lock.
     pub(super) reweighted: Option<Arc<Live>>,
 }
 
@@ -61,7 +62,7 @@ pub(super) struct Order {
 struct Request {
     endpoint: u64,
     ticket: Ticket,
-    /// Whether it is beyond the share of its user, or was so when it got its slot.
+    /// Whether it is beyond the share of its user, or was when it got its slot.
     is_beyond: bool,
     phase: Phase,
 }
@@ -75,19 +76,19 @@ enum Phase {
 }
 
 impl Order {
-    /// Sets how many requests may wait at most; `None` is 64 for each endpoint with a limit.
+    /// Sets how many requests may wait; `None` means 64 per endpoint with a limit.
     pub(super) fn set_max_waiting(&mut self, max: Option<usize>) {
         self.max_waiting = max;
         self.users_over_share = self.users.values().filter(|user| user.waiting() > self.share_of_places()).count();
     }
 
-    /// Sets whether slow nodes have less weight.
+    /// Sets whether endpoints with slow nodes get a lower weight.
     pub(super) fn set_slow_weights(&mut self, on: bool) {
         self.slow_weights = on;
         self.set_weights();
     }
 
-    /// Sets the endpoints with their limits.
+    /// Sets the endpoints and their limits.
     pub(super) fn set_limits(&mut self, limits: &[(Arc<Live>, Option<NonZeroU32>)], now: Micros) {
         self.endpoints.values_mut().for_each(|slots| slots.is_gone = true);
         for (live, limit) in limits {
@@ -105,8 +106,8 @@ impl Order {
         }
     }
 
-    /// Returns the ticket of a request that arrives now. `unproven`: its credentials, if the user is that of the address until a node
-    /// accepts them.
+    /// Returns the ticket of a request that arrives now. `unproven` are its credentials, if the
+    /// address stands for the user until a node accepts them.
     pub(super) fn ticket(
         &mut self,
         user: u64,
@@ -139,14 +140,16 @@ impl Order {
         self.activity.prove(credential, user);
     }
 
-    /// Adds a request to the queue of an endpoint. Returns its token, with which it always has to [leave](Self::leave).
+    /// Adds a request to the queue of an endpoint. Returns its token, with which the request must
+    /// always [leave](Self::leave).
     pub(super) fn enter(&mut self, live: &Arc<Live>, ticket: Ticket, now: Micros) -> (u64, SlotState) {
         let endpoint = live.uid;
         self.next += 1;
         let (token, key) = (self.next, (ticket.key, ticket.sequence));
         let is_beyond = self.is_next_beyond(ticket.user);
         self.requests.insert(token, Request { endpoint, ticket, is_beyond, phase: Phase::Waiting(None) });
-        // A pick from an older view can choose an endpoint that has left. The request then waits until it sees that.
+        // A pick from an older view can choose an endpoint that has left. The request then waits
+        // until it notices.
         let slots = self.endpoints.entry(endpoint).or_insert_with(|| Slots::gone(live));
         slots.live.begin_wait(ticket.is_of_flood);
         slots.put(ticket.user, is_beyond, ticket.pace, key, token);
@@ -166,7 +169,7 @@ impl Order {
         (token, self.turn(token))
     }
 
-    /// Returns the turn of a request. `waker` is called when it changes.
+    /// Returns the turn of a request. `waker` is called when the turn changes.
     pub(super) fn poll(&mut self, token: u64, waker: &Waker) -> SlotState {
         if let Some(Request { phase: Phase::Waiting(stored), .. }) = self.requests.get_mut(&token)
             && !stored.as_ref().is_some_and(|stored| stored.will_wake(waker))
@@ -176,7 +179,8 @@ impl Order {
         self.turn(token)
     }
 
-    /// Removes a request: it waits no longer, or its slot is free. If it `succeeded`, its duration is learned.
+    /// Removes a request: it no longer waits, or its slot is free. If it `succeeded`, its duration
+    /// is learned.
     pub(super) fn leave(&mut self, token: u64, succeeded: bool, now: Micros) {
         let Some(Request { endpoint, ticket, is_beyond, phase }) = self.requests.remove(&token) else { return };
         match phase {
@@ -206,7 +210,7 @@ impl Order {
         }
     }
 
-    /// Learns that a query took so long.
+    /// Learns the duration of a query.
     fn learn(&mut self, endpoint: u64, ticket: Ticket, took: Micros, now: Micros) {
         let ratio = self.costs.learn(ticket.fingerprint, took);
         if !self.slow_weights {
@@ -221,7 +225,7 @@ impl Order {
         }
     }
 
-    /// Sets what endpoints have of their weights.
+    /// Sets the reduced weights of endpoints.
     fn set_weights(&mut self) {
         let is_compared = |slots: &&Slots| self.slow_weights && !slots.is_gone && slots.limit.is_some();
         let compared = self.endpoints.values().filter(is_compared);
@@ -243,7 +247,8 @@ impl Order {
         }
     }
 
-    /// Moves requests of a user into its share while it is not full. Those of a user that floods count as arriving now.
+    /// Moves requests of a user into its share until the share is full. The requests of a user that
+    /// floods count as arriving now.
     fn fill_share(&mut self, name: u64, now: Micros) {
         let places = self.places();
         while let Some(user) = self.users.get_mut(&name).filter(|user| !user.share_is_full(self.slots, user.all()))
@@ -289,13 +294,15 @@ impl Order {
                 slots.taken_by_slow += u32::from(ticket.pace.is_slow());
                 slots.taken_beyond += u32::from(is_beyond);
             }
-            // Counted before the request is removed from those that wait. Otherwise the user could be removed with it.
+            // Counted before the request is removed from the waiting ones. Otherwise the user could
+            // be removed with it.
             self.users.entry(ticket.user).or_default().taken += 1;
             self.remove_waiting(endpoint, ticket, is_beyond, token);
         }
     }
 
-    /// Gives slots that were left free for other users to requests beyond their shares, once in each interval.
+    /// Gives slots that were left free for other users to requests beyond their shares, once per
+    /// interval.
     fn give_slots_after_interval(&mut self, now: Micros) {
         if interval(now) <= self.interval {
             return;
@@ -312,8 +319,10 @@ impl Order {
         }
     }
 
-    /// Returns the first request that may have a slot of the endpoint, if one is free. Slow ones are passed over while slow ones
-    /// have all the slots that they may have. Those beyond the share of their user come last, the user with the fewest requests first.
+    /// Returns the first request that may have a slot of the endpoint, if one is free. Slow
+    /// requests are skipped while slow requests hold all the slots that they may have. Requests
+    /// beyond the share of their user come last; among these, the user with the fewest requests
+    /// comes first.
     fn first(&self, endpoint: u64, now: Micros) -> Option<u64> {
         let slots = self.endpoints.get(&endpoint).filter(|slots| slots.are_free())?;
         let slow_may_go = !slots.are_full_of_slow();

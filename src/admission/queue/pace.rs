@@ -1,4 +1,4 @@
-//! Waiting requests by how long they are expected to take.
+//! Waiting requests, grouped by how long they are expected to take.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use super::costs::Micros;
 /// Queries with a longer expected duration are slow.
 pub(super) const SLOW: Micros = 5_000_000;
 
-/// What is expected of the duration of a request.
+/// The expected pace of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pace {
     Quick,
@@ -17,7 +17,7 @@ pub(super) enum Pace {
 }
 
 impl Pace {
-    /// `is_known`: such a query has run, so its duration is not only the mean of all.
+    /// `is_known` says that such a query has run, so that `expected` is not only the mean of all.
     pub(super) fn of(expected: Micros, is_known: bool) -> Self {
         match (expected > SLOW, is_known) {
             (true, _) => Pace::Slow,
@@ -34,7 +34,8 @@ impl Pace {
 /// Tokens of requests by key and, between equal keys, by order of arrival.
 pub(super) type ByKey = BTreeMap<(Micros, u64), u64>;
 
-/// Waiting requests by pace, so that the first one that may go is found without a look at those that may not.
+/// Waiting requests by pace. The first request that may go is found without looking at those that
+/// may not.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
     quick: ByKey,

@@ -7,22 +7,24 @@ use super::pace::{Pace, Waiting};
 use super::slowness::Slowness;
 use crate::endpoint::Live;
 
-/// The minimum number of slots of which some are kept for quick queries.
+/// The minimum number of slots for some to be kept for quick queries.
 const MIN_SLOTS_TO_KEEP: u32 = 4;
-/// The interval of [`Peak`]. Slots that others needed in this interval or the last are left free for them. In a shorter one a burst of
-/// their queries, such as a dashboard that is opened, would find the slots of the burst before it taken.
+/// The interval of [`Peak`]. Slots that others needed in this interval or the last one are left
+/// free for them. With a shorter interval, a burst of their queries, as when a dashboard is opened,
+/// would find the slots of the previous burst taken.
 const INTERVAL: Micros = 15_000_000;
 
 /// The slots of one endpoint, and the requests that wait for them.
 #[derive(Debug)]
 pub(super) struct Slots {
-    /// Counts those that wait, for policies.
+    /// Counts the waiting requests, for policies.
     pub(super) live: Arc<Live>,
     /// `None` is no limit.
     pub(super) limit: Option<u32>,
     pub(super) taken: u32,
     pub(super) taken_by_slow: u32,
-    /// The slots of requests that were beyond the shares of their users when they got them.
+    /// The number of slots of requests that were beyond the shares of their users when they got
+    /// them.
     pub(super) taken_beyond: u32,
     /// The waiting requests within the shares of their users.
     pub(super) waiting: Waiting,
@@ -63,13 +65,15 @@ impl Slots {
         self.limit.map_or(0, |limit| if limit < MIN_SLOTS_TO_KEEP { 0 } else { (limit / 8).max(1) })
     }
 
-    /// Returns whether slow requests have all the slots that they may have.
+    /// Returns whether slow requests hold all the slots that they may have.
     pub(super) fn are_full_of_slow(&self) -> bool {
         self.kept() > 0 && self.limit.is_some_and(|limit| self.taken_by_slow >= limit - self.kept())
     }
 
-    /// Returns whether one more request beyond the share of its user would take a slot that is left to other users: one that is kept
-    /// for quick queries, or one of as many as requests within the shares needed lately and `more`. If all slots are free, one may go.
+    /// Returns whether one more request beyond the share of its user would take a slot that is left
+    /// to other users. Some slots are kept for quick queries. In addition, as many are left as
+    /// requests within the shares needed lately, plus `more`. If all slots are free, one request
+    /// may go.
     pub(super) fn are_left_to_others(&self, more: u32) -> bool {
         let is_left = |limit: u32| {
             let is_needed = self.taken_beyond + 1 + self.needed.max().saturating_add(more) > limit;
@@ -101,7 +105,7 @@ impl Slots {
     }
 }
 
-/// The maximum of the numbers that were recorded in the present interval and the last.
+/// The maximum of the numbers that were recorded in the current interval and the last one.
 #[derive(Debug, Default)]
 struct Peak {
     interval: u64,
@@ -109,7 +113,7 @@ struct Peak {
     before: u32,
 }
 
-/// Returns the number of the interval at a time.
+/// Returns the number of the interval that contains a time.
 pub(super) fn interval(now: Micros) -> u64 {
     now / INTERVAL
 }

@@ -1,4 +1,5 @@
-//! How much slower a node is than the others, from how long its queries take in relation to what was expected of them.
+//! Measures how much slower a node is than the others, by comparing the duration of its queries
+//! with the expected duration.
 
 use super::costs::{Mean, Micros};
 use crate::health::slow_start::WHOLE;
@@ -9,14 +10,16 @@ pub(super) const INTERVAL: Micros = 100_000;
 const QUERIES: u32 = 128;
 /// The minimum number of queries for a mean.
 const MIN_QUERIES: u32 = 32;
-/// The maximum ratio that one query adds to a mean: a query may take long for another reason than its node.
+/// The maximum ratio that one query adds to a mean, because a query may take long for a reason
+/// other than its node.
 const MAX_OF_QUERY: f64 = 10.0;
-/// The multiple of the median from which a mean shows that its node is slow.
+/// The multiple of the median above which a mean shows that its node is slow.
 const SLOW: f64 = 1.5;
-/// The maximum divisor of a weight. Some queries still go to a slow node, and show when it is fast again.
+/// The maximum divisor of a weight. Some queries still go to a slow node, and show when it is fast
+/// again.
 const MAX_DIVISOR: f64 = 10.0;
 
-/// The mean of the durations of a node's queries, each divided by what was expected.
+/// The mean of the durations of a node's queries, each divided by the expected duration.
 #[derive(Debug, Default)]
 pub(super) struct Slowness(Mean);
 
@@ -31,14 +34,15 @@ impl Slowness {
         (self.0.count >= MIN_QUERIES).then_some(self.0.value)
     }
 
-    /// Returns the share of its weight that the node keeps, of [`WHOLE`].
+    /// Returns the share of its weight that the node keeps, out of [`WHOLE`].
     pub(super) fn share(&self, median: Option<f64>) -> u32 {
         let (Some(mean), Some(median)) = (self.mean(), median) else { return WHOLE };
         if mean > SLOW * median { (f64::from(WHOLE) / (mean / median).min(MAX_DIVISOR)) as u32 } else { WHOLE }
     }
 }
 
-/// Returns the median of the means of nodes; of an even number the lower one, so that the slower of two nodes is slow.
+/// Returns the median of the nodes' means; of an even number, the lower one, so that the slower of
+/// two nodes is slow.
 pub(super) fn median(means: impl Iterator<Item = f64>) -> Option<f64> {
     let mut means: Vec<_> = means.collect();
     means.sort_by(f64::total_cmp);
@@ -49,7 +53,8 @@ pub(super) fn median(means: impl Iterator<Item = f64>) -> Option<f64> {
 mod tests {
     use super::*;
 
-    /// Returns the shares of nodes, each of which has had queries that took so many times as long as expected.
+    /// Returns the shares of nodes. For each node, its queries took the given multiple of the
+    /// expected duration, and their number is given.
     fn shares(nodes: &[(f64, u32)]) -> Vec<u32> {
         let nodes: Vec<_> = nodes
             .iter()

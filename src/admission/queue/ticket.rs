@@ -2,10 +2,12 @@ use super::costs::Micros;
 use super::credentials::Credential;
 use super::pace::Pace;
 
-/// The time by which a request must have arrived earlier to precede another, for each unit by which its expected duration is longer.
+/// How much earlier a request must have arrived to precede another, per unit by which its expected
+/// duration is longer.
 pub(super) const AGEING: u64 = 30;
 
-/// The facts that decide when a request is served. A request keeps its ticket when it is picked again.
+/// The facts that decide when a request is served. A request keeps its ticket when it is picked
+/// again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ticket {
     /// Arrival + [`AGEING`] x cost. The lowest key goes first.
@@ -17,10 +19,10 @@ pub(crate) struct Ticket {
     pub(super) pace: Pace,
     pub(super) user: u64,
     pub(super) fingerprint: Option<u64>,
-    /// Whether the request is over the share of a user with so many requests that its [share](crate::docs::waiting) shrinks: while it
-    /// waits, it is no load for others.
+    /// Whether the request is beyond the share of a user with so many requests that its
+    /// [share](crate::docs::waiting) shrinks. While it waits, it does not count as load for others.
     pub(crate) is_of_flood: bool,
-    /// The time from which the limit of the wait counts: the arrival, or the end of the last attempt.
+    /// The start of the time limit of the wait: the arrival, or the end of the last attempt.
     pub(super) since: Micros,
     /// Hashes by which the client may stop the query; 0 if there is none.
     pub(super) stop_keys: [u64; 2],
@@ -34,13 +36,14 @@ impl Ticket {
         self.unproven.take()
     }
 
-    /// Returns the ticket of a query that takes the place of an equal one in the queue. It keeps the earlier turn of the two.
+    /// Returns the ticket of a query that replaces an identical one in the queue. The query keeps
+    /// the earlier turn of the two.
     pub(crate) fn in_place_of(self, before: Ticket) -> Self {
         Ticket { key: self.key.min(before.key), since: self.since.max(before.since), ..self }
     }
 }
 
-/// Returns the key of a request that arrives, or moves into the share of its user.
+/// Returns the key of a request that arrives now, or moves into the share of its user now.
 pub(super) fn key(now: Micros, cost: Micros) -> Micros {
     now.saturating_add(cost.saturating_mul(AGEING))
 }
@@ -51,7 +54,7 @@ pub(crate) enum SlotState {
     /// The request has its slot.
     Go,
     Wait,
-    /// Too many requests wait, and this is the costliest.
+    /// Too many requests wait, and this one has the longest expected duration.
     Refused,
     /// The client has stopped the request.
     Stopped,

@@ -4,13 +4,15 @@ use super::pace::ByKey;
 
 /// The minimum share of a user, in slots.
 const MIN_SLOTS_OF_USER: u32 = 4;
-/// A user with more than this many times its share of requests, running or waiting, has a share that shrinks. An eighth of the slots is
-/// a share, so that is more than all slots can run. A few busy users each have more than a share.
+/// The multiple of its share above which a user's share shrinks, counting running and waiting
+/// requests. A share is an eighth of the slots, so such a user has more requests than all slots can
+/// run. A few busy users may each have more than a share.
 const MAX_SHARES: u32 = 8;
-/// A user floods with more than this many times its share of requests, or of three eighths of the places to wait if that is less. With fewer,
-/// each of a few busy users floods during an overload, and leaves slots free while many requests wait, so that the overload lasts.
+/// The multiple of its share above which a user floods, or of three eighths of the waiting places
+/// if that is less. With a lower multiple, each of a few busy users would flood during an overload.
+/// They would leave slots free while many requests wait, so that the overload lasts.
 const SHARES_OF_FLOOD: u32 = 24;
-/// The time for which a user counts as active after its last query.
+/// How long a user counts as active after its last query.
 const ACTIVE: Micros = 10_000_000;
 
 /// The requests and slots of a user in all queues of a cluster.
@@ -34,7 +36,7 @@ impl User {
         u32::try_from(self.waiting()).unwrap_or(u32::MAX).saturating_add(self.taken)
     }
 
-    /// Returns whether the share of a user with `all` requests has no room for another one.
+    /// Returns whether the share of a user with `all` requests has no space for another one.
     pub(super) fn share_is_full(&self, slots: u32, all: u32) -> bool {
         self.taken + self.within >= share(slots, all)
     }
@@ -44,7 +46,7 @@ impl User {
         self.all() > whole_share(slots).saturating_mul(MAX_SHARES)
     }
 
-    /// Returns whether the user floods a cluster with so many slots and places to wait.
+    /// Returns whether the user floods a cluster with this many slots and places.
     pub(super) fn floods(&self, slots: u32, places: usize) -> bool {
         self.all() > flood(slots, places)
     }
@@ -57,7 +59,8 @@ pub(super) struct Activity([LastQuery; 2]);
 #[derive(Debug, Default, Clone, Copy)]
 struct LastQuery {
     user: u64,
-    /// The credentials of the query, if no node has accepted them yet. The user is then that of the address.
+    /// The credentials of the query, if no node has accepted them yet. The address then stands for
+    /// the user.
     unproven: Option<Credential>,
     at: Option<Micros>,
 }
@@ -70,8 +73,8 @@ impl Activity {
         self.0[0] = LastQuery { user, unproven, at: Some(now) };
     }
 
-    /// Learns whose credentials these are. Otherwise the first query of a user, for whom its address stood, would make the user
-    /// seem to be another one beside itself.
+    /// Learns whose credentials these are. Otherwise the first query of a user, whom the address
+    /// represented, would make the user look like two users.
     pub(super) fn prove(&mut self, credential: Credential, user: u64) {
         for query in self.0.iter_mut().filter(|query| query.unproven == Some(credential)) {
             (query.user, query.unproven) = (user, None);
@@ -93,13 +96,15 @@ fn whole_share(slots: u32) -> u32 {
     (slots / 8).max(MIN_SLOTS_OF_USER)
 }
 
-/// Returns the number of requests above which a user floods: never less than that above which its share shrinks.
+/// Returns the number of requests above which a user floods. It is never less than the number above
+/// which the user's share shrinks.
 fn flood(slots: u32, places: usize) -> u32 {
     let (share, of_places) = (whole_share(slots), u32::try_from(places / 8 * 3).unwrap_or(u32::MAX));
     share.saturating_mul(SHARES_OF_FLOOD).min(of_places).max(share.saturating_mul(MAX_SHARES))
 }
 
-/// Returns the share of a user with `all` requests. It shrinks as `all` grows beyond the maximum, to one at least.
+/// Returns the share of a user with `all` requests. It shrinks as `all` grows beyond the maximum,
+/// down to one.
 fn share(slots: u32, all: u32) -> u32 {
     let (share, max) = (whole_share(slots), whole_share(slots).saturating_mul(MAX_SHARES));
     if all <= max { share } else { (u64::from(share) * u64::from(max) / u64::from(all)).max(1) as u32 }

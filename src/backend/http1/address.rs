@@ -15,13 +15,13 @@ pub enum Address {
     Unix(PathBuf),
 }
 
-/// The text is not an [`Address`].
+/// The error for a text that is not an [`Address`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not the address of a node: expected name:port, 1.2.3.4:port, [v6]:port or unix:/path")]
 pub struct InvalidAddress(String);
 
 impl InvalidAddress {
-    /// Returns the text that was given, or its first 255 characters.
+    /// Returns the rejected text, or its first 255 characters.
     pub fn value(&self) -> &str {
         &self.0
     }

@@ -41,7 +41,7 @@ impl HttpBackendBuilder {
         }
     }
 
-    /// Encrypts the connections. The timeout to connect includes the handshake (nginx does the same).
+    /// Encrypts the connections. The connect timeout includes the handshake, as in nginx.
     ///
     /// # Errors
     /// [`TlsError`](crate::tls::TlsError) if `tls` names no server and the address is a unix socket, or the host of the address
@@ -83,18 +83,19 @@ impl HttpBackendBuilder {
     }
 
     /// Sets how long a connection may be idle before it is closed (nginx: `keepalive_timeout`).
-    /// Default 15 s; Kylin's Tomcat closes at 20 s. With zero no connection is kept.
+    /// Default: 15 s, because Kylin's Tomcat closes at 20 s. With zero, no connection is kept.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.pool.idle_timeout = timeout;
         self
     }
 
     /// Sets how many idle connections are kept per core (nginx: `keepalive`, per worker). With 0,
-    /// every request makes a new connection.
+    /// every request makes a new connection. Default: 1,024.
     ///
-    /// Default 1,024: no more are kept than requests were in flight at the same time in the last
-    /// [`idle_timeout`](Self::idle_timeout). With a low limit, a front end with many busy clients makes a
-    /// new connection for most requests, because the requests that end at the same time exceed it.
+    /// The pool never keeps more connections than there were requests in flight at the same time
+    /// within the last [`idle_timeout`](Self::idle_timeout). With a low limit, a front end with
+    /// many busy clients makes a new connection for most requests. More requests then end at the
+    /// same time than connections may be kept.
     pub fn max_idle(mut self, connections: usize) -> Self {
         self.pool.max_idle = connections;
         self
@@ -107,39 +108,41 @@ impl HttpBackendBuilder {
         self
     }
 
-    /// Sets how old a connection may become (nginx: `keepalive_time`). Default: no limit. With zero no connection is kept.
+    /// Sets how old a connection may become (nginx: `keepalive_time`). Default: no limit. With
+    /// zero, no connection is kept.
     pub fn max_age(mut self, age: Option<Duration>) -> Self {
         self.pool.max_age = age;
         self
     }
 
-    /// Sets how many connections may be open, idle ones included. Requests beyond the limit fail
-    /// with [`SendErrorKind::Limit`]; policies know of [`Endpoint::max_in_flight`] and avoid a full
-    /// endpoint instead. Default: no limit.
+    /// Sets how many connections may be open, including idle ones. Default: no limit.
+    ///
+    /// Requests beyond the limit fail with [`SendErrorKind::Limit`]. Policies do not know this
+    /// limit; with [`Endpoint::max_in_flight`] they avoid a full endpoint.
     pub fn max_connections(mut self, connections: Option<NonZeroUsize>) -> Self {
         self.pool.max_open = connections;
         self
     }
 
-    /// Sets how many headers a response may have. Default 100.
+    /// Sets how many headers a response may have. Default: 100.
     pub fn max_headers(mut self, headers: NonZeroUsize) -> Self {
         self.head_limits.headers = headers.get();
         self
     }
 
-    /// Sets how many bytes the head of a response may have. Default 64 KiB.
+    /// Sets how many bytes the head of a response may have. Default: 64 KiB.
     pub fn max_head_bytes(mut self, bytes: NonZeroUsize) -> Self {
         self.head_limits.bytes = bytes.get();
         self
     }
 
-    /// Sets the clock that the age of idle connections is measured with. Default: the system's clock.
+    /// Sets the clock that measures the age of idle connections. Default: the system clock.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Arc::new(clock);
         self
     }
 
-    /// Builds the backend. It makes no connection yet.
+    /// Builds the backend. Makes no connection yet.
     ///
     /// # Errors
     /// [`InvalidDuration`] if one of the three timeouts is below 1 ms.

@@ -16,7 +16,7 @@ pub(super) async fn connect(address: &Address) -> io::Result<Stream> {
     }
 }
 
-/// Makes `stream` encrypted, if the node speaks TLS.
+/// Encrypts `stream` if the node speaks TLS.
 #[cfg(feature = "tls")]
 pub(super) async fn secure(stream: Stream, tls: Option<&crate::tls::TlsConnector>) -> io::Result<Stream> {
     let Some(crate::tls::TlsConnector { config, name }) = tls else { return Ok(stream) };
@@ -35,17 +35,19 @@ async fn connect_tcp(socket: SocketAddr) -> io::Result<TcpStream> {
     })
 }
 
-/// Returns whether this machine has an address from which it could reach an IPv6 address. Linux reports a machine without IPv6 as
-/// it reports ports that are used up. Connecting a UDP socket sends nothing, and uses no port of TCP.
+/// Returns whether this machine has an address from which it could reach `socket`. Linux reports a
+/// machine without IPv6 in the same way as exhausted ports. Connecting a UDP socket sends nothing,
+/// and uses no TCP port.
 fn has_source(socket: SocketAddr) -> bool {
     UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).and_then(|probe| probe.connect(socket)).is_ok()
 }
 
-/// Connects to the first address of `name` that accepts. If none does, a failure to reach an address is reported rather than a refused
-/// connection, and that rather than an address that could not be tried.
+/// Connects to the first address of `name` that accepts. If none does, reports one failure:
+/// preferably that an address was not reached, else a refused connection, else an address that
+/// could not be tried.
 async fn connect_any(name: &str, port: u16) -> io::Result<TcpStream> {
     let mut failure = None;
-    // Resolvers report a shortage of descriptors as a name that cannot be resolved.
+    // Resolvers report a shortage of descriptors as an unresolvable name.
     let sockets = lookup_host((name, port)).await.map_err(|error| shortage::of_descriptors().unwrap_or(error))?;
     for socket in sockets {
         match connect_tcp(socket).await {
@@ -56,7 +58,8 @@ async fn connect_any(name: &str, port: u16) -> io::Result<TcpStream> {
     Err(failure.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")))
 }
 
-/// Returns which of two failures is reported: the graver, and of two that are alike the later.
+/// Returns which of two failures is reported: the more serious one, or the later of two that are
+/// alike.
 fn graver(earlier: Option<io::Error>, later: io::Error) -> io::Error {
     match earlier {
         Some(earlier) if gravity(&earlier) > gravity(&later) => earlier,
@@ -64,8 +67,8 @@ fn graver(earlier: Option<io::Error>, later: io::Error) -> io::Error {
     }
 }
 
-/// Ranks errors of several addresses; the highest rank is reported. A refused connection shows that no process listens at an
-/// address. At an address that was not reached, a process may listen.
+/// Ranks errors of several addresses; the highest rank is reported. A refused connection shows that
+/// no process listens at an address. At an address that was not reached, a process may listen.
 fn gravity(error: &io::Error) -> u8 {
     match error.kind() {
         _ if is_shortage(error) => 0,
@@ -74,7 +77,8 @@ fn gravity(error: &io::Error) -> u8 {
     }
 }
 
-/// Sets `TCP_NODELAY`: requests are written whole, and waiting to fill a segment only delays them.
+/// Sets `TCP_NODELAY`. Requests are written whole, so waiting to fill a segment would only delay
+/// them.
 fn without_delay(stream: TcpStream) -> io::Result<Stream> {
     stream.set_nodelay(true)?;
     Ok(Stream::Tcp(stream))
@@ -101,7 +105,7 @@ mod tests {
         }
     }
 
-    /// Whether this machine has IPv6 or not.
+    /// Holds whether or not this machine has IPv6.
     #[tokio::test]
     async fn an_address_of_ipv6_at_which_nobody_listens_is_no_shortage() {
         let error = connect_tcp(SocketAddr::from((Ipv6Addr::LOCALHOST, 1))).await.unwrap_err();

@@ -1,8 +1,8 @@
 //! A connection to a node, driven by the request that uses it.
 //!
-//! No task stands between a request and its connection: the future of the request, and then the
+//! No task stands between a request and its connection. The future of the request, and then the
 //! body of the response, write and read the socket themselves. That saves two task switches and a
-//! hand-over in each direction, and a slow reader holds the node back with no buffer in between.
+//! hand-over in each direction. A slow reader holds the node back, with no buffer in between.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -29,38 +29,39 @@ use crate::http1::head::HeadLimits;
 use crate::http1::headers;
 use crate::http1::writer::{BodyFraming, MessageWriter, WriteError};
 
-/// The size of one read: a response that fills the buffer doubles it, up to the maximum.
+/// The size of one read. A response that fills the buffer doubles it, up to the maximum.
 const MIN_READ: usize = 8 * 1024;
 const MAX_READ: usize = 64 * 1024;
 
-/// The longest time after which a request can meet the close of an idle connection: a round trip, with a retransmission. A node
-/// that closes later was processing the request.
+/// The maximum delay after which a request can meet the close of an idle connection: a round trip
+/// with a retransmission. A node that closes later was processing the request.
 const MAX_CLOSE_DELAY: Duration = Duration::from_secs(1);
 
 thread_local! {
-    /// The buffer of the response that was read last, of [`MIN_READ`] bytes. A connection that waits for its node holds none, and the
-    /// next one that reads finds it warm.
+    /// The buffer of the response that was read last, of [`MIN_READ`] bytes. A connection that
+    /// waits for its node holds no buffer. The next one that reads finds this one warm.
     static SPARE_BUFFER: Cell<Option<BytesMut>> = const { Cell::new(None) };
 }
 
 pub(super) struct Connection {
     stream: Stream,
-    /// Bytes that were read and not taken yet.
+    /// Bytes that were read but not yet taken.
     pub(super) read: BytesMut,
     read_size: usize,
-    /// The memory of `read` is longer than [`MIN_READ`].
+    /// Whether the memory of `read` is longer than [`MIN_READ`].
     has_long_buffer: bool,
     writer: MessageWriter,
-    /// The node does not accept the rest of the request.
+    /// Whether the node no longer accepts the rest of the request.
     write_closed: bool,
-    /// Reused for every request: to move a timer to a later time costs far less than to create one.
+    /// Reused for every request, because moving a timer to a later time costs far less than
+    /// creating one.
     timer: Pin<Box<Sleep>>,
     /// The runtime that drives the timer.
     runtime: Option<runtime::Id>,
     /// The method of the request that the connection carries.
     method: Method,
     timeouts: Timeouts,
-    /// The number of requests that it has carried.
+    /// The number of requests that the connection has carried.
     pub(super) uses: u32,
     pub(super) opened: Instant,
     _permit: OpenPermit,
@@ -95,7 +96,7 @@ impl Connection {
         self.writer.is_done() && !self.write_closed
     }
 
-    /// Gives the empty buffer to the next connection that reads; a long one is freed.
+    /// Gives the empty buffer to the next connection that reads. A long buffer is freed.
     pub(super) fn release_buffer(&mut self) {
         let read = take(&mut self.read);
         if !take(&mut self.has_long_buffer) {
@@ -103,7 +104,7 @@ impl Connection {
         }
     }
 
-    /// Starts a request, whose headers and body are left empty. The request before it is fully
+    /// Starts a request, and leaves its headers and body empty. The previous request must be fully
     /// written.
     pub(super) fn start(&mut self, request: &mut Request<Body>, timeouts: Timeouts) {
         let framing = self.start_head(request, timeouts);
@@ -129,7 +130,8 @@ impl Connection {
         self.writer.start(|out| request_head::encode(request, out))
     }
 
-    /// Returns true if the connection has carried a request before this one, to which no byte of a response has come.
+    /// Returns true if the connection carried a request before this one, and no byte of this
+    /// request's response has arrived.
     fn may_be_stale(&self) -> bool {
         self.uses > 1 && self.read.is_empty()
     }
@@ -139,9 +141,9 @@ impl Connection {
         self.timeouts.body
     }
 
-    /// Sends the request that was started and waits for the head of its response, up to its timeout
-    /// after the node last accepted a part of the request. Dropping the connection cancels the
-    /// request.
+    /// Sends the request that was started and waits for the head of its response. The timeout
+    /// starts when the node last accepted a part of the request. Dropping the connection cancels
+    /// the request.
     pub(super) fn response(&mut self, limits: HeadLimits) -> impl Future<Output = Result<ResponseHead, SendError>> {
         let limit = self.timeouts.head;
         let mut deadline = timer_in(limit);
@@ -151,7 +153,7 @@ impl Connection {
                 self.timer = Box::pin(sleep_until(deadline));
                 self.runtime = current;
             }
-            // The timer may fire early and is then set again, which is rare.
+            // The timer may fire early; it is then set again, which is rare.
             _ if self.timer.deadline() > deadline => self.timer.as_mut().reset(deadline),
             _ => {}
         }
@@ -173,7 +175,7 @@ impl Connection {
                 }));
             }
             while self.timer.as_mut().poll(cx).is_ready() {
-                // A slow upload is the client's fault, not the node's; it has a limit of its own.
+                // A slow upload is the client's fault, not the node's. It has a limit of its own.
                 if self.writer.waits_for_body() {
                     deadline = timer_in(limit);
                 }
@@ -229,19 +231,20 @@ impl Connection {
         if length == capacity {
             self.read_size = (self.read_size * 2).min(MAX_READ);
         } else if length < self.read_size / 8 {
-            // A slow reader keeps small pieces, and each keeps the buffer that it arrived in.
+            // A slow reader keeps small pieces, and each piece keeps the buffer that it arrived in.
             self.read_size = (self.read_size / 2).max(MIN_READ);
         }
         Poll::Ready(Ok(length))
     }
 
-    /// Writes the bytes of the request that have arrived. Ready when all is written. The error is the client's or the node's.
+    /// Writes the bytes of the request that have arrived. Ready when everything is written. The
+    /// error may be the client's or the node's.
     pub(super) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         match ready!(self.writer.poll_send(&mut self.stream, cx)) {
             Ok(()) => Poll::Ready(Ok(())),
             Err(WriteError::Body(error)) => Poll::Ready(Err(SendError::new(SendErrorKind::RequestBody, error))),
-            // A node may respond before it has read the whole request, and close. Then the rest
-            // cannot be written while the response waits to be read. Reading decides: it finds the
+            // A node may respond and close before it has read the whole request. Then the rest
+            // cannot be written, but the response can still be read. Reading decides: it finds the
             // response or the end of the connection.
             Err(WriteError::Io(error))
                 if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) =>

@@ -2,8 +2,8 @@
 //!
 //! A request owns its connection and drives it (`connection`). When the response is read to its
 //! end, the connection returns to the pool. The pool keeps idle connections per core, so that a
-//! request finds one that its own core's runtime polls. It hands out the most recently used first,
-//! so that surplus connections grow old and are closed.
+//! request finds one that its own core's runtime polls. It hands out the most recently used one
+//! first, so that surplus connections grow old and are closed.
 //!
 //! A Kylin node's Tomcat closes connections that are idle for 20 s. The pool drops them at 15 s,
 //! because a request that meets the close cannot always be sent again.
@@ -50,7 +50,7 @@ use crate::shortage::{self, is_shortage};
 /// Sends requests to a node over HTTP/1.1. Clones share the connections.
 ///
 /// Requests must be sent from within a tokio runtime, and a connection lives no longer than the
-/// runtime that made it. Trailers of responses are dropped, and so is a `Connection` header that is
+/// runtime that made it. Trailers of responses are dropped. So is a `Connection` header that is
 /// only `close` or `keep-alive`.
 #[derive(Clone)]
 pub struct HttpBackend {
@@ -95,13 +95,13 @@ impl HttpBackend {
         &self.shared.address
     }
 
-    /// Returns how many connections to the node are open, idle ones included.
+    /// Returns how many connections to the node are open, including idle ones.
     pub fn connections(&self) -> usize {
         self.shared.pool.open.get()
     }
 
-    /// Makes a connection for `request`. At the limit of open connections, and where the process is short of
-    /// descriptors, takes one that idles on another core.
+    /// Makes a connection for `request`. At the limit of open connections, or if the process is
+    /// short of descriptors, takes a connection that is idle on another core.
     async fn open(&self, request: &Request<Body>) -> Result<Box<Connection>, SendError> {
         let Shared { pool, clock, .. } = &*self.shared;
         let needs_new = needs_new(request);
@@ -151,7 +151,7 @@ impl HttpBackend {
             }
             Err(error) => {
                 if error.kind() == SendErrorKind::Stale {
-                    // The other idle connections of this core are as old or older.
+                    // The other idle connections of this core are at least as old.
                     self.shared.pool.clear();
                 }
                 Err(error)
@@ -184,8 +184,8 @@ fn needs_new(request: &Request<Body>) -> bool {
 }
 
 impl Backend for HttpBackend {
-    /// Starts the request on an idle connection before the future is polled: a future that holds no
-    /// request is cheaper to move.
+    /// Starts the request on an idle connection before the future is polled, because a future that
+    /// holds no request is cheaper to move.
     fn send(&self, mut request: Request<Body>) -> impl Future<Output = Result<Response<Body>, SendError>> + Send {
         let idle = match self.take_idle(&request) {
             Some(mut connection) => {
@@ -212,7 +212,7 @@ impl Backend for HttpBackend {
         }
     }
 
-    /// Encodes the request from where it is.
+    /// Encodes the request without copying it first.
     fn send_copy(&self, request: &Request<Body>) -> impl Future<Output = Result<Response<Body>, SendError>> + Send {
         let idle = self.take_idle(request).map(|mut connection| {
             connection.start_copy(request, self.timeouts_of(request));
@@ -257,7 +257,8 @@ impl fmt::Debug for HttpBackend {
 }
 
 impl Endpoint<HttpBackend> {
-    /// Creates an endpoint `id` at `address` (see [`HttpBackend::builder`]). Hash policies place keys on it by that address.
+    /// Creates an endpoint `id` at `address` (see [`HttpBackend::builder`]). Hash policies use that
+    /// address to place keys on it.
     ///
     /// # Errors
     /// [`InvalidEndpoint`] if the id or the address is not valid.
@@ -266,7 +267,7 @@ impl Endpoint<HttpBackend> {
     }
 }
 
-/// The error for an endpoint of an [`HttpBackend`] that cannot be made.
+/// The error for an [`HttpBackend`] endpoint that cannot be created.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidEndpoint {

@@ -20,7 +20,7 @@ impl OpenCount {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Returns `None` at the limit.
+    /// Returns a permit, or `None` at the limit.
     pub(super) fn acquire(&self) -> Option<OpenPermit> {
         let open = self.open.fetch_add(1, Ordering::Relaxed);
         let permit = OpenPermit(Arc::clone(&self.open));

@@ -13,11 +13,12 @@ use crate::background::{self, BackgroundTask};
 use crate::clock::Clock;
 use crate::{shard, shortage};
 
-/// The interval at which idle connections are searched for those that their node has closed or that are idle
-/// for too long. A request checks its connection itself; the sweep only frees sockets.
+/// The interval at which the pool is searched for idle connections that their node has closed, or
+/// that are idle for too long. A request checks its connection itself; the sweep only frees
+/// sockets.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// For this long after a response, the state of the socket in the runtime counts as current.
+/// For this long after a response, the runtime's state of the socket counts as current.
 const TRUST_RUNTIME_TIMEOUT: Duration = Duration::from_millis(1);
 
 pub(super) struct Pool {
@@ -30,7 +31,7 @@ pub(super) struct Pool {
 /// Limits on connections and their reuse; `None` is no limit.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PoolSettings {
-    /// The number of connections that may be open, idle or not.
+    /// The number of connections that may be open, including idle ones.
     pub(super) max_open: Option<NonZeroUsize>,
     /// The number of idle connections that a shard keeps.
     pub(super) max_idle: usize,
@@ -75,11 +76,11 @@ impl Pool {
 
     /// Takes the most recently used connection of this core.
     ///
-    /// The kernel is asked whether the connection is open and silent. The runtime's state of the
-    /// socket may be old: bytes that arrived before the request belong to no request, and a request
-    /// on a closed connection cannot always be sent again. The system call is saved if the
-    /// connection was used a moment ago and has survived a response before: then its node does not
-    /// close after each response without announcing it.
+    /// Asks the kernel whether the connection is open and silent, because the runtime's state of
+    /// the socket may be outdated. Bytes that arrived before the request belong to no request, and
+    /// a request on a closed connection cannot always be sent again. The system call is skipped if
+    /// the connection was used a moment ago and has survived a response before. Its node then does
+    /// not close unannounced after each response.
     pub(super) fn take(&self) -> Option<Box<Connection>> {
         self.take_from(self.shard())
     }
@@ -139,8 +140,9 @@ impl Pool {
         );
     }
 
-    /// Closes the idle connections of a shard that cannot be used again. After a shortage of descriptors or memory, which idle ones may
-    /// have caused, it keeps only those that were in use since the sweep before.
+    /// Closes the idle connections of a shard that cannot be reused. After a shortage of
+    /// descriptors or memory, which idle connections may have caused, it keeps only those that were
+    /// in use since the previous sweep.
     fn sweep(&self, shard: &Shard, shortages: u64) {
         let now = self.clock.now();
         let was_short = shard.shortages.swap(shortages, Ordering::Relaxed) != shortages;
@@ -169,8 +171,8 @@ mod tests {
     use crate::backend::http1::stream::Stream;
     use crate::clock::ManualClock;
 
-    /// Returns true if the pool hands out a connection that has carried `uses` requests, was idle
-    /// for `idle`, and was closed by its node meanwhile, which the runtime does not know.
+    /// Returns true if the pool hands out a connection that its node has closed without the
+    /// runtime's knowledge. The connection has carried `uses` requests and was idle for `idle`.
     fn is_taken(uses: u32, idle: Duration) -> bool {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {

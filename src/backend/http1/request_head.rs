@@ -13,10 +13,10 @@ use crate::http1::writer::BodyFraming;
 
 /// Appends the head of `request` to `out` and returns how its body is framed.
 ///
-/// The body decides its framing, whatever the headers say: an application that replaces a body and
-/// forgets its length must not make the node wait for bytes that never come, or read the rest as
-/// another request. A body of unknown length is sent in chunks unless the headers declare its
-/// length.
+/// The body decides its framing, regardless of the headers. An application may replace a body and
+/// forget to change its length. The node must then neither wait for bytes that never come, nor read
+/// the rest as another request. A body of unknown length is sent in chunks, unless the headers
+/// declare its length.
 pub(super) fn encode(request: &Request<Body>, out: &mut Vec<u8>) -> BodyFraming {
     out.extend_from_slice(request.method().as_str().as_bytes());
     out.push(b' ');

@@ -35,8 +35,8 @@ struct ResponseBody {
 impl ResponseBody {
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, BodyError>> {
         let Some(connection) = &mut self.connection else { return Poll::Ready(Ok(None)) };
-        // A node may respond before it has the whole request. The rest is sent meanwhile; if that
-        // fails, the response continues.
+        // A node may respond before it has received the whole request. The rest is sent meanwhile;
+        // if that fails, the response continues.
         if !connection.has_sent()
             && let Poll::Ready(Err(error)) = connection.poll_send(cx)
         {

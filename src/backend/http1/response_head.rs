@@ -1,7 +1,7 @@
 //! Parses the head of a response.
 //!
-//! A response that another parser could read differently is refused: the proxy and the client would
-//! see two responses, and the rest of one could become the next client's response.
+//! A response that another parser could read differently is refused. The proxy and the client would
+//! see two different responses, and the rest of one could become the next client's response.
 
 use bytes::{Bytes, BytesMut};
 use http::{Method, Response, StatusCode, Version};
@@ -17,12 +17,12 @@ use crate::http1::headers::{self, Sender};
 /// The number of interim responses that may come before the final one.
 const MAX_INTERIM: usize = 16;
 
-/// The head of a final response, and what it says about the body and the connection.
+/// The head of a final response, with its consequences for the body and the connection.
 #[derive(Debug)]
 pub(super) struct ResponseHead {
     pub(super) response: Response<()>,
     pub(super) body: BodyDecoder,
-    /// The node accepts another request on the connection.
+    /// Whether the node accepts another request on the connection.
     pub(super) keep_alive: bool,
 }
 
@@ -34,9 +34,9 @@ pub(super) struct ParserState {
 }
 
 impl ParserState {
-    /// Takes the head of the response to a `method` request out of `read`; `None` while it is
-    /// incomplete. Skips interim responses: a proxy need not forward them (RFC 9110, 15.2), and the
-    /// server has sent its own `100 Continue`.
+    /// Takes the head of the response to a `method` request out of `read`; returns `None` while it
+    /// is incomplete. Skips interim responses: a proxy need not forward them (RFC 9110, 15.2), and
+    /// the server has sent its own `100 Continue`.
     pub(super) fn take(
         &mut self,
         read: &mut BytesMut,
@@ -74,15 +74,15 @@ fn parse(head: Bytes, lines: HeadLines<'_>) -> Result<(Response<()>, FramingHead
     *response.status_mut() = StatusCode::from_bytes(status).map_err(invalid)?;
     *response.version_mut() = version;
     if !reason.is_empty() && response.status().canonical_reason().map(str::as_bytes) != Some(reason) {
-        // The server writes it in place of the usual reason phrase, as hyper's server does.
+        // The server writes it instead of the usual reason phrase, like hyper's server.
         response.extensions_mut().insert(ReasonPhrase::try_from(reason).map_err(invalid)?);
     }
     let framing = headers::parse(&head, &lines, Sender::Node, response.headers_mut()).map_err(invalid)?;
     Ok((response, framing))
 }
 
-/// Splits a status line into version, status and reason phrase. Tomcat leaves the phrase out, and
-/// some servers also the space before it (RFC 9112, 4).
+/// Splits a status line into version, status and reason phrase. Tomcat omits the phrase, and some
+/// servers also omit the space before it (RFC 9112, 4).
 fn status_line(line: &[u8]) -> Option<(Version, &[u8; 3], &[u8])> {
     let (version, line) = match line.split_first_chunk()? {
         (b"HTTP/1.1 ", line) => (Version::HTTP_11, line),

@@ -32,14 +32,15 @@ macro_rules! any {
 }
 
 impl Stream {
-    /// Returns true if the other side has neither closed nor sent anything. The runtime's state
-    /// costs nothing, but may be older than the kernel's.
+    /// Returns true if the other side has neither closed nor sent anything. Reading the runtime's
+    /// state costs nothing, but it may be older than the kernel's.
     pub(super) fn is_quiet(&self, ask_kernel: bool) -> bool {
         match self {
             Stream::Tcp(tcp) => is_quiet(tcp, ask_kernel, TcpStream::poll_write_ready, TcpStream::try_read),
             Stream::Unix(unix) => is_quiet(unix, ask_kernel, UnixStream::poll_write_ready, UnixStream::try_read),
-            // TLS wants nothing more while it holds decrypted bytes, or after the other side has ended it. Only what the node sent
-            // and TLS has not read yet is found in the socket.
+            // TLS reads nothing more while it holds decrypted bytes, or after the other side has
+            // ended the session. Only bytes that the node sent and TLS has not read yet are in the
+            // socket.
             #[cfg(feature = "tls")]
             Stream::Tls(stream) => {
                 let (socket, tls) = stream.get_ref();

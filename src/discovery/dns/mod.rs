@@ -19,12 +19,12 @@ use crate::endpoint::Roles;
 
 /// Nodes from DNS: A and AAAA records with a fixed port, or SRV records (RFC 2782).
 ///
-/// The name is resolved again once the shortest time to live of the records is over.
+/// The name is resolved again when the shortest time to live of the records has elapsed.
 ///
-/// The target and port of an SRV record are the address; its weight is that of the endpoint, and 0
-/// counts as 1. Records of the lowest priority number are primaries, all others backups. At most 256
-/// nodes of a response count. A name without records yields a membership without nodes, which no
-/// cluster applies.
+/// The target and port of an SRV record are the address. Its weight is that of the endpoint; 0
+/// counts as 1. Records with the lowest priority number are primaries, all others backups. At most
+/// 256 nodes of a response are used. A name without records yields a membership without nodes,
+/// which no cluster applies.
 #[derive(Debug)]
 pub struct Dns {
     query: DnsQuery,
@@ -36,9 +36,10 @@ pub struct Dns {
     resolver: Option<TokioResolver>,
     /// The nodes of the last update.
     last: Vec<DiscoveredNode>,
-    /// The next result is an update even if the nodes are unchanged: at first, and after an error.
+    /// Whether the next result is an update even if the nodes are unchanged: at first, and after an
+    /// error.
     is_update_due: bool,
-    /// The time of the next lookup. `None` means at once.
+    /// The time of the next lookup; `None` means at once.
     due: Option<Instant>,
 }
 
@@ -48,21 +49,21 @@ enum DnsQuery {
     Services(Name),
 }
 
-/// A text that is not a domain name.
+/// The error for a text that is not a domain name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a domain name: expected labels of 1 to 63 characters with dots between them")]
 pub struct InvalidDns(String);
 
 impl InvalidDns {
-    /// Returns the text that was given.
+    /// Returns the rejected text.
     pub fn value(&self) -> &str {
         &self.0
     }
 }
 
 impl Dns {
-    /// Creates a source of the A and AAAA records of `name`, with this port. The search domains of
-    /// the system apply unless the name ends in a dot.
+    /// Creates a source of the A and AAAA records of `name`, with this port. The system's search
+    /// domains apply unless the name ends in a dot.
     ///
     /// # Errors
     /// [`InvalidDns`] if `name` is not a domain name.
@@ -93,8 +94,8 @@ impl Dns {
         }
     }
 
-    /// Sets the DNS servers, which are queried over UDP and, if needed, TCP. Default: those of the
-    /// system (`/etc/resolv.conf`).
+    /// Sets the DNS servers, which are queried over UDP and, if needed, TCP. Default: the system's
+    /// servers (`/etc/resolv.conf`).
     #[must_use]
     pub fn servers(mut self, servers: impl IntoIterator<Item = SocketAddr>) -> Self {
         self.servers = servers.into_iter().collect();
@@ -108,8 +109,8 @@ impl Dns {
         self
     }
 
-    /// Sets the bounds of the time to live. Default: from 5 s, which limits the load of a time to
-    /// live of 0, to 5 min, which limits the effect of one that is too long by mistake.
+    /// Sets the bounds of the time to live. Default: 5 s to 5 min. The minimum limits the load of a
+    /// time to live of 0, the maximum the effect of one that is too long by mistake.
     ///
     /// # Errors
     /// [`InvalidDuration`] if `min` is below 10 ms, or `max` is below `min`.
@@ -119,8 +120,8 @@ impl Dns {
         Ok(self)
     }
 
-    /// Sets the timeout of a lookup with all its attempts at all servers. Default: 10 s, which
-    /// allows three attempts.
+    /// Sets the timeout of a lookup, including all its attempts at all servers. Default: 10 s,
+    /// which allows three attempts.
     ///
     /// # Errors
     /// [`InvalidDuration`] if `timeout` is below 10 ms.
@@ -148,7 +149,7 @@ impl Discovery for Dns {
             let resolved = match self.resolve().await {
                 Ok(resolved) => resolved,
                 Err(error) => {
-                    // The system's list of servers may have changed: make a new resolver.
+                    // The system's list of servers may have changed, so a new resolver is made.
                     (self.due, self.is_update_due, self.resolver) = (None, true, None);
                     return Err(error);
                 }

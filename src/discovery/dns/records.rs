@@ -17,7 +17,7 @@ const MAX_NODES: usize = 256;
 pub(super) struct ResolvedNodes {
     /// Sorted by address, since servers shuffle their records.
     pub(super) nodes: Vec<DiscoveredNode>,
-    /// The shortest time to live of the records. `None` without records.
+    /// The shortest time to live of the records; `None` without records.
     pub(super) ttl: Option<Duration>,
 }
 

@@ -9,7 +9,7 @@ use crate::endpoint::Roles;
 
 const MAX_NODES: usize = 10_000;
 
-/// An invalid line in a list of nodes.
+/// The error for an invalid line in a list of nodes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message} (line {line}, column {column})")]
 pub struct InvalidLine {
@@ -19,12 +19,12 @@ pub struct InvalidLine {
 }
 
 impl InvalidLine {
-    /// Returns the line, from 1.
+    /// Returns the number of the line, from 1.
     pub fn line(&self) -> usize {
         self.line
     }
 
-    /// Returns the column in characters, from 1.
+    /// Returns the number of the column in characters, from 1.
     pub fn column(&self) -> usize {
         self.column
     }
@@ -33,7 +33,8 @@ impl InvalidLine {
 /// Reads the nodes. The source of each is its line number.
 pub(super) fn parse(text: &str) -> Result<Vec<DiscoveredNode>, InvalidLine> {
     let mut nodes: Vec<DiscoveredNode> = Vec::new();
-    // Ids and addresses share one name space: an id that equals the address of another node misleads.
+    // Ids and addresses share one name space, because an id that equals the address of another node
+    // would be misleading.
     let mut lines = AHashMap::<String, usize>::new();
     for (number, text) in (1..).zip(text.strip_prefix('\u{feff}').unwrap_or(text).lines()) {
         let line = Line { number, text };
@@ -104,7 +105,7 @@ impl<'t> Line<'t> {
     }
 }
 
-/// Quotes a word of the file, at most 60 characters of it.
+/// Quotes a word of the file, up to 60 characters of it.
 fn quoted(word: &str) -> String {
     format!("{:?}", word.chars().take(60).collect::<String>())
 }

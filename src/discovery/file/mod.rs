@@ -11,7 +11,7 @@ use super::watched_files::WatchedFiles;
 use super::{DiscoveredNode, Discovery, DiscoveryError};
 use crate::clock::InvalidDuration;
 
-/// A list of nodes in a text file, read again when it changes.
+/// A list of nodes in a text file, which is read again when it changes.
 ///
 /// Each line is a node; `#` begins a comment:
 ///
@@ -26,15 +26,14 @@ use crate::clock::InvalidDuration;
 /// | setting | value | default |
 /// |---|---|---|
 /// | `role` | a value of `kylin.server.mode` | `all` |
-/// | `weight` | a number from 1 to 65535 | that of the endpoint |
+/// | `weight` | a number from 1 to 65535 | the weight of the endpoint |
 /// | `id` | up to 255 visible ASCII characters | the address |
 /// | `backup`, `drain` | none | off |
 ///
 /// The order of the lines is the order of the endpoints. If the file cannot be read, or a line is
-/// invalid, the error names the place and no part of the file is used.
+/// invalid, the error names the place, and no part of the file is used.
 ///
-/// The file may be replaced by renaming another over it, which is the safer way, or written in
-/// place.
+/// The file may be replaced by renaming another over it, which is safer, or written in place.
 #[derive(Debug)]
 pub struct FileList {
     file: WatchedFiles,
@@ -55,7 +54,7 @@ impl FileList {
         Ok(self)
     }
 
-    /// Reads the nodes of such a list.
+    /// Parses the nodes of such a list.
     ///
     /// # Errors
     /// [`InvalidLine`] for the first invalid line.

@@ -9,9 +9,9 @@ use crate::kylin::properties::{Properties, PropertyError, ServerAddr};
 
 /// Kylin up to 4 raises a shorter `kylin.query.timeout-seconds` to this.
 const MIN_QUERY_TIMEOUT: Duration = Duration::from_secs(60);
-/// The time that the proxy waits for a response beyond Kylin's query timeout.
+/// How much longer the proxy waits for a response than Kylin's query timeout.
 const HEAD_TIMEOUT_MARGIN: Duration = Duration::from_secs(10);
-/// The time for which the proxy waits for a response if Kylin's queries have no timeout.
+/// How long the proxy waits for a response if Kylin's queries have no timeout.
 const UNLIMITED_HEAD_TIMEOUT: Duration = Duration::from_secs(86_400);
 
 /// A Kylin cluster as its `kylin.properties` describes it.
@@ -45,7 +45,7 @@ pub struct KylinConfig {
     zookeeper: Option<Registrations>,
 }
 
-/// Properties that do not describe a cluster.
+/// The error for properties that do not describe a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidKylinConfig {
@@ -61,7 +61,7 @@ impl KylinConfig {
     /// Reads the cluster that `properties` describe.
     ///
     /// # Errors
-    /// [`InvalidKylinConfig`] for the first invalid property, with its place.
+    /// [`InvalidKylinConfig`] for the first invalid property, with its position.
     pub fn from_properties(properties: &Properties) -> Result<Self, InvalidKylinConfig> {
         Ok(KylinConfig {
             nodes: nodes(properties)?,
@@ -87,7 +87,7 @@ impl KylinConfig {
     /// Kylin sets no limit (`0`).
     ///
     /// Returns `None` if the file does not set a timeout. Kylin 5 then has a limit of 300 s, which
-    /// the crate's default of 310 s fits; older versions have no limit.
+    /// matches the crate's default of 310 s; older versions have no limit.
     pub fn head_timeout(&self) -> Option<Duration> {
         self.query_timeout.map(|limit| match limit {
             Duration::ZERO => UNLIMITED_HEAD_TIMEOUT,
@@ -95,7 +95,7 @@ impl KylinConfig {
         })
     }
 
-    /// Makes the endpoint of a node over HTTP/1.1, with the [timeout](Self::head_timeout) of the
+    /// Makes the endpoint of a node over HTTP/1.1, with the [timeout](Self::head_timeout) from the
     /// file. The node may come from another source.
     ///
     /// # Errors
@@ -117,8 +117,8 @@ impl KylinConfig {
     /// Returns the ZooKeeper where the nodes register, if the file implies that they do.
     ///
     /// Kylin 3 and 4 register below the name of the cluster, with self-discovery or with the job
-    /// scheduler that elects a leader. A file with neither, and without nodes, is taken for one of
-    /// Kylin 5, which registers below the id of its metastore; that is inferred.
+    /// scheduler that elects a leader. A file with neither, and without nodes, is assumed to belong
+    /// to Kylin 5. Kylin 5 registers below the id of its metastore, which is inferred.
     ///
     /// # Errors
     /// [`InvalidZooKeeper`](crate::discovery::zookeeper::InvalidZooKeeper) if ZooKeeper does not

@@ -11,10 +11,10 @@ use super::{DiscoveredNode, Discovery, DiscoveryError};
 use crate::clock::InvalidDuration;
 use crate::kylin::properties::Properties;
 
-/// The nodes of a `kylin.properties`, read again when it changes.
+/// The nodes of a `kylin.properties`, which is read again when it changes.
 ///
-/// If the file cannot be read, or a property that matters here is invalid, the error names the place
-/// and no part of the file is used. Changes to the list of nodes apply while the source is
+/// If the file cannot be read, or a property that matters here is invalid, the error names the
+/// place, and no part of the file is used. Changes to the list of nodes apply while the source is
 /// [watched](super::watch). Changes to timeouts apply to nodes that join or change later.
 ///
 /// ```no_run
@@ -45,7 +45,7 @@ impl KylinFile {
         KylinFile { files: WatchedFiles::new(path.as_ref()) }
     }
 
-    /// Adds a file whose properties override those of the files before it, such as Kylin's
+    /// Adds a file whose properties override those of the earlier files, such as Kylin's
     /// `kylin.properties.override`. The file may be missing.
     pub fn overridden_by(mut self, path: impl AsRef<Path>) -> Self {
         self.files.add_optional(path.as_ref());

@@ -15,11 +15,11 @@ pub(super) struct ConnectString {
     cluster: String,
 }
 
-/// A text that does not name a cluster in ZooKeeper. Never shows the text.
+/// The error for a text that does not name a cluster in ZooKeeper. It never shows the text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidZooKeeper {
-    /// A server is invalid. They are counted from 1.
+    /// A server is invalid. Servers are counted from 1.
     #[error("server {0} of the ensemble is not valid: expected host:port, host, or [v6]:port")]
     Server(usize),
     /// The path is invalid.
@@ -40,7 +40,7 @@ impl ConnectString {
         let path = path.strip_suffix('/').unwrap_or(path);
         if !path.is_empty() {
             let (base, cluster) = path.rsplit_once('/').ok_or(InvalidZooKeeper::Path)?;
-            // `host/kylin` could be a base path, or a cluster in the root: `set_base` accepts the
+            // `host/kylin` could be a base path, or a cluster in the root; `set_base` accepts the
             // root.
             if base.ends_with('/') || base.is_empty() {
                 return Err(InvalidZooKeeper::Path);

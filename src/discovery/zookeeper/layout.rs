@@ -28,11 +28,11 @@ pub(super) struct Parent {
 /// The kind of the children of a [`Parent`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ChildKind {
-    /// Nodes whose description holds the role, and before Kylin 3.1 the address.
+    /// Nodes whose description contains the role and, before Kylin 3.1, the address.
     Described,
     /// Nodes that all have these roles.
     WithRoles(Roles),
-    /// Candidates for the leader of the jobs.
+    /// Candidates for the leader of the job scheduler.
     LeaderCandidate,
 }
 

@@ -7,18 +7,19 @@
 //! | `Kylin5` | 5 | `/services/{all,query,job}/<uuid>` | the path |
 //!
 //! The base path is `kylin.env.zookeeper-base-path` (default `/kylin`; Kylin 5 has no other). The
-//! cluster of Kylin 3 and 4 is `kylin.server.cluster-name`, by default the identifier of the metadata
-//! URL (`kylin_metadata`). That of Kylin 5 is this identifier, `_`, and the URL's `url` parameter up
-//! to `?`, in which each character other than a letter, a digit or `_` is written as `_`.
+//! cluster of Kylin 3 and 4 is `kylin.server.cluster-name`, by default the identifier of the
+//! metadata URL (`kylin_metadata`). The cluster of Kylin 5 is this identifier, `_`, and the URL's
+//! `url` parameter up to `?`. In that parameter, each character other than a letter, a digit or `_`
+//! is replaced by `_`.
 //!
 //! # What is verified
 //!
-//! Paths and descriptions come from Kylin's source (tags 3.0.0-alpha to 5.x). The JSON around them is
-//! *derived* from the serializer of Curator 2.12, and for Kylin 5 from public samples of Spring Cloud
-//! Zookeeper. It was not observed on a running Kylin, so unknown JSON keys are ignored, and missing
-//! ones have defaults. An `instance_status` other than `UP` drains the node, as Spring defines it.
-//! *Unverified*: KAP 2.4 registers as Kylin 3.0 does, under its metadata prefix; later 5.x register
-//! the services `data-loading` and `smart` beside `job`.
+//! Paths and descriptions come from Kylin's source (tags 3.0.0-alpha to 5.x). The JSON around them
+//! is *derived* from the serializer of Curator 2.12, and for Kylin 5 from public samples of Spring
+//! Cloud Zookeeper. It was not observed on a running Kylin. So unknown JSON keys are ignored, and
+//! missing ones have defaults. An `instance_status` other than `UP` drains the node, as Spring
+//! defines it. *Unverified*: KAP 2.4 registers as Kylin 3.0 does, under its metadata prefix; later
+//! 5.x register the services `data-loading` and `smart` beside `job`.
 //!
 //! Kylin's session lasts 120 s, so a dead node stays listed for up to two minutes. The health of its
 //! endpoint shows that it is dead.
@@ -46,19 +47,19 @@ use super::watch::wait_until;
 use super::{DiscoveredNode, Discovery, DiscoveryError};
 use crate::clock::{InvalidDuration, at_least, timer_in};
 
-/// Servers have a minimum of two ticks, which are 2 s each by default.
+/// Servers have a minimum of two ticks, each 2 s by default.
 const MIN_SESSION_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The nodes that Kylin registers in ZooKeeper: see the [module](self).
 ///
-/// While ZooKeeper is unavailable, the membership does not change. After a reconnect, a missing node
-/// is removed only after a [grace period](Self::grace), since it may be reconnecting too.
+/// While ZooKeeper is unavailable, the membership does not change. After a reconnect, a missing
+/// node is removed only after a [grace period](Self::grace), because it may be reconnecting too.
 pub struct ZooKeeper {
     options: SessionOptions,
     session: Option<Session>,
-    /// The last update. `None` at first, and after an error or a reconnect.
+    /// The last update; `None` at first, and after an error or a reconnect.
     last: Option<Vec<DiscoveredNode>>,
-    /// The nodes of the last update that was not empty. The cluster has them.
+    /// The nodes of the last update that was not empty, which the cluster has.
     known: Vec<DiscoveredNode>,
     /// The time until which missing nodes of `known` stay.
     grace_until: Option<Instant>,
@@ -77,12 +78,12 @@ struct SessionOptions {
 impl ZooKeeper {
     /// Parses `host:port,host:port/base/cluster`.
     ///
-    /// These are the servers of the ensemble (default port 2181), the base path, and the name of the
-    /// cluster as the last part. Without a path it is `/kylin/kylin_metadata`, Kylin's default. A
+    /// These are the servers of the ensemble (default port 2181), the base path, and as the last
+    /// part the name of the cluster. The default path is `/kylin/kylin_metadata`, like Kylin's. A
     /// chroot is the first part of the base path.
     ///
     /// # Errors
-    /// [`InvalidZooKeeper`] names the invalid part. It does not show the text, which may hold a
+    /// [`InvalidZooKeeper`] names the invalid part. It does not show the text, which may contain a
     /// password by mistake.
     pub fn parse(text: &str) -> Result<Self, InvalidZooKeeper> {
         let options = SessionOptions {
@@ -123,16 +124,16 @@ impl ZooKeeper {
         self
     }
 
-    /// Sets credentials for ZooKeeper's `digest` scheme. If ACLs are on, Kylin's own are `ADMIN` and
-    /// `KYLIN` by default.
+    /// Sets credentials for ZooKeeper's `digest` scheme. If ACLs are on, Kylin itself uses `ADMIN`
+    /// and `KYLIN` by default.
     #[must_use]
     pub fn digest(mut self, user: &str, password: &str) -> Self {
         self.options.digest = Some(format!("{user}:{password}").into_bytes());
         self
     }
 
-    /// Sets the timeout of the source's own session, within which the loss of a server is detected
-    /// and another server is found. Default: 10 s. The server may negotiate another value.
+    /// Sets the timeout of the source's own session. Within it, the source detects the loss of a
+    /// server and finds another one. Default: 10 s. The server may negotiate another value.
     ///
     /// # Errors
     /// [`InvalidDuration`] if `timeout` is below 1 s.
@@ -141,7 +142,7 @@ impl ZooKeeper {
         Ok(self)
     }
 
-    /// Sets for how long missing nodes stay after a reconnect. Default: 10 s. Zero removes them at
+    /// Sets how long missing nodes stay after a reconnect. Default: 10 s. Zero removes them at
     /// once.
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
@@ -149,8 +150,9 @@ impl ZooKeeper {
         self
     }
 
-    /// Returns the leader of the jobs of a Kylin 3 or 4 with `kylin.job.scheduler.default=100`. It is
-    /// updated while the source is [watched](super::watch).
+    /// Returns the leader of the job scheduler in Kylin 3 or 4 with
+    /// `kylin.job.scheduler.default=100`. It is updated while the source is
+    /// [watched](super::watch).
     pub fn leader(&self) -> JobLeader {
         JobLeader(self.leader.subscribe())
     }
@@ -234,12 +236,12 @@ impl fmt::Debug for ZooKeeper {
     }
 }
 
-/// The node that leads the jobs. Clones share the value.
+/// The node that leads the job scheduler. Clones share the value.
 #[derive(Debug, Clone)]
 pub struct JobLeader(watch::Receiver<Option<String>>);
 
 impl JobLeader {
-    /// Returns the address, `host:port`, or `None` if there is no leader or it is not known. While
+    /// Returns the address, `host:port`; `None` if there is no leader or it is unknown. While
     /// ZooKeeper is unavailable, this is the last known leader.
     pub fn address(&self) -> Option<String> {
         self.0.borrow().clone()

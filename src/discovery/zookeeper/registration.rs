@@ -1,5 +1,5 @@
-//! Parses the data of znodes. Any client that may write to ZooKeeper may have written it, so it is
-//! bounded and validated.
+//! Parses the data of znodes. Any client that may write to ZooKeeper may have written the data, so
+//! it is bounded and validated.
 
 use serde_json::Value;
 
@@ -14,13 +14,14 @@ const MAX_BYTES: usize = 64 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Registration {
     pub(super) node: DiscoveredNode,
-    /// The registration states the roles. Otherwise the node is assumed to have every role.
+    /// Whether the registration states the roles. Otherwise the node is assumed to have every role.
     pub(super) states_roles: bool,
-    /// The time at which it was made, in milliseconds since 1970, or 0 if it does not state that.
+    /// The time of the registration, in milliseconds since 1970; 0 if it is not stated.
     pub(super) registered_at: i64,
 }
 
-/// The reason why a znode is skipped. Shows no data of it except an invalid address or mode.
+/// The error for a znode that is skipped. It shows none of the znode's data except an invalid
+/// address or mode.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum InvalidRegistration {
     #[error("{0} bytes are too many for a registration")]
@@ -71,8 +72,8 @@ fn bounded(data: &[u8]) -> Result<&[u8], InvalidRegistration> {
     if data.len() > MAX_BYTES { Err(InvalidRegistration::TooLong(data.len())) } else { Ok(data) }
 }
 
-/// Returns address and roles where the description is `host:port`, `host:port:mode` or `mode`. An
-/// address in it takes precedence over the JSON keys, since Kylin 3.0 writes it there.
+/// Returns the address and the roles if the description is `host:port`, `host:port:mode` or `mode`.
+/// An address in it takes precedence over the JSON keys, because Kylin 3.0 writes it there.
 fn described(json: &Value, description: &str) -> Result<(String, Option<Roles>), InvalidRegistration> {
     if !description.contains(':') {
         let roles = if description.is_empty() { None } else { Some(Roles::parse(description)?) };

@@ -21,7 +21,7 @@ pub(super) struct Registry {
 #[derive(Debug)]
 struct Children {
     parent: Parent,
-    /// The children have been listed at least once.
+    /// Whether the children have been listed at least once.
     listed: bool,
     znodes: BTreeMap<String, Znode>,
 }
@@ -91,7 +91,7 @@ impl Registry {
             }
         };
         *znode = parsed.unwrap_or_else(|error| {
-            // `?path` escapes what a hostile name may hold.
+            // `?path` escapes what a hostile name may contain.
             tracing::warn!(?path, error = error_chain(&error), "invalid znode skipped");
             Znode::Skipped
         });
@@ -106,8 +106,9 @@ impl Registry {
 
     /// Returns each node once.
     ///
-    /// The latest registration of an address counts, since an older one may belong to a session that
-    /// has not ended yet. The roles of the node are those of all registrations of that session.
+    /// The latest registration of an address counts, because an older one may belong to a session
+    /// that has not ended yet. The roles of the node are those of all registrations of that
+    /// session.
     pub(super) fn members(&self) -> Vec<DiscoveredNode> {
         let mut by_address: AHashMap<&str, Vec<Entry<'_>>> = AHashMap::new();
         for children in &self.parents {
@@ -121,7 +122,7 @@ impl Registry {
         by_address.into_values().filter_map(merge).collect()
     }
 
-    /// Returns the address of the leader of the jobs.
+    /// Returns the address of the leader of the job scheduler.
     pub(super) fn leader(&self) -> Option<String> {
         let candidates = self.parents.iter().filter(|of| of.parent.children == ChildKind::LeaderCandidate);
         let numbered = candidates

@@ -39,7 +39,8 @@ pub(super) struct Session {
 enum ZnodeEvent {
     /// The children of a parent.
     Children(usize, Vec<String>),
-    /// The data of a child, `None` if it is gone or cannot be read, and the session that owns it.
+    /// The data of a child, and the session that owns it. The data is `None` if the child is gone
+    /// or cannot be read.
     Data(usize, String, Option<Vec<u8>>, i64),
 }
 
@@ -93,7 +94,7 @@ impl Session {
             }
             Some(ended) = self.tasks.join_next() => match ended {
                 Ok(Err(error)) => Err(discovery_error(&self.location, error)),
-                // The client panicked at the server's response.
+                // The client panicked while handling the server's response.
                 Err(error) if error.is_panic() => Err(DiscoveryError::Panicked),
                 Ok(Ok(())) | Err(_) => Ok(SessionEvent::Registry),
             },
@@ -179,8 +180,8 @@ async fn watch_data(
     loop {
         let (data, owner, watcher) = match client.get_and_watch_data(&path).await {
             Ok((data, stat, watcher)) => (Some(data), stat.ephemeral_owner, Some(watcher)),
-            // The znode may return under its name before its parent is read, and is never unlisted
-            // then.
+            // The znode may return under its name before its parent is read; it is then never
+            // unlisted.
             Err(Error::NoNode) => match client.check_and_watch_stat(&path).await? {
                 (None, watcher) => (None, 0, Some(watcher)),
                 (Some(_), _) => continue,

@@ -1,4 +1,4 @@
-//! Probes that a response asks for: a node that responds with 404 may be one whose applications have ended.
+//! Probes that a response triggers: if a node responds with 404, its applications may have ended.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,23 +12,25 @@ use crate::health::{ProbeFailure, ProbePace};
 
 /// The maximum wait for the result of a probe, and so the maximum delay of a 404 to a client.
 ///
-/// A node that responded a moment ago and does not respond to a probe within this time hangs, or stops. A Tomcat that stops accepts
-/// connections that it never serves.
+/// A node that responded a moment ago and does not respond to a probe within this time hangs or is
+/// stopping. A stopping Tomcat accepts connections that it never serves.
 const MAX_WAIT: Duration = Duration::from_millis(500);
-/// The time after a failed probe, in milliseconds, for which its result is used again instead of that of a new probe. For as long,
-/// an endpoint that is down counts as one whose node has just stopped.
+/// The time after a failed probe, in milliseconds, during which its result is reused instead of a
+/// new probe. For this time, an endpoint that is down also counts as one whose node has just
+/// stopped.
 const REUSE_MS: u64 = 500;
 
-/// What the probe of a node shows after its endpoint was healthy.
+/// What a probe of a node shows after its endpoint was healthy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ProbeEvidence {
-    /// The node's applications have ended: the node responds to the probe with 404 or 503, or accepts no connection. A node that
-    /// stops closes its port soon after it has ended its applications.
+    /// The node's applications have ended: it responds to the probe with 404 or 503, or accepts no
+    /// connection. A stopping node closes its port soon after it has ended its applications.
     Failed,
-    /// The probe fails for another reason, or has no result in time. An application may still run.
+    /// The probe fails for another reason, or has no result in time. An application may still be
+    /// running.
     Unclear,
-    /// The probe succeeds, or its failure would show nothing: the endpoint is not probed, its probes cannot be made, or it was not
-    /// healthy before.
+    /// The probe succeeds, or its failure would show nothing: the endpoint is not probed, its
+    /// probes cannot be sent, or it was not healthy before.
     ShowsNothing,
 }
 
@@ -47,10 +49,10 @@ impl ProbeEvidence {
     }
 }
 
-/// The result of a probe; `None` if it could not be made.
+/// The result of a probe; `None` if it could not be sent.
 type ProbeEnd = Option<Result<(), ProbeFailure>>;
 
-/// The probes that began, and the result of the last one that ended.
+/// The probes that were started, and the result of the last one that ended.
 #[derive(Debug)]
 pub(super) struct ProbeCount {
     begun: AtomicU64,
@@ -90,13 +92,14 @@ impl EndpointHealth {
         self.probe_count.begun() > 0
     }
 
-    /// Records that the last probe has ended, after its result was recorded; `None` if it could not be made.
+    /// Records that the last probe has ended, after its result was recorded; `None` if it could not
+    /// be sent.
     pub(crate) fn probe_ends(&self, result: ProbeEnd, now: u64) {
         self.probe_count.last.send_replace(LastProbe { number: self.probe_count.begun(), result, at: now });
     }
 
-    /// Requests a probe of the endpoint, and returns what it shows. A probe that has begun before counts if it fails. Waits for
-    /// [`MAX_WAIT`] at most, and not at all while a probe hangs.
+    /// Requests a probe of the endpoint, and returns what it shows. A probe that has already begun
+    /// counts if it fails. Waits for [`MAX_WAIT`] at most, and not at all while a probe hangs.
     pub(crate) async fn ask_probe(&self, now: u64) -> ProbeEvidence {
         let count = &self.probe_count;
         let mut results = count.last.subscribe();
@@ -121,7 +124,7 @@ impl EndpointHealth {
             Ok(Err(_)) => ProbeEvidence::ShowsNothing,
             Err(_) => {
                 let begun = count.begun();
-                // A node that has responded to another probe meanwhile is slow only.
+                // A node that has responded to another probe meanwhile is merely slow.
                 if count.last.borrow().number > last.number || begun == last.number {
                     return ProbeEvidence::ShowsNothing;
                 }
@@ -131,7 +134,8 @@ impl EndpointHealth {
         }
     }
 
-    /// Returns whether probes have found the endpoint healthy until a moment ago. Otherwise a failed one shows nothing about a response.
+    /// Returns whether probes found the endpoint healthy until a moment ago. Otherwise a failed
+    /// probe shows nothing about a response.
     fn was_healthy(&self, now: u64) -> bool {
         let record = self.record.lock();
         let is_up = record.probes.is_up();

@@ -1,4 +1,5 @@
-//! Failures in a row for which no rule ejects the endpoint, because it is the only one, or all fail: for the status.
+//! Failures in a row for which no rule ejects the endpoint, because it is the only one or all
+//! endpoints fail. They are kept for the status.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -8,7 +9,7 @@ use parking_lot::Mutex;
 use super::EndpointHealth;
 use crate::health::outcomes::Row;
 
-/// The failures in a row that make an endpoint suspect: as many as eject by default.
+/// The failures in a row that make an endpoint suspect: the number that ejects by default.
 const MIN_FAILURES: u32 = 5;
 
 /// The time for which the text of an error is not replaced, in milliseconds.
@@ -19,18 +20,18 @@ const KEEP_TEXT_MS: u64 = 1_000;
 pub(super) struct Failing {
     failures: AtomicU32,
     began: AtomicU64,
-    /// The time since which the endpoint is suspect; 0 while it is not.
+    /// The time since which the endpoint has been suspect; 0 while it is not.
     since: AtomicU64,
 }
 
 /// A failure as [`Failing`] counts it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CountedFailure {
-    /// No other endpoint could get the request, and this one was not reached.
+    /// Whether no other endpoint could get the request, and this one was not reached.
     pub(super) is_certain: bool,
-    /// nginx's rule has ejected the endpoint.
+    /// Whether nginx's rule has ejected the endpoint.
     pub(super) is_ejected: bool,
-    /// The requests in flight, this one included.
+    /// The requests in flight, including this one.
     pub(super) in_flight: u32,
 }
 
@@ -40,7 +41,7 @@ impl Failing {
         self.failures.load(Ordering::Relaxed) != 0
     }
 
-    /// Returns since when the endpoint is suspect; 0 if it is not.
+    /// Returns the time since which the endpoint has been suspect; 0 if it is not.
     pub(super) fn since(&self) -> u64 {
         self.since.load(Ordering::Relaxed)
     }
@@ -67,14 +68,14 @@ impl Failing {
 /// The text of the last error of a request or a probe.
 #[derive(Debug, Default)]
 pub(super) struct LastError {
-    /// The time of the text; 0 is none.
+    /// The time of the text; 0 means none.
     at: AtomicU64,
     text: Mutex<Option<Arc<str>>>,
 }
 
 impl EndpointHealth {
-    /// Counts a failure for the status, after the rules have decided. An endpoint that is withdrawn has a graver state. Returns
-    /// whether the endpoint becomes suspect.
+    /// Counts a failure for the status, after the rules have decided. A withdrawn endpoint already
+    /// has a more serious state. Returns whether the endpoint becomes suspect.
     pub(super) fn count_for_status(&self, failure: CountedFailure, now: u64) -> bool {
         if failure.is_ejected || self.is_impaired() {
             self.failing.end();
@@ -87,7 +88,7 @@ impl EndpointHealth {
         is_suspect
     }
 
-    /// Records the text of the error of a request that failed. Calls `text` once a second at most.
+    /// Records the error text of a failed request. Calls `text` once a second at most.
     pub(crate) fn note_error(&self, text: impl FnOnce() -> String, now: u64) {
         let at = self.last_error.at.load(Ordering::Relaxed);
         if at == 0 || now.saturating_sub(at) >= KEEP_TEXT_MS {
@@ -95,7 +96,7 @@ impl EndpointHealth {
         }
     }
 
-    /// Records the text of the error of a probe that failed; `None` if the kind of failure says all.
+    /// Records the error text of a failed probe; `None` if the kind of failure says all.
     pub(crate) fn set_error(&self, text: Option<Arc<str>>, now: u64) {
         let at = if text.is_some() { now.max(1) } else { 0 };
         self.last_error.at.store(at, Ordering::Relaxed);
@@ -107,7 +108,8 @@ impl EndpointHealth {
         self.last_error.text.lock().clone()
     }
 
-    /// Ends what a success ends: the endpoint is no longer suspect for requests that timed out or failed.
+    /// Ends the suspicion at a success: the endpoint is no longer suspect for requests that timed
+    /// out or failed.
     #[cold]
     pub(super) fn end_suspicion(&self, now: u64) {
         let was_slow = self.slow_since.swap(0, Ordering::Relaxed) != 0;

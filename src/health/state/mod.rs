@@ -1,7 +1,8 @@
-//! The health of one endpoint beyond nginx's rule: its probes, its withdrawal, its membership, its slow start.
+//! The health of one endpoint beyond nginx's rule: its probes, its withdrawal, its membership and
+//! its slow start.
 //!
-//! It is part of the endpoint's live state and survives changes of membership. A pick reads atomics only. The lock is taken by
-//! what changes the health, and by a status.
+//! It is part of the endpoint's live state and survives changes of membership. A pick reads only
+//! atomics. The lock is for code that changes the health, and for the status.
 
 mod asked;
 mod failing;
@@ -38,13 +39,15 @@ use super::{HealthState, Reason};
 
 /// Compares an endpoint with the others of its cluster.
 pub(crate) trait OutcomeListener: Send + Sync {
-    /// Gets each failure that counts. `failures_in_a_row` is the endpoint's present number; 0 while they may be a burst.
+    /// Called for each failure that counts. `failures_in_a_row` is the endpoint's current number; 0
+    /// while the failures may be a burst.
     fn failure_counted(&self, failures_in_a_row: u32, on_probation: bool);
 
-    /// Asks for the drain of the endpoint that has this uid, unless no other can take its place.
+    /// Requests that the endpoint with this uid is drained, unless no other endpoint can replace
+    /// it.
     fn drain(&self, uid: u64, reason: Reason);
 
-    /// Gets each success while the listener has the cluster [watched](ImpairedCount::watch).
+    /// Called for each success while the listener has the cluster [watched](ImpairedCount::watch).
     fn success_counted(&self);
 }
 
@@ -56,17 +59,18 @@ pub(crate) struct EndpointHealth {
     pub(super) reduced_share: ReducedShare,
     pub(crate) slowed: Slowed,
     pub(crate) outcomes: OutcomeCounts,
-    /// The time of the last failure; 0 if none.
+    /// The time of the last failure; 0 means none.
     last_failure: AtomicU64,
     /// The time at which the endpoint was last readmitted, or will be.
     returned: AtomicU64,
-    /// The time at which the first request timed out after the last success; 0 when none has.
+    /// The time of the first request after the last success that timed out; 0 means none.
     slow_since: AtomicU64,
     slow: AtomicU64,
     failing: Failing,
     last_error: LastError,
     shutdown_indications: ShutdownIndications,
-    /// The last failure that could not be compared: its request in the upper half; its time, and whether it still waits, in the lower.
+    /// The last failure that could not be compared. The upper half identifies its request. The
+    /// lower half holds its time, and whether it still waits.
     uncompared: AtomicU64,
     record: Mutex<HealthRecord>,
     /// The [`ProbePace`] that requests have asked for since the last probe began.
@@ -88,43 +92,46 @@ struct HealthRecord {
     verifier: Option<CheckerId>,
     membership: Membership,
     membership_since: u64,
-    /// The number of times that verification was required: a verifier's decision counts only for the node that it checked.
+    /// The number of times that verification was required. A verifier's decision counts only for
+    /// the node that it checked.
     generation: u64,
     withdrawal: Option<Withdrawal>,
-    /// Past ejections that still lengthen the next one, and the start of the interval after which one is forgotten.
+    /// The past ejections that still lengthen the next one, and the start of the interval after
+    /// which one is forgotten.
     ejections: u32,
     decayed_until: u64,
-    /// The number of times in a row that the endpoint could not be reached after it was readmitted.
+    /// How many times in a row the endpoint could not be reached after it was readmitted.
     failed_returns: u32,
     ejected_by_rule: u64,
     healthy_since: u64,
     /// The requests that had succeeded at the last probe.
     successes: u64,
-    /// The time at which a probe last succeeded; 0 is never.
+    /// The time at which a probe last succeeded; 0 means never.
     good_probe: u64,
 }
 
 /// A request that failed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Failure {
-    /// The endpoint was not reached.
+    /// Whether the endpoint was not reached.
     pub(crate) unreached: bool,
-    /// The request was sent although the endpoint was withdrawn when it was picked.
+    /// Whether the request was sent although the endpoint was withdrawn when it was picked.
     pub(crate) on_trial: bool,
-    /// The outlier rule governs the endpoint.
+    /// Whether the outlier rule governs the endpoint.
     pub(crate) governed: bool,
-    /// No other endpoint could get the request.
+    /// Whether no other endpoint could get the request.
     pub(crate) alone: bool,
-    /// nginx's rule has ejected the endpoint.
+    /// Whether nginx's rule has ejected the endpoint.
     pub(crate) is_ejected: bool,
-    /// The requests in flight, this one included.
+    /// The requests in flight, including this one.
     pub(crate) in_flight: u32,
-    /// The endpoint was ejected or readmitted, or a request has succeeded there, before the failure was counted.
+    /// Whether, before the failure was counted, the endpoint was ejected or readmitted, or a
+    /// request has succeeded there.
     pub(crate) is_late: bool,
 }
 
 impl EndpointHealth {
-    /// The bytes, from the beginning, that a pick reads of an impaired endpoint whose share is not asked for.
+    /// The leading bytes that a pick reads of an impaired endpoint if it does not need the share.
     pub(crate) const READ_IN_PICKS: usize = offset_of!(EndpointHealth, ramp);
 
     pub(crate) fn new(listener: Option<Arc<dyn OutcomeListener>>, impaired: ImpairedCount) -> Self {
@@ -151,8 +158,9 @@ impl EndpointHealth {
         }
     }
 
-    /// Returns whether no request may come now. An endpoint that is `alone` is never withdrawn, but may be down or quarantined.
-    /// `now` is called only for an endpoint that is or was withdrawn.
+    /// Returns whether the endpoint may get no request now. An endpoint that is `alone` is never
+    /// withdrawn, but may be down or quarantined. `now` is called only for an endpoint that is or
+    /// was withdrawn.
     pub(crate) fn is_unavailable(&self, alone: bool, bound: bool, now: impl FnOnce() -> u64) -> bool {
         self.withholding.withholds(alone, bound, now)
     }
@@ -163,12 +171,13 @@ impl EndpointHealth {
         self.withholding.is_none() || self.withholding.choose(bound, now)
     }
 
-    /// Returns whether the node shows that it stops.
+    /// Returns whether the node shows that it is stopping.
     pub(crate) fn is_draining(&self) -> bool {
         self.withholding.withdrawal() == Some(WithdrawalKind::Draining)
     }
 
-    /// Returns whether the endpoint is withdrawn until a probe or a request succeeds, even if a request may try it now.
+    /// Returns whether the endpoint is withdrawn until a probe or a request succeeds, even if a
+    /// request may try it now.
     pub(crate) fn needs_trial(&self) -> bool {
         self.withholding.withdrawal().is_some_and(WithdrawalKind::ends_by_success)
     }
@@ -179,14 +188,16 @@ impl EndpointHealth {
         !self.withholding.is_none()
     }
 
-    /// Returns the present share of the endpoint's weight, of [`WHOLE`]; never 0. It is less during a slow start, while the node
-    /// refuses connections, and while it is slower than the others.
+    /// Returns the current share of the endpoint's weight, out of [`WHOLE`]; never 0. It is reduced
+    /// during a slow start, while the node refuses connections, and while the node is slower than
+    /// the others.
     pub(crate) fn share(&self, settings: Option<SlowStart>, now: impl Fn() -> u64) -> u32 {
         let (ramp, reduced) = (self.ramp.share(settings, &now), self.reduced_share.share(&now));
         (ramp * reduced / WHOLE * self.slowed.share() / WHOLE).max(1)
     }
 
-    /// Returns whether the endpoint serves when it is next in rotation. Over many calls exactly its share returns true, evenly spread.
+    /// Returns whether the endpoint serves when it is next in rotation. Over many calls, exactly
+    /// its share returns true, evenly spread.
     pub(crate) fn takes_pick(&self, settings: Option<SlowStart>, now: impl Fn() -> u64) -> bool {
         self.ramp.takes_pick(self.share(settings, now))
     }
@@ -203,8 +214,8 @@ impl EndpointHealth {
         self.withholding.is_down()
     }
 
-    /// Returns whether the endpoint is foreign, not verified yet, or waits for its first successful probe. It must then not serve,
-    /// not even in panic mode.
+    /// Returns whether the endpoint is foreign, is not verified yet, or waits for its first
+    /// successful probe. In these cases it must not serve, even in panic mode.
     pub(crate) fn is_quarantined(&self) -> bool {
         self.withholding.is_quarantined()
     }
@@ -220,12 +231,12 @@ impl EndpointHealth {
         record.ejected_by_rule > at || record.withdrawal.is_some_and(is_ejection)
     }
 
-    /// Returns when a request or a probe failed last; 0 is never.
+    /// Returns when a request or a probe last failed; 0 means never.
     pub(crate) fn last_failure(&self) -> u64 {
         self.last_failure.load(Ordering::Relaxed)
     }
 
-    /// Returns when a probe succeeded last; 0 is never.
+    /// Returns when a probe last succeeded; 0 means never.
     pub(crate) fn last_good_probe(&self) -> u64 {
         self.record.lock().good_probe
     }
@@ -235,7 +246,8 @@ impl EndpointHealth {
         self.slow.load(Ordering::Relaxed)
     }
 
-    /// Returns when the endpoint was ejected as an outlier, if it is, and whether it could not be reached.
+    /// Returns when the endpoint was ejected as an outlier, and whether it could not be reached;
+    /// `None` if it is not ejected.
     pub(crate) fn ejection(&self) -> Option<(u64, bool)> {
         let ejection =
             self.record.lock().withdrawal.filter(|withdrawal| withdrawal.kind != WithdrawalKind::Draining)?;
@@ -247,7 +259,8 @@ impl EndpointHealth {
         self.write_withholding(record, false);
     }
 
-    /// Updates the word that picks read after a change that does not concern the withdrawal. The time of a request on trial stays.
+    /// Updates the word that picks read after a change that does not concern the withdrawal. The
+    /// time of a request on trial is kept.
     fn publish_probes(&self, record: &HealthRecord) {
         self.write_withholding(record, true);
     }
@@ -265,7 +278,8 @@ impl EndpointHealth {
         self.impaired.change(before, now);
     }
 
-    /// Returns the health, its reason, and since when. If there are several reasons, the gravest counts.
+    /// Returns the health, its reason, and the time since which it holds. If there are several
+    /// reasons, the most serious one counts.
     pub(crate) fn describe(&self, passive: PassiveState, now: u64) -> (HealthState, Option<Reason>, u64) {
         let record = self.record.lock();
         let HealthRecord { probes, membership, membership_since, ejected_by_rule, .. } = &*record;
@@ -291,7 +305,7 @@ impl EndpointHealth {
         if let Some(Withdrawal { at, reason, .. }) = withdrawal.filter(|of| of.kind == WithdrawalKind::Draining) {
             return (HealthState::Draining, Some(reason), at);
         }
-        // On trial it gets one request at a time, which a probe that failed does not change.
+        // On trial, the endpoint gets one request at a time, which a failed probe does not change.
         if let Some(Withdrawal { at, reason, .. }) = withdrawal.filter(|of| of.kind.ends_by_success()) {
             return (HealthState::Suspect, Some(reason), at);
         }
@@ -378,7 +392,7 @@ mod tests {
         let (health, checker) = (health(), CheckerId::next());
         health.attach_checker(checker, false, 0);
         let mut now = 10;
-        // The first return is free, then each takes twice as long.
+        // The first return needs no wait; each later one waits twice as long.
         for wait in [0, 250, 500, 1_000] {
             health.eject_unreachable(now);
             assert_eq!(describe(&health, now), (HealthState::Ejected, Some(Reason::Unreachable), now));
@@ -429,7 +443,8 @@ mod tests {
                     true => assert!(health.drain(Reason::Refusing, 1_000)),
                     false => _ = health.eject_unreachable(1_000),
                 }
-                // A success readmits an endpoint that could not be reached, and one that drains after its time for that.
+                // A success readmits an endpoint that could not be reached. It also readmits a
+                // draining one after the minimum time of a drain.
                 let at = if drains { 2_000 } else { 1_250 };
                 assert!(health.choose(false, || at));
                 health.record_probe(checker, thresholds, result, &Passive::default(), 0, at + 1);

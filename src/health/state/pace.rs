@@ -3,11 +3,12 @@
 pub(crate) enum ProbePace {
     /// At the normal interval.
     Normal,
-    /// At the fast interval: the endpoint is suspect or recovers.
+    /// At the fast interval: the endpoint is suspect or is recovering.
     Fast,
     /// At the reconnect interval: the node could not be reached, and may accept connections again at any time.
     Reconnect,
-    /// At once, and at most ten times a second: a response of the node raises the question whether it still serves.
+    /// At once, and at most ten times a second: a response raises the question whether the node
+    /// still serves.
     Asked,
 }
 

@@ -24,13 +24,14 @@ impl EndpointHealth {
         known.max(ProbePace::from_u8(self.wanted_pace.load(Ordering::Relaxed)))
     }
 
-    /// Records that a probe begins. It meets all earlier requests for a probe.
+    /// Records that a probe begins. It satisfies all earlier requests for a probe.
     pub(crate) fn probe_begins(&self) {
         self.probe_count.begin();
         self.wanted_pace.store(ProbePace::Normal as u8, Ordering::Relaxed);
     }
 
-    /// Makes `checker` the one whose results count. If `wait`, the endpoint must not serve before its first success.
+    /// Makes `checker` the one whose results count. With `wait`, the endpoint must not serve before
+    /// its first success.
     pub(crate) fn attach_checker(&self, checker: CheckerId, wait: bool, now: u64) {
         let mut record = self.record.lock();
         if wait {
@@ -51,8 +52,9 @@ impl EndpointHealth {
         }
     }
 
-    /// Records the result of a probe by `checker`. A success also ends an ejection for failed connections, also one by nginx's
-    /// rule (`passive`). `successes` is the number of requests that have succeeded.
+    /// Records the result of a probe by `checker`. A success also ends an ejection for failed
+    /// connections, including one by nginx's rule (`passive`). `successes` is the number of
+    /// requests that have succeeded.
     pub(crate) fn record_probe(
         &self,
         checker: CheckerId,
@@ -72,7 +74,8 @@ impl EndpointHealth {
         } else {
             record.good_probe = now.max(1);
         }
-        // A node that refuses a connection and completes requests is at its limit of connections, or stops: either is no outage.
+        // A node that refuses a connection and completes requests is at its limit of connections or
+        // is stopping. Neither is an outage.
         let serves = std::mem::replace(&mut record.successes, successes) < successes;
         let transition = record.probes.record(thresholds, result, serves, now);
         let returned = match result {
@@ -80,7 +83,8 @@ impl EndpointHealth {
             Err(failure) => {
                 if failure == ProbeFailure::Unreachable {
                     match &mut record.withdrawal {
-                        // The process that responded before has ended, so one that responds later is another.
+                        // The process that responded before has ended, so a later response comes
+                        // from another process.
                         Some(withdrawal @ Withdrawal { kind: WithdrawalKind::Responses, .. }) => {
                             withdrawal.kind = WithdrawalKind::Connections;
                         }
@@ -103,8 +107,9 @@ impl EndpointHealth {
         if returned && transition != Transition::Rose { Transition::Readmitted } else { transition }
     }
 
-    /// Asks for a drain of the endpoint `uid` if probes show that its node stops: it refuses them, and no request has succeeded
-    /// since one failed, or it refuses a second time.
+    /// Requests a drain of the endpoint `uid` if probes show that its node is stopping. Either the
+    /// node refuses a probe and no request has succeeded since one failed, or it refuses a second
+    /// time.
     pub(crate) fn drain_if_refusing(&self, uid: u64) {
         let refuses = {
             let record = self.record.lock();
@@ -116,7 +121,8 @@ impl EndpointHealth {
         }
     }
 
-    /// Readmits the endpoint if it was ejected because it could not be reached, unless its last returns failed not long ago.
+    /// Readmits the endpoint if it was ejected because it could not be reached, unless its last
+    /// returns failed not long ago.
     fn reach(&self, record: &mut HealthRecord, passive: &Passive, now: u64) -> bool {
         let withdrawal = record.withdrawal.filter(|withdrawal| withdrawal.kind.ends_by_success());
         let ejected = withdrawal.map(|withdrawal| withdrawal.at).into_iter();
@@ -136,7 +142,8 @@ impl EndpointHealth {
         returned
     }
 
-    /// Sets the verifier that decides whether the endpoint is a member. Until it does, the endpoint must not serve.
+    /// Sets the verifier that decides whether the endpoint is a member. Until then the endpoint
+    /// must not serve.
     pub(crate) fn set_verifier(&self, verifier: Option<CheckerId>, now: u64) {
         let mut record = self.record.lock();
         if record.verifier != verifier {
@@ -146,7 +153,8 @@ impl EndpointHealth {
         }
     }
 
-    /// Revokes the membership until the verifier, if there is one, has checked the node again, which may be another one now.
+    /// Revokes the membership until the verifier, if there is one, has checked the node again. The
+    /// node may be another one now.
     pub(crate) fn require_verification(&self, now: u64) {
         let mut record = self.record.lock();
         record.generation += 1;

@@ -7,7 +7,8 @@ use super::{EndpointHealth, Failure, HealthRecord, ShutdownIndication};
 use crate::health::withdrawal::{DRAIN_MS, Withdrawal, WithdrawalKind, trial_after};
 use crate::health::{ProbePace, Reason};
 
-/// The time for which a failure that could not be compared waits for one of another client, in seconds.
+/// The time for which a failure that could not be compared waits for a failure of another client,
+/// in seconds.
 const MAX_WAIT_SECONDS: u64 = 60;
 
 impl EndpointHealth {
@@ -16,13 +17,14 @@ impl EndpointHealth {
         self.wake.notify_one();
     }
 
-    /// Asks for a probe after a request that failed.
+    /// Requests a probe after a request that failed.
     pub(crate) fn want_probe_after(&self, unreached: bool) {
         self.want_probe(if unreached { ProbePace::Reconnect } else { ProbePace::Fast });
     }
 
-    /// Records a failure of a request of `client` that could not be compared with other endpoints. Returns how many failures count
-    /// now: none if no request of another client failed before; otherwise this one, and the earlier one if it still waited.
+    /// Records a failure of a request of `client` that could not be compared with other endpoints.
+    /// Returns how many failures count now. If no request of another client failed before, none
+    /// count. Otherwise this one counts, and the earlier one if it still waited.
     pub(crate) fn note_uncompared_failure(&self, client: u64, now: u64) -> u32 {
         let seconds = now / 1_000;
         let before = self.uncompared.load(Ordering::Relaxed);
@@ -61,7 +63,7 @@ impl EndpointHealth {
                 false
             }
             Some(withdrawal) if withdrawal.kind.ends_by_success() => {
-                // A node that stops completes requests that it got before.
+                // A stopping node completes requests that it received before.
                 if on_trial {
                     self.end_withdrawal(&mut record, now);
                     self.begin_ramp(now);
@@ -113,7 +115,7 @@ impl EndpointHealth {
         }
         let withdrawal = *withdrawal;
         match withdrawal.kind {
-            // In panic mode and for bound sessions a request also comes while no trial is due.
+            // In panic mode and for bound sessions, a request may also come when no trial is due.
             WithdrawalKind::Connections | WithdrawalKind::Draining if failure.on_trial && now >= withdrawal.until => {
                 self.withdraw_again(&mut record, withdrawal, now);
                 true
@@ -133,7 +135,7 @@ impl EndpointHealth {
         self.publish(record);
     }
 
-    /// Records a request that timed out, which is no failure but a reason for a probe.
+    /// Records a request that timed out. A time-out is no failure, but a reason for a probe.
     pub(crate) fn time_out(&self, now: u64) {
         self.outcomes.skip();
         self.slow.fetch_add(1, Ordering::Relaxed);
@@ -149,15 +151,15 @@ impl EndpointHealth {
         self.impaired.notify();
     }
 
-    /// Counts a return that failed, if the endpoint has returned and no request has succeeded since.
+    /// Counts a failed return, if the endpoint has returned and no request has succeeded since.
     fn count_return(&self, record: &mut HealthRecord) {
         if self.outcomes.row().on_probation {
             record.failed_returns = record.failed_returns.saturating_add(1);
         }
     }
 
-    /// Records an indication in a response. The listener may then drain the endpoint `uid`. Returns whether the node most likely
-    /// stops.
+    /// Records an indication in a response. The listener may then drain the endpoint `uid`. Returns
+    /// whether the node is most likely stopping.
     #[inline]
     pub(crate) fn show(&self, indication: ShutdownIndication, uid: u64) -> bool {
         let stops = self.shutdown_indications.show(indication);
@@ -172,7 +174,8 @@ impl EndpointHealth {
         stops
     }
 
-    /// Drains the endpoint, because its node shows that it stops. An existing withdrawal stays.
+    /// Drains the endpoint, because its node shows that it is stopping. An existing withdrawal
+    /// stays.
     pub(crate) fn drain(&self, reason: Reason, now: u64) -> bool {
         let mut record = self.record.lock();
         if record.withdrawal.is_some() {
@@ -193,8 +196,9 @@ impl EndpointHealth {
         self.impaired.notify();
     }
 
-    /// Ejects the endpoint as an outlier for its responses. Returns the number of the ejection, from which `duration` computes its
-    /// time. One past ejection is forgotten for each `decay_interval` in service.
+    /// Ejects the endpoint as an outlier for its responses. `duration` computes the length of the
+    /// ejection from its number, which is returned. One past ejection is forgotten for each
+    /// `decay_interval` in service.
     pub(crate) fn eject(
         &self,
         reason: Reason,
@@ -208,7 +212,8 @@ impl EndpointHealth {
         record.ejections = left.saturating_add(1);
         let until = now.saturating_add(duration(record.ejections));
         record.withdrawal = Some(Withdrawal { at: now, until, reason, kind: WithdrawalKind::Responses });
-        // Ejections are forgotten only for time in service, which begins at the end of this one.
+        // Ejections are forgotten only for time in service, which begins at the end of this
+        // ejection.
         record.decayed_until = until;
         self.outcomes.end_row();
         self.begin_ramp(until);
@@ -240,8 +245,9 @@ impl EndpointHealth {
         self.begin_ramp(now);
     }
 
-    /// Ends what has run out: a reduced share that no pick has read since (as with hash policies), an ejection, and a drain of an
-    /// endpoint that no request tries. Returns whether the endpoint returned.
+    /// Ends an expired ejection, and an expired drain of an endpoint that no request tries. Also
+    /// ends an expired reduced share that no pick has read since, as with hash policies. Returns
+    /// whether the endpoint returned.
     pub(crate) fn expire(&self, now: u64) -> bool {
         self.reduced_share.share(|| now);
         self.expire_withdrawal(&mut self.record.lock(), now)
@@ -262,7 +268,8 @@ impl EndpointHealth {
         true
     }
 
-    /// Returns when the withdrawal ends, if time ends it. A request on trial postpones the end of a drain.
+    /// Returns when the withdrawal ends by itself, if it does. A request on trial postpones the end
+    /// of a drain.
     pub(super) fn end_of_withdrawal(&self, record: &HealthRecord) -> Option<u64> {
         let Withdrawal { until, kind, .. } = record.withdrawal?;
         Some(self.withholding.until().unwrap_or(0).max(until).saturating_add(kind.ends_after()?))

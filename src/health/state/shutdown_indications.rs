@@ -1,13 +1,14 @@
-//! Shutdown indications: what a node shows in its responses when it stops.
+//! Shutdown indications: signs in a node's responses that it is stopping.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-/// What a response shows about whether the node stops.
+/// What a response shows about whether the node is stopping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ShutdownIndication {
     /// The connection stays open.
     KeepsAlive,
-    /// A successful response closes its connection, which has carried `uses` requests; 0 is unknown. `client` tells clients apart.
+    /// A successful response closes its connection, which has carried `uses` requests; 0 means
+    /// unknown. `client` tells clients apart.
     Closes { client: u32, uses: u32 },
     /// The node responds with 503 and says when to try again (RFC 9110, section 15.6.4).
     RetryAfter { client: u32 },
@@ -15,33 +16,35 @@ pub(crate) enum ShutdownIndication {
 
 /// The indications of one endpoint. While its connections stay open, a response writes nothing here.
 ///
-/// A node also closes a connection that has carried its number of requests (Tomcat's `maxKeepAliveRequests`), and connections that
-/// were made together reach that together. So the number at which a node closed connections and stayed is no indication. A node that
-/// always closes connections, or has done so since it was drained for it, shows nothing by closing one.
+/// A node also closes a connection that has carried its maximum number of requests (Tomcat's
+/// `maxKeepAliveRequests`), and connections that were opened together reach that number together.
+/// So the number at which a node closed connections and stayed is no indication. If a node always
+/// closes connections, or has done so since it was drained for it, closing one shows nothing.
 #[derive(Debug, Default)]
 pub(super) struct ShutdownIndications {
-    /// The node has kept a connection open, so that closing is a change.
+    /// Whether the node has kept a connection open, so that closing one is a change.
     keeps_alive: AtomicBool,
-    /// The number of times that indications were wrong, one after the other.
+    /// How many times in a row indications were wrong.
     mistakes: AtomicU8,
-    /// The weight of the indications in a row, each in a response to another client than the one before, in the lower half; the last
-    /// client in the upper.
+    /// The lower half is the weight of the indications in a row, each in a response to another
+    /// client than the one before. The upper half is the last client.
     row: AtomicU64,
     /// The requests that the last connection of the row carried.
     last_uses: AtomicU32,
-    /// The requests after which the node closes a connection although it stays; 0 while none is known.
+    /// The number of requests after which the node closes a connection although it stays; 0 while
+    /// none is known.
     usual_uses: AtomicU32,
 }
 
-/// The weight at which indications in a row show that the node stops: three clients whose connections close, or two that get 503
-/// with `Retry-After`. It doubles with each mistake.
+/// The weight at which indications in a row show that the node is stopping: three clients whose
+/// connections close, or two that get 503 with `Retry-After`. It doubles with each mistake.
 const ENOUGH: u64 = 3;
 const CLOSE: u64 = 1;
 const RETRY_AFTER: u64 = 2;
 const MAX_MISTAKES: u8 = 6;
 
 impl ShutdownIndications {
-    /// Records what a response shows. Returns whether the node most likely stops.
+    /// Records the indication of a response. Returns whether the node is most likely stopping.
     #[inline]
     pub(super) fn show(&self, indication: ShutdownIndication) -> bool {
         match indication {
@@ -67,8 +70,8 @@ impl ShutdownIndications {
         self.count(client, CLOSE)
     }
 
-    /// Adds an indication to the row, unless the last one was in a response to the same client: a request of that client may cause
-    /// it.
+    /// Adds an indication to the row, unless the last one was in a response to the same client. A
+    /// request of that client may be the cause.
     fn count(&self, client: u32, weight: u64) -> bool {
         let row = self.row.load(Ordering::Relaxed);
         if row != 0 && row >> 32 == u64::from(client) {
@@ -90,7 +93,8 @@ impl ShutdownIndications {
         }
     }
 
-    /// Begins anew after a drain. The indications `were_right` if the node accepted no connection meanwhile.
+    /// Starts over after a drain. The indications `were_right` if the node accepted no connection
+    /// meanwhile.
     pub(super) fn end_drain(&self, were_right: bool) {
         if were_right {
             self.row.store(0, Ordering::Relaxed);

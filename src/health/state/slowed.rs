@@ -17,19 +17,20 @@ impl Slowed {
         Slowed { share: AtomicU32::new(WHOLE), impaired }
     }
 
-    /// Sets the share, of [`WHOLE`], and returns whether it has changed. The caller [notifies](Self::notify) of that.
+    /// Sets the share, out of [`WHOLE`], and returns whether it has changed. If so, the caller
+    /// [notifies](Self::notify).
     pub(crate) fn set(&self, share: u32) -> bool {
         let before = self.share.swap(share, Ordering::Relaxed);
         self.impaired.count(before < WHOLE, share < WHOLE);
         before != share
     }
 
-    /// Wakes those that wait for changes of health.
+    /// Wakes the tasks that wait for changes of health.
     pub(crate) fn notify(&self) {
         self.impaired.notify();
     }
 
-    /// Returns the present share, of [`WHOLE`].
+    /// Returns the current share, out of [`WHOLE`].
     pub(crate) fn share(&self) -> u32 {
         self.share.load(Ordering::Relaxed)
     }

@@ -1,4 +1,4 @@
-//! Decides which requests may get a 404 because Kylin does not run at the node.
+//! Decides which requests may get a 404 that means that Kylin does not run at the node.
 
 use super::{RequestClass, RetrySafety};
 use crate::kylin::path::NormalizedPath;
@@ -8,19 +8,22 @@ use crate::kylin::path::NormalizedPath;
 /// NProjectController, JobController, NModelController, NTableController).
 const CALLS: [&str; 7] = ["query", "query/prestate", "user/authentication", "projects", "jobs", "models", "tables"];
 
-/// Returns whether a 404 that Kylin did not write may be the response of a node where Kylin does not run, so that nothing was
-/// executed.
+/// Returns whether a 404 that Kylin did not write may come from a node where Kylin does not run, so
+/// that nothing was executed.
 ///
-/// Every version serves some paths: Kylin never responds there with 404 unless it says so in JSON, whatever the method, because Spring
-/// responds to a wrong one with 405. A read below `/kylin/api/` changes nothing, and the calls of jobs return the job in JSON in all
-/// versions, so a page with status 404 shows for both that nothing was executed. For other writes this is not known: if a handler
-/// has no body, Tomcat writes the page.
+/// Every version serves some paths. Kylin never responds there with a 404 unless it says so in
+/// JSON. The method does not matter, because Spring responds to a wrong one with 405.
+///
+/// A read below `/kylin/api/` changes nothing, and the calls of jobs return the job in JSON in all
+/// versions. So for both, a page with status 404 shows that nothing was executed. For other writes
+/// this is unknown, because Tomcat writes the page if a handler has no body.
 pub(crate) fn may_have_no_kylin(class: RequestClass, path: &NormalizedPath<'_>) -> bool {
     let is_known = class == RequestClass::Job || class.retry_safety() == RetrySafety::Read;
     is_in_all_versions(path) || is_known && path.as_str().starts_with("/kylin/api/")
 }
 
-/// Returns whether every version serves the path, so that a Kylin that runs never responds there with a page of status 404.
+/// Returns whether every version serves the path, so that a running Kylin never responds there with
+/// a 404 page.
 pub(crate) fn is_in_all_versions(path: &NormalizedPath<'_>) -> bool {
     let path = path.as_str().trim_end_matches('/');
     match path.strip_prefix("/kylin/api/") {

@@ -4,11 +4,12 @@ use http::Method;
 
 use crate::kylin::path::NormalizedPath;
 
-/// The path at which clients log in, and at which the crate itself does.
+/// The path at which clients, and the crate itself, log in.
 pub(crate) const AUTHENTICATION: &str = "/kylin/api/user/authentication";
 
-/// Calls that Kylin serves without a login, by the beginning of their path below `/kylin/api/` (apache/kylin 3.1.3
-/// kylinSecurity.xml:234-267, and what the security of Kylin 5 permits to all).
+/// Calls that Kylin serves without a login, by the beginning of their path below `/kylin/api/`.
+/// Sources: apache/kylin 3.1.3 kylinSecurity.xml:234-267, and the calls that the security of Kylin
+/// 5 permits to all.
 const OPEN: [&str; 14] = [
     "user/authentication",
     "j_spring_security_check",
@@ -44,7 +45,7 @@ pub(crate) enum SessionCall {
 impl SessionCall {
     /// Classifies a request by its method and its path.
     pub(crate) fn of(method: &Method, path: &NormalizedPath<'_>) -> Self {
-        // Spring treats a path with a slash at its end like the path without it.
+        // Spring treats a path with a trailing slash like the path without it.
         let path = path.as_str().trim_end_matches('/');
         let Some(below) = path.strip_prefix("/kylin/") else { return SessionCall::Other };
         let is_api = path.starts_with("/kylin/api/");

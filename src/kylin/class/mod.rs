@@ -1,7 +1,8 @@
-//! The class of a request, and its consequences: whether it may be retried, which role must serve it, where its SQL is.
+//! The class of a request, and its consequences: whether it may be retried, which role must serve
+//! it, and where its SQL is.
 //!
-//! The method alone does not tell. Each `PUT` of a build starts another build, most `POST`s are queries that only read, and some
-//! `GET`s of Kylin 5 write.
+//! The method alone does not determine the class. Each `PUT` of a build starts another build, most
+//! `POST`s are queries that only read, and some `GET`s of Kylin 5 write.
 
 mod common;
 mod login;
@@ -17,7 +18,8 @@ use crate::kylin::node::role::Role;
 /// The effect of the SQL in a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Sql {
-    /// The SQL is unknown: it was not read yet, cannot be read, or is too long. The request is not retried once it was sent.
+    /// The SQL is unknown: it was not read yet, cannot be read, or is too long. The request is not
+    /// retried once it was sent.
     Unknown,
     /// The SQL only reads: [`is_read_only`](super::query::is_read_only).
     ReadOnly,
@@ -30,17 +32,20 @@ pub(crate) enum Sql {
 pub(crate) enum RequestClass {
     /// `POST /query`.
     Query(Sql),
-    /// `POST /query/prestate`: a query for its column types. The node keeps no statement handle.
+    /// `POST /query/prestate`: a query for the types of its columns. The node keeps no statement
+    /// handle.
     Prepare(Sql),
     /// A query whose result is downloaded as a file. The node collects the whole result before it sends the first byte.
     Export(Sql),
     /// `POST /async_query`: starts a query whose result is fetched later. Each request starts another one.
     AsyncSubmit,
-    /// Reads the status or the result of an asynchronous query. Any node of Kylin 5 can; for older KAP this is unverified.
+    /// Reads the status or the result of an asynchronous query. Any node of Kylin 5 can do this;
+    /// for older KAP this is unverified.
     AsyncRead,
     /// Stops an asynchronous query or removes its result.
     AsyncStop,
-    /// `PUT /query/{id}/stop` of 2.x-4.x. Only the node that runs the query can stop it, and every other node returns 200 too.
+    /// `PUT /query/{id}/stop` of 2.x-4.x. Only the node that runs the query can stop it, but every
+    /// other node returns 200 too.
     Stop,
     /// `GET /query/runningQueries` of 2.x-4.x. Each node lists only its own queries.
     Running,
@@ -107,7 +112,8 @@ struct Row {
 impl RequestClass {
     /// Returns the properties of the class.
     ///
-    /// An export is not retried once it was sent although it changes nothing: a node may have worked on it for minutes.
+    /// An export changes nothing, but is not retried once it was sent, because a node may have
+    /// worked on it for minutes.
     const fn row(self) -> Row {
         use RetrySafety::{FanOut, Never, Read, Unexecuted};
 
@@ -160,14 +166,15 @@ impl RequestClass {
         self.row().retry
     }
 
-    /// Returns the role that the serving node should have, or `None` if any node will do.
+    /// Returns the role that the serving node should have, or `None` if any node is suitable.
     pub(crate) fn role(self) -> Option<Role> {
         self.row().role
     }
 
     /// Returns whether the node must have that [`role`](Self::role) even if no node has it.
     ///
-    /// A node in mode `job` rejects queries. Any node takes builds: 2.x-4.x queues them, Kylin 5 forwards them.
+    /// A node in mode `job` rejects queries. Any node accepts builds: 2.x-4.x queues them, Kylin 5
+    /// forwards them.
     pub(crate) fn role_is_strict(self) -> bool {
         self.role() == Some(Role::Query)
     }
@@ -203,12 +210,13 @@ impl RequestClass {
 
     /// Returns whether the request may change what the same client reads next.
     ///
-    /// Nodes learn of each other's changes seconds later, so the client should read from the same node for a while.
+    /// Nodes learn of each other's changes seconds later, so the client should read from the same
+    /// node for a while.
     pub(crate) fn is_write(self) -> bool {
         self.row().writes
     }
 
-    /// Returns whether the request runs the query engine, which takes long and loads a node.
+    /// Returns whether the request runs the query engine, which takes time and loads a node.
     pub(crate) fn is_query(self) -> bool {
         matches!(self, RequestClass::Query(_) | RequestClass::Prepare(_) | RequestClass::Export(_))
     }

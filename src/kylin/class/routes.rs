@@ -1,8 +1,9 @@
 //! The paths of Kylin's REST interface, by method.
 //!
-//! Sources: apache/kylin 3.1.3 and 4.0.4 server-base/src/main/java/org/apache/kylin/rest/controller (QueryController,
-//! JobController, CubeController, AdminController, CacheController, UserController), kylin5 QueryNodeFilter.java:80-262 and
-//! NQueryController. The meaning of the model paths of Kylin 5 beyond that filter is inferred from its documentation.
+//! Sources: apache/kylin 3.1.3 and 4.0.4 server-base/src/main/java/org/apache/kylin/rest/controller
+//! (QueryController, JobController, CubeController, AdminController, CacheController,
+//! UserController), kylin5 QueryNodeFilter.java:80-262 and NQueryController. Beyond that filter,
+//! the meaning of Kylin 5's model paths is inferred from its documentation.
 
 use http::Method;
 
@@ -23,7 +24,8 @@ const CUBE_JOBS: [&str; 9] = [
     "recover_segment_optimize",
 ];
 
-/// Segments after `models/{name}` that start a job in Kylin 5. Inferred: a missing one costs only the preference for a job node.
+/// Segments after `models/{name}` that start a job in Kylin 5. They are inferred; a missing one
+/// costs only the preference for a job node.
 const MODEL_JOBS: [&str; 5] = ["segments", "indexes", "indices", "model_segments", "last_segments"];
 
 /// `GET` paths of Kylin 5 that write: a query node forwards them to a node that may write (kylin5 QueryNodeFilter.java,
@@ -41,7 +43,7 @@ const MAX_SEGMENTS: usize = 4;
 
 /// Classifies a request by its method and its path.
 ///
-/// Without a `version` the rules of both versions apply, and the stricter rule if they differ.
+/// Without a `version`, the rules of both versions apply, and the stricter rule if they differ.
 pub(crate) fn classify(method: &Method, path: &NormalizedPath<'_>, version: Option<KylinVersion>) -> RequestClass {
     match SessionCall::of(method, path) {
         SessionCall::Login | SessionCall::LoginForm | SessionCall::WhoAmI => return RequestClass::Login,
@@ -95,7 +97,7 @@ impl Verb {
 fn page(verb: Verb, below: &str) -> RequestClass {
     match below.split('/').nth(1).unwrap_or_default() {
         "sparder" => RequestClass::NodeBound,
-        // An exchange of assertions is no page, because an assertion can be used only once.
+        // An exchange of assertions is not a page, because an assertion can be used only once.
         "saml" => RequestClass::Unknown,
         _ if verb == Verb::Get => RequestClass::Page,
         _ => RequestClass::Unknown,
@@ -105,7 +107,7 @@ fn page(verb: Verb, below: &str) -> RequestClass {
 /// Classifies a path below `/kylin/api`.
 fn api(verb: Verb, rest: &str, version: Option<KylinVersion>) -> RequestClass {
     let (may_be_v4, may_be_v5) = (version != Some(KylinVersion::V5), version != Some(KylinVersion::V4));
-    // Spring treats a path with a slash at its end like the path without it.
+    // Spring treats a path with a trailing slash like the path without it.
     let mut all = rest.split('/').filter(|segment| !segment.is_empty());
     let mut segments = [""; MAX_SEGMENTS];
     let mut len = 0;

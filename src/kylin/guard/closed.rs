@@ -8,11 +8,11 @@ use ipnet::IpNet;
 use super::{Denied, Guard, READABLE, segment_matches};
 use crate::kylin::path::NormalizedPath;
 
-/// The number of segments of a path that patterns are compared with. No path of Kylin has more.
+/// The number of a path's segments that patterns are compared with. No path of Kylin has more.
 const MAX_SEGMENTS: usize = 24;
 
-/// The closed paths as a trie over segments. The common beginning of several patterns is compared once, and most requests leave
-/// the trie at the second segment.
+/// The closed paths as a trie over segments. The common beginning of several patterns is compared
+/// once, and most requests leave the trie at the second segment.
 #[derive(Debug)]
 pub(crate) struct ClosedPaths {
     nodes: Vec<Node>,
@@ -32,7 +32,7 @@ struct Node {
     end: Option<Rule>,
 }
 
-/// If several rules match, the first one counts. Only the reason shows which one.
+/// If several rules match, the first one counts. Only the reason shows which one matched.
 type Rule = (usize, &'static str);
 
 impl ClosedPaths {
@@ -48,7 +48,7 @@ impl ClosedPaths {
         closed
     }
 
-    /// Returns the node behind `segment`, which is made if it is new.
+    /// Returns the child node for `segment`, which is created if it is new.
     fn child(&mut self, parent: usize, segment: &str) -> usize {
         let new = self.nodes.len();
         let node = &mut self.nodes[parent];
@@ -69,7 +69,8 @@ impl ClosedPaths {
         child
     }
 
-    /// Checks whether `client` may send this request. A client at a unix socket has no address and is not trusted.
+    /// Checks whether `client` may send this request. A client on a unix socket has no address and
+    /// is not trusted.
     pub(crate) fn check(
         &self,
         client: Option<IpAddr>,
@@ -86,8 +87,9 @@ impl ClosedPaths {
         if is_readable || is_trusted { Ok(()) } else { Err(Denied { reason }) }
     }
 
-    /// Returns the first rule whose pattern, from `node` on, matches the path. The last segment also matches with a suffix such as
-    /// `.json`: Spring before 5.3 takes `/spark.json` for `/spark`.
+    /// Returns the first rule whose pattern, from `node` on, matches the path. The last segment
+    /// also matches with a suffix such as `.json`, because Spring before 5.3 treats `/spark.json`
+    /// as `/spark`.
     fn find(&self, node: &Node, path: &[&str]) -> Option<Rule> {
         let mut found = if path.is_empty() { node.end } else { None };
         if let Some(any) = node.any.map(|any| &self.nodes[any]) {
@@ -125,13 +127,13 @@ fn first(one: Option<Rule>, other: Option<Rule>) -> Option<Rule> {
     }
 }
 
-/// Returns the segment without its last dot and what follows.
+/// Returns the segment without its last dot and the text after it.
 fn stem(segment: &str) -> Option<&str> {
     let dot = segment.bytes().rposition(|byte| byte == b'.')?;
     Some(&segment[..dot])
 }
 
-/// Splits a path into its segments that are not empty, up to the number of `all`.
+/// Splits a path into its non-empty segments, at most as many as `all` holds.
 fn split<'s, 'p>(path: &'p str, all: &'s mut [&'p str; MAX_SEGMENTS]) -> &'s [&'p str] {
     let (mut len, mut begin) = (0, 0);
     for end in 0..=path.len() {
@@ -154,7 +156,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// The trie and the list that it is compiled from agree.
+        /// The trie agrees with the list that it is compiled from.
         #[test]
         fn the_compiled_patterns_match_what_the_list_matches(
             path in "/kylin(/(api|cache|cachex|jobs|spark|stage|status|epoch|maintenance_mode|snapshotLocalCache|system|backup|x|x1y|z|\

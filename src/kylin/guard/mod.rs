@@ -1,7 +1,8 @@
-//! Paths that are closed to clients: the calls by which nodes talk to each other.
+//! Paths that are closed to clients: the calls that nodes make to each other.
 //!
-//! Kylin serves most of them without a login (apache/kylin 3.1.3 server/src/main/resources/kylinSecurity.xml:234-267), because it
-//! expects them from nodes only. A front end makes all of Kylin reachable, so it has to close these paths itself.
+//! Kylin serves most of them without a login (apache/kylin 3.1.3
+//! server/src/main/resources/kylinSecurity.xml:234-267), because it expects them only from nodes. A
+//! front end makes all of Kylin reachable, so it must close these paths itself.
 
 mod closed;
 
@@ -19,10 +20,12 @@ use super::KylinVersion;
 #[cfg(test)]
 use super::path::NormalizedPath;
 
-/// The header by which a node of Kylin 5 marks a request that it forwarded (kylin5 QueryNodeFilter.java).
+/// The header with which a node of Kylin 5 marks a request that it forwarded (kylin5
+/// QueryNodeFilter.java).
 pub(crate) const ROUTED: HeaderName = HeaderName::from_static("routed");
 
-/// Removes from a client's request the headers that only nodes may send: `routed` would switch the routing of writes off.
+/// Removes from a client's request the headers that only nodes may send. `routed` would turn off
+/// the routing of writes.
 pub(crate) fn strip_internal_headers(headers: &mut HeaderMap) {
     headers.remove(ROUTED);
 }
@@ -36,7 +39,7 @@ const EPOCH: &str = "nodes agree here on who owns a project";
 const METASTORE: &str = "this call rewrites or copies the metastore";
 const GUARDIAN: &str = "Kylin's guardian controls nodes here";
 
-/// The default rules. A rule without a version holds for both.
+/// The default rules. A rule without a version applies to both.
 ///
 /// | path | does a client ever need it? |
 /// |---|---|
@@ -50,10 +53,12 @@ const GUARDIAN: &str = "Kylin's guardian controls nodes here";
 /// | `metastore/cleanup*`, `system/backup`, `system/metadata_backup_tmp_file` | rarely: operators use the tools in `$KYLIN_HOME/bin` |
 /// | `kg` | no: Kylin's guardian on the same machine calls it |
 ///
-/// An operator who needs one from elsewhere opens all for a network by [`Guard::trust`].
+/// An operator who needs one of these paths from elsewhere opens all of them for a network with
+/// [`Guard::trust`].
 ///
-/// 2.x-4.x: CacheController.java:57-88 and kylinSecurity.xml of 3.1.3, 4.0.4 for jobs/spark. 5: what its security permits to all.
-/// That only Spark calls `jobs/stage/status` and its neighbours is inferred from QueryNodeFilter.
+/// 2.x-4.x: CacheController.java:57-88 and kylinSecurity.xml of 3.1.3, 4.0.4 for jobs/spark. 5: the
+/// calls that its security permits to all. It is inferred from QueryNodeFilter that only Spark
+/// calls `jobs/stage/status` and its neighbours.
 const RULES: [(&str, Option<KylinVersion>, &str); 14] = [
     ("/api/cache*/**", None, CACHE),
     ("/api/streaming_coordinator/**", Some(KylinVersion::V4), STREAMING),
@@ -76,8 +81,9 @@ const READABLE: &str = "api/epoch/maintenance_mode";
 
 /// Decides which paths are closed to clients.
 ///
-/// By default it closes the calls between nodes of both [versions](KylinVersion) to every client. Paths are normalised before
-/// they are checked, so that no spelling of a closed path gets through. A request for a closed path gets status 403.
+/// By default it closes the calls between nodes of both [versions](KylinVersion) to every client.
+/// Paths are normalised before they are checked, so that no spelling of a closed path gets through.
+/// A request for a closed path gets status 403.
 ///
 /// ```
 /// use kylin_lb::kylin::{Guard, KylinVersion};
@@ -95,7 +101,7 @@ pub struct Guard {
     trusted: Vec<IpNet>,
 }
 
-/// A closed pattern of paths.
+/// A pattern of closed paths.
 #[derive(Debug, Clone)]
 struct Rule {
     /// The segments below `/kylin`. `*` is any text within a segment, `**` any number of segments.
@@ -104,13 +110,13 @@ struct Rule {
     reason: &'static str,
 }
 
-/// A text that is not a pattern of paths.
+/// The error for a text that is not a pattern of paths.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{0:?} is not a pattern below /kylin: expected a path such as /api/admin/**")]
 pub struct InvalidPattern(String);
 
 impl InvalidPattern {
-    /// Returns the text that was given.
+    /// Returns the rejected text.
     pub fn value(&self) -> &str {
         &self.0
     }
@@ -143,7 +149,8 @@ impl Guard {
 
     /// Closes the paths that match `pattern`, which begins below `/kylin`.
     ///
-    /// `*` stands for any text within a segment, `**` for any number of segments: `/api/admin/**` closes the administration.
+    /// `*` stands for any text within a segment, `**` for any number of segments. For example,
+    /// `/api/admin/**` closes the administration.
     ///
     /// # Errors
     /// [`InvalidPattern`] if the pattern does not begin with a slash, has an empty segment, or has `**` within a segment.
@@ -187,7 +194,8 @@ mod tests {
     use super::*;
 
     impl Guard {
-        /// Checks a request against the list of rules, one after the other: what [`ClosedPaths`] must do.
+        /// Checks a request against the list of rules, one after another. [`ClosedPaths`] must give
+        /// the same result.
         pub(super) fn check(
             &self,
             client: Option<IpAddr>,
@@ -204,8 +212,8 @@ mod tests {
         }
     }
 
-    /// Returns whether the path matches. The last segment also matches with a suffix such as `.json`: Spring before 5.3 takes
-    /// `/spark.json` for `/spark`.
+    /// Returns whether the path matches. The last segment also matches with a suffix such as
+    /// `.json`, because Spring before 5.3 treats `/spark.json` as `/spark`.
     fn matches(pattern: &[String], path: &[&str]) -> bool {
         let Some((first, pattern)) = pattern.split_first() else { return path.is_empty() };
         if first == "**" {
@@ -258,7 +266,7 @@ mod tests {
             "/kylin/api/system/backup",
             "/kylin/api/system/metadata_backup_tmp_file",
             "/kylin/api/kg/health/instance_info",
-            // Spellings by which a client may try to get in.
+            // Spellings with which a client may try to get in.
             "/kylin//api/./cache;x=1/a",
             "/kylin/web/..;/api/%63ache/a",
             "//kylin/api/x/%2e%2e/cache/a",
@@ -324,7 +332,7 @@ mod tests {
     }
 
     proptest! {
-        /// A path that Tomcat reads as a closed path is closed in every spelling.
+        /// A path that Tomcat interprets as a closed path is closed in every spelling.
         #[test]
         fn every_spelling_of_a_closed_path_is_closed(noise in prop::collection::vec("|/\\.|;a=b|/|/x/\\.\\.|/%2e", 4), letter in 0..5_usize) {
             let cache = ["cache", "%63ache", "c%61che", "cach%65", "%63%61%63%68%65"][letter];

@@ -1,7 +1,12 @@
-//! Whether two nodes have the same metastore. A node of another cluster behind the same address would show other projects and lose logins.
+//! Whether two nodes have the same metastore. A node of another cluster behind the same address
+//! would show other projects and lose logins.
 //!
-//! No version of Kylin states this directly. There are three kinds of evidence, from the strongest: the metadata URL, which
-//! 2.x-4.x show to an administrator; the name of the session cookie of Kylin 5; and the ids of projects.
+//! No version of Kylin states this directly. There are three kinds of evidence, from the strongest
+//! to the weakest:
+//!
+//! - the metadata URL, which 2.x-4.x show to an administrator;
+//! - the name of the session cookie of Kylin 5;
+//! - the ids of projects.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,7 +18,7 @@ use serde_json::Value;
 use super::metadata_url::MetadataUrl;
 use crate::cookie::{self, SetCookie};
 
-/// The facts that a node has shown of its metastore so far.
+/// The facts that a node has shown about its metastore so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Evidence {
     url: Option<MetadataUrl>,
@@ -31,7 +36,7 @@ pub(crate) enum Comparison {
     Unknown,
 }
 
-/// The difference between two metastores. It holds no secrets.
+/// The difference between two metastores. It contains no secrets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Difference {
     /// `Display` masks passwords.
@@ -49,7 +54,8 @@ impl Evidence {
         Evidence { url: Some(url), ..Evidence::default() }
     }
 
-    /// Learns from the cookies of a response. Kylin 5 sets one with its first response, with a login or without.
+    /// Learns from the cookies of a response. Kylin 5 sets one with its first response, with or
+    /// without a login.
     pub(crate) fn learn_cookies(&mut self, headers: &HeaderMap) {
         let mut names =
             headers.get_all(header::SET_COOKIE).iter().filter_map(|line| Some(SetCookie::parse(line)?.name));
@@ -58,23 +64,25 @@ impl Evidence {
         }
     }
 
-    /// Learns the metadata URL from the body of `GET /api/admin/config` (2.x-4.x, role ADMIN): `{"config":
-    /// "key=value\n…"}`. Returns `None`, and changes nothing, for another body.
+    /// Learns the metadata URL from the body of `GET /api/admin/config` (2.x-4.x, role ADMIN):
+    /// `{"config": "key=value
+    ///
+    /// …"}`. For any other body, returns `None` and changes nothing.
     pub(crate) fn learn_config(&mut self, body: &[u8]) -> Option<()> {
         #[derive(Deserialize)]
         struct Config {
             config: String,
         }
         let Config { config } = serde_json::from_slice(body).ok()?;
-        // Kylin writes the pairs without the escapes of a file. The last pair of a key counts.
+        // Kylin writes the pairs without the escapes of a file. The last pair of a key wins.
         let mut pairs = config.lines().rev().filter_map(|line| line.split_once('='));
         let (_, url) = pairs.find(|(key, _)| key.trim() == "kylin.metadata.url")?;
         self.url = Some(MetadataUrl::parse(url));
         Some(())
     }
 
-    /// Learns the projects from the body of `GET /api/projects`, which is a list, bare or in an envelope. Returns `None`, and
-    /// changes nothing, for another body.
+    /// Learns the projects from the body of `GET /api/projects`, which is a list, bare or in an
+    /// envelope. For any other body, returns `None` and changes nothing.
     pub(crate) fn learn_projects(&mut self, body: &[u8]) -> Option<()> {
         let body: Value = serde_json::from_slice(body).ok()?;
         let data = body.get("data").unwrap_or(&body);
@@ -86,8 +94,9 @@ impl Evidence {
         Some(())
     }
 
-    /// Adds newer evidence, which may be incomplete because a response was missing. Older evidence stays valid unless the newer
-    /// contradicts it: then the node was set up again.
+    /// Adds newer evidence, which may be incomplete because a response was missing. Older evidence
+    /// stays valid unless the newer evidence contradicts it, which means that the node was
+    /// reinstalled.
     pub(crate) fn merge(&mut self, newer: Self) {
         if matches!(newer.compare(self), Comparison::Different(_)) {
             *self = newer;
@@ -106,7 +115,8 @@ impl Evidence {
 
     /// Compares the evidence of two nodes; the strongest kind that both have decides.
     ///
-    /// That the ids of projects tell metastores apart is inferred. A copy of a metastore has the same ids.
+    /// It is inferred that the ids of projects tell metastores apart. A copy of a metastore has the
+    /// same ids.
     pub(crate) fn compare(&self, other: &Self) -> Comparison {
         let of = |same, difference| if same { Comparison::Same } else { Comparison::Different(difference) };
         if let (Some(one), Some(other)) = (&self.url, &other.url) {

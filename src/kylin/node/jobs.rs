@@ -1,12 +1,13 @@
-//! The list of a project's jobs, which shows when a build has changed what its queries return.
+//! The list of a project's jobs, which shows when a build has changed the results of its queries.
 
 use serde_json::Value;
 
-/// Returns the target that lists the job of `project` that changed last, in the past week.
+/// Returns the target that lists the most recently changed job of `project`, within the past week.
 ///
-/// Kylin 2.x-4.x read `projectName`, `timeFilter`, `limit` and `offset`, and put the job that changed last first (2.6.6 and 3.1.3
-/// JobController.java, JobService.java); 2.1 fails without `timeFilter`. Kylin 5 reads the other names (doc5.0 job_api.md). Each ignores
-/// those of the other, so the version need not be known.
+/// Kylin 2.x-4.x read `projectName`, `timeFilter`, `limit` and `offset`, and list the most recently
+/// changed job first (2.6.6 and 3.1.3 JobController.java, JobService.java). Kylin 2.1 fails without
+/// `timeFilter`. Kylin 5 reads the other names (doc5.0 job_api.md). Each version ignores the names
+/// of the other, so the version need not be known.
 pub(crate) fn target(project: &str) -> String {
     const PATH: &str = "/kylin/api/jobs?";
     let mut query = form_urlencoded::Serializer::for_suffix(PATH.to_owned(), PATH.len());
@@ -17,15 +18,16 @@ pub(crate) fn target(project: &str) -> String {
     query.finish()
 }
 
-/// Returns a text that changes when a job begins, finishes a step or ends; `None` if the body is no list of jobs.
+/// Returns a text that changes when a job begins, finishes a step or ends; `None` if the body is
+/// not a list of jobs.
 pub(crate) fn last_change(body: &[u8]) -> Option<String> {
     let body: Value = serde_json::from_slice(body).ok()?;
-    // A list alone, or in one of the envelopes of Kylin 5 and KAP.
+    // A bare list, or one in an envelope of Kylin 5 or KAP.
     let list = [Some(&body), body.get("data"), body.pointer("/data/value"), body.pointer("/data/jobs")];
     let jobs = list.into_iter().flatten().find_map(Value::as_array)?;
     let mut change = String::new();
     for job in jobs {
-        // An object without these is no job.
+        // An object without these is not a job.
         job.get("uuid").or_else(|| job.get("id"))?;
         for member in ["uuid", "id", "last_modified", "job_status", "progress", "step_ratio"] {
             change += &job.get(member).map(Value::to_string).unwrap_or_default();

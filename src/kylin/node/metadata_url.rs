@@ -1,4 +1,5 @@
-//! `kylin.metadata.url`: the address of a metastore. Nodes with one metastore are one cluster.
+//! `kylin.metadata.url`: the address of a metastore. Nodes with the same metastore form one
+//! cluster.
 
 use std::fmt::{self, Write as _};
 use std::str::FromStr;
@@ -13,8 +14,9 @@ const MASK: &str = "***";
 
 /// A metadata URL: `IDENTIFIER@SCHEME[,name=value]…`.
 ///
-/// The grammar is Kylin's (StorageURL.java:58-100). Every comma separates, so a value cannot contain one. The first part is cut at
-/// its last `@`, each other part at its first `=`, and blanks are trimmed. Every text is a URL.
+/// The grammar is Kylin's (StorageURL.java:58-100). Every comma separates, so a value cannot
+/// contain one. The first part is split at its last `@`, every other part at its first `=`, and
+/// blanks are trimmed. Every text is a valid URL.
 ///
 /// `Display` and `Debug` mask passwords.
 ///
@@ -47,7 +49,7 @@ impl MetadataUrl {
         for part in parts.filter(|part| !part.is_empty()) {
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
             let (name, value) = (name.trim(), value.trim().to_owned());
-            // Kylin puts parameters into a map, so the last one of a name counts.
+            // Kylin puts parameters into a map, so the last one of a name wins.
             match parameters.iter_mut().find(|(known, _)| known == name) {
                 Some((_, known)) => *known = value,
                 None => parameters.push((name.to_owned(), value)),
@@ -73,9 +75,11 @@ impl MetadataUrl {
         self.parameters.iter().find(|(known, _)| known == name).map(|(_, value)| &**value)
     }
 
-    /// Returns whether both are the same metastore: identifier, scheme and the parameter `url` are equal.
+    /// Returns whether both URLs name the same metastore: identifier, scheme and the parameter
+    /// `url` are equal.
     ///
-    /// Passwords and pool sizes may differ. Only the text is compared: two names of one database server make two metastores.
+    /// Passwords and pool sizes may differ. Only the text is compared, so two names of one database
+    /// server count as two metastores.
     pub fn is_same_store(&self, other: &Self) -> bool {
         let store = |url: &Self| url.parameter("url").map(str::to_owned);
         self.identifier == other.identifier
@@ -85,8 +89,9 @@ impl MetadataUrl {
 
     /// Returns the name of Kylin 5's session cookie: the SHA-256, in hexadecimal, of identifier, `_` and the parameter `url`.
     ///
-    /// `_` replaces each character that is not a letter, digit or `_` (kylin5 BootstrapServer.java:102-110). That a URL without
-    /// the parameter counts as an empty one is inferred.
+    /// `_` replaces each character that is not a letter, digit or `_` (kylin5
+    /// BootstrapServer.java:102-110). It is inferred that a URL without the parameter counts as an
+    /// empty one.
     pub fn session_cookie(&self) -> String {
         let name = self.unique(self.parameter("url").unwrap_or_default());
         let mut hex = String::with_capacity(64);
@@ -99,8 +104,8 @@ impl MetadataUrl {
 
     /// Returns the name of the znode below `/kylin` under which Kylin 5 registers.
     ///
-    /// It is the identifier, `_` and the parameter `url` up to its `?`, with `_` for each character that is not a letter, digit or
-    /// `_` (kylin5 KylinConfigBase.java:601-612).
+    /// It consists of the identifier, `_`, and the parameter `url` up to its `?`. `_` replaces each
+    /// character that is not a letter, digit or `_` (kylin5 KylinConfigBase.java:601-612).
     pub fn unique_id(&self) -> String {
         let url = self.parameter("url").unwrap_or_default();
         self.unique(url.split('?').next().unwrap_or_default())
@@ -122,7 +127,8 @@ impl FromStr for MetadataUrl {
 
 impl fmt::Display for MetadataUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // All text before the last `@` of the first part is the identifier, also `user:password@host`.
+        // All text before the last `@` of the first part is the identifier, even
+        // `user:password@host`.
         match self.identifier.rsplit_once('@') {
             Some((_, identifier)) => write!(f, "{MASK}@{identifier}")?,
             None => f.write_str(&self.identifier)?,
@@ -132,7 +138,8 @@ impl fmt::Display for MetadataUrl {
         }
         for (name, value) in &self.parameters {
             match value.as_str() {
-                // A parameter without a value could be the second half of a password with a comma in it.
+                // A parameter without a value could be the second half of a password that contains
+                // a comma.
                 "" if !is_plain(name) => write!(f, ",{MASK}")?,
                 "" => write!(f, ",{name}=")?,
                 _ if is_secret(name) => write!(f, ",{name}={MASK}")?,
@@ -149,7 +156,7 @@ impl fmt::Debug for MetadataUrl {
     }
 }
 
-/// Returns whether a property or parameter of this name holds a secret.
+/// Returns whether a property or parameter of this name is secret.
 pub(in crate::kylin) fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     ["password", "passwd", "pwd", "secret", "token", "credential", "private", "access-key", "accesskey", "passphrase"]
@@ -166,13 +173,15 @@ fn is_plain(name: &str) -> bool {
             .contains(&name)
 }
 
-/// A URL of a database whose secrets are masked: `user:password@`, and `password=` among its parameters.
+/// Shows the URL of a database with its secrets masked: `user:password@`, and `password=` among its
+/// parameters.
 struct Masked<'u>(&'u str);
 
 impl fmt::Display for Masked<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut rest = self.0;
-        // Also `jdbc:oracle:thin:user/password@host`. If the `@` is in a parameter, too much is masked, never too little.
+        // This includes `jdbc:oracle:thin:user/password@host`. If the `@` is in a parameter, too
+        // much is masked, never too little.
         if let Some(at) = rest.rfind('@') {
             let kept = rest[..at].find("//").map_or("", |slashes| &rest[..slashes + 2]);
             write!(f, "{kept}{MASK}")?;
@@ -264,7 +273,7 @@ mod tests {
             let _ = format!("{url} {url:?}");
         }
 
-        /// A URL without secrets is parsed back from its output.
+        /// A URL without secrets survives formatting and parsing.
         #[test]
         fn output_without_secrets_is_parsed_back(identifier in "[a-z]{1,5}", scheme in "[a-z]{1,5}", values in prop::collection::vec("[a-z:/.0-9]{1,9}", 0..4)) {
             let mut text = format!("{identifier}@{scheme}");

@@ -19,7 +19,7 @@ pub struct Roles(u8);
 impl Roles {
     /// Every role: `kylin.server.mode=all`.
     pub const ALL: Roles = Roles(0b11);
-    /// No role that a client's request may need: for instance a `stream_coordinator`.
+    /// No role that a client's request may need, as for a `stream_coordinator`.
     pub const NONE: Roles = Roles(0);
 
     /// Returns the set of exactly this role.
@@ -44,9 +44,10 @@ impl Roles {
         self.0 & Self::bit(role) != 0
     }
 
-    /// Parses a value of `kylin.server.mode`: `all`, `query`, `job`, or a list such as `query,stream_coordinator`. It may name
-    /// the newer services of Kylin 5: `data-loading` and `smart` run jobs; `common`, `resource`, `ops` and the streaming roles
-    /// serve no request of a client.
+    /// Parses a value of `kylin.server.mode`: `all`, `query`, `job`, or a list such as
+    /// `query,stream_coordinator`. The newer services of Kylin 5 are accepted too. `data-loading`
+    /// and `smart` run jobs; `common`, `resource`, `ops` and the streaming roles serve no client
+    /// requests.
     ///
     /// # Errors
     /// [`InvalidRoles`] for an empty text or an unknown name.
@@ -120,7 +121,7 @@ impl fmt::Debug for Roles {
 pub struct InvalidRoles(String);
 
 impl InvalidRoles {
-    /// Returns the text that was given.
+    /// Returns the rejected text.
     pub fn value(&self) -> &str {
         &self.0
     }

@@ -12,10 +12,10 @@ pub(crate) const SERVERS: &str = "/kylin/api/system/servers?ext=true";
 /// The path at which Kylin 3 and 4 list their nodes if these discover each other. It needs a login.
 pub(crate) const DISCOVERED: &str = "/kylin/api/service_discovery/state/all";
 
-/// The number of nodes that are read from a response.
+/// The maximum number of nodes that are read from a response.
 const MAX_NODES: usize = 1000;
 
-/// A response that is not a list of nodes. The error shows nothing of the response.
+/// The error for a response that is not a list of nodes. It shows nothing of the response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub(crate) enum InvalidServerList {
@@ -41,7 +41,8 @@ struct Envelope<D> {
 /// Reads the response of Kylin 5 to [`SERVERS`]: `{"data":[{"host":"h:7070","mode":"all",…}]}`, or the list alone.
 ///
 /// # Errors
-/// [`InvalidServerList`]. One invalid entry makes the whole list invalid: half a list would remove nodes that are there.
+/// [`InvalidServerList`]. One invalid entry makes the whole list invalid, because a partial list
+/// would remove nodes that exist.
 pub(crate) fn of_kylin5(body: &[u8]) -> Result<Vec<ServerAddr>, InvalidServerList> {
     #[derive(Deserialize)]
     struct Server {
@@ -60,7 +61,7 @@ pub(crate) fn of_kylin5(body: &[u8]) -> Result<Vec<ServerAddr>, InvalidServerLis
         let roles = Roles::parse(&mode).map_err(|_| InvalidServerList::Mode(at))?;
         let server = address(&host, at)?;
         match servers.iter_mut().find(|known| known.is_at(&server)) {
-            // In later 5.x a node registers once for each of its services.
+            // In later 5.x, a node registers once for each of its services.
             Some(known) => *known = server.serving(known.roles().unwrap_or(Roles::NONE).and(roles)),
             None => servers.push(server.serving(roles)),
         }

@@ -1,8 +1,9 @@
 //! The path as the node sees it.
 //!
-//! The front end decides by the path what a request may do, and Tomcat executes the path that *it* derives. A path that the two
-//! could read differently could get past the rules, so it is an error and gets status 400. Every decision takes a
-//! [`NormalizedPath`], which only this module makes.
+//! The front end decides by the path what a request may do, and Tomcat executes the path that *it*
+//! derives. If the two could interpret a path differently, the path could bypass the rules. So such
+//! a path is an error and gets status 400. Every decision takes a [`NormalizedPath`], which only
+//! this module creates.
 
 mod target;
 
@@ -17,11 +18,11 @@ use thiserror::Error;
 pub(crate) use self::target::RequestTarget;
 use crate::percent::{has_escape, has_valid_escapes};
 
-/// The path of a request as Tomcat derives it, and with it the node.
+/// The path of a request as Tomcat, and so the node, derives it.
 ///
-/// It has no `;parameters`, is decoded once, and `//`, `/./` and `/../` are resolved in it. An application that decides by the path
-/// of a request, for example which cluster serves it, should decide by this one: `/bi/..;/x` is `/x` at the node, whatever the
-/// prefix says.
+/// It has no `;parameters`, is decoded once, and `//`, `/./` and `/../` are resolved in it. If an
+/// application decides by the path of a request, for example which cluster serves it, it should use
+/// this path. `/bi/..;/x` is `/x` at the node, despite its prefix.
 ///
 /// ```
 /// use kylin_lb::kylin::{AmbiguousPath, NormalizedPath};
@@ -34,26 +35,27 @@ use crate::percent::{has_escape, has_valid_escapes};
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct NormalizedPath<'t>(Cow<'t, str>);
 
-/// The reason why Tomcat and another parser could read a path differently.
+/// The reason why Tomcat and another parser could interpret a path differently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Error)]
 #[non_exhaustive]
 pub enum AmbiguousPath {
     /// The path does not begin with a slash.
     #[error("the path does not begin with a slash")]
     Relative,
-    /// Two hexadecimal digits are missing after a `%`.
+    /// A `%` is not followed by two hexadecimal digits.
     #[error("the path has a % without two hexadecimal digits")]
     Escape,
-    /// An escaped slash: Tomcat's configuration decides whether it refuses one.
+    /// An escaped slash. Tomcat's configuration decides whether it is refused.
     #[error("the path has an escaped slash")]
     Slash,
-    /// A backslash, escaped or not: Tomcat's configuration decides whether it refuses one or reads a slash.
+    /// A backslash, escaped or not. Tomcat's configuration decides whether it is refused or treated
+    /// as a slash.
     #[error("the path has a backslash")]
     Backslash,
-    /// An escaped semicolon: whether it begins parameters depends on the decoder.
+    /// An escaped semicolon. Whether it begins parameters depends on the decoder.
     #[error("the path has an escaped semicolon")]
     Semicolon,
-    /// An escape that is still an escape after it was decoded once.
+    /// A text that is still an escape after it was decoded once.
     #[error("the path is escaped twice")]
     Twice,
     /// A control character or a `#`.
@@ -62,7 +64,8 @@ pub enum AmbiguousPath {
     /// The decoded bytes are not UTF-8. This also rejects overlong forms of `.` and `/`.
     #[error("the path is not UTF-8")]
     Utf8,
-    /// The path ends with `.` or `..`: versions of Tomcat differ in whether a slash is left at the end.
+    /// The path ends with `.` or `..`. Versions of Tomcat differ in whether a slash remains at the
+    /// end.
     #[error("the path ends with a dot segment")]
     DotAtEnd,
     /// `..` leads above the root.
@@ -74,7 +77,7 @@ impl<'t> NormalizedPath<'t> {
     /// Returns the path of `target`.
     ///
     /// # Errors
-    /// [`AmbiguousPath`]; the response should be 400.
+    /// [`AmbiguousPath`]. The response should then be a 400.
     pub fn of(target: &'t Uri) -> Result<Self, AmbiguousPath> {
         normalise(target.path_and_query().map_or("", PathAndQuery::path)).map(NormalizedPath)
     }
@@ -82,7 +85,7 @@ impl<'t> NormalizedPath<'t> {
     /// Returns the path of a target in origin form (RFC 9112, 3.2.1), such as `/kylin/api/projects?limit=10`.
     ///
     /// # Errors
-    /// [`AmbiguousPath`]; the response should be 400.
+    /// [`AmbiguousPath`]. The response should then be a 400.
     pub fn parse(target: &'t str) -> Result<Self, AmbiguousPath> {
         normalise(target.split('?').next().unwrap_or_default()).map(NormalizedPath)
     }
@@ -110,8 +113,9 @@ const IS_NAME: [bool; 256] = {
     is_name
 };
 
-/// Normalises a path without a query. An ordinary path is borrowed. The order is Tomcat's (`CoyoteAdapter.postParseRequest`):
-/// parameters go first, so `/..;x=1/` is `/../`.
+/// Normalises a path without a query. An ordinary path is borrowed. The order of the steps is
+/// Tomcat's (`CoyoteAdapter.postParseRequest`): parameters are removed first, so `/..;x=1/` is
+/// `/../`.
 fn normalise(path: &str) -> Result<Cow<'_, str>, AmbiguousPath> {
     if !path.starts_with('/') {
         return Err(AmbiguousPath::Relative);
@@ -134,7 +138,8 @@ fn resolve(path: &str) -> Result<String, AmbiguousPath> {
     let mut out = String::with_capacity(path.len());
     let mut segments = path[1..].split('/').peekable();
     while let Some(segment) = segments.next() {
-        // `out` is a path without its closing slash. A skipped segment leaves a slash behind if it is the last one.
+        // `out` is a path without its closing slash. A skipped segment leaves a slash if it is the
+        // last one.
         let segment = decode(segment.split(';').next().unwrap_or_default())?;
         match &*segment {
             "" | "." => {}
@@ -167,7 +172,7 @@ fn decode(segment: &str) -> Result<Cow<'_, str>, AmbiguousPath> {
         return Err(AmbiguousPath::Escape);
     }
     let decoded: Vec<u8> = percent_decode_str(segment).collect();
-    // The segment had none of these, so each comes from an escape.
+    // The segment itself had none of these, so each comes from an escape.
     for &byte in &decoded {
         match byte {
             b'/' => return Err(AmbiguousPath::Slash),
@@ -254,7 +259,8 @@ mod tests {
         }
     }
 
-    /// Tomcat's steps, one after the other, on the whole path: `parsePathParameters`, `UDecoder`, `normalize`.
+    /// Tomcat's steps, one after another, on the whole path: `parsePathParameters`, `UDecoder`,
+    /// `normalize`.
     fn tomcat(path: &str) -> Option<String> {
         let mut bytes = Vec::new();
         let mut skipping = false;

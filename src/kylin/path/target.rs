@@ -15,7 +15,7 @@ pub(crate) struct RequestTarget {
 #[derive(Debug)]
 enum Reading {
     Unread,
-    /// The path is normal as it is written.
+    /// The path is already in normal form.
     AsWritten,
     Resolved(Box<str>),
     Ambiguous,
@@ -33,7 +33,7 @@ impl RequestTarget {
         target
     }
 
-    /// Normalises the path. Until then there is none.
+    /// Normalises the path. Before this call, the target has no path.
     pub(crate) fn read_path(&mut self) {
         self.reading = match normalise(self.as_written()) {
             Ok(Cow::Borrowed(_)) => Reading::AsWritten,
@@ -51,11 +51,12 @@ impl RequestTarget {
         }
     }
 
-    /// Returns the session id that the path carries as `;jsessionid=` (Servlet specification, 7.1.3), which servers write for a
-    /// client without cookies. If there are several, the last one counts, as in Tomcat. The id is as secret as the cookie. An
-    /// ambiguous path has none.
+    /// Returns the session id that the path carries as `;jsessionid=` (Servlet specification,
+    /// 7.1.3), which servers write for a client without cookies. If there are several, the last one
+    /// counts, as in Tomcat. The id is as secret as the cookie. An ambiguous path has none.
     ///
-    /// That Kylin's Tomcat writes such ids is unverified. That it accepts them is Tomcat's default.
+    /// It is unverified that Kylin's Tomcat writes such ids. That it accepts them is Tomcat's
+    /// default.
     pub(crate) fn session_id(&self) -> Option<&str> {
         match self.reading {
             Reading::Resolved(_) => session_id(self.as_written()),
@@ -95,7 +96,7 @@ mod tests {
             ("/kylin;jsessionid=", None),
             ("/jsessionid=A", None),
             ("/a;JSESSIONID=A", None),
-            // Nothing is decided by a path that Tomcat may read differently.
+            // A path that Tomcat may interpret differently decides nothing.
             ("/a%2f;jsessionid=A", None),
         ] {
             let mut target = RequestTarget::new(Some(path.parse().unwrap()));

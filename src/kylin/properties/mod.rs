@@ -62,17 +62,17 @@ impl fmt::Display for Location {
     }
 }
 
-/// An error in a file of properties. It names the location and the key, and never shows a value.
+/// An error in a properties file. It names the location and the key, and never shows a value.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum PropertyError {
-    /// `\u` without four hexadecimal digits behind it: Java refuses the whole file.
+    /// `\u` without four hexadecimal digits after it. Java refuses the whole file.
     #[error("{location}: \\u needs four hexadecimal digits")]
     Escape {
         /// The location of the line.
         location: Location,
     },
-    /// The value is not one that its key takes.
+    /// The value is not valid for its key.
     #[error("{location}: {key}: expected {expected}")]
     Value {
         /// The location of the line.
@@ -85,20 +85,21 @@ pub enum PropertyError {
 }
 
 impl Properties {
-    /// Reads the `text` of a file that errors call `file`. If a key comes twice, the last one counts, as in Java.
+    /// Parses the `text` of a file that errors call `file`. If a key occurs twice, the last one
+    /// wins, as in Java.
     ///
     /// # Errors
-    /// [`PropertyError::Escape`]. Any other text is a property.
+    /// [`PropertyError::Escape`]. Any other text is valid.
     pub fn parse(file: &str, text: &str) -> Result<Self, PropertyError> {
         let mut properties = Properties::default();
         properties.read(file, text)?;
         Ok(properties)
     }
 
-    /// Reads a second file, such as `kylin.properties.override`, whose keys win.
+    /// Parses a second file, such as `kylin.properties.override`, whose keys take precedence.
     ///
     /// # Errors
-    /// [`PropertyError::Escape`]. Any other text is a property.
+    /// [`PropertyError::Escape`]. Any other text is valid.
     pub fn overridden_by(mut self, file: &str, text: &str) -> Result<Self, PropertyError> {
         self.read(file, text)?;
         Ok(self)
@@ -120,7 +121,8 @@ impl Properties {
         Ok(())
     }
 
-    /// Returns the value of `key` without blanks at its end, which Kylin trims too. The value may be a secret.
+    /// Returns the value of `key` without trailing blanks, which Kylin trims too. The value may be
+    /// a secret.
     pub fn get(&self, key: &str) -> Option<&str> {
         self.entry(key).map(|entry| entry.value.trim())
     }
@@ -139,7 +141,8 @@ impl Properties {
         self.entries.iter().find(|entry| entry.key == key)
     }
 
-    /// Returns the first of `keys` that is set and not blank: a name, then its older names.
+    /// Returns the first of `keys` that is set and not blank. The keys are a name and then its
+    /// older names.
     fn first(&self, keys: &[&'static str]) -> Option<&Entry> {
         keys.iter().filter_map(|key| self.entry(key)).find(|entry| !entry.value.trim().is_empty())
     }
@@ -156,7 +159,7 @@ impl Entry {
 }
 
 impl fmt::Debug for Properties {
-    /// Masks secrets, and values that often hold one.
+    /// Masks secrets, and values that often contain one.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = self.entries.iter().map(|Entry { key, value, .. }| {
             let hidden = is_secret(key) || value.contains('@') || value.to_ascii_lowercase().contains("password");

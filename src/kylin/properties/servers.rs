@@ -6,7 +6,7 @@ use std::fmt;
 use super::{Entry, Properties, PropertyError};
 use crate::kylin::node::role::{Role, Roles};
 
-/// The port of a node without one (apache/kylin 3.1.3 RestClient.java:70).
+/// The default port of a node (apache/kylin 3.1.3 RestClient.java:70).
 const DEFAULT_PORT: u16 = 7070;
 
 /// The address of a node in a list. Credentials before the host are dropped.
@@ -18,7 +18,7 @@ pub struct ServerAddr {
 }
 
 impl ServerAddr {
-    /// Reads `host`, `host:port` or `user:password@host:port`. An IPv6 address needs brackets.
+    /// Parses `host`, `host:port` or `user:password@host:port`. An IPv6 address needs brackets.
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
         let address = text.rsplit_once('@').map_or(text, |(_, address)| address);
@@ -40,7 +40,7 @@ impl ServerAddr {
         })
     }
 
-    /// Reads `host:port:mode`, as in `kylin.server.cluster-servers-with-mode`.
+    /// Parses `host:port:mode`, as in `kylin.server.cluster-servers-with-mode`.
     pub fn parse_with_mode(text: &str) -> Option<Self> {
         let (address, mode) = text.trim().rsplit_once(':')?;
         Some(ServerAddr::parse(address)?.serving(Roles::parse(mode).ok()?))
@@ -57,7 +57,7 @@ impl ServerAddr {
         self.port == other.port && self.host.eq_ignore_ascii_case(&other.host)
     }
 
-    /// Returns the name or address, an IPv6 address without brackets.
+    /// Returns the host name or address; an IPv6 address has no brackets.
     pub fn host(&self) -> &str {
         &self.host
     }
@@ -74,7 +74,7 @@ impl ServerAddr {
 }
 
 impl fmt::Display for ServerAddr {
-    /// Writes `host:port`, the form that `HttpBackend` takes.
+    /// Writes `host:port`, the form that `HttpBackend` accepts.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.host.contains(':') {
             write!(f, "[{}]:{}", self.host, self.port)
@@ -85,11 +85,17 @@ impl fmt::Display for ServerAddr {
 }
 
 impl Properties {
-    /// Returns the nodes that this node knows: `kylin.server.cluster-servers-with-mode` if it is set, else the lists
-    /// `kylin.server.cluster-mode-all`, `-query` and `-job` of Kylin 5, else `kylin.server.cluster-servers`, which was
-    /// `kylin.rest.servers` before 2.0. Empty if none is set: Kylin then is the only node.
+    /// Returns the nodes that this node knows. They are in the first of these properties that is
+    /// set:
     ///
-    /// In 3.1 and later discovery may know more nodes than the file: [`self_discovery`](Properties::self_discovery).
+    /// - `kylin.server.cluster-servers-with-mode`;
+    /// - the lists `kylin.server.cluster-mode-all`, `-query` and `-job` of Kylin 5;
+    /// - `kylin.server.cluster-servers`, which was `kylin.rest.servers` before 2.0.
+    ///
+    /// The result is empty if none is set; Kylin is then the only node.
+    ///
+    /// In 3.1 and later, discovery may know more nodes than the file:
+    /// [`self_discovery`](Properties::self_discovery).
     ///
     /// # Errors
     /// [`PropertyError::Value`] if an entry is not an address.

@@ -12,7 +12,8 @@ const ZOOKEEPER_BASE: &str = "/kylin";
 const ENSEMBLE: [&str; 2] = ["kylin.env.zookeeper-connect-string", "kylin.env.zookeeper.connect-string"];
 
 impl Properties {
-    /// Returns `kylin.metadata.url`, or `None` if it is not set: Kylin's default differs between versions.
+    /// Returns `kylin.metadata.url`, or `None` if it is not set, because Kylin's default differs
+    /// between versions.
     ///
     /// # Errors
     /// [`PropertyError::Value`] if it contains a variable.
@@ -34,10 +35,11 @@ impl Properties {
         }
     }
 
-    /// Returns `kylin.server.self-discovery-enabled`: whether nodes find each other in ZooKeeper (since 3.1). Default: false.
+    /// Returns `kylin.server.self-discovery-enabled`, which says whether nodes find each other in
+    /// ZooKeeper (since 3.1). Default: false.
     ///
     /// # Errors
-    /// [`PropertyError::Value`] for anything but `true` and `false`.
+    /// [`PropertyError::Value`] for any value except `true` and `false`.
     pub fn self_discovery(&self) -> Result<bool, PropertyError> {
         let Some(entry) = self.first(&["kylin.server.self-discovery-enabled"]) else { return Ok(false) };
         entry.value().to_ascii_lowercase().parse().map_err(|_| entry.invalid("true or false"))
@@ -84,7 +86,8 @@ impl Properties {
         Ok(Some(servers))
     }
 
-    /// Returns the path at the end of `kylin.env.zookeeper-connect-string`, below which all of Kylin's znodes are. Default: empty.
+    /// Returns the path at the end of `kylin.env.zookeeper-connect-string`, below which all of
+    /// Kylin's znodes are. Default: empty.
     ///
     /// # Errors
     /// [`PropertyError::Value`] if it contains a variable.
@@ -105,8 +108,9 @@ impl Properties {
         entry.value().parse().map(Some).map_err(|_| entry.invalid("a number, such as 0, 2 or 100"))
     }
 
-    /// Returns the znode of this cluster: `kylin.env.zookeeper-base-path`, `/kylin` by default, and the
-    /// [cluster's name](Properties::cluster_name) (2.x-4.x: apache/kylin 3.1.3 ZKUtil.java:56-57).
+    /// Returns the znode of this cluster: `kylin.env.zookeeper-base-path`, by default `/kylin`,
+    /// followed by the [cluster's name](Properties::cluster_name) (2.x-4.x: apache/kylin 3.1.3
+    /// ZKUtil.java:56-57).
     ///
     /// The znode is below the [chroot](Properties::zookeeper_chroot).
     ///
@@ -121,9 +125,10 @@ impl Properties {
         Ok(format!("{base}/{}", self.cluster_name()?))
     }
 
-    /// Returns `kylin.query.timeout-seconds`, or `None` if it is not set. Zero is no limit.
+    /// Returns `kylin.query.timeout-seconds`, or `None` if it is not set. Zero means no limit.
     ///
-    /// Kylin up to 4 has no limit by default and raises a shorter one to a minute. Kylin 5 has 300 s and at least 5 s.
+    /// Kylin up to 4 has no limit by default, and raises a limit below a minute to a minute. Kylin
+    /// 5 has a default of 300 s and a minimum of 5 s.
     ///
     /// # Errors
     /// [`PropertyError::Value`] if it is not a whole number of seconds.

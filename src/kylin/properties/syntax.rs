@@ -11,15 +11,15 @@ pub(super) struct Line {
     text: String,
 }
 
-/// Returns the logical lines of a text. A line that ends in an odd number of backslashes continues in the next line, whose
-/// leading blanks are dropped.
+/// Returns the logical lines of a text. A line that ends in an odd number of backslashes continues
+/// in the next line, whose leading blanks are dropped.
 pub(super) fn lines(text: &str) -> impl Iterator<Item = Line> {
     let mut natural = (1..).zip(natural_lines(text));
     std::iter::from_fn(move || {
         loop {
             let (number, line) = natural.next()?;
             let line = line.trim_start_matches(is_blank);
-            // Only a whole line can be a comment: a continuation is not.
+            // Only a whole line can be a comment; a continuation cannot.
             if line.is_empty() || line.starts_with(['#', '!']) {
                 continue;
             }
@@ -78,7 +78,7 @@ impl Line {
     }
 }
 
-/// Decodes escapes. Of an unknown escape only the backslash is dropped.
+/// Decodes escapes. From an unknown escape, only the backslash is dropped.
 fn unescape(text: &str) -> Result<String, BadEscape> {
     let mut units: Vec<u16> = Vec::new();
     let mut out = String::with_capacity(text.len());

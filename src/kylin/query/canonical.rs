@@ -1,4 +1,4 @@
-//! The canonical form of a query's body, which is the same bytes for equal queries.
+//! The canonical form of a query's body, which has the same bytes for identical queries.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,14 +9,15 @@ use serde_json::value::RawValue;
 
 use super::members::Text;
 
-/// The members by which a client names its query, to stop it: `queryId` (2.x-5) and `stopId` (5).
+/// The members with which a client names its query, to stop it: `queryId` (2.x-5) and `stopId` (5).
 const IDS: [&str; 2] = ["queryId", "stopId"];
 
-/// Returns the members of a body in the order of their names, without the ids of the query and without whitespace between tokens;
-/// `None` if the body is not a JSON object.
+/// Returns the members of a body in the order of their names, without the ids of the query and
+/// without whitespace between tokens. Returns `None` if the body is not a JSON object.
 ///
-/// Members that the crate does not know stay, and so does the order of those that come twice. Two bodies with the same canonical
-/// form are the same query. The same query may have several forms, for example by the order of members below the first level.
+/// Members that the crate does not know stay, and so does the order of duplicate members. Two
+/// bodies with the same canonical form are the same query. The same query may have several forms,
+/// for example if members below the first level have another order.
 pub(crate) fn canonical(body: &[u8]) -> Option<Box<[u8]>> {
     let Members(mut members) = serde_json::from_slice(body).ok()?;
     members.retain(|(name, _)| !IDS.contains(&&**name));

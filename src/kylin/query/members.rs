@@ -6,12 +6,14 @@ use memchr::memchr2;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-/// The members that the crate reads. A member that comes twice is an error, and all others are passed over.
+/// The members that the crate reads. A duplicate member is an error, and all other members are
+/// skipped.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Members<'b> {
     pub(super) sql: Option<Cow<'b, str>>,
     pub(super) project: Option<Cow<'b, str>>,
-    /// The value as written; empty without the member. So are the other members of this type.
+    /// The value as written; empty without the member. The same holds for the other members of this
+    /// type.
     pub(super) offset: &'b str,
     pub(super) limit: &'b str,
     pub(super) accept_partial: &'b str,
@@ -63,8 +65,8 @@ impl<'b> From<SerdeMembers<'b>> for Members<'b> {
 
 impl<'b> Members<'b> {
     pub(super) fn read(body: &'b [u8]) -> serde_json::Result<Self> {
-        // Checking the whole body for UTF-8 is faster than checking each string. If it is not UTF-8, serde reads only the members
-        // that it needs.
+        // Checking the whole body for UTF-8 is faster than checking each string. If the body is not
+        // UTF-8, serde reads only the members that it needs.
         match std::str::from_utf8(body) {
             Ok(text) => match Self::of_simple(text) {
                 Some(members) => Ok(members),
@@ -74,8 +76,8 @@ impl<'b> Members<'b> {
         }
     }
 
-    /// Reads an object of strings, integers and literals on one line, which most bodies are. `None` leaves the text to serde.
-    /// Returns members only if serde would return the same.
+    /// Reads an object of strings, integers and literals on one line, as most bodies are. `None`
+    /// leaves the text to serde. Returns members only if serde would return the same ones.
     fn of_simple(text: &'b str) -> Option<Self> {
         let is_one_line = text.bytes().fold(u8::MAX, u8::min) >= b' ';
         let mut rest = after_blanks(after_blanks(text).strip_prefix('{').filter(|_| is_one_line)?);
@@ -157,7 +159,8 @@ impl<'b> JsonString<'b> {
     }
 }
 
-/// Takes the name of a member from the beginning of `rest`; `None` if it has escapes. Names are too short for [`memchr2`] to pay.
+/// Takes the name of a member from the beginning of `rest`; `None` if it has escapes. Names are too
+/// short for [`memchr2`] to pay off.
 fn take_name<'b>(rest: &mut &'b str) -> Option<&'b str> {
     let text = rest.strip_prefix('"')?;
     let end = text.bytes().position(|byte| matches!(byte, b'"' | b'\\'))?;

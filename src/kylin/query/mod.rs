@@ -1,4 +1,4 @@
-//! A query request: its SQL, its project, and the keys by which a policy recognises it.
+//! A query request: its SQL, its project, and the keys with which a policy recognises it.
 
 mod canonical;
 mod members;
@@ -16,31 +16,35 @@ use crate::hash::Key64;
 /// Ends a component of a key. No byte of UTF-8 has this value.
 const END: &[u8] = &[0xff];
 
-/// The identity of a query as two hashes: a policy recognises a query by them, and learns nothing of its text or its user.
+/// The identity of a query as two hashes. With them a policy recognises a query, but learns nothing
+/// about its text or its user.
 ///
-/// The code that reads the body computes them and attaches them with [`RequestView::with_query`](crate::RequestView::with_query).
-/// Both must be the same in every front end of a cluster and every release: stable hashes, never seeded ones.
+/// The code that reads the body computes them and attaches them with
+/// [`RequestView::with_query`](crate::RequestView::with_query). Both must be the same in every
+/// front end of a cluster and in every release, so they must be stable hashes, never seeded ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct QueryKeys {
-    /// A hash of user, project, SQL, offset, limit and parameters: equal for queries that share an entry of a node's query cache.
+    /// A hash of user, project, SQL, offset, limit and parameters. It is equal for queries that
+    /// share an entry in a node's query cache.
     pub affinity: u64,
-    /// A hash of the project and of the SQL without its literals: equal for queries of about the same cost. 0 if neither the
-    /// [policy](crate::balance::Balancer::reads_fingerprint) nor queues read it.
+    /// A hash of the project and of the SQL without its literals. It is equal for queries of about
+    /// the same cost. 0 if neither the [policy](crate::balance::Balancer::reads_fingerprint) nor
+    /// the queues read it.
     pub fingerprint: u64,
 }
 
-/// The keys that something reads.
+/// The keys that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WantedKeys {
     None,
-    /// [`QueryKeys::affinity`] only.
+    /// Only [`QueryKeys::affinity`].
     Affinity,
     All,
 }
 
 impl QueryKeys {
-    /// Returns keys that were computed by the application.
+    /// Returns keys that the application computed.
     pub const fn new(affinity: u64, fingerprint: u64) -> Self {
         QueryKeys { affinity, fingerprint }
     }
@@ -48,8 +52,9 @@ impl QueryKeys {
 
 /// A query as it was sent, borrowed from the request.
 ///
-/// A body that Kylin could read in another way is an error: a duplicate member, text after the object, a body that is
-/// not UTF-8. A request that cannot be read counts as a write.
+/// A body that Kylin could interpret differently is an error: one with a duplicate member, with
+/// text after the object, or one that is not UTF-8. A request that cannot be read counts as a
+/// write.
 #[derive(Clone, Default)]
 pub(crate) struct QueryRequest<'b> {
     sql: Cow<'b, str>,
@@ -64,7 +69,7 @@ pub(crate) struct QueryRequest<'b> {
     toggles: &'b str,
 }
 
-/// The reason why a query request cannot be read. The error never holds text of the request.
+/// The reason why a query request cannot be read. The error never contains text of the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum QueryError {
     /// The body is not the JSON of a query. Line and column begin at 1.
@@ -73,7 +78,7 @@ pub(crate) enum QueryError {
     Number(&'static str),
     /// There is no SQL.
     NoSql,
-    /// A form has the parameter more than once: which one counts depends on the reader.
+    /// A form has the parameter more than once, and which one counts depends on the parser.
     Duplicate(&'static str),
     /// The body of a form is not UTF-8.
     Utf8,
@@ -107,8 +112,9 @@ impl<'b> QueryRequest<'b> {
         .with_sql()
     }
 
-    /// Reads an export: `GET /query/format/csv?sql=…&project=…` with the parameters in the `query` of the target, or
-    /// `POST /query/format/csv` with a form in the `body`. A servlet merges both, so both are read.
+    /// Reads an export: `GET /query/format/csv?sql=…&project=…` with the parameters in the `query`
+    /// of the target, or `POST /query/format/csv` with a form in the `body`. A servlet merges both,
+    /// so both are read.
     pub(crate) fn from_form(query: Option<&'b str>, body: &'b [u8]) -> Result<Self, QueryError> {
         let body = std::str::from_utf8(body).map_err(|_| QueryError::Utf8)?;
         let (mut sql, mut project, mut offset, mut limit) = (None, None, None, None);
@@ -145,18 +151,20 @@ impl<'b> QueryRequest<'b> {
         &self.sql
     }
 
-    /// Returns the id by which the client may stop the query (Kylin 5).
+    /// Returns the id with which the client may stop the query (Kylin 5).
     pub(crate) fn stop_id(&self) -> Option<&str> {
         self.stop_id.as_deref()
     }
 
-    /// Returns the ids by which the client may stop the query, as far as they are text without escapes.
+    /// Returns the ids with which the client may stop the query; `None` for an id that is not text
+    /// without escapes.
     pub(crate) fn ids(&self) -> [Option<&str>; 2] {
         let query_id = self.query_id.strip_prefix('"').and_then(|id| id.strip_suffix('"'));
         [query_id, self.stop_id()].map(|id| id.filter(|id| !id.is_empty()))
     }
 
-    /// Hashes the parts of the body that the crate knows, except the ids. Equal queries have equal hashes.
+    /// Hashes the parts of the body that the crate knows, except the ids. Identical queries have
+    /// equal hashes.
     pub(crate) fn hash_contents(&self, hasher: &mut impl Hasher) {
         for text in
             [&*self.sql, &*self.project, self.execute_as.as_deref().unwrap_or_default(), self.params, self.toggles]
@@ -168,7 +176,7 @@ impl<'b> QueryRequest<'b> {
         hasher.write_u8(self.accept_partial.into());
     }
 
-    /// Returns whether the SQL only reads. The effect of SQL over 64 KiB is unknown.
+    /// Returns the effect of the SQL. The effect of SQL over 64 KiB is unknown.
     pub(crate) fn effect(&self) -> Sql {
         if self.sql.len() > sql::MAX_ANALYSED {
             Sql::Unknown
@@ -179,10 +187,11 @@ impl<'b> QueryRequest<'b> {
         }
     }
 
-    /// Returns the keys of this query when `user` sends it, with the fingerprint if that is wanted. The fingerprint of SQL over
-    /// 64 KiB keeps its literals.
+    /// Returns the keys of this query when `user` sends it, including the fingerprint if it is
+    /// wanted. The fingerprint of SQL over 64 KiB keeps its literals.
     ///
-    /// The affinity key has the components of the key of Kylin's query cache (apache/kylin 3.1.3 SQLRequest.java, `getCacheKey`):
+    /// The affinity key has the components of the key in Kylin's query cache (apache/kylin 3.1.3
+    /// SQLRequest.java, `getCacheKey`):
     ///
     /// - the SQL, in which only no-break spaces become plain ones;
     /// - the project in upper case;
@@ -301,7 +310,7 @@ mod tests {
         assert!(QueryRequest::from_json(b"{\"sql\":\"select \xff\"}").is_err());
         assert!(QueryRequest::from_json("\u{feff}{\"sql\":\"select 1\"}".as_bytes()).is_err());
         let deep = format!(r#"{{"sql":"select 1","params":{}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
-        // Deep nesting is either refused or passed over. It must not end the process.
+        // Deep nesting is either refused or skipped. It must not crash the process.
         let _ = QueryRequest::from_json(deep.as_bytes());
     }
 
@@ -382,7 +391,7 @@ mod tests {
         affinity.extend(b"\0\xff\xff");
         assert_eq!(keys.affinity, crate::hash::key64(&affinity));
         assert_eq!(keys.fingerprint, crate::hash::key64(b"LEARN_KYLIN\xffSELECT A FROM T WHERE B = ? "));
-        // These are in tests/it/kylin_policies.rs too.
+        // These values are in tests/it/kylin_policies.rs too.
         let json = json!({"sql": "select a from t where b = 1", "project": "learn_kylin", "offset": 0, "limit": 50000})
             .to_string();
         let of_body = QueryRequest::from_json(json.as_bytes()).unwrap().keys("MARY", true);

@@ -1,8 +1,9 @@
-//! How a node got the result of a query, which stands behind the rows of its response.
+//! How a node got the result of a query. These flags follow the rows in the response.
 
 use memchr::memmem::rfind;
 
-/// How a node got the result of a query, as its response says. A fact that the response does not have is `None`.
+/// How a node got the result of a query, according to its response. A fact that the response does
+/// not contain is `None`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct QueryFlags {
@@ -15,7 +16,8 @@ pub struct QueryFlags {
 }
 
 impl QueryFlags {
-    /// Reads the flags at the end of a JSON body; `None` without any. Cells cannot forge one, because JSON escapes their quotes.
+    /// Reads the flags at the end of a JSON body; returns `None` if there are none. Cells cannot
+    /// forge a flag, because JSON escapes their quotes.
     pub(crate) fn of_tail(tail: &[u8]) -> Option<Self> {
         let flag = |field: &[u8]| {
             let value = tail.get(rfind(tail, field)? + field.len()..)?.trim_ascii_start();
@@ -38,7 +40,7 @@ impl QueryFlags {
 #[derive(Debug, Default)]
 pub(crate) struct BodyTail(Vec<u8>);
 
-/// Behind the flags Kylin 5 lists the steps of a query, of about 100 bytes each.
+/// After the flags, Kylin 5 lists the steps of a query, of about 100 bytes each.
 const MAX_TAIL: usize = 4096;
 
 impl BodyTail {
@@ -51,7 +53,7 @@ impl BodyTail {
         self.0.extend_from_slice(piece);
     }
 
-    /// Returns the last bytes of what was added.
+    /// Returns the last bytes that were added.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.0[self.0.len().saturating_sub(MAX_TAIL)..]
     }

@@ -1,11 +1,13 @@
-//! The members at the top of a JSON object that may be cut anywhere.
+//! The top-level members of a JSON object that may be truncated anywhere.
 //!
-//! A response is classified by the first kilobytes of its body. A parser that needs the whole body cannot do that, and a text
-//! search would find what a user wrote into a string. This parser walks over the text once, allocates nothing, and stops at the
-//! cut or at the first syntax error.
+//! A response is classified by the first kilobytes of its body. A parser that needs the whole body
+//! cannot do that, and a text search would find text that a user wrote into a string. This parser
+//! walks over the text once, allocates nothing, and stops at the truncation or at the first syntax
+//! error.
 //!
-//! A `serde` visitor that keeps what it saw before the cut is shorter, but costs 2,000 instructions more for each result of a
-//! query, since it can stop early only with an error: benches/README.md.
+//! A `serde` visitor that keeps the members before the truncation would be shorter. But it can stop
+//! early only with an error, which costs 2,000 instructions more for each result of a query:
+//! benches/README.md.
 
 use std::borrow::Cow;
 use std::ops::ControlFlow;
@@ -27,7 +29,7 @@ pub(super) enum Level {
 /// The value of a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Value<'b> {
-    /// A string, up to the cut.
+    /// A string, up to the truncation.
     Text(Text<'b>),
     /// `true`, `false`, `null` or a number, as written.
     Bare(&'b str),
@@ -40,14 +42,15 @@ pub(super) enum Value<'b> {
     Object,
 }
 
-/// A string as written. The visitor decodes only the strings that it needs, and no stack traces.
+/// A string as written. The visitor decodes only the strings that it needs, and so no stack traces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Text<'b> {
     bytes: &'b [u8],
     has_escapes: bool,
 }
 
-/// Calls `visit` with each member in the order of the text, until `visit` breaks. An array is reported when it begins.
+/// Calls `visit` with each member in the order of the text, until `visit` breaks. An array is
+/// reported when it begins.
 pub(super) fn members<'b>(text: &'b [u8], mut visit: impl FnMut(Level, &[u8], Value<'b>) -> ControlFlow<()>) {
     // Callers do not need to know why the walk ended.
     let _ = Walk { text, at: 0 }.document(&mut visit);
@@ -119,7 +122,8 @@ impl<'b> Walk<'b> {
 
     /// Skips a container without recursion.
     fn skip(&mut self) -> Step {
-        // One bit for each open container: 1 for an object. Only strings and brackets matter for the end of the container.
+        // One bit per open container: 1 for an object. Only strings and brackets matter for the end
+        // of the container.
         let (mut objects, mut depth) = (0_u64, 0);
         loop {
             let byte = self.peek()?;
@@ -148,7 +152,7 @@ impl<'b> Walk<'b> {
         }
     }
 
-    /// Takes the string after its quote, and returns whether its closing quote is there.
+    /// Takes the string after its opening quote, and returns whether its closing quote is there.
     fn string(&mut self) -> (Text<'b>, bool) {
         let (rest, mut at, mut has_escapes) = (&self.text[self.at..], 0, false);
         while let Some(found) = rest.get(at..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
@@ -177,7 +181,7 @@ impl<'b> Walk<'b> {
         Some(word)
     }
 
-    /// Returns the next byte that is no blank without taking it.
+    /// Returns the next byte that is not a blank, without taking it.
     fn peek(&mut self) -> Step<u8> {
         while self.text.get(self.at)?.is_ascii_whitespace() {
             self.at += 1;
@@ -196,7 +200,8 @@ impl<'b> Text<'b> {
         if self.has_escapes { Cow::Owned(self.decode().into_owned().into_bytes()) } else { Cow::Borrowed(self.bytes) }
     }
 
-    /// Decodes the escapes. An invalid escape or invalid UTF-8 becomes U+FFFD: such a text only has to differ from known ones.
+    /// Decodes the escapes. An invalid escape or invalid UTF-8 becomes U+FFFD, because such a text
+    /// only has to differ from known ones.
     pub(super) fn decode(self) -> Cow<'b, str> {
         let text = String::from_utf8_lossy(self.bytes);
         if !self.has_escapes {
@@ -331,7 +336,7 @@ mod tests {
         })
     }
 
-    /// Returns the expected members by serde_json, which parses the whole text.
+    /// Returns the expected members according to serde_json, which parses the whole text.
     fn expected(object: &Map<String, Json>, level: Level) -> Vec<(Level, String, Json)> {
         let mut found = Vec::new();
         for (key, value) in object {

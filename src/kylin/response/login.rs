@@ -1,7 +1,8 @@
-//! The meaning of the response to a login for its credentials.
+//! What the response to a login means for the credentials.
 //!
-//! A login that fails is not always a wrong password. While LDAP is unreachable, Kylin 5 responds with 500 and KE-010021006
-//! (kylin5 NUnauthorisedEntryPoint), but Kylin 2.x-4.x with the 401 of a wrong password (BasicAuthenticationFilter passes every
+//! A failed login is not always caused by a wrong password. While LDAP is unreachable, Kylin 5
+//! responds with 500 and KE-010021006 (kylin5 NUnauthorisedEntryPoint). Kylin 2.x-4.x responds with
+//! the same 401 as for a wrong password (BasicAuthenticationFilter passes every
 //! AuthenticationException to the entry point).
 
 use http::{HeaderMap, StatusCode};
@@ -13,7 +14,7 @@ use super::is_json;
 use super::{ClusterFault, ResponseClass, classify_body};
 use crate::kylin::class::RequestClass;
 
-/// What the response to a login tells about its credentials.
+/// What the response to a login says about its credentials.
 #[cfg(any(test, feature = "login-relay"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CredentialCheck {
@@ -21,10 +22,10 @@ pub(crate) enum CredentialCheck {
     Accepted,
     /// The node has checked and refused them.
     Refused,
-    /// They are wrong, or the node could not check them: it does not tell.
+    /// They are wrong, or the node could not check them; the response does not say which.
     Unconfirmed,
-    /// No node can check them at present: the user source is unreachable, or the user is locked because of the wrong passwords of
-    /// others.
+    /// No node can currently check them: the user source is unreachable, or the user is locked
+    /// because other clients sent wrong passwords.
     Unchecked,
     /// This node could not check them.
     Failed,
@@ -36,7 +37,8 @@ pub(crate) enum CredentialCheck {
 impl CredentialCheck {
     /// Reads the response to `POST /kylin/api/user/authentication`.
     pub(crate) fn of(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Self {
-        // The response to a login names the user. 2.x-4.x respond with `{}` if they ignore the credentials (UserController.java).
+        // The response to a login names the user. 2.x-4.x respond with `{}` if they ignore the
+        // credentials (UserController.java).
         const USER: &[u8] = b"\"username\"";
         match status {
             _ if is_user_source_down(status, headers, body) => CredentialCheck::Unchecked,
@@ -44,7 +46,7 @@ impl CredentialCheck {
                 CredentialCheck::Accepted
             }
             StatusCode::UNAUTHORIZED => CredentialCheck::of_unauthorized(headers),
-            // Kylin 5 locks a user after three wrong passwords, also those of other clients.
+            // Kylin 5 locks a user after three wrong passwords, including those of other clients.
             StatusCode::BAD_REQUEST => CredentialCheck::Unchecked,
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS | StatusCode::NOT_FOUND => {
                 CredentialCheck::NotServed
@@ -55,15 +57,15 @@ impl CredentialCheck {
         }
     }
 
-    /// Reads a 401 to a request with credentials. Kylin 5 writes it in JSON, and only after it could check them; 2.x-4.x leave it
-    /// to Tomcat.
+    /// Reads a 401 to a request with credentials. Kylin 5 writes it in JSON, and only if it could
+    /// check them; 2.x-4.x leave it to Tomcat.
     pub(crate) fn of_unauthorized(headers: &HeaderMap) -> Self {
         if is_json(headers) { CredentialCheck::Refused } else { CredentialCheck::Unconfirmed }
     }
 }
 
-/// Returns whether the response to `GET /kylin/api/user/authentication` names no user: Kylin 2.x-4.x respond so if they do not know the
-/// session.
+/// Returns whether the response to `GET /kylin/api/user/authentication` names no user. Kylin
+/// 2.x-4.x respond in this way if they do not know the session.
 #[cfg(feature = "login-relay")]
 pub(crate) fn names_no_user(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> bool {
     status.is_success()

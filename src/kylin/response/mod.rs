@@ -1,8 +1,9 @@
 //! The meaning of a response: a result or an error of Kylin, a rejection, or a failure of the node.
 //!
-//! The status alone does not tell. Kylin 2.x-4.x returns 500 for a typo in SQL (apache/kylin 3.1.3 QueryService.java:485-486), and
-//! Kylin 5 returns 200 for a failed query (kylin5 QueryService.java:654-666). A request that was rejected before it was executed,
-//! and may go to another node, looks like any other error. So the beginning of some bodies is read.
+//! The status alone is not enough. Kylin 2.x-4.x returns 500 for a typo in SQL (apache/kylin 3.1.3
+//! QueryService.java:485-486). Kylin 5 returns 200 for a failed query (kylin5
+//! QueryService.java:654-666). A request that was rejected before execution, and may go to another
+//! node, looks like any other error. So the beginning of some bodies is read.
 
 mod flags;
 mod json;
@@ -29,10 +30,10 @@ use self::phrases::{class_by_code, rejection_by_message};
 use super::KylinVersion;
 use super::class::RequestClass;
 
-/// The bytes of an error that are read: its message may stand behind a stack trace.
+/// The bytes of an error that are read. Its message may follow a stack trace.
 const MAX_ERROR_PEEK: usize = 32 * 1024;
 
-/// The bytes of a successful response that are read: a rejection in it is short.
+/// The bytes of a successful response that are read. A rejection in it is short.
 const MAX_SUCCESS_PEEK: usize = 4 * 1024;
 
 /// Tomcat's page for the race that tomcat-redis-session-manager has between nodes (RedisSessionManager.java:388-389 of 1.2).
@@ -49,11 +50,13 @@ pub(crate) enum ResponseClass {
     ClusterFault(ClusterFault),
     /// A failure of the node: an error that Kylin did not write.
     NodeFailure,
-    /// A 404 that Kylin did not write. A Tomcat that stops or starts responds so while Kylin does not run there.
+    /// A 404 that Kylin did not write. While a Tomcat is stopping or starting, it responds in this
+    /// way and Kylin does not run there.
     NotFound,
     /// The node does not know the caller. Filters return this before anything is executed.
     Unauthenticated(Credentials),
-    /// An error whose body cannot be read, because its coding is not gzip, the only one of Tomcat. Rejections go unnoticed.
+    /// An error whose body cannot be read, because its coding is not gzip, the only one of Tomcat.
+    /// A rejection in it goes unnoticed.
     Unreadable,
 }
 
@@ -63,15 +66,15 @@ impl ResponseClass {
         !self.is_refusal() && self != ResponseClass::NodeFailure
     }
 
-    /// Returns whether the node refused the request before it executed anything of it, so that it did no better than a node that
-    /// failed at the request.
+    /// Returns whether the node refused the request before it executed any part of it. Such a node
+    /// did no better than a node that failed at the request.
     pub(crate) fn is_refusal(self) -> bool {
         matches!(self, ResponseClass::Rejected(_) | ResponseClass::ClusterFault(_) | ResponseClass::Unauthenticated(_))
     }
 }
 
-/// Returns whether this status shows that a write was not executed: the filters before Kylin's handlers ask for a login, redirect to one,
-/// or deny the access. Kylin redirects no write.
+/// Returns whether this status shows that a write was not executed. The filters before Kylin's
+/// handlers ask for a login, redirect to the login page, or deny access. Kylin redirects no write.
 pub(crate) fn denies_access(status: StatusCode) -> bool {
     status.is_redirection() || matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
 }
@@ -83,10 +86,11 @@ pub(crate) enum Rejection {
     Role,
     /// The node runs as many queries as it may.
     Busy,
-    /// Kylin does not run at the node: [`NotFound`](ResponseClass::NotFound) for a call that returns JSON in every version, and the
-    /// node has no Kylin when it is asked.
+    /// Kylin does not run at the node. The response was [`NotFound`](ResponseClass::NotFound) for a
+    /// call that returns JSON in every version, and a check found no Kylin at the node.
     NotRunning,
-    /// The shared store of tomcat-redis-session-manager does not have the session yet. That no handler ran is inferred.
+    /// The shared store of tomcat-redis-session-manager does not have the session yet. It is
+    /// inferred that no handler ran.
     SessionRace,
 }
 
@@ -114,18 +118,19 @@ pub(crate) enum Credentials {
     None,
     /// A session, in a cookie or in the path, which another node may know.
     Session,
-    /// `Authorization` or a login form: sending it again may lock the user (kylin5 LimitLoginAuthenticationProvider).
+    /// `Authorization` or a login form. Sending it again may lock the user (kylin5
+    /// LimitLoginAuthenticationProvider).
     Authorization,
 }
 
-/// The response cannot be classified without the beginning of its body.
+/// The error for a response that cannot be classified without the beginning of its body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct NeedsBody {
-    /// The number of bytes that [`classify_body`] looks at.
+    /// The number of bytes that [`classify_body`] needs.
     pub(crate) max: usize,
 }
 
-/// Classifies the response to a request of `class` by its head. Most responses need no more.
+/// Classifies the response to a request of `class` by its head, which is enough for most responses.
 ///
 /// # Errors
 /// [`NeedsBody`] if the body decides.
@@ -142,12 +147,12 @@ pub(crate) fn classify_head(
     let coding = Coding::of(headers);
     let is_json = is_json(headers);
     if !(status.is_client_error() || status.is_server_error()) {
-        // Kylin 5 rejects a query with 200 if it runs too many. Such a response is short, and so it is not compressed
-        // (application.yaml of kylin5: from 51200 bytes on).
+        // Kylin 5 rejects a query with 200 if it runs too many. Such a response is short, so it is
+        // not compressed (application.yaml of kylin5: from 51200 bytes on).
         let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let is_short = length.is_none_or(|length: u64| length <= MAX_SUCCESS_PEEK as u64);
         let may_reject = class.is_query() && version != Some(KylinVersion::V4);
-        // Kylin does not respond with 401 to `GET /user/authentication` if the session is unknown.
+        // If the session is unknown, Kylin does not respond to `GET /user/authentication` with 401.
         let may_be_unknown = class == RequestClass::Login && sent == Credentials::Session;
         return if (may_reject || may_be_unknown)
             && status == StatusCode::OK
@@ -168,8 +173,8 @@ pub(crate) fn classify_head(
     }
 }
 
-/// Classifies a response by the beginning of its body, which may be cut anywhere. A body that is gzip by its headers is
-/// decompressed.
+/// Classifies a response by the beginning of its body, which may be truncated anywhere. A body that
+/// is gzip according to its headers is decompressed.
 pub(crate) fn classify_body(
     class: RequestClass,
     status: StatusCode,
@@ -183,7 +188,7 @@ pub(crate) fn classify_body(
     if status.is_success() {
         return if class == RequestClass::Login { class_of_login(body) } else { class_of_success(body) };
     }
-    // An HTML page whose header says JSON is still not Kylin's.
+    // An HTML page whose header says JSON was not written by Kylin.
     let is_object = is_json(headers) && body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
     if !is_object {
         let is_race = status == StatusCode::INTERNAL_SERVER_ERROR
@@ -196,7 +201,7 @@ pub(crate) fn classify_body(
         if matches!(name, b"code" | b"error_code" | b"msg" | b"exception") {
             let text = text.decode();
             by_code = by_code.or_else(|| class_by_code(&text));
-            // Phrases count only where Kylin rejects queries with them.
+            // Phrases count only where Kylin uses them to reject queries.
             if name == b"msg" && class.is_query() {
                 by_message = by_message.or_else(|| rejection_by_message(&text));
             }
@@ -210,14 +215,15 @@ pub(crate) fn classify_body(
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Coding {
     Identity,
-    /// The only coding of Tomcat, above 2048 bytes, which an error with its stack trace easily has.
+    /// The only coding of Tomcat, used above 2048 bytes, which an error with its stack trace easily
+    /// reaches.
     Gzip,
     Other,
 }
 
 impl Coding {
     fn of(headers: &HeaderMap) -> Self {
-        // Nearly no response has one.
+        // Hardly any response has one.
         if !headers.contains_key(header::CONTENT_ENCODING) {
             return Coding::Identity;
         }
@@ -234,10 +240,11 @@ impl Coding {
     }
 }
 
-/// Returns the beginning of the decompressed body, which may be cut anywhere. The result is empty if the body is not gzip.
+/// Returns the beginning of the decompressed body, which may be truncated anywhere. The result is
+/// empty if the body is not gzip.
 fn gunzip(body: &[u8]) -> Vec<u8> {
     let mut plain = Vec::new();
-    // A body that was cut fails at its end, and what was read before counts.
+    // A truncated body fails at its end; the text before that counts.
     let _ = GzDecoder::new(body).take(MAX_ERROR_PEEK as u64).read_to_end(&mut plain);
     plain
 }
@@ -252,8 +259,9 @@ fn class_without_json(status: StatusCode) -> ResponseClass {
     }
 }
 
-/// Classifies the response to a request with a session cookie that asks who is logged in. A node of Kylin 2.x-4.x that does not know the
-/// session responds with an empty object (apache/kylin 3.1.3 UserController.java), which KAP wraps in its envelope.
+/// Classifies the response to a request with a session cookie that asks who is logged in. If a node
+/// of Kylin 2.x-4.x does not know the session, it responds with an empty object (apache/kylin 3.1.3
+/// UserController.java). KAP wraps that in its envelope.
 fn class_of_login(body: &[u8]) -> ResponseClass {
     let mut is_empty = body.trim_ascii().starts_with(b"{") && body.trim_ascii().ends_with(b"}");
     json::members(body, |level, name, value| {
@@ -286,7 +294,8 @@ fn class_of_success(body: &[u8]) -> ResponseClass {
     }
 }
 
-/// Returns whether a response with status 200 holds a result, and not the exception of a query; `None` if its body cannot be read.
+/// Returns whether a response with status 200 contains a result, and not the exception of a query;
+/// `None` if its body cannot be read.
 pub(crate) fn is_result(headers: &HeaderMap, body: &[u8]) -> Option<bool> {
     let (body, is_cut) = match Coding::of(headers) {
         Coding::Identity => (Cow::Borrowed(body), false),
@@ -309,12 +318,13 @@ pub(crate) fn is_result(headers: &HeaderMap, body: &[u8]) -> Option<bool> {
     is_result.or((!is_cut).then_some(true))
 }
 
-/// The longest result that is decompressed to find out whether it may be cached, in bytes.
+/// The maximum length of a result that is decompressed to check whether it may be cached, in bytes.
 #[cfg(feature = "cache")]
 const MAX_PLAIN: u64 = 2 << 20;
 
-/// Returns whether a response with status 200 is a whole result that changes with builds only: no exception, not a part of the rows, and
-/// not pushed down to the tables of the source, which change without a build.
+/// Returns whether a response with status 200 is a whole result that changes only with builds. It
+/// has no exception and all rows, and was not pushed down to the source tables, which change
+/// without a build.
 #[cfg(feature = "cache")]
 pub(crate) fn is_cacheable(headers: &HeaderMap, body: &[u8]) -> bool {
     let plain = match Coding::of(headers) {

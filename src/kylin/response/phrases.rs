@@ -1,11 +1,12 @@
-//! The codes and phrases by which Kylin rejects a request.
+//! The codes and phrases with which Kylin rejects a request.
 //!
-//! Codes are of Kylin 5 (kylin5 core-common ErrorCodeServer and ServerErrorCode). Phrases are of Message.java and CnMessage.java in
-//! 2.x-5.x: their language follows the client's.
+//! Codes are those of Kylin 5 (kylin5 core-common ErrorCodeServer and ServerErrorCode). Phrases are
+//! those of Message.java and CnMessage.java in 2.x-5.x; their language follows the client's.
 
 use super::{ClusterFault, Rejection, ResponseClass};
 
-/// Returns the code at the beginning of a text: `KE-040023202`, also where a message follows as in `KE-040023202(Query): …`.
+/// Returns the code at the beginning of a text: `KE-040023202`, even if a message follows as in
+/// `KE-040023202(Query): …`.
 fn code_of(text: &str) -> Option<&str> {
     let text = text.trim_start();
     let digits = text.strip_prefix("KE-")?.bytes().take_while(u8::is_ascii_digit).count();
@@ -15,7 +16,7 @@ fn code_of(text: &str) -> Option<&str> {
 /// Classifies a response by the code at the beginning of a text.
 pub(super) fn class_by_code(text: &str) -> Option<ResponseClass> {
     Some(match code_of(text)? {
-        // A job node is asked for a query, or this role does not have the API.
+        // A job node was asked for a query, or this role does not have the API.
         "KE-040023202" | "KE-040023201" | "KE-040023203" => ResponseClass::Rejected(Rejection::Role),
         // Too busy, or degraded by its guardian.
         "KE-020032001" => ResponseClass::Rejected(Rejection::Busy),
@@ -29,7 +30,8 @@ pub(super) fn class_by_code(text: &str) -> Option<ResponseClass> {
     })
 }
 
-/// Returns why a message rejects a query. The phrase must be the whole message: an error may quote what the user wrote.
+/// Returns why a message rejects a query. The phrase must be the whole message, because an error
+/// may quote the user's text.
 pub(super) fn rejection_by_message(message: &str) -> Option<Rejection> {
     // Kylin 5 may put its code before the message.
     let text = match code_of(message) {

@@ -15,7 +15,7 @@ fn json_headers() -> HeaderMap {
     headers(&[("content-type", "application/json;charset=UTF-8")])
 }
 
-/// Classifies by the head, then by as much of the body as that asks for.
+/// Classifies by the head, then by as much of the body as that requires.
 fn classify(class: RequestClass, status: u16, headers: &HeaderMap, body: &str) -> ResponseClass {
     let status = StatusCode::from_u16(status).unwrap();
     match classify_head(class, None, Credentials::None, status, headers) {
@@ -123,7 +123,7 @@ fn kylin_5_rejects_with_200() {
     assert_eq!(classify(QUERY, 200, &json_headers(), busy), ResponseClass::Rejected(Rejection::Busy));
     assert_eq!(classify(RequestClass::Read, 200, &json_headers(), busy), ResponseClass::Final);
     assert_eq!(classify(QUERY, 200, &json_headers(), &busy.replace("true", "false")), ResponseClass::Final);
-    // Rows may hold any text.
+    // Rows may contain any text.
     let row = r#"{"code":"000","data":{"columnMetas":[{"name":"a"}],"results":[["x"]],"isException":true,
         "exceptionMessage":"Too many concurrent query requests."}}"#;
     assert_eq!(classify(QUERY, 200, &json_headers(), row), ResponseClass::Final);
@@ -184,7 +184,7 @@ proptest! {
         classify_body(RequestClass::Write, status, &headers(&[]), &body);
     }
 
-    /// A text of the user that Kylin quotes in its error has no effect.
+    /// The user's text has no effect if Kylin quotes it in an error.
     #[test]
     fn quoted_text_does_not_reject(before in "[a-z \":{}]{1,10}", after in "[a-z \":{}]{1,10}", code: bool) {
         let words = if code { "KE-040023202" } else { "Too many concurrent query requests." };
@@ -208,12 +208,12 @@ fn a_compressed_error_is_read_up_to_its_cut() {
     let rejected = ResponseClass::Rejected(Rejection::Busy);
     let body = gzip(&v4("Too many concurrent query requests."));
     assert_eq!(is(&body), rejected);
-    // Without the checksum, and then cut before the message.
+    // Without the checksum, and then truncated before the message.
     assert_eq!(is(&body[..body.len() - 8]), rejected);
     assert_eq!(is(&body[..30]), ResponseClass::Final);
     assert_eq!(is(b""), ResponseClass::Final);
     assert_eq!(is(b"{\"msg\":\"Too many concurrent query requests.\"}"), ResponseClass::Final, "the body is not gzip");
-    // The decompressed size is bounded, and a message behind the bound is not seen.
+    // The decompressed size is bounded, so a message beyond the bound is not seen.
     let long =
         format!(r#"{{"stacktrace":"{}","msg":"Too many concurrent query requests."}}"#, " ".repeat(MAX_ERROR_PEEK));
     assert_eq!(is(&gzip(&long)), ResponseClass::Final);

@@ -1,9 +1,12 @@
-//! The session store of the nodes: the session managers of Tomcat by `context.xml`, Kylin 5 by `kylin.properties`, and the
-//! known defects of these setups.
+//! The session store of the nodes: Tomcat's session managers in `context.xml`, Kylin 5's in
+//! `kylin.properties`, and the known defects of these setups.
 //!
-//! The KAP manual recommends tomcat-redis-session-manager. Deployments use the other [kinds](ManagerKind) as well. **Keep the
-//! front end's session store in another Redis database (or server) than Tomcat's**: tomcat-redis-session-manager empties its whole
-//! database when it is cleared, and most managers use the bare session id as its key.
+//! The KAP manual recommends tomcat-redis-session-manager. Deployments use the other
+//! [kinds](ManagerKind) as well.
+//!
+//! **Keep the front end's session store in another Redis database (or server) than Tomcat's.** The
+//! manager of the manual empties its whole database when it is cleared. Most managers use the bare
+//! session id as its key.
 
 mod properties;
 mod read;
@@ -58,7 +61,7 @@ pub struct SessionManager {
     database: u32,
     has_password: bool,
     sentinel_master: Option<String>,
-    /// The name of the file that has the servers.
+    /// The name of the file that lists the servers.
     settings_file: Option<String>,
     facts: Facts,
 }
@@ -97,9 +100,9 @@ pub enum TomcatError {
     Xml {
         /// The file, as the caller named it.
         file: String,
-        /// From 1.
+        /// The line, from 1.
         line: u32,
-        /// From 1.
+        /// The column, from 1.
         column: u32,
     },
     /// An attribute or property has an invalid value.
@@ -107,7 +110,7 @@ pub enum TomcatError {
     Value {
         /// The file, as the caller named it.
         file: String,
-        /// From 1, or 0 if only the file is known.
+        /// The line, from 1; 0 if only the file is known.
         line: u32,
         /// The attribute or property.
         attribute: String,
@@ -122,8 +125,10 @@ impl SessionManager {
         self.kind
     }
 
-    /// Returns the servers. They are Sentinels if there is a [master](SessionManager::sentinel_master). Empty where the file does
-    /// not name them: ran-jit's manager and Redisson have a file of their own, a `DataSourceStore` a resource of Tomcat.
+    /// Returns the servers. They are Sentinels if there is a
+    /// [master](SessionManager::sentinel_master). The result is empty if the file does not name
+    /// them: ran-jit's manager and Redisson have their own file, and a `DataSourceStore` uses a
+    /// resource of Tomcat.
     pub fn stores(&self) -> &[SessionServer] {
         &self.stores
     }
@@ -143,8 +148,8 @@ impl SessionManager {
         self.sentinel_master.as_deref()
     }
 
-    /// Returns the name of the file that has the servers, where the manager has one of its own beside `context.xml`:
-    /// [`SessionManager::with_settings`] reads it.
+    /// Returns the name of the file that lists the servers, if the manager has such a file beside
+    /// `context.xml`. [`SessionManager::with_settings`] reads it.
     pub fn settings_file(&self) -> Option<&str> {
         self.settings_file.as_deref()
     }

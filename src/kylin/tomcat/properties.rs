@@ -1,4 +1,4 @@
-//! Reads the files that other managers keep their servers in.
+//! Reads the files in which other managers keep their servers.
 
 use super::read::{REDIS_PORT, SENTINEL_PORT, database, stores};
 use super::warning::Facts;
@@ -10,7 +10,8 @@ impl SessionManager {
     /// Reads the manager's [settings file](SessionManager::settings_file), which errors call `file`.
     ///
     /// # Errors
-    /// [`TomcatError::Value`] if a property of ran-jit's manager is invalid. Of a file of Redisson, only the addresses are read.
+    /// [`TomcatError::Value`] if a property of ran-jit's manager is invalid. From a file of
+    /// Redisson, only the addresses are read.
     pub fn with_settings(mut self, file: &str, text: &str) -> Result<Self, TomcatError> {
         match self.kind {
             ManagerKind::RanJit => {
@@ -52,8 +53,9 @@ impl SessionManager {
         })
     }
 
-    /// Reads where Kylin 5 stores its sessions, from `kylin.properties`. Returns `None` if `spring.session.store-type` is not set or
-    /// `NONE`. (Kylin 5 sets `JDBC` in a file that the installation brings; earlier versions know no such property.)
+    /// Reads from `kylin.properties` where Kylin 5 stores its sessions. Returns `None` if
+    /// `spring.session.store-type` is not set or `NONE`. (Kylin 5 sets `JDBC` in a file that comes
+    /// with the installation; earlier versions do not know this property.)
     ///
     /// # Errors
     /// [`TomcatError::Value`] if a property is invalid.
@@ -99,7 +101,7 @@ fn spring_redis(properties: &Properties) -> Result<Vec<SessionServer>, TomcatErr
     Ok(vec![SessionServer { name: None, host, port: number(properties, "spring.redis.port", REDIS_PORT)? }])
 }
 
-/// Returns the servers of a file of Redisson, YAML or JSON, by the scheme of their addresses.
+/// Returns the servers in a file of Redisson, YAML or JSON, found by the scheme of their addresses.
 fn redisson(text: &str) -> Vec<SessionServer> {
     let without_remarks = text.lines().filter(|line| !line.trim_start().starts_with('#'));
     let words = without_remarks.flat_map(|line| line.split(['"', '\'', ',', ' ', '\t', '[', ']', '{', '}']));

@@ -5,7 +5,7 @@ use roxmltree::{Document, Node, ParsingOptions};
 use super::warning::Facts;
 use super::{ManagerKind, SessionManager, SessionServer, TomcatError};
 
-/// The number of elements and attributes that are read. A configuration has fewer.
+/// The maximum number of elements and attributes that are read. A configuration has fewer.
 const MAX_XML_NODES: u32 = 100_000;
 
 pub(super) const REDIS_PORT: u16 = 6379;
@@ -13,10 +13,10 @@ pub(super) const SENTINEL_PORT: u16 = 26379;
 const MEMCACHED_PORT: u16 = 11211;
 
 impl SessionManager {
-    /// Reads Tomcat's `context.xml`, which errors call `file`. Returns `None` if it names none of the known session managers:
-    /// sessions are then in the memory of each node.
+    /// Parses Tomcat's `context.xml`, which errors call `file`. Returns `None` if it names none of
+    /// the known session managers; sessions are then in the memory of each node.
     ///
-    /// Some managers have their servers in [another file](SessionManager::settings_file).
+    /// Some managers keep their servers in [another file](SessionManager::settings_file).
     ///
     /// # Errors
     /// [`TomcatError`] if the text is not XML, or an attribute is invalid.
@@ -132,7 +132,8 @@ impl<'d> Attributes<'d, '_> {
         TomcatError::Value { file: self.file.to_owned(), line, attribute: name.to_owned(), expected }
     }
 
-    /// Returns the value unless it is empty, or an error if it contains a variable that Tomcat would replace.
+    /// Returns the value unless it is empty. Returns an error if it contains a variable that Tomcat
+    /// would replace.
     fn text(&self, name: &str) -> Result<Option<&'d str>, TomcatError> {
         let value = self.node.attribute(name).map(str::trim).filter(|value| !value.is_empty());
         match value {
@@ -157,7 +158,8 @@ impl<'d> Attributes<'d, '_> {
     }
 }
 
-/// Returns the servers of a JDBC URL, `jdbc:mysql://host:port,…/database?user=…`; none for another form.
+/// Returns the servers of a JDBC URL, `jdbc:mysql://host:port,…/database?user=…`; none for any
+/// other form.
 pub(super) fn database(url: &str) -> Vec<SessionServer> {
     let Some((scheme, rest)) = url.split_once("://") else { return Vec::new() };
     let default_port = match scheme.rsplit(':').next() {
@@ -176,7 +178,8 @@ pub(super) fn stores(text: &str, default_port: u16) -> Option<Vec<SessionServer>
     stores.filter(|stores| !stores.is_empty())
 }
 
-/// Parses `name:host:port, …`, one server without a name, or one of Redis, `redis://host:port`.
+/// Parses `name:host:port, …`, a single server without a name, or a Redis server,
+/// `redis://host:port`.
 fn memcached(text: &str) -> Option<Vec<SessionServer>> {
     if let Some(redis) = text.strip_prefix("redis://").or_else(|| text.strip_prefix("rediss://")) {
         let address = redis.rsplit('@').next()?.split(['/', '?']).next()?;

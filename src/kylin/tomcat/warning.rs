@@ -6,34 +6,39 @@ use super::{ManagerKind, SessionServer};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Warning {
-    /// The valve is missing: sessions are never saved, or only when they are idle.
+    /// The valve is missing, so sessions are never saved, or only when they are idle.
     NoValve,
-    /// Tomcat from 7.0.7x on ignores `maxInactiveInterval` of the manager, and uses the session-timeout of `web.xml`, 480 minutes
-    /// in Kylin (tomcat-redis-session-manager issues 48 and 81). The time to live in the store follows.
+    /// Tomcat from 7.0.7x on ignores the manager's `maxInactiveInterval`, and uses the
+    /// session-timeout of `web.xml`, 480 minutes in Kylin (tomcat-redis-session-manager issues 48
+    /// and 81). The time to live in the store follows it.
     MaxInactiveIgnored,
-    /// The jars of the KAP manual do not fit each other: jedis 2.0.0 needs commons-pool 1.5.5 (its pom.xml), and commons-pool2 2.2
-    /// belongs to jedis 2.5.2.
+    /// The jars of the KAP manual are incompatible. The library jedis 2.0.0 needs commons-pool
+    /// 1.5.5 (its pom.xml), and commons-pool2 2.2 belongs to jedis 2.5.2.
     ManualJars,
     /// The file is `tomcat/context.xml`, as the KAP manual says. Tomcat reads `tomcat/conf/context.xml`.
     WrongPath,
-    /// Version 1.2 loops forever at the first session if `server.xml` has a `jvmRoute` (RedisSessionManager.java:257-265).
+    /// Version 1.2 loops forever at the first session if `server.xml` has a `jvmRoute`
+    /// (RedisSessionManager.java:257-265).
     NoJvmRoute,
-    /// A session is saved only after the response that created it: a fast client fails on another node (issues 30, 72, 88).
+    /// A session is saved only after the response that created it, so a fast client fails on
+    /// another node (issues 30, 72, 88).
     SavedLate,
     /// Emptying the manager empties the whole database.
     Flushes,
     /// The store is on the node itself, so other nodes do not see it.
     Local,
-    /// Sessions are serialised Java objects: write access to the store allows running code on the nodes.
+    /// Sessions are serialised Java objects, so write access to the store allows running code on
+    /// the nodes.
     Serialised,
-    /// The manager has its servers in another file, which was not read.
+    /// The manager keeps its servers in another file, which was not read.
     NoSettings,
-    /// memcached-session-manager without `sticky="false"`, or ran-jit's with `lb.sticky-session.enabled=true`: a node trusts its own
-    /// copy of a session.
+    /// memcached-session-manager without `sticky="false"`, or ran-jit's manager with
+    /// `lb.sticky-session.enabled=true`: a node trusts its own copy of a session.
     Sticky,
     /// Sessions are stored in files, which are shared only if all nodes mount the folder.
     Files,
-    /// Kylin 5 makes session ids that are longer than the column of its session table, until `UpdateSessionTableCLI` has run.
+    /// Kylin 5 creates session ids that are longer than the column of its session table, until
+    /// `UpdateSessionTableCLI` has run.
     LongIds,
 }
 

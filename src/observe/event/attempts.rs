@@ -2,7 +2,8 @@ use std::ops::{Deref, DerefMut};
 
 use super::Attempt;
 
-/// The attempts of a request in order. Nearly all requests have one, which needs no memory of its own.
+/// The attempts of a request in order. Nearly all requests have only one, which needs no
+/// allocation.
 #[derive(Default)]
 pub(in crate::observe) struct Attempts {
     /// The only attempt.

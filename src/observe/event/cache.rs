@@ -27,7 +27,7 @@ pub enum CacheOutcome {
     Hit,
     /// The cache has no result.
     Miss,
-    /// The cache has a result that must not be given.
+    /// The cache has a result that must not be used.
     Stale,
 }
 
@@ -53,9 +53,9 @@ impl fmt::Display for CacheOutcome {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheStatus {
-    /// The number of entries, including those that are too old to be given.
+    /// The number of entries, including those that are too old to be used.
     pub entries: usize,
-    /// The bytes of the entries in the budget.
+    /// The size of the entries in bytes, which counts against the budget.
     pub bytes: usize,
     /// The number of projects whose builds are followed.
     pub projects: usize,
@@ -63,11 +63,11 @@ pub struct CacheStatus {
     pub hits: u64,
     /// The number of queries without an entry.
     pub misses: u64,
-    /// The number of queries whose entry must not be given: it is older than a write, a build or 60 s, or no node has accepted the
-    /// credentials since.
+    /// The number of queries whose entry must not be used. It is older than a write, a build or 60
+    /// s, or no node has accepted the credentials since.
     pub stale: u64,
     /// The number of entries that were removed to make space for others.
     pub evicted: u64,
-    /// The reason why builds are not followed at present, so that nothing is cached.
+    /// The reason why builds are currently not followed, so that nothing is cached.
     pub error: Option<String>,
 }

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::observe::Observer;
 
-/// The kinds of events of a request, each the method of [`Observer`] that gets it.
+/// The kinds of events of a request, one per method of [`Observer`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum EventKind {

@@ -55,7 +55,7 @@ pub struct SessionEvent<'a> {
 pub enum SessionOutcome {
     /// The request carries a session that is bound to an endpoint.
     Found,
-    /// The request carries no session that is bound.
+    /// The request carries no bound session.
     NotFound,
     /// The response bound a session that was not bound before.
     Bound,
@@ -81,17 +81,17 @@ pub struct Dispatched<'a> {
     pub request: &'a ObservedRequest,
     /// The endpoint.
     pub endpoint: &'a EndpointId,
-    /// The time for which it has waited for this attempt, including that at other endpoints.
+    /// How long the query has waited for this attempt, including the time at other endpoints.
     pub waited: Duration,
 }
 
-/// A request gets a copy of the response to an equal one, so that no endpoint is picked for it.
+/// A request gets a copy of the response to an identical one, so no endpoint is picked for it.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct SharedResponse<'a> {
     /// The request.
     pub request: &'a ObservedRequest,
-    /// The endpoint that has responded to the equal request.
+    /// The endpoint that responded to the identical request.
     pub endpoint: &'a EndpointId,
     /// From the arrival of the request to the copy.
     pub waited: Duration,
@@ -131,7 +131,7 @@ pub struct AttemptEnded<'a> {
     pub number: u32,
     /// The attempt.
     pub attempt: &'a Attempt,
-    /// The time, by the clock of the proxy.
+    /// The time, on the clock of the proxy.
     #[cfg_attr(not(feature = "admin"), allow(dead_code, reason = "only the status reads it"))]
     pub(crate) at: Instant,
 }
@@ -146,14 +146,14 @@ pub struct Attempt {
     pub address: Arc<str>,
     /// The reason why the endpoint was picked.
     pub reason: PickReason,
-    /// From the arrival of the request to the begin of the attempt.
+    /// From the arrival of the request to the beginning of the attempt.
     pub after: Duration,
-    /// The time to make the connection; `None` if an open one was used, and with a backend other than
-    /// [`HttpBackend`](crate::HttpBackend).
+    /// The time to make the connection; `None` if an open one was used, and with a backend other
+    /// than [`HttpBackend`](crate::HttpBackend).
     pub connecting: Option<Duration>,
-    /// From the begin of the attempt to the head of the response.
+    /// From the beginning of the attempt to the head of the response.
     pub head: Option<Duration>,
-    /// From the begin of the attempt to its end. The attempt whose response the client gets ends with the body.
+    /// From the beginning of the attempt to its end: the end of the body, if the client gets it.
     pub total: Duration,
     /// The status of the response, once there is one.
     pub status: Option<StatusCode>,
@@ -164,7 +164,7 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    /// Returns the phase in which the attempt is, or ended.
+    /// Returns the current phase of the attempt, or the phase in which it ended.
     pub fn phase(&self) -> AttemptPhase {
         match self.end {
             Some(AttemptEnd::Failed(kind)) => AttemptPhase::of(kind),
@@ -192,7 +192,7 @@ pub enum AttemptEnd {
 }
 
 impl AttemptEnd {
-    /// Returns a name from a bounded set, for logs and metrics: the class of a status such as `2xx`, or the kind of a failure.
+    /// Returns a name from a small set: the class of a status such as `2xx`, or a kind of failure.
     pub fn as_str(self) -> &'static str {
         match self {
             AttemptEnd::Responded(status) => status_class(status),
@@ -210,9 +210,9 @@ impl AttemptEnd {
 pub enum AttemptPhase {
     /// The session logs in at the node.
     Login,
-    /// The connection is made, or waited for.
+    /// The connection is established, or the attempt waits for it.
     Connect,
-    /// The request is sent, and its response waited for.
+    /// The request is sent, and the attempt waits for the response.
     Response,
     /// The body of the response is read.
     Body,
@@ -258,7 +258,7 @@ pub struct Retried<'a> {
     pub to: &'a EndpointId,
     /// The reason why it is sent again.
     pub reason: RetryReason,
-    /// The number of retries that the [budget](crate::proxy::RetryBudget) still allows; `None` without a budget.
+    /// The retries that the [budget](crate::proxy::RetryBudget) still allows; `None` without one.
     pub budget_left: Option<u32>,
 }
 
@@ -268,9 +268,9 @@ pub struct Retried<'a> {
 pub enum RetryReason {
     /// The attempt failed.
     Failed(SendErrorKind),
-    /// The response asks for another endpoint: by its status, or by its meaning in Kylin.
+    /// The status of the response, or its meaning in Kylin, requires another endpoint.
     Response(StatusCode),
-    /// The session has to log in at the node first.
+    /// The session must log in at the node first.
     Login,
 }
 
@@ -304,8 +304,8 @@ pub struct ResponseHead<'a> {
 }
 
 impl ResponseHead<'_> {
-    /// Returns the value of a header of the response; `None` for `Set-Cookie`, which holds session ids, and for headers that are
-    /// not text.
+    /// Returns the value of a response header; `None` for `Set-Cookie`, which contains session ids,
+    /// and for values that are not text.
     pub fn header(&self, name: &str) -> Option<&str> {
         let name = http::HeaderName::try_from(name).ok()?;
         if matches!(name, http::header::SET_COOKIE | http::header::WWW_AUTHENTICATE) {
@@ -316,7 +316,7 @@ impl ResponseHead<'_> {
 }
 
 impl fmt::Debug for ResponseHead<'_> {
-    /// Leaves out the headers, which may hold session ids.
+    /// Leaves out the headers, which may contain session ids.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseHead")
             .field("request", self.request)
@@ -335,20 +335,21 @@ pub struct Finished<'a> {
     pub request: &'a ObservedRequest,
     /// The status that the client got; `None` if the client left before the head of a response.
     pub status: Option<StatusCode>,
-    /// The bytes of the response body that the client's connection took.
+    /// The bytes of the response body that the client's connection accepted.
     pub bytes: u64,
     /// The attempts in order.
     pub attempts: &'a [Attempt],
-    /// The endpoint whose response to an equal query the client got a copy of; `None` if the request has a response of its own.
+    /// The endpoint whose response to an identical query was copied; `None` if none was.
     pub shared: Option<&'a EndpointId>,
     /// The durations of the parts of the request.
     pub times: Times,
-    /// How the node got the result of a query. `None` unless an observer [reads them](super::Observer::reads_query_flags), and for a
-    /// response that is compressed, not JSON, or was not sent to its end.
+    /// How the node got the result of a query. `None` unless an observer [reads
+    /// it](super::Observer::reads_query_flags), or if the response is incomplete, compressed or not
+    /// JSON.
     pub query_flags: Option<QueryFlags>,
-    /// The end of the request.
+    /// How the request ended.
     pub termination: Termination,
-    /// The time, by the clock of the proxy.
+    /// The time, on the clock of the proxy.
     #[cfg_attr(not(feature = "admin"), allow(dead_code, reason = "only the status reads it"))]
     pub(crate) at: Instant,
 }
@@ -357,8 +358,8 @@ pub struct Finished<'a> {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Times {
-    /// From the arrival of the head to the first attempt: reading the body, looking up the session, waiting for a slot. The whole time
-    /// if there was no attempt.
+    /// From the arrival of the head to the first attempt: reading the body, looking up the session,
+    /// waiting for a slot. The whole time if there was no attempt.
     pub waiting: Duration,
     /// Waiting for slots of endpoints, over all attempts.
     pub queued: Duration,

@@ -1,10 +1,11 @@
 use std::ptr;
 use std::sync::OnceLock;
 
-/// The metrics of one name, by the value of a label from a small set of names. A recorder looks up a metric by hashing its name and all
-/// its labels, which costs more than the rest of an event. A family does this once for each value.
+/// The metrics of one name, keyed by the value of one label from a small set. A recorder looks up a
+/// metric by hashing its name and all its labels, which costs more than the rest of an event. A
+/// family does this only once per value.
 ///
-/// It is a list that only grows, so that a request takes no lock and hashes nothing.
+/// It is a list that only grows, so a request takes no lock and hashes nothing.
 pub(super) struct Family<M> {
     first: Next<M>,
 }
@@ -22,7 +23,7 @@ impl<M> Family<M> {
     #[inline]
     pub(super) fn get(&self, value: &'static str, register: impl Fn() -> M) -> &M {
         match self.first.get() {
-            // Most values are the first one: queries, and responses that are complete.
+            // Usually the first value matches: queries, and complete responses.
             Some(known) if ptr::eq(known.value, value) => &known.metric,
             _ => self.find(value, register),
         }

@@ -18,12 +18,14 @@ use super::{
 };
 use crate::endpoint::EndpointId;
 
-/// Counts requests, attempts and endpoints with the [`metrics`](::metrics) facade. The application installs the recorder that
-/// exports them before it creates a `Metrics`. Clones share their state.
+/// Counts requests, attempts and endpoints with the [`metrics`](::metrics) facade. The application
+/// must install the recorder that exports them before it creates a `Metrics`. Clones share their
+/// state.
 ///
-/// As an [`Observer`] of a proxy it counts requests; as the observer of a [`Watch`](super::Watch) it counts changes of endpoints.
-/// The gauges show the state when one of the `record_*` methods was last called: an exporter calls them before it reads. A gauge
-/// of a removed endpoint keeps its value, so configure the exporter to drop gauges that are no longer set.
+/// As an [`Observer`] of a proxy it counts requests; as the observer of a [`Watch`](super::Watch)
+/// it counts changes of endpoints. The gauges show the state at the last call of one of the
+/// `record_*` methods, which an exporter calls before it reads. A gauge of a removed endpoint keeps
+/// its value, so configure the exporter to drop gauges that are no longer set.
 ///
 /// The guide has [the table of all names](crate::docs::operations#metrics). Labels are bounded: a class, an outcome and a reason come
 /// from fixed sets, and an `endpoint` is the id of a member. No label holds a path, a user or a client.
@@ -55,7 +57,7 @@ struct Shared {
     cache_lookups: Family<Counter>,
     /// The retries that the budget allowed after the last retry.
     retry_budget: Mutex<Option<u32>>,
-    /// The last values of the gauges, so that those that no longer apply can be set to 0.
+    /// The last values of the gauges, so that gauges that no longer apply can be set to 0.
     recorded: Mutex<AHashMap<(String, String), Recorded>>,
 }
 

@@ -14,8 +14,8 @@ use crate::discovery::{DiscoveryStatus, SourceState};
 use crate::refusals;
 use crate::session::Sessions;
 
-/// The labels of a state that its gauge showed last: the values of its labels behind the name of the cluster and the id of the
-/// endpoint.
+/// The labels that the gauge of a state last set to 1, after the name of the cluster and the id of
+/// the endpoint.
 pub(super) type Recorded = [String; 3];
 
 impl Metrics {
@@ -61,7 +61,7 @@ impl Metrics {
         self.set_state(names::ENDPOINT_STATE, &place, ["admin_state", "health", "reason"], now);
     }
 
-    /// Sets the gauge with the values `now` to 1, and the one that was set before to 0.
+    /// Sets the gauge with the values `now` to 1, and the previous one to 0.
     fn set_state(
         &self,
         name: &'static str,
@@ -101,7 +101,7 @@ impl Metrics {
         self.set_state(names::DISCOVERY_STATE, &labels, ["state", "", ""], now);
     }
 
-    /// Sets the gauges of the bytes that wait in memory.
+    /// Sets the gauges of the bytes that are buffered in memory.
     pub fn record_buffers(&self, status: &BufferStatus) {
         gauge!(names::BUFFER_BYTES).set(count(status.used));
         if let Some(limit) = status.limit {
@@ -126,7 +126,8 @@ impl Metrics {
         gauge!(names::CONNECTIONS).set(count(connections));
     }
 
-    /// Sets the counters of the requests and connections that the servers of this process refused before a handler got them.
+    /// Sets the counters of the requests and connections that the servers of this process refused
+    /// before they reached a handler.
     #[cfg(feature = "server")]
     pub fn record_refused(&self) {
         for (reason, count) in refusals::counts() {
@@ -134,7 +135,8 @@ impl Metrics {
         }
     }
 
-    /// Sets the counter of the lines that a log of requests, which the label `log` names, could not take since it was opened.
+    /// Sets the counter of lines that a request log has lost since it was opened. The label `log`
+    /// names the log.
     pub fn record_lost_log_lines(&self, log: &str, lines: u64) {
         counter!(names::LOG_LINES_LOST, "log" => log.to_owned()).absolute(lines);
     }

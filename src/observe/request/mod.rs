@@ -19,7 +19,8 @@ use super::target::{mask_path, mask_query, masked_target};
 use crate::basic_auth;
 use crate::request::{ClientAddr, ObservedQuery};
 
-/// The facts of a request in events. It holds no credentials, cookies or session ids, and values that may be secret are masked.
+/// The facts about a request in events. It contains no credentials, cookies or session ids, and
+/// values that may be secret are masked.
 pub struct ObservedRequest {
     number: u64,
     pub(super) began: Instant,
@@ -89,13 +90,15 @@ impl ObservedRequest {
         &self.method
     }
 
-    /// Returns the path as the client sent it, without the values of path parameters, which may be session ids.
+    /// Returns the path as the client sent it, without the values of path parameters, which may be
+    /// session ids.
     pub fn path(&self) -> Cow<'_, str> {
         mask_path(self.target.as_ref().map_or("", PathAndQuery::path))
     }
 
-    /// Returns the query, if there is one. The values of parameters that may be secret are replaced by `***`: those called `sql`,
-    /// which only [`sql`](Self::sql) shows, and those whose names tell of passwords, keys, tokens, signatures or sessions.
+    /// Returns the query, if there is one. `***` replaces the values of parameters that may be
+    /// secret. One of these is `sql`, which only [`sql`](Self::sql) shows. The others have names
+    /// that suggest passwords, keys, tokens, signatures or sessions.
     pub fn query(&self) -> Option<Cow<'_, str>> {
         let query = self.target.as_ref()?.query()?;
         Some(mask_query(query))
@@ -114,7 +117,7 @@ impl ObservedRequest {
         self.version
     }
 
-    /// Returns the host, as the client named it, with `***` in place of a user and a password.
+    /// Returns the host as the client named it, with `***` in place of a user and a password.
     pub fn host(&self) -> Option<&HeaderValue> {
         self.host.as_ref()
     }
@@ -134,7 +137,7 @@ impl ObservedRequest {
         self.traceparent.as_ref()?.to_str().ok()
     }
 
-    /// Returns the `Referer`, masked as the [target](Self::target) is.
+    /// Returns the `Referer`, masked like the [target](Self::target).
     pub fn referer(&self) -> Option<Cow<'_, str>> {
         Some(match String::from_utf8_lossy(self.referer.as_ref()?.as_bytes()) {
             Cow::Borrowed(referer) => masked_target(referer),
@@ -142,7 +145,7 @@ impl ObservedRequest {
         })
     }
 
-    /// Returns the `User-Agent`, which may hold any bytes but control characters.
+    /// Returns the `User-Agent`, which may contain any bytes except control characters.
     pub fn user_agent(&self) -> Option<&HeaderValue> {
         self.user_agent.as_ref()
     }
@@ -182,18 +185,18 @@ impl fmt::Debug for ObservedRequest {
     }
 }
 
-/// An id for a request, which an application puts into the request's extensions. Without it the request has the id of its client, or
-/// a new one.
+/// An id for a request, which an application adds to the request's extensions. Without it, the
+/// request has the id of its client, or a new one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestId(HeaderValue);
 
 impl RequestId {
-    /// Takes an id of 1 to 128 letters, digits and `-_.:+/=@`; `None` for any other.
+    /// Creates an id of 1 to 128 letters, digits and `-_.:+/=@`; returns `None` for any other text.
     pub fn new(id: &str) -> Option<Self> {
         HeaderValue::from_str(id).ok().filter(|id| is_request_id(id.as_bytes())).map(RequestId)
     }
 
-    /// Makes an id. A thread makes several at once, which share one allocation.
+    /// Makes an id. A thread makes several ids at once, which share one allocation.
     fn random() -> Self {
         thread_local! {
             static NEXT: RefCell<Bytes> = const { RefCell::new(Bytes::new()) };
@@ -209,7 +212,7 @@ impl RequestId {
         RequestId(HeaderValue::from_maybe_shared(id).unwrap_or(HeaderValue::from_static("-")))
     }
 
-    /// Returns the id of a request, and sets its header to it. `sent` is the one of its client.
+    /// Returns the id of a request, and sets its header to the id. `sent` is the id of its client.
     fn of<B>(request: &mut Request<B>, sent: Option<HeaderValue>) -> Self {
         let chosen = request.extensions_mut().remove::<RequestId>();
         if let (None, Some(id)) = (&chosen, sent) {
@@ -221,7 +224,8 @@ impl RequestId {
     }
 }
 
-/// Returns the value of `Host` without a user and a password, which clients copy from the target, although such a request is refused.
+/// Returns the value of `Host` without a user and a password, which clients may copy from the
+/// target. Such a request is refused.
 fn without_user(host: &HeaderValue) -> HeaderValue {
     let Some(at) = memchr::memrchr(b'@', host.as_bytes()) else { return host.clone() };
     let masked = [b"***", &host.as_bytes()[at..]].concat();
@@ -246,7 +250,8 @@ fn hex(number: u64) -> [u8; 16] {
     ((u128::from(high) << 64) | u128::from(low)).to_le_bytes()
 }
 
-/// Returns a number that was not returned before. A thread takes many at once, so that threads seldom share a cache line.
+/// Returns a number that was not returned before. A thread takes many at once, so threads seldom
+/// share a cache line.
 fn next_number() -> u64 {
     const NUMBER_BLOCK: u64 = 1024;
     static NEXT: AtomicU64 = AtomicU64::new(0);

@@ -1,4 +1,5 @@
-//! The headers that events show, which are read in the pass over all headers that checks them.
+//! The headers that events show. They are collected in the same pass over all headers that checks
+//! them.
 
 use http::header::{self, HeaderName, HeaderValue};
 
@@ -7,7 +8,8 @@ use crate::basic_auth;
 pub(super) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// The headers of a request that events show, as they are in its head. Of several with one name, it is the first.
+/// The headers of a request that events show, borrowed from its head. If several have one name, the
+/// first counts.
 #[derive(Default)]
 pub(crate) struct BorrowedHeaders<'h> {
     authorization: Option<&'h HeaderValue>,
@@ -31,7 +33,7 @@ pub(crate) struct ShownHeaders {
 }
 
 impl<'h> BorrowedHeaders<'h> {
-    /// Notes a header, if events show it.
+    /// Records a header if events show it.
     #[inline]
     pub(crate) fn note(&mut self, name: &HeaderName, value: &'h HeaderValue) {
         match *name {
@@ -65,7 +67,7 @@ impl<'h> BorrowedHeaders<'h> {
 fn user(authorization: &HeaderValue) -> Option<Box<str>> {
     let mut decoded = [0; 96];
     let name = match authorization.len() {
-        // As many bytes of base64 fit.
+        // The capacity, as a length in base64.
         ..=128 => Box::from(basic_auth::user_in(authorization, &mut decoded)?),
         _ => basic_auth::user(authorization)?.into_boxed_slice(),
     };

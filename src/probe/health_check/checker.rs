@@ -1,4 +1,5 @@
-//! The running health check: a task follows the membership and keeps one task per endpoint, which probes at an interval.
+//! The running health check. A task follows the membership and keeps one task per endpoint, which
+//! probes the endpoint at an interval.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -22,7 +23,7 @@ use crate::probe::request::{MAX_BODY, ProbeResult, SkipReason};
 
 /// The time until credentials that a node rejected are sent to it again.
 const LOGIN_PAUSE: Duration = Duration::from_secs(60);
-/// The time from one probe to the next where responses ask for it.
+/// The time between two probes that responses trigger.
 const ASKED_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A running [`HealthCheck`]. Dropping it ends the probing and forgets its results, which would otherwise become outdated.
@@ -47,13 +48,13 @@ struct Shared {
     permits: Semaphore,
 }
 
-/// Keeps a task for each endpoint that is to be probed.
+/// Keeps a task for each endpoint that is probed.
 struct Supervisor<B> {
     shared: Arc<Shared>,
     members: MembersWatch<B>,
     /// The probed endpoints, by uid.
     probed: HashMap<u64, Probed<B>>,
-    /// The clocks of the nodes differ, which was logged.
+    /// Whether it was logged that the clocks of the nodes differ.
     clocks_differ: bool,
 }
 
@@ -70,7 +71,7 @@ impl<B: Backend> Supervisor<B> {
         loop {
             self.follow_members(false);
             self.compare_clocks();
-            // The interval replaces tasks that a panic in the application's backend has ended.
+            // The interval restarts tasks that a panic in the application's backend has ended.
             let _ = timeout(self.shared.check.interval, self.members.changed()).await;
         }
     }
@@ -79,7 +80,7 @@ impl<B: Backend> Supervisor<B> {
     fn compare_clocks(&mut self) {
         let ahead = || self.probed.values().filter_map(|probed| probed.live.clock.ahead());
         let Some(seconds) = skew(ahead()) else { return };
-        // A skew in whole seconds varies by one.
+        // A skew in whole seconds may vary by one.
         let least = ClusterStatus::MAX_CLOCK_SKEW - u64::from(self.clocks_differ);
         let differ = seconds > least;
         if differ != std::mem::replace(&mut self.clocks_differ, differ) {
@@ -93,7 +94,7 @@ impl<B: Backend> Supervisor<B> {
         }
     }
 
-    /// Starts the tasks that are missing and ends those that are not wanted.
+    /// Starts the tasks that are missing and ends those that are no longer needed.
     fn follow_members(&mut self, at_start: bool) {
         let Shared { id, check, .. } = &*self.shared;
         let members = self.members.members();
@@ -139,7 +140,7 @@ impl<B: Backend> Supervisor<B> {
 
 impl<B> Drop for Supervisor<B> {
     fn drop(&mut self) {
-        // Endpoints in maintenance have results, too.
+        // Endpoints in maintenance have results too.
         let members = self.members.members();
         let members = members.iter().map(|(member, _)| &member.live);
         for live in members.chain(self.probed.values().map(|probed| &probed.live)) {
@@ -173,14 +174,14 @@ impl ProbeTask {
             let (result, took) = {
                 // The semaphore is never closed.
                 let _permit = permits.acquire().await;
-                // This probe meets all earlier wake-ups.
+                // This probe satisfies all earlier wake-ups.
                 self.live.health.probe_begins();
                 let _ = pin!(wake.notified()).enable();
                 let began = timer_in(Duration::ZERO);
                 (check.probe.send(&self.client, &mut memory).await, began.elapsed())
             };
             self.record_level(memory.level.settled());
-            // The date of a slow response is older than its arrival.
+            // The date of a slow response is older than the time of its arrival.
             if let Some(date) = memory.last.date.take().filter(|_| took < Duration::from_secs(1)) {
                 self.live.clock.set(date, self.live.unix());
             }
@@ -205,7 +206,8 @@ impl ProbeTask {
         }
     }
 
-    /// Waits until the next probe is due. A request that fails meanwhile makes it due earlier. `took` is the time of the last probe.
+    /// Waits until the next probe is due. A request that fails meanwhile makes it due earlier.
+    /// `took` is the duration of the last probe.
     async fn wait(&self, took: Duration) {
         let check = &self.shared.check;
         let Live { health, passive, .. } = &*self.live;
@@ -216,7 +218,8 @@ impl ProbeTask {
             let due = match health.probe_pace(passive, self.live.now_ms()) {
                 ProbePace::Normal => normal,
                 ProbePace::Asked => asked.min(normal),
-                // Probes of a node that does not respond to an attempt to connect would hold the permits of the others.
+                // If a node does not respond to connection attempts, its probes would hold the
+                // permits of the others.
                 ProbePace::Reconnect if took <= check.fast() => reconnect.min(normal),
                 ProbePace::Fast | ProbePace::Reconnect => fast.min(normal),
             };

@@ -11,13 +11,14 @@ use crate::cluster::Cluster;
 use crate::health::Thresholds;
 use crate::setting::InvalidSetting;
 
-/// Probes the endpoints of a cluster. [`start`](Self::start) begins.
+/// Probes the endpoints of a cluster. [`start`](Self::start) starts the probing.
 ///
 /// Endpoints that are ready or drained are probed, those in maintenance are not: see the table in
-/// [`health`](crate::health). An endpoint that joins the cluster is probed at once. At the start the first probes are spread
-/// over the fast interval. After a failed probe, a failed request or a timeout the endpoint is probed at the fast interval; a node
-/// that cannot be reached is probed at the [reconnect interval](Self::reconnect_interval). After a
-/// response with 404 to a plain proxy it is [probed at once](crate::proxy::RetryPolicy::on_error).
+/// [`health`](crate::health). An endpoint that joins the cluster is probed at once. At the start,
+/// the first probes are spread over the fast interval. After a failed probe, a failed request or a
+/// timeout, the endpoint is probed at the fast interval. A node that cannot be reached is probed at
+/// the [reconnect interval](Self::reconnect_interval). After a 404 to a plain proxy, the endpoint
+/// is [probed at once](crate::proxy::RetryPolicy::on_stopping).
 ///
 /// ```
 /// use kylin_lb::probe::{HealthCheck, Probe};
@@ -67,80 +68,85 @@ impl HealthCheck {
         }
     }
 
-    /// Sets the time from the end of a probe to the beginning of the next, from 1 ms to a day. Default 5 s: with `fall` 3 a
-    /// dead node is unhealthy after 7 s at most.
+    /// Sets the time from the end of a probe to the beginning of the next, from 1 ms to a day.
+    /// Default: 5 s. With `fall` 3, a dead node is then unhealthy after at most 7 s.
     pub fn interval(mut self, interval: Duration) -> Self {
         self.interval = interval;
         self
     }
 
-    /// Sets the interval while an endpoint is suspect or recovers, and after a request that failed or timed out, from 1 ms to the
-    /// interval. Default 1 s, or the interval if that is shorter.
+    /// Sets the interval while an endpoint is suspect or recovering, and after a request that
+    /// failed or timed out, from 1 ms to the normal interval. Default: 1 s, or the normal interval
+    /// if that is shorter.
     pub fn fast_interval(mut self, interval: Duration) -> Self {
         self.fast_interval = Some(interval);
         self
     }
 
-    /// Sets the interval while the node cannot be reached, while it starts after that, and after a request that did not reach it,
-    /// from 1 ms to the fast interval. Default 250 ms, or the fast interval if that is shorter: a refused connection costs little,
-    /// and the endpoint serves soon after its node accepts connections again.
+    /// Sets the interval while the node cannot be reached or is starting after that, and after a
+    /// request that did not reach it. The range is 1 ms to the fast interval. Default: 250 ms, or
+    /// the fast interval if that is shorter. A refused connection costs little, and the endpoint
+    /// serves soon after its node accepts connections again.
     ///
-    /// An endpoint that was [ejected because it could not be reached](crate::Outcome::Unreachable) is readmitted by the first
-    /// probe that succeeds. If it then fails again before a request has succeeded, it stays out for this time and longer, up to
-    /// 30 s. A node that does not respond to an attempt to connect is probed at the fast interval.
+    /// An endpoint that was [ejected because it could not be reached](crate::Outcome::Unreachable)
+    /// is readmitted by the first successful probe. If it fails again before a request has
+    /// succeeded, it stays out for this time and longer, up to 30 s. A node that does not respond
+    /// to connection attempts is probed at the fast interval.
     pub fn reconnect_interval(mut self, interval: Duration) -> Self {
         self.reconnect_interval = Some(interval);
         self
     }
 
-    /// Sets the part by which an interval is longer or shorter at random, 0 to 0.5, so that front ends do not probe in step.
-    /// Default 0.1.
+    /// Sets the random variation of intervals as a fraction, 0 to 0.5, so that front ends do not
+    /// probe in step. Default: 0.1.
     pub fn jitter(mut self, part: f64) -> Self {
         self.jitter = part;
         self
     }
 
-    /// Sets the time for a whole response. Default 5 s, which is longer than most pauses of a JVM.
-    /// [`Probe::timeout`] overrides it.
+    /// Sets the timeout for a whole response. Default: 5 s, which is longer than most pauses of a
+    /// JVM. [`Probe::timeout`] overrides it.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Sets how many failures in a row make an endpoint unhealthy. Default 3, as in HAProxy.
+    /// Sets how many failures in a row make an endpoint unhealthy. Default: 3, as in HAProxy.
     pub fn fall(mut self, failures: NonZeroU32) -> Self {
         self.thresholds.fall = failures;
         self
     }
 
-    /// Sets how many successes in a row make it healthy again. Default 2, as in HAProxy. After the node accepted no connection,
-    /// one suffices.
+    /// Sets how many successes in a row make an endpoint healthy again. Default: 2, as in HAProxy.
+    /// If the node had accepted no connection, one suffices.
     pub fn rise(mut self, successes: NonZeroU32) -> Self {
         self.thresholds.rise = successes;
         self
     }
 
-    /// Sets how many probes may be in flight at once, over all endpoints. Default 4, so that probes cause no burst of load.
+    /// Sets how many probes may be in flight at once, over all endpoints. Default: 4, so that
+    /// probes cause no burst of load.
     pub fn concurrency(mut self, probes: NonZeroUsize) -> Self {
         self.concurrency = probes.get();
         self
     }
 
-    /// Sets whether an endpoint may serve only after a first success: when checking begins, when it joins the cluster, and
-    /// when it returns from maintenance. Default false: it serves until probes fail.
+    /// Sets whether an endpoint may serve only after a first success: when checking begins, when it
+    /// joins the cluster, and when it returns from maintenance. Default: false, so that it serves
+    /// until probes fail.
     pub fn wait_for_first_success(mut self, wait: bool) -> Self {
         self.wait = wait;
         self
     }
 
-    /// Begins to probe the endpoints of `cluster` and those that join it. When a cluster is checked twice, the later check
-    /// decides.
+    /// Begins to probe the endpoints of `cluster` and those that join it. If a cluster is checked
+    /// twice, the later check decides.
     ///
     /// # Errors
-    /// [`InvalidSetting`] for a value that a setter does not accept.
+    /// [`InvalidSetting`] if a setting is out of range.
     ///
     /// # Panics
-    /// Outside of a tokio runtime, as [`tokio::spawn`] does.
+    /// Panics if called outside of a tokio runtime, as [`tokio::spawn`] does.
     pub fn start<B: Backend>(self, cluster: &Cluster<B>) -> Result<HealthChecker, InvalidSetting> {
         validate_interval(self.interval, "interval")?;
         let (fast, reconnect) = (self.fast(), self.reconnect());

@@ -1,4 +1,4 @@
-//! Decides which nodes are quarantined: a pure function of the evidence of all nodes.
+//! Decides which nodes are quarantined, as a pure function of the evidence of all nodes.
 
 use std::cmp::Reverse;
 
@@ -19,23 +19,23 @@ pub(super) enum Reference {
 pub(super) struct NodeRecord {
     pub(super) id: EndpointId,
     pub(super) evidence: Evidence,
-    /// The node was checked, whatever the result.
+    /// Whether the node was checked, with any result.
     pub(super) checked: bool,
-    /// This check has admitted the node.
+    /// Whether this check has admitted the node.
     pub(super) admitted: bool,
-    /// Its projects contradict the reference since the last complete check.
+    /// Whether its projects contradict the reference since the last complete check.
     pub(super) suspected: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum NodeDecision {
-    /// No decision is possible yet; the node stays as it is.
+    /// No decision is possible yet, so the node stays as it is.
     Undecided,
     Admit,
     Quarantine(Difference),
 }
 
-/// A reason to tell the operator that the check cannot do what is expected of it.
+/// A reason to warn the operator that the check is limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Limitation {
     #[error("no endpoint shows its metastore, so none is quarantined; Kylin 2 to 4 show it to an administrator only")]
@@ -48,8 +48,9 @@ pub(super) enum Limitation {
     Contradicted,
 }
 
-/// Decides on each node, in order. `complete` is false while checks of the present round are outstanding: then nodes are only
-/// admitted, and only if no outstanding check can change the reference.
+/// Decides on each node, in order. `complete` is false while checks of the current round are
+/// outstanding. Nodes are then only admitted, and only if no outstanding check can change the
+/// reference.
 pub(super) fn decide(
     reference: &Reference,
     nodes: &mut [NodeRecord],
@@ -69,8 +70,9 @@ pub(super) fn decide(
                 NodeDecision::Undecided
             }
             Comparison::Unknown => NodeDecision::Admit,
-            // A project that is dropped and created again has another id, which one node may show before the others. Only after
-            // all nodes were checked again is it clear that this node differs.
+            // A project that is dropped and created again has another id, which one node may show
+            // before the others. Only after all nodes were checked again is it clear that this node
+            // differs.
             Comparison::Different(Difference::Project(_)) if node.admitted && !was_suspected => {
                 node.suspected = true;
                 NodeDecision::Undecided
@@ -105,7 +107,7 @@ fn resolve(reference: &Reference, nodes: &[NodeRecord], complete: bool) -> (Opti
     }
 }
 
-/// Returns the identity that most nodes share, `None` while outstanding checks can change it.
+/// Returns the identity that most nodes share; `None` while outstanding checks can change it.
 fn majority(nodes: &[NodeRecord], complete: bool) -> Result<Option<Evidence>, Limitation> {
     let known = || nodes.iter().filter(|node| !node.evidence.is_empty());
     let any_admitted = known().any(|node| node.admitted);
@@ -171,7 +173,8 @@ mod tests {
         evidence
     }
 
-    /// Decides, complete where all are checked: `a` is admitted, `q` quarantined, `?` undecided.
+    /// Decides; the round is complete if all nodes were checked. `a` is admitted, `q` quarantined,
+    /// `?` undecided.
     fn decisions(reference: &Reference, nodes: &mut [NodeRecord]) -> (String, Option<Limitation>) {
         let complete = nodes.iter().all(|node| node.checked);
         let (decisions, limitation) = decide(reference, nodes, complete);

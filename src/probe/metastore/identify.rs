@@ -17,10 +17,11 @@ const CONFIG: &str = "/kylin/api/admin/config";
 
 /// The time until credentials that a node rejected are sent again.
 const LOGIN_PAUSE: Duration = Duration::from_secs(600);
-/// After this many rejections in a row no node gets the credentials: Kylin 5 locks a user after three.
+/// After this many rejections in a row, no node gets the credentials, because Kylin 5 locks a user
+/// after three.
 const MAX_REJECTIONS: u32 = 2;
 
-/// Credentials that all checks share: the nodes of one cluster count wrong passwords together.
+/// Credentials that all checks share. The nodes of one cluster count wrong passwords together.
 pub(super) struct Login {
     authorization: HeaderValue,
     /// Locked while a node is checked, so that rejections are counted one by one.
@@ -38,7 +39,7 @@ struct Rejections {
 pub(super) struct NodeSession {
     anonymous: CookieJar,
     logged_in: CookieJar,
-    /// The time at which the node may get the credentials again that it rejected.
+    /// The time at which a node that rejected the credentials may get them again.
     login_paused_until: Option<Instant>,
 }
 
@@ -54,12 +55,14 @@ pub(super) struct Identification {
 /// Checks one node.
 pub(super) async fn identify(client: &NodeClient, login: Option<&Login>, session: &mut NodeSession) -> Identification {
     let mut result = Identification::default();
-    // Without credentials Kylin 5 sends 401 with the cookie of a session, and Kylin 2.6 may send the projects.
+    // To a request without credentials, Kylin 5 sends 401 with a session cookie, and Kylin 2.6 may
+    // send the projects.
     let Ok(first) = client.get(PROJECTS, None, &mut session.anonymous).await else { return result };
     result.responded = true;
     learn(&mut result.evidence, PROJECTS, &first);
     if first.headers.contains_key(SET_COOKIE) {
-        // A node sets no new cookie if it gets a valid one, so its last cookies are kept: it may return to an earlier metastore.
+        // A node sets no new cookie if it gets a valid one. The node may return to an earlier
+        // metastore, so its last cookies are kept.
         session.anonymous.clear();
         session.anonymous.store(&first.headers);
     }
@@ -74,7 +77,8 @@ impl Login {
         Login { authorization, rejections: Mutex::default() }
     }
 
-    /// Collects the evidence that the node shows to the user, unless the login is paused. Returns whether the node rejects it.
+    /// Collects the evidence that the node shows to the user, unless the login is paused. Returns
+    /// whether the node rejects the login.
     async fn identify(&self, client: &NodeClient, session: &mut NodeSession, evidence: &mut Evidence) -> bool {
         let mut rejections = self.rejections.lock().await;
         let now = timer_in(Duration::ZERO);
@@ -94,11 +98,12 @@ impl Login {
                 }
                 return true;
             }
-            // The node may not have been able to check the password.
+            // The node may have been unable to check the password.
             if response.status.is_server_error() {
                 return false;
             }
-            // Any other status accepts the password: 403 is for a user that is no administrator.
+            // Any other status accepts the password: 403 is for a user that is not an
+            // administrator.
             *rejections = Rejections::default();
             learn(evidence, path, &response);
         }
@@ -109,7 +114,7 @@ impl Login {
 fn learn(evidence: &mut Evidence, path: &str, response: &NodeResponse) {
     evidence.learn_cookies(&response.headers);
     if let (StatusCode::OK, Ok(body)) = (response.status, &response.body) {
-        // Another body is no evidence.
+        // Any other body is no evidence.
         let _ = if path == CONFIG { evidence.learn_config(body) } else { evidence.learn_projects(body) };
     }
 }

@@ -1,7 +1,8 @@
-//! Quarantines nodes of another metastore.
+//! Quarantines nodes that use another metastore.
 //!
-//! A mistyped address, or a node that was set up again with another `kylin.metadata.url`, responds like any Kylin. Users would
-//! sometimes see other projects, and lose their logins.
+//! The node at a mistyped address, or a node that was reinstalled with another
+//! `kylin.metadata.url`, responds like any Kylin. Users would sometimes see other projects, and
+//! lose their logins.
 
 mod decision;
 mod identify;
@@ -22,7 +23,8 @@ use crate::endpoint::EndpointId;
 use crate::kylin::MetadataUrl;
 use crate::setting::InvalidSetting;
 
-/// Compares the metastores of the endpoints of a cluster, and quarantines nodes of another one. [`start`](Self::start) begins.
+/// Compares the metastores of the endpoints of a cluster, and quarantines nodes that use another
+/// one. [`start`](Self::start) starts the check.
 ///
 /// # What is compared
 ///
@@ -32,23 +34,27 @@ use crate::setting::InvalidSetting;
 /// | the name of the session cookie, a digest of that URL | a response of Kylin 5 that makes a session: `GET /kylin/api/projects` | nothing |
 /// | the ids of projects of the same name | `GET /kylin/api/projects` | a login |
 ///
-/// The strongest evidence that two nodes both show decides. Two points are inferred. Kylin 5 makes a session for a request
-/// without a login, as its Spring Security does (`auto-config` in kylin5 kylinSecurity.xml). The ids of projects tell
-/// metastores apart, except for a copy of a metastore, which has the same ids.
+/// The strongest evidence that two nodes both show decides. Two points are inferred. Kylin 5 makes
+/// a session for a request without a login, as its Spring Security does (`auto-config` in kylin5
+/// kylinSecurity.xml). The ids of projects tell metastores apart, except for a copy of a metastore,
+/// which has the same ids.
 ///
 /// # Which nodes are quarantined
 ///
-/// Nodes are compared with the reference. An application names it: a [metadata URL](Self::reference), or
-/// [a node](Self::reference_node). Otherwise the reference is the identity that most of the nodes share that serve (at the
-/// start: of all nodes), so that nodes that join do not outvote them. In these cases a warning is logged:
+/// Nodes are compared with the reference. An application can name it: a [metadata
+/// URL](Self::reference), or [a node](Self::reference_node). Otherwise the reference is the
+/// identity that most of the serving nodes share (at the start: most of all nodes). So nodes that
+/// join do not outvote those that serve. A warning is logged in these cases:
 ///
-/// - At a tie no node is quarantined.
-/// - When every node contradicts a named URL, the URL is taken for a mistake, and the majority is the reference.
-/// - When a named node shows no identity, or is not in the cluster, the majority is the reference.
+/// - At a tie, no node is quarantined.
+/// - If every node contradicts a named URL, the URL is considered a mistake, and the majority is
+///   the reference.
+/// - If a named node shows no identity, or is not in the cluster, the majority is the reference.
 ///
-/// All nodes are checked when this starts, when an endpoint joins, returns from maintenance or gets another address, and at an
-/// interval. Such an endpoint serves only after the check. A node that cannot be compared is not quarantined: one that is down,
-/// rejects the login, or has no such path. The evidence of a node stays valid until the node shows other evidence.
+/// All nodes are checked when the check starts, and at an interval. An endpoint is also checked
+/// when it joins, returns from maintenance or gets another address, and then serves only after the
+/// check. A node that cannot be compared is not quarantined: one that is down, rejects the login,
+/// or has no such path. The evidence of a node stays valid until the node shows other evidence.
 ///
 /// A quarantined endpoint is [`HealthState::Unhealthy`](crate::health::HealthState::Unhealthy) for
 /// [`Reason::Quarantined`](crate::health::Reason::Quarantined), and does not serve in panic mode either. It serves again when a check
@@ -96,17 +102,19 @@ impl MetastoreCheck {
 
     /// Sets HTTP Basic credentials: an administrator's to see the metadata URL, any user's to see projects.
     ///
-    /// A node that rejects them with 401 gets them again after ten minutes. After two such nodes in a row no node does, because
-    /// Kylin 5 locks a user after three wrong passwords.
+    /// A node that rejects the credentials with 401 gets them again after ten minutes. After two
+    /// such nodes in a row, no node gets them, because Kylin 5 locks a user after three wrong
+    /// passwords.
     ///
     /// # Errors
-    /// [`InvalidProbe::User`] when the user's name contains a colon (RFC 7617).
+    /// [`InvalidProbe::User`] if the user's name contains a colon (RFC 7617).
     pub fn login(mut self, user: &str, password: &str) -> Result<Self, InvalidProbe> {
         self.authorization = Some(basic_auth::authorization(user, password).ok_or(InvalidProbe::User)?);
         Ok(self)
     }
 
-    /// Makes this metadata URL the reference, as `kylin.properties` has it. Default: the majority.
+    /// Makes this metadata URL the reference, written as in `kylin.properties`. Default: the
+    /// majority.
     pub fn reference(mut self, url: MetadataUrl) -> Self {
         self.reference = Reference::Url(url);
         self
@@ -118,28 +126,29 @@ impl MetastoreCheck {
         self
     }
 
-    /// Sets the time between two checks, from 1 ms to a day. Default 60 s, because a node changes its metastore only with a
-    /// restart. After a check that a node did not respond to, the next follows after 5 s at most.
+    /// Sets the time between two checks, from 1 ms to a day. Default: 60 s, because a node changes
+    /// its metastore only with a restart. If a node did not respond, the next check follows after
+    /// at most 5 s.
     pub fn interval(mut self, interval: Duration) -> Self {
         self.interval = interval;
         self
     }
 
-    /// Sets the time for each response. Default 3 s. At the start, a node that hangs can delay the others by that time unless
-    /// more than half of the nodes agree.
+    /// Sets the timeout for each response. Default: 3 s. At the start, a node that hangs can delay
+    /// the others by that time, unless more than half of the nodes agree.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Begins to check the endpoints of `cluster` and those that join it. No endpoint serves before its check. When a cluster
-    /// is checked twice, the later check decides.
+    /// Begins to check the endpoints of `cluster` and those that join it. No endpoint serves before
+    /// its check. If a cluster is checked twice, the later check decides.
     ///
     /// # Errors
-    /// [`InvalidSetting`] for a value that a setter does not accept.
+    /// [`InvalidSetting`] if a setting is out of range.
     ///
     /// # Panics
-    /// Outside of a tokio runtime, as [`tokio::spawn`] does.
+    /// Panics if called outside of a tokio runtime, as [`tokio::spawn`] does.
     pub fn start<B: Backend>(self, cluster: &Cluster<B>) -> Result<MetastoreChecker, InvalidSetting> {
         validate_interval(self.interval, "interval")?;
         InvalidSetting::unless(!self.timeout.is_zero(), "timeout", "over 0")?;
@@ -154,7 +163,7 @@ impl Default for MetastoreCheck {
     }
 }
 
-/// A running [`MetastoreCheck`]. Dropping it ends the checks, and all endpoints may serve.
+/// A running [`MetastoreCheck`]. Dropping it ends the checks, and all endpoints may serve again.
 #[derive(Debug)]
 #[must_use = "dropping the checker ends the checks"]
 pub struct MetastoreChecker {

@@ -1,4 +1,4 @@
-//! The running metastore check: rounds that check all nodes and apply a decision to each.
+//! The running metastore check. Each round checks all nodes and applies a decision to each.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::health::{CheckerId, Membership, Mismatch};
 use crate::kylin::node::identity::{Difference, Evidence};
 use crate::probe::jittered;
 
-/// The longest interval after a round in which a node did not respond or was suspected.
+/// The maximum interval after a round in which a node did not respond or was suspected.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// The random part of an interval, so that front ends do not check in step.
 const JITTER: f64 = 0.1;
@@ -47,11 +47,11 @@ struct Memory {
     session: NodeSession,
     checked: bool,
     suspected: bool,
-    /// The time of the next check; at once if `None`.
+    /// The time of the next check; `None` means at once.
     due: Option<Instant>,
 }
 
-/// An endpoint in the present round.
+/// An endpoint in the current round.
 struct Target {
     live: Arc<Live>,
     generation: u64,
@@ -144,7 +144,7 @@ impl<B: Backend> Verifier<B> {
         next
     }
 
-    /// Decides on all nodes with the present evidence.
+    /// Decides on all nodes with the current evidence.
     fn apply_decisions(&mut self, targets: &[Target], records: &mut [NodeRecord], complete: bool) {
         let (decisions, limitation) = decide(&self.check.reference, records, complete);
         for ((target, record), decision) in targets.iter().zip(records).zip(decisions) {
@@ -190,7 +190,8 @@ fn mismatch(difference: &Difference) -> Mismatch {
     }
 }
 
-/// Bounds a difference for the log. Names in it come from another machine and may be of any length.
+/// Bounds the length of a difference for the log. Names in it come from another machine and may
+/// have any length.
 fn printable(difference: &Difference) -> String {
     let visible = |c: char| if c.is_control() { ' ' } else { c };
     difference.to_string().chars().take(MAX_LOGGED).map(visible).collect()

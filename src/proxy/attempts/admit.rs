@@ -24,8 +24,8 @@ pub(in crate::proxy) struct KnownQuery {
 }
 
 impl<B: Backend> Attempts<'_, B> {
-    /// Reads the query in the body, as far as its facts are needed: for its resource group, its ticket for the queues, and the
-    /// policy. Returns what single flight compares.
+    /// Reads the query in the body, to the extent that the resource group, the ticket for the
+    /// queues and the policy need it. Returns what single flight compares.
     pub(super) fn read_query(&mut self, request: &Request<Body>) -> Option<QueryContents> {
         let groups = self.proxy.rules.as_ref().and_then(RuleState::resource_groups);
         let queues = self.queues().filter(|_| self.context.class().is_some_and(RequestClass::is_query));
@@ -70,7 +70,8 @@ impl<B: Backend> Attempts<'_, B> {
         query?.contents
     }
 
-    /// Rewrites the head for the node, classifies the request and refuses what is not open to clients.
+    /// Rewrites the head for the node, classifies the request, and refuses a request that is closed
+    /// to clients.
     pub(super) fn admit(
         &mut self,
         peer: ClientAddr,
@@ -128,7 +129,7 @@ impl<B: Backend> Attempts<'_, B> {
     }
 }
 
-/// Returns whether the request came over TLS of the crate's own server.
+/// Returns whether the request came over TLS to the crate's own server.
 fn is_encrypted(request: &Request<Body>) -> bool {
     #[cfg(feature = "tls")]
     return request.extensions().get::<crate::tls::TlsConnection>().is_some();

@@ -19,14 +19,14 @@ use crate::observe::CacheOutcome;
 /// Tells a client whether the response comes from the cache.
 const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 
-/// A query that the cache had no result for.
+/// A query for which the cache had no result.
 pub(super) struct CacheMiss {
     /// `None` once its result was stored or must not be stored.
     pending: Option<Pending>,
 }
 
 impl<B: Backend> Attempts<'_, B> {
-    /// Responds with the cached result of a query, if there is one. Returns whether it does.
+    /// Responds with the cached result of a query, if there is one. Returns whether it did.
     pub(super) fn look_up(&mut self, query: &QueryContents, request: &Request<Body>) -> bool {
         let Some((cache, project)) = self.proxy.cache.as_ref().zip(query.cached_of.as_ref()) else { return false };
         let credentials = cache.credentials(&self.context);
@@ -65,7 +65,8 @@ impl<B: Backend> Attempts<'_, B> {
         }
     }
 
-    /// Notes that the query takes over an execution that was sent for another client before this query arrived.
+    /// Records that the query takes over an execution that was sent for another client before this
+    /// query arrived.
     pub(super) fn takes_over_execution(&mut self) {
         if let Some(miss) = &mut self.cache_miss {
             miss.pending = None;

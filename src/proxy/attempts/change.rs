@@ -1,6 +1,7 @@
-//! Writes and logouts: queries that come after one must not share a response from before it.
+//! Writes and logouts: a query that follows one must not share a response from before it.
 //!
-//! A client without a login can send both, so neither ends the flights of other clients unless a node may have executed it.
+//! A client without a login can send both. So neither ends the flights of other clients unless a
+//! node may have executed it.
 
 use http::{HeaderValue, Request};
 
@@ -22,7 +23,7 @@ const MAX_SESSIONS: usize = 8;
 /// The change that a request makes.
 #[derive(Clone, Copy)]
 pub(super) enum Change {
-    /// The data of a project; of all projects if `None`.
+    /// A write to the data of a project, or of all projects if `None`.
     Write(Option<ProjectSlot>),
     /// A session ends, and must get no more results.
     Logout,
@@ -36,7 +37,8 @@ pub(super) struct PassingChange<'p, B> {
     cookies: Option<HeaderValue>,
     /// The session id in the path, if there is one.
     path_session: Option<Box<[u8]>>,
-    /// Whether a node may have executed it in the last attempt. A write is not sent again after that.
+    /// Whether a node may have executed the request in the last attempt. If so, a write is not sent
+    /// again.
     may_be_executed: bool,
     /// Whether the request has ended with a response to its client.
     has_ended: bool,
@@ -83,7 +85,8 @@ impl<B> Drop for PassingChange<'_, B> {
                     self.flights.epochs.raise(project);
                 }
             }
-            // A write whose client has left may be executed later, or never. No other client expects it.
+            // A write whose client has left may be executed later, or never. No other client waits
+            // for its effect.
             Change::Write(_) | Change::Logout => {
                 let (authorization, cookies) = (self.authorization.as_ref(), self.cookies.as_ref());
                 let sessions = self.sessions();

@@ -1,4 +1,5 @@
-//! Ends a request: settles its response and makes that to the client, and tells observers.
+//! Ends a request: settles its response, turns it into the response for the client, and notifies
+//! observers.
 
 use std::error::Error as _;
 use std::future::poll_fn;
@@ -28,8 +29,8 @@ pub(super) fn is_observed<B>(proxy: &ProxyCore<B>, sender: Sender, request: &Req
 }
 
 impl<B: Backend> Attempts<'_, B> {
-    /// Lets the session learn from the response, which the client gets unless its body has failed already. Returns the request if it has
-    /// to be sent again to the same endpoint.
+    /// Lets the session learn from the response, which the client gets unless its body has failed
+    /// already. Returns the request if it must be sent to the same endpoint again.
     pub(super) async fn settle(
         &mut self,
         picked: &mut Picked<B>,
@@ -68,7 +69,8 @@ impl<B: Backend> Attempts<'_, B> {
         Ok(None)
     }
 
-    /// Reads what has arrived of the body, to see whether it has failed. After this, a failure can only cut the connection of the client.
+    /// Reads the part of the body that has arrived, to see whether the body has failed. After this,
+    /// a failure can only cut the connection of the client.
     fn read_ahead(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
         if self.response.body().whole().is_some() {
             return Ok(());
@@ -81,7 +83,7 @@ impl<B: Backend> Attempts<'_, B> {
         body.read_ahead(cx)
     }
 
-    /// Stores the lease in the body of the response that the client gets, until the node has sent its end.
+    /// Keeps the lease in the body of the client's response until the node has sent its end.
     pub(super) fn hold_response(&mut self, picked: Picked<B>) {
         self.note_served_by(&picked);
         let mut lease = picked.lease;
@@ -101,7 +103,8 @@ impl<B: Backend> Attempts<'_, B> {
         self.response.body_mut().hold(lease, guards, ahead);
     }
 
-    /// Starts the record of the request, if it is observed: then there are headers to show.
+    /// Starts the record of the request if the request is observed, which is when there are headers
+    /// to show.
     pub(super) fn begin_record(&mut self, peer: ClientAddr, shown: Option<ShownHeaders>, request: &mut Request<Body>) {
         let Some(shown) = shown else { return };
         let (settings, host) = (&self.proxy.settings, self.context.host());
@@ -130,12 +133,12 @@ impl<B: Backend> Attempts<'_, B> {
         self.proxy.settings.hides_nodes.unwrap_or(self.kylin().is_some())
     }
 
-    /// Returns whether the response tells which endpoint served.
+    /// Returns whether the response names the endpoint that served it.
     pub(super) fn shows_served_by(&self) -> bool {
         self.proxy.settings.served_by.unwrap_or(self.recorder.is_some())
     }
 
-    /// Adds to the response which endpoint served.
+    /// Adds the endpoint that served the request to the response.
     fn note_served_by(&mut self, picked: &Picked<B>) {
         if self.shows_served_by() {
             let served_by = self.served_by(picked);
@@ -143,8 +146,8 @@ impl<B: Backend> Attempts<'_, B> {
         }
     }
 
-    /// Ends the request with the kept response, if there is one, because it tells more than that another node could not be
-    /// reached; otherwise with `error`.
+    /// Ends the request with the kept response, if there is one, and otherwise with `error`. The
+    /// kept response tells the client more than that another node could not be reached.
     pub(super) fn fall_back(&mut self, error: ErrorResponse) -> Result<(), ErrorResponse> {
         self.response = *self.kept.take().ok_or(error)?;
         Ok(())
@@ -157,8 +160,9 @@ impl<B: Backend> Attempts<'_, B> {
             && self.session.credentials(&self.context) == Credentials::Session
     }
 
-    /// Returns the failure of the node that has the session, if the node of this response refuses the request because it does not
-    /// know the session. The session is valid, so the client must not be sent to the login.
+    /// Returns the failure of the node that has the session, if the node of this response refuses
+    /// the request because it does not know the session. The session is valid, so the client must
+    /// not be sent to the login page.
     pub(super) fn failure_before_refusal(&self, class: ResponseClass) -> Option<ErrorResponse> {
         let redirects =
             || self.response.status().is_redirection() && self.context.path().is_some_and(|path| needs_login(&path));

@@ -34,8 +34,8 @@ const MAX_BODY: usize = 128 * 1024;
 /// The flights of a proxy.
 pub(in crate::proxy) type QueryFlights<B> = FlightTable<Execution<B>, FlightResult>;
 
-/// The execution of a query: the attempt at one node, until its response. It belongs to the flight, so it can outlive the client
-/// that began it.
+/// The execution of a query: the attempt at one node, until its response. It belongs to the flight,
+/// so it can outlive the client that started it.
 pub(in crate::proxy) type Execution<B> = Pin<Box<dyn Future<Output = Executed<B>> + Send>>;
 
 pub(in crate::proxy) struct Executed<B> {
@@ -52,7 +52,7 @@ type AttemptResult<B> = Result<(Picked<B>, Option<SendError>), ErrorResponse>;
 #[derive(Clone)]
 pub(in crate::proxy) enum FlightResult {
     Response(Arc<SharedResponse>),
-    /// A response of the proxy itself, which names the URL of each request.
+    /// A response of the proxy itself. Its body names the URL of the request that gets it.
     Error(ErrorResponse),
 }
 
@@ -62,13 +62,14 @@ pub(in crate::proxy) struct SharedResponse {
     served_by: Option<ServedBy>,
 }
 
-/// The facts of a query that a flight needs. They depend on its body and the settings of the proxy.
+/// The facts about a query that a flight needs. They depend on its body and the settings of the
+/// proxy.
 #[derive(Clone)]
 pub(super) struct QueryContents {
     pub(super) project: Option<ProjectSlot>,
     hash: u64,
     ids: QueryIds,
-    /// The name of its project, if its result may be cached.
+    /// The name of the query's project, if the result may be cached.
     #[cfg(feature = "cache")]
     pub(super) cached_of: Option<Box<str>>,
 }
@@ -111,15 +112,16 @@ pub(super) fn wants_own_response(headers: &HeaderMap) -> bool {
 
 /// The role of a query after it entered the table.
 pub(super) enum AfterEntry {
-    /// The query is sent, or drives its execution.
+    /// The query is sent, or it drives its execution.
     Send,
     /// The query has its response.
     Respond,
 }
 
 impl<'p, B: Backend> Attempts<'p, B> {
-    /// Removes the queries that the request stops from their flights and queues. If other clients wait for the execution that it
-    /// would stop, returns another target for the request, with an id that no node knows: nodes respond to both alike.
+    /// Removes the queries that the request stops from their flights and queues. If other clients
+    /// wait for the execution that the request would stop, returns a target with an id that no node
+    /// knows. A node responds to both targets alike.
     pub(super) fn stop_queries(&self, flights: &QueryFlights<B>, class: RequestClass) -> Option<Uri> {
         let path = self.context.path()?;
         let rest = path.as_str().strip_prefix("/kylin/api/query/")?.trim_end_matches('/');
@@ -232,8 +234,8 @@ impl<'p, B: Backend> Attempts<'p, B> {
         }
     }
 
-    /// Sends the request as the execution of the flight that it leads, or drives the execution that it took over. Keeps the
-    /// response, or returns the failure.
+    /// Sends the request as the execution of the flight that it leads, or drives the execution that
+    /// it took over. Keeps the response, or returns the failure.
     ///
     /// # Errors
     /// [`STOPPED`] if the client has stopped it.
@@ -277,7 +279,8 @@ impl<'p, B: Backend> Attempts<'p, B> {
         Poll::Ready(Ok((picked, self.keep_response(sent))))
     }
 
-    /// Reads the response for the followers. They are sent to nodes if it cannot be copied.
+    /// Reads the response for the followers. If it cannot be copied, the followers are sent to
+    /// nodes.
     async fn copy_response(&mut self, picked: Picked<B>) -> AttemptResult<B> {
         let reservation = self.proxy.settings.buffers.reservation(self.context.client().key());
         let response = take(&mut self.response);
@@ -287,7 +290,8 @@ impl<'p, B: Backend> Attempts<'p, B> {
         poll_fn(|cx| self.poll_execution(cx)).await
     }
 
-    /// Stores whether the nodes begin a session for each query that has credentials and no session.
+    /// Records whether the nodes begin a session for each query that has credentials and no
+    /// session.
     fn note_login(&self) {
         if let Some(flights) = self.proxy.flights.as_ref().filter(|_| self.logs_in)
             && self.response.status() == StatusCode::OK
@@ -296,7 +300,8 @@ impl<'p, B: Backend> Attempts<'p, B> {
         }
     }
 
-    /// Gives the followers the response if it is a result. They are sent to nodes if it cannot be copied.
+    /// Gives the followers the response if it is a result. If it cannot be copied, the followers
+    /// are sent to nodes.
     pub(super) fn share_result(&mut self, class: Option<ResponseClass>, picked: &Picked<B>) {
         #[cfg(feature = "cache")]
         self.store_result(class, picked);
@@ -357,7 +362,8 @@ pub(super) fn execution_of_flight<B: Backend>(picked: Picked<B>, key: Arc<Flight
     })
 }
 
-/// Reads the body of a response into memory of the budget. A body that is too long, or for which there is no memory, stays as it is.
+/// Reads the body of a response into memory of the budget. A body that is too long, or for which
+/// the budget has no memory, stays unchanged.
 async fn copy<B>(picked: Picked<B>, mut response: Response<Body>, read: GrowingBuffer) -> Executed<B> {
     let is_copied = read_whole(&mut response, read).await;
     Executed { picked, sent: Ok(response), is_copied: Some(is_copied) }

@@ -25,7 +25,7 @@ impl KeptRequest {
         }
     }
 
-    /// Returns the request, to send it.
+    /// Returns the request for sending.
     pub(super) fn into_request(self) -> Box<Request<Body>> {
         match self {
             KeptRequest::Own(request) => request,
@@ -33,7 +33,7 @@ impl KeptRequest {
         }
     }
 
-    /// Ends the request.
+    /// Ends the request and recycles its memory.
     pub(super) fn recycle(self) {
         if let KeptRequest::Own(mut request) = self {
             backend::recycle(&mut request);
@@ -49,8 +49,9 @@ impl<B: Backend> Attempts<'_, B> {
             || self.kylin().is_some_and(|(rules, class)| rules.changes_for_stop(class))
     }
 
-    /// Keeps the request if it may have to be sent again after a node has received it. If the request is not changed for nodes,
-    /// the kept one is sent and `request` is left empty: a copy costs as much as parsing a head.
+    /// Keeps the request if it may have to be sent again after a node has received it. If the
+    /// request is not changed for nodes, the kept one is sent and `request` is left empty. Copying
+    /// a request would cost as much as parsing its head.
     pub(super) fn keep(&mut self, request: &mut Request<Body>, lease: &Lease) {
         if self.sends_kept {
             return;
@@ -59,7 +60,7 @@ impl<B: Backend> Attempts<'_, B> {
         let retry = &self.proxy.settings.retry;
         let (is_repeatable, may_stop) = match self.kylin() {
             Some((rules, class)) => (rules.may_repeat(class), false),
-            // The node may show that it did not execute the request.
+            // The node's response may show that it did not execute the request.
             None => (retry.is_repeatable(request.method()), retry.covers_stopping() && lease.is_probed()),
         };
         let is_wanted = (is_repeatable && !retry.is_none()) || may_stop || self.session.may_send_again();
@@ -76,7 +77,7 @@ impl<B: Backend> Attempts<'_, B> {
         });
     }
 
-    /// Returns the request that is sent: the one that is kept, or this one.
+    /// Returns the request that is sent: the kept one, or `request`.
     pub(super) fn sent<'a>(&'a self, request: &'a Request<Body>) -> &'a Request<Body> {
         self.kept_request.as_ref().filter(|_| self.sends_kept).map_or(request, KeptRequest::get)
     }

@@ -45,7 +45,8 @@ use crate::request::{ClientAddr, RequestContext};
 use crate::session::hook::PrepareOutcome;
 use crate::unwind::catch_panic;
 
-/// Forwards a request. Steps that never wait run before the future exists, and the future is kept small, because servers move it.
+/// Forwards a request. Steps that never wait run before the future exists. The future is kept small
+/// because servers move it.
 pub(super) fn forward<B: Backend>(
     proxy: &ProxyCore<B>,
     peer: ClientAddr,
@@ -111,7 +112,7 @@ struct Attempts<'p, B> {
     proxy: &'p ProxyCore<B>,
     sender: Sender,
     context: RequestContext,
-    /// The client as a writer, if it has to read its own writes.
+    /// The client as a writer, if it must read its own writes.
     writer: Option<Writer>,
     attempted: Attempted,
     /// The time at which the first attempt began, if retries have a time limit.
@@ -119,12 +120,13 @@ struct Attempts<'p, B> {
     /// Counts the request as in flight for its client.
     share: Option<DropGuard>,
     session: Session<'p>,
-    /// The response to the last attempt that had one. It stays here while it is classified, because a future stores a value twice
-    /// that moves between its steps.
+    /// The response to the last attempt that had one. It stays here while it is classified, because
+    /// a future stores a value that moves between its steps twice.
     response: Response<Body>,
     /// The response that caused the retry, for the client if no other endpoint can be reached.
     kept: Option<Box<Response<Body>>>,
-    /// The failure of the only node that has the session, for the client if the nodes after it do not know the session.
+    /// The failure of the only node that has the session. The client gets it if the nodes that are
+    /// attempted later do not know the session.
     session_failure: Option<ErrorResponse>,
     /// A copy of the request for the next attempt, if there may be one.
     kept_request: Option<KeptRequest>,
@@ -134,14 +136,15 @@ struct Attempts<'p, B> {
     pending_failures: PendingFailures,
     /// Whether the request was sent again to the same endpoint, on a fresh connection.
     reconnected: bool,
-    /// The number of attempts that certainly reached no node, or one on which Kylin does not run.
+    /// The number of attempts that certainly reached no node, or reached a node on which Kylin does
+    /// not run.
     unsent: usize,
     /// Whether a node may have executed the request in an earlier attempt. Set in a Kylin-aware proxy only.
     may_be_executed: bool,
     is_head: bool,
     /// Whether the client names no host, so that each node gets its own address in `Host`.
     names_no_host: bool,
-    /// The reload call that the request makes, and which clients may make it.
+    /// The reload call that the request makes, and the clients that may make it.
     reload: Option<(ReloadCall, ReloadAccess)>,
     /// The ticket of the request for the queues, once it has one.
     ticket: Option<Box<Ticket>>,
@@ -149,7 +152,7 @@ struct Attempts<'p, B> {
     retry: Option<Box<Withdrawn<'p>>>,
     /// `None` if nothing observes the request.
     recorder: Option<Box<RequestRecorder>>,
-    /// Whether the client refuses a copy of another response.
+    /// Whether the client refuses a copy of another query's response.
     wants_own_response: bool,
     /// The change that later queries must see, if the request is a write or a logout.
     change: Option<Box<PassingChange<'p, B>>>,
@@ -157,7 +160,7 @@ struct Attempts<'p, B> {
     logs_in: bool,
     /// The key of single flight, if the request is a query that may share a response.
     flight: Option<Arc<FlightKey>>,
-    /// The lead of a flight, if other queries may wait for the response.
+    /// The leadership of a flight, if other queries may wait for the response.
     leader: Option<Leader<'p, Execution<B>, FlightResult>>,
     #[cfg(feature = "cache")]
     cache_miss: Option<Box<cache::CacheMiss>>,
@@ -200,8 +203,8 @@ impl<'p, B: Backend> Attempts<'p, B> {
         }
     }
 
-    /// Sends the request until there is a response to return. The request is borrowed until it is sent, because a future that owns
-    /// its arguments stores them twice.
+    /// Sends the request until there is a response to return. The request is borrowed until it is
+    /// sent, because a future that owns its arguments stores them twice.
     async fn run(&mut self, request: &mut Request<Body>) -> Result<(), ErrorResponse> {
         if let AfterEntry::Respond = self.prepare(request).await? {
             return Ok(());

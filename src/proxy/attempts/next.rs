@@ -46,7 +46,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             None => view,
         };
         let mut pick = |view: RequestView<'_>| match rules.written_to(self.writer) {
-            // A bound session reads where it wrote anyway.
+            // A bound session reads from the node that it wrote to anyway.
             Some(id) if !self.session.is_bound() => {
                 let mut picked = cluster.pick_bound(&view, &self.attempted, id.as_str()).ok();
                 if let Some(Picked { reason: reason @ PickReason::Bound, .. }) = &mut picked {
@@ -71,7 +71,8 @@ impl<'p, B: Backend> Attempts<'p, B> {
         if matches!(self.reload, Some((ReloadCall::Config, _))) {
             return Some(Merge::Worst);
         }
-        // A node that does not know the session responds to a logout as the one that does, and the session would live on.
+        // A node that does not know the session responds to a logout like the node that does, so
+        // the session would live on.
         if class == RequestClass::Logout
             && self.session.credentials(&self.context) == Credentials::Session
             && self.session.is_at_unknown_node()
@@ -82,8 +83,9 @@ impl<'p, B: Backend> Attempts<'p, B> {
         rules.merge(class)
     }
 
-    /// Returns whether the request may go to all nodes in search of the one that has its session, and withdraws the additional requests
-    /// from the budget of searches. Any client can send logouts of sessions that it makes up.
+    /// Returns whether the request may go to all nodes to find the one that has its session.
+    /// Withdraws the additional requests from the budget of searches, because any client can send
+    /// logouts of invented sessions.
     fn may_search_everywhere(&self, merge: Merge) -> bool {
         let Some(searches) = &self.proxy.searches else { return true };
         let client = self.context.client().key();
@@ -92,8 +94,8 @@ impl<'p, B: Backend> Attempts<'p, B> {
         withdrawn.map(|withdrawn| withdrawn.into_iter().for_each(Withdrawn::spend)).is_some()
     }
 
-    /// Returns whether the request ends a session that only the node knows to which it is bound. Another node would respond as if it
-    /// had ended the session.
+    /// Returns whether the request ends a session that is bound to a node and that only this node
+    /// knows. Any other node would respond as if it had ended the session.
     pub(super) fn ends_bound_session(&self) -> bool {
         self.context.class() == Some(RequestClass::Logout) && self.session.is_at_bound_node()
     }
@@ -106,7 +108,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
         picked
     }
 
-    /// Returns the keys by which the policy or the queues recognise queries.
+    /// Returns which keys the policy or the queues need to recognise queries.
     pub(super) fn wanted_keys(&self) -> WantedKeys {
         let cluster = &self.proxy.cluster;
         match (cluster.reads_query(), cluster.reads_fingerprint() || self.queues().is_some()) {
@@ -116,8 +118,9 @@ impl<'p, B: Backend> Attempts<'p, B> {
         }
     }
 
-    /// Picks another endpoint for `request`, unless the limits of retries are reached. `is_unsent`: no Kylin got the request in
-    /// the last attempt. Withdraws a retry from `budget`, if there is one.
+    /// Picks another endpoint for `request`, unless the limits of retries are reached. Withdraws a
+    /// retry from `budget`, if there is one. `is_unsent` says that no Kylin got the request in the
+    /// last attempt.
     pub(super) fn pick_again(
         &mut self,
         request: &Request<Body>,
@@ -127,8 +130,9 @@ impl<'p, B: Backend> Attempts<'p, B> {
         self.pick_again_by(Self::pick, request, is_unsent, budget)
     }
 
-    /// Picks the next endpoint in the search for the one that has the session, as [`pick_again`](Self::pick_again). Endpoints that
-    /// drain, or were ejected for their responses, keep their sessions and come last.
+    /// Picks the next endpoint in the search for the one that has the session, like
+    /// [`pick_again`](Self::pick_again). Endpoints that drain, or that were ejected for their
+    /// responses, keep their sessions and come last.
     pub(super) fn search_again(&mut self, request: &Request<Body>) -> Option<Picked<B>> {
         let pick = |attempts: &mut Self, request: &Request<Body>| {
             attempts.pick(request).or_else(|| {
@@ -161,7 +165,8 @@ impl<'p, B: Backend> Attempts<'p, B> {
         if !(in_time && attempts_left) {
             return None;
         }
-        // Withdrawn before the pick: a pick may put the request on trial at an endpoint, and it must then be sent there.
+        // Withdrawn before the pick: if the pick puts the request on trial at an endpoint, the
+        // request must be sent there.
         let retry = match budget {
             Some(budget) => Some(budget.withdraw(self.context.client().key())?),
             None => None,
@@ -185,9 +190,10 @@ impl<'p, B: Backend> Attempts<'p, B> {
             }
     }
 
-    /// Returns whether a request whose kept-alive connection was closed is sent to the same endpoint again. A Kylin-aware proxy
-    /// sends it once more only, so it prefers another endpoint, because this node may be about to stop. The exception is a session
-    /// that only this node knows, if the node still responds.
+    /// Returns whether a request whose kept-alive connection was closed is sent to the same
+    /// endpoint again. A Kylin-aware proxy sends it only once more. It prefers another endpoint,
+    /// because this node may be about to stop. The exception is a session that only this node
+    /// knows, if the node still responds.
     async fn stays_at(&mut self, picked: &mut Picked<B>) -> bool {
         let Some((rules, _)) = self.kylin() else { return true };
         if self.ends_bound_session() {
@@ -208,7 +214,8 @@ impl<'p, B: Backend> Attempts<'p, B> {
         self.proxy.withdraw(self.context.client().key())
     }
 
-    /// Counts a streamed body of the request for this endpoint, and no longer for that of the last attempt.
+    /// Counts a streamed body of the request for this endpoint, and no longer for the endpoint of
+    /// the last attempt.
     pub(super) fn count_stream(&self, picked: &Picked<B>, request: &mut Request<Body>) -> Result<(), SendError> {
         if request.body().whole().is_none() {
             request.body_mut().release_guard();
@@ -224,7 +231,8 @@ impl<'p, B: Backend> Attempts<'p, B> {
         FailedClient::of(self.context.client().key())
     }
 
-    /// Decides whether the failures of earlier attempts count, after the last attempt has a response. `class` is `None` in a plain proxy.
+    /// Decides whether the failures of earlier attempts count, once the last attempt has a
+    /// response. `class` is `None` in a plain proxy.
     pub(super) fn settle_pending_failures(&mut self, picked: &mut Picked<B>, class: Option<ResponseClass>) {
         if picked.lease.is_failure() {
             if self.pending_failures.is_empty() {
@@ -269,7 +277,8 @@ impl<'p, B: Backend> Attempts<'p, B> {
         self.note_outcome(!(kind.is_unsent() || is_of_login));
         let counts_at_once = kind.is_unsent() && !is_of_login;
         let must_stay = self.ends_bound_session() && self.session.is_bound_to(&picked);
-        // The node had closed a kept-alive connection. Only a request that must stay at its node gets another one if it is unsent.
+        // The node had closed a kept-alive connection. An unsent request gets another connection
+        // only if it must stay at its node.
         let may_reconnect =
             !self.reconnected && (kind == SendErrorKind::Stale || kind == SendErrorKind::Refused && must_stay);
         let request = self.request_to_repeat(&mut error, is_of_login);
@@ -297,8 +306,8 @@ impl<'p, B: Backend> Attempts<'p, B> {
         if picked.lease.is_failure() {
             picked.lease.note_error(|| error_chain(&error));
         }
-        // The lease ends before the next pick, which then sees the free slot. A refused connection also counts before it, because
-        // it does not depend on the request.
+        // The lease ends before the next pick, so that the pick sees the free slot. A refused
+        // connection is counted before the pick as well, because it does not depend on the request.
         match counts_at_once {
             true => drop(picked),
             false => self.pending_failures.add(picked.lease.defer_failure(self.failed_client())),
@@ -332,7 +341,8 @@ impl<B> ProxyCore<B> {
         self.budget.as_ref().is_none_or(|budget| budget.withdraw(client).map(Withdrawn::spend).is_some())
     }
 
-    /// Returns whether a request for all nodes that failed so may be sent to its node once more, and takes that from the budget.
+    /// Returns whether a request for all nodes that failed in this way may be sent to its node once
+    /// more. If so, withdraws a retry from the budget.
     pub(super) fn may_repeat(&self, kind: SendErrorKind, client: Option<ClientKey>) -> bool {
         self.settings.retry.covers(kind) && (kind.is_unsent() || self.withdraw(client))
     }

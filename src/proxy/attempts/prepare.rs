@@ -15,12 +15,12 @@ use crate::proxy::replay;
 use crate::proxy::rules::{FanOut, RuleState, fan_out};
 
 impl<B: Backend> Attempts<'_, B> {
-    /// Reads the body and looks up the session. A request for all nodes then gets its merged response. A query may get that of another
-    /// query, or lead a flight.
+    /// Reads the body and looks up the session. A request for all nodes then gets its merged
+    /// response. A query may get the response of an identical query, or lead a flight.
     pub(super) async fn prepare(&mut self, request: &mut Request<Body>) -> Result<AfterEntry, ErrorResponse> {
         if request.body().whole().is_none() {
             let (body, client) = (take(request.body_mut()), self.context.client().key());
-            // Boxed, because a short body has arrived with its head and needs no wait.
+            // Boxed, because it is rare: a short body arrives with its head and needs no wait.
             *request.body_mut() = Box::pin(replay::read(body, client, &self.proxy.settings)).await?;
         }
         replay::copy_body(request);

@@ -42,11 +42,11 @@ impl<'p, B: Backend> Attempts<'p, B> {
         let mut sessions = self.context.kylin_sessions().map(|id| queues.credential(("session", id)));
         let sessions = [sessions.next(), sessions.next()];
         let provable = match (of_header, sessions) {
-            // A node checks the password, or that the session is one of this user.
+            // A node checks the password, or that the session belongs to this user.
             (Some(basic), _) if has_basic => Some(basic),
             (Some(other), [None, _]) => Some(other),
             (None, [Some(only), None]) => Some(only),
-            // Nothing shows which of several cookies the node has read.
+            // Nothing shows which of several cookies the node read.
             _ => None,
         };
         let credentials = [of_header, sessions[0], sessions[1]];
@@ -58,14 +58,16 @@ impl<'p, B: Backend> Attempts<'p, B> {
         let Some(credential) = self.ticket.as_deref_mut().and_then(Ticket::take_unproven) else { return };
         let Some(queues) = self.queues() else { return };
         let user = match self.context.basic_user() {
-            // Kylin ignores the case of names, so a name in another case, or with another password, is the same user.
+            // Kylin ignores the case of user names. So a name in another case, or with another
+            // password, is the same user.
             Some(name) => queues.user(("user", name.to_ascii_lowercase())),
             None => queues.user(credential),
         };
         queues.accept(credential, user);
     }
 
-    /// Returns the hash of the credentials with which the client can stop its queries that wait, if it has sent any.
+    /// Returns the hash of the credentials with which the client can stop its waiting queries;
+    /// `None` if it sent none.
     pub(super) fn stopping_user(&self, queues: &Queues) -> Option<u64> {
         let bytes = |value: Option<&'_ HeaderValue>| value.map(|value| queues.user(value.as_bytes()));
         let session = || self.context.kylin_session().map(|session| queues.user(session));
@@ -73,17 +75,18 @@ impl<'p, B: Backend> Attempts<'p, B> {
         bytes(self.context.authorization()).or_else(session).or_else(|| bytes(self.context.cookie_header()))
     }
 
-    /// Restarts the time limit of the wait: the query has followed an execution, which is no wait for a slot.
+    /// Restarts the time limit of the wait. Until now the query followed an execution, which is no
+    /// wait for a slot.
     pub(super) fn restart_wait(&mut self) {
         if let Some((queues, ticket)) = self.queues().zip(self.ticket.as_deref_mut()) {
             queues.restart(ticket);
         }
     }
 
-    /// Asks for a slot of the endpoint. `None`: the request can be sent at once.
+    /// Requests a slot at the endpoint. Returns `None` if the request can be sent at once.
     pub(super) fn enter_queue(&mut self, picked: &mut Picked<B>) -> Option<SlotWait<'p>> {
         let queues = self.queues()?;
-        // A request that is sent again to the same endpoint has its slot.
+        // A request that is sent to the same endpoint again still holds its slot.
         if picked.lease.claim().is_some() || !self.context.class()?.is_query() {
             return None;
         }
@@ -99,7 +102,8 @@ impl<'p, B: Backend> Attempts<'p, B> {
         (turn != SlotState::Go).then_some(SlotWait { queues, ticket, turn })
     }
 
-    /// Waits for a slot. The request is picked again when its endpoint leaves, is drained or ejected.
+    /// Waits for a slot. The request is picked again if its endpoint leaves the cluster, drains or
+    /// is ejected.
     pub(super) async fn wait_for_slot(
         &mut self,
         mut picked: Picked<B>,
@@ -111,7 +115,8 @@ impl<'p, B: Backend> Attempts<'p, B> {
         let head_timeout = self.sent(request).extensions().get().map(|timeouts: &Timeouts| timeouts.head);
         let head_timeout = head_timeout.unwrap_or_else(|| picked.backend().head_timeout());
         let mut expired = pin!(sleep_until(timer_in(queues.time_left(ticket, head_timeout))));
-        // Health may bar the endpoint already at the pick, if the request is on trial or was picked in panic mode.
+        // Health may keep requests from the endpoint already at the pick, if the request is on
+        // trial or was picked in panic mode.
         let mut past_health = is_withheld(&picked);
         if let Some(leader) = &self.leader {
             leader.wait_with(ticket);
@@ -135,7 +140,8 @@ impl<'p, B: Backend> Attempts<'p, B> {
                 }
             }
             if turn == SlotState::Wait {
-                // At most one pick for each change: a pick that does not see this change may choose the same endpoint again.
+                // At most one pick per change: a pick that does not see this change may choose the
+                // same endpoint again.
                 turn = tokio::select! {
                     turn = poll_fn(|cx| queues.poll_slot(&mut picked.lease, cx)) => turn,
                     () = changed => SlotState::Wait,
@@ -147,7 +153,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             SlotState::Go | SlotState::Wait => {}
             SlotState::Refused => return Err(self.refused(QUEUES_FULL)),
             SlotState::Stopped => {
-                // A follower leads from now on.
+                // A follower takes the lead from now on.
                 self.leader = None;
                 return Err(self.refused(STOPPED));
             }

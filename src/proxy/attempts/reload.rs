@@ -11,14 +11,15 @@ use crate::proxy::error_response::{ErrorResponse, NO_MEMORY_FOR_RESPONSE};
 use crate::proxy::rules::{CLOSED_PATH, ReloadAccess, may_count, names_administrator};
 use crate::request::ClientAddr;
 
-/// The maximum length of the description of a user, in bytes. It has some hundred bytes, and more with many groups.
+/// The maximum length of the description of a user, in bytes. A description has a few hundred
+/// bytes, and more if the user has many groups.
 const MAX_USER: u64 = 1 << 20;
 
 /// The headers of a reload call that are copied into the request for the user: the credentials, and the host that the client used.
 static COPIED: [HeaderName; 4] = [header::HOST, header::AUTHORIZATION, header::COOKIE, header::USER_AGENT];
 
 impl<B: Backend> Attempts<'_, B> {
-    /// Admits a reload call of a client that may make it.
+    /// Admits a reload call if its client may make it.
     pub(super) async fn admit_reload(&mut self, request: &Request<Body>) -> Result<(), ErrorResponse> {
         let Some((_, ReloadAccess::Administrators)) = self.reload else { return Ok(()) };
         let client = self.context.client();
@@ -33,8 +34,9 @@ impl<B: Backend> Attempts<'_, B> {
     }
 }
 
-/// Returns whether a node names the client an administrator. The request for that is forwarded like the call, with the session
-/// lookup and retries, and with the extensions of the call, which may choose nodes and timeouts.
+/// Returns whether a node names the client as an administrator. The request that asks the node is
+/// forwarded like the call itself, with session lookup and retries. It has the call's extensions,
+/// which may choose nodes and timeouts.
 ///
 /// The type is named, because `forward` contains this future.
 ///
@@ -54,7 +56,7 @@ fn is_administrator<'a, B: Backend>(
         }
     }
     request.headers_mut().insert(header::ACCEPT, header::HeaderValue::from_static("application/json"));
-    // HTTP/1.0 may do without a host.
+    // HTTP/1.0 allows a request without a host.
     *request.version_mut() = http::Version::HTTP_10;
     Box::pin(async move {
         let response = forward_from(proxy, client, Sender::Proxy, request).await;

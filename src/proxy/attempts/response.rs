@@ -27,15 +27,17 @@ pub(super) const MAX_SHARED: usize = 1 << 20;
 /// The bytes of a failure that are read to keep it for the client.
 const MAX_KEPT: usize = 32 * 1024;
 
-/// The class of a response whose node runs no application that could have executed the request, in a plain proxy too.
+/// The class of a response whose node runs no application that could have executed the request. A
+/// plain proxy uses it too.
 pub(super) const NOT_EXECUTED: ResponseClass = ResponseClass::Rejected(Rejection::NotRunning);
-/// The class of a response in a plain proxy whose node stops, but may have executed the request.
+/// The class, in a plain proxy, of a response whose node is stopping but may have executed the
+/// request.
 pub(super) const MAY_BE_EXECUTED: ResponseClass = ResponseClass::NodeFailure;
 
 pub(super) enum AfterAttempt<B> {
     /// Return the response to the client.
     Return(Picked<B>),
-    /// Return this error, because the response says nothing about what the client asked for.
+    /// Return this error, because the response says nothing about the client's request.
     Fail(ErrorResponse),
     /// Send the request to this endpoint.
     Retry(Picked<B>, Box<Request<Body>>),
@@ -58,7 +60,8 @@ impl<'p, B: Backend> Attempts<'p, B> {
         self.proxy.rules.as_ref().zip(self.context.class())
     }
 
-    /// Classifies the response; `None` in a plain proxy, unless its node stops. See [`after_response`](Self::after_response).
+    /// Classifies the response. Returns `None` in a plain proxy, unless the node is stopping. See
+    /// [`after_response`](Self::after_response).
     pub(super) async fn classify(&mut self, picked: &Picked<B>) -> Option<ResponseClass> {
         if let Some(recorder) = &mut self.recorder {
             recorder.attempt_responded(self.response.status());
@@ -67,7 +70,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             None => None,
             Some(Ok(class)) => Some(class),
             Some(Err(needs_body)) => match self.classify_whole() {
-                // Boxed, as all that waits here, because it is rare.
+                // Boxed because it is rare, like every wait here.
                 None => Box::pin(self.classify_body(needs_body)).await,
                 class => class,
             },
@@ -76,7 +79,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             Some(ResponseClass::NodeFailure)
                 if self.response.body().whole().is_none() && self.is_at_session_node(picked) =>
             {
-                // Short, it is kept for the client.
+                // The response is short, so it is kept for the client.
                 Box::pin(self.classify_body(NeedsBody { max: MAX_KEPT })).await
             }
             Some(ResponseClass::NotFound) => Some(Box::pin(self.confirm_not_found(picked)).await),
@@ -91,7 +94,8 @@ impl<'p, B: Backend> Attempts<'p, B> {
         Some(rules.classify_head(class, || self.session.credentials(&self.context), &self.response))
     }
 
-    /// Classifies the response by its body, if that has arrived with the head, as a short one has.
+    /// Classifies the response by its body, if the body has arrived with the head, as short ones
+    /// do.
     fn classify_whole(&self) -> Option<ResponseClass> {
         let (_, class) = self.kylin()?;
         Some(RuleState::classify_body(class, &self.response, self.response.body().whole()?))
@@ -113,8 +117,8 @@ impl<'p, B: Backend> Attempts<'p, B> {
         }
     }
 
-    /// Returns whether the response may be that of a node which has ended its applications and still responds, so that another endpoint
-    /// should get the request. For a plain proxy.
+    /// Returns whether the node may have ended its applications while it still responds, so that
+    /// another endpoint should get the request. Used in a plain proxy only.
     fn may_stop(&self) -> bool {
         matches!(self.response.status(), StatusCode::NOT_FOUND | StatusCode::SERVICE_UNAVAILABLE)
             && self.proxy.settings.retry.covers_stopping()
@@ -122,8 +126,8 @@ impl<'p, B: Backend> Attempts<'p, B> {
             && (self.is_server_404() || self.is_kept_repeatable())
     }
 
-    /// Asks the probe of the node whether the node stops, if [`may_stop`](Self::may_stop). Returns [`NOT_EXECUTED`] or [`MAY_BE_EXECUTED`]
-    /// if another endpoint should get the request.
+    /// Asks the probe of the node whether the node is stopping, if [`may_stop`](Self::may_stop).
+    /// Returns [`NOT_EXECUTED`] or [`MAY_BE_EXECUTED`] if another endpoint should get the request.
     async fn confirm_stop(&mut self, picked: &Picked<B>) -> Option<ResponseClass> {
         match picked.lease.ask_probe().await {
             ProbeEvidence::ShowsNothing => None,
@@ -132,7 +136,8 @@ impl<'p, B: Backend> Attempts<'p, B> {
         }
     }
 
-    /// Returns whether the response is a 404 that its server may have written without an application. Applications write JSON.
+    /// Returns whether the response is a 404 that the server may have written without an
+    /// application. Applications write JSON.
     fn is_server_404(&self) -> bool {
         self.response.status() == StatusCode::NOT_FOUND && !is_json(self.response.headers())
     }
@@ -145,7 +150,8 @@ impl<'p, B: Backend> Attempts<'p, B> {
     /// Decides between the response and another attempt. `class` is `None`, [`NOT_EXECUTED`] or [`MAY_BE_EXECUTED`] in a plain proxy.
     pub(super) fn after_response(&mut self, mut picked: Picked<B>, class: Option<ResponseClass>) -> AfterAttempt<B> {
         let kylin = self.kylin().zip(class);
-        // Any other endpoint, even one from which health keeps requests, is better than the page of a node without Kylin.
+        // Any other endpoint is better than the page of a node without Kylin, even one that health
+        // keeps requests from.
         let has_response = if kylin.is_some() { class != Some(NOT_EXECUTED) } else { class.is_none() };
         self.attempted.set_has_response(has_response);
         if let Some(indication) = self.indication(class) {
@@ -157,8 +163,9 @@ impl<'p, B: Backend> Attempts<'p, B> {
         }
     }
 
-    /// Returns whether the response shows that its node stays or stops; `None` if it shows neither. Tomcat closes the connection
-    /// after many errors (400, 500, 503), so a close after those is no indication.
+    /// Returns whether the response indicates that its node is stopping or staying; `None` if it
+    /// indicates neither. Tomcat closes the connection after many errors (400, 500, 503), so a
+    /// close after one of these is no indication.
     fn indication(&mut self, class: Option<ResponseClass>) -> Option<ShutdownIndication> {
         let status = self.response.status();
         let closes = ClosesConnection::take(&mut self.response);
@@ -185,7 +192,8 @@ impl<'p, B: Backend> Attempts<'p, B> {
     ) -> AfterAttempt<B> {
         let Classified { outcome, decision, is_free } = rules.decide(of_request, class);
         self.note_user_source(of_request, class);
-        // The node may have executed the request before its connection to another node, or to the metastore, failed.
+        // The node may have executed the request before its connection to another node or to the
+        // metastore failed.
         let is_unknown = matches!(class, ResponseClass::ClusterFault(ClusterFault::Transfer | ClusterFault::Metastore));
         self.note_outcome(is_unknown || !(class.is_refusal() || denies_access(self.response.status())));
         picked.lease.set_outcome(outcome);
@@ -196,11 +204,12 @@ impl<'p, B: Backend> Attempts<'p, B> {
             self.note_accepted();
         }
         let may_retry = match decision {
-            // A request that a node may have executed is sent once more at most. A refused one goes to each endpoint once.
-            // Another node would respond to a logout as if it had ended the session.
+            // A request that a node may have executed is sent once more at most. A refused request
+            // goes to each endpoint once. A logout stays, because another node would respond as if
+            // it had ended the session.
             RetryDecision::OtherEndpoint if !has_no_kylin && self.ends_bound_session() => false,
             RetryDecision::OtherEndpoint => class.is_refusal() || !replace(&mut self.may_be_executed, true),
-            // A strategy that sends requests again handles this itself.
+            // A strategy that sends requests again handles this case itself.
             RetryDecision::SessionOwner => !self.session.may_send_again() && !self.session.is_bound_to(&picked),
             RetryDecision::Return => false,
         };
@@ -225,7 +234,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
                     }
                     self.kept = self.keep_for_failure(class);
                 }
-                // The proxy has asked the node itself whether Kylin runs there.
+                // The proxy has itself asked the node whether Kylin runs there.
                 if !has_no_kylin {
                     self.pending_failures.add(picked.lease.defer_failure(self.failed_client()));
                 }
@@ -253,7 +262,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
         if class == ResponseClass::ClusterFault(ClusterFault::UserSource) {
             cluster.note_user_source_down();
         } else if class == ResponseClass::Final && cluster.is_user_source_down() {
-            // A node does not check the credentials of a session that it knows.
+            // A node that knows the session does not check the credentials.
             let is_checked = context.has_login_form() || context.has_authorization() && !self.session.is_named(context);
             let needs_login =
                 of_request == RequestClass::Login || context.path().is_some_and(|path| needs_login(&path));
@@ -263,9 +272,10 @@ impl<'p, B: Backend> Attempts<'p, B> {
         }
     }
 
-    /// Takes the response to return it if no other endpoint can be reached. A stream is not kept, because it would hold its connection.
+    /// Takes the response, which the client gets if no other endpoint can be reached. A stream is
+    /// not kept, because it would hold its connection.
     fn keep_for_failure(&mut self, class: ResponseClass) -> Option<Box<Response<Body>>> {
-        // The 404 of a node without Kylin says nothing about what the client asked for.
+        // The 404 of a node without Kylin says nothing about the client's request.
         let is_final = class != NOT_EXECUTED && self.response.body().whole().is_some();
         is_final.then(|| Box::new(take(&mut self.response)))
     }
@@ -277,12 +287,12 @@ impl<'p, B: Backend> Attempts<'p, B> {
         }
     }
 
-    /// Decides by the status, like nginx, or by the class of a response whose node stops.
+    /// Decides by the status, like nginx, or by the class of the response if the node is stopping.
     fn after_status(&mut self, mut picked: Picked<B>, class: Option<ResponseClass>) -> AfterAttempt<B> {
         let retry = &self.proxy.settings.retry;
         let status = self.response.status();
         let stops = class.is_some();
-        // The probe of a node that stops has counted already.
+        // The probe of a stopping node has already been counted.
         picked.lease.set_outcome(if stops { Outcome::Unknown } else { Outcome::Success });
         if (stops || (retry.covers_status(status) && self.is_kept_repeatable()))
             && let Some(kept) = self.take_kept()
@@ -295,15 +305,16 @@ impl<'p, B: Backend> Attempts<'p, B> {
                 self.kept_request = Some(KeptRequest::Own(kept));
                 return AfterAttempt::Return(picked);
             };
-            // Only a response that is dropped counts against its endpoint, as in nginx (ngx_http_upstream_test_next). A response
-            // that the client gets does not, because Kylin sends 500 for every SQL error.
+            // Only a response that is dropped counts against its endpoint, as in nginx
+            // (ngx_http_upstream_test_next). A response that is returned to the client does not
+            // count, because Kylin sends 500 for every SQL error.
             if retry.is_failure(status) {
                 picked.lease.set_outcome(Outcome::Failure);
                 self.note_status(&picked);
             }
             tracing::debug!(endpoint = %picked.lease.endpoint(), status = status.as_u16(), "retrying on another endpoint");
             self.note_retry(next.lease.endpoint(), RetryReason::Response(status));
-            // The probe has shown already whose failure it is.
+            // The probe has already shown whether the node failed.
             if !stops {
                 self.pending_failures.add(picked.lease.defer_failure(self.failed_client()));
             }
@@ -313,7 +324,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
     }
 }
 
-/// Returns the length that the response declares for its body, unless it is a response to HEAD.
+/// Returns the declared length of the response's body; `None` for a response to HEAD.
 pub(super) fn declared_length(response: &Response<Body>) -> Option<u64> {
     let has_body = response.status() != StatusCode::NOT_MODIFIED;
     response.headers().get(header::CONTENT_LENGTH).filter(|_| has_body)?.to_str().ok()?.parse().ok()

@@ -18,7 +18,7 @@ use crate::proxy::rules::{NODE_TIMEOUT, QueryWatch};
 /// The failure of an attempt.
 pub(super) struct AttemptFailure {
     pub(super) error: SendError,
-    /// Whether the login before the request failed. Nodes may have received that.
+    /// Whether the login before the request failed. Nodes may have received the login.
     pub(super) is_of_login: bool,
 }
 
@@ -29,7 +29,8 @@ impl AttemptFailure {
 }
 
 impl<B: Backend> Attempts<'_, B> {
-    /// Begins an attempt: counts it, and makes the request that of this endpoint. Fails if the node has too many bodies that stream.
+    /// Begins an attempt: counts it, and adapts the request to this endpoint. Fails if too many
+    /// bodies stream to the node.
     pub(super) fn begin_attempt(
         &mut self,
         picked: &Picked<B>,
@@ -50,7 +51,7 @@ impl<B: Backend> Attempts<'_, B> {
         counted.map_err(|error| AttemptFailure::of_request(error.with_request(take(request))))
     }
 
-    /// Returns the failure of a login before the request.
+    /// Returns the failure of a login that preceded the request.
     pub(super) fn login_failed(&mut self, error: SendError, request: &mut Request<Body>) -> AttemptFailure {
         if let Some(recorder) = &mut self.recorder {
             recorder.attempt_unprepared();
@@ -94,10 +95,11 @@ impl<B: Backend> Attempts<'_, B> {
         }
     }
 
-    /// Returns whether the node may take no longer than for a request to all nodes. The logout of a bound session is sent also to a node
-    /// that is known to be down, and a node that hangs would keep its client waiting for as long as a query.
+    /// Returns whether the node must respond within the timeout of a request to all nodes. The
+    /// logout of a bound session is also sent to a node that is known to be down. A node that hangs
+    /// would keep its client waiting for as long as a query may take.
     fn is_short_wait(&self, request: &Request<Body>) -> bool {
-        // The time that a client takes to send a stream is its own.
+        // The time that a client needs to send a stream does not count.
         self.ends_bound_session() && self.sent(request).body().whole().is_some()
     }
 

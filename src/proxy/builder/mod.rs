@@ -45,7 +45,7 @@ pub(in crate::proxy) struct ProxySettings {
     pub(in crate::proxy) clock: Arc<dyn Clock>,
     pub(in crate::proxy) affinity: Option<Affinity>,
     pub(in crate::proxy) observers: Arc<Observers>,
-    /// `None`: if there is an observer.
+    /// `None` means on if there is an observer.
     pub(in crate::proxy) served_by: Option<bool>,
     pub(in crate::proxy) hides_nodes: Option<bool>,
     pub(in crate::proxy) single_flight: bool,
@@ -59,7 +59,7 @@ pub enum KylinAware {}
 #[derive(Debug)]
 pub enum Plain {}
 
-/// Collects the settings of a [`Proxy`]. `K` is [`KylinAware`] or [`Plain`]; only the former has [`rules`](Self::rules).
+/// Collects the settings of a [`Proxy`]. `K` is [`KylinAware`], which adds settings, or [`Plain`].
 ///
 /// | setting | default |
 /// |---|---|
@@ -161,13 +161,13 @@ impl<B, K> ProxyBuilder<B, K> {
         }
     }
 
-    /// Sets which proxies in front may name the client. Default: none; the peer of the connection is the client.
+    /// Sets which proxies in front may name the client. Default: none; the client is the peer.
     pub fn trusted_proxies(mut self, trusted: TrustedProxies) -> Self {
         self.settings.trusted = trusted;
         self
     }
 
-    /// Sets whether the proxy sets `X-Forwarded-For`, `-Proto` and `-Host` on requests to nodes. Default: on.
+    /// Sets whether requests to nodes get `X-Forwarded-For`, `-Proto` and `-Host`. Default: on.
     ///
     /// If a [trusted proxy](Self::trusted_proxies) sent the request, the proxy appends to `X-Forwarded-For` and keeps the other two.
     /// Otherwise it replaces all three.
@@ -176,7 +176,7 @@ impl<B, K> ProxyBuilder<B, K> {
         self
     }
 
-    /// Sets whether clients reach the application over TLS, which goes into `X-Forwarded-Proto`. Default: off.
+    /// Sets whether clients use TLS, so that `X-Forwarded-Proto` is `https`. Default: off.
     pub fn secure(mut self, secure: bool) -> Self {
         self.settings.secure = secure;
         self
@@ -188,10 +188,11 @@ impl<B, K> ProxyBuilder<B, K> {
         self
     }
 
-    /// Sets how many bytes of a request body are read before it is sent, so that it can be sent again. Default: 1 MiB.
+    /// Sets how many bytes of a request body are read first, so that it can be resent. Default: 1
+    /// MiB.
     ///
-    /// A longer body streams, and can be sent again only if no part of it was sent to a node. The bytes belong to the
-    /// [budget](Self::buffers).
+    /// A longer body streams. It can be sent again only if no part of it has reached a node. The
+    /// bytes count against the [budget](Self::buffers).
     pub fn replay_limit(mut self, bytes: usize) -> Self {
         self.settings.replay_limit = bytes;
         self
@@ -199,54 +200,61 @@ impl<B, K> ProxyBuilder<B, K> {
 
     /// Sets the maximum length of a request body in bytes; `None` is no limit. Default: `None`.
     ///
-    /// The proxy responds with 413 to longer ones (nginx: `client_max_body_size`). Bodies stream, and Kylin has limits of its
-    /// own, so the default is safe.
+    /// The proxy responds to a longer body with 413 (nginx: `client_max_body_size`). Bodies stream,
+    /// and Kylin has limits of its own, so no limit is a safe default.
     pub fn max_body(mut self, bytes: Option<u64>) -> Self {
         self.settings.max_body = bytes;
         self
     }
 
-    /// Sets how long a client may pause within a request body (nginx: `client_body_timeout`), at least 1 ms. Default: 60 s.
+    /// Sets how long a client may pause within a request body (nginx: `client_body_timeout`), at
+    /// least 1 ms. Default: 60 s.
     ///
-    /// The proxy responds with 408 after that time.
+    /// After a longer pause the proxy responds with 408.
     pub fn body_timeout(mut self, timeout: Duration) -> Self {
         self.settings.body_timeout = timeout;
         self
     }
 
-    /// Sets the rate at which the body of a request must arrive on average, in bytes a second; `None` is no limit. Default: 1024.
+    /// Sets the minimum average rate of a request body, in bytes a second; `None` is no limit.
+    /// Default: 1024.
     ///
-    /// All waits for a body together may take the [`body_timeout`](Self::body_timeout), and a second more for each so many bytes
-    /// that have arrived (Apache httpd: `MinRate` of `RequestReadTimeout`). The time in which the proxy does not read does not
-    /// count. The proxy responds with 408 after that. A client that sends a byte from time to time would otherwise hold what was
-    /// read of its body for as long as it likes.
+    /// All waits for a body together may take the [`body_timeout`](Self::body_timeout) plus the
+    /// time that the received bytes take at this rate (Apache httpd: `MinRate` of
+    /// `RequestReadTimeout`). Time in which the proxy does not read does not count. After that the
+    /// proxy responds with 408. Without this limit, a client that sends a byte from time to time
+    /// could hold the memory of its body indefinitely.
     pub fn body_min_rate(mut self, bytes_per_second: Option<NonZeroU32>) -> Self {
         self.settings.body_min_rate = bytes_per_second;
         self
     }
 
-    /// Sets the budget of bytes that wait in memory. Default: [`BufferBudget::process`].
+    /// Sets the budget of buffered bytes. Default: [`BufferBudget::process`].
     pub fn buffers(mut self, budget: BufferBudget) -> Self {
         self.settings.buffers = budget;
         self
     }
 
-    /// Sets how many request bodies may stream to one node at a time; `None` is no limit. Default: 16.
+    /// Sets how many request bodies may stream to a node at once; `None` is no limit. Default: 16.
     ///
-    /// A body streams if it is longer than the [`replay_limit`](Self::replay_limit), or if the [budget](Self::buffers) has no
-    /// bytes for it. As long as it arrives it occupies a thread of the node. One client may have half of these bodies. A request
-    /// beyond that goes to another node; if there is none, the response is a 503.
+    /// A body streams if it is longer than the [`replay_limit`](Self::replay_limit), or if the
+    /// [budget](Self::buffers) has no bytes left for it. It occupies a thread of the node until it
+    /// has arrived. One client may have half of these bodies. A request beyond the limit goes to
+    /// another node; if there is none, the response is a 503.
     pub fn streamed_bodies(mut self, per_node: Option<NonZeroUsize>) -> Self {
         self.settings.streams = StreamLimit::new(per_node);
         self
     }
 
-    /// Sets how many requests a client may have in flight, streams of HTTP/2 included; `None` is no limit. Default: 256.
+    /// Sets how many requests (over HTTP/2, streams) a client may have in flight; `None` is no
+    /// limit. Default: 256.
     ///
-    /// The proxy responds to more with 429 and `Retry-After`. A request is in flight from its head until the end of its response. A
-    /// client is an IPv4 address, or a /64 network of IPv6. Where many users share one, as behind another proxy, name it with
-    /// [`trusted_proxies`](Self::trusted_proxies): its requests then count for the clients behind it, and those of itself have no
-    /// limit. Nor have those of a unix socket. A warning in the log names a client that reaches the limit.
+    /// The proxy responds to further requests with 429 and `Retry-After`. A request is in flight
+    /// from its head until the end of its response. A client is an IPv4 address or an IPv6 /64
+    /// network. If many users share an address, for example behind another proxy, name that proxy
+    /// with [`trusted_proxies`](Self::trusted_proxies). Its requests then count for the clients
+    /// behind it, and the proxy's own requests have no limit. Requests from a unix socket have no
+    /// limit either. A warning in the log names a client that reaches the limit.
     pub fn max_requests_per_client(mut self, requests: Option<NonZeroU32>) -> Self {
         self.settings.max_requests_per_client = requests;
         self
@@ -255,11 +263,13 @@ impl<B, K> ProxyBuilder<B, K> {
     /// Sets how many bytes of a response the crate's [server](crate::server) takes from its node ahead of a client that reads
     /// slowly (nginx: `proxy_buffers`). With 0, the node waits for the client (nginx: `proxy_buffering off`). Default: 1 MiB.
     ///
-    /// Such a client then occupies no connection and no thread of the node: the request is no longer in flight when the node has
-    /// sent the end of the response, whenever the client reads it, so that policies see the load of the node. The bytes belong to
-    /// the [budget of the server](crate::server::ServerBuilder::buffers); where that has none, the node waits for the client. The
-    /// client still gets at once what it accepts, and a response that is read as fast as it comes is not copied. A node turns this
-    /// off for one response with the header `X-Accel-Buffering: no`, as with nginx.
+    /// A slow client then occupies no connection and no thread of the node. The request stops being
+    /// in flight when the node has sent the end of the response, even if the client reads it later.
+    /// So policies see the real load of the node. The bytes count against the [budget of the
+    /// server](crate::server::ServerBuilder::buffers). If that has none left, the node waits for
+    /// the client. The client still gets each byte as soon as it accepts it, and a response that is
+    /// read as fast as it arrives is not copied. As with nginx, a node turns buffering off for one
+    /// response with the header `X-Accel-Buffering: no`.
     pub fn response_buffer(mut self, bytes: usize) -> Self {
         self.settings.response_buffer = NonZeroUsize::new(bytes);
         self
@@ -267,14 +277,14 @@ impl<B, K> ProxyBuilder<B, K> {
 
     /// Sets the status of the response when no endpoint is eligible. Default: 503.
     ///
-    /// Kylin's ODBC driver shows the message only of a 500. A query that has to [wait](Self::queue) and is refused gets a 503 with
-    /// `Retry-After` in any case.
+    /// Kylin's ODBC driver shows the message of a 500 only. A query that had to [wait](Self::queue)
+    /// and is refused always gets a 503 with `Retry-After`.
     pub fn unavailable_status(mut self, status: StatusCode) -> Self {
         self.settings.unavailable = status;
         self
     }
 
-    /// Sets the clock of retries and of Kylin's rules. Default: the system's clock.
+    /// Sets the clock of retries and of Kylin's rules. Default: the system clock.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.settings.clock = Arc::new(clock);
         self
@@ -282,29 +292,32 @@ impl<B, K> ProxyBuilder<B, K> {
 
     /// Sets how sessions are bound to endpoints; `None` leaves every request to the policy.
     ///
-    /// Default: [`Affinity::learn`] with sessions in memory; `None` for a [plain](Proxy::plain) proxy.
+    /// Default: [`Affinity::learn`] in memory; `None` for a [plain](Proxy::plain) proxy.
     pub fn affinity(mut self, affinity: impl Into<Option<Affinity>>) -> Self {
         self.settings.affinity = affinity.into();
         self.affinity_is_set = true;
         self
     }
 
-    /// Adds an observer, which gets the events of every request after the observers that were added before. Default: none.
+    /// Adds an observer, which gets the events of every request. Observers get them in the order in
+    /// which they were added. Default: none.
     pub fn observer(mut self, observer: impl Observer) -> Self {
         Arc::make_mut(&mut self.settings.observers).add(observer);
         self
     }
 
-    /// Sets whether a response has a [`ServedBy`](crate::observe::ServedBy) in its extensions: the endpoint that served, and why. It
-    /// costs three allocations a request. Default: off, and on with an observer.
+    /// Sets whether a response carries a [`ServedBy`](crate::observe::ServedBy) in its extensions:
+    /// the endpoint that served it, and why that endpoint was picked. This costs three allocations
+    /// per request. Default: on with an observer, otherwise off.
     pub fn served_by(mut self, on: bool) -> Self {
         self.settings.served_by = Some(on);
         self
     }
 
-    /// Sets whether a redirect to the address of its node becomes relative, because clients may not reach the node. Turn it off if the
-    /// application rewrites `Location` itself and looks for that address. It is always done if the client names no host. Default: on,
-    /// and off in a plain proxy.
+    /// Sets whether a redirect to the address of its node becomes relative, because clients may be
+    /// unable to reach the node. Turn this off if the application rewrites `Location` itself and
+    /// looks for that address. A redirect is always rewritten if the client named no host. Default:
+    /// on; off in a plain proxy.
     pub fn hide_nodes(mut self, on: bool) -> Self {
         self.settings.hides_nodes = Some(on);
         self
@@ -313,7 +326,7 @@ impl<B, K> ProxyBuilder<B, K> {
     /// Builds the proxy.
     ///
     /// # Errors
-    /// [`ProxyBuildError`] when a setting is out of its range, or no secret could be made for the default affinity.
+    /// [`ProxyBuildError`] if a setting is out of range, or no secret can be made for the affinity.
     pub fn build(self) -> Result<Proxy<B>, ProxyBuildError>
     where
         B: 'static,
@@ -329,7 +342,7 @@ impl<B, K> ProxyBuilder<B, K> {
             let sessions = Sessions::in_memory().map_err(ProxyBuildError::Randomness)?;
             settings.affinity = Some(Affinity::learn(sessions));
         }
-        // All proxies of the cluster share the flights, because a write may pass one proxy and the next query another.
+        // All proxies of the cluster share the flights, because a write may pass another proxy.
         let flights = rules.is_some().then(|| ProxyCore::flights(&cluster, &settings.clock));
         #[cfg(feature = "cache")]
         let cache = match self.cache.zip(flights.clone()) {

@@ -5,8 +5,8 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 pub(super) const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 pub(super) const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
-/// Changes to the headers of one request, which the proxy applies after its own. The application adds it to the request's
-/// extensions.
+/// Edits to the headers of one request, which the proxy applies after its own. The application adds
+/// the value to the request's extensions.
 ///
 /// Edits of headers that belong to the connection or frame the body have no effect: see [`allows`](Self::allows).
 ///
@@ -37,7 +37,7 @@ impl HeaderEdits {
         self
     }
 
-    /// Adds a header line `name` with `value` behind those that there are.
+    /// Appends a header line `name` with `value` after the existing lines.
     pub fn append(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.0.push((name, Edit::Append(value)));
         self
@@ -54,8 +54,9 @@ impl HeaderEdits {
         self.0.is_empty()
     }
 
-    /// Returns whether `name` may be edited. Edits of a header that frames the body or belongs to the connection have no
-    /// effect; a program that reads header names from its configuration refuses them with this.
+    /// Returns whether `name` may be edited. Edits of a header that frames the body or belongs to
+    /// the connection have no effect. A program that reads header names from its configuration can
+    /// refuse such names with this method.
     pub fn allows(name: &HeaderName) -> bool {
         !is_framing(name)
     }

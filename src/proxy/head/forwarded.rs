@@ -51,7 +51,7 @@ impl Forwarded<'_> {
     }
 }
 
-/// Removes the headers in which proxies name the client, but those that are set anyway.
+/// Removes the headers in which proxies name the client, except those that the proxy sets anyway.
 fn remove_others(headers: &mut HeaderMap) {
     let is_other = |name: &&HeaderName| is_named_by_proxies(name.as_str()) && !SET_BY_PROXY.contains(&name.as_str());
     let names: Vec<HeaderName> = walk(headers).map(|(name, _)| name).filter(is_other).cloned().collect();

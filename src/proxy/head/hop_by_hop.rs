@@ -4,8 +4,8 @@ use super::presence::{HOP_BY_HOP, HeaderPresence, is_named_by_proxies};
 
 /// Removes the headers of one connection (RFC 9110, 7.6.1), with those that `Connection` names.
 ///
-/// Headers on which framing, routing, identity or tracing rest stay even if `Connection` names them: a client could have the proxy
-/// remove them from other requests (CVE-2022-31813).
+/// Headers that framing, routing, identity or tracing depend on stay even if `Connection` names
+/// them. Otherwise a client could make the proxy drop headers that nodes rely on (CVE-2022-31813).
 pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap, presence: HeaderPresence) {
     if presence.connection {
         for name in named_by_connection(headers) {

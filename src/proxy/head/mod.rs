@@ -33,8 +33,8 @@ pub(crate) const MAX_METHOD: usize = 64;
 
 /// Checks the head of a request, converts its target to origin form, and moves the host of the target into `Host`.
 ///
-/// HTTP/1.0 allows a request without `Host`, and HTTP/1.1 an empty one. Such a request stays as it is here, and the proxy sends the
-/// address of the node.
+/// HTTP/1.0 allows a request without `Host`, and HTTP/1.1 an empty one. This function leaves such a
+/// request unchanged, and the proxy sends the address of the node.
 ///
 /// [`Proxy::forward`](crate::Proxy::forward) does this first. An application that routes by path or host calls it before it reads
 /// them, so that it sees the same host and path as the node.
@@ -56,7 +56,8 @@ pub fn check_head<T>(request: &mut Request<T>) -> Result<(), ErrorResponse> {
     check(request, None).map(drop)
 }
 
-/// Checks the head and brings its target into origin form. Returns which headers it has. `shown` gets those that observers learn.
+/// Checks the head and brings its target into origin form. Returns which headers it has. `shown`
+/// receives the headers that observers see.
 pub(super) fn check<T>(
     request: &mut Request<T>,
     shown: Option<&mut ShownHeaders>,
@@ -113,14 +114,14 @@ fn set_origin_form<T>(request: &mut Request<T>) -> Result<(), ErrorResponse> {
 
 /// Whether a request with `Max-Forwards` may be forwarded.
 pub(super) enum Hops {
-    /// The request may be forwarded. The number of a request that has one is lower by one now.
+    /// The request may be forwarded. Its `Max-Forwards`, if any, is one lower now.
     Left,
     /// The proxy is the last recipient and responds itself.
     Used,
 }
 
-/// Counts down `Max-Forwards` of an OPTIONS request. The header means nothing with other methods, and TRACE is not served (RFC
-/// 9110, 7.6.2).
+/// Counts down `Max-Forwards` of an OPTIONS request. The header has no meaning with other methods,
+/// and TRACE is not supported (RFC 9110, 7.6.2).
 ///
 /// # Errors
 /// [`ErrorResponse`] if the value is not one number.
@@ -165,7 +166,7 @@ struct FramingHeaders<'h> {
 }
 
 impl<'h> FramingHeaders<'h> {
-    /// `is_observed`: the headers that events show are noted too.
+    /// `is_observed`: also records the headers that events show.
     fn of(headers: &'h HeaderMap, is_observed: bool) -> Self {
         let mut found = FramingHeaders::default();
         for (name, value) in walk(headers) {
@@ -190,8 +191,8 @@ impl<'h> FramingHeaders<'h> {
         }
     }
 
-    /// Allows what all parsers read alike: one `chunked`, or one length of at most 63 bits. Several equal lengths are legal too,
-    /// but parsers differ.
+    /// Accepts what all parsers read alike: one `chunked`, or one length of at most 63 bits.
+    /// Several equal lengths are legal too, but parsers differ on them.
     fn check_framing(&self, version: Version) -> Result<(), ErrorResponse> {
         let number =
             |length: &HeaderValue| matches!(length.len(), 1..=18) && length.as_bytes().iter().all(u8::is_ascii_digit);
@@ -235,7 +236,8 @@ fn host_of<B: Backend>(picked: &Picked<B>) -> HeaderValue {
     picked.backend().host().unwrap_or_else(|| host_of_node(picked.lease.placement()))
 }
 
-/// Makes a `Location` relative that names the host of [`set_host_of`], the node itself, which the client may not reach.
+/// Makes a `Location` relative that names the host of [`set_host_of`]. That host is the node
+/// itself, which the client may be unable to reach.
 pub(super) fn hide_host_of<B: Backend>(picked: &Picked<B>, headers: &mut HeaderMap) {
     let path = headers.get(header::LOCATION).and_then(|location| {
         let location = location.as_bytes();

@@ -10,7 +10,7 @@ use crate::kylin::ROUTED;
 pub(crate) struct HeaderPresence {
     pub(super) connection: bool,
     pub(super) hop_by_hop: bool,
-    /// Any header that [`is_named_by_proxies`] but those that the proxy sets.
+    /// Any header that [`is_named_by_proxies`], except those that the proxy sets.
     pub(super) named_by_proxies: bool,
     /// Any of the headers by which a proxy names its client.
     pub(crate) names_client: bool,
@@ -25,7 +25,7 @@ pub(crate) struct HeaderPresence {
 impl HeaderPresence {
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         let mut presence = HeaderPresence::default();
-        // Not the keys: several headers of one name have one key.
+        // Walks lines, not keys: several headers of one name have one key.
         walk(headers).for_each(|(name, _)| presence.note(name));
         presence
     }
@@ -88,8 +88,9 @@ pub(super) static HOP_BY_HOP: [HeaderName; 9] = [
 /// The headers of the family that the proxy sets itself.
 pub(super) const SET_BY_PROXY: [&str; 3] = ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host"];
 
-/// Returns whether proxies tell nodes of the client and its request in this header: `Forwarded`, `X-Real-IP`, `X-Forwarded` and all
-/// that begin with `X-Forwarded-`. Servers that pass headers on as variables, as by CGI, read an underscore as a hyphen.
+/// Returns whether proxies use this header to tell nodes about the client and its request:
+/// `Forwarded`, `X-Real-IP`, `X-Forwarded` and all that begin with `X-Forwarded-`. Servers that
+/// pass headers on as variables, as with CGI, do not distinguish an underscore from a hyphen.
 pub(crate) fn is_named_by_proxies(name: &str) -> bool {
     let is = |known: &[u8]| {
         let mut same = name.bytes().zip(known).map(|(byte, known)| if byte == b'_' { b'-' } else { byte } == *known);

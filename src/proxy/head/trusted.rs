@@ -5,11 +5,11 @@ use ipnet::IpNet;
 
 use crate::request::ClientAddr;
 
-/// The proxies in front whose header names the client (nginx: the realip module).
+/// The proxies in front that may name the client in a header (nginx: the realip module).
 ///
-/// The header counts only on connections from one of the networks. The client is the last address in it, which the
-/// nearest proxy added; with [`recursive`](Self::recursive), the last one that is not a trusted proxy itself. A text that is not an
-/// address ends the search.
+/// The header counts only on connections from one of the networks. The client is the last address
+/// in it, which the nearest proxy added. With [`recursive`](Self::recursive), the client is the
+/// last address that is not a trusted proxy itself. A text that is not an address ends the search.
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct TrustedProxies {
@@ -17,7 +17,7 @@ pub struct TrustedProxies {
     unix: bool,
     header: HeaderName,
     recursive: bool,
-    /// The rule for requests whose client this one does not name.
+    /// The rule for requests whose client this rule does not name.
     next: Option<Box<TrustedProxies>>,
 }
 
@@ -50,15 +50,15 @@ impl TrustedProxies {
         self
     }
 
-    /// Sets whether addresses that are trusted proxies themselves are passed over (nginx: `real_ip_recursive`). Default: yes
-    /// after [`new`](Self::new), no after [`none`](Self::none).
+    /// Sets whether addresses that are trusted proxies themselves are skipped (nginx:
+    /// `real_ip_recursive`). Default: yes after [`new`](Self::new), no after [`none`](Self::none).
     pub fn recursive(mut self, recursive: bool) -> Self {
         self.recursive = recursive;
         self
     }
 
-    /// Adds another rule, for the requests whose client this one does not name (nginx: the rule of a `location`, behind that of its
-    /// `server`).
+    /// Adds another rule for requests whose client this rule does not name (nginx: the rule of a
+    /// `location`, then that of its `server`).
     pub fn or_else(mut self, other: TrustedProxies) -> Self {
         self.next = Some(Box::new(match self.next {
             Some(next) => next.or_else(other),

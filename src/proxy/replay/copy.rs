@@ -6,12 +6,15 @@ use http::Request;
 
 use crate::body::Body;
 
-/// Receives a copy of a request's body, so that the application can send the request to another proxy if this one cannot serve it.
-/// The application adds it to the request's extensions.
+/// Receives a copy of a request's body, so that the application can send the request to another
+/// proxy if this one cannot serve it. The application adds it to the request's extensions.
 ///
-/// The proxy fills it after it has read the body before sending it: within [`body_timeout`](crate::proxy::ProxyBuilder::body_timeout) and
-/// [`body_min_rate`](crate::proxy::ProxyBuilder::body_min_rate), up to [`replay_limit`](crate::proxy::ProxyBuilder::replay_limit),
-/// and in the [budget](crate::proxy::ProxyBuilder::buffers). The copy shares the bytes. A body that streams is not copied.
+/// The proxy fills it if it reads the whole body before sending it: within
+/// [`body_timeout`](crate::proxy::ProxyBuilder::body_timeout) and
+/// [`body_min_rate`](crate::proxy::ProxyBuilder::body_min_rate), up to
+/// [`replay_limit`](crate::proxy::ProxyBuilder::replay_limit), and within the
+/// [budget](crate::proxy::ProxyBuilder::buffers). The copy shares the bytes. A body that streams is
+/// not copied.
 ///
 /// ```
 /// use kylin_lb::proxy::BodyCopy;

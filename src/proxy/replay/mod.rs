@@ -20,7 +20,7 @@ use crate::observe::Termination;
 const TOO_LARGE: ErrorResponse =
     ErrorResponse::new(StatusCode::PAYLOAD_TOO_LARGE, "the body of the request is too large");
 
-/// Refuses a body that is declared longer than a body may be.
+/// Refuses a body whose declared length is over the limit.
 pub(super) fn check_length(body: &Body, settings: &ProxySettings) -> Result<(), ErrorResponse> {
     match settings.max_body {
         Some(max) if body.size_hint().lower() > max => Err(TOO_LARGE),
@@ -28,10 +28,11 @@ pub(super) fn check_length(body: &Body, settings: &ProxySettings) -> Result<(), 
     }
 }
 
-/// Reads the whole body if it is no longer than the replay limit, and the budget has the bytes for it. Any other body becomes a
-/// stream that begins with what was read.
+/// Reads the whole body if it is within the replay limit and the budget has bytes for it. Any other
+/// body becomes a stream that begins with the bytes already read.
 ///
-/// Reading before sending also keeps a slow client from occupying a node, like nginx's request buffering.
+/// Reading before sending also prevents a slow client from occupying a node, like nginx's request
+/// buffering.
 pub(super) async fn read(
     body: Body,
     client: Option<ClientKey>,

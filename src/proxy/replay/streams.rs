@@ -1,5 +1,5 @@
-//! A limit on the request bodies that stream to each node at a time: a client that sends slowly occupies a thread of the node
-//! meanwhile.
+//! A limit on the request bodies that stream to each node at a time. A client that sends slowly
+//! occupies a thread of the node meanwhile.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,7 +16,7 @@ use crate::endpoint::Lease;
 /// The default limit: a fraction of the 200 threads of a node's Tomcat.
 pub(in crate::proxy) const DEFAULT_STREAMS: NonZeroUsize = NonZeroUsize::new(16).unwrap();
 
-/// The bodies that stream at present.
+/// The bodies that are currently streaming.
 pub(in crate::proxy) struct StreamLimit {
     /// `None` is no limit.
     per_node: Option<NonZeroUsize>,
@@ -45,10 +45,12 @@ impl StreamLimit {
         Arc::new(StreamLimit { per_node, open: Mutex::default() })
     }
 
-    /// Counts a body until the guard is dropped; `None` without a limit. One client may have half of them.
+    /// Counts a body until the guard is dropped; returns `None` without a limit. One client may
+    /// have half of the limit.
     ///
     /// # Errors
-    /// [`TooManyStreams`] if the endpoint has its maximum, or the client has half of it. It does not count against the endpoint.
+    /// [`TooManyStreams`] if the endpoint has its maximum, or the client has half of it. This error
+    /// does not count against the endpoint.
     pub(in crate::proxy) fn open(
         self: &Arc<Self>,
         lease: &Lease,

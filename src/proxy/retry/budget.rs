@@ -1,7 +1,8 @@
 //! A budget for retries: a ratio of the traffic, with a minimum per second.
 //!
-//! A limit of attempts per request does not stop a retry storm: when all nodes fail, every request is retried on all of them,
-//! and the load multiplies when the cluster can bear it least. A budget bounds the sum, as in Finagle and tower.
+//! A limit of attempts per request does not stop a retry storm. When all nodes fail, every request
+//! is retried on all of them, and the load multiplies when the cluster can bear it least. A budget
+//! bounds the total, as in Finagle and tower.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -10,7 +11,7 @@ use crate::client_key::ClientKey;
 use crate::clock::{Clock, Epoch};
 use crate::setting::InvalidSetting;
 
-/// Bounds how many requests a proxy may repeat that a node may have received.
+/// Limits how many requests that a node may have received a proxy may repeat.
 ///
 /// A request that certainly reached no node is outside the budget: its attempts are bounded by the number of endpoints.
 ///
@@ -19,13 +20,15 @@ use crate::setting::InvalidSetting;
 /// | [`ratio`](Self::ratio) | 0.2 | retries for each request |
 /// | [`min_per_second`](Self::min_per_second) | 3 | retries a second, whatever the traffic |
 ///
-/// A request that a node did not execute because it does not know the session is outside the budget too: up to 300 a second, and 3000 at
-/// once, look for the node that knows it, unless the budget allows no retry. The additional requests of a logout that goes to all nodes
-/// count among them.
+/// A request that a node did not execute because it does not know the session is outside the budget
+/// too. Up to 300 such requests a second, and 3000 at once, search for the node that knows the
+/// session, unless the budget allows no retry. The additional requests of a logout that goes to all
+/// nodes count among them.
 ///
-/// Unused retries add up to 10 s of `min_per_second`, at least to 100, because a node that fails breaks all requests that it
-/// has in flight at once. Half as many again are a reserve for clients (IPv4 addresses, or the first 64 bits of IPv6 addresses)
-/// that have asked for few retries: at most a tenth of the reserve within 10 s. So one client cannot use up the budget for all.
+/// Unused retries add up to 10 s of `min_per_second`, and at least to 100, because a failing node
+/// breaks all its requests in flight at once. A reserve of half as many again is for clients that
+/// have made few retries (IPv4 addresses, or the first 64 bits of IPv6 addresses). Each may take a
+/// tenth of the reserve within 10 s. So one client cannot use up the budget of all others.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[must_use]
 pub struct RetryBudget {
@@ -34,7 +37,7 @@ pub struct RetryBudget {
 }
 
 impl Default for RetryBudget {
-    /// Returns a budget of a fifth of the traffic and at least three retries a second.
+    /// Returns a budget of a fifth of the traffic, and at least three retries a second.
     fn default() -> Self {
         RetryBudget { ratio: 0.2, min_per_second: 3 }
     }
@@ -51,14 +54,16 @@ impl RetryBudget {
         Ok(self)
     }
 
-    /// Sets how many retries a second are allowed whatever the traffic, so that a quiet cluster has retries too. Default: 3.
+    /// Sets how many retries a second are allowed whatever the traffic, so that a quiet cluster can
+    /// retry too. Default: 3.
     pub fn min_per_second(mut self, retries: u32) -> Self {
         self.min_per_second = retries;
         self
     }
 }
 
-/// The number of retries a second that look for the node of a session, unless the budget allows no retry.
+/// The number of retries a second that search for the node of a session, unless the budget allows
+/// no retry.
 const SEARCHES_PER_SECOND: u32 = 300;
 
 /// The unit of a balance: thousandths of a retry.
@@ -109,9 +114,10 @@ impl RetryAccount {
         }
     }
 
-    /// Returns an account for the search for the node that knows a session, which begins when a node has not executed a request because
-    /// it does not know its session. Such a response costs a node little, and after a restart of the front end each session has to be
-    /// found once: so the account holds 3000 retries and gets 300 a second, whatever the traffic.
+    /// Returns an account for searches for the node that knows a session. A search begins when a
+    /// node has not executed a request because it does not know its session. Such a response costs
+    /// a node little, and after a restart of the front end each session must be found once. So the
+    /// account holds 3000 retries and gains 300 a second, whatever the traffic.
     pub(crate) fn for_searches(budget: RetryBudget, clock: Arc<dyn Clock>) -> Self {
         let is_empty = budget.ratio == 0.0 && budget.min_per_second == 0;
         let min_per_second = if is_empty { 0 } else { SEARCHES_PER_SECOND };
@@ -157,7 +163,7 @@ impl RetryAccount {
         let taken = &self.taken[self.seed.hash_one(client) as usize % CLIENTS];
         let interval = self.epoch.millis() / SHARE_INTERVAL_MS;
         let before = taken.load(Ordering::Relaxed);
-        // If two come at the same time, one may be lost.
+        // If two retries come at the same time, one may be lost.
         let count = if before >> 32 == interval { (before & u64::from(u32::MAX)) + 1 } else { 1 };
         let count = interval << 32 | count.min(u64::from(u32::MAX));
         taken.store(count, Ordering::Relaxed);
@@ -169,7 +175,7 @@ impl RetryAccount {
         let until = self.deposited_until.load(Ordering::Relaxed);
         let passed = i64::try_from(now.saturating_sub(until)).unwrap_or(i64::MAX);
         let due = (passed.saturating_mul(self.per_second) / 1000).min(self.capacity);
-        // If several threads see the same time, one deposits.
+        // If several threads see the same time, only one deposits.
         if due > 0 && self.deposited_until.compare_exchange(until, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             // The reserve is filled first. Otherwise one client could keep it empty.
             let missing = (self.reserve_capacity - self.reserve.load(Ordering::Relaxed)).clamp(0, due / 2);

@@ -15,17 +15,19 @@ use crate::setting::InvalidSetting;
 
 /// Decides when a request is sent to another endpoint (nginx: `proxy_next_upstream`).
 ///
-/// - Each endpoint gets a request once. The exception is a kept-alive connection that the node closed before it responded, which
-///   is no failure of the node: the proxy sends the request once more to the same endpoint, on a fresh connection. A Kylin-aware proxy
-///   does so only if no other endpoint is eligible or knows the session.
-/// - A request that certainly was not processed may be retried whatever its method. If no node got it, each endpoint is
-///   attempted once, whatever the budget and `max_attempts`.
-/// - A request that may have been processed is retried only if its method is idempotent (RFC 9110, 9.2.2), which POST, LOCK and
-///   PATCH are not, if its body was short enough to be kept, and if the [budget](Self::budget) allows it.
+/// - Each endpoint gets a request once. The exception is a kept-alive connection that the node
+///   closed before it responded, which is no failure of the node. The proxy then sends the request
+///   to the same endpoint once more, on a fresh connection. A Kylin-aware proxy does so only if no
+///   other endpoint is eligible or knows the session.
+/// - A request that certainly was not processed may be retried regardless of its method. If no node
+///   got it, each endpoint is attempted once, regardless of the budget and `max_attempts`.
+/// - A request that may have been processed is retried only if its method is idempotent (RFC 9110,
+///   9.2.2). In addition, its body must have been short enough to be kept, and the
+///   [budget](Self::budget) must allow it. POST, LOCK and PATCH count as not idempotent.
 ///
-/// In a Kylin-aware proxy the class of the request decides instead of its method, and the class of the response instead of its
-/// status; the kinds of failure, `max_attempts`, `max_elapsed` and the budget apply there too. There a request that a node may have
-/// executed is sent once more at most.
+/// In a Kylin-aware proxy the class of the request replaces its method, and the class of the
+/// response its status. The kinds of failure, `max_attempts`, `max_elapsed` and the budget apply
+/// there too. A request that a node may have executed is sent once more at most.
 #[derive(Debug, Clone, PartialEq)]
 #[must_use]
 pub struct RetryPolicy {
@@ -43,8 +45,8 @@ pub struct RetryPolicy {
 }
 
 impl Default for RetryPolicy {
-    /// Returns nginx's default, `error timeout` without limits of attempts or time, with retries of invalid responses and a
-    /// default [`RetryBudget`] in addition.
+    /// Returns nginx's default: `error timeout` without limits of attempts or time. In addition,
+    /// invalid responses are retried, and there is a default [`RetryBudget`].
     fn default() -> Self {
         RetryPolicy {
             error: true,
@@ -74,17 +76,20 @@ impl RetryPolicy {
         self
     }
 
-    /// Sets whether to retry when a connection or the head of a response does not come in time. Default: yes.
+    /// Sets whether to retry when a connection is not established, or the head of a response does
+    /// not arrive, in time. Default: yes.
     ///
-    /// A request that takes long is then sent to one endpoint after the other, and waits for each until its timeout.
+    /// A request that takes long is then sent to one endpoint after another, and waits at each
+    /// until its timeout.
     pub fn on_timeout(mut self, on: bool) -> Self {
         self.timeout = on;
         self
     }
 
-    /// Sets whether a response head that does not come in time counts as a failure of an endpoint with
-    /// [`max_fails`](crate::Endpoint::max_fails), as in nginx. Default: no. The outcome is then [`Slow`](crate::Outcome::Slow), which
-    /// ejects no endpoint, since a query may take minutes. A Kylin-aware proxy never counts it.
+    /// Sets whether a response head that does not arrive in time counts as a failure of an endpoint
+    /// with [`max_fails`](crate::Endpoint::max_fails), as in nginx. Default: no. The outcome is
+    /// then [`Slow`](crate::Outcome::Slow), which ejects no endpoint, since a query may take
+    /// minutes. A Kylin-aware proxy never counts it as a failure.
     pub fn timeout_is_failure(mut self, on: bool) -> Self {
         self.timeout_is_failure = on;
         self
@@ -96,11 +101,13 @@ impl RetryPolicy {
         self
     }
 
-    /// Sets whether a plain proxy retries a request whose node responds with 404 or 503 because it stops: a server ends its applications
-    /// before it closes its port. nginx and httpd do not do this. Default: yes, except after [`RetryPolicy::none`].
+    /// Sets whether a plain proxy retries a request whose node responds with 404 or 503 because it
+    /// is stopping. A stopping server ends its applications before it closes its port. nginx and
+    /// httpd do not retry in this case. Default: yes, except after [`RetryPolicy::none`].
     ///
-    /// The endpoint needs a running [`HealthCheck`](crate::probe::HealthCheck) that has found it healthy. On such a response it is
-    /// probed, at most ten times a second, and the response waits for the result, at most 500 ms.
+    /// The endpoint needs a running [`HealthCheck`](crate::probe::HealthCheck) that has found it
+    /// healthy. Such a response triggers a probe, at most ten times a second, and waits up to 500
+    /// ms for the result.
     ///
     /// | response | probe | retried |
     /// |---|---|---|
@@ -110,9 +117,11 @@ impl RetryPolicy {
     /// | 503 | fails, or has no result in 500 ms | if the method is idempotent, within the budget |
     /// | any | succeeds, or cannot be made | no |
     ///
-    /// Such a response counts neither as a failure nor as a success of the endpoint, because the probe has counted, unless its status is
-    /// one of [`on_status`](Self::on_status). A Kylin-aware proxy does this for paths to which its rules do not apply
-    /// ([`KylinRules::other_paths`](crate::proxy::KylinRules::other_paths)). For all others it asks the node whether Kylin runs there.
+    /// Such a response counts neither as a failure nor as a success of the endpoint, because the
+    /// probe has already been counted. The exception is a status of [`on_status`](Self::on_status).
+    /// A Kylin-aware proxy does this for paths to which its rules do not apply
+    /// ([`KylinRules::other_paths`](crate::proxy::KylinRules::other_paths)). For all other paths it
+    /// asks the node whether Kylin runs there.
     pub fn on_stopping(mut self, on: bool) -> Self {
         self.stopping = on;
         self
@@ -135,18 +144,20 @@ impl RetryPolicy {
         self
     }
 
-    /// Sets how many endpoints may get a request at most; `None` is no limit. Default: `None`.
+    /// Sets how many endpoints may get a request; `None` is no limit. Default: `None`.
     ///
-    /// An endpoint that certainly got nothing of the request does not count, for example one that refused the connection: the
-    /// request goes to the next one at once, until each endpoint was attempted once. In a Kylin-aware proxy, neither does one on which
-    /// Kylin does not run. See [`count_unsent`](Self::count_unsent).
+    /// An endpoint that certainly received nothing of the request does not count, for example one
+    /// that refused the connection. The request then goes to the next endpoint at once, until each
+    /// was attempted once. In a Kylin-aware proxy, an endpoint on which Kylin does not run does not
+    /// count either. See [`count_unsent`](Self::count_unsent).
     pub fn max_attempts(mut self, attempts: Option<NonZeroU32>) -> Self {
         self.max_attempts = attempts;
         self
     }
 
-    /// Sets whether an endpoint that certainly got nothing of a request counts for [`max_attempts`](Self::max_attempts) too, as in
-    /// nginx (`proxy_next_upstream_tries`). Default: no.
+    /// Sets whether an endpoint that certainly received nothing of a request counts towards
+    /// [`max_attempts`](Self::max_attempts) too, as in nginx (`proxy_next_upstream_tries`).
+    /// Default: no.
     pub fn count_unsent(mut self, on: bool) -> Self {
         self.count_unsent = on;
         self
@@ -164,7 +175,7 @@ impl RetryPolicy {
         self
     }
 
-    /// Checks what the setters accept.
+    /// Checks the values of the setters.
     pub(super) fn validate(&self) -> Result<(), InvalidSetting> {
         let is_error = |status: &StatusCode| status.is_client_error() || status.is_server_error();
         InvalidSetting::unless(self.statuses.iter().all(is_error), "on_status", "400 to 599")
@@ -184,7 +195,8 @@ impl RetryPolicy {
         }
     }
 
-    /// Returns what a failure of this kind says about the endpoint. `may_time_out` is true if a time-out is never a failure.
+    /// Returns the outcome that a failure of this kind has for the endpoint. `may_time_out` is true
+    /// if a time-out is never a failure.
     pub(super) fn outcome(&self, kind: SendErrorKind, may_time_out: bool) -> Outcome {
         match kind {
             // A query may take minutes.
@@ -193,7 +205,7 @@ impl RetryPolicy {
         }
     }
 
-    /// Returns whether the responses of a node that stops are retried.
+    /// Returns whether the responses of a stopping node are retried.
     pub(super) fn covers_stopping(&self) -> bool {
         self.stopping
     }
@@ -210,7 +222,8 @@ impl RetryPolicy {
 
     /// Returns whether a request that a node may have processed can be sent again.
     pub(super) fn is_repeatable(&self, method: &Method) -> bool {
-        // nginx's rule. For the methods that it names it is that of RFC 9110; it also repeats unknown methods.
+        // nginx's rule. It agrees with RFC 9110 for the methods that it names, but also repeats
+        // unknown methods.
         self.non_idempotent || !matches!(method.as_str(), "POST" | "LOCK" | "PATCH")
     }
 

@@ -1,8 +1,8 @@
 //! Stops queries whose client has disconnected.
 //!
-//! Kylin runs a query to its end when its client disconnects, and a user who reloads the page runs it twice. A watch guards each
-//! query that is sent. When the future of the request is dropped before the response head, or the head times out, the watch tells
-//! the node to stop the query.
+//! Kylin runs a query to its end even if its client disconnects, so a user who reloads the page
+//! runs it twice. A watch guards each query that is sent. When the future of the request is dropped
+//! before the response head, or the head times out, the watch tells the node to stop the query.
 
 use std::fmt;
 use std::sync::Arc;
@@ -33,23 +33,25 @@ use crate::log_limit::LogLimit;
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time until a login that a node refused is sent again.
 const LOGIN_PAUSE: Duration = Duration::from_secs(600);
-/// The number of queries that are stopped at once; further ones run to their end.
+/// The number of queries that are being stopped at once; further queries run to their end.
 const MAX_CONCURRENT: usize = 64;
 
-/// The way in which a query is stopped when its client disconnects.
+/// How a query is stopped when its client disconnects.
 #[derive(Clone)]
 #[non_exhaustive]
 pub enum CancelOnDisconnect {
     /// Kylin 5: `DELETE /kylin/api/query/{stopId}` with the credentials of the query. The proxy adds a `stopId` to a query
     /// without one, which changes its body.
     ByStopId,
-    /// Kylin 2.x-4.x: finds the query by user and SQL in `GET /kylin/api/query/runningQueries` of its node, and stops it with
-    /// `PUT /kylin/api/query/{id}/stop`. The node itself names the user, in `GET /kylin/api/user/authentication` with the
-    /// credentials of the query. A query runs to its end if the node names none, or if not exactly one query of this user has this SQL,
-    /// or if the list is longer than 4 MiB.
+    /// Kylin 2.x-4.x: finds the query by user and SQL in `GET /kylin/api/query/runningQueries` of
+    /// its node, and stops it with `PUT /kylin/api/query/{id}/stop`. The node itself names the
+    /// user, in `GET /kylin/api/user/authentication` with the credentials of the query. A query
+    /// runs to its end if the node names no user, or if the list is longer than 4 MiB. It also does
+    /// so unless exactly one query of this user has this SQL.
     ///
-    /// The list and the stop need an administrator. That the list has user and SQL is known from QueryContext.java, not from a
-    /// running Kylin. When a node rejects the login, the proxy stops no queries for ten minutes.
+    /// The list and the stop need an administrator. That the list has the user and the SQL comes
+    /// from QueryContext.java, and was not checked with a running Kylin. When a node rejects the
+    /// login, the proxy stops no queries for ten minutes.
     AsAdmin {
         /// The value of `Authorization`: `Basic` and the credentials in base64.
         authorization: HeaderValue,
@@ -72,8 +74,9 @@ pub(super) struct CancelState {
     buffers: BufferBudget,
     running: AtomicUsize,
     unread_lists: LogLimit,
-    /// A node refused the administrator's login, which is not sent again before this time. A few wrong passwords lock a user; but
-    /// the node may only have been unable to check it, because LDAP is down.
+    /// A node refused the administrator's login, which is not sent again before this time. A few
+    /// wrong passwords lock a user. The password need not be wrong, though: the node may have been
+    /// unable to check it because LDAP is down.
     login_paused_until: Mutex<Option<Instant>>,
 }
 
@@ -105,14 +108,15 @@ struct Cancellation {
     target: Target,
 }
 
-/// The way in which the node finds the query.
+/// How the node finds the query.
 enum Target {
     StopId(String),
     RunningQuery { authorization: HeaderValue, sql: String },
 }
 
 impl QueryWatch {
-    /// Watches `request` of `client`, which is about to be sent with `backend`. Returns `None` if the query could not be stopped.
+    /// Watches `request` of `client`, which is about to be sent with `backend`. Returns `None` if
+    /// the query could not be stopped.
     pub(super) fn new<B: Backend>(
         cancel: &CancelOnDisconnect,
         state: &Arc<CancelState>,
@@ -124,7 +128,7 @@ impl QueryWatch {
         let runtime = Handle::try_current().ok()?;
         let body = request.body().whole()?.clone();
         let target = match cancel {
-            // An export has no parameter for an id.
+            // An export has no parameter for the id.
             CancelOnDisconnect::ByStopId if is_export => return None,
             CancelOnDisconnect::ByStopId => Target::StopId(stop_id(request, &body)?),
             CancelOnDisconnect::AsAdmin { .. } if state.is_login_paused() => return None,
@@ -205,8 +209,8 @@ impl Cancellation {
                 let is_same =
                     |running: &&RunningQuery| running.sql.trim() == sql && running.username.eq_ignore_ascii_case(&user);
                 let mut same = running.iter().filter(is_same);
-                // If there are several, nothing tells which one has lost its client. The id comes from a node and goes into a
-                // path, so it is checked.
+                // If there are several, nothing shows which one has lost its client. The id comes
+                // from a node and goes into a path, so it is checked.
                 let (Some(RunningQuery { query_id: id, .. }), None) = (same.next(), same.next()) else { return None };
                 if !is_id(id) {
                     return None;

@@ -6,7 +6,7 @@ use crate::kylin::class::{RequestClass, classify};
 use crate::kylin::path::NormalizedPath;
 use crate::kylin::{ClosedPaths, KylinVersion};
 
-/// Queries, and what clients ask before and after them.
+/// Queries, and the calls that clients make before and after them.
 const CALLS: [(Method, &str); 8] = [
     (Method::POST, "/kylin/api/query"),
     (Method::POST, "/kylin/api/query/prestate"),

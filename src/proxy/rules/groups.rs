@@ -12,8 +12,8 @@ use crate::kylin::ResourceGroups;
 use crate::kylin::class::RequestClass;
 use crate::kylin::resource_groups::has_group;
 
-/// Returns the endpoints that may serve the request: those in the group of its project, if it has one. `project`: the project of
-/// the query, if it was read.
+/// Returns the endpoints that may serve the request: those in the group of its project, if the
+/// project has a group. `project` is the project of the query, if it was read.
 pub(crate) fn within_group(
     groups: &ResourceGroups,
     class: RequestClass,

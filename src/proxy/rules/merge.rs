@@ -10,11 +10,11 @@ use crate::cookie::SetCookie;
 use crate::kylin::fan_out::{Merge, best, concat, worst};
 use crate::proxy::error_response::{ErrorResponse, NO_MEMORY_FOR_RESPONSE};
 
-/// Merges responses into one; returns `None` if there are none. `reservation`: for a list, which holds it until it was sent. `now`: in
-/// seconds since 1970.
+/// Merges responses into one; returns `None` if there are none. `reservation` is for a list, which
+/// holds it until it was sent. `now` is in seconds since 1970.
 ///
 /// # Errors
-/// [`ErrorResponse`] if the budget has no bytes for the list.
+/// [`ErrorResponse`] if the budget has no bytes left for the list.
 pub(super) fn merge_all(
     merge: Merge,
     mut responses: Vec<Response<Bytes>>,
@@ -44,7 +44,8 @@ pub(super) fn merge_all(
     }
     let length = HeaderValue::from(response.body().len());
     let headers = response.headers_mut();
-    // These headers describe the response of one node. A session at that node alone is of no use to the client.
+    // These headers describe the response of one node. A session at that node only is of no use to
+    // the client.
     for name in [header::ETAG, header::CONTENT_ENCODING, header::TRANSFER_ENCODING] {
         headers.remove(name);
     }

@@ -1,8 +1,9 @@
 //! Read your writes: which endpoint took the last write of a client.
 //!
-//! A node learns of another node's writes after seconds (Kylin 2-4: a broadcast that is dropped after three failures; Kylin 5: it
-//! catches up with the audit log every 5 s), and its responses are stale until then. So a client that wrote stays for a while with
-//! the node that took the write.
+//! A node learns of another node's writes seconds later, and its responses are stale until then.
+//! Kylin 2-4 broadcasts a write, and drops the broadcast after three failures. Kylin 5 catches up
+//! with the audit log every 5 s. So a client that wrote stays with the node that took the write for
+//! a while.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -18,7 +19,8 @@ use crate::endpoint::EndpointId;
 use crate::request::RequestContext;
 
 const SHARDS: usize = 16;
-/// The writers that a shard remembers. Further ones are not pinned and may read stale data for some seconds.
+/// The number of writers that a shard remembers. Further writers are not pinned and may read stale
+/// data for some seconds.
 const SHARD_CAPACITY: usize = 4096;
 
 #[derive(Debug)]
@@ -31,16 +33,18 @@ pub(super) struct RecentWrites {
     clock: Arc<dyn Clock>,
 }
 
-/// A client that writes, as a hash with a seed of this process.
+/// A client that writes, as a hash with a per-process seed.
 ///
-/// The hash is that of Kylin's session cookie, else of the credentials, else of all cookies. A login relay has its own cookie.
+/// The input of the hash is Kylin's session cookie, else the credentials, else all cookies. A login
+/// relay has its own cookie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Writer(u64);
 
 #[derive(Debug, Default)]
 struct Shard {
     pins: AHashMap<Writer, Pin>,
-    /// The time until which a full shard is not swept again, so that a flood of writers does not cost a sweep each.
+    /// The time until which a full shard is not swept again, so that a flood of writers does not
+    /// cause a sweep per writer.
     swept_until: Option<Instant>,
 }
 

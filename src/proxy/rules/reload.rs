@@ -1,11 +1,13 @@
-//! Two calls between nodes that clients make too: the buttons "Reload Metadata" and "Reload Config" of Kylin's web interface.
+//! Two calls between nodes that clients make too: the buttons "Reload Metadata" and "Reload Config"
+//! of Kylin's web interface.
 //!
 //! The interface calls `PUT /kylin/api/cache/announce/all/all/update` and `POST /kylin/api/cache/announce/config` (cache service of
 //! the web application 2.4 to 3.x), and the REST documentation names both. The nodes do not ask for a login there
 //! (kylinSecurity.xml of 3.1.3), so the front end finds out whether the client is an administrator.
 //!
-//! A call that only administrators may make proves nothing: `GET /kylin/api/admin/config` is open to all in 2.0.0 to 2.6.6, 3.0.0 and
-//! 3.1.0 (CVE-2020-13937). So the front end asks a node for the user and its authorities.
+//! A successful call of an interface for administrators would prove nothing:
+//! `GET /kylin/api/admin/config` is open to all in 2.0.0 to 2.6.6, 3.0.0 and 3.1.0
+//! (CVE-2020-13937). So the front end asks a node for the user and its authorities.
 
 use http::header::{self, HeaderMap, HeaderName};
 use http::{Method, StatusCode, Uri};
@@ -16,28 +18,29 @@ use crate::request::RequestContext;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum ReloadAccess {
-    /// None.
+    /// No client.
     Closed,
     /// Administrators of Kylin.
     #[default]
     Administrators,
-    /// All, for an application that checks clients itself.
+    /// All clients, for an application that checks clients itself.
     Everyone,
 }
 
 /// One of the two calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ReloadCall {
-    /// A node that gets it tells the others.
+    /// A node that gets this call notifies the other nodes.
     Metadata,
-    /// Concerns the node that gets it, so it goes to all nodes.
+    /// Affects only the node that gets it, so it goes to all nodes.
     Config,
 }
 
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 impl ReloadCall {
-    /// Returns which call a request is, if it is written exactly as the web interface writes it.
+    /// Returns which of the two calls a request is, if it is written exactly as the web interface
+    /// writes it.
     pub(super) fn of(method: &Method, target: &Uri) -> Option<Self> {
         let below = target.path().strip_prefix("/kylin/api/cache/announce/")?;
         if below == "config" {
@@ -64,11 +67,13 @@ pub(crate) fn names_administrator(status: StatusCode, body: &[u8]) -> bool {
         && authorities.is_some_and(|all| all.iter().any(|granted| granted["authority"] == "ROLE_ADMIN"))
 }
 
-/// Returns whether the credentials of a request count: there are some, and no page of another site made the browser send them.
+/// Returns whether the credentials of a request count: it has some, and no page of another site
+/// made the browser send them.
 ///
-/// A browser sends `Origin` with each PUT and POST, but sends cookies on its own. So a cookie counts only with an `Origin`, or else a
-/// `Referer`, of the front end. Other clients send their credentials on purpose. The scheme is not compared: behind a TLS terminator
-/// that is not trusted it is unknown.
+/// A browser sends `Origin` with each PUT and POST, but attaches cookies on its own. So a cookie
+/// counts only with an `Origin`, or else a `Referer`, of the front end. Other clients send their
+/// credentials on purpose. The scheme is not compared, because it is unknown behind an untrusted
+/// TLS terminator.
 pub(crate) fn may_count(context: &RequestContext, headers: &HeaderMap) -> bool {
     let has_login = context.has_authorization() || context.cookie_header().is_some();
     let from = headers.get(header::ORIGIN).or_else(|| headers.get(header::REFERER));

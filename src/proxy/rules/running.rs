@@ -1,8 +1,9 @@
 //! Checks whether Kylin runs at a node.
 //!
-//! A Tomcat that stops ends its web applications before it closes its port, and responds to everything with 404 meanwhile. So a
-//! 404 for a call that returns JSON in every version may mean that nothing was executed, and that another node should get the
-//! request. A Tomcat that stops also accepts connections that it never serves, where a repeated request would be lost.
+//! A stopping Tomcat ends its web applications before it closes its port, and responds to
+//! everything with 404 meanwhile. So a 404 for a call that returns JSON in every version may mean
+//! that nothing was executed and that another node should get the request. A stopping Tomcat also
+//! accepts connections that it never serves, where a repeated request would be lost.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,13 +21,14 @@ use crate::endpoint::EndpointId;
 use crate::kylin::class::AUTHENTICATION;
 use crate::log_limit::LogLimit;
 
-/// Kylin has nothing to compute for the response.
+/// A short timeout is enough, because Kylin has nothing to compute for the response.
 const TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_BODY: u64 = 64 * 1024;
-/// The time for which the result that Kylin does not run is reused, so that a node that stops is not asked for each of its clients.
+/// The time for which a result that Kylin does not run is reused, so that a stopping node is not
+/// asked for each of its clients.
 const REUSE_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The facts about Kylin that a node shows.
+/// What a node shows about Kylin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Running {
     /// Kylin responded.
@@ -37,15 +39,17 @@ pub(crate) enum Running {
     No,
 }
 
-/// The time for which a node is remembered after it was asked: longer than the log lines of a node are apart.
+/// The time for which a node is remembered after it was asked. It is longer than the interval
+/// between log lines of one node.
 const KEPT: Duration = Duration::from_secs(2);
 
-/// The checks of one node. Locked while the node is asked, so that it is asked once at a time.
+/// The checks of one node. They are locked while the node is asked, so that only one check runs at
+/// a time.
 #[derive(Debug)]
 struct NodeChecks {
     /// The last response, and when the node was asked.
     last: Option<(Instant, Running)>,
-    /// Of each node, so that no node hides the lines of another.
+    /// One limit per node, so that no node hides the log lines of another.
     log: LogLimit,
 }
 
@@ -61,14 +65,15 @@ impl RunningChecks {
         RunningChecks { clock, nodes: Mutex::default() }
     }
 
-    /// Asks the node. `may_be_missing`: a running Kylin may send this 404 too, so a client could cause a check again and again.
+    /// Asks the node. `may_be_missing` says that a running Kylin may send this 404 too, so that a
+    /// client could cause one check after another.
     pub(super) async fn check<B: Backend>(&self, picked: &Picked<B>, may_be_missing: bool) -> Running {
         let arrived = self.clock.now();
         let endpoint = picked.lease.endpoint();
         let node = self.node(endpoint);
         let mut node = node.lock().await;
         let is_fresh = |at: Instant| self.clock.now().saturating_duration_since(at) < REUSE_INTERVAL;
-        // A Kylin that ran before the 404 may have ended since.
+        // A Kylin that was running before the 404 may have ended since.
         let counts = |&(asked, running): &(Instant, Running)| match running != Running::No && !may_be_missing {
             true => asked >= arrived,
             false => is_fresh(asked),
@@ -97,7 +102,8 @@ impl RunningChecks {
         // Endpoints that have left are forgotten when another one is asked for the first time.
         let now = self.clock.now();
         let is_kept = |at: Instant| now.saturating_duration_since(at) < KEPT;
-        // One that is in use elsewhere stays, so that its node is asked once at a time.
+        // An entry that is in use elsewhere stays, so that only one check of its node runs at a
+        // time.
         let is_recent = |node: &tokio::sync::Mutex<NodeChecks>| {
             node.try_lock().is_ok_and(|node| node.last.is_some_and(|(at, _)| is_kept(at)))
         };
@@ -107,8 +113,8 @@ impl RunningChecks {
     }
 }
 
-/// Asks a node whether Kylin runs there. A 401 and a JSON object prove a Kylin of any version, even one that has errors. A page does
-/// not: Tomcat and other servers have pages.
+/// Asks a node whether Kylin runs there. A 401 or a JSON object proves a Kylin of any version, even
+/// a failing one. A page does not, because Tomcat and other servers have pages too.
 async fn ask(client: &NodeClient) -> Running {
     match client.get(AUTHENTICATION, None, &mut CookieJar::default()).await {
         Ok(response) if response.status == StatusCode::UNAUTHORIZED => Running::Yes,

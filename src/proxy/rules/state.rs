@@ -29,7 +29,7 @@ const AMBIGUOUS_PATH: ErrorResponse =
 pub(crate) const CLOSED_PATH: ErrorResponse =
     ErrorResponse::new(StatusCode::FORBIDDEN, "the path is not open to clients");
 
-/// The rules of a proxy, with what they remember.
+/// The rules of a proxy, with the state that they keep.
 #[derive(Debug)]
 pub(crate) struct RuleState {
     rules: KylinRules,
@@ -43,7 +43,7 @@ pub(crate) struct RuleState {
     ntlm: AtomicBool,
 }
 
-/// The limits on the log lines that clients cause.
+/// Rate limits of the log lines that clients can cause.
 #[derive(Debug)]
 pub(crate) struct LogLimits {
     denied: LogLimit,
@@ -53,7 +53,7 @@ pub(crate) struct LogLimits {
 
 /// The consequences of the class of a response.
 pub(crate) struct Classified {
-    /// The meaning of the response for the health of its node.
+    /// The outcome of the response for the health of its node.
     pub(crate) outcome: Outcome,
     pub(crate) decision: RetryDecision,
     /// A retry does not count against the budget.
@@ -80,8 +80,8 @@ impl RuleState {
         }
     }
 
-    /// Classifies a request, and refuses it if its path is ambiguous or closed to clients. Returns which reload call the request is,
-    /// and who may make it.
+    /// Classifies a request, and refuses it if its path is ambiguous or closed to clients. Returns
+    /// which reload call the request is, and which clients may make it.
     pub(crate) fn admit(
         &self,
         context: &mut RequestContext,
@@ -131,7 +131,8 @@ impl RuleState {
         Ok(reload)
     }
 
-    /// Returns which reload call a request is, and who may make it; `None` if no client may.
+    /// Returns which reload call a request is, and which clients may make it; `None` if no client
+    /// may.
     fn reload_call(&self, request: &Request<Body>, access: ReloadAccess) -> Option<(ReloadCall, ReloadAccess)> {
         let access = match access {
             // A node of Kylin 5 names the authorities of a user in another form.
@@ -193,10 +194,10 @@ impl RuleState {
         decide(class, rejected) != RetryDecision::Return
     }
 
-    /// Returns whether a failed attempt may be retried, as far as the class of the request decides. `is_out`: the node is now out
-    /// of service.
+    /// Returns whether the class of the request allows a retry of a failed attempt. `is_out` says
+    /// that the node is now out of service.
     pub(crate) fn may_retry(&self, class: RequestClass, kind: SendErrorKind, is_out: bool) -> bool {
-        // A long query is not started a second time, unless its node fails its probes too.
+        // A long query is not started a second time, unless its node also fails its probes.
         let is_stuck = is_out && kind == SendErrorKind::HeadTimeout && class.retry_safety() == RetrySafety::Read;
         is_stuck || decide(class, outcome_of(kind)) == RetryDecision::OtherEndpoint
     }
@@ -225,7 +226,8 @@ impl RuleState {
         response::classify_head(class, self.rules.version, sent, status, response.headers())
     }
 
-    /// Warns once that a node offers NTLM, also within `Negotiate`: it authenticates a connection, and those to nodes are shared.
+    /// Warns once that a node offers NTLM, including within `Negotiate`. NTLM authenticates a
+    /// connection, and connections to nodes are shared.
     fn warn_of_ntlm(&self, headers: &HeaderMap) {
         // The name of the protocol, at the beginning of its messages, in base64.
         let is_ntlm = |scheme: &[u8]| scheme.eq_ignore_ascii_case(b"NTLM");
@@ -257,7 +259,7 @@ impl RuleState {
         Some(self.running.check(picked, !is_in_all_versions(&path)).await == Running::Yes)
     }
 
-    /// Returns whether the node that has closed a connection responds to a request on another one.
+    /// Returns whether the node that closed a connection responds to a request on another one.
     pub(crate) async fn is_there<B: Backend>(&self, picked: &Picked<B>) -> bool {
         self.running.check(picked, false).await != Running::No
     }
@@ -273,8 +275,8 @@ impl RuleState {
         if class != ResponseClass::Final {
             tracing::debug!(request = of_request.name(), response = ?class, ?decision, "response classified");
         }
-        // A node of another role rejects at once, which costs nothing; if roles are unknown, every third request meets one. A node
-        // without Kylin counts like a refused connection.
+        // A node of another role rejects at once, which costs nothing. If roles are unknown, every
+        // third request reaches such a node. A node without Kylin counts like a refused connection.
         let is_free = matches!(class, ResponseClass::Rejected(Rejection::Role | Rejection::NotRunning));
         Classified { outcome, decision, is_free }
     }
@@ -293,7 +295,7 @@ impl RuleState {
     }
 }
 
-/// Returns the meaning of a response for the health of its node.
+/// Returns the outcome of a response for the health of its node.
 pub(super) fn outcome_of_response(class: ResponseClass) -> Outcome {
     match class {
         ResponseClass::NodeFailure | ResponseClass::Rejected(Rejection::NotRunning) => Outcome::Failure,

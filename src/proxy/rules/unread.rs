@@ -1,4 +1,5 @@
-//! Responses to a request for all nodes that were not read: a limit of the front end, which says nothing about the node.
+//! Responses to a request for all nodes that were not read. The cause is a limit of the front end,
+//! which says nothing about the node.
 
 use http::StatusCode;
 
@@ -8,7 +9,8 @@ use crate::observe::Termination;
 use crate::proxy::ErrorResponse;
 use crate::proxy::error_response::NO_MEMORY_FOR_RESPONSE;
 
-/// The longest response that is read, in bytes: a list of running queries with their SQL.
+/// The maximum length of a response that is read, in bytes. The longest is a list of running
+/// queries with their SQL.
 pub(super) const MAX_RESPONSE: u64 = 4 << 20;
 
 const TOO_LONG: ErrorResponse = ErrorResponse::new(
@@ -25,7 +27,7 @@ pub(super) struct Unread {
 }
 
 impl Unread {
-    /// Returns the reason why the response was not read, if the node did not fail.
+    /// Returns why the response was not read; `None` if the node failed.
     pub(super) fn of(error: &CollectError, status: StatusCode) -> Option<Self> {
         let error = match error {
             CollectError::Body(BodyError::TooLarge) => TOO_LONG,
@@ -35,14 +37,15 @@ impl Unread {
         Some(Unread { status, error })
     }
 
-    /// Returns the error response for a client whose merged response would look complete without the ones that were not read, or to
-    /// which no other response tells more.
+    /// Returns an error response if the merged response would look complete without an unread one.
+    /// It also does so if no other response tells the client more.
     pub(super) fn error_of(unread: &[Unread], merge: Merge, is_only: bool) -> Option<ErrorResponse> {
         let hides = |unread: &&Unread| match merge {
-            // A list without the error of one node is what the client gets of a node that failed.
+            // A list that lacks the error of one node is what the client also gets if a node
+            // failed.
             Merge::Concat => is_only || unread.status.is_success(),
             Merge::Worst => true,
-            // Only the status counts, and is known.
+            // Only the status counts, and it is known.
             Merge::Best | Merge::Logout => false,
         };
         unread.iter().find(hides).map(|unread| unread.error)

@@ -28,20 +28,21 @@ use crate::shortage::{self, is_shortage};
 /// The number of connections that are taken from the kernel's backlog when the server stops.
 const MAX_DRAINED: usize = 4096;
 
-/// The time that connections have to write their last responses when the grace time is over.
+/// The time that connections have for writing their last responses when the grace time is over.
 const LAST_RESPONSE_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// The time for which the loop waits after a resource such as file descriptors ran out, at first and at most.
+/// How long the loop waits after a resource such as file descriptors ran out: the first and the
+/// maximum time.
 const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(50);
 const MAX_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
-/// The time for which a new connection waits for the permit of an idle one, before another idle one is closed.
+/// How long a new connection waits for the permit of an idle one before another idle one is closed.
 const CLOSE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The limits on the connections that the accept loops of a server admit.
 #[derive(Clone)]
 pub(super) struct Admission {
-    /// One for each connection of the server.
+    /// One permit for each connection of the server.
     pub(super) permits: Arc<Semaphore>,
     /// `None` is no limit.
     pub(super) shares: Option<ClientShares>,
@@ -49,8 +50,8 @@ pub(super) struct Admission {
 }
 
 impl Admission {
-    /// Waits for the permit of another connection. The server first closes idle ones. Returns `None` when the server stops: the
-    /// connection is then served without a permit.
+    /// Waits for the permit of another connection. The server first closes idle ones. Returns
+    /// `None` when the server stops; the connection is then served without a permit.
     async fn permit(&self) -> Option<OwnedSemaphorePermit> {
         let Admission { permits, idle, .. } = self;
         if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
@@ -62,7 +63,8 @@ impl Admission {
             tokio::select! {
                 biased;
                 permit = permit.as_mut() => return permit.ok(),
-                // The connection may have received a request at the same time, or none was idle.
+                // The idle connection may have received a request at the same time, or there was
+                // none.
                 () = sleep(CLOSE_INTERVAL) => {}
             }
         }
@@ -83,12 +85,12 @@ type AcceptFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub(super) type StartListener =
     Box<dyn FnOnce(Admission, StopSignal, mpsc::Sender<()>) -> io::Result<AcceptFuture> + Send>;
 
-/// Accepts connections from the listeners that `changes` adds, until the server stops, and then waits for the connections of all
-/// loops to end. Returns how many of its own were cut.
+/// Accepts connections from the listeners that `changes` adds, until the server stops. Then waits
+/// for the connections of all loops to end. Returns how many of its own connections were cut.
 ///
-/// Every loop holds a sender of `serving` as long as it has connections. Until all have dropped theirs, the loop drives its runtime:
-/// idle connections to nodes and background tasks are shared, so a request of another loop may depend on a socket or a task of this
-/// runtime.
+/// Every loop holds a sender of `serving` as long as it has connections. The loop drives its
+/// runtime until all loops have dropped theirs. Idle connections to nodes and background tasks are
+/// shared, so a request of another loop may depend on a socket or a task of this runtime.
 pub(super) async fn accept(
     mut changes: mpsc::UnboundedReceiver<ListenerChange>,
     admission: Admission,
@@ -103,7 +105,8 @@ pub(super) async fn accept(
     let mut acceptors = JoinSet::new();
     let grace = loop {
         tokio::select! {
-            // Changes are handled first, because listeners of a server that stops at once may have connections in their backlog.
+            // Changes are handled first, because the listeners of a server that stops at once may
+            // have connections in their backlog.
             biased;
             Some(change) = changes.recv() => match change {
                 ListenerChange::Add { number, start } => {
@@ -147,7 +150,7 @@ pub(super) async fn accept(
         _ = timeout(LAST_RESPONSE_TIMEOUT, all_gone.recv()).await;
     }
     drop(serving);
-    // An error, because no value is sent: every loop has dropped its sender.
+    // Returns an error, because no value is sent: every loop has dropped its sender.
     _ = all_served.changed().await;
     cut
 }
@@ -158,7 +161,7 @@ struct AcceptTask<H> {
     admission: Admission,
     stop: StopSignal,
     alive: mpsc::Sender<()>,
-    /// The wait after the next error of the listening socket.
+    /// How long to wait after the next error of the listening socket.
     pause: Duration,
 }
 
@@ -189,7 +192,7 @@ impl<H: Handler> AcceptTask<H> {
             }
         }
         // Closing the socket would reset the connections that the kernel has already accepted. The
-        // timeout of zero still lets the runtime poll the socket once.
+        // zero timeout still lets the runtime poll the socket once.
         for _ in 0..MAX_DRAINED {
             // Unconstrained, because the cooperative budget would interrupt a long drain.
             if timeout(Duration::ZERO, unconstrained(self.accept_one(&acceptor))).await.is_err() {
@@ -216,8 +219,8 @@ impl<H: Handler> AcceptTask<H> {
 
     /// Serves a connection when a permit is free.
     ///
-    /// The permit is taken after the connection: a loop that waits for a connection must not hold a
-    /// permit that another loop needs.
+    /// The permit is taken after the connection, because a loop that waits for a connection must
+    /// not hold a permit that another loop needs.
     async fn spawn<S: ClientSocket>(&mut self, stream: S, peer: ClientAddr) {
         self.pause = ACCEPT_ERROR_PAUSE;
         // A peer that names clients by the PROXY protocol has no limit of its own.
@@ -236,7 +239,7 @@ impl<H: Handler> AcceptTask<H> {
         let permit = tokio::select! {
             biased;
             permit = self.admission.permit() => Ok(permit),
-            // Boxed, because it is rare and the task of each connection would hold it.
+            // Boxed, because it is rare and the task of each connection would otherwise hold it.
             () = is_closing.stopped() => Err(Box::new(self.admission.clone())),
         };
         let (stop, alive) = (self.stop.clone(), self.alive.clone());
@@ -253,8 +256,9 @@ impl<H: Handler> AcceptTask<H> {
         });
     }
 
-    /// Waits a moment after an error of the listening socket. An error of a single connection needs no
-    /// wait. If descriptors are short, the wait grows each time, and an idle connection is closed.
+    /// Waits a moment after an error of the listening socket. An error of a single connection needs
+    /// no wait. If descriptors are short, the wait grows each time, and an idle connection is
+    /// closed.
     async fn recover(&mut self, error: io::Error) {
         use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, InvalidInput, NotConnected};
         if matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | InvalidInput | NotConnected)

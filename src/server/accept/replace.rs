@@ -1,4 +1,4 @@
-//! Exchanges the listeners, handlers and limits of a running server.
+//! Replaces the listeners, handlers and limits of a running server.
 
 use std::any::Any;
 use std::io;
@@ -30,27 +30,29 @@ pub struct Replaced {
     pub added: Vec<Listen>,
     /// The addresses that it no longer listens on.
     pub removed: Vec<Listen>,
-    /// The settings of the builder that differ and stay as they were, because they need another server: `threads`,
-    /// `max_connections`, `max_connections_per_client`, `backlog`.
+    /// The settings of the builder that differ but were not applied, because they need a new
+    /// server: `threads`, `max_connections`, `max_connections_per_client`, `backlog`.
     pub kept_settings: Vec<&'static str>,
 }
 
 impl Server {
-    /// Exchanges the listeners, handlers and limits of the running server for those of `builder`.
+    /// Replaces the listeners, handlers and limits of the running server with those of `builder`.
     ///
-    /// - A listener that stays keeps its socket and its connections. Requests in flight finish with the handler that began them;
-    ///   the next request of each connection gets the new handler, and new connections the new options and limits.
+    /// - A listener that stays keeps its socket and its connections. Requests in flight finish with
+    ///   the handler that began them. The next request of each connection gets the new handler, and
+    ///   new connections get the new options and limits.
     /// - New listeners accept connections before old ones are closed.
-    /// - A listener that `builder` does not have is closed. Its requests in flight finish, and its idle connections are closed, as
-    ///   [`stop`](Self::stop) does; no time limits them before the server stops. Connections that its socket has accepted get a
-    ///   response, within the limit of connections.
+    /// - A listener that `builder` does not have is closed. Its requests in flight finish, and its
+    ///   idle connections are closed, as with [`stop`](Self::stop); no time limits them before the
+    ///   server stops. Connections that its socket has already accepted get a response, within the
+    ///   limit of connections.
     ///
-    /// A listener stays if `builder` has an equal [`Listen`]. The number of threads, the limits of connections and the backlog
-    /// stay, and [`Replaced`] names those that differ.
+    /// A listener stays if `builder` has an equal [`Listen`]. The number of threads, the limits of
+    /// connections and the backlog do not change; [`Replaced`] names those that differ.
     ///
     /// # Errors
-    /// An error if an address cannot be bound, a timeout is below 1 ms, or a listener that stays has a handler of another type. Then
-    /// nothing has changed.
+    /// An error if an address cannot be bound, a timeout is below 1 ms, or a listener that stays
+    /// has a handler of another type. Nothing has changed then.
     pub fn replace<H: Handler>(&mut self, builder: ServerBuilder<H>) -> io::Result<Replaced> {
         let mut replaced =
             Replaced { kept_settings: builder.settings.differing(&self.settings), ..Replaced::default() };

@@ -1,4 +1,4 @@
-//! The handler and settings of a listener, which a reload exchanges while connections are open.
+//! The handler and settings of a listener, which a reload can replace while connections are open.
 
 use std::sync::Arc;
 
@@ -15,10 +15,10 @@ pub(in crate::server) struct Serving<H> {
     pub(in crate::server) limits: Limits,
 }
 
-/// The present [`Serving`] of a listener.
+/// The current [`Serving`] of a listener.
 pub(in crate::server) type SharedServing<H> = Arc<ArcSwap<Serving<H>>>;
 
-/// The handler of a connection. After a reload it is the new one from the next request on.
+/// The handler of a connection. After a reload, it is the new one from the next request on.
 pub(in crate::server) struct CurrentHandler<H> {
     shared: SharedServing<H>,
     cache: Cache<SharedServing<H>, Arc<Serving<H>>>,
@@ -29,7 +29,7 @@ impl<H> CurrentHandler<H> {
         CurrentHandler { shared: Arc::clone(serving), cache: Cache::new(Arc::clone(serving)) }
     }
 
-    /// Returns a handler that is never exchanged.
+    /// Returns a handler that is never replaced.
     pub(in crate::server) fn fixed(handler: H, limits: Limits) -> Self {
         let serving = Serving { handler, options: ListenOptions::new(), limits };
         CurrentHandler::of(&Arc::new(ArcSwap::from_pointee(serving)))

@@ -6,7 +6,7 @@ use crate::server::Handler;
 use crate::server::accept::{CurrentHandler, SharedServing};
 use crate::server::limits::Limits;
 
-/// Adds what is known about a connection to its requests.
+/// Adds the known facts about a connection to its requests.
 pub(super) struct Described<H> {
     current: SharedServing<H>,
     local: Option<LocalAddr>,
@@ -29,7 +29,7 @@ impl<H: Handler> Described<H> {
         Described { tls: Some(tls), ..self }
     }
 
-    /// Returns the handler of the connection. A reload exchanges the one inside it.
+    /// Returns the handler of the connection. A reload replaces the handler inside it.
     pub(super) fn handler(self, limits: Limits) -> CurrentHandler<Self> {
         CurrentHandler::fixed(self, limits)
     }

@@ -39,7 +39,7 @@ pub(super) async fn accepted<S: ClientSocket, H: Handler>(
 ) -> Result<(), BoxError> {
     let limits = serving.limits.clone();
     if serving.options.is_plain() {
-        // Dropped before the connection ends, because a reload exchanges it.
+        // Dropped before the connection ends, because a reload replaces it.
         drop(serving);
         return serve(stream, peer, BytesMut::new(), CurrentHandler::of(&current), limits, stop).await;
     }
@@ -55,7 +55,7 @@ pub(super) async fn accepted<S: ClientSocket, H: Handler>(
         }
         let header = proxy_protocol::read(&mut stream, &mut read);
         let Some(header) = stop.before(deadline, header).await else { return Ok(()) };
-        // A peer that sent nothing only looked whether the port is open.
+        // A peer that sent nothing only checked whether the port is open.
         let header = header.inspect_err(|error| {
             if error.is::<InvalidHeader>() && !read.is_empty() {
                 Refusal::ProxyProtocol.report(peer.socket_addr(), error);

@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::server::socket::ClientSocket;
 
-/// A socket of which some bytes were read already.
+/// A socket from which some bytes were already read.
 pub(in crate::server) struct Prefixed<S> {
     pub(in crate::server) read: Bytes,
     pub(in crate::server) socket: S,

@@ -8,11 +8,12 @@ use tokio::io::AsyncRead;
 use crate::body::BoxError;
 use crate::server::sniff::read_some;
 
-/// The longest line of version 1, with its end.
+/// The maximum length of a line of version 1, with its end.
 const MAX_LINE: usize = 107;
 /// The first bytes of version 2.
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
-/// The signature, version and command, family and protocol, and the length of the rest.
+/// The length of the fixed part: signature, version and command, family and protocol, and the
+/// length of the rest.
 const FIXED: usize = 16;
 /// The maximum length of the addresses and extensions of version 2. Addresses of unix sockets have 216 bytes.
 const MAX_REST: usize = 4096;
@@ -26,11 +27,11 @@ pub(crate) struct InvalidHeader(&'static str);
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(crate) length: usize,
-    /// `None` if the balancer speaks for itself, as in a health check, or knows no address.
+    /// `None` if the load balancer speaks for itself, as in a health check, or knows no address.
     pub(crate) client: Option<SocketAddr>,
 }
 
-/// Reads the header from the beginning of a connection. Bytes after it stay in `read`.
+/// Reads the header from the beginning of a connection. Bytes after it remain in `read`.
 pub(super) async fn read<S: AsyncRead + Unpin>(
     stream: &mut S,
     read: &mut BytesMut,
@@ -100,14 +101,15 @@ fn version_2(read: &[u8]) -> Result<Option<Header>, InvalidHeader> {
     if length > MAX_REST {
         return Err(InvalidHeader("its extensions are over 4096 bytes long"));
     }
-    // The version is the upper half of the byte, the command the lower one.
+    // The version is the upper half of the byte, the command the lower half.
     let is_local = match fixed[12] {
         0x20 => true,
         0x21 => false,
         _ => return Err(InvalidHeader("expected version 2, and the command LOCAL or PROXY")),
     };
     let Some(rest) = rest.get(..length) else { return Ok(None) };
-    // The family is the upper half of the byte, the protocol the lower one: only TCP carries HTTP here.
+    // The family is the upper half of the byte, the protocol the lower half. Only TCP carries HTTP
+    // here.
     let client = match (is_local, fixed[13]) {
         (true, _) | (false, 0x00 | 0x31) => None,
         (false, 0x11) => {

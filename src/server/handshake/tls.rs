@@ -31,12 +31,12 @@ const HANDSHAKE: u8 = 22;
 /// The record of the fatal alert `unrecognized_name` (RFC 8446, 5.1 and 6), before any key is agreed on.
 const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 
-/// The response to plain HTTP, in the words of nginx.
+/// The response to plain HTTP, with nginx's text.
 const PLAIN_HTTP: &[u8] =
     b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: 50\r\n\r\n\
     The plain HTTP request was sent to an HTTPS port.\n";
 
-/// Serves a connection whose client has sent `read` already.
+/// Serves a connection whose client has already sent `read`.
 #[expect(clippy::too_many_arguments, reason = "each is a part of one connection, and this is the only caller")]
 pub(super) async fn serve_encrypted<S: ClientSocket, H: Handler>(
     mut socket: S,

@@ -1,4 +1,4 @@
-//! The connection of a client, which carries one request after the other.
+//! The connection of a client, which carries one request after another.
 
 use std::future::poll_fn;
 use std::io;
@@ -32,11 +32,12 @@ use crate::server::socket::ClientSocket;
 use crate::server::stop::StopSignal;
 use crate::server::{CUT, LINGER_TIMEOUT, PANICKED, STOPPED};
 
-/// The size of one read of a request's body.
+/// The size of one read of a request body.
 const READ_SIZE: usize = 16 * 1024;
 
-/// The bytes that are reserved for a connection that serves requests: the head of a request and a small body. They are reserved
-/// even if the budget is used up, because the number of connections is limited.
+/// The number of bytes that are reserved for a connection that serves requests: the head of a
+/// request and a small body. They are reserved even if the budget is used up, because connections
+/// are limited.
 const MIN_RESERVED: usize = 4 * 1024;
 
 const NO_MEMORY: InvalidRequest = InvalidRequest {
@@ -46,7 +47,7 @@ const NO_MEMORY: InvalidRequest = InvalidRequest {
 
 pub(super) struct Http1Connection<S> {
     stream: S,
-    /// Bytes that were read and not taken yet.
+    /// Bytes that were read but not yet taken.
     read: BytesMut,
     scanner: HeadScanner,
     /// The next request, if `has_request`.
@@ -56,27 +57,27 @@ pub(super) struct Http1Connection<S> {
     writer: MessageWriter,
     write_timeout: WriteTimeout,
     context: ResponseContext,
-    /// The body of the request, while it arrives.
+    /// The body of the request while it arrives.
     request_body: Option<(BodySender, BodyDecoder)>,
-    /// The client waits for `100 Continue` before it sends the body.
+    /// Whether the client waits for `100 Continue` before it sends the body.
     expects_continue: bool,
-    /// `100 Continue` is being written.
+    /// Whether `100 Continue` is being written.
     writes_continue: bool,
-    /// The client may be sending bytes that are not read, or has closed its side and waits for its responses.
+    /// Whether the client may be sending unread bytes, or has closed its side and awaits responses.
     has_unread: bool,
-    /// The connection closes after this response.
+    /// Whether the connection closes after this response.
     is_last: bool,
     /// Waits for the end of the grace time; set when the server stops.
     cutting: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    /// The end of the connection ends the response. Until the response is complete, any close is a reset.
+    /// Whether the end of the connection ends the response. Until then, any close is a reset.
     until_close: bool,
     /// The reason why the response ended early, after a part of it was written.
     failure: Option<BodyError>,
     /// Whether the response is read ahead of the client.
     read_ahead: Option<ReadAhead>,
-    /// The client whose share counts a long head.
+    /// The client whose share a long head counts against.
     client: Option<ClientKey>,
-    /// [`MIN_RESERVED`] bytes. They count for no client, because each connection would have to look up its share.
+    /// [`MIN_RESERVED`] bytes. They count against no client, because finding its share costs time.
     _reservation: Reservation,
     /// The reservation for the part of a head beyond [`MIN_RESERVED`].
     long_head: Option<Reservation>,
@@ -111,7 +112,7 @@ impl<S: ClientSocket> Http1Connection<S> {
         }
     }
 
-    /// Returns the socket and the bytes of the next request that were read.
+    /// Returns the socket, and the bytes of the next request that were read.
     pub(super) fn into_parts(self) -> (S, BytesMut) {
         (self.stream, self.read)
     }
@@ -142,7 +143,7 @@ impl<S: ClientSocket> Http1Connection<S> {
         }
     }
 
-    /// Reserves the bytes of an incomplete head. Returns false if the budget has no bytes for it.
+    /// Reserves the bytes of an incomplete head. Returns false if the budget has none left for it.
     fn reserve_head(&mut self) -> bool {
         let reserved = MIN_RESERVED + self.long_head.as_ref().map_or(0, Reservation::bytes);
         let more = self.read.len().saturating_sub(reserved);
@@ -180,10 +181,10 @@ impl<S: ClientSocket> Http1Connection<S> {
     }
 
     /// Drives the handler's `response` and the request body that it reads, and then starts to write
-    /// the response. Fails when the client has left.
+    /// the response. Fails if the client has left.
     ///
-    /// A handler that panics, or does not respond before the server ends, gets an error response in its place: a client whose
-    /// connection closes without a byte repeats its request.
+    /// If a handler panics, or does not respond before the server ends, the client gets an error
+    /// response. If the connection closed without a byte, the client would repeat its request.
     pub(super) fn poll_handler<F: Future<Output = Response<Body>>>(
         &mut self,
         mut response: Pin<&mut F>,
@@ -221,7 +222,7 @@ impl<S: ClientSocket> Http1Connection<S> {
         self.cutting.get_or_insert_with(|| Box::pin(stop.clone().cutting())).as_mut().poll(cx)
     }
 
-    /// Starts to write a response, whose headers and body are left empty.
+    /// Starts to write a response, and leaves its headers and body empty.
     fn start_response(&mut self, response: &mut Response<Body>, stopping: bool) {
         let context = self.context;
         let framing = response_head::framing(response, context);
@@ -239,8 +240,9 @@ impl<S: ClientSocket> Http1Connection<S> {
         headers::recycle(take(response.headers_mut()));
     }
 
-    /// Writes the response, and reads the request body that its body depends on. If the body fails, a response of which no byte was
-    /// written is replaced by an error response; otherwise the connection closes after the bytes that came before the failure.
+    /// Writes the response, and reads the request body that its body depends on. If the body fails
+    /// before any byte of the response was written, an error response replaces it. Otherwise the
+    /// connection closes after the bytes that preceded the failure.
     pub(super) fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         loop {
             match self.writer.poll_send(&mut self.stream, cx) {
@@ -273,8 +275,7 @@ impl<S: ClientSocket> Http1Connection<S> {
         }
     }
 
-    /// Polls until a part of the request body was passed to the handler. Fails when the client has
-    /// left.
+    /// Polls until some of the body was passed to the handler. Fails if the client has left.
     fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some((sender, _)) = &self.request_body else { return self.poll_closed(cx) };
         match sender.demand(cx) {
@@ -342,8 +343,8 @@ impl<S: ClientSocket> Http1Connection<S> {
         (self.has_unread, self.is_last) = (true, true);
     }
 
-    /// Fails when the client has left. Bytes that arrive meanwhile belong to its next request. The end of the stream is not seen
-    /// behind more than [`MIN_RESERVED`] of them.
+    /// Fails if the client has left. Bytes that arrive meanwhile belong to its next request. If
+    /// they exceed [`MIN_RESERVED`], the end of the stream after them is not noticed.
     fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.has_unread && self.read.len() < MIN_RESERVED {
             if !ready!(poll_some(&mut self.stream, &mut self.read, cx))? {
@@ -354,7 +355,7 @@ impl<S: ClientSocket> Http1Connection<S> {
         Poll::Pending
     }
 
-    /// Returns true after a response if the connection can carry another request.
+    /// Returns true if the connection can carry another request after a response.
     pub(super) fn keep_alive(&mut self) -> bool {
         self.long_head = None;
         if let Some((_, decoder)) = &mut self.request_body {
@@ -377,15 +378,15 @@ impl<S: ClientSocket> Http1Connection<S> {
     }
 
     /// Closes the connection. If the client may still be sending, its bytes are read and dropped
-    /// for a while: a close with unread bytes resets the connection, and the client could lose the
-    /// response (nginx: `lingering_close`).
+    /// for a while. A close with unread bytes would reset the connection, and the client could lose
+    /// the response (nginx: `lingering_close`).
     pub(super) async fn close(mut self) -> Result<(), BoxError> {
         if self.until_close
             && let Some(failure) = self.failure
         {
             return Err(failure.into());
         }
-        // TLS writes an alert at its end, which a client that does not read never accepts.
+        // TLS ends with an alert, which a client that does not read never accepts.
         timeout(LINGER_TIMEOUT, self.stream.shutdown()).await??;
         if !self.has_unread && self.read.is_empty() {
             return Ok(());

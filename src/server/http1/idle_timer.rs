@@ -6,21 +6,24 @@ use tokio::time::{Instant, Sleep};
 
 use crate::clock::timer_in;
 
-/// The time for which a connection is idle before it is parked.
+/// How long a connection is idle before it is parked.
 pub(in crate::server) const PARK_DELAY: Duration = Duration::from_millis(50);
 
-/// The delay for a connection that had several requests within [`PARK_DELAY`], and is likely to
+/// The delay for a connection that had several requests within [`PARK_DELAY`] and will probably
 /// have more.
 const BUSY_PARK_DELAY: Duration = Duration::from_secs(1);
 
 /// Limits the wait for the next request.
 ///
-/// The timer is not reset for each request, because a reset costs more than an expiry once in many requests.
+/// The timer is not reset for each request, because a reset costs more than an expiry once per many
+/// requests.
 pub(super) struct IdleTimer<'t> {
     timer: Pin<&'t mut Sleep>,
-    /// The number of requests that were served when the timer was set; `None` if it must be set again.
+    /// The number of requests that were served when the timer was set; `None` if it must be set
+    /// again.
     set_at: Option<usize>,
-    /// From the time when the timer is set: a request before may have taken longer than that.
+    /// Measured from the time when the timer is set, because a previous request may have taken
+    /// longer.
     park_delay: Duration,
     /// The time at which the head of the next request must be complete. Computed on the first use after a
     /// request.
@@ -33,7 +36,7 @@ pub(super) struct IdleTimer<'t> {
 pub(super) enum Expired {
     /// No byte of a request has arrived for a while. Its head must be complete at this time.
     Idle(Instant),
-    /// The head is not complete in time.
+    /// The head was not complete in time.
     Head,
 }
 
@@ -51,7 +54,7 @@ impl<'t> IdleTimer<'t> {
         (self.set_at, self.deadline) = (None, Some(timer_in(limit)));
     }
 
-    /// Polls until the wait is over. `is_quiet`: no byte of a request has arrived.
+    /// Polls until the wait is over. `is_quiet` says that no byte of a request has arrived.
     pub(super) fn poll(&mut self, is_quiet: bool, cx: &mut Context<'_>) -> Poll<Expired> {
         loop {
             let Some(requests) = self.set_at else {

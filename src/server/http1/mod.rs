@@ -1,7 +1,7 @@
 //! Serves HTTP/1.1 clients.
 //!
-//! One future serves a connection: it reads a request, drives the handler and writes the response,
-//! without handing anything from task to task. While the handler runs, it watches the client, so
+//! One future serves a connection. It reads a request, drives the handler and writes the response,
+//! without passing anything from task to task. While the handler runs, it watches the client, so
 //! that no node works for a client that has left.
 
 mod connection;
@@ -38,7 +38,8 @@ use crate::body::BoxError;
 use crate::observe::CutScope;
 use crate::request::{ClientAddr, ClientKey};
 
-/// Sends 408 to a client whose first head did not arrive before its protocol was known, and closes the connection.
+/// Sends 408 to a client whose first head did not arrive before its protocol was known, and closes
+/// the connection.
 pub(super) async fn reject_slow<S: ClientSocket>(
     stream: S,
     peer: ClientAddr,
@@ -71,7 +72,8 @@ where
             Event::Request => {}
             Event::Invalid(invalid) => {
                 invalid.report(client.peer);
-                // Boxed, as other steps that are rare: the future of each connection would have their size.
+                // Boxed, like other rare steps, because the future of each connection would
+                // otherwise have their size.
                 Box::pin(connection.reject(invalid)).await?;
                 break;
             }
@@ -105,7 +107,7 @@ where
     Ok(None)
 }
 
-/// The stop of the server, as one connection sees it.
+/// The stop of the server, as seen by one connection.
 struct StopWatch<'s, F> {
     stop: &'s StopSignal,
     stopped: Pin<&'s mut F>,
@@ -114,13 +116,14 @@ struct StopWatch<'s, F> {
 }
 
 impl<F: Future<Output = ()>> StopWatch<'_, F> {
-    /// Registers the waker at the first call, before the first request: the signal must also wake a connection that waits for its
-    /// handler. Returns whether the server stops.
+    /// Registers the waker at the first call, before the first request, because the signal must
+    /// also wake a connection that waits for its handler. Returns whether the server is stopping.
     fn poll_first(&mut self, cx: &mut Context<'_>) -> bool {
         !replace(&mut self.was_polled, true) && self.poll(cx)
     }
 
-    /// Returns whether the server has begun to stop since the last call. Polls only when the signal is set, not for every request.
+    /// Returns whether the server has begun to stop since the last call. Polls only if the signal
+    /// is set, not for every request.
     fn has_begun(&mut self, cx: &mut Context<'_>) -> bool {
         self.stop.is_set() && !self.is_stopping && self.poll(cx)
     }

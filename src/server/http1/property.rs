@@ -1,5 +1,5 @@
-//! Whole connections, cut into reads at random: every request gets its own response, and bodies
-//! pass unchanged.
+//! Tests whole connections, split into reads at random. Every request gets its own response, and
+//! bodies pass unchanged.
 
 use std::time::Duration;
 
@@ -27,9 +27,9 @@ struct Echo {
     body: Vec<u8>,
     /// The sizes of the chunks; `None` if the length is declared.
     chunks: Option<Vec<usize>>,
-    /// The client waits for `100 Continue`.
+    /// Whether the client waits for `100 Continue`.
     waits: bool,
-    /// The response streams while the request does.
+    /// Whether the response streams while the request does.
     streams: bool,
 }
 

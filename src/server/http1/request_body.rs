@@ -1,8 +1,8 @@
 //! The body of a request that is still arriving, between the connection that reads it and the
 //! handler that consumes it.
 //!
-//! The connection reads only what the handler asks for, so that a slow handler holds the client
-//! back. The two sides may live in different tasks, and either may be dropped first.
+//! The connection reads only as much as the handler requests, so that a slow handler slows the
+//! client down. The two sides may live in different tasks, and either may be dropped first.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,13 +22,13 @@ pub(super) struct BodySender(Arc<Mutex<Channel>>);
 struct Channel {
     /// The data that was read and not yet consumed.
     data: Option<Result<Bytes, BodyError>>,
-    /// Nothing follows the data.
+    /// Whether nothing follows the data.
     is_end: bool,
     /// The number of bytes that are still to be consumed, if known.
     remaining: Option<u64>,
-    /// The handler waits for data.
+    /// Whether the handler waits for data.
     wanted: bool,
-    /// The handler has dropped the body.
+    /// Whether the handler has dropped the body.
     dropped: bool,
     reader: Option<Waker>,
     connection: Option<Waker>,
@@ -44,7 +44,7 @@ pub(super) enum BodyDemand {
 }
 
 impl BodySender {
-    /// Creates a body of `length` bytes, if the length is known.
+    /// Creates a body of `length` bytes; the length may be unknown.
     pub(super) fn new(length: Option<u64>) -> (Self, Body) {
         let channel = Arc::new(Mutex::new(Channel { remaining: length, ..Channel::default() }));
         (BodySender(Arc::clone(&channel)), Body::new(BodyReceiver(channel)))
@@ -62,7 +62,7 @@ impl BodySender {
         BodyDemand::Later
     }
 
-    /// Passes data to the handler; `is_end` means that nothing follows. A handler that is polled
+    /// Passes data to the handler. `is_end` means that nothing follows. A handler that is polled
     /// with the connection is not woken.
     pub(super) fn send(&self, data: Option<Result<Bytes, BodyError>>, is_end: bool, cx: &mut Context<'_>) {
         let mut channel = self.0.lock();

@@ -17,19 +17,19 @@ use crate::refusals::Refusal;
 use crate::request::ClientAddr;
 use crate::server::limits::LineBuffers;
 
-/// The head of a request, and what it says about the body and the connection.
+/// The head of a request, with its consequences for the body and the connection.
 #[derive(Debug, Default)]
 pub(super) struct RequestHead {
     /// The request, still without its body.
     pub(super) request: Request<Body>,
     pub(super) body: BodyDecoder,
-    /// The client may send another request on the connection.
+    /// Whether the client may send another request on the connection.
     pub(super) keep_alive: bool,
-    /// The client waits for `100 Continue` before it sends the body.
+    /// Whether the client waits for `100 Continue` before it sends the body.
     pub(super) expects_continue: bool,
 }
 
-/// A request that cannot be served, as the status and message of the response.
+/// A request that cannot be served, as the status and message of its response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct InvalidRequest {
     pub(super) status: StatusCode,
@@ -68,8 +68,8 @@ impl InvalidRequest {
 }
 
 impl RequestHead {
-    /// Parses the head of a request from `read` into `self`; returns false while it is incomplete. A returned head would be moved
-    /// several times.
+    /// Parses the head of a request from `read` into `self`; returns false while it is incomplete.
+    /// A returned head would be moved several times.
     pub(super) fn take(
         &mut self,
         read: &mut BytesMut,
@@ -77,7 +77,8 @@ impl RequestHead {
         limits: HeadLimits,
         buffers: Option<LineBuffers>,
     ) -> Result<bool, InvalidRequest> {
-        // Some old clients end a body with an empty line that does not count (RFC 9112, 2.2).
+        // Some old clients end a body with an extra empty line, which does not count (RFC 9112,
+        // 2.2).
         while read.starts_with(b"\r\n") {
             read.advance(2);
             *scanner = HeadScanner::default();
@@ -104,7 +105,8 @@ impl RequestHead {
         if method.len() > MAX_METHOD {
             return Err(invalid(StatusCode::NOT_IMPLEMENTED, "the method is not known"));
         }
-        // A target has no fragment (RFC 9112, 3.2). `Uri` would cut it off, and a node would get another target.
+        // A target has no fragment (RFC 9112, 3.2). `Uri` would drop the fragment, and a node would
+        // get another target.
         if memchr(b'#', target).is_some() {
             return Err(MALFORMED);
         }
@@ -112,7 +114,8 @@ impl RequestHead {
         *request.method_mut() = Method::from_bytes(method).map_err(|_| MALFORMED)?;
         *request.uri_mut() = Uri::from_maybe_shared(bytes.slice_ref(target)).map_err(|_| MALFORMED)?;
         if *request.method() == Method::OPTIONS && is_absolute_without_path(target) {
-            // The request is about the server as a whole (RFC 9112, 3.2.4). `Uri` would make the path `/` of it.
+            // The request concerns the server as a whole (RFC 9112, 3.2.4). `Uri` would turn the
+            // path into `/`.
             let mut parts = take(request.uri_mut()).into_parts();
             parts.path_and_query = Some(PathAndQuery::from_static("*"));
             *request.uri_mut() = Uri::from_parts(parts).map_err(|_| MALFORMED)?;
@@ -121,7 +124,7 @@ impl RequestHead {
         let framing = headers::parse(bytes, lines, Sender::Client, request.headers_mut()).map_err(|_| MALFORMED)?;
         self.body = framing.decoder(version).map_err(invalid_framing)?.unwrap_or_default();
         self.expects_continue = !self.body.is_end() && version == Version::HTTP_11 && framing.expects_continue();
-        // The server makes no tunnel, so the bytes that a client sends after CONNECT may be
+        // The server creates no tunnel, so the bytes that a client sends after CONNECT may be
         // anything.
         self.keep_alive = framing.is_keep_alive(version) && request.method() != Method::CONNECT;
         Ok(())

@@ -18,7 +18,7 @@ use crate::http1::writer::BodyFraming;
 pub(super) struct ResponseContext {
     pub(super) is_head: bool,
     pub(super) is_http_1_0: bool,
-    /// The client keeps the connection.
+    /// Whether the client keeps the connection open.
     pub(super) keep_alive: bool,
 }
 
@@ -29,7 +29,7 @@ impl ResponseContext {
 }
 
 /// Returns how the body of `response` is framed. As with requests to nodes, the body's own size
-/// precedes the headers.
+/// takes precedence over the headers.
 pub(super) fn framing(response: &Response<Body>, context: ResponseContext) -> BodyFraming {
     match response.body().size_hint().exact().or_else(|| declared_length(response.headers())) {
         _ if context.has_no_body(response.status()) => BodyFraming::Length(0),
@@ -54,7 +54,7 @@ pub(super) fn encode(
     out.push(b' ');
     match response.extensions().get::<ReasonPhrase>() {
         Some(reason) => out.extend_from_slice(reason.as_bytes()),
-        // The reason may be empty (RFC 9112, 4), and a status that is not registered has none.
+        // The reason phrase may be empty (RFC 9112, 4), and an unregistered status has none.
         None => out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes()),
     }
     out.extend_from_slice(b"\r\n");

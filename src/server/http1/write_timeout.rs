@@ -7,7 +7,7 @@ use tokio::time::{Sleep, sleep};
 use crate::clock::timer_in;
 use crate::http1::writer::MessageWriter;
 
-/// Measures how long the client has accepted no bytes while some wait to be written.
+/// Measures how long the client has accepted no bytes while some are waiting to be written.
 #[derive(Default)]
 pub(super) struct WriteTimeout {
     timer: Option<Pin<Box<Sleep>>>,
@@ -51,7 +51,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn bytes_that_the_stream_took_and_the_socket_did_not_are_not_accepted() {
         let (mut client, socket) = duplex(64);
-        // Takes all, and passes it on when it is flushed, as TLS does.
+        // Accepts everything, and passes it on when it is flushed, as TLS does.
         let mut stream = BufWriter::with_capacity(4096, socket);
         let (mut writer, mut write_timeout) = (MessageWriter::default(), WriteTimeout::default());
         for is_read in [true, false] {

@@ -6,7 +6,7 @@ const MAX_FAILURES: u32 = 5;
 /// The time for which the breaker stays open before one operation or probe may call the store.
 pub(super) const OPEN_TIME: Duration = Duration::from_secs(1);
 
-/// Keeps a failing store from costing every request a deadline.
+/// Prevents a failing store from costing every request a deadline.
 ///
 /// The breaker opens after several failures in a row. While it is open, only the background probe
 /// calls the store, or one operation per [`OPEN_TIME`] if no probe runs. A success closes it.

@@ -14,7 +14,8 @@ use crate::session::{SessionKey, SessionRecord};
 /// The maximum number of logouts that are remembered.
 const MAX_ENDED: usize = 100_000;
 
-/// The sessions that were logged out here, for as long as a record of them could last. Lookups do not find them, and they are not restored.
+/// The sessions that were logged out here, kept for as long as a record of them could last. Lookups
+/// do not find them, and they are not restored.
 pub(super) struct EndedSessions {
     /// The time at which the last record of the session expires, in milliseconds.
     sessions: Mutex<Latest<SessionKey, u64>>,
@@ -61,7 +62,8 @@ impl EndedSessions {
     }
 }
 
-/// Returns the record that stands in the store for a session that was logged out. It does not open as a session.
+/// Returns the record that replaces a logged-out session in the store. It does not open as a
+/// session.
 pub(super) fn tombstone() -> SessionRecord {
     SessionRecord::default().with_sealed(Bytes::from_static(b"ended"))
 }

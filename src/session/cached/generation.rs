@@ -1,5 +1,6 @@
-//! Detects that the store has lost all its records. A record with a random number marks the generation of the store: if the record is
-//!  absent or has another number, the records of before are lost.
+//! Detects that the store has lost all its records. A record with a random number marks the
+//! generation of the store. If that record is absent or has another number, the earlier records are
+//! lost.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,11 +18,11 @@ use crate::session::{Precondition, SaveOutcome, SessionKey, SessionRecord};
 
 /// The interval at which each front end checks for a loss.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// The time that front ends have to write their tombstones after a loss.
+/// The time that front ends have for writing their tombstones after a loss.
 const TOMBSTONE_TIME: Duration = Duration::from_secs(3);
 /// The time to live of the record, which each check extends.
 const TTL: Duration = Duration::from_secs(24 * 3600);
-/// The number of tombstones that are written at once.
+/// The number of tombstones that are written concurrently.
 const CONCURRENCY: usize = 64;
 
 /// The generation of the store, as this front end knows it.
@@ -33,12 +34,13 @@ pub(super) struct Generation {
     task: BackgroundTask,
 }
 
-/// The losses of the store that this front end knows of.
+/// The losses of the store that this front end knows about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LossEpoch {
     /// Changes whenever the store may have lost records: after a failed operation, or after a lost connection.
     pub(super) possible: u32,
-    /// Changes when the store has lost all records. Known with [`Shared`](super::RestoreAfterLoss::Shared) only.
+    /// Changes when the store has lost all records. Used only with
+    /// [`Shared`](super::RestoreAfterLoss::Shared).
     pub(super) proven: u32,
 }
 
@@ -77,8 +79,8 @@ impl Generation {
 }
 
 impl CachedStore {
-    /// Starts to watch the store for losses, if the setting needs that. The first call waits until the generation is known, so that
-    /// no session is learned before.
+    /// Starts to watch the store for losses, if the setting requires it. The first call waits until
+    /// the generation is known, so that no session is learned earlier.
     pub(super) async fn watch_generation(self: &Arc<Self>) {
         if !self.is_shared() {
             return;
@@ -113,7 +115,8 @@ impl CachedStore {
                     "session store has lost its records; the sessions of this front end are restored when they are used"
                 );
             }
-            // A server that took over may lack the latest records. Nothing is lost before the first check.
+            // A server that took over may lack the latest records. Before the first check, nothing
+            // can be lost.
             let is_behind = known.id.is_some() && known.written != possible;
             known.id = Some(id);
             known.written = possible;
@@ -126,7 +129,7 @@ impl CachedStore {
         Ok(())
     }
 
-    /// Returns the number in the store, which this front end chooses if there is none.
+    /// Returns the number in the store. If there is none, this front end chooses one.
     async fn load_generation(self: &Arc<Self>) -> Result<Bytes, Unavailable> {
         let key = &self.generation.key;
         let loaded = self.call_in_background(self.store.load(key)).await.map_err(|_| Unavailable)?;
@@ -161,7 +164,7 @@ impl CachedStore {
         all_written
     }
 
-    /// Replaces whatever the store has of a session with its tombstone.
+    /// Replaces the session's record in the store, if any, with its tombstone.
     pub(super) async fn write_tombstone(self: &Arc<Self>, key: &SessionKey, ttl: Duration) -> Result<(), Unavailable> {
         let tombstone = tombstone();
         let mut precondition = Precondition::Absent;
@@ -170,7 +173,8 @@ impl CachedStore {
             precondition = match saved {
                 Ok(SaveOutcome::Stored(_)) => return Ok(()),
                 Ok(SaveOutcome::Conflict(Some(stored))) if stored.record == tombstone => return Ok(()),
-                // Another front end has just written. That happens seldom, because one session has few concurrent requests.
+                // Another front end has just written. That is rare, because one session has few
+                // concurrent requests.
                 Ok(SaveOutcome::Conflict(Some(stored))) => Precondition::Version(stored.version),
                 Ok(SaveOutcome::Conflict(None)) => Precondition::Absent,
                 Err(_) => return Err(Unavailable),

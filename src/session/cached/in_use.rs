@@ -1,4 +1,5 @@
-//! The sessions with a request in flight. The front end touches them meanwhile, so that no session expires during its own query.
+//! The sessions with a request in flight. The front end touches them, so that no session expires
+//! during its own query.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,8 @@ use crate::background::{self, BackgroundTask};
 use crate::drop_guard::{DropGuard, Release};
 use crate::session::SessionKey;
 
-/// The interval at which sessions in use are considered. [`CachedStore::touch`] touches them less often.
+/// The interval at which sessions in use are checked. [`CachedStore::touch`] touches them less
+/// often.
 const TOUCH_INTERVAL: Duration = Duration::from_secs(5);
 
 const SHARDS: u64 = 16;
@@ -51,7 +53,7 @@ struct Uses {
 }
 
 impl InUseRegistry {
-    /// Adds a use of a session. Returns its id, whose remainder by [`SHARDS`] is the shard.
+    /// Adds a use of a session. Returns its id, whose remainder modulo [`SHARDS`] is the shard.
     fn add(&self, key: SessionKey, ttl: Duration) -> u64 {
         let shard = u64::from(key.as_bytes()[15]) % SHARDS;
         let mut uses = self.shards[shard as usize].0.lock();

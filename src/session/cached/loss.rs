@@ -1,7 +1,8 @@
 //! Decides what to do with a session that the store has lost while this front end still knows it.
 //!
-//! A binding is written again whenever the store no longer has it. A mistake is harmless: the id of a session that was logged out stays
-//! bound to its node. A session of the login relay must not come back after its logout, and a logout, too, leaves its record absent.
+//! A binding is written again whenever the store no longer has it. A mistake is harmless: the id of
+//! a logged-out session merely stays bound to its node. A session of the login relay, in contrast,
+//! must not come back after its logout, and a logout leaves its record absent just like a loss.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,24 +16,26 @@ use crate::session::SessionKey;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RestoreAfterLoss {
-    /// None. Their users log in again.
+    /// No session. The users log in again.
     Never,
-    /// Each one that is absent from the store and was not logged out here. No other front end may use the store with the same
-    /// secret, since its logouts would be undone.
+    /// Each session that is absent from the store and was not logged out here. No other front end
+    /// may use the store with the same secret, because its logouts would be undone.
     Alone,
-    /// Those that the store has lost with all its records. All front ends need this setting.
+    /// The sessions that the store lost together with all its records. All front ends need this
+    /// setting.
     ///
-    /// A logout then leaves a *tombstone* in the store, a record of 11 bytes in place of the session for the lifetime of the
-    /// session. Each front end also keeps the tombstones of its own logouts, up to 100,000 of the latest, and writes them again
-    /// once a second if the store has lost records or a connection. Another front end that finds out about a loss waits for 3 s
-    /// before it restores a session. A tombstone replaces a restored session too: the session ends at each front end as after
-    /// any logout.
+    /// With this setting, a logout leaves a *tombstone* in the store: a record of 11 bytes that
+    /// replaces the session for the session's lifetime. Each front end also keeps the latest
+    /// 100,000 tombstones of its own logouts. It writes them again, at most once a second, if the
+    /// store has lost records or a connection. Another front end that detects a loss waits for 3 s
+    /// before it restores a session. A tombstone also replaces a restored session, which then ends
+    /// at each front end as after any logout.
     ///
-    /// A logout is undone if the store loses it and the front end that served it has ended, or cannot reach the store in these
-    /// 3 s; in the second case only until it can.
+    /// A logout is undone if the store loses it and the front end that served it has ended. It is
+    /// also undone while that front end cannot reach the store in these 3 s.
     ///
-    /// The front ends recognise a loss by a record with a random number, which each of them loads once a second. A record that
-    /// the store evicts alone is not restored.
+    /// The front ends recognise a loss by a record with a random number, which each of them loads
+    /// once a second. A single record that the store evicts is not restored.
     Shared,
 }
 
@@ -58,11 +61,11 @@ impl CachedStore {
         self.restore.unwrap_or_else(default)
     }
 
-    /// Returns whether to write a session again that the near cache has and that the store had but no longer has. `ttl` is the
-    /// time to live of its records.
+    /// Returns whether to rewrite a session that the near cache has and that the store no longer
+    /// has. `ttl` is the time to live of its records.
     ///
     /// # Errors
-    /// [`Unavailable`] when the store fails before that is known.
+    /// [`Unavailable`] if the store fails before that is known.
     pub(super) async fn restores(
         self: &Arc<Self>,
         key: &SessionKey,
@@ -83,7 +86,7 @@ impl CachedStore {
                 if near.epoch.proven == self.loss_epoch().proven {
                     return Ok(false);
                 }
-                // The others write their tombstones first.
+                // The other front ends write their tombstones first.
                 self.generation.wait_for_tombstones().await;
             }
         }

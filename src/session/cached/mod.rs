@@ -1,8 +1,8 @@
 //! Sessions in a store, as the strategies use them.
 //!
-//! [`Sessions`] is the handle. Behind it, a [`CachedStore`] adds to a [`SessionStore`] a deadline for
-//! every operation, a near cache, a circuit breaker, and writes that wait while the store is
-//! unavailable. Its callers never receive an error, at worst [`Lookup::Unknown`].
+//! [`Sessions`] is the handle. Behind it, a [`CachedStore`] wraps a [`SessionStore`]. It adds a
+//! deadline for every operation, a near cache, a circuit breaker, and writes that wait while the
+//! store is unavailable. Callers never receive an error; the worst result is [`Lookup::Unknown`].
 
 mod breaker;
 #[cfg_attr(not(feature = "login-relay"), allow(dead_code, reason = "only the login relay ends sessions"))]
@@ -48,8 +48,8 @@ use crate::shortage;
 /// The result of a session lookup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Lookup {
-    /// The session has this record. The version is the precondition for replacing it; `None` while
-    /// the store does not have the record yet.
+    /// The session has this record. The version is the precondition for replacing the record;
+    /// `None` while the store does not have the record yet.
     Found(SessionRecord, Option<u64>),
     /// The session has this record under the key of a previous secret. The caller saves it under
     /// the current key.
@@ -75,17 +75,18 @@ impl Lookup {
     }
 }
 
-/// A store, with the cache, the breaker and the queue in front of it.
+/// A store, behind the cache, the breaker and the queue.
 struct CachedStore {
     store: Arc<dyn SessionStore>,
     /// `None` for a store in this process.
     near: Option<NearCache>,
     /// The store, if it is in this process.
     local: Option<MemoryStore>,
-    /// They derive keys from session ids. The first one has the current secret.
+    /// Derive keys from session ids. The first one uses the current secret.
     taggers: Arc<[Tagger]>,
-    /// The sessions under an earlier secret, which these sessions continue. Their near cache is used while the store is
-    /// unavailable, and they still perform their pending writes. Later sessions take them over unless they have pending writes.
+    /// The sessions under an earlier secret, which these sessions continue. Their near cache is
+    /// used while the store is unavailable, and they still perform their pending writes. The next
+    /// change of the secret drops them unless they have pending writes.
     previous: Option<Mutex<Option<Sessions>>>,
     recent_keys: RecentKeys,
     deadline: Duration,
@@ -106,7 +107,8 @@ struct CachedStore {
     number: u64,
     /// The secrets of the login relays that use this store.
     secrets: Mutex<Vec<SecretUse>>,
-    /// Shared with the sessions that these continue, because relayed sessions keep their keys when the secret changes.
+    /// Shared with the sessions that these continue, because relayed sessions keep their keys when
+    /// the secret changes.
     ended: Arc<EndedSessions>,
     generation: Generation,
 }
@@ -136,7 +138,7 @@ impl CachedStore {
     }
 
     fn loss_epoch(&self) -> LossEpoch {
-        // The counter may wrap around: it is compared for equality only.
+        // The counter may wrap around, because it is compared only for equality.
         let possible = self.failures.load(Ordering::Relaxed).wrapping_add(self.store.connection_epoch() as u32);
         LossEpoch { possible, proven: self.generation.losses() }
     }
@@ -179,7 +181,7 @@ impl CachedStore {
             // Drivers may drop the cause, so the number of open files is checked too.
             _ => shortage::of_descriptors().map(|error| error.to_string()),
         };
-        // The process is at fault, not the store.
+        // This process is at fault, not the store.
         if let Some(error) = shortage {
             shortage::report("reaching the session store", &error);
             return;
@@ -197,7 +199,7 @@ impl CachedStore {
             |store| &store.probe,
             |_| OPEN_TIME,
             |store: Arc<Self>| async move {
-                // A random key, because some keys still work while a part of the store is down.
+                // A random key, because if a part of the store is down, some keys still work.
                 let key = SessionKey::from_bytes(fastrand::u128(..).to_ne_bytes());
                 _ = store.call_in_background(store.store.load(&key)).await;
             },
@@ -215,8 +217,8 @@ impl CachedStore {
         self.taggers[1..].iter().map(move |tagger| derive_key(tagger, id))
     }
 
-    /// Returns the session with this id and key that the near cache has under an earlier secret. A session of the login relay keeps
-    /// its key, and a binding does not.
+    /// Returns the session with this id and key that the near cache has under an earlier secret. A
+    /// session of the login relay keeps its key when the secret changes; a binding does not.
     fn recall_previous(&self, key: &SessionKey, id: &[u8]) -> Option<NearEntry> {
         let previous = self.previous.as_ref()?.lock().clone()?;
         let binding = || previous.store.recall(&previous.key(id)).filter(|near| near.record.sealed().is_empty());
@@ -237,8 +239,8 @@ impl CachedStore {
         }
     }
 
-    /// Updates the near cache with the lookup, if it has found a record. `epoch` is the loss epoch
-    /// from before the store was called.
+    /// Updates the near cache with the lookup if it found a record. `epoch` is the loss epoch from
+    /// before the call to the store.
     fn remember(&self, client: ClientAddr, key: &SessionKey, lookup: &Lookup, epoch: LossEpoch, is_written: bool) {
         if let (Some(near), Lookup::Found(record, version)) = (&self.near, lookup)
             && !self.is_ended(key, record)
@@ -277,8 +279,8 @@ impl CachedStore {
         }
     }
 
-    /// Extends the life of the session in the store, in the background and at most once per eighth of
-    /// its time to live.
+    /// Extends the life of the session in the store, in the background and at most once per eighth
+    /// of its time to live.
     fn touch(self: &Arc<Self>, key: &SessionKey, ttl: Duration) {
         let Some(near) = &self.near else {
             let _ = self.store.touch(key, ttl).into_ready();
@@ -293,7 +295,7 @@ impl CachedStore {
         }
     }
 
-    /// Performs `write` when the store is available again.
+    /// Performs `write` once the store is available again.
     fn write_later(self: &Arc<Self>, key: SessionKey, write: Write) {
         self.pending.push(key, write);
         background::ensure_running(
@@ -317,7 +319,7 @@ impl CachedStore {
         }
     }
 
-    /// Performs a pending write. Returns what the store has then.
+    /// Performs a pending write. Returns the state of the key in the store afterwards.
     async fn write(self: &Arc<Self>, key: &SessionKey, write: &Write) -> Result<Written, Unavailable> {
         if !self.is_allowed() {
             return Err(Unavailable);

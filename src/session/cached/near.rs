@@ -23,7 +23,7 @@ pub(super) struct NearEntry {
     pub(super) version: Option<u64>,
     /// The epoch in which the store had the record.
     pub(super) epoch: LossEpoch,
-    /// The entry is fresh, or newer than the record in the store.
+    /// Whether the entry is fresh, or newer than the record in the store.
     pub(super) is_current: bool,
     /// The time since the store last received a write or a touch, if this front end has sent one.
     touched_ago: Option<u64>,
@@ -40,13 +40,15 @@ struct Cached {
     record: SessionRecord,
     version: Option<u64>,
     epoch: LossEpoch,
-    /// The time at which the store last returned the record or failed to, in milliseconds.
+    /// The time at which the store last returned the record, or failed to, in milliseconds.
     checked: u64,
-    /// The time at which the store last received a write or a touch of this front end, in milliseconds.
+    /// The time at which this front end last wrote or touched the record in the store, in
+    /// milliseconds.
     touched: Option<u64>,
 }
 
-/// The lifetime of an entry: that of a record in the store. An old entry is used only while the store is unavailable.
+/// The lifetime of an entry, which is that of a record in the store. An old entry is used only
+/// while the store is unavailable.
 const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
 impl NearCache {
@@ -81,8 +83,8 @@ impl NearCache {
         Some(NearEntry { record: record.clone(), version: *version, epoch: *epoch, is_current, touched_ago })
     }
 
-    /// Records that the store had this record in this epoch. `is_written`: this front end has just written it, so its time to live
-    /// begins now.
+    /// Records that the store had this record in this epoch. `is_written` says that this front end
+    /// has just written it, so that its time to live begins now.
     pub(super) fn learn(
         &self,
         client: ClientAddr,
@@ -104,15 +106,16 @@ impl NearCache {
         let touched = match known {
             Some((true, _)) => return,
             _ if is_written => Some(now),
-            // A touch extends the session, whichever endpoint it is bound to.
+            // A touch extends the session, regardless of the endpoint that it is bound to.
             Some((false, touched)) => touched,
-            // Another front end has written it at an unknown time, so a touch is due.
+            // Another front end has written the record at an unknown time, so a touch is due.
             None => None,
         };
         entry.insert(client, Cached { record: record.clone(), version, epoch, checked: now, touched }, LIFETIME);
     }
 
-    /// Makes an entry fresh again after the store failed, so that not every request waits for the failing store.
+    /// Makes an entry fresh again after the store failed, so that not every request waits for the
+    /// failing store.
     pub(super) fn postpone(&self, key: &SessionKey) {
         let now = self.epoch.millis();
         self.cache.entry(key, now).update(|cached| cached.checked = now);
@@ -122,8 +125,8 @@ impl NearCache {
         self.cache.entry(key, self.epoch.millis()).remove();
     }
 
-    /// Returns whether to touch the session in the store: true once per `interval`, for however many
-    /// requests.
+    /// Returns whether to touch the session in the store: true once per `interval`, regardless of
+    /// the number of requests.
     pub(super) fn is_touch_due(&self, key: &SessionKey, interval: Duration) -> bool {
         let now = self.epoch.millis();
         let is_due = self.cache.entry(key, now).update(|cached| {

@@ -7,11 +7,12 @@ use crate::background::BackgroundTask;
 use crate::request::ClientAddr;
 use crate::session::{Precondition, SessionKey, SessionRecord};
 
-/// The maximum number of pending writes. Beyond it, new bindings live in the near cache only, and the end of a session takes the place
-/// of a binding: a binding that is lost costs a login, and a session that does not end stays open.
+/// The maximum number of pending writes. If it is reached, new bindings live only in the near
+/// cache, and the end of a session evicts a binding. A lost binding costs a login, but a session
+/// that does not end stays open.
 const MAX_PENDING: usize = 100_000;
 
-/// The writes that wait until the store is available again: at most one for each key.
+/// The writes that wait until the store is available again, at most one per key.
 #[derive(Default)]
 pub(super) struct PendingWrites {
     queue: Mutex<Queue>,
@@ -20,14 +21,14 @@ pub(super) struct PendingWrites {
 
 #[derive(Default)]
 struct Queue {
-    /// The writes, each with a number by which the task recognises one that was replaced meanwhile.
+    /// The writes, each with a number that tells the task whether it was replaced meanwhile.
     writes: AHashMap<SessionKey, (Write, u64)>,
     next_number: u64,
     /// The number of writes that were dropped since the start.
     dropped: u64,
-    /// A write was dropped since the queue was last empty.
+    /// Whether a dropped write was reported since the queue was last empty.
     is_reported: bool,
-    /// A search found no binding among the pending writes, and none was added since.
+    /// Whether a search found no binding among the pending writes, and none was added since.
     has_no_binding: bool,
 }
 
@@ -47,19 +48,20 @@ pub(super) enum Write {
     },
 }
 
-/// What the store has after a write.
+/// The state of a key in the store after a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Written {
     /// A record of this version.
     Version(u64),
     /// No record of the session.
     Gone,
-    /// What it had before, because it takes no record of that length.
+    /// The state from before the write, because the store does not accept a record of that length.
     Refused,
 }
 
 impl PendingWrites {
-    /// Adds a write, or replaces that of the same key. The end of a session is not replaced: later saves of that session are dropped.
+    /// Adds a write, or replaces the one of the same key. The end of a session is not replaced:
+    /// later saves of that session are dropped.
     pub(super) fn push(&self, key: SessionKey, write: Write) {
         let mut queue = self.queue.lock();
         let number = queue.next_number;
@@ -68,7 +70,8 @@ impl PendingWrites {
         if let Some((pending, last_number)) = queue.writes.get_mut(&key) {
             *pending = match (write, &*pending) {
                 (Write::Save { .. }, Write::End { .. }) => return,
-                // Only the login relay seals records, and it removes one only when the session ends.
+                // Only the login relay seals records, and it removes a record only when the session
+                // ends.
                 (Write::Save { record, .. }, Write::Remove) if !record.sealed().is_empty() => return,
                 // The store still has the record from before the first of these writes.
                 (Write::Save { client, record, ttl, .. }, Write::Save { precondition, .. }) => {
@@ -87,8 +90,8 @@ impl PendingWrites {
         self.queue.lock().dropped
     }
 
-    /// Returns all keys in random order: where only a part of the store is unavailable, its writes
-    /// must not block the others.
+    /// Returns all keys in random order. If only a part of the store is unavailable, the writes to
+    /// that part must not block the others.
     pub(super) fn keys(&self) -> Vec<SessionKey> {
         let mut keys: Vec<SessionKey> = self.queue.lock().writes.keys().copied().collect();
         fastrand::shuffle(&mut keys);
@@ -111,9 +114,10 @@ impl PendingWrites {
         true
     }
 
-    /// Removes the write of this number after it was performed. A write that has replaced it stays, and takes what the store has now as
-    /// its precondition. But a session with a login that the store no longer has was logged out elsewhere: the later write is removed
-    /// too. Returns whether that was so.
+    /// Removes the write with this number after it was performed. If a newer write has replaced it,
+    /// the newer write stays, and its precondition becomes the present state of the store. The
+    /// exception is a session with a login that the store no longer has: it was logged out
+    /// elsewhere, so the newer write is removed too. Returns whether that was the case.
     pub(super) fn complete(&self, key: &SessionKey, number: u64, written: Written) -> bool {
         let mut queue = self.queue.lock();
         let is_ended = match queue.writes.get_mut(key) {
@@ -140,7 +144,8 @@ impl PendingWrites {
 }
 
 impl Queue {
-    /// Drops a binding if the queue is full and `write` ends a session. Returns whether there is room for `write`.
+    /// Drops a binding if the queue is full and `write` ends a session. Returns whether there is
+    /// space for `write`.
     fn make_room(&mut self, write: &Write) -> bool {
         if self.writes.len() < MAX_PENDING {
             return true;

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use crate::session::secret::Tagger;
 use crate::session::store::SessionKey;
 
-/// The number of ids whose keys are kept. If more sessions are busy, some keys are derived again.
+/// The number of ids whose keys are kept. If more sessions are active, some keys are derived again.
 const SLOTS: usize = 4096;
 
 /// Returns the key of the session `id` under the secret of `tagger`.
@@ -19,8 +19,8 @@ pub(super) fn derive_key(tagger: &Tagger, id: &[u8]) -> SessionKey {
 
 /// The keys of recent session ids. Deriving a key is the most expensive part of a lookup.
 ///
-/// It keeps no ids. Two hashes of 64 bits with seeds of this process identify an id. One of them is SipHash, for which no client can
-///  construct a collision.
+/// No ids are kept. Two 64-bit hashes with per-process seeds identify an id. One of them is
+/// SipHash, for which no client can construct a collision.
 pub(in crate::session) struct RecentKeys {
     slots: Box<[Mutex<Option<Slot>>]>,
     seed: RandomState,
@@ -42,7 +42,8 @@ impl RecentKeys {
         }
     }
 
-    /// Returns the key of `id`, which `derive` computes if it is not kept. It never waits for another thread.
+    /// Returns the key of `id`. If it is not kept, `derive` computes it. Never waits for another
+    /// thread.
     pub(in crate::session) fn get(&self, id: &[u8], derive: impl FnOnce() -> SessionKey) -> SessionKey {
         let hash = [self.seed.hash_one(id), self.fast_seed.hash_one(id)];
         let Some(mut slot) = self.slots[hash[0] as usize % SLOTS].try_lock() else { return derive() };
@@ -67,7 +68,7 @@ mod tests {
     fn a_key_is_derived_once_and_never_given_to_another_id() {
         let keys = RecentKeys::new();
         let key = |n: u32| SessionKey::from_bytes(u128::from(n).to_be_bytes());
-        // More ids than slots, so that ids meet in one.
+        // More ids than slots, so that several ids share a slot.
         for round in 0..2 {
             for n in 0..3 * SLOTS as u32 {
                 assert_eq!(keys.get(&n.to_be_bytes(), || key(n)), key(n), "{round}");

@@ -14,7 +14,7 @@ use crate::request::ClientAddr;
 /// [`Sessions::remote`](crate::session::Sessions::remote) uses an implementation, and adds deadlines, a near cache and a circuit
 /// breaker to it. The trait is also implemented for `Arc<dyn SessionStore>`, so that several owners can share one store.
 ///
-/// An implementation may rely on these facts:
+/// The caller guarantees:
 ///
 /// - Keys are uniformly distributed.
 /// - A time to live is at least one second.
@@ -22,9 +22,11 @@ use crate::request::ClientAddr;
 ///
 /// An implementation must keep these promises:
 ///
-/// - Of two concurrent calls of [`save`](Self::save) for one key at most one succeeds, in whichever processes they run.
+/// - Of two concurrent calls of [`save`](Self::save) for one key, at most one succeeds, even if
+///   they run in different processes.
 /// - A record is not returned after its time to live.
-/// - [`save`](Self::save) fails with [`StoreError::TooLong`] if the encoded record has more than [`SessionRecord::MAX_LEN`] bytes.
+/// - [`save`](Self::save) fails with [`StoreError::TooLong`] if the encoded record has more than
+///   [`SessionRecord::MAX_LEN`] bytes.
 /// - A record that cannot be decoded counts as absent.
 /// - After a connection has failed, a later call opens a new one.
 /// - Errors never contain keys, records or credentials.
@@ -119,7 +121,8 @@ pub trait SessionStore: fmt::Debug + Send + Sync + 'static {
 
     /// [Saves](Self::save) a record on behalf of a client. Default: calls [`save`](Self::save).
     ///
-    /// A store in memory that evicts sessions when it is full uses the client to give each one its share.
+    /// An in-memory store that evicts sessions when it is full uses the client to give each client
+    /// its share.
     fn save_for<'a>(
         &'a self,
         _client: ClientAddr,
@@ -137,22 +140,25 @@ pub trait SessionStore: fmt::Debug + Send + Sync + 'static {
     /// Removes the record under `key`, if there is one.
     fn remove<'a>(&'a self, key: &'a SessionKey) -> StoreFuture<'a, ()>;
 
-    /// Returns a number that grows whenever a connection of this handle was lost. Default: 0, for a store that loses nothing
-    /// unless an operation fails.
+    /// Returns a number that grows whenever a connection of this handle was lost. Default: 0, for a
+    /// store that loses records only if an operation fails.
     ///
-    /// A server that restarted may hold fewer records than before. A record that is missing after the number grew was
-    /// possibly lost rather than removed. The number must grow before any operation that started after the loss returns.
+    /// A server that restarted may hold fewer records than before. If a record is missing after the
+    /// number grew, it was possibly lost rather than removed. The number must grow before any
+    /// operation that started after the loss returns.
     fn connection_epoch(&self) -> u64 {
         0
     }
 
-    /// Returns the address of the store for logs, such as `redis://10.0.0.5:6379`. It must hold no credentials. Default: `None`.
+    /// Returns the address of the store for logs, such as `redis://10.0.0.5:6379`. It must not
+    /// contain credentials. Default: `None`.
     fn address(&self) -> Option<String> {
         None
     }
 }
 
-/// The result of a store operation: ready at once for a store in memory, which allocates nothing, or a boxed future.
+/// The result of a store operation. An in-memory store returns it at once, without allocating;
+/// other stores return a boxed future.
 pub type StoreFuture<'a, T> = MaybeReady<'a, Result<T, StoreError>>;
 
 /// A record and its version.
@@ -160,8 +166,8 @@ pub type StoreFuture<'a, T> = MaybeReady<'a, Result<T, StoreError>>;
 pub struct Stored {
     /// The record.
     pub record: SessionRecord,
-    /// Identifies a write. The store chooses it and never uses it again for the key. Callers only compare versions of one key
-    /// for equality.
+    /// Identifies a write. The store chooses the version and never reuses it for the same key.
+    /// Callers only compare versions of one key for equality.
     pub version: u64,
 }
 
@@ -187,16 +193,18 @@ pub enum SaveOutcome {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// The store cannot be reached, or cannot serve at present.
+    /// The store cannot be reached, or cannot currently serve.
     #[error("the session store is unavailable")]
     Unavailable(#[source] BoxError),
-    /// This process has no descriptors, ports or memory for a connection to the store, which is not at fault.
+    /// This process has no descriptors, ports or memory left for a connection to the store. The
+    /// store is not at fault.
     #[error("the front end is short of descriptors, ports or memory to reach the session store")]
     Shortage(#[source] BoxError),
     /// The store did not respond within this deadline.
     #[error("the session store did not respond within {0:?}")]
     Timeout(Duration),
-    /// The store sent an invalid response or refused the request for good, for example for a wrong password or table.
+    /// The store sent an invalid response, or refused the request permanently, for example because
+    /// of a wrong password or table.
     #[error("the session store refused a request or sent an invalid response")]
     Refused(#[source] BoxError),
     /// The encoded record has this many bytes, which is more than [`SessionRecord::MAX_LEN`].
@@ -204,7 +212,7 @@ pub enum StoreError {
     TooLong(usize),
 }
 
-/// Makes the result of [`open`](super::open) a store.
+/// Makes the result of [`open`](super::open) usable as a store.
 impl SessionStore for Arc<dyn SessionStore> {
     fn load<'a>(&'a self, key: &'a SessionKey) -> StoreFuture<'a, Option<Stored>> {
         (**self).load(key)
@@ -248,5 +256,5 @@ impl SessionStore for Arc<dyn SessionStore> {
     }
 }
 
-/// The trait stays object-safe.
+/// The trait stays dyn compatible.
 const _: fn(&dyn SessionStore) = |_| {};

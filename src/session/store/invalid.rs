@@ -1,16 +1,17 @@
 use crate::body::BoxError;
 
-/// The error for settings that do not describe a session store. It never shows the given text, since it may contain a password.
+/// The error for settings that do not describe a session store. It never shows the given text,
+/// because that may contain a password.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidStore {
-    /// The scheme of the address is unknown. Contains the known ones.
+    /// The scheme of the address is unknown. Contains the known schemes.
     #[error("unknown scheme of a session store: expected {0}")]
     Scheme(&'static str),
-    /// The scheme needs this feature of the crate, which the build lacks.
+    /// The scheme needs this feature of the crate, which is off in this build.
     #[error("session stores of this scheme need feature `{0}` of kylin-lb, which this build is without")]
     Feature(&'static str),
-    /// A part of the address is wrong.
+    /// A part of the address is invalid.
     #[error("address of a session store, {part}: expected {expected}")]
     Url {
         /// The part.
@@ -18,7 +19,7 @@ pub enum InvalidStore {
         /// The expected form.
         expected: &'static str,
     },
-    /// A setting is wrong.
+    /// A setting is invalid.
     #[error("session store, {setting}: expected {expected}")]
     Setting {
         /// The setting.
@@ -32,7 +33,7 @@ pub enum InvalidStore {
 }
 
 impl InvalidStore {
-    /// Makes the error for a setting.
+    /// Returns the error for a setting.
     pub(in crate::session) const fn setting(setting: &'static str, expected: &'static str) -> Self {
         InvalidStore::Setting { setting, expected }
     }

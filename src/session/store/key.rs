@@ -22,7 +22,8 @@ impl SessionKey {
 }
 
 impl fmt::Debug for SessionKey {
-    /// Shows two bytes: enough to follow a session through a log, too little to find it in a store.
+    /// Shows two bytes, which is enough to follow a session through a log, but too little to find
+    /// it in a store.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "SessionKey({:02x}{:02x}..)", self.0[0], self.0[1])
     }

@@ -16,9 +16,12 @@ use crate::request::ClientAddr;
 ///
 /// The sessions end with the process. Clones share them. The store is bounded, by default to
 /// 1,000,000 sessions and 256 MiB; a bound session takes about 90 to 150 bytes. Expired sessions
-/// are removed as new ones arrive. When the store is full, sessions that were never looked up are
-/// evicted first, so that a flood of made-up ids does not evict sessions in use. One client (an IPv4 address or an IPv6 /64)
-/// that uses more than a 64th of the store evicts its own sessions, and no session of a client that uses less than half as much.
+/// are removed as new ones arrive.
+///
+/// When the store is full, sessions that were never looked up are evicted first, so that a flood of
+/// made-up ids does not evict sessions in use. A client (an IPv4 address or an IPv6 /64) that uses
+/// more than a 64th of the store evicts its own sessions. It evicts no session of a client that
+/// uses less than half as much.
 #[derive(Clone)]
 pub struct MemoryStore {
     shared: Arc<Shared>,
@@ -31,7 +34,7 @@ struct Shared {
     epoch: Epoch,
 }
 
-/// A record and its version, in few bytes.
+/// A record and its version, in a compact form.
 struct Entry {
     endpoint: Option<EndpointId>,
     /// `None` for an empty sealed part.

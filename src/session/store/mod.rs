@@ -1,7 +1,8 @@
 //! Session stores: the contract, and the stores of this crate.
 //!
-//! [`MemoryStore`] keeps sessions in the process. The stores of `redis`, `mysql` and `memcached` keep them on servers that
-//! several front ends share; [`remote`] has what these stores have in common.
+//! [`MemoryStore`] keeps sessions in the process. The stores of `redis`, `mysql` and `memcached`
+//! keep them on servers that several front ends share; [`remote`] contains what these stores have
+//! in common.
 
 pub(in crate::session) mod cache;
 mod contract;
@@ -35,7 +36,8 @@ pub use record::{DamagedRecord, SessionRecord};
 #[cfg(any(feature = "redis", feature = "mysql", feature = "memcached"))]
 pub(super) use remote::is_of_connecting;
 
-/// Returns whether a new connection failed: unknown, because this build has no store behind a connection.
+/// Returns whether a new connection failed. This build has no remote store, so the cause is
+/// unknown.
 #[cfg(not(any(feature = "redis", feature = "mysql", feature = "memcached")))]
 pub(super) fn is_of_connecting(_: &StoreError) -> Option<bool> {
     None

@@ -22,7 +22,7 @@ use super::{InvalidStore, MemoryStore, SessionStore};
 /// ```
 ///
 /// # Errors
-/// [`InvalidStore`] when the address is invalid, or names a store whose feature is off.
+/// [`InvalidStore`] if the address is invalid, or names a store whose feature is off.
 pub fn open(address: &str) -> Result<Arc<dyn SessionStore>, InvalidStore> {
     let address_lower = address.to_ascii_lowercase();
     if matches!(&*address_lower, "memory" | "memory://") {

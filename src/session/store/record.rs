@@ -4,18 +4,18 @@ use bytes::{Bytes, BytesMut};
 
 use crate::endpoint::EndpointId;
 
-/// The part of a session that a store keeps: the endpoint to which it is bound, and with the login relay a sealed part that only front
-/// ends with the secret can read.
+/// The part of a session that a store keeps: the endpoint to which the session is bound. With the
+/// login relay it also has a sealed part, which only front ends with the secret can read.
 ///
 /// The encoding:
 ///
 /// | bytes | content |
 /// |---|---|
-/// | 1 | format, at present 1 |
+/// | 1 | format, currently 1 |
 /// | 1 | length of the endpoint's id; 0 for an unbound session |
 /// | n | the id |
 /// | m | the sealed part |
-/// | 4 | CRC-32 of all bytes before, big-endian |
+/// | 4 | CRC-32 of all preceding bytes, big-endian |
 ///
 /// A binding to an endpoint with a short id takes about ten bytes. Bytes that do not decode ([`DamagedRecord`]) count as absent:
 /// they are replaced, and never yield the binding of another session.
@@ -74,7 +74,7 @@ impl SessionRecord {
     /// Decodes bytes from a store.
     ///
     /// # Errors
-    /// [`DamagedRecord`] when the bytes are not a whole record of a known format.
+    /// [`DamagedRecord`] if the bytes are not a whole record of a known format.
     pub fn decode(bytes: &[u8]) -> Result<Self, DamagedRecord> {
         if bytes.len() > Self::MAX_LEN {
             return Err(DamagedRecord);
@@ -97,7 +97,7 @@ impl SessionRecord {
 }
 
 impl fmt::Debug for SessionRecord {
-    /// Shows the length of the sealed part, never its content.
+    /// Shows the length of the sealed part, but never its content.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SessionRecord")
             .field("endpoint", &self.endpoint)
@@ -106,7 +106,8 @@ impl fmt::Debug for SessionRecord {
     }
 }
 
-/// Bytes in a store that are not a session record: truncated, altered, of an unknown format, or written by another program.
+/// The error for bytes in a store that are not a session record: truncated, altered, of an unknown
+/// format, or written by another program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a session record of format {FORMAT}")]
 pub struct DamagedRecord;
@@ -127,7 +128,7 @@ mod tests {
         assert_eq!(bound().encode().len(), 8);
     }
 
-    /// Other versions read what this one writes. The CRC is that of `zlib`.
+    /// Other versions read the records of this one. The CRC was computed with `zlib`.
     #[test]
     fn format_1_is_read_and_written_as_it_was_released() {
         let sealed = |record: SessionRecord| record.with_sealed(&b"sealed"[..]);

@@ -7,7 +7,8 @@ use crate::kylin::KylinVersion;
 
 /// The version of Kylin that a [`KylinNode`](crate::testing::KylinNode) behaves as.
 ///
-/// It is finer than a [`KylinVersion`], which names a generation: nodes of one generation differ in details that tests depend on.
+/// It is finer than a [`KylinVersion`], which names a generation. Nodes of one generation differ in
+/// details that tests depend on.
 ///
 /// | dialect | version | `service_discovery` | unknown path | path of the cookie | `Location` | refusal |
 /// |---|---|---|---|---|---|---|
@@ -48,7 +49,8 @@ pub(crate) struct Facts {
     pub(crate) has_service_discovery: bool,
     /// Whether `GET /projects` needs no login.
     pub(crate) opens_projects: bool,
-    /// Whether the node runs in Tomcat 7, which makes the cookie's path end in a slash and `Location` absolute.
+    /// Whether the node runs in Tomcat 7, where the cookie's path ends in a slash and `Location` is
+    /// absolute.
     pub(crate) is_tomcat_7: bool,
 }
 
@@ -129,7 +131,7 @@ impl fmt::Display for Dialect {
     }
 }
 
-/// The text is no [`Dialect`].
+/// The error for a text that is not a [`Dialect`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("expected 2.4, 2.6, 3.0, 3.1, 4.0, 5.0, v4 or v5")]
 pub struct UnknownDialect;

@@ -23,7 +23,8 @@ use crate::testing::kylin::data::stats::InFlight;
 use crate::testing::kylin::faults::{Fault, ResetSwitch};
 use crate::testing::kylin::settings::Settings;
 
-/// The largest request body that is read into memory. Those below `/demo/` are streamed.
+/// The maximum length of a request body that is read into memory. Bodies below `/demo/` are
+/// streamed.
 const MAX_BODY: u64 = 16 * 1024 * 1024;
 
 /// The `Set-Cookie` value of a logout. Kylin 5 deletes `JSESSIONID`, which is not its cookie.
@@ -75,7 +76,8 @@ impl Backend for KylinNode {
 }
 
 impl KylinNode {
-    /// Responds for the web server. Reads the request's body; `path` leads to the REST interface or to a page.
+    /// Responds as the web server. Reads the request's body; `path` leads to the REST interface or
+    /// to a page.
     async fn web(&self, path: String, request: Request<Body>) -> Result<Response<Body>, SendError> {
         let settings = self.settings();
         let (parts, body) = request.into_parts();
@@ -92,7 +94,8 @@ impl KylinNode {
             "/kylin/j_spring_security_logout" | "/kylin/api/j_spring_security_logout" => {
                 self.log_out(&settings, &parts.headers, &origin)
             }
-            // Tomcat before 8.5 makes an absolute address out of `Host`, later ones a relative one.
+            // Tomcat before 8.5 makes an absolute address from `Host`, later versions a relative
+            // one.
             "/kylin" if settings.dialect.facts().is_tomcat_7 => redirect(&format!("{origin}/kylin/")),
             "/kylin" => redirect("/kylin/"),
             "/kylin/" | "/kylin/index.html" => start_page(StatusCode::OK),
@@ -175,7 +178,7 @@ impl KylinNode {
     }
 }
 
-/// Returns the response to HEAD: the length stays, the body is removed.
+/// Returns the response to HEAD: the length stays, but the body is removed.
 fn without_body(mut response: Response<Body>) -> Response<Body> {
     if let Some(length) = response.body().size_hint().exact() {
         response.headers_mut().insert(header::CONTENT_LENGTH, length.into());

@@ -1,7 +1,8 @@
 //! Faults that a test injects.
 //!
-//! Faults that cut a response off take effect after the node has done its work, as real ones do: a front end that repeats a build
-//! because no response came has it built twice, and the metastore's list of jobs shows it.
+//! Faults that cut off a response take effect after the node has done its work, like real ones. A
+//! front end that repeats a build because it got no response has the build executed twice. The
+//! metastore's list of jobs shows that.
 
 use std::collections::VecDeque;
 use std::io;
@@ -18,36 +19,38 @@ use parking_lot::Mutex;
 
 use crate::body::{Body, BoxError};
 
-/// A fault that a request meets instead of a normal response.
+/// A fault that a request encounters instead of a normal response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
-    /// The request is neither read nor processed, as by a node that is stuck. Ends when the client cancels.
+    /// The request is neither read nor processed, as at a node that is stuck. Ends when the client
+    /// cancels.
     Stall,
-    /// The request is processed, but there is never a response.
+    /// The request is processed, but the node never responds.
     Hang,
-    /// The request is not processed. The response is an HTML page of this status, as Tomcat or a gateway before it makes.
+    /// The request is not processed. The response is an HTML page with this status, as Tomcat or a
+    /// gateway in front of it generates it.
     Html(StatusCode),
-    /// The request is processed, and the connection closed without a response.
+    /// The request is processed, and the connection is closed without a response.
     Close,
-    /// The request is processed. After this many bytes of the body the connection is reset (over TCP with a RST). At least
-    /// the last byte of the body is always missing.
+    /// The request is processed. After this many bytes of the body, the connection is reset (over
+    /// TCP with a RST). At least the last byte of the body is always missing.
     ResetAfter(u64),
-    /// The request is processed. After this many bytes of the body the connection is closed in order, so the body is shorter
-    /// than its `Content-Length`.
+    /// The request is processed. After this many bytes of the body, the connection is closed
+    /// cleanly, so the body is shorter than its `Content-Length`.
     TruncateAfter(u64),
-    /// The request is not processed. In process it comes back unsent; over TCP the connection is closed. To have no listener
-    /// at all, use [`Served::kill`](super::Served::kill).
+    /// The request is not processed. In process, it comes back unsent; over TCP, the connection is
+    /// closed. For a node without a listener, use [`Served::kill`](super::Served::kill).
     Unreachable,
 }
 
-/// The requests that a fault strikes.
+/// The requests that a fault affects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FaultScope {
     /// All requests, including health checks.
     Everything,
-    /// Requests below `/kylin/api/query`: health checks succeed and queries fail.
+    /// Requests below `/kylin/api/query`, so that health checks succeed and queries fail.
     Queries,
     /// Logins and logouts.
     Sessions,
@@ -79,8 +82,8 @@ pub(crate) struct Switches {
 }
 
 impl Faults {
-    /// Injects `fault` into every request within `reach` until [`clear`](Self::clear). Of several that match, the one
-    /// injected first strikes.
+    /// Injects `fault` into every request within `reach` until [`clear`](Self::clear). If several
+    /// faults match, the one that was injected first applies.
     pub fn inject(&self, reach: FaultScope, fault: Fault) {
         self.inject_times(u64::MAX, reach, fault);
     }
@@ -92,7 +95,7 @@ impl Faults {
         }
     }
 
-    /// Ends all injected faults. Requests that hang continue to hang.
+    /// Ends all injected faults. Requests that already hang continue to hang.
     pub fn clear(&self) {
         self.injected.lock().clear();
     }
@@ -102,8 +105,8 @@ impl Faults {
         self.switches.lock().query_latency = latency;
     }
 
-    /// Sets whether queries run to their end after their client cancelled the request, as Kylin's do unless they are
-    /// stopped. Default: off, a query ends with its request.
+    /// Sets whether queries run to their end after their client cancelled the request, as Kylin's
+    /// do unless they are stopped. Default: off; a query ends with its request.
     pub fn set_queries_outlive_clients(&self, on: bool) {
         self.switches.lock().queries_outlive_clients = on;
     }
@@ -119,14 +122,15 @@ impl Faults {
         self.switches.lock().metastore_down = down;
     }
 
-    /// Makes the session store unavailable, as Tomcat with a dead session database: every session cookie gets a 401; logins
-    /// succeed, but their sessions are not kept.
+    /// Makes the session store unavailable, like a Tomcat whose session database is down. Every
+    /// request with a session cookie gets a 401. Logins succeed, but their sessions are not kept.
     pub fn set_session_store_down(&self, down: bool) {
         self.switches.lock().session_store_down = down;
     }
 
-    /// Makes the user source (LDAP) unreachable, so that no password is checked: 2.x-4.x respond with 401, as to a wrong password,
-    /// and 5 with 500 and KE-010021006. Requests with the cookie of a session are processed.
+    /// Makes the user source (LDAP) unreachable, so that no password is checked. Kylin 2.x-4.x then
+    /// responds with 401, as to a wrong password, and Kylin 5 with 500 and KE-010021006. Requests
+    /// with a session cookie are processed.
     pub fn set_user_source_down(&self, down: bool) {
         self.switches.lock().user_source_down = down;
     }
@@ -135,7 +139,7 @@ impl Faults {
         *self.switches.lock()
     }
 
-    /// Returns the fault that strikes a request for `path`, if any, and counts it.
+    /// Returns the fault that applies to a request for `path`, if any, and counts it.
     pub(crate) fn strike(&self, path: &str) -> Option<Fault> {
         let mut injected = self.injected.lock();
         let at = injected.iter().position(|fault| match fault.reach {
@@ -154,7 +158,8 @@ impl Faults {
 }
 
 impl Fault {
-    /// Returns what this fault leaves of `response`: nothing if there is no body to cut off.
+    /// Returns the part of `response` that this fault leaves; nothing if there is no body to cut
+    /// off.
     pub(crate) fn cut(
         self,
         response: Response<Body>,
@@ -187,7 +192,8 @@ struct CutOff {
 }
 
 impl CutOff {
-    /// Cuts `body` off after `after` bytes, or before its last byte. With a `switch`, the connection is reset.
+    /// Cuts off `body` after `after` bytes, or before its last byte. With a `switch`, the
+    /// connection is reset.
     fn new(body: Body, after: u64, error: io::ErrorKind, switch: Option<ResetSwitch>) -> Self {
         let max = body.size_hint().exact().map_or(u64::MAX, |length| length.saturating_sub(1));
         CutOff { body, left: after.min(max), paused: false, error, switch }
@@ -203,7 +209,7 @@ impl HttpBody for CutOff {
         if this.left > 0 {
             let frame = std::task::ready!(Pin::new(&mut this.body).poll_frame(cx));
             let Some(Ok(frame)) = frame else {
-                // A body of unknown length that ended before the cut is cut here.
+                // A body of unknown length that ended before the cut is cut off here.
                 this.left = 0;
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
@@ -215,7 +221,8 @@ impl HttpBody for CutOff {
             }))));
         }
         if !this.paused {
-            // hyper flushes when a body is pending; without the pause the bytes before the cut would be lost.
+            // hyper flushes when a body is pending. Without the pause, the bytes before the cut
+            // would be lost.
             this.paused = true;
             cx.waker().wake_by_ref();
             return Poll::Pending;

@@ -1,17 +1,23 @@
 //! An Apache Kylin node that runs in process.
 //!
-//! A real node needs Hadoop, a metastore and minutes to start, and cannot fail on demand in the middle of a response.
-//! This one implements the paths that a front end meets: login and session cookies, queries, builds, metadata, health,
-//! with the status codes, bodies and oddities of Kylin 2.4 to 5.0 (see [`Dialect`]). It runs no SQL: the result of a query names
-//! the node that ran it, which a test of balancing needs to know.
+//! A real node needs Hadoop, a metastore and minutes to start, and cannot fail on demand in the
+//! middle of a response. This one implements the paths that a front end uses: login and session
+//! cookies, queries, builds, metadata and health. It has the status codes, bodies and oddities of
+//! Kylin 2.4 to 5.0 (see [`Dialect`]). It runs no SQL: the result of a query names the node that
+//! ran it, which a test of balancing needs to know.
 //!
-//! - [`KylinNode`] is the node: a [`Backend`](crate::Backend) in process, or behind a socket with [`KylinNode::serve`].
-//! - [`Metastore`] makes several nodes one cluster and records every build.
+//! - [`KylinNode`] is the node: a [`Backend`](crate::Backend) in process, or a server behind a
+//!   socket with [`KylinNode::serve`].
+//! - [`Metastore`] makes several nodes one cluster, and records every build.
 //! - [`Faults`] makes the node fail: hang, reset in the middle, gateway errors and more.
-//! - [`Stats`] counts what happened, and [`KylinNode::wait_until`] waits for it without sleeping.
+//! - [`Stats`] counts events, and [`KylinNode::wait_until`] waits for them without sleeping.
 //!
-//! In the text of a query, `sleep_ms(250)` makes it run that long, `repeat_bytes(1048576)` puts that many bytes into
-//! the response (`repeat_bytes_chunked` without a `Content-Length`), and the words `SYNTAX ERROR` make it fail.
+//! Markers in the text of a query control its behaviour:
+//!
+//! - `sleep_ms(250)` makes it run that long;
+//! - `repeat_bytes(1048576)` puts that many bytes into the response (`repeat_bytes_chunked` without
+//!   a `Content-Length`);
+//! - the words `SYNTAX ERROR` make it fail.
 //!
 //! Paths below `/demo/` are not Kylin's. They are for tests of the transport and need no login:
 //!
@@ -53,7 +59,7 @@ use self::data::sessions::Sessions;
 use self::data::stats::Counts;
 use self::settings::Settings;
 
-/// A Kylin node. Clones refer to one node.
+/// A Kylin node. Clones refer to the same node.
 ///
 /// ```
 /// use http::Request;
@@ -88,12 +94,13 @@ struct NodeData {
     running: Running,
     counts: Arc<Counts>,
     faults: Faults,
-    /// Properties changed with `PUT /admin/config`: on this node and on no other, which is how clusters drift apart.
+    /// Properties that were changed with `PUT /admin/config`. They change on this node only, which
+    /// is how clusters drift apart.
     overrides: Mutex<BTreeMap<String, String>>,
 }
 
 impl KylinNode {
-    /// Returns a node of Kylin 3.1 in mode *all* with a metastore of its own and without faults.
+    /// Returns a node of Kylin 3.1 in mode *all*, with its own metastore and without faults.
     pub fn new(name: impl Into<String>) -> Self {
         let node = KylinNode { inner: Arc::new(NodeData { name: name.into(), ..NodeData::default() }) };
         node.cluster().join(&node.inner);
@@ -123,7 +130,8 @@ impl KylinNode {
         self.inner.counts.wait_until(test).await
     }
 
-    /// Returns how many requests with this `x-request-id` reached the node. It remembers the last 100,000 different ids.
+    /// Returns how many requests with this `x-request-id` reached the node. The node remembers the
+    /// last 100,000 different ids.
     pub fn seen(&self, id: &str) -> u64 {
         self.inner.counts.times_seen(id)
     }
@@ -138,7 +146,8 @@ impl KylinNode {
         self.session_table(&self.settings()).count()
     }
 
-    /// Ends every session of the node, as a restart does. Sessions shared in the metastore stay.
+    /// Ends every session of the node, like a restart. Sessions that are shared in the metastore
+    /// stay.
     pub fn forget_sessions(&self) {
         self.inner.sessions.forget();
     }

@@ -1,4 +1,4 @@
-//! The node behind a socket, which a test kills and starts again like a process.
+//! The node behind a socket, which a test can kill and restart like a process.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -23,13 +23,15 @@ use crate::testing::kylin::KylinNode;
 use crate::testing::kylin::data::metastore::Metastore;
 use crate::testing::kylin::faults::ResetSwitch;
 
-/// The time for which [`KylinNode::serve`] waits for an address that is still in use by a [`Served`] that was just dropped.
+/// How long [`KylinNode::serve`] waits for an address that is still in use by a [`Served`] that was
+/// just dropped.
 const BIND_TIMEOUT: Duration = Duration::from_secs(10);
-/// The time for which a connection may be idle: `connectionTimeout` in Kylin's `server.xml`.
+/// How long a connection may be idle: `connectionTimeout` in Kylin's `server.xml`.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
 impl KylinNode {
-    /// Listens on `addr` (port 0: any free one) and serves HTTP/1.1 there until the result is killed or dropped.
+    /// Listens on `addr` (port 0 means any free port) and serves HTTP/1.1 there until the result is
+    /// killed or dropped.
     ///
     /// The node may listen on several addresses, and on the same one again right after a kill.
     ///
@@ -46,7 +48,7 @@ impl KylinNode {
     }
 }
 
-/// A node that listens. Dropping it kills it.
+/// A listening node. Dropping it kills it.
 pub struct Served {
     addr: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
@@ -60,10 +62,11 @@ impl Served {
         self.addr
     }
 
-    /// Kills the node as `kill -9` does: closes the listener and drops every connection at once. Returns when that is done.
+    /// Kills the node like `kill -9`: closes the listener and drops every connection at once.
+    /// Returns when that is done.
     ///
-    /// The node's sessions are still there when it is served again; a process would have lost them, see
-    /// [`KylinNode::forget_sessions`].
+    /// The node's sessions are still there when it is served again. A process would have lost them:
+    /// see [`KylinNode::forget_sessions`].
     pub async fn kill(mut self) {
         if let Some(stop) = self.stop.take() {
             // An error means that the task has ended already.
@@ -86,7 +89,8 @@ impl fmt::Debug for Served {
     }
 }
 
-/// Binds the address. tokio sets SO_REUSEADDR, so connections of an earlier listener that linger in the kernel do not matter.
+/// Binds the address. tokio sets SO_REUSEADDR, so connections of an earlier listener that linger in
+/// the kernel do not matter.
 async fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     let begun = SystemClock.now();
     loop {
@@ -138,8 +142,8 @@ async fn connection(node: KylinNode, stream: TcpStream) {
     let _ = poll_fn(|cx| connection.poll_without_shutdown(cx)).await;
     if switch.0.load(Ordering::SeqCst) {
         let stream = connection.into_parts().io.into_inner();
-        // With a linger time of zero nothing blocks, which is the reason for the deprecation; its replacement is newer than
-        // the oldest tokio that this crate supports.
+        // With a linger time of zero nothing blocks. Blocking is the reason for the deprecation,
+        // and the replacement is newer than the oldest tokio that this crate supports.
         #[allow(deprecated, reason = "see above")]
         let _ = stream.set_linger(Some(Duration::ZERO));
     }

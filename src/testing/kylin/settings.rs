@@ -56,7 +56,7 @@ impl Settings {
     }
 }
 
-/// Settings. They may be chained after [`KylinNode::new`], and changed later on any clone.
+/// Settings. They can be chained after [`KylinNode::new`], and changed later on any clone.
 impl KylinNode {
     /// Sets the version that the node behaves as: a [`Dialect`], or a [`KylinVersion`] for a dialect of that generation.
     /// Default: [`Dialect::V3_1`].
@@ -78,36 +78,37 @@ impl KylinNode {
         self.update(|settings| settings.mode = mode);
     }
 
-    /// Makes the node a member of the cluster that has `metastore`. Default: a metastore of its own.
+    /// Makes the node a member of the cluster that has `metastore`. Default: its own metastore.
     #[must_use]
     pub fn metastore(self, metastore: &Metastore) -> Self {
         metastore.join(&self.inner);
         self.change(|settings| settings.metastore = metastore.clone())
     }
 
-    /// Sets whether the node keeps its sessions in the metastore, where other nodes with this setting find them. Default: off,
-    /// a session exists only on the node that made it.
+    /// Sets whether the node keeps its sessions in the metastore, where other nodes with this
+    /// setting find them. Default: off; a session exists only on the node that created it.
     #[must_use]
     pub fn share_sessions(self, shared: bool) -> Self {
         self.change(|settings| settings.shares_sessions = shared)
     }
 
-    /// Sets whether a shared session begins as a placeholder, until [`Metastore::write_sessions`]. Other nodes respond to it
-    /// with 500, as tomcat-redis-session-manager does, which writes a session after the response. Default: off.
+    /// Sets whether a shared session begins as a placeholder, until [`Metastore::write_sessions`].
+    /// Other nodes respond to a placeholder with 500. tomcat-redis-session-manager does the same,
+    /// because it writes a session after the response. Default: off.
     #[must_use]
     pub fn writes_sessions_late(self, late: bool) -> Self {
         self.change(|settings| settings.writes_late = late)
     }
 
-    /// Appends a dot and `route` to the ids of sessions, as Tomcat's `jvmRoute` does. [`KylinVersion::V4`] only. Default: no
-    /// route.
+    /// Appends a dot and `route` to the ids of sessions, like Tomcat's `jvmRoute`. For
+    /// [`KylinVersion::V4`] only. Default: no route.
     #[must_use]
     pub fn jvm_route(self, route: &str) -> Self {
         self.change(|settings| settings.jvm_route = Some(route.to_owned()))
     }
 
-    /// Sets the response of `is_active_job_node`. Default: `None`, a 500, as from a node without the job scheduler that
-    /// elects a leader.
+    /// Sets the response of `is_active_job_node`. Default: `None`, which is a 500, as from a node
+    /// without the job scheduler that elects a leader.
     #[must_use]
     pub fn active_job_node(self, active: Option<bool>) -> Self {
         self.change(|settings| settings.active_job_node = active)

@@ -11,12 +11,13 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use crate::hash::mix;
 
-/// The largest prime below 2^20. The bytes repeat after this many. Because it is prime, the loss or repetition of a piece of
-/// any usual buffer size shifts all bytes after it, so a comparison finds it.
+/// The largest prime below 2^20. The bytes repeat after this many. Because the number is prime,
+/// losing or repeating a piece of any usual buffer size shifts all bytes after it, so a comparison
+/// detects it.
 const PERIOD: u64 = 1_048_573;
 const CHUNK: u64 = 64 * 1024;
 
-/// Returns bytes of `/demo/bytes` from `offset` on: at least one.
+/// Returns bytes of `/demo/bytes` from `offset` on, at least one.
 ///
 /// ```
 /// use kylin_lb::testing::kylin::demo_bytes_at;
@@ -49,7 +50,7 @@ pub(crate) struct Streamed {
 }
 
 impl Streamed {
-    /// Creates the body of these pieces. With `has_length`, it has a `Content-Length`.
+    /// Creates a body of these pieces. With `has_length`, it has a `Content-Length`.
     pub(crate) fn new(pieces: impl IntoIterator<Item = Piece>, has_length: bool) -> Self {
         let pieces = pieces.into_iter().filter(|piece| piece.left() > 0).collect();
         Streamed { pieces, has_length }

@@ -1,4 +1,5 @@
-//! An honest client: it logs in, queries, lists projects and builds cubes, and proves each response.
+//! An honest client, which logs in, queries, lists projects and builds cubes, and checks each
+//! response.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -25,7 +26,7 @@ pub(super) struct Client {
     rng: Rng,
     cookies: BTreeMap<String, String>,
     is_logged_in: bool,
-    /// Sends its credentials with each request, as drivers do.
+    /// Whether it sends its credentials with each request, as drivers do.
     is_driver: bool,
 }
 
@@ -118,7 +119,7 @@ impl Client {
             (Work::Projects, StatusCode::OK) => text.contains("learn_kylin") && text.ends_with(']'),
             (Work::Build(cube), StatusCode::OK) => text.contains(cube.as_str()),
             (_, status) if status.is_server_error() => {
-                // The login relay sends a password that could not be checked again after half a minute.
+                // The login relay resends a password that could not be checked after half a minute.
                 let is_kept = text.contains("can check the login of the session");
                 world.check(!is_well || is_kept, || format!("{} although all nodes are well", shown()));
                 return;

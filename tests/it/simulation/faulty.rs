@@ -1,4 +1,4 @@
-//! A node that fails as the run says.
+//! A node that fails as the run requires.
 
 use std::io;
 use std::sync::Arc;
@@ -10,12 +10,12 @@ use kylin_lb::testing::kylin::KylinNode;
 use kylin_lb::{Backend, Body, SendError};
 use tokio::sync::watch;
 
-/// The header by which a hostile client has every node fail in the same way.
+/// The header with which a hostile client makes every node fail in the same way.
 pub(crate) const POISON: &str = "x-poison";
-/// What a backend waits for the head of a response.
+/// The backend's timeout for the head of a response.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A node that dies, and that a request can make fail.
+/// A node that can die, and that a request can make fail.
 #[derive(Debug, Clone)]
 pub(crate) struct FaultyNode {
     pub(crate) node: KylinNode,
@@ -27,7 +27,7 @@ impl FaultyNode {
         FaultyNode { node, is_down: Arc::new(watch::Sender::new(false)) }
     }
 
-    /// Ends what is in flight and every session, and refuses connections from now on.
+    /// Ends the requests in flight and every session, and refuses connections from now on.
     pub(crate) fn kill(&self) {
         self.is_down.send_replace(true);
         self.node.forget_sessions();
@@ -60,7 +60,7 @@ impl Backend for FaultyNode {
             let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
             return Err(SendError::new(SendErrorKind::Connect, refused).with_request(request));
         }
-        // A request takes a moment, so that others come in between.
+        // A request takes a moment, so that others arrive in between.
         tokio::time::sleep(Duration::from_millis(2)).await;
         tokio::select! {
             biased;

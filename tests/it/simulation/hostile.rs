@@ -1,4 +1,4 @@
-//! A hostile client: it makes nodes fail, stalls, leaves, and sends what is refused.
+//! A hostile client, which makes nodes fail, stalls, leaves, and sends requests that are refused.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -18,7 +18,7 @@ use super::setup::Cast;
 use super::world::pause;
 use crate::support::browser::basic;
 
-/// Sends one bad request after the other, until it is dropped.
+/// Sends one bad request after another, until it is dropped.
 pub(super) async fn run(number: usize, cast: Cast) {
     let mut rng = cast.world.rng(200 + number as u64);
     loop {
@@ -84,7 +84,7 @@ fn bad(rng: &mut Rng) -> (&'static str, Request<Body>) {
     }
 }
 
-/// A body whose pieces come with pauses.
+/// A body with pauses between its pieces.
 struct SlowBody {
     every: Duration,
     left: u32,

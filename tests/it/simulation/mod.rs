@@ -1,18 +1,23 @@
-//! A simulation of the whole proxy over many seeds: honest and hostile clients, and nodes, a store and a membership that fail.
+//! A simulation of the whole proxy over many seeds, with honest and hostile clients, and with
+//! nodes, a store and a membership that fail.
 //!
-//! Each seed runs in a runtime of its own with one thread and paused time, so that a run of half a minute takes milliseconds. The
-//! seed decides the configuration, every event and every request. A failing seed prints its history:
+//! Each seed runs in its own runtime with one thread and paused time, so that a run of half a
+//! minute takes milliseconds. The seed determines the configuration, every event and every request.
+//! A failing seed prints its history:
 //!
 //! ```sh
 //! KYLIN_LB_SEED=17 cargo test --all-features --test it simulation       # this seed alone
 //! KYLIN_LB_SEEDS=5000 cargo test --all-features --test it simulation    # so many seeds, 200 by default
 //! ```
-//! The rules that hold in every run:
+//! The invariants of every run:
 //!
-//! - A response is the right one, or an honest 4xx or 5xx; a body that ends without an error is whole.
+//! - A response is the right one, or an honest 4xx or 5xx; a body that ends without an error is
+//!   complete.
 //! - No build is executed twice, no query more than twice.
-//! - The requests in flight are never more than those of the clients, and zero at the end. No task of the proxy is left.
-//! - Hostile clients harm no other client: while the nodes are well, each request of an honest client succeeds, soon.
+//! - There are never more requests in flight than the clients have, and none at the end. No task of
+//!   the proxy remains.
+//! - Hostile clients harm no other client: while the nodes work, each request of an honest client
+//!   succeeds, and soon.
 
 mod client;
 pub(crate) mod faulty;
@@ -82,7 +87,7 @@ fn no_seed_breaks_an_invariant() {
     panic!("the shortest history of {} broken seeds:\n{shown}\n\n{}", all.len(), all.join("\n"));
 }
 
-/// Without this a failing seed could not be examined.
+/// Without this, a failing seed could not be examined.
 #[test]
 fn a_seed_has_one_history() {
     for seed in [1, 4, 7, 10] {

@@ -1,4 +1,4 @@
-//! A run: the configuration, the events, and what is checked beside the responses.
+//! A run: the configuration, the events, and the checks in addition to the responses.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -24,13 +24,14 @@ use super::world::{PausedClock, World};
 const WORK: Duration = Duration::from_secs(30);
 /// The part of it in which nodes and the store fail.
 const EVENTS: Duration = Duration::from_secs(18);
-/// The time for which all nodes must be well before every request of an honest client has to succeed: some probes.
+/// How long all nodes must work before every request of an honest client has to succeed: a few
+/// probes.
 pub(super) const WELL: Duration = Duration::from_secs(5);
 const STORE_FAULTS: [Option<StoreFault>; 4] =
     [None, Some(StoreFault::Slow(Duration::from_millis(30))), Some(StoreFault::Fails), Some(StoreFault::Hangs)];
 const NAMES: [&str; 4] = ["n1", "n2", "n3", "n4"];
 
-/// All that takes part in a run.
+/// Everything that takes part in a run.
 #[derive(Clone)]
 pub(super) struct Cast {
     pub(super) world: World,
@@ -47,7 +48,7 @@ pub(super) async fn run(world: &World) {
     let cast = Cast::new(world, &mut rng);
     let checker = HealthCheck::new(Probe::kylin()).start(cast.proxy.cluster()).unwrap();
     let (clients, hostile) = (rng.usize(2..7), rng.usize(0..4));
-    // In every third run the nodes are well, and only clients are hostile.
+    // In every third run the nodes work, and only clients are hostile.
     let has_events = !world.seed.is_multiple_of(3);
     world.log(format!("{clients} clients, {hostile} hostile ones, events: {has_events}"));
     let end = Instant::now() + WORK;
@@ -76,7 +77,7 @@ impl Cast {
             .iter()
             .map(|name| FaultyNode::new(KylinNode::new(*name).metastore(&metastore).jvm_route(name)))
             .collect();
-        // No less than all clients need: others would be refused rightly.
+        // At least as many as all clients need; otherwise others would rightly be refused.
         let limit = rng.bool().then(|| NonZeroU32::new(rng.u32(10..30)).unwrap());
         let endpoint = |node: &FaultyNode| endpoint(node).max_in_flight(limit);
         let cluster = Cluster::builder().clock(PausedClock).endpoints(nodes.iter().map(endpoint));
@@ -105,7 +106,7 @@ impl Cast {
         Cast { world: world.clone(), nodes, metastore, store, proxy, sessions }
     }
 
-    /// Checks what must hold at any moment.
+    /// Checks the invariants that hold at any moment.
     async fn watch(self, has_events: bool) {
         loop {
             let (status, open) = (self.proxy.cluster().status(), self.world.open());
@@ -119,7 +120,8 @@ impl Cast {
         }
     }
 
-    /// Makes nodes, the store and the membership fail, one after the other or at once, and mends all at the end.
+    /// Makes nodes, the store and the membership fail, one after another or at once, and repairs
+    /// everything at the end.
     async fn events(self, mut rng: Rng) {
         let end = Instant::now() + EVENTS;
         self.world.set_well(false);
@@ -220,9 +222,9 @@ impl Cast {
         node.boot();
     }
 
-    /// Checks what must hold when all clients have left.
+    /// Checks the invariants that hold when all clients have left.
     async fn end(&self) {
-        // Requests in flight at a node end at the latest by the timeout of the backend.
+        // Requests in flight at a node end by the backend's timeout at the latest.
         sleep(Duration::from_secs(15)).await;
         let status = self.proxy.cluster().status();
         self.world.check(status.in_flight() == 0, || format!("{} in flight at the end", status.in_flight()));

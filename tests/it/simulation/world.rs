@@ -1,4 +1,4 @@
-//! The state that the parts of a run share: time, randomness, history, and the faults that were found.
+//! The state that the parts of a run share: time, randomness, history, and the detected faults.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use kylin_lb::clock::Clock;
 
-/// One run of a seed. Clones refer to one run.
+/// One run of a seed. Clones refer to the same run.
 #[derive(Debug, Clone)]
 pub(super) struct World {
     pub(super) seed: u64,
@@ -19,9 +19,9 @@ struct Shared {
     history: Vec<String>,
     faults: Vec<String>,
     began: Option<tokio::time::Instant>,
-    /// The requests of clients that are on their way.
+    /// The clients' requests in flight.
     open: u64,
-    /// The time since which no node has failed; `None` while one fails.
+    /// The time since which no node has failed; `None` while one is failing.
     well_since: Option<tokio::time::Instant>,
 }
 
@@ -30,7 +30,7 @@ impl World {
         World { seed, shared: Arc::default(), is_broken: Arc::default() }
     }
 
-    /// Returns a source of randomness of its own for this part of the run.
+    /// Returns a separate source of randomness for this part of the run.
     pub(super) fn rng(&self, part: u64) -> Rng {
         Rng::with_seed(self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(part))
     }
@@ -73,12 +73,12 @@ impl World {
         self.shared.lock().unwrap().faults.clone()
     }
 
-    /// Says whether all nodes and the store are well from now on.
+    /// Sets whether all nodes and the store work from now on.
     pub(super) fn set_well(&self, well: bool) {
         self.shared.lock().unwrap().well_since = well.then(tokio::time::Instant::now);
     }
 
-    /// Returns for how long all nodes and the store have been well.
+    /// Returns how long all nodes and the store have been working.
     pub(super) fn well_for(&self) -> Option<Duration> {
         Some(self.shared.lock().unwrap().well_since?.elapsed())
     }

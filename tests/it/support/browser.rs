@@ -1,4 +1,4 @@
-//! A client that keeps cookies, as browsers and Kylin's JDBC driver do.
+//! A client that keeps cookies, like browsers and Kylin's JDBC driver.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -26,12 +26,12 @@ impl Browser {
         Browser { front, cookies: BTreeMap::new(), authorization: None }
     }
 
-    /// One that sends its credentials with every request.
+    /// A client that sends its credentials with every request.
     pub(crate) fn insistent(front: SocketAddr, user: &str, password: &str) -> Self {
         Browser { authorization: Some(basic(user, password)), ..Browser::new(front) }
     }
 
-    /// The response to a request on a connection of its own. Cookies that it sets are kept.
+    /// The response to a request on its own connection. Cookies that it sets are kept.
     pub(crate) async fn ask(&mut self, line: &str, headers: &[(&str, &str)], body: &str) -> RawResponse {
         let mut request =
             format!("{line} HTTP/1.1\r\nHost: kylin\r\nUser-Agent: test\r\nContent-Length: {}\r\n", body.len());
@@ -63,7 +63,7 @@ impl Browser {
         self.ask(&format!("GET {path}"), &[], "").await
     }
 
-    /// Logs in as Kylin's web interface does.
+    /// Logs in like Kylin's web interface.
     pub(crate) async fn log_in(&mut self, user: &str, password: &str) -> RawResponse {
         let authorization = basic(user, password);
         let headers = [("Authorization", &*authorization), ("Content-Type", "application/json")];
@@ -73,7 +73,7 @@ impl Browser {
         response
     }
 
-    /// A query, of which the response names the node.
+    /// A query; the response names the node.
     pub(crate) async fn query(&mut self) -> RawResponse {
         let body = r#"{"sql":"select 1","project":"learn_kylin"}"#;
         self.ask("POST /kylin/api/query", &[("Content-Type", "application/json")], body).await

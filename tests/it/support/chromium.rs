@@ -10,7 +10,8 @@ use tokio::process::{Child, ChildStdin, ChildStdout};
 
 use super::skip::installed;
 
-/// The time for one command of the browser, and for a page to show its content. A machine may be busy.
+/// The timeout for one command of the browser, and for a page to show its content. A machine may be
+/// busy.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Whether Chromium is installed: see [`installed`].
@@ -19,7 +20,7 @@ pub(crate) fn require_chromium() -> bool {
     installed("chromium", version.is_ok_and(|status| status.success()))
 }
 
-/// A page in a browser of its own. Dropping it ends the browser.
+/// A page in its own browser. Dropping it ends the browser.
 pub(crate) struct Page {
     child: Child,
     commands: ChildStdin,
@@ -35,7 +36,8 @@ impl Page {
     /// Opens `url` in a window of this size.
     pub(crate) async fn open(url: &str, (width, height): (u32, u32)) -> Self {
         let profile = TempDir::new().unwrap();
-        // Chromium reads commands from descriptor 3 and writes replies to descriptor 4. `exec` keeps the process id.
+        // Chromium reads commands from descriptor 3 and writes replies to descriptor 4. `exec`
+        // keeps the process id.
         let mut command = Command::new("sh");
         command.args(["-c", r#"exec chromium "$@" 3<&0 4>&1 </dev/null >/dev/null 2>&1"#, "sh"]);
         command.args(["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]);
@@ -80,7 +82,7 @@ impl Page {
         }
     }
 
-    /// Clicks with the mouse in the middle of the only element of this selector.
+    /// Clicks with the mouse in the middle of the only element that matches this selector.
     pub(crate) async fn click(&mut self, selector: &str) {
         let place = format!(
             "(() => {{ const all = document.querySelectorAll({selector:?}); if (all.length !== 1) return null; \
@@ -111,7 +113,8 @@ impl Page {
         base64::engine::general_purpose::STANDARD.decode(taken["data"].as_str().unwrap()).unwrap()
     }
 
-    /// Sends a command to the page, or to the browser before there is one, and returns the result.
+    /// Sends a command to the page, or to the browser if there is no page yet, and returns the
+    /// result.
     async fn call(&mut self, method: &str, params: Value) -> Value {
         self.last_id += 1;
         let id = self.last_id;

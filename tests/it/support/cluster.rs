@@ -1,4 +1,4 @@
-//! Clusters whose endpoints are picked and get no requests.
+//! Clusters whose endpoints are picked but get no requests.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -9,7 +9,7 @@ use kylin_lb::cluster::Picked;
 use kylin_lb::endpoint::AdminState;
 use kylin_lb::{Backend, Body, Cluster, Endpoint, QueryKeys, RequestView, SendError};
 
-/// A backend that must not be sent to.
+/// A backend that must not be used.
 #[derive(Debug)]
 pub(crate) struct Nowhere;
 
@@ -66,7 +66,7 @@ pub(crate) fn request(key: &str) -> Request<()> {
     Request::get("/").header("x-key", key).body(()).unwrap()
 }
 
-/// Picks for a client and a key, from which the query keys are made too.
+/// Picks for a client and a key, from which the query keys are also made.
 pub(crate) fn pick(
     cluster: &Cluster<Nowhere>,
     client: IpAddr,

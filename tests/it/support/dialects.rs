@@ -7,8 +7,9 @@ use std::task::Poll;
 use kylin_lb::kylin::KylinVersion;
 use kylin_lb::testing::kylin::Dialect;
 
-/// Defines the test of an `async fn NAME(dialect: Dialect)`: it runs at the same time in each dialect, or in each of a
-/// generation (`V4` or `V5`), or in each for which a function returns true.
+/// Defines the test of an `async fn NAME(dialect: Dialect)`. It runs at the same time in each
+/// dialect, in each dialect of a generation (`V4` or `V5`), or in each dialect for which a function
+/// returns true.
 macro_rules! in_each_dialect {
     ($name:ident) => {
         in_each_dialect!($name, |_| true);
@@ -56,7 +57,7 @@ impl Drop for NamedInPanic {
     }
 }
 
-/// Returns whether the dialect is of Kylin 5.
+/// Returns whether the dialect is one of Kylin 5.
 pub(crate) fn is_v5(dialect: Dialect) -> bool {
     dialect.generation() == KylinVersion::V5
 }

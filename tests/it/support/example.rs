@@ -11,7 +11,7 @@ use super::process::Process;
 
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// `$KYLIN_FRONT`, else the example that `cargo test` builds beside the test binary.
+/// Returns `$KYLIN_FRONT`, else the example that `cargo test` builds beside the test binary.
 pub(crate) fn program() -> PathBuf {
     if let Some(chosen) = std::env::var_os("KYLIN_FRONT") {
         return chosen.into();
@@ -56,7 +56,7 @@ pub(crate) async fn start(args: &[&str]) -> (Process, SocketAddr) {
     (process, front)
 }
 
-/// The address in the line of its output that begins so.
+/// Returns the address in the line of its output that begins with this text.
 pub(crate) fn address(process: &Process, start: &str) -> SocketAddr {
     let stdout = process.file("stdout");
     let line = stdout.lines().find_map(|line| line.strip_prefix(start)).unwrap_or_else(|| panic!("{stdout}"));

@@ -1,4 +1,4 @@
-//! Configurations as people have them, compared by requests: the node behind them, and what is compared.
+//! Typical configurations, compared by requests: the nodes behind them, and the comparison.
 
 use std::net::SocketAddr;
 use std::num::NonZero;
@@ -19,7 +19,7 @@ pub(crate) struct Nodes {
     seen: Seen,
 }
 
-/// The requests that nodes got: the method, the URI and the bytes of the body of each.
+/// The requests that nodes got: the method, the URI and the body bytes of each.
 type Seen = Arc<Mutex<Vec<String>>>;
 
 impl Nodes {
@@ -33,7 +33,8 @@ impl Nodes {
     }
 }
 
-/// Compares each `.conf` file of a folder of the tests, of which there are at least so many. `compare` returns what is not as a file says.
+/// Compares each `.conf` file in a folder of the tests, which must have at least this many.
+/// `compare` returns the differences from what a file states.
 pub(crate) async fn compare_all(folder: &str, least: usize, compare: impl AsyncFn(&Path, &Nodes) -> Vec<String>) {
     let seen = Seen::default();
     let nodes = Nodes { servers: [node_that_tells(&seen), node_that_tells(&seen)], seen };
@@ -60,8 +61,8 @@ fn configurations(folder: &str) -> Vec<PathBuf> {
     files
 }
 
-/// Starts a node that responds with its path. Some paths redirect or set the cookie of a session, as Kylin does; `/told/NAME` shows
-/// the values of a header of the request.
+/// Starts a node that responds with its path. Some paths redirect or set a session cookie, like
+/// Kylin; `/told/NAME` shows the values of a request header.
 pub(crate) fn node() -> Server {
     node_that_tells(&Seen::default())
 }
@@ -109,7 +110,7 @@ async fn respond(request: Request<Body>, seen: Seen) -> Response<Body> {
     ];
     let kind = kinds.into_iter().find(|(name, _)| uri.ends_with(name)).map_or("text/html", |(_, kind)| kind);
     response = response.header("content-type", kind);
-    // Values of the test's own.
+    // Values defined by the test.
     if let Some((_, path)) = uri.split_once("?path=") {
         response = response.header("set-cookie", format!("JSESSIONID=42; Path={path}"));
     }
@@ -139,8 +140,9 @@ async fn respond(request: Request<Body>, seen: Seen) -> Response<Body> {
     response.status(StatusCode::from_u16(status).unwrap()).body(Body::from(uri)).unwrap()
 }
 
-/// Sends a request `METHOD PATH [HTTP/1.0] [HEADER: VALUE] [| HEADER: VALUE]...`, with a body of four bytes if it is a POST or PUT.
-/// Returns the response in one line, with its type if that is `typed`.
+/// Sends a request `METHOD PATH [HTTP/1.0] [HEADER: VALUE] [| HEADER: VALUE]...`, with a body of
+/// four bytes if it is a POST or PUT. Returns the response in one line, with its type if it is
+/// `typed`.
 pub(crate) async fn send(front: SocketAddr, request: &str, typed: bool) -> String {
     let mut connection = Connection::open(front).await.unwrap();
     let mut words = request.splitn(3, ' ');
@@ -172,7 +174,7 @@ fn shown(response: &RawResponse) -> String {
         // nginx and httpd name themselves.
         let own = location.strip_prefix("http://kylin.example").and_then(|url| Some(&url[url.find('/')?..]));
         shown.push(match own {
-            // A client reads `//x` alone as a host.
+            // A client interprets `//x` alone as a host.
             Some(path) if path.starts_with("//") => format!("location=http://kylin.example{path}"),
             own => format!("location={}", own.unwrap_or(location)),
         });

@@ -17,13 +17,14 @@ pub(crate) const ACK: u8 = 1;
 pub(crate) const END_STREAM: u8 = 1;
 pub(crate) const END_HEADERS: u8 = 4;
 
-/// `GET http://k/`, with names from the static table only (RFC 7541, appendix A) but for the authority.
+/// `GET http://k/`, with names from the static table only (RFC 7541, appendix A), except for the
+/// authority.
 pub(crate) const GET: &[u8] = b"\x82\x86\x84\x01\x01k";
 
 /// `GET http://k/w`.
 pub(crate) const GET_W: &[u8] = b"\x82\x86\x04\x02/w\x01\x01k";
 
-/// For what must happen on any machine.
+/// A timeout for events that must happen on any machine.
 pub(crate) const MAX_WAIT: Duration = Duration::from_secs(30);
 
 pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -38,7 +39,7 @@ pub(crate) async fn connect(address: SocketAddr) -> TcpStream {
     connect_from([127, 0, 0, 1], address).await
 }
 
-/// Connects from a local address, to be another client.
+/// Connects from a local address, to act as another client.
 pub(crate) async fn connect_from(local: [u8; 4], address: SocketAddr) -> TcpStream {
     let mut stream = tcp_from(local, address).await;
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();

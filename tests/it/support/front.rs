@@ -1,4 +1,4 @@
-//! A front end on a free port: the crate's server and proxy over nodes at given addresses.
+//! A front end on a free port: the crate's server and proxy for nodes at given addresses.
 
 use std::net::SocketAddr;
 use std::num::NonZero;
@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::http::{Connection, RawResponse};
 
-/// The time for which the tests wait for a state.
+/// How long the tests wait for a state.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(crate) struct Front {
@@ -23,12 +23,12 @@ pub(crate) struct Front {
 }
 
 impl Front {
-    /// Over nodes at these addresses, called `0`, `1`, ... with the crate's defaults.
+    /// With nodes at these addresses, called `0`, `1`, ..., and the crate's defaults.
     pub(crate) fn over(nodes: &[SocketAddr]) -> Self {
         Front::with(nodes, |proxy| proxy)
     }
 
-    /// A plain proxy over nodes at these addresses, with changes.
+    /// A plain proxy for nodes at these addresses, with changes.
     pub(crate) fn with(
         nodes: &[SocketAddr],
         change: impl FnOnce(ProxyBuilder<HttpBackend, Plain>) -> ProxyBuilder<HttpBackend, Plain>,
@@ -36,7 +36,7 @@ impl Front {
         Front::of(endpoints(nodes), change)
     }
 
-    /// A plain proxy over these endpoints, with changes.
+    /// A plain proxy for these endpoints, with changes.
     pub(crate) fn of(
         endpoints: impl IntoIterator<Item = Endpoint<HttpBackend>>,
         change: impl FnOnce(ProxyBuilder<HttpBackend, Plain>) -> ProxyBuilder<HttpBackend, Plain>,
@@ -47,7 +47,7 @@ impl Front {
         })
     }
 
-    /// A Kylin-aware proxy over these endpoints, with changes.
+    /// A Kylin-aware proxy for these endpoints, with changes.
     pub(crate) fn kylin(
         endpoints: impl IntoIterator<Item = Endpoint<HttpBackend>>,
         change: impl FnOnce(ProxyBuilder<HttpBackend>) -> ProxyBuilder<HttpBackend>,
@@ -58,7 +58,7 @@ impl Front {
         })
     }
 
-    /// Over endpoints whose ejections follow `clock`.
+    /// With endpoints whose ejections follow `clock`.
     pub(crate) fn by_clock(clock: &ManualClock, endpoints: impl IntoIterator<Item = Endpoint<HttpBackend>>) -> Self {
         let cluster = Cluster::builder().endpoints(endpoints).clock(clock.clone()).build().unwrap();
         Front::serving(Proxy::plain(cluster).clock(clock.clone()).build().unwrap(), |server| {
@@ -82,7 +82,7 @@ impl Front {
         Connection::open(self.address()).await.unwrap()
     }
 
-    /// The response to these bytes on a connection of their own.
+    /// The response to these bytes on their own connection.
     pub(crate) async fn ask(&self, bytes: impl AsRef<[u8]>) -> std::io::Result<RawResponse> {
         let mut connection = self.connect().await;
         connection.send(bytes).await?;
@@ -115,7 +115,8 @@ pub(crate) fn endpoints(nodes: &[SocketAddr]) -> Vec<Endpoint<HttpBackend>> {
     nodes.iter().enumerate().map(|(id, address)| endpoint(id, *address, |backend| backend)).collect()
 }
 
-/// An endpoint at `address`, with changes to its backend. Never ejected, so that tests of other things see each try.
+/// An endpoint at `address`, with changes to its backend. It is never ejected, so that tests of
+/// other behaviour see each attempt.
 pub(crate) fn endpoint(
     id: usize,
     address: SocketAddr,
@@ -132,12 +133,13 @@ pub(crate) async fn demo(name: &str) -> (KylinNode, Served) {
     (node, served)
 }
 
-/// An address that refuses connections: no server listens there, and outgoing connections do not use that range.
+/// An address that refuses connections, because no server listens there, and outgoing connections
+/// do not use that range.
 pub(crate) fn closed_port() -> SocketAddr {
     ([127, 0, 0, 1], super::port::free_port()).into()
 }
 
-/// Waits for a state that must come and that no event announces.
+/// Waits for a state that must occur and that no event announces.
 pub(crate) async fn eventually(mut test: impl FnMut() -> bool, what: impl Fn() -> String) {
     let begun = kylin_lb::clock::SystemClock.now();
     while !test() {
@@ -146,7 +148,7 @@ pub(crate) async fn eventually(mut test: impl FnMut() -> bool, what: impl Fn() -
     }
 }
 
-/// Waits for a state that must come, and that only a request shows.
+/// Waits for a state that must occur and that only a request shows.
 pub(crate) async fn until(what: &str, mut test: impl AsyncFnMut() -> bool) {
     let begun = kylin_lb::clock::SystemClock.now();
     while !test().await {

@@ -26,7 +26,8 @@ pub(crate) fn state<B>(cluster: &Cluster<B>, id: &str) -> (HealthState, Option<R
     (status.health, status.reason)
 }
 
-/// Picks until the endpoint called `id` comes, and ends that request with `outcome`. The other requests have no outcome.
+/// Picks until the endpoint called `id` is picked, and ends that request with `outcome`. The other
+/// requests have no outcome.
 pub(crate) fn report<B>(cluster: &Cluster<B>, id: &str, outcome: Outcome) {
     for _ in 0..1_000 {
         let mut picked = pick(cluster).expect("an endpoint can serve");

@@ -1,7 +1,7 @@
-//! A small HTTP/1.1 client for tests that must control every byte and see every byte.
-//! The client sends bytes as given, and parses responses only to find their end.
-//! A result that a test may expect is an error, not a panic: a truncated response is `UnexpectedEof`,
-//! silence is `TimedOut`.
+//! A small HTTP/1.1 client for tests that must control every byte and see every byte. The client
+//! sends bytes as given, and parses responses only to find their end. A result that a test may
+//! expect is an error, not a panic: a truncated response is `UnexpectedEof`, and silence is
+//! `TimedOut`.
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
@@ -12,15 +12,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-/// The time for which a connection waits for the next byte by default.
+/// How long a connection waits for the next byte by default.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
-/// The longest line of a response, in bytes.
+/// The maximum length of a response line, in bytes.
 const MAX_LINE: usize = 64 * 1024;
 
-/// A server that stops waits a second for the first request of a client that has connected.
+/// How long a stopping server waits for the first request of a client that has connected.
 pub(crate) const FIRST_REQUEST: Duration = Duration::from_millis(900);
 
-/// Sends a GET of `path` on a connection of its own and returns the whole response.
+/// Sends a GET of `path` on its own connection and returns the whole response.
 pub(crate) async fn get(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> io::Result<RawResponse> {
     let mut connection = Connection::open(address).await?;
     let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
@@ -113,8 +113,8 @@ impl Connection {
         Self::over(within(READ_TIMEOUT, socket.connect(address)).await?)
     }
 
-    /// Connects and sends these bytes, both within `limit`, so that no limit of the server on slow clients is reached. If this process
-    /// has stood still for longer meanwhile, it does so again.
+    /// Connects and sends these bytes, both within `limit`, so that no limit of the server on slow
+    /// clients is reached. If this process was suspended for longer meanwhile, it tries again.
     pub(crate) async fn open_promptly(
         address: SocketAddr,
         bytes: impl AsRef<[u8]>,
@@ -140,7 +140,7 @@ impl Connection {
         self.received
     }
 
-    /// Sets how long each read or write waits. Default 30 s.
+    /// Sets how long each read or write waits. Default: 30 s.
     pub(crate) fn read_timeout(mut self, timeout: Duration) -> Self {
         self.read_timeout = timeout;
         self
@@ -151,7 +151,7 @@ impl Connection {
         within(self.read_timeout, self.stream.write_all(bytes.as_ref())).await
     }
 
-    /// Reads the next whole response to any method but HEAD. Drops interim responses (1xx).
+    /// Reads the next whole response to any method except HEAD. Drops interim responses (1xx).
     pub(crate) async fn response(&mut self) -> io::Result<RawResponse> {
         let head = self.final_head().await?;
         let mut body = self.body(&head)?;
@@ -163,8 +163,8 @@ impl Connection {
         Ok(RawResponse { head, body: whole.freeze(), trailers })
     }
 
-    /// Reads the head of the next response that is not interim. A response to HEAD has nothing
-    /// else.
+    /// Reads the head of the next response that is not interim, which is the whole response to a
+    /// HEAD.
     pub(crate) async fn final_head(&mut self) -> io::Result<Head> {
         loop {
             let head = self.head().await?;
@@ -223,7 +223,7 @@ impl Connection {
         }
     }
 
-    /// Reads more; false if the other side has closed.
+    /// Reads more; returns false if the other side has closed.
     async fn fill(&mut self) -> io::Result<bool> {
         self.read.reserve(MAX_LINE);
         let read = within(self.read_timeout, self.stream.read_buf(&mut self.read)).await?;
@@ -236,7 +236,7 @@ impl Connection {
     }
 }
 
-/// A body that is being read. A test that does not read it is a slow client.
+/// A body that is being read. A test that does not read it acts as a slow client.
 #[derive(Debug)]
 pub(crate) struct Body<'c> {
     connection: &'c mut Connection,

@@ -10,7 +10,7 @@ use super::port::free_port;
 use super::process::Process;
 use super::skip;
 
-/// The longest start of httpd; it usually takes 20 ms.
+/// The maximum time for starting httpd, which usually takes 20 ms.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Ends the test early with a message if httpd is not installed; with `CI=true` the test fails.
@@ -59,7 +59,7 @@ pub(crate) struct Httpd {
 }
 
 impl Httpd {
-    /// Returns the program: `$HTTPD`, else Debian's or one in the usual folders.
+    /// Returns the program: `$HTTPD`, else Debian's, or one in the usual folders.
     fn program() -> Option<PathBuf> {
         if let Some(chosen) = std::env::var_os("HTTPD") {
             return Some(PathBuf::from(chosen)).filter(|path| path.is_file());
@@ -78,7 +78,8 @@ impl Httpd {
         chosen.into_iter().chain(usual).find(|folder| folder.join("mod_proxy_balancer.so").is_file())
     }
 
-    /// Returns whether httpd and its modules are installed, and prints a message if not; see [`require_httpd`].
+    /// Returns whether httpd and its modules are installed, and prints a message if they are not;
+    /// see [`require_httpd`].
     pub(crate) fn required() -> bool {
         skip::installed("Apache httpd (apache2-bin)", Self::program().is_some() && Self::modules().is_some())
     }
@@ -87,7 +88,7 @@ impl Httpd {
     /// its port.
     ///
     /// # Panics
-    /// When httpd does not start: with its log.
+    /// Panics if httpd does not start, and shows its log.
     pub(crate) async fn start(configuration: &str) -> Self {
         let mut attempts = 0;
         loop {
@@ -113,7 +114,7 @@ impl Httpd {
         let file = folder.path().join("httpd.conf");
         std::fs::write(&file, text).expect("the configuration can be written");
         let mut command = Command::new(program);
-        // One process, which is not left over when it is killed.
+        // One process, so that none remains when it is killed.
         command.arg("-X").arg("-d").arg(folder.path()).arg("-f").arg(&file);
         let mut process = Process::spawn("httpd", folder, &mut command).expect("httpd can be run");
         let mut taken = false;
@@ -127,7 +128,7 @@ impl Httpd {
         if taken { Err(process.log()) } else { Ok(Self { _process: process, port }) }
     }
 
-    /// Returns what stands before a configuration: modules, and files inside of `folder`.
+    /// Returns the text that precedes a configuration: modules, and files inside `folder`.
     fn head(folder: &Path) -> String {
         let modules = Self::modules().expect("the modules are installed");
         let files = MODULES.map(|name| (name, modules.join(format!("mod_{name}.so"))));

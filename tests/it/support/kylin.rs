@@ -1,4 +1,5 @@
-//! Requests of Kylin's clients, scripted nodes that respond to them, and clusters of demo nodes behind a front end.
+//! Requests of Kylin's clients, scripted nodes that respond to them, and clusters of demo nodes
+//! behind a front end.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -67,7 +68,7 @@ impl Says {
     }
 }
 
-/// A node that responds so to every request.
+/// A node that responds in this way to every request.
 pub(crate) fn saying(says: Says) -> Scripted {
     Scripted::new(move |request| std::future::ready(says.say(request)))
 }
@@ -112,12 +113,13 @@ pub(crate) async fn ask<B: kylin_lb::Backend>(proxy: &Proxy<B>, request: Request
     (status, String::from_utf8(body.to_vec()).unwrap())
 }
 
-/// Demo nodes of one cluster, `q0`, `q1`, ..., behind a front end that knows Kylin.
+/// Demo nodes of one cluster, `q0`, `q1`, ..., behind a Kylin-aware front end.
 pub(crate) struct Demo {
     pub(crate) metastore: Metastore,
     pub(crate) nodes: Vec<KylinNode>,
     pub(crate) served: Vec<Option<Served>>,
-    /// Bound to the addresses of the nodes. They keep the port of one that is killed from other servers until it is served again.
+    /// Bound to the addresses of the nodes. They keep the port of a killed node from other servers
+    /// until it is served again.
     pub(crate) _held: Vec<TcpSocket>,
 }
 
@@ -152,7 +154,7 @@ impl Demo {
         (0..self.nodes.len()).map(|n| endpoint(n, self.address(n), |backend| backend)).collect()
     }
 
-    /// Starts a front end over all nodes, after `change`.
+    /// Starts a front end for all nodes, after `change`.
     pub(crate) fn front(&self, change: impl FnOnce(ProxyBuilder<HttpBackend>) -> ProxyBuilder<HttpBackend>) -> Front {
         Front::kylin(self.endpoints(), change)
     }

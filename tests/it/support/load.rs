@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-/// Sends this many requests, eight at a time; `before` runs before each, with its number. Returns what `send` returned, in that order.
+/// Sends this many requests, eight at a time; `before` runs before each, with its number. Returns
+/// the results of `send`, in order.
 pub(crate) async fn load<F>(requests: usize, mut before: impl AsyncFnMut(usize), send: impl Fn() -> F) -> Vec<F::Output>
 where
     F: Future<Output: Send> + Send + 'static,

@@ -35,13 +35,13 @@ impl Nodes {
         self.served.iter().map(Served::addr).collect()
     }
 
-    /// Sessions on all nodes.
+    /// The number of sessions on all nodes.
     pub(crate) fn sessions(&self) -> usize {
         self.nodes.iter().map(KylinNode::sessions).sum()
     }
 }
 
-/// A browser: keeps cookies, and sends credentials only to log in.
+/// A browser, which keeps cookies, and sends credentials only to log in.
 #[derive(Default, Clone)]
 pub(crate) struct Browser {
     pub(crate) cookies: BTreeMap<String, String>,
@@ -76,7 +76,7 @@ impl Browser {
         self.send(front, "GET", path, "", "").await
     }
 
-    /// Logs in, and says that it worked.
+    /// Logs in, and asserts that it worked.
     pub(crate) async fn log_in(&mut self, front: &Front) {
         let fields = format!("Authorization: {ADMIN}\r\n");
         let response = self.send(front, "POST", "/kylin/api/user/authentication", &fields, "").await;

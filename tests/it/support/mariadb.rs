@@ -14,7 +14,7 @@ use super::skip;
 /// The time limit for the start. It takes about 150 ms, and longer after a crash.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Returns whether MariaDB is installed, and reports a skipped test if not.
+/// Returns whether MariaDB is installed, and reports a skipped test if it is not.
 pub(crate) fn mariadb_installed() -> bool {
     skip::installed("mariadb-server", ["mariadbd", "mariadb-install-db", "mariadb"].iter().all(|name| on_path(name)))
 }
@@ -24,7 +24,7 @@ pub(crate) fn mariadb_installed() -> bool {
 pub(crate) struct MariaDb {
     process: Process,
     port: u16,
-    /// Apart from the process's folder, so that it outlives the process.
+    /// Separate from the process's folder, so that it outlives the process.
     data: TempDir,
     arguments: Vec<String>,
 }
@@ -52,7 +52,7 @@ impl MariaDb {
         panic!("mariadbd does not start");
     }
 
-    /// Kills the server as a crash would.
+    /// Kills the server like a crash.
     pub(crate) fn kill(&mut self) {
         self.process.kill();
     }
@@ -80,7 +80,7 @@ impl MariaDb {
     /// Executes a statement as the administrator, in database `kylin` if it exists. Returns the output of the client.
     ///
     /// # Panics
-    /// When the statement fails.
+    /// Panics if the statement fails.
     pub(crate) fn sql(&self, statement: &str) -> String {
         let socket = format!("--socket={}", self.data.path().join("socket").display());
         let mut client = Command::new("mariadb");
@@ -105,8 +105,8 @@ impl MariaDb {
     }
 }
 
-/// Returns the options for the data folder and for a folder of temporary tables. A server that starts empties the latter, so
-/// that no two servers may share it.
+/// Returns the options for the data folder and for a folder of temporary tables. A starting server
+/// empties the latter, so no two servers may share it.
 fn folders(data: &Path) -> [String; 2] {
     [format!("--datadir={}", data.join("data").display()), format!("--tmpdir={}", data.join("tmp").display())]
 }

@@ -10,7 +10,7 @@ use super::redis::on_path;
 use super::skip;
 use super::store::{Program, Store};
 
-/// Returns whether Memcached is installed, and reports a skipped test if not.
+/// Returns whether Memcached is installed, and reports a skipped test if it is not.
 pub(crate) fn memcached_installed() -> bool {
     skip::installed("memcached", on_path("memcached"))
 }

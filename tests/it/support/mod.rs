@@ -1,4 +1,5 @@
-//! Helpers of the tests: child processes, ports, a real nginx, an HTTP client that controls every byte.
+//! Helpers for the tests: child processes, ports, a real nginx, and an HTTP client that controls
+//! every byte.
 
 pub(crate) mod browser;
 pub(crate) mod chromium;

@@ -14,7 +14,7 @@ use super::port::free_port;
 use super::process::Process;
 use super::skip;
 
-/// The longest start of nginx; it usually takes 20 ms.
+/// The maximum time for starting nginx, which usually takes 20 ms.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Ends the test early with a message if nginx is not installed; with `CI=true` the test fails.
@@ -58,11 +58,11 @@ impl Nginx {
     /// Starts nginx with `http` as the content of the `http` block, and waits until it accepts
     /// connections.
     ///
-    /// `@name@` stands for a free port, one for each name (see [`Self::address`]), and
-    /// `@folder@` for the temporary folder. Processes: one, which is master and worker.
+    /// `@name@` stands for a free port, one per name (see [`Self::address`]), and `@folder@` for
+    /// the temporary folder. There is one process, which is master and worker.
     ///
     /// # Panics
-    /// When nginx does not start: with its log.
+    /// Panics if nginx does not start, and shows its log.
     pub(crate) async fn start(http: &str) -> Self {
         let mut attempts = 0;
         loop {
@@ -82,7 +82,7 @@ impl Nginx {
         SocketAddr::from((Ipv4Addr::LOCALHOST, *port))
     }
 
-    /// Returns its folder, `@folder@` in the configuration, for files to be served.
+    /// Returns its folder, `@folder@` in the configuration, for files that are served.
     pub(crate) fn folder(&self) -> &Path {
         self.process.folder()
     }
@@ -100,7 +100,7 @@ impl Nginx {
         let mut process = Process::spawn("nginx", folder, &mut command).expect("nginx can be run");
         let mut taken = false;
         let started = process.wait_ready(START_TIMEOUT, |nginx| {
-            // nginx would try again for seconds, but another process has the port.
+            // nginx would retry for seconds, but another process has the port.
             taken = nginx.file("error.log").contains("Address already in use");
             // nginx writes its id when all its sockets listen; before that another process might respond.
             let listens = nginx.file("nginx.pid").trim() == nginx.id().to_string();

@@ -1,24 +1,26 @@
-//! Free ports for servers that are told their port before they start.
+//! Free ports for servers that must know their port before they start.
 //!
-//! A server that can bind port 0 itself should do that instead. Another process may take a free port before the server binds
-//! it, so the start of a server is tried again then ([`super::Nginx::start`] does).
+//! A server that can bind port 0 itself should do that instead. Another process may take a free
+//! port before the server binds it. The server is then started again ([`super::Nginx::start`] does
+//! this).
 
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, TcpListener};
 use std::ops::Range;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
-/// A loopback TCP port that is free now and that no other test of this process was or will be given.
-/// The port lies below the range from which the kernel takes the local ports of outgoing connections, so that a client that
-/// connects elsewhere never steals the port of a server that is about to start, or that was stopped to start again.
+/// Returns a loopback TCP port that is free now, and that no other test of this process was or will
+/// be given. The port lies below the range from which the kernel takes the local ports of outgoing
+/// connections. So a client that connects elsewhere never takes the port of a server that is about
+/// to start, or that was stopped to be restarted.
 pub(crate) fn free_port() -> u16 {
     static GIVEN: LazyLock<Mutex<HashSet<u16>>> = LazyLock::new(Mutex::default);
     static QUIET: LazyLock<Range<u16>> = LazyLock::new(quiet_range);
 
-    // A test that failed while it held the lock did no harm to the set.
+    // A test that failed while it held the lock did not damage the set.
     let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
     for attempt in 0.. {
-        // Should the quiet range be crowded: any port that the kernel has.
+        // If the quiet range is crowded, use any port that the kernel has.
         let wish = if attempt < 1000 && !QUIET.is_empty() { fastrand::u16(QUIET.clone()) } else { 0 };
         // A test may have closed the port, and expects that connections to it are refused.
         if given.contains(&wish) {

@@ -1,4 +1,5 @@
-//! A server as a child process: its output in files, ended by its process id when the test ends, however it ends.
+//! A server as a child process. Its output is in files, and it is killed by its process id when the
+//! test ends, however the test ends.
 
 use std::fmt;
 use std::fs::File;
@@ -51,7 +52,7 @@ impl Process {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// The end of all it has written: `stdout`, `stderr`, and files called `*.log`.
+    /// Returns the end of everything it has written: `stdout`, `stderr`, and files called `*.log`.
     pub(crate) fn log(&self) -> String {
         let mut names = vec!["stdout".to_owned(), "stderr".to_owned()];
         let entries = std::fs::read_dir(self.folder()).into_iter().flatten().flatten();
@@ -68,7 +69,8 @@ impl Process {
         log
     }
 
-    /// Waits until `ready` holds, looking every 2 ms. Fails as soon as the process has ended.
+    /// Waits until `ready` returns true, checking every 2 ms. Fails as soon as the process has
+    /// ended.
     pub(crate) async fn wait_ready(
         &mut self,
         timeout: Duration,
@@ -89,13 +91,14 @@ impl Process {
 
     /// Sends a signal, for example `TERM` or `HUP`.
     pub(crate) fn signal(&self, signal: &str) {
-        // A process that was not waited for keeps its id, so this can reach no other.
+        // A process that was not waited for keeps its id, so this can reach no other process.
         let kill = format!("kill -s {signal} {}", self.id());
         let status = Command::new("sh").args(["-c", &kill]).status().expect("sh runs");
         assert!(status.success(), "{kill}: {status}");
     }
 
-    /// Waits for the process to end by itself or by a signal; `None` when it has not within `timeout`.
+    /// Waits for the process to end by itself or by a signal; returns `None` if it has not ended
+    /// within `timeout`.
     pub(crate) async fn ended(&mut self, timeout: Duration) -> Option<ExitStatus> {
         let began = Instant::now();
         loop {
@@ -123,13 +126,14 @@ impl Drop for Process {
     }
 }
 
-/// Why a process cannot be used: it ended, or it took too long. Shows the end of its log.
+/// The reason why a process cannot be used: it ended, or it took too long. Shows the end of its
+/// log.
 #[derive(Debug)]
 pub(crate) struct NotReady {
     name: String,
     ended: Option<ExitStatus>,
     timeout: Duration,
-    /// The end of all the process has written.
+    /// The end of everything that the process has written.
     pub(crate) log: String,
 }
 

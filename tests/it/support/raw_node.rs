@@ -18,7 +18,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) enum Act {
     /// Reads one whole request.
     Read,
-    /// Reads the head of a request only.
+    /// Reads only the head of a request.
     ReadHead,
     /// Sends these bytes.
     Write(Vec<u8>),
@@ -26,7 +26,7 @@ pub(crate) enum Act {
     Serve(Vec<u8>),
     /// Reads nothing and sends nothing, forever.
     Stall,
-    /// Reads, and sends nothing, until the other side closes.
+    /// Reads and sends nothing, until the other side closes.
     UntilClosed,
     /// Waits for [`RawNode::go`].
     WaitForGo,
@@ -60,9 +60,9 @@ pub(crate) struct RawNode {
 /// The requests that a node has received.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Seen {
-    /// Connections accepted, closed ones included.
+    /// The number of accepted connections, including closed ones.
     pub(crate) connections: usize,
-    /// Connections that the other side has closed, as far as the script reads.
+    /// The number of connections that the other side has closed, as far as the script reads.
     pub(crate) closed: usize,
     /// The requests that were read, as they were on the wire: whole, or only the head after
     /// [`Act::ReadHead`].
@@ -104,7 +104,7 @@ impl RawNode {
         self.go.send_modify(|count| *count += 1);
     }
 
-    /// Waits until `test` is true for what the node has received.
+    /// Waits until `test` returns true for the received data.
     pub(crate) async fn wait_until(&self, test: impl FnMut(&Seen) -> bool) -> Seen {
         let mut changes = self.seen.subscribe();
         match timeout(TIMEOUT, changes.wait_for(test)).await {
@@ -181,7 +181,7 @@ impl Wire {
         }
     }
 
-    /// Reads more; false if the other side has closed.
+    /// Reads more; returns false if the other side has closed.
     async fn fill(&mut self) -> bool {
         let before = self.read.len();
         let read = self.stream.read_buf(&mut self.read).await.unwrap_or(0);

@@ -47,7 +47,7 @@ impl Recording {
         received.iter().skip(1).step_by(2).map(|key| SessionKey::from_bytes((&key[..]).try_into().unwrap())).collect()
     }
 
-    /// Removes all records that were written through this handle, as a restart of a cache does.
+    /// Removes all records that were written through this handle, like a cache that restarts.
     pub(crate) async fn lose_all(&self) {
         for key in self.keys() {
             self.store.remove(&key).await.unwrap();

@@ -9,12 +9,12 @@ use super::process::Process;
 use super::skip;
 use super::store::{Program, START_TIMEOUT, Store};
 
-/// Returns whether Redis is installed, and reports a skipped test if not.
+/// Returns whether Redis is installed, and reports a skipped test if it is not.
 pub(crate) fn redis_installed() -> bool {
     skip::installed("redis-server", on_path("redis-server") && on_path("redis-cli"))
 }
 
-/// Returns whether Sentinel is installed, and reports a skipped test if not.
+/// Returns whether Sentinel is installed, and reports a skipped test if it is not.
 pub(crate) fn sentinel_installed() -> bool {
     skip::installed("redis-sentinel", on_path("redis-sentinel") && on_path("redis-cli"))
 }
@@ -189,7 +189,7 @@ pub(crate) fn text(path: &Path) -> &str {
 /// Waits until a condition holds.
 ///
 /// # Panics
-/// When it does not within a minute.
+/// Panics if it does not within a minute.
 pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let until = tokio::time::Instant::now() + START_TIMEOUT;
     while !holds() {

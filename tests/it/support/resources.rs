@@ -3,20 +3,20 @@
 /// Resident memory of a process, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Memory {
-    /// Now (`VmRSS`).
+    /// The current value (`VmRSS`).
     pub(crate) resident: u64,
-    /// The most there ever was (`VmHWM`).
+    /// The maximum so far (`VmHWM`).
     pub(crate) peak: u64,
 }
 
 impl Memory {
     /// The memory of the process with this id.
     ///
-    /// All tests of the binary share one process, so a test with a bound on memory runs what it measures in a process
-    /// of its own.
+    /// All tests of the binary share one process. So a test with a bound on memory runs the
+    /// measured code in its own process.
     ///
     /// # Panics
-    /// When there is no such process.
+    /// Panics if there is no such process.
     pub(crate) fn of(pid: u32) -> Self {
         let path = format!("/proc/{pid}/status");
         let status = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));

@@ -13,7 +13,7 @@ const OPERATION_TIMEOUT: Duration = Duration::from_secs(30);
 /// The time limit for a store to become available again.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Opens the store at an address, as a front end does.
+/// Opens the store at an address, like a front end.
 pub(crate) fn front_end(url: &str) -> Arc<dyn SessionStore> {
     session::open(url).unwrap_or_else(|error| panic!("{error}"))
 }
@@ -36,8 +36,8 @@ pub(crate) async fn bind(
     store.save(key, &bound(endpoint), Precondition::Absent, TTL).await
 }
 
-/// Two front ends bind the same new sessions at the same time, each to another endpoint. For every session one must write its
-/// record, and the other must receive that record.
+/// Two front ends bind the same new sessions at the same time, each to another endpoint. For every
+/// session, one must write its record, and the other must receive that record.
 pub(crate) async fn settle_concurrent_bindings(
     one: Arc<dyn SessionStore>,
     other: Arc<dyn SessionStore>,
@@ -80,7 +80,7 @@ fn stored(endpoint: &str, version: u64) -> Option<Stored> {
     Some(Stored { record: bound(endpoint), version })
 }
 
-/// Checks that every operation on a store that is down fails as unavailable, and soon.
+/// Checks that every operation on a store that is down fails as unavailable, and quickly.
 pub(crate) async fn fails_as_unavailable(store: &Arc<dyn SessionStore>) {
     let key = key(fastrand::u128(..));
     for _ in 0..50 {
@@ -137,7 +137,7 @@ pub(crate) async fn keeps_responses_apart(store: Arc<dyn SessionStore>) {
     }
 }
 
-/// Returns the text of an error and all its sources: what a log could show.
+/// Returns the text of an error and all its sources, which a log could show.
 pub(crate) fn full_text(error: &StoreError) -> String {
     let mut text = format!("{error:?}");
     let mut next: Option<&dyn std::error::Error> = Some(error);

@@ -3,10 +3,12 @@
 use std::fs::OpenOptions;
 use std::io::Write;
 
-/// Whether a test that needs `what` can run. If it is not `present`, says so loudly.
+/// Returns whether a test that needs `what` can run. If it is not `present`, reports that
+/// prominently.
 ///
 /// # Panics
-/// When it is not present and the environment says `CI=true`: there a skipped test is a failed one.
+/// Panics if it is not present and the environment has `CI=true`, where a skipped test is a failed
+/// one.
 pub(crate) fn installed(what: &str, present: bool) -> bool {
     if present {
         return true;
@@ -19,7 +21,8 @@ pub(crate) fn installed(what: &str, present: bool) -> bool {
     false
 }
 
-/// Past the capture of test output (which only print macros respect), and into the list that `tests/run` shows.
+/// Bypasses the capture of test output (which only affects print macros), and writes to the list
+/// that `tests/run` shows.
 fn announce(line: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED {line}");
     if let Some(list) = std::env::var_os("KYLIN_LB_SKIPPED") {

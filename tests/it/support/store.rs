@@ -43,7 +43,7 @@ impl<P: Program> Store<P> {
         panic!("{} does not start", P::NAME);
     }
 
-    /// Kills the server as a crash would.
+    /// Kills the server like a crash.
     pub(crate) fn kill(&mut self) {
         self.process.kill();
     }

@@ -11,7 +11,7 @@ use tracing::{Dispatch, Level, Subscriber};
 pub(crate) struct CapturedLog(Arc<Mutex<Vec<u8>>>);
 
 impl CapturedLog {
-    /// Returns a subscriber that writes here.
+    /// Returns a subscriber that writes to this log.
     pub(crate) fn subscriber(&self, level: Level) -> impl Subscriber + Send + Sync {
         ask_every_subscriber();
         let writer = self.clone();
@@ -37,8 +37,9 @@ impl Write for CapturedLog {
 
 /// Makes every subscriber of this process decide on each callsite.
 ///
-/// While there is one subscriber alone, `tracing` asks the default of the thread that meets a callsite first. That may be the thread
-/// of another test, which has none, and then the callsite stays off for all. A test calls this before it makes a subscriber.
+/// While there is only one subscriber, `tracing` asks the default of the thread that reaches a
+/// callsite first. That may be the thread of another test, which has none, and then the callsite
+/// stays off for all. So a test calls this before it makes a subscriber.
 pub(crate) fn ask_every_subscriber() {
     static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(NoSubscriber::default()));
     LazyLock::force(&SECOND);

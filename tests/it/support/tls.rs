@@ -45,7 +45,7 @@ impl Certificate {
     }
 }
 
-/// Returns whether `openssl` is installed, and reports a skipped test if not.
+/// Returns whether `openssl` is installed, and reports a skipped test if it is not.
 pub(crate) fn openssl_installed() -> bool {
     skip::installed("openssl", on_path("openssl"))
 }

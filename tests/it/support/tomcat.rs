@@ -1,7 +1,8 @@
-//! A real Tomcat with a small application that has the login, the sessions and the queries of Kylin 2-4.
+//! A real Tomcat with a small application that has the login, the sessions and the queries of Kylin
+//! 2-4.
 //!
-//! Kylin is a Tomcat application. Tomcat decides what a front end must handle: when a session starts, what its cookie looks
-//! like, and that another node does not know it.
+//! Kylin is a Tomcat application. Tomcat determines what a front end must handle: when a session
+//! starts, what its cookie looks like, and that another node does not know it.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -18,10 +19,12 @@ const HOME: &str = "/usr/share/tomcat10";
 /// The time limit for the start of Tomcat. On an idle machine it takes about two seconds.
 const START_TIMEOUT: Duration = Duration::from_secs(240);
 
-/// Login, query and logout. A login ends the old session, as the fixation protection of Spring Security does. Basic
-/// credentials without a session start one. A query takes at least two milliseconds, so that the nodes are about equally
-/// fast on a busy machine, or as long as `sleep_ms(250)` in it says. Every other call of a user is a job, which takes as
-/// long as `sleep_ms250` in its path says. Each is a line of the file `executed` when it begins.
+/// Login, query and logout. A login ends the old session, like the fixation protection of Spring
+/// Security. Basic credentials without a session start one. A query takes at least two
+/// milliseconds, so that the nodes are about equally fast on a busy machine, or as long as
+/// `sleep_ms(250)` in it says. Every other call of a user is a job, which takes as long as
+/// `sleep_ms250` in its path says. Each of them writes a line to the file `executed` when it
+/// begins.
 const APPLICATION: &str = r#"<%@ page contentType="application/json;charset=UTF-8" session="false" trimDirectiveWhitespaces="true"
     import="java.util.Base64,java.nio.charset.StandardCharsets" %><%
     String path = request.getServletPath() + (request.getPathInfo() == null ? "" : request.getPathInfo());
@@ -78,7 +81,7 @@ const APPLICATION_WEB_XML: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
 </web-app>
 "#;
 
-/// Responds to every path with the path that Tomcat has made of it.
+/// Responds to every path with the path that Tomcat has derived from it.
 const ECHO: &str = r#"<%@ page contentType="text/plain;charset=UTF-8" session="false" trimDirectiveWhitespaces="true" %><%
     out.print("path " + request.getServletPath() + (request.getPathInfo() == null ? "" : request.getPathInfo()));
 %>"#;
@@ -90,7 +93,7 @@ const ECHO_WEB_XML: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
 </web-app>
 "#;
 
-/// Stops and starts the other application, as an operator does with the manager of Tomcat.
+/// Stops and starts the other application, like an operator with Tomcat's manager.
 const CONTROL: &str = r#"<%@ page session="false"
     import="java.lang.management.ManagementFactory,javax.management.ObjectName" %><%
     ObjectName kylin = new ObjectName("Catalina:j2eeType=WebModule,name=//localhost/kylin,J2EEApplication=none,J2EEServer=none");
@@ -128,7 +131,8 @@ enum Application {
 }
 
 impl Tomcat {
-    /// Returns whether Tomcat is installed, and reports a skipped test if not. Fails instead where `CI=true` is set.
+    /// Returns whether Tomcat is installed, and reports a skipped test if it is not. Fails instead
+    /// if `CI=true` is set.
     pub(crate) fn required() -> bool {
         let present = Path::new(HOME).join("bin/bootstrap.jar").is_file();
         skip::installed("Tomcat (Debian: tomcat10)", present && which("java"))
@@ -144,7 +148,8 @@ impl Tomcat {
         Tomcat::start_all(names, Application::Kylin, Some(context)).await
     }
 
-    /// Starts a Tomcat that responds to every path with `path ` and the path that it has made of it.
+    /// Starts a Tomcat that responds to every path with `path ` and the path that it has derived
+    /// from it.
     pub(crate) async fn start_echo() -> Tomcat {
         Tomcat::start_all(&["echo"], Application::Echo, None).await.remove(0)
     }
@@ -170,7 +175,8 @@ impl Tomcat {
         self.base.path()
     }
 
-    /// Stops or starts the application. While it is stopped, Tomcat responds with 404 to every path of it.
+    /// Stops or starts the application. While it is stopped, Tomcat responds to all its paths with
+    /// 404.
     pub(crate) async fn set_deployed(&self, deployed: bool) {
         let path = format!("/control/control.jsp?do={}", if deployed { "start" } else { "stop" });
         let response = super::http::get(self.address, &path, &[]).await.unwrap();
@@ -200,8 +206,8 @@ impl Tomcat {
         self.ready().await.unwrap_or_else(|log| panic!("{log}"));
     }
 
-    /// Returns the queries and jobs that were executed here, also before a restart: a line each, in the order of their
-    /// beginning.
+    /// Returns the queries and jobs that were executed here, including before a restart, one per
+    /// line, in the order in which they began.
     pub(crate) fn executed(&self) -> String {
         std::fs::read_to_string(self.base.path().join("executed")).unwrap_or_default()
     }

@@ -1,4 +1,4 @@
-//! A real ZooKeeper, and nodes that register in it as Kylin does.
+//! A real ZooKeeper, and nodes that register in it like Kylin.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
@@ -14,7 +14,7 @@ use super::port::free_port;
 use super::process::Process;
 use super::skip;
 
-/// The time in which ZooKeeper must start. It takes a second, and longer if many tests start one.
+/// The time limit for starting ZooKeeper. It takes a second, and longer if many tests start one.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// The path of Debian's package.
 const JAR: &str = "/usr/share/java/zookeeper.jar";
@@ -80,8 +80,8 @@ impl ZooKeeperServer {
         self.run().await.unwrap_or_else(|log| panic!("{log}"));
     }
 
-    /// Creates a client with a session as long as that of Kylin. Its ephemeral znodes go when it is
-    /// dropped.
+    /// Creates a client with a session as long as Kylin's. Its ephemeral znodes disappear when it
+    /// is dropped.
     pub(crate) async fn client(&self) -> Client {
         self.connect(Client::connector().with_session_timeout(Duration::from_secs(120))).await
     }

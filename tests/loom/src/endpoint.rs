@@ -3,7 +3,7 @@ mod load;
 
 pub(crate) use self::load::Load;
 
-/// A load, with what the endpoint has beside it.
+/// A load, with the other parts of an endpoint.
 #[derive(Default)]
 pub(crate) struct Endpoint {
     load: Load,

@@ -1,5 +1,5 @@
-//! Runs the models of the crate's concurrent code: each in every order in which threads can run, with at most three switches that no
-//! thread asks for.
+//! Runs the models of the crate's concurrent code, each in every order in which threads can run,
+//! with at most three involuntary switches between threads.
 
 mod admission;
 #[path = "../../../src/buffer/mod.rs"]

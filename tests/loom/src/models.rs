@@ -95,7 +95,7 @@ fn one_request_tries_a_withdrawn_endpoint() {
         move || choose(&withholding)
     });
     assert_eq!(choose(&withholding) + other.join().unwrap(), 1);
-    // A state of another kind that is set meanwhile is not overwritten by the request that tries.
+    // If another kind of state is set meanwhile, the request that tries does not overwrite it.
     let other = thread::spawn({
         let withholding = Arc::clone(&withholding);
         move || withholding.set(WithholdingState::Down, true)
@@ -248,7 +248,7 @@ fn equal_queries_meet() {
     assert_eq!(u64::from(executions.load(Ordering::SeqCst)) + shared, 3);
 }
 
-/// Begins a query that leaves at once, whatever it is by then.
+/// Begins a query that leaves at once, in any role that it has by then.
 fn leaves(table: &Arc<Table>) -> thread::JoinHandle<()> {
     let table = Arc::clone(table);
     thread::spawn(move || drop(table.enter(&key())))
@@ -279,7 +279,7 @@ fn a_follower_takes_over() {
                     _ => panic!("no response was shared"),
                 }
             }
-            // All others have left already.
+            // All others have already left.
             FlightRole::Leader(leader) => assert!(!leader.is_running()),
             // The flight that it was compared with has ended.
             FlightRole::Alone => {}
@@ -331,7 +331,7 @@ fn no_response_is_older_than_its_query() {
             is_written.store(1, Ordering::SeqCst);
         }
     });
-    // A leader reads the response, and a later query comes.
+    // A leader reads the response, and a later query arrives.
     let of_leader = table.epochs.current(project);
     let response = data.load(Ordering::SeqCst);
     let has_seen_the_write = is_written.load(Ordering::SeqCst) == 1;

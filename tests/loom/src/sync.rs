@@ -30,7 +30,7 @@ impl<T> fmt::Debug for Mutex<T> {
     }
 }
 
-/// The channel of tokio, between whose operations loom lets other threads run.
+/// tokio's channel. Loom lets other threads run between its operations.
 pub(crate) mod oneshot {
     use std::pin::Pin;
     use std::sync::Arc;

@@ -1,7 +1,7 @@
-//! A reverse proxy from hyper's HTTP/1 server and hyper-util's pooled client, on one thread.
+//! A reverse proxy built from hyper's HTTP/1 server and hyper-util's pooled client, on one thread.
 //!
-//! `hyper_util_proxy LISTEN NODE`, two addresses. Forwards every request unchanged and streams
-//! bodies. Responds with 502 if the node cannot be reached.
+//! Usage: `hyper_util_proxy LISTEN NODE`, two addresses. Forwards every request unchanged and
+//! streams bodies. Responds with 502 if the node cannot be reached.
 
 use std::convert::Infallible;
 use std::time::Duration;

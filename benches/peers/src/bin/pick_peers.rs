@@ -1,9 +1,9 @@
 //! The cost of a pick in other libraries, measured as in `cargo bench --bench pick`.
 //!
 //! The libraries differ in what a pick includes. pingora-load-balancing does not count requests in
-//! flight and returns a copy of the endpoint's address. tower's balance and every policy of poise
-//! take `&mut self`: an application with several threads needs a lock or a channel around them. A
-//! policy of poise only returns an index; where the row says so, its in-flight guard is taken and
+//! flight, and returns a copy of the endpoint's address. tower's balance and every policy of poise
+//! take `&mut self`, so an application with several threads needs a lock or a channel around them.
+//! A policy of poise only returns an index. If the row says so, its in-flight guard is taken and
 //! dropped too.
 
 use std::collections::BTreeSet;

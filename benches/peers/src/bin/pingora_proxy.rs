@@ -1,7 +1,7 @@
 //! The smallest proxy on Pingora: one worker thread, one node, kept-alive connections, no log.
 //!
-//! `pingora_proxy LISTEN NODE`, two addresses. Ends at once on SIGTERM; Pingora alone would wait
-//! for minutes.
+//! Usage: `pingora_proxy LISTEN NODE`, two addresses. Ends at once on SIGTERM; Pingora alone would
+//! wait for minutes.
 
 use std::net::SocketAddr;
 

@@ -29,8 +29,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // axum puts the client's address into the extensions of a request.
     let kylin = proxy.service(|extensions| extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.into()));
-    // Three routes: axum's wildcard does not match an empty rest. `nest_service` would cut `/kylin`
-    // off the path.
+    // Three routes, because axum's wildcard does not match an empty rest. `nest_service` would
+    // strip `/kylin` from the path.
     let app = Router::new()
         .route("/status", get(status))
         .with_state(cluster)
@@ -47,7 +47,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// What an operator wants to see.
+/// The status for an operator.
 async fn status(State(cluster): State<Cluster>) -> Json<Value> {
     let status = cluster.status();
     let endpoints = status.endpoints.iter().map(|endpoint| {

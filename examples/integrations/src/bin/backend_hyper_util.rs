@@ -1,4 +1,5 @@
-//! A backend that sends with the client of hyper-util; see `hyper_util_backend` in `src/lib.rs`.
+//! A backend that sends requests with hyper-util's client; see `hyper_util_backend` in
+//! `src/lib.rs`.
 //!
 //! ```sh
 //! cargo run -p kylin-lb-integrations --bin backend_hyper_util

@@ -1,4 +1,4 @@
-//! A backend that sends with the client of reqwest; see `reqwest_backend` in `src/lib.rs`.
+//! A backend that sends requests with reqwest's client; see `reqwest_backend` in `src/lib.rs`.
 //!
 //! ```sh
 //! cargo run -p kylin-lb-integrations --bin backend_reqwest

@@ -1,4 +1,4 @@
-//! The checks of the nodes of a cluster with each other.
+//! The checks that compare the nodes of a cluster with each other.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use crate::doctor::addresses::Addresses;
 use crate::doctor::node::{Facts, Node};
 use crate::doctor::report::{Check, Report};
 
-/// What the nodes of one role have in common: what it is, the property, and its default.
+/// The storage that the nodes of one role have in common: its name, the property, and the default.
 const STORAGE: [(&str, &str, &str); 4] = [
     ("working directory", "kylin.env.hdfs-working-dir", "/kylin"),
     ("HBase", "kylin.storage.hbase.cluster-fs", ""),
@@ -30,12 +30,12 @@ const LISTS: [&str; 6] = [
     "kylin.server.cluster-servers",
     "kylin.rest.servers",
 ];
-/// How many nodes a node may list.
+/// The maximum number of nodes that a node may list.
 const MAX_LISTED: usize = 1000;
 
 const NO_CONFIG: &str = "needs what an administrator sees: --login-file";
 
-/// Checks that the nodes run one version.
+/// Checks that the nodes run the same version.
 pub fn version(cluster: &[&Seen], report: &mut Report) {
     let shown = |(_, facts): &Seen| match &facts.version {
         Some((version, commit)) => format!("{version} ({})", commit.get(..8).unwrap_or(commit)),
@@ -45,7 +45,7 @@ pub fn version(cluster: &[&Seen], report: &mut Report) {
     differences(Check::Version, "version", kylins, shown, report);
 }
 
-/// Checks that the nodes of a role use one Hadoop, HBase and ZooKeeper.
+/// Checks that the nodes of a role use the same Hadoop, HBase and ZooKeeper.
 pub fn storage(cluster: &[&Seen], report: &mut Report) {
     let mut reported = BTreeSet::new();
     for role in [Role::Query, Role::Job] {
@@ -60,7 +60,7 @@ pub fn storage(cluster: &[&Seen], report: &mut Report) {
                 let value = if key == ZOOKEEPER { zookeeper(value) } else { value.trim_end_matches('/').to_owned() };
                 if value.is_empty() { "not set".to_owned() } else { value }
             };
-            // A node of both roles is compared twice.
+            // A node with both roles is compared twice.
             let differing = differing(&format!("{what} ({key})"), &of_role, value, masked);
             for (ids, text) in differing.into_iter().filter(|one| reported.insert(one.clone())) {
                 report.fault(Check::Storage, &ids, text);
@@ -86,7 +86,8 @@ fn zookeeper(text: &str) -> String {
     }
 }
 
-/// Returns a value without what is in front of `@`: a container of a storage account, or a user with a password.
+/// Returns a value without the text before `@`: a container of a storage account, or a user with a
+/// password.
 fn masked(value: &str) -> String {
     let Some((before, after)) = value.rsplit_once('@') else { return value.to_owned() };
     let scheme = before.split_once("://").map(|(scheme, _)| format!("{scheme}://")).unwrap_or_default();
@@ -127,7 +128,7 @@ fn listed(config: &Properties) -> Result<Vec<ServerAddr>, String> {
     }
 }
 
-/// Drops what nodes have discovered if it is too much.
+/// Drops the nodes that were discovered if there are too many.
 pub fn limit_discovered(nodes: &mut [Seen], report: &mut Report) {
     for (node, facts) in nodes {
         if facts.discovered.take_if(|found| found.len() > MAX_LISTED).is_some() {
@@ -141,14 +142,15 @@ pub fn known(facts: &Facts) -> impl Iterator<Item = String> {
     with_roles(facts).map(|(address, _)| address)
 }
 
-/// Returns the nodes that a node knows by its properties and by discovery, with their roles where it knows them.
+/// Returns the nodes that a node knows from its properties and from discovery, with their roles if
+/// it knows them.
 fn with_roles(facts: &Facts) -> impl Iterator<Item = (String, Option<Roles>)> {
     let listed = facts.config.as_ref().and_then(|config| listed(config).ok()).unwrap_or_default();
     let found = facts.discovered.iter().flatten().map(|(address, roles)| (address.clone(), Some(*roles)));
     listed.into_iter().map(|server| (server.to_string(), server.roles())).chain(found)
 }
 
-/// Returns the nodes outside a cluster that its nodes know as nodes that run jobs, with their roles.
+/// Returns the nodes outside a cluster that its nodes know as job nodes, with their roles.
 fn engines_elsewhere(cluster: &[&Seen], addresses: &Addresses) -> Vec<(String, Roles)> {
     let runs_jobs =
         |(address, roles): (String, Option<Roles>)| Some((address, roles?)).filter(|(_, r)| r.has(Role::Job));
@@ -157,7 +159,7 @@ fn engines_elsewhere(cluster: &[&Seen], addresses: &Addresses) -> Vec<(String, R
     known.filter(|(address, _)| !is_member(address)).collect()
 }
 
-/// Checks that as many nodes run jobs as the scheduler wants.
+/// Checks that the number of nodes that run jobs fits the scheduler.
 pub fn job_engine(cluster: &[&Seen], addresses: &Addresses, report: &mut Report) {
     let own_roles = |seen: &Seen| own_roles(seen, addresses);
     let runs_jobs = |seen: &&&Seen| own_roles(seen).is_some_and(|roles| roles.has(Role::Job));
@@ -210,7 +212,7 @@ pub fn job_engine(cluster: &[&Seen], addresses: &Addresses, report: &mut Report)
     }
 }
 
-/// Checks that the nodes know each other with the roles that the front end was told.
+/// Checks that the nodes know each other with the roles that were given to the front end.
 pub fn discovery(cluster: &[&Seen], given: &[&Node], addresses: &Addresses, report: &mut Report) {
     let mut engines = engines_elsewhere(cluster, addresses);
     engines.retain(|(_, roles)| !roles.has(Role::Query));
@@ -243,7 +245,7 @@ pub fn discovery(cluster: &[&Seen], given: &[&Node], addresses: &Addresses, repo
         let is_given = |known: &&String| given.iter().any(|node| addresses.are_same(known, &node.address.to_string()));
         let not_given: BTreeSet<&str> =
             found.iter().chain(&listed).filter(|known| !is_given(known)).map(String::as_str).collect();
-        // Clients may reach those that only run jobs by another way.
+        // Clients may reach nodes that only run jobs in another way.
         let only_runs_jobs = |known: &&str| engines.iter().any(|(engine, _)| addresses.are_same(known, engine));
         let (engines, others): (Vec<&str>, Vec<&str>) = not_given.into_iter().partition(only_runs_jobs);
         if !others.is_empty() {
@@ -257,7 +259,8 @@ pub fn discovery(cluster: &[&Seen], given: &[&Node], addresses: &Addresses, repo
     }
 }
 
-/// Returns the nodes that a node knows: by discovery, and by its properties. A list of one is the default, and no list.
+/// Returns the nodes that a node knows, from discovery and from its properties. A list with one
+/// node is the default, and counts as no list.
 fn known_to(facts: &Facts) -> (Vec<String>, Vec<String>) {
     let found = facts.discovered.iter().flatten().map(|(address, _)| address.clone()).collect();
     let listed = facts.config.as_ref().and_then(|config| listed(config).ok()).filter(|list| list.len() > 1);
@@ -285,7 +288,7 @@ pub fn users(cluster: &[&Seen], report: &mut Report) {
     without_config(Check::Users, cluster, report);
 }
 
-/// Reports the nodes whose value is not that of most.
+/// Reports the nodes whose value differs from that of the majority.
 fn differences<'n>(
     check: Check,
     what: &str,
@@ -302,7 +305,8 @@ fn differences<'n>(
     }
 }
 
-/// Returns the nodes whose value is not that of most, and what differs. The text has the values as `shown` makes them.
+/// Returns the nodes whose value differs from that of the majority, and the difference. The text
+/// shows the values as formatted by `shown`.
 fn differing<'n>(
     what: &str,
     nodes: &[&'n Seen],
@@ -317,7 +321,7 @@ fn differing<'n>(
             None => groups.push((value, vec![seen])),
         }
     }
-    // Of groups of one size, the first is the usual one.
+    // Among groups of the same size, the first counts as the majority.
     groups.sort_by_key(|(_, group)| std::cmp::Reverse(group.len()));
     let Some(((usual, reference), others)) = groups.split_first() else { return Vec::new() };
     let differs = |(value, group): &(String, Vec<&'n Seen>)| {
@@ -343,7 +347,7 @@ fn without_config(check: Check, cluster: &[&Seen], report: &mut Report) {
     report.unchecked(check, &nodes_of(&unknown), reason);
 }
 
-/// Returns the nodes that respond. Nodes do not find one that does not.
+/// Returns the nodes that respond. Nodes do not discover a node that does not respond.
 fn alive<'n>(cluster: &[&'n Seen]) -> impl Iterator<Item = &'n Seen> {
     cluster.iter().copied().filter(|(_, facts)| facts.unreachable.is_none())
 }

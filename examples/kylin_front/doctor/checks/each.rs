@@ -1,4 +1,4 @@
-//! The checks of each node by itself, and of its clock with those of the others.
+//! The checks of each node by itself, and the comparison of its clock with the others.
 
 use std::time::Duration;
 
@@ -11,12 +11,13 @@ use super::{Seen, responding};
 use crate::doctor::node::Node;
 use crate::doctor::report::{Check, Report};
 
-/// Kylin 5 ends a query after this time if nothing else is configured; older versions have no limit.
+/// Kylin 5 ends a query after this time if nothing else is configured; older versions have no
+/// limit.
 const KYLIN_5_QUERY_TIMEOUT: Duration = Duration::from_secs(300);
-/// Kylin raises smaller limits to this (2.x-4.x).
+/// Kylin raises lower limits to this (2.x-4.x).
 const MIN_QUERY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Checks that each node responds, and as Kylin.
+/// Checks that each node responds, and that it is Kylin.
 pub fn reachable(nodes: &[Seen], report: &mut Report) {
     report.ran(Check::Reachable);
     for (Node { id, address, is_down, .. }, facts) in nodes {
@@ -75,7 +76,7 @@ pub fn probe(nodes: &[Seen], mode: Option<ProbeMode>, report: &mut Report) {
     }
 }
 
-/// Checks that the clocks agree. The spans of two clocks that agree overlap, but for rounding.
+/// Checks that the clocks agree. Apart from rounding, the spans of two clocks that agree overlap.
 pub fn clock(nodes: &[Seen], report: &mut Report) {
     let clocks: Vec<_> = nodes.iter().filter_map(|(node, facts)| Some((&*node.id, facts.clock?))).collect();
     let silent: Vec<&str> =
@@ -104,8 +105,9 @@ pub fn clock(nodes: &[Seen], report: &mut Report) {
     }
 }
 
-/// Checks that the front end waits longer than a query may take: for a node without a limit, longer than the web interface waits.
-/// `follows_kylin` is whether the time follows from Kylin's own file.
+/// Checks that the front end waits longer than a query may take. For a node without a limit, it
+/// must wait longer than the web interface does. `follows_kylin` says whether the time comes from
+/// Kylin's own file.
 pub fn timeouts(nodes: &[Seen], head_timeout: Duration, follows_kylin: bool, report: &mut Report) {
     let seconds = |time: Duration| time.as_secs_f64();
     for (Node { id, .. }, facts) in responding(nodes) {

@@ -1,4 +1,4 @@
-//! Which nodes are one cluster: those of one metastore.
+//! Which nodes form one cluster: those with the same metastore.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,8 @@ use super::{Seen, by_upstream, ids};
 use crate::doctor::node::Facts;
 use crate::doctor::report::{Check, Report};
 
-/// Checks that the nodes of each upstream show one metastore, by the best evidence that two of them have in common.
+/// Checks that the nodes of each upstream show the same metastore, by the best evidence that two of
+/// them have in common.
 pub fn metastore(nodes: &[Seen], report: &mut Report) {
     for members in by_upstream(nodes) {
         let with_evidence = |(_, facts): &&&Seen| {
@@ -29,7 +30,7 @@ pub fn metastore(nodes: &[Seen], report: &mut Report) {
                 None => groups.push(vec![one]),
             }
         }
-        // Of groups of one size, the first is the reference.
+        // Among groups of the same size, the first is the reference.
         groups.sort_by_key(|group| std::cmp::Reverse(group.len()));
         let Some((reference, others)) = groups.split_first() else { continue };
         for (node, facts) in others.iter().flatten() {
@@ -40,7 +41,7 @@ pub fn metastore(nodes: &[Seen], report: &mut Report) {
     }
 }
 
-/// Returns how the metastores of two nodes differ; `None` if they do not, or nothing shows it.
+/// Returns how the metastores of two nodes differ; `None` if they do not, or if nothing shows it.
 fn different_store(one: &Facts, other: &Facts) -> Option<String> {
     if let (Some(one), Some(other)) = (one.metadata_url(), other.metadata_url()) {
         return (!one.is_same_store(&other)).then(|| format!("kylin.metadata.url is {one} instead of {other}"));
@@ -56,7 +57,8 @@ fn different_store(one: &Facts, other: &Facts) -> Option<String> {
     Some(format!("the project {name} has another id"))
 }
 
-/// Returns the nodes in sets of one metastore. A node that does not show its metastore is with those of its upstream.
+/// Groups the nodes by metastore. A node that does not show its metastore is in the group of its
+/// upstream.
 pub fn clusters(nodes: &[Seen]) -> Vec<Vec<&Seen>> {
     let mut clusters: Vec<Vec<&Seen>> = Vec::new();
     let mut addresses = BTreeSet::new();

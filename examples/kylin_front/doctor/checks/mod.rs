@@ -12,7 +12,7 @@ pub use self::cluster::{
 pub use self::each::{clock, probe, reachable, timeouts};
 pub use self::metastore::{clusters, metastore};
 
-/// A node with what it has shown.
+/// A node with the facts that it has shown.
 pub type Seen = (Node, Facts);
 
 fn responding(nodes: &[Seen]) -> impl Iterator<Item = &Seen> {

@@ -5,7 +5,7 @@ use super::{FlightTable, Leader, Outcome};
 use crate::admission::queue::Ticket;
 use crate::sync::oneshot;
 
-/// A query that waits for the response to an equal one. It can be dropped at any time.
+/// A query that waits for the response to an identical one. It can be dropped at any time.
 pub(crate) struct Follower<'t, T, S> {
     table: &'t FlightTable<T, S>,
     key: Arc<FlightKey>,
@@ -17,13 +17,14 @@ pub(crate) struct Follower<'t, T, S> {
 
 /// The result of a follower's wait.
 pub(crate) enum FollowerOutcome<'t, T, S> {
-    /// The query leads from now on, with the execution of the former leader if that has begun one. The ticket is that of the
-    /// former leader, if it waited for a slot and did not fail.
+    /// The query leads from now on. It takes over the execution that the former leader began, if
+    /// any. It also takes over the former leader's ticket, if that leader waited for a slot and did
+    /// not fail.
     Leads(Leader<'t, T, S>, Option<Ticket>),
     Shared(S),
     /// The query is sent without single flight.
     Released,
-    /// Its client has stopped it.
+    /// The query's client has stopped it.
     Stopped,
 }
 
@@ -38,7 +39,7 @@ impl<'t, T, S> Follower<'t, T, S> {
         Follower { table, key, id, ids, outcome, has_outcome: false }
     }
 
-    /// Waits until the flight ends, or this query is to lead it.
+    /// Waits until the flight ends, or until this query leads it.
     pub(crate) async fn wait(mut self) -> FollowerOutcome<'t, T, S> {
         let outcome = (&mut self.outcome).await;
         self.has_outcome = true;
@@ -63,7 +64,8 @@ impl<T, S> Drop for Follower<'_, T, S> {
             Some(flight) => flight.followers.remove(&self.id).is_some(),
             None => false,
         };
-        // The follower may have been given the lead a moment ago. If the lead is sent after this, the sender gets it back.
+        // The follower may have been given the lead a moment ago. If the lead is sent after this,
+        // the sender gets it back.
         if !waits {
             self.outcome.close();
             if let Ok(Outcome::Lead(running, _)) = self.outcome.try_recv() {

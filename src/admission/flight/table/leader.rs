@@ -9,14 +9,14 @@ use super::{FlightTable, Outcome, Waiting};
 use crate::admission::queue::Ticket;
 use crate::sync::Ordering;
 
-/// The query that is executed for a flight. If it is dropped, the oldest follower takes over the execution; without followers the
-/// execution is dropped.
+/// The query that is executed for a flight. If it is dropped, the oldest follower takes over the
+/// execution; without followers, the execution is dropped.
 pub(crate) struct Leader<'t, T, S> {
     table: &'t FlightTable<T, S>,
     key: Arc<FlightKey>,
     ids: QueryIds,
     running: Option<T>,
-    /// The flight is in the table.
+    /// Whether the flight is in the table.
     is_open: bool,
 }
 
@@ -25,7 +25,7 @@ impl<'t, T, S> Leader<'t, T, S> {
         Leader { table, key, ids, running, is_open: true }
     }
 
-    /// Returns whether an execution runs.
+    /// Returns whether an execution is running.
     pub(crate) fn is_running(&self) -> bool {
         self.running.is_some()
     }
@@ -42,7 +42,8 @@ impl<'t, T, S> Leader<'t, T, S> {
         self.running = Some(execution);
     }
 
-    /// Drives the execution. Ready with `None` if its client has stopped the query while others wait for it.
+    /// Drives the execution. Ready with `None` if the leader's client has stopped the query while
+    /// others wait for it.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<T::Output>>
     where
         T: Future + Unpin,
@@ -93,8 +94,8 @@ impl<'t, T, S> Leader<'t, T, S> {
         }
     }
 
-    /// Makes one follower lead a second time. After the second failure all followers get `shared`; if there is none, they are sent
-    /// to nodes.
+    /// Makes one follower lead the second attempt. After the second failure, all followers get
+    /// `shared`; if it is `None`, they are sent to nodes.
     pub(crate) fn fail(mut self, shared: Option<S>)
     where
         S: Clone,

@@ -21,7 +21,7 @@ use crate::sync::{AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering, oneshot};
 
 const SHARDS: usize = 16;
 
-/// The number of followers that a flight has at most. Further queries go to nodes.
+/// The maximum number of followers of a flight. Further queries go to nodes.
 const MAX_FOLLOWERS: usize = 1024;
 
 /// The flights of a proxy. `T` is the execution that a leader holds, `S` the result that its followers get.
@@ -30,18 +30,18 @@ pub(crate) struct FlightTable<T, S> {
     shards: [Mutex<Shard<T, S>>; SHARDS],
     seed: RandomState,
     unshareable: Unshareable,
-    /// Whether the last response to a query with credentials and without a session has begun one.
+    /// Whether the last response to a query with credentials and without a session began one.
     begins_sessions: AtomicBool,
     shared: AtomicU64,
 }
 
 struct Shard<T, S> {
-    /// The flights by the numbers of their keys.
+    /// The flights, indexed by the numbers of their keys.
     flights: AHashMap<u64, Flight<T, S>>,
     last_follower: u64,
 }
 
-/// A flight, beside its leader.
+/// A flight, apart from its leader.
 struct Flight<T, S> {
     key: Arc<FlightKey>,
     /// The followers in the order of their arrival.
@@ -50,7 +50,7 @@ struct Flight<T, S> {
     has_failed: bool,
     /// The ids of the leader.
     leader: QueryIds,
-    /// The ids with which the execution was sent: those of the leader that began it.
+    /// The ids that the execution was sent with, which are those of the leader that began it.
     execution: QueryIds,
     /// The ticket of the leader, if it has waited for a slot.
     ticket: Option<Ticket>,
@@ -84,15 +84,17 @@ pub(crate) enum FlightRole<'t, T, S> {
     Alone,
 }
 
-/// The equal queries of a proxy at one moment: see [`ProxyBuilder::single_flight`](crate::proxy::ProxyBuilder::single_flight).
+/// The current state of single flight in a proxy: see
+/// [`ProxyBuilder::single_flight`](crate::proxy::ProxyBuilder::single_flight).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SingleFlightStatus {
     /// The number of queries in flight whose response others would get too.
     pub leaders: usize,
-    /// The number of queries that wait for the response to an equal one.
+    /// The number of queries that wait for the response to an identical one.
     pub followers: usize,
-    /// The number of queries that have got a copy of the response to an equal one since the proxy was built.
+    /// The number of queries that got a copy of the response to an identical one since the proxy
+    /// was built.
     pub shared: u64,
 }
 
@@ -122,21 +124,22 @@ impl<T, S> FlightTable<T, S> {
         self.seed.hash_one(id).max(1)
     }
 
-    /// Returns whether the nodes begin a session, with a cookie of its own, for each query with credentials and without a session. Such
-    /// responses cannot be shared, so no query waits for one.
+    /// Returns whether the nodes begin a session, with its own cookie, for each query with
+    /// credentials and without a session. Such responses cannot be shared, so no query waits for
+    /// one.
     pub(crate) fn begins_sessions(&self) -> bool {
         self.begins_sessions.load(Ordering::Relaxed)
     }
 
-    /// Stores whether the result of a query with credentials and without a session has begun one.
+    /// Records whether the result of a query with credentials and without a session began one.
     pub(crate) fn set_begins_sessions(&self, begins: bool) {
         if self.begins_sessions() != begins {
             self.begins_sessions.store(begins, Ordering::Relaxed);
         }
     }
 
-    /// Makes a query lead or follow. It is sent alone if an unequal query with the same number leads, so that many such queries
-    /// are not compared with each other.
+    /// Makes a query lead or follow. If a different query with the same number leads, this one is
+    /// sent alone. So queries that collide on purpose are not all compared with each other.
     pub(crate) fn enter(&self, key: &Arc<FlightKey>) -> FlightRole<'_, T, S> {
         if self.unshareable.has(key.hash) {
             return FlightRole::Alone;
@@ -180,8 +183,9 @@ impl<T, S> FlightTable<T, S> {
         }
     }
 
-    /// Stops the queries with this id of the user to whom `is_of` points. Returns whether an execution with this id has clients that
-    /// still wait for it, so that no node may stop it.
+    /// Stops the queries with this id that belong to the user whom `is_of` identifies. Returns
+    /// whether an execution with this id has clients that still wait for it, so that no node may
+    /// stop it.
     pub(crate) fn stop(&self, id: &str, is_of: impl Fn(&FlightKey) -> bool) -> bool {
         let id = self.hash_id(id);
         let (mut stopped, mut wakers, mut is_awaited) = (Vec::new(), Vec::new(), false);
@@ -207,7 +211,7 @@ impl<T, S> FlightTable<T, S> {
         is_awaited
     }
 
-    /// Closes the flights of a client, whose keys `of` accepts, to more followers.
+    /// Closes the flights of a client to further followers. `of` accepts the keys of that client.
     pub(crate) fn close(&self, of: impl Fn(&FlightKey) -> bool) {
         for shard in &self.shards {
             for flight in shard.lock().flights.values_mut().filter(|flight| of(&flight.key)) {

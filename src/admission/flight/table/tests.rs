@@ -19,7 +19,7 @@ fn key(ids: QueryIds) -> Arc<FlightKey> {
     FlightKey::new(7, 1, ids, None, Request::new(Body::from("{}")))
 }
 
-/// The queries of one flight: a leader with an execution, and followers that wait.
+/// The queries of one flight: a leader with an execution, and waiting followers.
 struct Stage<'t> {
     table: &'t Table,
     leader: Leader<'t, oneshot::Receiver<&'static str>, &'static str>,
@@ -41,7 +41,7 @@ impl<'t> Stage<'t> {
     }
 }
 
-/// Returns what a follower has waited for, whose flight is over for it.
+/// Returns the outcome of a follower whose flight has ended for it.
 fn ended<'t, T, S>(follower: Follower<'t, T, S>) -> FollowerOutcome<'t, T, S> {
     match pin!(follower.wait()).poll(&mut Context::from_waker(Waker::noop())) {
         std::task::Poll::Ready(waited) => waited,

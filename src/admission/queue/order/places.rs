@@ -1,4 +1,4 @@
-//! The places of requests that wait.
+//! The places of waiting requests.
 
 use super::{Order, Phase, Request};
 use crate::admission::queue::ticket::Ticket;
@@ -8,8 +8,8 @@ use crate::admission::queue::users::User;
 const WAITING_PER_ENDPOINT: usize = 64;
 
 impl Order {
-    /// Refuses the costliest waiting request; of equal ones, the last. If users have more than their share of the places, it is
-    /// one of theirs.
+    /// Refuses the waiting request with the longest expected duration; among equals, the last. If
+    /// users hold more than their share of the places, the refused request is one of theirs.
     pub(super) fn refuse_costliest(&mut self) {
         let crowds = |token: &u64| {
             let user = self.requests.get(token).and_then(|request| self.users.get(&request.ticket.user));
@@ -69,7 +69,7 @@ impl Order {
         self.users_over_share = self.users_over_share + usize::from(is_over) - usize::from(was_over);
     }
 
-    /// Returns how many places one user may have when all are taken.
+    /// Returns how many places one user may have if all are taken.
     pub(super) fn share_of_places(&self) -> usize {
         self.places() / 8
     }

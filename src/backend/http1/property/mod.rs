@@ -35,7 +35,7 @@ use crate::http1::head::HeadLimits;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A response, as far as it arrived.
+/// A response, to the extent that it arrived.
 #[derive(Debug, PartialEq)]
 struct Received {
     status: StatusCode,
@@ -80,7 +80,7 @@ where
     Received { status: head.status, headers: head.headers, body, whole }
 }
 
-/// Writes `bytes` in pieces that end at `cuts`, lets each be read, and closes.
+/// Writes `bytes` in pieces that end at `cuts`, allows the reader to read each one, and closes.
 async fn write(mut stream: UnixStream, bytes: &[u8], cuts: &[Index]) {
     let mut ends: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).chain([bytes.len()]).collect();
     ends.sort_unstable();
@@ -92,8 +92,8 @@ async fn write(mut stream: UnixStream, bytes: &[u8], cuts: &[Index]) {
             yield_now().await;
         }
     }
-    // Half a close: this side still reads what the other side writes, so that the kernel sends no
-    // reset.
+    // Closes only the write half. This side still reads what the other side writes, so that the
+    // kernel sends no reset.
     _ = stream.shutdown().await;
     _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
 }
@@ -160,7 +160,7 @@ fn methods() -> impl Strategy<Value = Method> {
     select(vec![Method::GET, Method::GET, Method::HEAD, Method::POST])
 }
 
-/// Checks that an accepted response is what hyper reads in the same bytes, however they are cut
+/// Checks that an accepted response is what hyper reads from the same bytes, however they are split
 /// into reads.
 fn agrees(method: &Method, bytes: &[u8], cuts: &[Index]) -> Result<(), TestCaseError> {
     run(async {
@@ -172,7 +172,7 @@ fn agrees(method: &Method, bytes: &[u8], cuts: &[Index]) -> Result<(), TestCaseE
             return Err(TestCaseError::fail(format!("hyper refuses what our codec reads as {mine:?}")));
         };
         prop_assert_eq!((&mine.status, &mine.headers), (&hypers.status, &hypers.headers));
-        // Our codec refuses more than hyper, and never takes a truncated body for a whole one.
+        // Our codec refuses more than hyper, and never treats a truncated body as complete.
         if mine.whole {
             prop_assert_eq!(mine, hypers);
         } else {
@@ -270,8 +270,8 @@ proptest! {
     }
 }
 
-/// Sends `request` and another one to hyper's server on one connection, and returns the first as
-/// the server read it. No byte may be left between the two.
+/// Sends `request` and another one to hyper's server on one connection. Returns the first request
+/// as the server read it. No byte may remain between the two.
 async fn served(request: Request<Body>) -> (http::request::Parts, Bytes) {
     let pool = pool();
     let (near, far) = UnixStream::pair().unwrap();

@@ -24,7 +24,7 @@ pub(super) fn fragments() -> impl Strategy<Value = Vec<u8>> {
     vec(fragment(), 0..12).prop_map(|fragments| fragments.concat().into_bytes())
 }
 
-/// Returns valid responses: the bytes, and what they mean.
+/// Returns valid responses: the bytes, and the response that they encode.
 pub(super) fn valid_response() -> impl Strategy<Value = (Vec<u8>, Received)> {
     let chunk = (vec(any::<u8>(), 1..300), "(;[a-z]{0,5}(=\"?[a-z ]{0,5}\"?)?)?", 0..4_usize);
     let body = prop_oneof![

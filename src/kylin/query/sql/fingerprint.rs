@@ -1,12 +1,15 @@
-//! The fingerprint of a statement: its text without literals, comments and the differences of blanks and case.
+//! The fingerprint of a statement: its text without literals and comments, and independent of
+//! blanks and case.
 //!
-//! Dashboards send the same few statements with other dates in them. Such statements have one fingerprint and about the same cost.
+//! Dashboards send the same few statements with different dates. Such statements have one
+//! fingerprint and about the same cost.
 
 use super::token::{Reading, Token, Tokens};
 
-/// Passes the fingerprint of `sql` to `out` in pieces, which may cut a character.
+/// Passes the fingerprint of `sql` to `out` in pieces, which may split a character.
 ///
-/// Words are in upper case, a `?` stands for each literal or list of literals, and a blank follows each token.
+/// Words are in upper case, a `?` replaces each literal or list of literals, and a blank follows
+/// each token.
 pub(in crate::kylin::query) fn feed(sql: &str, out: &mut impl FnMut(&[u8])) {
     // `?, ?, ?` is one `?`, so that the length of a list makes no difference.
     let (mut after_literal, mut has_comma) = (false, false);
@@ -43,7 +46,8 @@ pub(in crate::kylin::query) fn feed(sql: &str, out: &mut impl FnMut(&[u8])) {
 
 /// Passes `word` in upper case to `out`.
 ///
-/// Only ASCII letters change: the tables of other scripts differ between versions of the standard library, and hashes must not.
+/// Only ASCII letters change. The tables of other scripts differ between versions of the standard
+/// library, but hashes must not.
 pub(in crate::kylin::query) fn upper(word: &str, out: &mut impl FnMut(&[u8])) {
     for chunk in word.as_bytes().chunks(32) {
         let mut copy = [0; 32];

@@ -11,8 +11,8 @@ pub(super) enum Keyword {
     Next,
     Value,
     For,
-    /// A reserved word of statements that write. As a name it must be quoted (Calcite's reserved words). `UPDATE` covers
-    /// `FOR UPDATE` too.
+    /// A reserved word of statements that write. It must be quoted to be a name (Calcite's reserved
+    /// words). `UPDATE` covers `FOR UPDATE` too.
     Write,
     /// An option of `EXPLAIN` that may follow `WITH`.
     ExplainWith,
@@ -28,13 +28,14 @@ impl Keyword {
             return Keyword::Other;
         };
         let begin = usize::from(BEGINS[usize::from((first | 0x20) - b'a')]);
-        // Only letters become lower-case letters by this bit.
+        // Only letters become lower-case letters with this bit.
         let is_word = |keyword: &str| keyword.bytes().eq(word.iter().map(|byte| byte | 0x20));
         let of_letter = KEYWORDS[begin..].iter().take_while(|(keyword, _)| keyword.as_bytes()[0] == first | 0x20);
         of_letter.copied().find(|(keyword, _)| is_word(keyword)).map_or(Keyword::Other, |(_, keyword)| keyword)
     }
 
-    /// Returns false for nearly all words that are no keywords: names of tables and columns, which most words are.
+    /// Returns false for nearly all words that are not keywords. Most words are names of tables and
+    /// columns.
     pub(super) fn is_possible(first: u8, len: usize) -> bool {
         len <= MAX_LEN && LENGTHS[usize::from(first)] & 1 << len != 0
     }

@@ -1,8 +1,9 @@
 //! Whether a statement only reads, and its fingerprint.
 //!
-//! Kylin executes more than queries through `POST /query`: with push-down of updates, other statements go to the data source
-//! (apache/kylin 3.1.3 QueryService.java:235-256), and `CREATE TABLE` may be stored as a temporary statement
-//! (TempStatementUtil.java:37-70). A statement may be retried on another node only if it certainly only reads.
+//! Kylin executes more than queries through `POST /query`. With push-down of updates, other
+//! statements go to the data source (apache/kylin 3.1.3 QueryService.java:235-256). `CREATE TABLE`
+//! may be stored as a temporary statement (TempStatementUtil.java:37-70). A statement may be
+//! retried on another node only if it certainly only reads.
 
 mod fingerprint;
 mod keyword;
@@ -14,27 +15,30 @@ pub(super) use fingerprint::{feed as feed_fingerprint, upper as feed_upper};
 use keyword::Keyword;
 use token::{Ambiguities, Reading, Token, Tokens};
 
-/// Longer SQL is not analysed. Queries of BI tools have some KiB.
+/// Longer SQL is not analysed. Queries of BI tools have a few KiB.
 pub(super) const MAX_ANALYSED: usize = 64 * 1024;
 
 /// Returns whether every statement in `sql` certainly only reads.
 ///
-/// True for `SELECT`, `WITH … SELECT` and `EXPLAIN` of these, in parentheses, with comments and hints, one or several
-/// separated by `;`. False where a string or comment does not end, parentheses do not match, or a keyword that writes stands
-/// anywhere in a statement (`WITH x AS (…) INSERT`, `SELECT … INTO`, `FOR UPDATE`, `FOR SHARE`). Text that SQL dialects
-/// read differently must only read in each reading.
+/// True for `SELECT`, `WITH … SELECT` and `EXPLAIN` of these, in parentheses, with comments and
+/// hints, one or several separated by `;`. False if a string or comment does not end, or
+/// parentheses do not match. Also false if a keyword that writes is anywhere in a statement
+/// (`WITH x AS (…) INSERT`, `SELECT … INTO`, `FOR UPDATE`, `FOR SHARE`). If SQL dialects interpret
+/// a text differently, it must only read in each interpretation.
 ///
-/// `VALUES` is not in the list: Kylin does not count it as a query and would push it down as an update.
+/// `VALUES` is not in the list, because Kylin does not count it as a query and would push it down
+/// as an update.
 ///
-/// Functions are trusted. A function of the data source that writes when it is called is not recognised.
+/// Functions are trusted. A data source's function that writes when it is called is not recognised.
 ///
-/// Text without ambiguities is read once; each ambiguity that occurs doubles the readings, up to eight.
+/// Unambiguous text is read once. Each ambiguity that occurs doubles the readings, up to eight.
 pub(super) fn is_read_only(sql: &str) -> bool {
     simple::is_simple_query(sql) || is_read_only_by_tokens(sql)
 }
 
 fn is_read_only_by_tokens(sql: &str) -> bool {
-    // One bit for each reading that was or must be tried. One ambiguity may show only if another is read the other way.
+    // One bit for each reading that was or must be tried. An ambiguity may appear only if another
+    // one is read the other way.
     let (mut tried, mut wanted) = (0_u8, 1_u8);
     while tried != wanted {
         let bits = (wanted & !tried).trailing_zeros() as u8;
@@ -47,7 +51,8 @@ fn is_read_only_by_tokens(sql: &str) -> bool {
     true
 }
 
-/// Returns the ambiguities that occurred, or `None` if `sql` may write. Ends at the first sign that it does.
+/// Returns the ambiguities that occurred, or `None` if `sql` may write. Stops at the first sign of
+/// a write.
 fn reads_only(sql: &str, reading: Reading) -> Option<Ambiguities> {
     let mut tokens = Tokens::new(sql, reading);
     let mut has_statement = false;
@@ -69,12 +74,12 @@ fn reads_only(sql: &str, reading: Reading) -> Option<Ambiguities> {
     (statement.end() && has_statement && !tokens.seen.unreadable).then_some(tokens.seen)
 }
 
-/// The recognised beginning of a statement.
+/// The beginning of a statement, as far as it was recognised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Head {
     #[default]
     Start,
-    /// `EXPLAIN` and its options, of which `WITH` may be one. The query is still to come.
+    /// `EXPLAIN` and its options, one of which may be `WITH`. The query is still to come.
     Explain {
         with: bool,
     },
@@ -85,7 +90,7 @@ enum Head {
     Query,
 }
 
-/// The kind of a token, as far as a statement needs it.
+/// The kind of a token, in the detail that a statement needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Kind {
     Word(Keyword),
@@ -100,7 +105,8 @@ enum Kind {
     Other,
 }
 
-/// Returns whether every database reads all of the text as one number: digits with dots, an exponent, or hexadecimal digits.
+/// Returns whether every database reads all of the text as one number: digits with dots, an
+/// exponent, or hexadecimal digits.
 fn is_plain_number(number: &[u8]) -> bool {
     if let [b'0', b'x' | b'X', hexadecimal @ ..] = number {
         return hexadecimal.iter().all(u8::is_ascii_hexdigit);
@@ -188,7 +194,8 @@ impl Statement {
         after_word || is_write
     }
 
-    /// Returns the beginning of the statement after the next token; `None` if the statement is no query.
+    /// Returns the beginning of the statement after the next token; `None` if the statement is not
+    /// a query.
     fn next_head(&self, kind: Kind) -> Option<Head> {
         match (self.head, kind) {
             (head @ (Head::Start | Head::Explain { with: false }), Kind::Open) => Some(head),
@@ -209,7 +216,7 @@ impl Statement {
         }
     }
 
-    /// Ends the statement and returns whether it only reads. An empty statement does.
+    /// Ends the statement and returns whether it only reads. An empty statement only reads.
     fn end(self) -> bool {
         !self.has_tokens || (self.head == Head::Query && self.depth == 0 && !self.writes(Kind::Other))
     }

@@ -1,12 +1,13 @@
-//! A fast check for ordinary queries, which are most queries.
+//! A fast check for ordinary queries, which are the majority.
 
 use super::keyword::Keyword;
 
-/// Returns whether `sql` is a `SELECT` that certainly only reads and that every dialect reads alike: words that no writing
-/// statement has, strings without backslashes, and few other characters. One pass over the bytes, without tokens.
+/// Returns whether `sql` is a `SELECT` that certainly only reads, and that every dialect interprets
+/// in the same way. Such SQL has only words that no writing statement has, strings without
+/// backslashes, and few other characters. Makes one pass over the bytes, without tokens.
 ///
-/// False means unknown: comments, several statements, text that is not ASCII, `WITH` at the beginning and any rarer character
-/// leave the decision to the tokens. The result is true only where theirs is.
+/// False means unknown. Comments, several statements, text that is not ASCII, a leading `WITH` and
+/// any rarer character leave the decision to the tokens. The result is true only if theirs is.
 pub(super) fn is_simple_query(sql: &str) -> bool {
     let bytes = sql.as_bytes();
     let (mut at, mut depth, mut has_select) = (0, 0_usize, false);
@@ -20,7 +21,7 @@ pub(super) fn is_simple_query(sql: &str) -> bool {
             while bytes.get(at).is_some_and(|byte| CLASSES[usize::from(*byte)] == WORD) {
                 at += 1;
             }
-            // A number with letters is rare, and not read alike by all databases.
+            // A number with letters is rare, and databases interpret it differently.
             if byte.is_ascii_digit() {
                 if !bytes[begin..at].iter().all(u8::is_ascii_digit) {
                     return false;
@@ -41,7 +42,7 @@ pub(super) fn is_simple_query(sql: &str) -> bool {
             BLANK => continue,
             // The first token is SELECT.
             _ if !has_select => return false,
-            // `2.a` is such a number too, and `2..a`.
+            // `2.a` is such a number too, and so is `2..a`.
             SYMBOL if byte == b'.' && number_end == Some(begin) => {
                 if bytes.get(at).is_some_and(|next| CLASSES[usize::from(*next)] == WORD && !next.is_ascii_digit()) {
                     return false;

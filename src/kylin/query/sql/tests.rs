@@ -87,7 +87,7 @@ fn other_or_unreadable_statements_count_as_writes() {
         "select 1)",
         ")select 1(",
         "select 1 from t where truncate",
-        // These only read in one reading, and write in another.
+        // Each of these only reads in one interpretation, and writes in another.
         r"select 'a\'; drop table t; select '",
         r"select 'a\' ; drop table t; --'",
         r#"select "a\"; drop table t; select ""#,
@@ -166,7 +166,7 @@ proptest! {
         prop_assert_eq!(is_read_only(&sql), parts.iter().all(|part| part.0), "{}", sql);
     }
 
-    /// Text in quotes is no code if all dialects agree where the quotes end.
+    /// Text in quotes is not code if all dialects agree on where the quotes end.
     #[test]
     fn quoted_text_is_not_code(text in "[a-z;()*/ \"`-]{0,30}") {
         let sql = format!("select '{text}'");

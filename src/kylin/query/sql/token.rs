@@ -1,15 +1,17 @@
 //! SQL as tokens, in enough detail to tell code from text.
 //!
-//! Several dialects apply: Kylin parses a statement with Calcite, and may push it down to Hive, Spark or any database with a JDBC
-//! driver. Where they disagree, a statement could be hidden from the proxy. So text is read under a [`Reading`], and
-//! [`Tokens::seen`] holds the ambiguities that occurred. A caller that needs certainty reads again the other way.
+//! Several dialects apply: Kylin parses a statement with Calcite, and may push it down to Hive,
+//! Spark or any database with a JDBC driver. Where the dialects disagree, a statement could be
+//! hidden from the proxy. So text is read under a [`Reading`], and [`Tokens::seen`] holds the
+//! ambiguities that occurred. A caller that needs certainty reads again the other way.
 
 /// One way to read the texts on which SQL dialects disagree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Reading {
     /// A backslash in quotes escapes the next character (Hive, Spark, MySQL). Otherwise it is an ordinary character.
     pub(super) backslash: bool,
-    /// Block comments nest (Spark, PostgreSQL). Otherwise the first `*/` ends all (Calcite, Hive).
+    /// Block comments nest (Spark, PostgreSQL). Otherwise the first `*/` ends all of them (Calcite,
+    /// Hive).
     pub(super) nested: bool,
     /// `--` begins a comment only before a blank (MySQL).
     pub(super) dashes_need_blank: bool,
@@ -58,16 +60,20 @@ pub(super) struct Ambiguities {
     pub(super) backslash: bool,
     /// `/*` in a block comment.
     pub(super) nested: bool,
-    /// `--` without a blank behind it.
+    /// `--` without a blank after it.
     pub(super) tight_dashes: bool,
-    /// A string, name or comment without an end; `/*!`, which MySQL executes; `$$`, which quotes in PostgreSQL; brackets
-    /// that are a name in one dialect and code in another. No reading makes this safe.
+    /// A text that no reading makes safe:
+    ///
+    /// - a string, name or comment without an end;
+    /// - `/*!`, which MySQL executes;
+    /// - `$$`, which quotes in PostgreSQL;
+    /// - brackets that are a name in one dialect and code in another.
     pub(super) unreadable: bool,
 }
 
 /// The tokens of any text, without blanks and comments.
 ///
-/// Each byte is read at most twice: once more if it stands in brackets.
+/// Each byte is read at most twice: a second time if it is in brackets.
 #[derive(Debug, Clone)]
 pub(super) struct Tokens<'s> {
     sql: &'s str,
@@ -75,7 +81,7 @@ pub(super) struct Tokens<'s> {
     reading: Reading,
     /// The ambiguities so far. Complete at the end.
     pub(super) seen: Ambiguities,
-    /// No further `]` can end a bracket: there is none, or this is the text in a bracket.
+    /// Whether no further `]` can end a bracket: there is none, or this is the text in a bracket.
     no_bracket_ends: bool,
 }
 
@@ -88,17 +94,17 @@ impl<'s> Tokens<'s> {
         self.sql.as_bytes()
     }
 
-    /// Returns the text from `begin` up to the present position.
+    /// Returns the text from `begin` to the current position.
     fn since(&self, begin: usize) -> &'s str {
         &self.sql[begin..self.at]
     }
 
-    /// Returns the character at the present position, which is not ASCII.
+    /// Returns the character at the current position, which is not ASCII.
     fn wide_char(&self) -> Option<char> {
         self.sql[self.at..].chars().next()
     }
 
-    /// Passes the rest of a word, whose first character was passed.
+    /// Skips the rest of a word, whose first character was already skipped.
     fn pass_word(&mut self) {
         loop {
             let rest = &self.bytes()[self.at..];
@@ -113,7 +119,7 @@ impl<'s> Tokens<'s> {
         }
     }
 
-    /// Passes a quoted text that begins with `quote`. A doubled quote is part of it.
+    /// Skips a quoted text that begins with `quote`. A doubled quote is part of it.
     fn pass_quoted(&mut self, quote: u8) {
         let bytes = self.bytes();
         self.at += 1;
@@ -135,13 +141,13 @@ impl<'s> Tokens<'s> {
         self.seen.unreadable = true;
     }
 
-    /// Passes a comment up to the end of its line.
+    /// Skips a comment up to the end of its line.
     fn pass_line(&mut self) {
         let rest = &self.bytes()[self.at..];
         self.at += rest.iter().position(|byte| matches!(byte, b'\n' | b'\r')).unwrap_or(rest.len());
     }
 
-    /// Passes a block comment.
+    /// Skips a block comment.
     fn pass_block_comment(&mut self) {
         let bytes = self.bytes();
         self.at += 2;
@@ -168,8 +174,8 @@ impl<'s> Tokens<'s> {
         }
     }
 
-    /// Returns a name in brackets, or an index into an array or a map, as one token. It is unreadable unless the text before
-    /// the first `]` is complete under both readings.
+    /// Returns a name in brackets, or an index into an array or a map, as one token. It is
+    /// unreadable unless the text before the first `]` is complete in both readings.
     fn brackets(&mut self) -> Token<'s> {
         let begin = self.at;
         self.at += 1;
@@ -206,7 +212,7 @@ impl<'s> Tokens<'s> {
         }
     }
 
-    /// Returns whether the `--` at the present position has something else than a blank behind it.
+    /// Returns whether the `--` at the current position is followed by anything but a blank.
     fn is_tight(&self) -> bool {
         self.sql[self.at + 2..].chars().next().is_some_and(|c| !c.is_whitespace() && !c.is_control())
     }
@@ -428,7 +434,7 @@ mod tests {
             Tokens::new(&sql, Reading { backslash, nested, dashes_need_blank }).for_each(drop);
         }
 
-        /// Between the tokens there is nothing but blanks and comments.
+        /// There is nothing but blanks and comments between the tokens.
         #[test]
         fn nothing_is_lost(sql in "([a-z0-9 .,;()'\"`*/-]|\\[|\\]|\\\\|\n){0,40}") {
             let mut tokens = Tokens::new(&sql, Reading::default());

@@ -1,8 +1,9 @@
 //! Sends one request to every node that it concerns, and merges the responses.
 //!
-//! A node may have a session or a running query although it is ejected, drains or is full, so none is left out for that. If a success
-//! means that something has ended everywhere, each node has to confirm it: a node that does not know a session or a query responds as
-//! the one that does.
+//! An ejected, draining or full node may still have a session or a running query, so no node is
+//! left out for these reasons. If a success means that something has ended everywhere, each node
+//! must confirm it. The reason is that a node that does not know a session or a query responds like
+//! the node that does.
 
 mod sent;
 
@@ -37,18 +38,20 @@ use crate::proxy::{ErrorResponse, head};
 use crate::request::{RequestContext, RequestView};
 use crate::session::hook::PrepareOutcome;
 
-/// The time that a node may take for a request that it does not have to compute, such as a stop or a logout.
+/// The time within which a node must respond to a request that needs no computation, such as a stop
+/// or a logout.
 pub(crate) const NODE_TIMEOUT: Duration = Duration::from_secs(10);
 const BODY_TOO_LARGE: ErrorResponse =
     ErrorResponse::new(StatusCode::PAYLOAD_TOO_LARGE, "the body of the request is too large to be sent to all nodes");
 const NO_RESPONSE: ErrorResponse =
     ErrorResponse::new(StatusCode::BAD_GATEWAY, "no node that the request concerns could be reached")
         .because(Termination::ConnectFailed);
-/// At least one node did not confirm what the request asks of all of them. The message for the client says how many.
+/// At least one node did not confirm the request. The message for the client says how many.
 const UNCONFIRMED: ErrorResponse = ErrorResponse::new(StatusCode::BAD_GATEWAY, "not every node confirmed the request")
     .because(Termination::Unconfirmed);
 
-/// Returns whether a request that failed so may be sent to its node once more, and takes that from the budget.
+/// Returns whether a request that failed in this way may be sent to its node once more. If so,
+/// withdraws a retry from the budget.
 pub(crate) type MayRepeat<'a> = &'a (dyn Fn(SendErrorKind) -> bool + Sync);
 
 /// Returns the role of the nodes that a request with merged responses concerns.
@@ -73,8 +76,9 @@ pub(crate) struct FanOut<'a, B> {
     pub(crate) hides_nodes: bool,
 }
 
-/// Sends the request to all nodes that it concerns at once, and to nodes where the session has to log in first once it has. Logins of
-/// one user run one after the other. Also returns whether a node may have executed it.
+/// Sends the request at once to all nodes that it concerns. A node where the session must log in
+/// first gets it after the login; the logins of one user run one after the other. Also returns
+/// whether a node may have executed the request.
 pub(crate) async fn fan_out<B: Backend>(
     facts: &FanOut<'_, B>,
     session: &mut Session<'_>,
@@ -84,7 +88,7 @@ pub(crate) async fn fan_out<B: Backend>(
     if request.body().whole().is_none() {
         return (Err(BODY_TOO_LARGE), false);
     }
-    // Compressed responses could not be joined.
+    // Compressed responses could not be merged.
     request.headers_mut().remove(header::ACCEPT_ENCODING);
     // The attempts run at the same time.
     request.body_mut().set_connect_timer(None);
@@ -143,8 +147,8 @@ pub(crate) async fn fan_out<B: Backend>(
     (merged.and_then(|merged| merged.ok_or(NO_RESPONSE)), may_be_executed)
 }
 
-/// Logs the session in at a node. Returns the result of the node if it gets no request, because its response would be useless
-/// without a login.
+/// Logs the session in at a node. If the login fails, the node gets no request, because its
+/// response would be useless; its result is then returned.
 async fn prepare<B: Backend>(
     facts: &FanOut<'_, B>,
     session: &AsyncMutex<&mut Session<'_>>,
@@ -179,7 +183,8 @@ fn count_failures(results: &mut [NodeResult]) {
     }
 }
 
-/// Returns the message for a client whose request has not reached every node, if the responses of the others would say that it has.
+/// Returns the message for a client whose request has not reached every node, if the responses of
+/// the other nodes would suggest that it has.
 fn unconfirmed_message(
     merge: Merge,
     responses: &[Response<Bytes>],
@@ -189,7 +194,7 @@ fn unconfirmed_message(
     let missing = total - responses.len();
     let claims = |response: &Response<Bytes>| {
         let status = response.status();
-        // A node redirects after a logout. A stop it redirects only to a login.
+        // A node redirects after a logout. It redirects a stop only to the login page.
         status.is_success() || status.is_redirection() && merge == Merge::Logout
     };
     let is_claimed = unconfirmed > 0 && (responses.is_empty() || responses.iter().any(claims));
@@ -243,15 +248,17 @@ struct NodeResult {
     /// The failure, if the node may have got the request.
     failed: PendingFailures,
     may_be_executed: bool,
-    /// The node did better than one that failed.
+    /// Whether the node did better than one that failed.
     is_better: bool,
-    /// The node has done what the request asks for, or has nothing of the client: its response [`confirms`] it, or no process listens
-    /// there. Sessions and queries end with their process.
+    /// Whether the node has done what the request asks for, or has nothing of the client's: its
+    /// response [`confirms`] this, or no process listens there. Sessions and queries end with their
+    /// process.
     confirms: bool,
 }
 
-/// Returns whether a response shows that its node has done what the request asks for, or has nothing of the client. A node that asks for
-/// a login, or denies the access, does not know the session that a logout would end, but may run the query that a stop would end.
+/// Returns whether a response shows that its node has done what the request asks for, or has
+/// nothing of the client's. If a node asks for a login or denies access, it does not know the
+/// session that a logout would end. It may still run the query that a stop would end.
 fn confirms(merge: Merge, status: StatusCode) -> bool {
     !(status.is_server_error() || merge == Merge::Best && denies_access(status))
 }

@@ -29,7 +29,7 @@ pub(super) struct Sent {
     pub(super) class: Option<ResponseClass>,
     pub(super) outcome: Outcome,
     pub(super) end: AttemptEnd,
-    /// No process listens at the address of the node.
+    /// Whether no process listens at the address of the node.
     pub(super) is_refused: bool,
 }
 
@@ -78,7 +78,7 @@ async fn whole_response<B: Backend>(backend: &B, request: &Request<Body>, facts:
     };
     let (head, body) = response.into_parts();
     let head = Response::from_parts(head, ());
-    // The credentials decide about retries only, of which there are none.
+    // The credentials decide only about retries, and there are none here.
     let by_head = facts.rules.classify_head(facts.class, || Credentials::None, &head);
     let reservation = facts.buffers.reservation(facts.context.client().key());
     match body.collect_reserved(MAX_RESPONSE, reservation).await {
@@ -93,7 +93,7 @@ async fn whole_response<B: Backend>(backend: &B, request: &Request<Body>, facts:
                 let class = by_head.ok();
                 let outcome = class.map_or(Outcome::Unknown, outcome_of);
                 match facts.merge {
-                    // The status says what the node has done.
+                    // The status says what the node did.
                     Merge::Best | Merge::Logout => {
                         let mut response = head.map(|()| Bytes::new());
                         response.headers_mut().remove(CONTENT_TYPE);
@@ -110,7 +110,8 @@ async fn whole_response<B: Backend>(backend: &B, request: &Request<Body>, facts:
     }
 }
 
-/// Returns the meaning of a response for the health of its node. The node is not asked whether Kylin runs there.
+/// Returns the outcome of a response for the health of its node. The node is not asked whether
+/// Kylin runs there.
 fn outcome_of(class: ResponseClass) -> Outcome {
     match class {
         ResponseClass::NotFound => Outcome::Unknown,

@@ -19,7 +19,7 @@ const STALENESS: Duration = Duration::from_secs(3);
 const NEAR_ENTRIES: NonZeroUsize = NonZeroUsize::new(100_000).expect("not zero");
 const NEAR_BYTES: NonZeroUsize = NonZeroUsize::new(64 << 20).expect("not zero");
 
-/// The size of the longest session, with the overhead of the map.
+/// The size of the largest session, with the overhead of the map.
 const MIN_NEAR_BYTES: usize = SessionRecord::MAX_LEN + 1024;
 
 /// The number of the next [`Sessions`].
@@ -60,11 +60,13 @@ impl SessionsBuilder {
         }
     }
 
-    /// Returns a builder of sessions in the store of `sessions`, with their settings, which continue them under another secret.
+    /// Returns a builder of sessions that continue `sessions` under another secret, in the same
+    /// store and with the same settings.
     pub(super) fn continuing(sessions: &Sessions, secret: Secret) -> Self {
         let CachedStore { store, near, local, deadline, epoch, restore, previous, .. } = &*sessions.store;
         if let Some(previous) = previous {
-            // Earlier sessions are kept while they have pending writes, which would otherwise be lost.
+            // Earlier sessions are kept while they have pending writes, which would otherwise be
+            // lost.
             previous.lock().take_if(|previous| previous.pending_writes() == 0);
         }
         let near = near.as_ref().map(NearCache::settings);
@@ -90,33 +92,38 @@ impl SessionsBuilder {
     }
 
     /// Sets how long the front end uses an entry of its near cache before it asks the store again.
-    /// Default: 3 s; zero asks the store every time. This bounds how late the front end learns that
-    /// another one has moved a session.
+    /// Default: 3 s; zero asks the store every time. The value bounds how late the front end learns
+    /// that another front end has moved a session.
     pub fn staleness(mut self, staleness: Duration) -> Self {
         self.staleness = staleness;
         self
     }
 
-    /// Sets the limits of the near cache. Default: 100,000 sessions and 64 MiB. It must hold at least one session of the longest
-    /// kind: [`SessionRecord::MAX_LEN`] bytes and the overhead of the map.
+    /// Sets the limits of the near cache. Default: 100,000 sessions and 64 MiB. The cache must be
+    /// able to hold at least one session of the maximum size: [`SessionRecord::MAX_LEN`] bytes and
+    /// the overhead of the map.
     pub fn near_cache(mut self, entries: NonZeroUsize, bytes: NonZeroUsize) -> Self {
         self.near = Some(CacheLimits { entries, bytes });
         self
     }
 
-    /// Sets which sessions of the login relay the front end restores in a store that has lost them: one that restarted without
-    /// its data, was emptied, or evicts records. Bindings are always restored.
+    /// Sets which sessions of the login relay the front end restores after the store has lost them.
+    /// A store loses sessions if it restarts without its data, is emptied, or evicts records.
+    /// Bindings are always restored.
     ///
-    /// The front end cannot know whether a session is absent because of a loss or because another front end has ended it. Default:
-    /// [`RestoreAfterLoss::Alone`] if the secret of the [`LoginRelay`](crate::session::LoginRelay) is
-    /// [random](Secret::random) and not used a second time in this process, so that no other front end can have these sessions;
-    /// otherwise [`RestoreAfterLoss::Never`].
+    /// The front end cannot know whether a session is absent because of a loss or because another
+    /// front end has ended it.
+    ///
+    /// Default: [`RestoreAfterLoss::Alone`] if the secret of the
+    /// [`LoginRelay`](crate::session::LoginRelay) is [random](Secret::random) and is used only once
+    /// in this process, so that no other front end can have these sessions. Otherwise
+    /// [`RestoreAfterLoss::Never`].
     pub fn restore_after_loss(mut self, restore: RestoreAfterLoss) -> Self {
         self.restore = Some(restore);
         self
     }
 
-    /// Sets the clock. Default: [`SystemClock`]. Deadlines use the timers of tokio in any case.
+    /// Sets the clock. Default: [`SystemClock`]. Deadlines always use the timers of tokio.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Arc::new(clock);
         self
@@ -125,7 +132,8 @@ impl SessionsBuilder {
     /// Builds the sessions.
     ///
     /// # Errors
-    /// [`InvalidStore::Setting`] when the deadline is zero, or the near cache cannot hold one session.
+    /// [`InvalidStore::Setting`] if the deadline is zero, or the near cache cannot hold one
+    /// session.
     pub fn build(self) -> Result<Sessions, InvalidStore> {
         if self.deadline.is_zero() {
             return Err(InvalidStore::setting("the deadline", "more than zero"));

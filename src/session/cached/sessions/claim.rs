@@ -1,4 +1,4 @@
-//! Claims: a front end does something that no other front end may do at the same time.
+//! Claims: let one front end do something that no other may do at the same time.
 
 use std::time::Duration;
 
@@ -6,8 +6,9 @@ use super::Sessions;
 use crate::session::{Precondition, SaveOutcome, SessionKey, SessionRecord};
 
 impl Sessions {
-    /// Saves an empty record under `key` for the time `ttl` unless there is one, and returns whether it did: of all front ends, one
-    /// gets the claim. If the store is unavailable, a front end gets it only if no other can have these sessions.
+    /// Saves an empty record under `key` for the time `ttl`, unless there is one, and returns
+    /// whether it did. So only one of all front ends gets the claim. If the store is unavailable, a
+    /// front end gets the claim only if no other front end can have these sessions.
     pub(crate) async fn claim(&self, key: SessionKey, ttl: Duration) -> bool {
         let store = &self.store;
         let record = SessionRecord::default();

@@ -39,17 +39,18 @@ use crate::session::{
 ///
 /// # When the store is slow or unavailable
 ///
-/// Every operation has a deadline. After five failures in a row the front end stops calling the
+/// Every operation has a deadline. After five failures in a row, the front end stops calling the
 /// store, and a background task checks once a second whether it is available again. Meanwhile the
-/// front end uses its near cache (the sessions in its own memory), however old the entries are. New bindings live in the near cache
-/// and are written when the store is available. A session that the near cache does not have
-/// goes to the endpoint that a hash of it yields, which is the same at all front ends. No request
-/// fails because of the store.
+/// front end uses its near cache (the sessions in its own memory), however old the entries are. New
+/// bindings live in the near cache and are written once the store is available. If the near cache
+/// does not have a session, a hash of it chooses the endpoint, and all front ends choose the same
+/// one. No request fails because of the store.
 ///
-/// A store may come back with fewer sessions than before, as a cache does, or a server that keeps
-/// nothing on disk. A binding that this front end knows and the store has lost is written again when
-/// the session is next used. A session of the login relay is written again only if no other front end
-/// can have logged it out meanwhile, or if that is [enabled](SessionsBuilder::restore_after_loss).
+/// A store may come back with fewer sessions than before, for example a cache, or a server that
+/// keeps nothing on disk. If the store has lost a binding that this front end knows, the binding is
+/// written again when the session is next used. A session of the login relay is written again only
+/// if no other front end can have logged it out meanwhile, or if that is
+/// [enabled](SessionsBuilder::restore_after_loss).
 #[derive(Clone)]
 #[must_use]
 pub struct Sessions {
@@ -60,13 +61,13 @@ impl Sessions {
     /// Returns sessions in the memory of this process, with a random secret.
     ///
     /// # Errors
-    /// [`InvalidSecret`] when the operating system has no random bytes for the secret.
+    /// [`InvalidSecret`] if the operating system has no random bytes for the secret.
     pub fn in_memory() -> Result<Self, InvalidSecret> {
         Ok(Self::local(MemoryStore::new(), Secret::random()?))
     }
 
-    /// Returns sessions in `store`, which is in this process. There is no near cache and no deadline, since every operation is
-    /// ready at once.
+    /// Returns sessions in `store`, which is in this process. There is no near cache and no
+    /// deadline, because every operation is ready at once.
     pub fn local(store: MemoryStore, secret: Secret) -> Self {
         let mut builder = SessionsBuilder::new(store.clone(), secret);
         (builder.near, builder.local) = (None, Some(store));
@@ -77,7 +78,7 @@ impl Sessions {
     /// [`builder`](Self::builder).
     ///
     /// All front ends need the same secret. The front end derives the key of a session from the
-    /// secret and the session id, so that the store never gets an id.
+    /// secret and the session id, so the store never sees an id.
     pub fn remote(store: impl SessionStore, secret: Secret) -> Self {
         SessionsBuilder::new(store, secret).build_unchecked()
     }
@@ -87,10 +88,12 @@ impl Sessions {
         SessionsBuilder::new(store, secret)
     }
 
-    /// Returns these sessions under another secret, to which a running front end changes: in the same store, with the same settings.
+    /// Returns these sessions under another secret, in the same store and with the same settings. A
+    /// running front end uses this to change its secret.
     ///
-    /// Earlier sessions are found if `secret` has the [previous](Secret::with_previous) one, and are stored again under the new
-    /// one when they are used. While the store is unavailable, the earlier near cache serves bindings. Give the result to a new
+    /// Earlier sessions are found if `secret` includes the [previous](Secret::with_previous) one.
+    /// They are stored again under the new secret when they are used. While the store is
+    /// unavailable, the earlier near cache serves bindings. Pass the result to a new
     /// [`Affinity`](crate::session::Affinity).
     pub fn with_secret(&self, secret: &Secret) -> Self {
         SessionsBuilder::continuing(self, secret.clone()).build_unchecked()
@@ -101,14 +104,14 @@ impl Sessions {
         self.store.pending.len()
     }
 
-    /// Returns how many sessions are in the memory of this process: in its own store, or in the near cache.
+    /// Returns how many sessions are in this process's memory: in a local store or the near cache.
     pub fn entries_in_memory(&self) -> usize {
         let CachedStore { near, local, .. } = &*self.store;
         near.as_ref().map(NearCache::len).or(local.as_ref().map(MemoryStore::len)).unwrap_or_default()
     }
 
-    /// Counts the sessions in the memory of this process that are bound to each endpoint. Looks at all of them, so it must not be
-    /// called on the request path.
+    /// Counts the sessions in the memory of this process that are bound to each endpoint. Visits
+    /// all of them, so it must not be called on the request path.
     #[cfg(feature = "admin")]
     pub(crate) fn count_bindings(&self, counts: &mut ahash::AHashMap<crate::endpoint::EndpointId, usize>) {
         let see = |id: &crate::endpoint::EndpointId| match counts.get_mut(id) {
@@ -122,8 +125,9 @@ impl Sessions {
         }
     }
 
-    /// Returns how many writes were dropped since the start, because 100,000 were pending already. New bindings are dropped first:
-    /// such a session is known to this front end only. The end of a session is dropped only if all pending writes are ends.
+    /// Returns how many writes were dropped since the start, because 100,000 were already pending.
+    /// New bindings are dropped first; only this front end then knows such a session. The end of a
+    /// session is dropped only if all pending writes are ends.
     pub fn dropped_writes(&self) -> u64 {
         self.store.pending.dropped()
     }
@@ -138,8 +142,9 @@ impl Sessions {
         self.store.recent_keys.get(id, || derive_key(&self.store.taggers[0], id))
     }
 
-    /// Looks up the session under `key`, the key of `id`. The entry counts towards the share of `client` in the near cache. If
-    /// `ttl` is given, a session that the store has lost is [restored](RestoreAfterLoss) for that time.
+    /// Looks up the session under `key`, the key of `id`. The entry counts towards the near-cache
+    /// share of `client`. If `ttl` is given, a session that the store has lost is
+    /// [restored](RestoreAfterLoss) for that time.
     pub(crate) fn find<'a>(
         &'a self,
         client: ClientAddr,
@@ -181,7 +186,7 @@ impl Sessions {
     }
 
     /// Saves `record` under `key`, if the store meets the `precondition`. Returns the lookup
-    /// afterwards: this record, that of a faster writer, or none if the session was logged out here.
+    /// afterwards: this record, a faster writer's, or none if the session was logged out here.
     pub(crate) fn save<'a>(
         &'a self,
         client: ClientAddr,
@@ -245,8 +250,8 @@ impl Sessions {
         lookup
     }
 
-    /// Writes a session again that was absent in the store, if the store has lost it. Returns `None` if it has not, so that the
-    /// session is absent.
+    /// Rewrites a session that was absent in the store, if the store has lost it. Returns `None` if
+    /// the store has not lost it, so that the session is really absent.
     async fn restored(
         &self,
         client: ClientAddr,
@@ -263,7 +268,7 @@ impl Sessions {
         }
     }
 
-    /// Writes a session again that the store has lost.
+    /// Rewrites a session that the store has lost.
     async fn restore(&self, client: ClientAddr, key: SessionKey, record: SessionRecord, ttl: Duration) -> Lookup {
         let store = &self.store;
         let epoch = store.loss_epoch();
@@ -326,11 +331,11 @@ impl Sessions {
     }
 }
 
-/// The part for the login relay: lookups and removals that bypass the near cache.
+/// Lookups and removals for the login relay, which bypass the near cache.
 #[cfg(feature = "login-relay")]
 impl Sessions {
-    /// Looks up the session under `key` in the store; in the near cache only while the store is
-    /// unavailable. `ttl` as in [`find`](Self::find).
+    /// Looks up the session under `key` in the store. Uses the near cache only while the store is
+    /// unavailable. `ttl` has the same meaning as in [`find`](Self::find).
     pub(crate) async fn find_fresh(&self, client: ClientAddr, key: SessionKey, ttl: Option<Duration>) -> Lookup {
         let store = &self.store;
         let near = store.recall(&key);

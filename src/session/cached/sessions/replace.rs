@@ -1,4 +1,4 @@
-//! Changes of sessions that were saved before.
+//! Changes to sessions that were saved earlier.
 
 use std::time::Duration;
 
@@ -8,11 +8,13 @@ use crate::session::cached::Lookup;
 use crate::session::{Precondition, SessionKey, SessionRecord};
 
 impl Sessions {
-    /// Replaces the record of a session, and returns the lookup afterwards, as [`save`](Self::save) does. A session that was logged out
-    /// meanwhile, here or at another front end, is not made again.
+    /// Replaces the record of a session, and returns the lookup afterwards, as [`save`](Self::save)
+    /// does. A session that was logged out meanwhile, here or at another front end, is not created
+    /// again.
     ///
-    /// `version`: that of the record in the store; `None` if the store was unavailable when the record was saved. If it is unavailable
-    /// again and no write is pending, the change is lost, which costs a login at a node.
+    /// `version` is the version of the record in the store; `None` if the store was unavailable
+    /// when the record was saved. If the store is unavailable again and no write is pending, the
+    /// change is lost, which costs a login at a node.
     pub(crate) async fn replace(
         &self,
         client: ClientAddr,
@@ -28,7 +30,8 @@ impl Sessions {
         if store.is_ended(&key, &record) {
             return Lookup::Absent;
         }
-        // The pending write knows which record the store had. The near cache is first: if the write ends meanwhile, it is corrected.
+        // The pending write knows which record the store had. The near cache is updated first, so
+        // that it is corrected if the write ends meanwhile.
         let lookup = Lookup::Found(record.clone(), None);
         if store.pending.get(&key).is_some() {
             store.remember(client, &key, &lookup, store.loss_epoch(), true);

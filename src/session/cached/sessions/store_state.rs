@@ -11,16 +11,17 @@ use crate::session::cached::StoreFailure;
 use crate::session::{SessionKey, StoreError};
 
 impl Sessions {
-    /// Returns whether the front end calls the store at present. It does not while the circuit breaker is open.
+    /// Returns whether the front end currently calls the store. It does not while the circuit
+    /// breaker is open.
     pub fn is_store_available(&self) -> bool {
         !self.store.breaker.is_open()
     }
 
-    /// Checks that the store responds: loads a session that does not exist, within `deadline`. For a check at the start of a front
-    /// end, which serves without its store too.
+    /// Checks that the store responds, by loading a session that does not exist within `deadline`.
+    /// Meant for a check when a front end starts; the front end also serves without its store.
     ///
     /// # Errors
-    /// [`StoreError`] when the store fails, or does not respond in time.
+    /// [`StoreError`] if the store fails or does not respond in time.
     pub async fn check_store(&self, deadline: Duration) -> Result<(), StoreError> {
         let key = SessionKey::from_bytes(fastrand::u128(..).to_ne_bytes());
         let loaded = tokio::time::timeout(deadline, self.store.store.load(&key)).await;
@@ -37,7 +38,7 @@ impl Sessions {
         self.store.last_failure.lock().clone()
     }
 
-    /// Returns what is notified when the store becomes available or unavailable.
+    /// Returns the notification for when the store becomes available or unavailable.
     pub(crate) fn store_availability(&self) -> &Notify {
         &self.store.availability
     }

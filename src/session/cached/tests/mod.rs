@@ -38,7 +38,8 @@ fn keys_differ_by_secret_and_by_id() {
     assert_ne!(one.key(b"A"), one.key(b"B"));
 }
 
-/// Front ends of several versions share a store. The key is made with `hmac` of Python.
+/// Front ends of several versions share a store. The expected key was computed with Python's
+/// `hmac`.
 #[test]
 fn a_key_is_that_of_other_versions() {
     let secret = Secret::new(std::array::from_fn(|index| index as u8));
@@ -221,7 +222,7 @@ async fn a_client_that_makes_many_sessions_evicts_none_of_others() {
         for n in 0..100_000 {
             let key = sessions.key(&id(HONEST + n));
             sessions.save(client(1 << 24), key, bound("q1"), Precondition::Absent, TTL).await;
-            // Each cookie is used once more, and one that no node has issued is looked up.
+            // Each cookie is used once more, and a cookie that no node has issued is looked up.
             sessions.find(client(1 << 24), key, &id(HONEST + n), Some(TTL)).await;
             sessions.find(client(1 << 24), sessions.key(b"invented"), b"invented", Some(TTL)).await;
         }

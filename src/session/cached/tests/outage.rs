@@ -1,4 +1,4 @@
-//! While the store does not work, and what is written when it works again.
+//! The sessions while the store does not work, and the writes once it works again.
 
 use super::*;
 
@@ -110,7 +110,7 @@ fn the_end_of_a_session_takes_the_place_of_a_binding_when_too_many_writes_are_pe
     assert!((max..max + 100).all(|n| matches!(pending.get(&key(n)), Some((Write::End { .. }, _)))));
     assert!(matches!(pending.get(&key(2 * max)), Some((Write::Remove, _))));
     assert_eq!((pending.len(), pending.dropped()), (100_000, 106));
-    // A binding does not come back in the place of an end.
+    // A binding does not replace an end.
     pending.push(key(3 * max), bind());
     assert!(pending.get(&key(3 * max)).is_none());
 }
@@ -141,7 +141,8 @@ async fn another_secret_forgets_neither_logouts_nor_sessions_of_an_outage() {
     assert!(!find(ended).await && find(new).await, "the writes were made");
 }
 
-/// A session is changed while the store is unavailable, and another front end ends it as soon as the store works again.
+/// A session is changed while the store is unavailable. Another front end ends it as soon as the
+/// store works again.
 #[cfg(all(feature = "login-relay", feature = "test-util"))]
 #[tokio::test(start_paused = true)]
 async fn a_change_of_a_session_that_another_front_end_has_ended_does_not_make_it_again() {
@@ -162,7 +163,7 @@ async fn a_change_of_a_session_that_another_front_end_has_ended_does_not_make_it
                 two.replace(client, key, record("second"), Some(version), TTL).await,
                 Lookup::Found(_, None)
             ));
-            // While the store does not work, the last change counts.
+            // While the store does not work, the last change wins.
             assert!(two.replace(client, key, record("third"), None, TTL).await.is_bound());
             store.set_fault(None);
             one.end_now(key, TTL).await;
@@ -181,7 +182,7 @@ async fn a_change_of_a_session_that_another_front_end_has_ended_does_not_make_it
     }
 }
 
-/// Without a logout, the last change is stored when the store works again.
+/// Without a logout, the last change is stored once the store works again.
 #[cfg(all(feature = "login-relay", feature = "test-util"))]
 #[tokio::test(start_paused = true)]
 async fn the_last_change_of_a_session_during_an_outage_is_stored() {
@@ -199,7 +200,8 @@ async fn the_last_change_of_a_session_during_an_outage_is_stored() {
     tokio::time::sleep(Duration::from_secs(60)).await;
     let stored = store.records().load(&key).await.unwrap().unwrap();
     assert_eq!(stored.record, record("changed"));
-    // A change by a request that has the record of the outage finds that of the store, and is made anew.
+    // A request that changes the session, and has the record from the outage, finds the record of
+    // the store and repeats its change.
     assert_eq!(
         front.replace(client, key, record("later"), None, TTL).await,
         Lookup::Found(record("changed"), Some(stored.version))
@@ -215,7 +217,7 @@ fn a_later_write_of_a_session_that_the_store_no_longer_has_is_dropped() {
     let cases = [
         (login.clone(), Written::Gone, true),
         (bound("q1"), Written::Gone, false),
-        // A record that the store does not take says nothing about the session.
+        // A record that the store does not accept says nothing about the session.
         (login, Written::Refused, false),
     ];
     for (number, (record, written, is_dropped)) in (0..).zip(cases) {

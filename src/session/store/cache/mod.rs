@@ -2,9 +2,9 @@
 //! near cache.
 //!
 //! The map is sharded, so that cores rarely contend. Each shard is a `quick_cache` (a CLOCK-Pro
-//! cache): a new key enters a small cold part and moves on to the hot part only when it is looked
-//! up again. So a flood of keys that are used once does not evict sessions in use. [`Shares`] counts the entries of each
-//! client, so that a flood from one client evicts its own entries.
+//! cache). A new key enters a small cold part and moves on to the hot part only when it is looked
+//! up again. So a flood of keys that are used once does not evict sessions in use. [`Shares`]
+//! counts the entries of each client, so that a flood from one client evicts its own entries.
 //! `benches/README.md` has the comparison on which this choice is based.
 //!
 //! [`MemoryStore`]: super::MemoryStore
@@ -33,13 +33,13 @@ pub(in crate::session) struct CacheLimits {
     pub(in crate::session) bytes: NonZeroUsize,
 }
 
-/// A value whose memory counts.
+/// A value whose memory use counts.
 pub(in crate::session) trait Weighted {
-    /// Returns the bytes that the value takes apart from its own size.
+    /// Returns the heap memory of the value, in bytes.
     fn heap_bytes(&self) -> usize;
 }
 
-/// A cache whose shards each have a lock of their own.
+/// A cache whose shards have their own locks.
 pub(in crate::session) struct ShardedCache<V> {
     shards: Box<[PaddedShard<V>]>,
     shares: Arc<Shares>,
@@ -47,7 +47,7 @@ pub(in crate::session) struct ShardedCache<V> {
     hasher: RandomState,
 }
 
-/// Keeps the locks of two shards off one cache line.
+/// Keeps the locks of two shards off the same cache line.
 #[repr(align(128))]
 struct PaddedShard<V>(Mutex<Shard<V>>);
 
@@ -60,7 +60,8 @@ struct Shard<V> {
 
 struct Expiring<V> {
     value: V,
-    /// The [`Slot`] of the client in the lower 16 bits, and above them the expiry in milliseconds of the caller's clock.
+    /// The [`Slot`] of the client in the lower 16 bits, and above it the expiry in milliseconds of
+    /// the caller's clock.
     expires_and_slot: u64,
 }
 
@@ -126,20 +127,20 @@ pub(in crate::session) struct CacheEntry<'a, V> {
 
 impl<V: Weighted> ShardedCache<V> {
     pub(in crate::session) fn new(limits: CacheLimits) -> Self {
-        // Very small shards fill unevenly and then hold less than the limits allow.
+        // Very small shards fill unevenly, and then hold less than the limits allow.
         let shards = (limits.entries.get() / 64).min(limits.bytes.get() / (4 * SessionRecord::MAX_LEN));
         Self::with_shards(shards.clamp(1, 128).next_power_of_two(), limits)
     }
 
     fn with_shards(shards: usize, limits: CacheLimits) -> Self {
         let (entries, bytes) = ((limits.entries.get() / shards).max(1), (limits.bytes.get() / shards).max(1));
-        // The cache bounds one weight. An entry weighs its bytes, and at least its share of the
-        // limit, so that neither limit is exceeded.
+        // The cache bounds a single weight. An entry weighs its bytes, and at least its share of
+        // the limit, so that neither limit is exceeded.
         let weight = EntryWeight { minimum: bytes.div_ceil(entries) as u64 };
         let options = OptionsBuilder::new()
             .estimated_items_capacity(entries)
             .weight_capacity(bytes as u64)
-            // The cold part of a very small shard could not hold one entry.
+            // The cold part of a very small shard could not hold a single entry.
             .hot_allocation(if entries < 32 { 1.0 } else { 0.95 })
             // A remembered key would take as much memory as an entry.
             .ghost_allocation(0.0)
@@ -204,7 +205,8 @@ impl<V: Weighted> CacheEntry<'_, V> {
         }
     }
 
-    /// Sets the value, which expires `ttl` from now. It counts for the client that set the first value of the key.
+    /// Sets the value, which expires `ttl` from now. It counts for the client that set the first
+    /// value of the key.
     pub(in crate::session) fn insert(&mut self, client: ClientAddr, value: V, ttl: Duration) {
         let shard = &mut *self.shard;
         shard.sweep(self.now);
@@ -240,8 +242,8 @@ impl<V: Weighted> Shard<V> {
         self.protection.is_off.store(false, Ordering::Relaxed);
     }
 
-    /// Removes expired entries once the number of entries may have doubled since the last sweep, so that an insertion pays for the
-    /// check of two entries on average.
+    /// Removes expired entries once the number of entries may have doubled since the last sweep. So
+    /// an insertion pays for checking two entries on average.
     fn sweep(&mut self, now: u64) {
         self.inserted_since_sweep += 1;
         if self.inserted_since_sweep > self.entries.len() / 2 + 16 {
@@ -270,14 +272,14 @@ impl<V: Weighted> Weighter<SessionKey, Expiring<V>> for EntryWeight {
 
 impl EntryWeight {
     fn of<V: Weighted>(&self, value: &V) -> u64 {
-        // The entry with its list links, which may stand in a vector that has just doubled, and
-        // its part of the hash index.
+        // The entry with its list links, in a vector that may just have doubled, and its part of
+        // the hash index.
         let slot = 2 * (size_of::<SessionKey>() + size_of::<Expiring<V>>() + 16) + 12;
         self.minimum.max((slot + value.heap_bytes()) as u64)
     }
 }
 
-/// Returns the millisecond at which an entry expires that lives for `ttl`: never too early.
+/// Returns the millisecond at which an entry that lives for `ttl` expires; never too early.
 fn after(now: u64, ttl: Duration) -> u64 {
     now.saturating_add(as_millis(ttl)).saturating_add(1)
 }
@@ -357,11 +359,11 @@ mod tests {
             let before = (0..10_000).filter(|n| contains(&cache, *n)).count();
             flood(&cache, std::iter::repeat_n(client(1 << 24), sessions));
             let kept = (0..10_000).filter(|n| contains(&cache, *n)).count();
-            // A full cache has room for a 64th of each client.
+            // A full cache has space for a 64th from each client.
             let room = if entries == 10_000 { entries / 64 } else { 0 };
             assert!(kept + room >= before * 99 / 100, "{entries}: {kept} of {before}");
             assert!(cache.len() <= entries);
-            // Clients that come later have room too.
+            // Clients that come later have space too.
             for n in 10_000..10_100 {
                 cache.entry(&key(n), 0).insert(client(n as u32), n, TTL);
             }

@@ -4,19 +4,21 @@ use ahash::RandomState;
 
 use crate::client_key::ClientKey;
 
-/// The part of a cache that each client uses, as a fraction of 1 / [`MIN_FRACTION`] that a client may always take.
+/// The part of a cache that each client uses, in relation to the fraction 1 / [`MIN_FRACTION`] that
+/// a client may always take.
 ///
-/// A client that fills the cache must not evict the sessions of others. So as soon as one client uses more than that fraction, the
-/// entries of all clients that use less than half as much as it are protected: only the largest clients lose entries.
+/// A client that fills the cache must not evict the sessions of others. When a client exceeds that
+/// fraction, the entries of all clients that use less than half as much are protected. So only the
+/// largest clients lose entries.
 ///
-/// Clients whose hashes fall into one slot count as one. The counts of concurrent changes may be inexact for a moment, which
-/// protects a few entries too many or too few.
+/// Clients whose hashes fall into the same slot count as one. Concurrent changes may make the
+/// counts inexact for a moment, which protects a few entries too many or too few.
 pub(super) struct Shares {
     /// In units of the minimum weight of an entry.
     used: Box<[AtomicU32]>,
-    /// The slot that uses most, in the upper half, and its units.
+    /// The slot that uses the most units, in the upper half, and its units in the lower.
     largest: AtomicU64,
-    /// If no slot uses more units, no entry is protected.
+    /// No entry is protected unless a slot uses more units than this.
     floor: u32,
     /// Seeded, so that a client cannot choose the slot of another one.
     hasher: RandomState,

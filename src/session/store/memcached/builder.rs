@@ -36,22 +36,22 @@ impl MemcachedBuilder {
         Ok(MemcachedBuilder { servers: url.servers(PORT), login: url.login, prefix, max_connections })
     }
 
-    /// Sets the login for servers that were started with an authentication file. Default: that of the
-    /// address, or none.
+    /// Sets the login for servers that were started with an authentication file. Default: the login
+    /// in the address, or none.
     pub fn login(mut self, user: &str, password: &str) -> Self {
         self.login = Login::new(user, password);
         self
     }
 
-    /// Sets the prefix of all keys. Default: that of the address, or `kylin-lb:`. Front ends of one
-    /// cluster need the same prefix, those of different clusters need different ones.
+    /// Sets the prefix of all keys. Default: the prefix in the address, or `kylin-lb:`. Front ends
+    /// of one cluster need the same prefix, those of different clusters need different ones.
     pub fn prefix(mut self, prefix: &str) -> Self {
         prefix.clone_into(&mut self.prefix);
         self
     }
 
-    /// Sets the maximum number of connections to each server. Default: that of the address, or 8. A
-    /// connection carries one request at a time.
+    /// Sets the maximum number of connections to each server. Default: the number in the address,
+    /// or 8. A connection carries one request at a time.
     pub fn max_connections(mut self, max: NonZeroU16) -> Self {
         self.max_connections = max;
         self
@@ -60,7 +60,7 @@ impl MemcachedBuilder {
     /// Builds the store, which connects when it is first used.
     ///
     /// # Errors
-    /// [`InvalidStore::Setting`] when a setting is invalid.
+    /// [`InvalidStore::Setting`] if a setting is invalid.
     pub fn build(self) -> Result<MemcachedStore, InvalidStore> {
         let is_visible = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
         if self.prefix.len() > 200 || !is_visible(&self.prefix) {

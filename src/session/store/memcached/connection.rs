@@ -1,7 +1,7 @@
-//! The text protocol of Memcached (`doc/protocol.txt`), as much of it as a store needs.
+//! The part of Memcached's text protocol (`doc/protocol.txt`) that a store needs.
 //!
-//! Responses are bounded and parsed strictly. After an unexpected response the start of the next one
-//! is unknown, so each failure ends the connection.
+//! Responses are bounded and parsed strictly. After an unexpected response, the start of the next
+//! one is unknown, so each failure ends the connection.
 
 use std::io;
 
@@ -13,7 +13,7 @@ use crate::session::store::remote::{Connect, Failure, Login, MAX_VALUE_LEN, Serv
 /// The name of the system, for messages.
 pub(super) const SYSTEM: &str = "memcached";
 
-/// The maximum length of a response line: a key of 250 bytes, three numbers, some words.
+/// The maximum length of a response line: a key of 250 bytes, three numbers, and some words.
 const MAX_LINE_LEN: u64 = 512;
 /// The maximum length of a foreign value that is skipped: the default limit of Memcached.
 const MAX_FOREIGN_LEN: u64 = 1 << 20;
@@ -59,7 +59,7 @@ pub(super) struct Connection<S = TcpStream> {
 /// A value, and its `cas` number.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Value {
-    /// `None` for a value that is too long for a record.
+    /// `None` if the value is too long to be a record.
     pub(super) bytes: Option<Vec<u8>>,
     pub(super) cas: u64,
 }
@@ -91,14 +91,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(Some(Value { bytes, cas }))
     }
 
-    /// Stores a value unless there is one. Returns whether it did.
+    /// Stores a value unless there is one. Returns whether it was stored.
     pub(super) async fn add(&mut self, key: &str, value: &[u8], ttl: u64) -> Result<bool, Failure> {
         let line = format!("add {key} 0 {ttl} {}\r\n", value.len());
         self.send(&[line.as_bytes(), value, b"\r\n"].concat()).await?;
         self.expect(b"STORED", &[b"NOT_STORED"]).await
     }
 
-    /// Replaces the value that has this `cas` number. Returns whether it did.
+    /// Replaces the value that has this `cas` number. Returns whether it was replaced.
     pub(super) async fn cas(&mut self, key: &str, value: &[u8], ttl: u64, cas: u64) -> Result<bool, Failure> {
         let line = format!("cas {key} 0 {ttl} {} {cas}\r\n", value.len());
         self.send(&[line.as_bytes(), value, b"\r\n"].concat()).await?;
@@ -188,7 +188,7 @@ fn lost(error: io::Error) -> Failure {
 mod tests {
     use super::*;
 
-    /// Makes a connection on which `response` has arrived already.
+    /// Makes a connection on which `response` has already arrived.
     fn responding(response: &[u8]) -> Connection<tokio::io::Join<io::Cursor<Vec<u8>>, tokio::io::Sink>> {
         let stream = tokio::io::join(io::Cursor::new(response.to_vec()), tokio::io::sink());
         Connection { stream: BufReader::new(stream) }

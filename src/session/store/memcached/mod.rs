@@ -1,7 +1,8 @@
 //! Sessions in one or several Memcached servers.
 //!
-//! This module speaks the protocol itself. No asynchronous crate for Memcached has `cas` and
-//! `touch`, bounds what it reads, and keeps the response to a dropped caller from the next one.
+//! This module speaks the protocol itself. A store needs `cas`, `touch`, and a bound on the length
+//! of responses. It also needs a guarantee that a response whose caller was dropped is not taken
+//! for the next one. No asynchronous crate for Memcached has all of these.
 
 mod builder;
 mod connection;
@@ -15,24 +16,26 @@ use super::remote::{self, Failure, Pool, RequestError};
 use super::{InvalidStore, Precondition, SaveOutcome, SessionKey, SessionRecord, SessionStore, StoreFuture, Stored};
 use crate::hash;
 
-/// The number of times that a save compares again after another writer was faster.
+/// How often a save compares again after another writer was faster.
 const MAX_SAVE_ROUNDS: usize = 4;
 
-/// The longest time to live of Memcached, in seconds. It takes a larger number for a date.
+/// The maximum time to live of Memcached, in seconds. Memcached interprets a larger number as a
+/// date.
 const MAX_TTL: u64 = 30 * 86_400;
 
 /// Sessions in Memcached 1.4 or later.
 ///
-/// Rendezvous hashing of the key with the addresses of the servers, as they are written, chooses the
-/// server of a session. Front ends with the same list, in any order, choose the same server, and a
+/// Rendezvous hashing of the key with the addresses of the servers, as they are written, chooses
+/// the server of a session. Front ends with the same list, in any order, choose the same server. A
 /// server that is added or removed moves only its own share. While a server is down, its sessions
-/// are unavailable: another server would not have them.
+/// are unavailable, because another server would not have them.
 ///
-/// Memcached is a cache. A restart loses all sessions of a server, and a server that runs out of
-/// memory evicts the sessions that were unused for the longest time. A time to live is rounded up
-/// to seconds and is at most 30 days.
+/// Memcached is a cache. A server that restarts loses all its sessions, and a server that runs out
+/// of memory evicts the least recently used ones. A time to live is rounded up to seconds and is at
+/// most 30 days.
 ///
-/// A load, and a save of a new record, is one round trip. A save that replaces a record is two.
+/// A load takes one round trip, and so does a save of a new record. A save that replaces a record
+/// takes two.
 ///
 /// | in a server | |
 /// |---|---|
@@ -49,8 +52,8 @@ impl MemcachedStore {
     /// Parses the settings of a store at
     /// `memcached://[user:password@]host[:11211][,host[:11211]...]`.
     ///
-    /// The login is for servers with an authentication file (`-Y`). Options: `prefix` and `connections`. All
-    /// front ends must write the servers alike.
+    /// The login is for servers with an authentication file (`-Y`). Options: `prefix` and
+    /// `connections`. All front ends must write the servers in the same way.
     ///
     /// ```
     /// use kylin_lb::session::MemcachedStore;
@@ -60,7 +63,7 @@ impl MemcachedStore {
     /// ```
     ///
     /// # Errors
-    /// [`InvalidStore`] when the address is invalid.
+    /// [`InvalidStore`] if the address is invalid.
     pub fn builder(address: &str) -> Result<MemcachedBuilder, InvalidStore> {
         MemcachedBuilder::from_address(address)
     }
@@ -140,9 +143,9 @@ impl Write {
             let found = connection.gets(&self.key).await?;
             let stored = found.as_ref().and_then(Value::stored);
             let replaceable = match (self.precondition, &stored) {
-                // An earlier attempt, whose response was lost, has written this record.
+                // An earlier attempt whose response was lost has written this record.
                 (_, Some(stored)) if stored.version == self.version => return Ok(SaveOutcome::Stored(self.version)),
-                // A value that is no record counts as absent.
+                // A value that is not a record counts as absent.
                 (Precondition::Absent, stored) => stored.is_none(),
                 (Precondition::Version(expected), stored) => {
                     stored.as_ref().is_some_and(|stored| stored.version == expected)
@@ -170,7 +173,7 @@ impl Value {
 }
 
 /// Converts a time to live for Memcached. Adds a second, because the clock of Memcached advances
-/// once a second and the current second counts as over.
+/// once a second and it counts the current second as elapsed.
 fn seconds(ttl: Duration) -> u64 {
     let whole = ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0));
     whole.saturating_add(1).min(MAX_TTL)
@@ -212,7 +215,7 @@ mod tests {
             *shares.entry(chosen).or_insert(0) += 1;
         }
         assert!(shares.len() == 3 && shares.values().all(|&share| share > 50), "{shares:?}");
-        // A version of this crate with another choice would lose all sessions in an upgrade.
+        // A version of this crate that chose differently would lose all sessions in an upgrade.
         assert_eq!(server("memcached://a,b,c", 7), GOLDEN);
     }
 

@@ -43,39 +43,39 @@ impl MysqlBuilder {
         Ok(MysqlBuilder { server, database, login: url.login, table, max_connections, sweep_interval, tls })
     }
 
-    /// Sets the login. Default: that of the address, or none.
+    /// Sets the login. Default: the login in the address, or none.
     pub fn login(mut self, user: &str, password: &str) -> Self {
         self.login = Login::new(user, password);
         self
     }
 
-    /// Sets the table: 1 to 64 ASCII letters, digits and underscores. Default: that of the address, or
-    /// `kylin_lb_sessions`. Front ends of one cluster need the same table, those of different clusters
-    /// need different ones.
+    /// Sets the table: 1 to 64 ASCII letters, digits and underscores. Default: the table in the
+    /// address, or `kylin_lb_sessions`. Front ends of one cluster need the same table, those of
+    /// different clusters need different ones.
     pub fn table(mut self, table: &str) -> Self {
         table.clone_into(&mut self.table);
         self
     }
 
-    /// Sets the maximum number of connections. Default: that of the address, or 8. A connection carries
-    /// one request at a time.
+    /// Sets the maximum number of connections. Default: the number in the address, or 8. A
+    /// connection carries one request at a time.
     pub fn max_connections(mut self, max: NonZeroU16) -> Self {
         self.max_connections = max;
         self
     }
 
-    /// Sets the average interval at which expired records are removed. Default: 60 s. Each interval
-    /// is up to a half shorter or longer.
+    /// Sets the average interval at which expired records are removed, from 100 ms to a day.
+    /// Default: 60 s. Each interval is up to a half shorter or longer.
     pub fn sweep_interval(mut self, interval: Duration) -> Self {
         self.sweep_interval = interval;
         self
     }
 
-    /// Connects over TLS only, whatever the scheme of the address, and trusts these certificates (PEM)
-    /// in place of Mozilla's list.
+    /// Makes the store connect only over TLS, regardless of the scheme of the address, and trust
+    /// these certificates (PEM) instead of Mozilla's list.
     ///
     /// # Errors
-    /// [`InvalidStore::Certificates`] when `pem` contains no certificate or an unusable one.
+    /// [`InvalidStore::Certificates`] if `pem` contains no certificate or an unusable one.
     pub fn root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Result<Self, InvalidStore> {
         self.tls = Tls::with_roots(pem.into())?;
         Ok(self)
@@ -84,8 +84,8 @@ impl MysqlBuilder {
     /// Builds the store, which connects when it is first used.
     ///
     /// # Errors
-    /// [`InvalidStore::Setting`] when the name of the table is invalid, or when the sweep interval is
-    /// not between 100 ms and a day.
+    /// [`InvalidStore::Setting`] if the name of the table is invalid, or the sweep interval is not
+    /// between 100 ms and a day.
     pub fn build(self) -> Result<MysqlStore, InvalidStore> {
         let is_plain = self.table.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
         if !is_plain || !(1..=64).contains(&self.table.len()) {
@@ -110,11 +110,12 @@ impl MysqlBuilder {
             .pass(self.login.password)
             .db_name(Some(self.database))
             .ssl_opts(tls)
-            // The driver must not leave the address that it was given for a socket.
+            // The driver must not switch from the given address to a socket.
             .prefer_socket(false)
             .tcp_nodelay(true)
             .tcp_keepalive(Some(Duration::from_secs(10)))
-            // Set, so that the driver does not query them. No statement or row is longer than this.
+            // Set so that the driver does not query the value. No statement or row is longer than
+            // this.
             .max_allowed_packet(Some(1 << 20))
             .wait_timeout(Some(28_800))
             // The defaults of servers differ.

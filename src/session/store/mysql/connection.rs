@@ -11,10 +11,10 @@ use super::table;
 use crate::session::store::remote::{Connect, Failure, RequestError};
 use crate::session::{Precondition, SaveOutcome, SessionKey, SessionRecord, Stored};
 
-/// The number of times that a save compares again after another writer was faster.
+/// How often a save compares again after another writer was faster.
 const MAX_SAVE_ROUNDS: usize = 4;
 
-/// The number of times that a statement is executed that the server rolls back because of another transaction.
+/// How often a statement is executed if the server rolls it back because of another transaction.
 const MAX_ATTEMPTS: u32 = 5;
 
 /// Connects to the server, and checks its table.
@@ -104,7 +104,7 @@ impl Connection {
                 }
             };
             if found.version == row.version {
-                // An earlier attempt, whose response was lost, has written this row.
+                // An earlier attempt whose response was lost has written this row.
                 return Ok(SaveOutcome::Stored(row.version));
             }
             let stored = found.stored();

@@ -1,4 +1,4 @@
-//! The classification of errors of the driver, and their descriptions.
+//! Classifies and describes the errors of the driver.
 
 use mysql_async::{DriverError, Error, IoError, TlsError};
 
@@ -7,15 +7,15 @@ use crate::session::store::remote::{Failure, RequestError};
 /// The name of the system, for messages.
 pub(super) const SYSTEM: &str = "mysql";
 
-/// Classifies an error by what it means for the connection.
+/// Classifies an error by its consequence for the connection.
 pub(super) fn request_error(error: Error) -> RequestError {
     let failure = failure(&error);
     match &error {
-        // Too many connections, a lock, a time limit: the connection stays usable.
+        // Too many connections, a lock or a time limit: the connection stays usable.
         Error::Server(server) if matches!(server.code, 1040 | 1203 | 1205 | 1213 | 1226 | 3024) => {
             RequestError::Refused(failure)
         }
-        // A new connection may help: against a missing table, or after a failover.
+        // A new connection may help, for example if the table is missing, or after a failover.
         _ => RequestError::ConnectionLost(failure),
     }
 }
@@ -26,7 +26,7 @@ pub(super) fn was_rolled_back(error: &Error) -> bool {
     matches!(error, Error::Server(server) if matches!(server.code, 1205 | 1213))
 }
 
-/// Describes an error without the text of the server, which repeats values, users and statements.
+/// Describes an error without the server's text, which repeats values, users and statements.
 pub(super) fn failure(error: &Error) -> Failure {
     match error {
         Error::Io(IoError::Io(error)) => Failure::io(SYSTEM, error),

@@ -22,7 +22,7 @@ use crate::clock::scaled;
 /// The maximum number of statements of one sweep. The next sweep removes the rest.
 const MAX_SWEEP_STATEMENTS: usize = 200;
 
-/// The longest time to live, in milliseconds: a hundred years, so that no sum overflows.
+/// The maximum time to live, in milliseconds: a hundred years, so that no sum overflows.
 const MAX_TTL: u128 = 100 * 365 * 86_400_000;
 
 /// Sessions in MariaDB 10.5 or later, or MySQL 8.
@@ -39,11 +39,12 @@ const MAX_TTL: u128 = 100 * 365 * 86_400_000;
 /// )
 /// ```
 ///
-/// The user needs `SELECT, INSERT, UPDATE, DELETE` on it, and `CREATE` if it is missing. A load, and
-/// a save without a conflict, is one round trip; a save with a conflict is two.
+/// The user needs `SELECT, INSERT, UPDATE, DELETE` on the table, and `CREATE` if the table is
+/// missing. A load takes one round trip, and so does a save without a conflict; a save with a
+/// conflict takes two.
 ///
-/// Expired records count as absent at once. A background task of each front end removes them, every
-/// minute or so and a bounded number at a time. The task ends with the store.
+/// Expired records count as absent at once. A background task of each front end removes them, about
+/// every minute and a bounded number at a time. The task ends with the store.
 pub struct MysqlStore {
     shared: Arc<Shared>,
 }
@@ -70,7 +71,7 @@ impl MysqlStore {
     /// ```
     ///
     /// # Errors
-    /// [`InvalidStore`] when the address is invalid.
+    /// [`InvalidStore`] if the address is invalid.
     pub fn builder(address: &str) -> Result<MysqlBuilder, InvalidStore> {
         MysqlBuilder::from_address(address)
     }
@@ -79,15 +80,16 @@ impl MysqlStore {
         MysqlStore { shared: Arc::new(Shared { pool, sweeper: BackgroundTask::default(), sweep_interval }) }
     }
 
-    /// Removes expired records now, without waiting for the background task. Returns their number.
+    /// Removes expired records now, without waiting for the background task. Returns how many were
+    /// removed.
     ///
     /// # Errors
-    /// [`StoreError`] when the store fails.
+    /// [`StoreError`] if the store fails.
     pub async fn sweep(&self) -> Result<u64, StoreError> {
         self.shared.sweep().await
     }
 
-    /// Returns the pool. Starts the sweeper unless it runs.
+    /// Returns the pool. Starts the sweeper if it is not running.
     fn pool(&self) -> &Pool<Connector> {
         background::ensure_running(
             &self.shared,

@@ -1,12 +1,13 @@
-//! The SQL statements. Values go into placeholders only. The name of the table is part of the
-//! statements; the builder has checked it.
+//! The SQL statements. Values are always passed as parameters. The name of the table is part of the
+//! statements; the builder has validated it.
 
 use crate::session::SessionRecord;
 
 /// Milliseconds since 1970 by the clock of the server, independent of its time zone.
 const NOW: &str = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(3)) DIV 1000";
 
-/// The number of rows that one statement of a sweep removes: few, so that it holds its locks briefly.
+/// The number of rows that one statement of a sweep removes. It is small, so that the statement
+/// holds its locks only briefly.
 pub(super) const SWEEP_ROWS: u64 = 500;
 
 /// The statements for one table.
@@ -24,11 +25,11 @@ pub(super) struct Statements {
 impl Statements {
     /// Makes the statements for a table, whose name is 1 to 64 ASCII letters, digits and underscores.
     pub(super) fn new(table: String) -> Self {
-        // One byte more than the longest record shows that a value is too long.
+        // A value that is one byte longer than the longest record shows that it is too long.
         let max = SessionRecord::MAX_LEN + 1;
         Statements {
             load: format!("SELECT version, LEFT(record, {max}) FROM `{table}` WHERE id = ? AND expires > {NOW}"),
-            // The server assigns in this order: `expires` is last, because the conditions read it.
+            // The server assigns in this order. `expires` is last, because the conditions read it.
             add: format!(
                 "INSERT INTO `{table}` (id, version, record, expires) VALUES (?, ?, ?, {NOW} + ?) ON DUPLICATE KEY UPDATE \
                  version = IF(expires <= {NOW}, VALUES(version), version), \

@@ -17,10 +17,10 @@ struct Column {
     length: u64,
 }
 
-/// Makes sure that the table exists and can hold records.
+/// Ensures that the table exists and can hold records.
 ///
 /// # Errors
-/// A [`Failure`] with the column that is missing or wrong.
+/// [`Failure`] with the column that is missing or wrong.
 pub(super) async fn check_or_create(connection: &mut Conn, table: &str) -> Result<(), Failure> {
     let mut columns = columns(connection, table).await?;
     if columns.is_empty() {
@@ -43,7 +43,7 @@ async fn columns(connection: &mut Conn, table: &str) -> Result<BTreeMap<String, 
 }
 
 async fn create(connection: &mut Conn, table: &str) -> Result<(), Failure> {
-    // Another front end may create it first.
+    // Another front end may create the table first.
     let statement = format!(
         "CREATE TABLE IF NOT EXISTS `{table}` (\
          id BINARY(16) NOT NULL PRIMARY KEY, \

@@ -44,34 +44,34 @@ impl RedisBuilder {
         Ok(RedisBuilder { connector, prefix })
     }
 
-    /// Sets the login. Default: that of the address, or none. A server that has a password and no users
-    /// calls its user `default`.
+    /// Sets the login. Default: the login in the address, or none. On a server that has a password
+    /// and no users, the user is called `default`.
     pub fn login(mut self, user: &str, password: &str) -> Self {
         self.connector.login = Login::new(user, password);
         self
     }
 
-    /// Sets the login at the Sentinels, which is separate from that at the servers. Default: that of the
-    /// address, or none.
+    /// Sets the login at the Sentinels, which is separate from the login at the servers. Default:
+    /// the login in the address, or none.
     pub fn sentinel_login(mut self, user: Option<&str>, password: &str) -> Self {
         let user = user.map(str::to_owned);
         self.connector.sentinel_login = Login { user, password: Some(password.to_owned()) };
         self
     }
 
-    /// Sets the prefix of all keys. Default: that of the address, or `kylin-lb:`. Front ends of one cluster need the same
-    /// prefix, those of different clusters need different ones. Avoid braces: a Redis Cluster would
-    /// keep all records in one slot.
+    /// Sets the prefix of all keys. Default: the prefix in the address, or `kylin-lb:`. Front ends
+    /// of one cluster need the same prefix, those of different clusters need different ones. Avoid
+    /// braces, because a Redis Cluster would then keep all records in one slot.
     pub fn prefix(mut self, prefix: &str) -> Self {
         prefix.clone_into(&mut self.prefix);
         self
     }
 
-    /// Connects over TLS, whatever the scheme of the address, and trusts these certificates (PEM) in
-    /// place of the roots of the system.
+    /// Makes the store connect over TLS, regardless of the scheme of the address, and trust these
+    /// certificates (PEM) instead of the system's roots.
     ///
     /// # Errors
-    /// [`InvalidStore::Certificates`] when `pem` contains no certificate or an unusable one.
+    /// [`InvalidStore::Certificates`] if `pem` contains no certificate or an unusable one.
     pub fn root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Result<Self, InvalidStore> {
         self.connector.tls = Tls::with_roots(pem.into())?;
         Ok(self)
@@ -80,7 +80,7 @@ impl RedisBuilder {
     /// Builds the store, which connects when it is first used.
     ///
     /// # Errors
-    /// [`InvalidStore::Setting`] when settings are invalid, alone or in combination.
+    /// [`InvalidStore::Setting`] if settings are invalid, alone or in combination.
     pub fn build(self) -> Result<RedisStore, InvalidStore> {
         let RedisBuilder { connector, prefix } = self;
         if connector.database != 0 && connector.topology.is_cluster() {

@@ -1,9 +1,9 @@
 //! The connection that all callers share.
 //!
-//! Callers come and go at their deadlines, and the connection depends on none of them. A task opens
-//! it and continues when the caller that needed it first has gone; callers wait for its result. A
-//! caller that is dropped without a response starts a health check of the connection: otherwise the
-//! store would keep using a connection whose server vanished silently.
+//! Callers come and go at their deadlines, so the connection depends on none of them. A task opens
+//! it and continues even if the caller that needed it first has gone. Callers wait for its result.
+//! A caller that is dropped without a response starts a health check of the connection. Otherwise
+//! the store would keep using a connection whose server vanished silently.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,13 +18,13 @@ use super::connector::{Connector, RedisConnection, Topology};
 use super::failure::{RequestFailure, SYSTEM};
 use crate::session::store::remote::{Failure, ReconnectBackoff};
 
-/// The time limit for opening a connection, logins and Sentinels included.
+/// The time limit for opening a connection, including logins and Sentinels.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The time that a connection may take to respond to a health check.
 const HEALTH_CHECK_TIMEOUT: Duration = Duration::from_secs(1);
-/// The number of times that a request is sent, the first time included.
+/// How often a request is sent, including the first time.
 const MAX_ATTEMPTS: u32 = 4;
-/// The delay before a request is sent again to a server that is busy. It doubles: 35 ms in all.
+/// The delay before a request is sent again to a busy server. It doubles each time: 35 ms in total.
 const RETRY_DELAY: Duration = Duration::from_millis(5);
 
 pub(super) struct SharedConnection(Arc<Shared>);
@@ -74,7 +74,7 @@ impl SharedConnection {
         self.0.slot.lock().opened
     }
 
-    /// Sends `command`, which is about `key`, and returns the response. May send it several times.
+    /// Sends `command`, which concerns `key`, and returns the response. May send it several times.
     pub(super) async fn request(&self, command: &Cmd, key: &[u8]) -> Result<Value, RequestFailure> {
         let mut attempt = 1;
         loop {
@@ -89,7 +89,8 @@ impl SharedConnection {
             let delay = match &failure {
                 RequestFailure::ConnectionLost(_) => {
                     self.0.replace(live.number);
-                    // The driver of a cluster finds lost nodes again by itself, in its own time.
+                    // The driver of a cluster finds lost nodes again by itself, with its own
+                    // timing.
                     if self.topology().is_cluster() {
                         return Err(failure);
                     }
@@ -140,9 +141,9 @@ impl SharedConnection {
 }
 
 impl Shared {
-    /// Replaces connection `number`, unless that is done or under way. The connection to a single
-    /// server is not used any more. That to a cluster stays until its successor is ready: it repairs
-    /// itself, and most nodes still respond.
+    /// Replaces connection `number`, unless that has been done or is in progress. The connection to
+    /// a single server is no longer used. The connection to a cluster stays until its successor is
+    /// ready, because it repairs itself and most nodes still respond.
     fn replace(self: &Arc<Self>, number: u64) {
         let mut slot = self.slot.lock();
         if slot.live.as_ref().is_none_or(|live| live.number != number) {
@@ -179,7 +180,7 @@ impl Shared {
         let mut slot = self.slot.lock();
         let is_checked = slot.health_check.as_ref().is_some_and(|task| !task.is_finished());
         let Some(mut live) = slot.live.clone().filter(|live| live.number == number && !is_checked) else { return };
-        // Without a runtime the check is left to the next caller, which runs in one.
+        // Without a runtime, the check is left to the next caller, which runs in one.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let shared = self.clone();
         let task = runtime.spawn(async move {
@@ -194,7 +195,7 @@ impl Shared {
     }
 }
 
-/// A request without a response. Starts a health check when its caller drops it.
+/// A request without a response. Starts a health check if its caller drops it.
 struct PendingRequest<'a> {
     shared: &'a Arc<Shared>,
     number: u64,

@@ -1,4 +1,4 @@
-//! Connections to the three kinds of Redis.
+//! Connections to the three kinds of Redis deployments.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::session::store::remote::{Failure, Login, Server, Tls, hosts};
 
 /// The time limit for a server to accept a connection and a login.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// The time limit for a response. The deadline of a caller is much shorter.
+/// The time limit for a response. A caller's deadline is much shorter.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The time for which sent data may stay unacknowledged before the connection counts as broken.
 #[cfg(target_os = "linux")]
@@ -83,16 +83,16 @@ impl RedisConnection {
     }
 }
 
-/// Returns the node to which a slot is moving, where the error is an `ASK` redirect.
+/// Returns the node to which a slot is moving, if the error is an `ASK` redirect.
 fn ask_redirect(error: &RedisError) -> Option<Server> {
     let (address, _slot) = error.redirect_node().filter(|_| error.code() == Some("ASK"))?;
     let (host, port) = address.rsplit_once(':')?;
     Some((host.to_owned(), port.parse().ok()?))
 }
 
-/// Sends a command to the node to which its slot is moving. The driver sends `ASKING` and the command
-/// separately. On a shared connection another command can come between and use up the `ASKING`, and
-/// the node redirects this command back. In one pipeline they stay together.
+/// Sends a command to the node to which its slot is moving. The driver sends `ASKING` and the
+/// command separately. On a shared connection, another command can come between and use up the
+/// `ASKING`; the node then redirects this command back. In one pipeline they stay together.
 async fn send_asking(connection: &mut ClusterConnection, command: &Cmd, (host, port): Server) -> RedisResult<Value> {
     let mut both = redis::Pipeline::with_capacity(2);
     both.cmd("ASKING").add_command(command.clone());
@@ -114,8 +114,8 @@ impl Connector {
         }
     }
 
-    /// Asks all Sentinels at once for the master, and takes the first response that turns out to be
-    /// right: one Sentinel may not respond, another may not have noticed a failover yet.
+    /// Asks all Sentinels at once for the master, and takes the first response that proves to be
+    /// right. A Sentinel may not respond, or may not have noticed a failover yet.
     async fn connect_to_master(&self, sentinels: &[Server], master: &str) -> Result<MultiplexedConnection, Failure> {
         let master: Arc<str> = master.into();
         let mut lookups: JoinSet<RedisResult<Option<Server>>> = JoinSet::new();
@@ -199,7 +199,8 @@ impl Connector {
         Some(TlsCertificates { client_tls: None, root_cert })
     }
 
-    /// Returns a client of a cluster. The driver makes one or two quick attempts of its own, which follow a slot that has moved.
+    /// Returns a client of a cluster. The driver makes one or two quick attempts of its own, which
+    /// follow a slot that has moved.
     fn cluster_client(&self, nodes: &[Server]) -> RedisResult<ClusterClient> {
         let nodes: Vec<_> =
             nodes.iter().map(|node| self.connection_info(node, &self.login, 0)).collect::<Result<_, RedisError>>()?;

@@ -1,4 +1,4 @@
-//! The classification of errors of the driver, and their descriptions.
+//! Classifies and describes the errors of the driver.
 
 use std::error::Error as _;
 use std::io;
@@ -14,8 +14,8 @@ pub(super) const SYSTEM: &str = "redis";
 
 /// The reason why a request failed.
 pub(super) enum RequestFailure {
-    /// The connection cannot be used again: it failed, perhaps after the server executed the request, or the server is no longer
-    /// the master.
+    /// The connection cannot be used again. It failed, perhaps after the server executed the
+    /// request, or the server is no longer the master.
     ConnectionLost(Failure),
     /// The server cannot serve for a moment.
     Busy(Failure),
@@ -28,7 +28,7 @@ pub(super) enum RequestFailure {
 }
 
 impl From<&RedisError> for RequestFailure {
-    /// Classifies an error, and describes it without the text of the server.
+    /// Classifies an error, and describes it without the server's text.
     fn from(error: &RedisError) -> Self {
         let refused = |description| RequestFailure::Refused(Failure::refused(SYSTEM, description));
         match error.kind() {
@@ -36,7 +36,8 @@ impl From<&RedisError> for RequestFailure {
             ErrorKind::Server(ServerErrorKind::ReadOnly) => {
                 RequestFailure::ConnectionLost(Failure::unavailable(SYSTEM, server_error(error)))
             }
-            // The server loads its data, or the cluster has no master for the key or moves it.
+            // The server is loading its data, or the cluster has no master for the key or is moving
+            // it.
             ErrorKind::Server(
                 ServerErrorKind::BusyLoading
                 | ServerErrorKind::ClusterDown
@@ -47,11 +48,11 @@ impl From<&RedisError> for RequestFailure {
             ) => RequestFailure::Busy(Failure::unavailable(SYSTEM, server_error(error))),
             ErrorKind::Extension => match error.code() {
                 Some("WRONGTYPE") => RequestFailure::WrongType,
-                // Memory or replicas or disk are short, or a script runs for long.
+                // Memory, replicas or disk space are short, or a script is running for too long.
                 Some("OOM" | "NOREPLICAS" | "MISCONF" | "BUSY") => {
                     RequestFailure::Busy(Failure::unavailable(SYSTEM, server_error(error)))
                 }
-                // After a change of users, a connection keeps its old identity, or none.
+                // After a change of users, a connection keeps its old identity, or has none.
                 Some("NOAUTH") => RequestFailure::ConnectionLost(Failure::refused(SYSTEM, server_error(error))),
                 _ => RequestFailure::Refused(Failure::refused(SYSTEM, server_error(error))),
             },
@@ -76,8 +77,8 @@ impl From<&RedisError> for RequestFailure {
     }
 }
 
-/// Describes an error of the server by its code, which is one upper-case word. Any other text in its
-/// place is not repeated.
+/// Describes an error of the server by its code, which is one upper-case word. Any other text in
+/// that position is not repeated.
 fn server_error(error: &RedisError) -> String {
     let is_word = |code: &&str| (1..=20).contains(&code.len()) && code.bytes().all(|byte| byte.is_ascii_uppercase());
     format!("the server sent {}", error.code().filter(is_word).unwrap_or("an error"))
@@ -87,7 +88,7 @@ fn io_error(error: &RedisError) -> Option<&io::Error> {
     error.source()?.downcast_ref::<Arc<dyn std::error::Error + Send + Sync>>()?.downcast_ref()
 }
 
-/// Returns the failure for a response of another type than the command has.
+/// Returns the failure for a response whose type does not match the command.
 pub(super) fn unexpected_response() -> Failure {
     Failure::refused(SYSTEM, "the response does not fit the request")
 }

@@ -1,4 +1,5 @@
-//! Sessions in Redis (or Valkey): a single server, a master that Sentinels know, or a Redis Cluster.
+//! Sessions in Redis (or Valkey): a single server, a master that Sentinels know, or a Redis
+//! Cluster.
 
 mod builder;
 mod connection;
@@ -20,15 +21,15 @@ use super::{
     InvalidStore, Precondition, SaveOutcome, SessionKey, SessionRecord, SessionStore, StoreError, StoreFuture, Stored,
 };
 
-/// The number of times that a save compares again with a changing value that is no record.
+/// How often a save compares again with a changing value that is not a record.
 const MAX_SAVE_ROUNDS: usize = 4;
 
 /// Sessions in Redis 6 or later, or Valkey.
 ///
-/// One connection (in a cluster, one to each node) carries the requests of all callers. A background
-/// task opens it on first use and again when it fails. A request whose connection failed is sent
-/// again. This is safe even for a write, because the store recognises its version. Every operation is
-/// one round trip.
+/// One connection (in a cluster, one per node) carries the requests of all callers. A background
+/// task opens it on first use and reopens it when it fails. A request whose connection failed is
+/// sent again. This is safe even for a write, because the store recognises its version. Every
+/// operation takes one round trip.
 ///
 /// | in the server | |
 /// |---|---|
@@ -36,9 +37,12 @@ const MAX_SAVE_ROUNDS: usize = 4;
 /// | value | version, 8 bytes, and the encoded [`SessionRecord`] |
 /// | expiry | the time to live of the record |
 ///
-/// A user with restricted rights needs `+getrange +evalsha +eval +set +pexpire +unlink` and the keys
-/// `~kylin-lb:*`; also `+select` for a database other than 0, `+role` with Sentinels, and
-/// `+ping +cluster|slots` in a cluster.
+/// A user with restricted rights needs these commands on the keys `~kylin-lb:*`:
+///
+/// - always `+getrange +evalsha +eval +set +pexpire +unlink`;
+/// - `+select` for a database other than 0;
+/// - `+role` with Sentinels;
+/// - `+ping +cluster|slots` in a cluster.
 pub struct RedisStore {
     prefix: String,
     connection: SharedConnection,
@@ -53,10 +57,12 @@ impl RedisStore {
     /// | `redis+sentinel://[user[:password]@]host[:26379],host.../master[/database]` | the master that the Sentinels name |
     /// | `redis+cluster://[user[:password]@]host[:6379],host...` | the cluster of these nodes |
     ///
-    /// `rediss`, `rediss+sentinel` and `rediss+cluster` connect over TLS. Options: `prefix`; `ca`, a
-    /// file of PEM certificates that replaces the roots of the system; `sentinel_user` and
-    /// `sentinel_password` for Sentinels with a login of their own. Special characters are
-    /// percent-encoded.
+    /// `rediss`, `rediss+sentinel` and `rediss+cluster` connect over TLS. Special characters are
+    /// percent-encoded. Options:
+    ///
+    /// - `prefix`;
+    /// - `ca`, a file of PEM certificates that replaces the system's roots;
+    /// - `sentinel_user` and `sentinel_password`, for Sentinels with a login of their own.
     ///
     /// ```
     /// use kylin_lb::session::RedisStore;
@@ -69,7 +75,7 @@ impl RedisStore {
     /// ```
     ///
     /// # Errors
-    /// [`InvalidStore`] when the address is invalid.
+    /// [`InvalidStore`] if the address is invalid.
     pub fn builder(address: &str) -> Result<RedisBuilder, InvalidStore> {
         RedisBuilder::from_address(address)
     }
@@ -78,7 +84,7 @@ impl RedisStore {
         format!("{}{}", self.prefix, key.to_hex()).into_bytes()
     }
 
-    /// Sends a command whose response is a number without meaning for the caller.
+    /// Sends a command whose response is a number that the caller does not need.
     async fn execute(&self, command: Cmd, key: &[u8]) -> Result<(), StoreError> {
         match self.connection.request(&command, key).await? {
             Value::Int(_) => Ok(()),
@@ -132,7 +138,8 @@ impl SessionStore for RedisStore {
                 if stored.is_some() || matches!(precondition, Precondition::Version(_)) {
                     return Ok(SaveOutcome::Conflict(stored));
                 }
-                // A value that is no record counts as absent. It is replaced unless it has changed since.
+                // A value that is not a record counts as absent. It is replaced unless it has
+                // changed since.
                 write.expected = RequiredValue::Value(found);
             }
             Err(Failure::unavailable(failure::SYSTEM, "a value that is no record keeps changing").into())

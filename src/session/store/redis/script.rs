@@ -7,12 +7,12 @@ use redis::{Cmd, Script, cmd};
 
 use crate::session::store::remote::MAX_VALUE_LEN;
 
-/// KEYS: that of the record. ARGV: the new version, the new record, its time to live in ms, what to
-/// compare (`version` or `value`), and with what.
+/// KEYS: the key of the record. ARGV: the new version, the new record, its time to live in ms, what
+/// to compare (`version` or `value`), and the value to compare with.
 ///
-/// Returns 1 when the record is written, also by an earlier request whose response was lost; otherwise
-/// the value under the key. A value of another type than string counts as missing. The script reads
-/// one byte more than the longest value of this store.
+/// Returns 1 if the record was written, even by an earlier request whose response was lost;
+/// otherwise the value under the key. A value that is not a string counts as missing. The script
+/// reads one byte more than the longest value of this store.
 static SAVE: LazyLock<String> = LazyLock::new(|| {
     format!(
         "local found = redis.pcall('GETRANGE', KEYS[1], 0, {MAX_VALUE_LEN})
@@ -33,7 +33,7 @@ static SAVE: LazyLock<String> = LazyLock::new(|| {
 /// The hash by which servers know the script.
 static SAVE_HASH: LazyLock<String> = LazyLock::new(|| Script::new(&SAVE).get_hash().to_owned());
 
-/// The longest time to live, in ms: a hundred years, far below the limit of Redis.
+/// The maximum time to live, in ms: a hundred years, far below the limit of Redis.
 const MAX_TTL: u128 = 100 * 365 * 86_400_000;
 
 /// The value under a key that a write requires.
@@ -44,7 +44,7 @@ pub(super) enum RequiredValue {
     Value(Vec<u8>),
 }
 
-/// The way in which a request names the script.
+/// How a request names the script.
 #[derive(Clone, Copy)]
 pub(super) enum Call {
     /// By its hash, which is enough for a server that has seen the script.
@@ -53,7 +53,7 @@ pub(super) enum Call {
     ByText,
 }
 
-/// A write for the script: the new record, and what the value under its key must be.
+/// A write by the script: the new record, and the required value under its key.
 pub(super) struct Write<'a> {
     pub(super) key: &'a [u8],
     pub(super) version: u64,
@@ -80,7 +80,7 @@ impl Write<'_> {
     }
 }
 
-/// Makes the command that reads a value, or as much of it as shows that it is too long.
+/// Makes the command that reads a value. It reads only enough to show that a value is too long.
 pub(super) fn get_range(key: &[u8]) -> Cmd {
     Cmd::getrange(key, 0, MAX_VALUE_LEN as isize)
 }

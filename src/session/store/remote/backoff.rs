@@ -1,4 +1,4 @@
-//! The delay before a server that could not be reached is connected to again.
+//! The delay before reconnecting to a server that could not be reached.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -11,10 +11,10 @@ use crate::clock::{Clock, SystemClock};
 
 /// Short, because most failures are a restart or a failover that ends soon.
 const MIN_DELAY: Duration = Duration::from_millis(10);
-/// Bounds how long a server that is reachable again goes unnoticed.
+/// Bounds how long it takes to notice that a server is reachable again.
 const MAX_DELAY: Duration = Duration::from_millis(500);
 
-/// Exponential back-off between attempts to connect. During a delay, callers receive the last
+/// Exponential back-off between connection attempts. During a delay, callers receive the last
 /// failure at once; after it, the next caller may connect.
 #[derive(Debug, Default)]
 pub(crate) struct ReconnectBackoff(Mutex<Option<Delay>>);
@@ -27,10 +27,10 @@ struct Delay {
 }
 
 impl ReconnectBackoff {
-    /// Returns `Ok` when an attempt may be made now.
+    /// Returns `Ok` if an attempt may be made now.
     ///
     /// # Errors
-    /// The failure of the last attempt, during the delay after it.
+    /// The failure of the last attempt, during the delay that follows it.
     pub(crate) fn check(&self) -> Result<(), Failure> {
         match &*self.0.lock() {
             Some(delay) if SystemClock.now() < delay.until => Err(delay.failure.clone()),
@@ -42,7 +42,7 @@ impl ReconnectBackoff {
     /// next one.
     ///
     /// # Errors
-    /// The failure of the attempt, or of the last one, during the delay after it.
+    /// The failure of this attempt, or that of the last one during the delay that follows it.
     pub(crate) async fn attempt<T>(
         &self,
         system: &'static str,
@@ -64,8 +64,8 @@ impl ReconnectBackoff {
         *self.0.lock() = None;
     }
 
-    /// Starts a delay of twice the last one. A jitter of a quarter keeps front ends apart that lost a
-    /// server at the same time.
+    /// Starts a delay of twice the last one. If several front ends lost a server at the same time,
+    /// a jitter of a quarter keeps them apart.
     fn record_failure(&self, failure: Failure) {
         let mut delay = self.0.lock();
         let length = delay.as_ref().map_or(MIN_DELAY, |last| (last.length * 2).min(MAX_DELAY));

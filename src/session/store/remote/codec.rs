@@ -1,8 +1,8 @@
 //! The encoding of a record in stores without columns: the version in 8 bytes, then the record.
 //!
-//! The writer chooses the version, not the server. So a write that is sent again after its
-//! response was lost recognizes itself, and no restart, failover or eviction lets a version stand
-//! for another record.
+//! The writer chooses the version, not the server. So a write that is sent again after its response
+//! was lost recognises itself. No restart, failover or eviction can make a version stand for
+//! another record.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::LazyLock;
@@ -20,7 +20,7 @@ const VERSION_LEN: usize = 8;
 #[cfg(any(feature = "redis", feature = "memcached"))]
 pub(crate) const MAX_VALUE_LEN: usize = VERSION_LEN + SessionRecord::MAX_LEN;
 
-/// Returns a version that no other write of any process has: 64 random bits, from a hash whose key
+/// Returns a version that no other write of any process has: 64 random bits from a hash whose key
 /// the operating system chose.
 pub(crate) fn new_version() -> u64 {
     static KEYED: LazyLock<RandomState> = LazyLock::new(RandomState::new);
@@ -31,7 +31,7 @@ pub(crate) fn new_version() -> u64 {
 /// Encodes a record.
 ///
 /// # Errors
-/// [`StoreError::TooLong`].
+/// [`StoreError::TooLong`] if the record is longer than [`SessionRecord::MAX_LEN`].
 pub(crate) fn encode_record(record: &SessionRecord) -> Result<Bytes, StoreError> {
     let bytes = record.encode();
     if bytes.len() > SessionRecord::MAX_LEN { Err(StoreError::TooLong(bytes.len())) } else { Ok(bytes) }

@@ -1,8 +1,8 @@
-//! Failures of servers, described without any text of theirs.
+//! Failures of servers, described without any text from the servers.
 //!
-//! Errors of drivers and servers repeat what they were sent: commands with keys, values and user
-//! names. A log must not contain these. So a [`Failure`] has a description of this crate, an error
-//! code, or the text of the operating system.
+//! Errors of drivers and servers repeat what was sent to them: commands with keys, values and user
+//! names. A log must not contain these. So a [`Failure`] contains a description written in this
+//! crate, an error code, or the text of the operating system.
 
 use std::borrow::Cow;
 use std::io;
@@ -10,7 +10,7 @@ use std::io;
 use crate::session::StoreError;
 use crate::shortage::is_shortage;
 
-/// The reason why a server did not do what a store asked for.
+/// The reason why a server did not fulfil a store's request.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{system}: {description}")]
 pub(crate) struct Failure {
@@ -19,7 +19,7 @@ pub(crate) struct Failure {
     permanent: bool,
     /// This process could not make a connection.
     shortage: bool,
-    /// The failure is that of a new connection, and not of a request.
+    /// Whether a new connection failed, and not a request.
     connecting: bool,
 }
 
@@ -34,8 +34,8 @@ impl Failure {
         Failure { permanent: true, ..Failure::unavailable(system, description) }
     }
 
-    /// Returns the failure of a connection. It keeps the text of errors of the operating system and of TLS; the text of others may
-    /// quote what was read.
+    /// Returns the failure of a connection. It keeps the text of errors of the operating system and
+    /// of TLS. The text of other errors may quote received data.
     pub(crate) fn io(system: &'static str, error: &io::Error) -> Self {
         #[cfg(any(feature = "redis", feature = "mysql"))]
         if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
@@ -48,7 +48,8 @@ impl Failure {
         Failure { shortage: is_shortage(error), ..Failure::unavailable(system, description) }
     }
 
-    /// Returns the failure of a TLS handshake. Its text describes certificates and the protocol only.
+    /// Returns the failure of a TLS handshake. Its text describes only certificates and the
+    /// protocol.
     #[cfg(any(feature = "redis", feature = "mysql"))]
     pub(crate) fn tls(system: &'static str, error: &rustls::Error) -> Self {
         let permanent = matches!(error, rustls::Error::InvalidCertificate(_));

@@ -1,4 +1,4 @@
-//! What the stores on servers share. Nothing in here knows a protocol.
+//! The parts that the stores on servers share. This module knows no protocol.
 
 mod backoff;
 mod codec;

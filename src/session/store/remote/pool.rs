@@ -1,10 +1,10 @@
 //! A pool of connections that carry one request at a time, for protocols without request ids.
 //!
-//! A caller is dropped at its deadline, at any point. The next request on the connection would then
-//! read the response that the caller left behind, which is about another session. So a task of its
-//! own does the work, to its end or to a limit, and returns the connection to the pool whether or
-//! not the caller still waits. For the same reason a connection that is ready after its caller has
-//! gone serves the next caller.
+//! A caller can be dropped at any point when its deadline passes. The next request on the
+//! connection would then read the response that the caller left behind, which concerns another
+//! session. So a separate task does the work, until it ends or reaches a limit. The task returns
+//! the connection to the pool even if the caller no longer waits. For the same reason, a connection
+//! that is ready after its caller has gone serves the next caller.
 
 use std::future::Future;
 use std::num::NonZeroU16;
@@ -23,7 +23,7 @@ use crate::session::StoreError;
 
 /// The time limit for a connection attempt.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// The time limit for a request in all: above every sensible deadline of a caller.
+/// The time limit for a whole request. It exceeds every sensible deadline of a caller.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Connects to one server.
@@ -42,8 +42,8 @@ pub(crate) trait Connect: Send + Sync + 'static {
 
 /// The reason why a request failed.
 pub(crate) enum RequestError {
-    /// The connection cannot be used again. If it was a kept one, the pool repeats the request on a new one, so a request must be
-    /// safe to repeat.
+    /// The connection cannot be used again. If it was a kept one, the pool repeats the request on a
+    /// new connection, so a request must be safe to repeat.
     ConnectionLost(Failure),
     /// The connection stays usable.
     Refused(Failure),
@@ -92,10 +92,10 @@ impl<C: Connect> Pool<C> {
         self.0.lost.load(Ordering::Relaxed)
     }
 
-    /// Performs the `exchange` of `request` on a connection of its own.
+    /// Performs the `exchange` of `request` on its own connection.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] when no connection can be opened, otherwise the error of
+    /// [`StoreError::Unavailable`] if no connection can be opened, otherwise the error of
     /// `exchange`.
     pub(crate) async fn run<R, T, E>(&self, request: R, exchange: Exchange<C, R, T, E>) -> Result<T, StoreError>
     where
@@ -144,7 +144,7 @@ impl<C: Connect> Shared<C> {
                 Err(RequestError::ConnectionLost(failure)) => {
                     self.lost.fetch_add(1, Ordering::Relaxed);
                     self.connector.on_connection_lost(&failure);
-                    // What ended this connection has most likely ended the idle ones too.
+                    // The cause that ended this connection has probably ended the idle ones too.
                     drop(connection);
                     drop(std::mem::take(&mut *self.idle.lock()));
                     if is_new {

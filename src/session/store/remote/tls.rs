@@ -23,8 +23,8 @@ impl Tls {
     /// Takes the option `ca`, the path of a PEM file, out of an address.
     ///
     /// # Errors
-    /// [`InvalidStore::Url`] with `expected` when there is a `ca` without TLS,
-    /// [`InvalidStore::Certificates`] when the file is unusable.
+    /// [`InvalidStore::Url`] with `expected` if there is a `ca` without TLS,
+    /// [`InvalidStore::Certificates`] if the file is unusable.
     pub(crate) fn from_url(url: &mut StoreUrl, enabled: bool, expected: &'static str) -> Result<Self, InvalidStore> {
         match url.take("ca") {
             None if enabled => Ok(Tls::DefaultRoots),
@@ -37,10 +37,10 @@ impl Tls {
         }
     }
 
-    /// Trusts the certificates in `pem` only.
+    /// Trusts only the certificates in `pem`.
     ///
     /// # Errors
-    /// [`InvalidStore::Certificates`] when there are none, or one is unusable.
+    /// [`InvalidStore::Certificates`] if there are none, or one is unusable.
     pub(crate) fn with_roots(pem: Vec<u8>) -> Result<Self, InvalidStore> {
         let mut roots = rustls::RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(&pem) {
@@ -53,12 +53,12 @@ impl Tls {
         Ok(Tls::Roots(pem))
     }
 
-    /// Makes sure that the process has a crypto provider where TLS is on. The drivers ask rustls
-    /// for the default of the process, and rustls panics where there is none and the build has
-    /// several. A provider that the application installed stays.
+    /// Ensures that the process has a crypto provider if TLS is on. The drivers ask rustls for the
+    /// default of the process, and rustls panics if there is none and the build has several. A
+    /// provider that the application installed stays.
     pub(crate) fn ensure_provider(&self) {
         if !matches!(self, Tls::Off) && CryptoProvider::get_default().is_none() {
-            // Fails only when another thread was faster, which is as good.
+            // Fails only if another thread was faster, which has the same effect.
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
     }

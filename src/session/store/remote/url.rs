@@ -1,8 +1,8 @@
 //! The address of a store:
 //! `scheme://[user[:password]@]host[:port][,host[:port]...][/segment...][?option=value&...]`.
 //!
-//! User, password, path and options may be percent-encoded. No error shows any of the text, because
-//! a mistyped address may contain a password anywhere.
+//! User, password, path and options may be percent-encoded. No error shows any part of the text,
+//! because a mistyped address may contain a password anywhere.
 
 use std::fmt;
 #[cfg(any(feature = "mysql", feature = "memcached"))]
@@ -17,7 +17,7 @@ use crate::session::InvalidStore;
 #[cfg(any(feature = "redis", feature = "memcached"))]
 pub(crate) const DEFAULT_PREFIX: &str = "kylin-lb:";
 
-/// The number of connections that a [`Pool`](super::Pool) opens at most, unless another one is set.
+/// The maximum number of connections that a [`Pool`](super::Pool) opens, unless another one is set.
 #[cfg(any(feature = "mysql", feature = "memcached"))]
 const DEFAULT_MAX_CONNECTIONS: NonZeroU16 = NonZeroU16::new(8).expect("not zero");
 
@@ -36,7 +36,7 @@ pub(crate) struct StoreUrl {
 /// A host name or address, without the brackets of an IPv6 address, and a port.
 pub(crate) type Server = (String, u16);
 
-/// Returns servers as an address has them.
+/// Returns the servers as they are written in an address.
 #[cfg(any(feature = "redis", feature = "mysql"))]
 pub(crate) fn hosts<'s>(servers: impl IntoIterator<Item = &'s Server>) -> String {
     let server = |(host, port): &Server| match host.contains(':') {
@@ -57,7 +57,7 @@ impl StoreUrl {
     /// Parses an address.
     ///
     /// # Errors
-    /// [`InvalidStore::Url`] with the part that is wrong.
+    /// [`InvalidStore::Url`] with the part that is invalid.
     pub(crate) fn parse(text: &str) -> Result<Self, InvalidStore> {
         let (scheme, rest) = text.split_once("://").ok_or(wrong("the scheme", "scheme://host"))?;
         if scheme.is_empty() || !scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte)) {
@@ -93,7 +93,7 @@ impl StoreUrl {
     /// Removes the option `connections`, the maximum number of connections to a server.
     ///
     /// # Errors
-    /// [`InvalidStore::Url`] when it is not a number, or 0.
+    /// [`InvalidStore::Url`] if the value is not a number, or is 0.
     #[cfg(any(feature = "mysql", feature = "memcached"))]
     pub(crate) fn take_max_connections(&mut self) -> Result<NonZeroU16, InvalidStore> {
         let parse = |max: String| max.parse().map_err(|_| wrong("an option", "connections=number"));
@@ -103,22 +103,22 @@ impl StoreUrl {
     /// Checks that every option was taken.
     ///
     /// # Errors
-    /// [`InvalidStore::Url`] with the `known` options, when the address has an unknown option or one
-    /// twice.
+    /// [`InvalidStore::Url`] with the `known` options, if the address has an unknown option, or the
+    /// same option twice.
     pub(crate) fn no_more_options(&self, known: &'static str) -> Result<(), InvalidStore> {
         if self.options.is_empty() { Ok(()) } else { Err(wrong("an option", known)) }
     }
 
-    /// Returns the servers, at `default_port` where the address has no port. At least one.
+    /// Returns the servers, with `default_port` if the address has no port. There is at least one.
     #[cfg(any(feature = "redis", feature = "memcached"))]
     pub(crate) fn servers(&self, default_port: u16) -> Vec<Server> {
         self.hosts.iter().map(|(name, port)| (name.clone(), port.unwrap_or(default_port))).collect()
     }
 
-    /// Returns the only server, at `default_port` where the address has no port.
+    /// Returns the only server, with `default_port` if the address has no port.
     ///
     /// # Errors
-    /// [`InvalidStore::Url`] when there are several servers.
+    /// [`InvalidStore::Url`] if there are several servers.
     #[cfg(any(feature = "redis", feature = "mysql"))]
     pub(crate) fn server(&self, default_port: u16) -> Result<Server, InvalidStore> {
         match &self.hosts[..] {

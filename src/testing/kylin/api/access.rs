@@ -1,4 +1,5 @@
-//! Finds out who sends a request, by session cookie or Basic credentials, before any handler runs.
+//! Identifies the sender of a request by session cookie or Basic credentials, before any handler
+//! runs.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -35,16 +36,18 @@ pub(crate) enum Denied {
     MetastoreDown,
     /// The password cannot be checked, because the user source is unreachable.
     UserSourceDown,
-    /// The session is no more than a placeholder.
+    /// The session is only a placeholder.
     UnwrittenSession,
 }
 
 impl KylinNode {
-    /// Returns the user who sends `headers`, if there are credentials, and the cookie of a session made for this request.
+    /// Returns the user who sends `headers`, if there are credentials, and the cookie of a session
+    /// that was created for this request.
     ///
-    /// With a session of the same user the password is not checked. A login checks it always and makes a new session, and
-    /// ends the session of the request: Spring's protection against session fixation, because of which a front end has to
-    /// learn the cookie anew from each response.
+    /// With a session of the same user, the password is not checked. A login always checks it,
+    /// creates a new session, and ends the session of the request. This is Spring's protection
+    /// against session fixation, which is why a front end must learn the cookie anew from each
+    /// response.
     pub(crate) fn identify(
         &self,
         settings: &Settings,
@@ -91,7 +94,7 @@ impl KylinNode {
     /// Returns the user with this password, and counts the check.
     ///
     /// # Errors
-    /// [`Denied::UserSourceDown`].
+    /// [`Denied::UserSourceDown`] if the user source is unreachable.
     pub(crate) fn check_password(
         &self,
         settings: &Settings,
@@ -142,7 +145,7 @@ pub(crate) fn admit(needed: Access, user: Option<&User>) -> Result<(), Denied> {
 }
 
 impl Denied {
-    /// Returns the response. 2.x-4.x leave the page of a refusal to Tomcat, 5 writes JSON.
+    /// Returns the response. 2.x-4.x leave the page of a refusal to Tomcat; 5 writes JSON.
     pub(crate) fn render(self, version: KylinVersion, url: &str) -> Response<Body> {
         let (status, message) = match self {
             Denied::Unauthorized => (StatusCode::UNAUTHORIZED, "Invalid username or password."),

@@ -1,4 +1,4 @@
-//! The administration calls that a front end meets, or must keep clients from.
+//! The administration calls that a front end uses, or must close to clients.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::testing::kylin::Mode;
 use crate::testing::kylin::api::call::Call;
 use crate::testing::kylin::api::response::{CallResult, Failure};
 
-/// Responds with the version: the cheapest proof that a node is Kylin.
+/// Responds with the version, which is the cheapest proof that a node is Kylin.
 pub(crate) fn version(call: &Call) -> CallResult {
     let version = call.settings.dialect.facts().version;
     call.value(json!({"kylin.version": version, "kylin.version.commitId": "0000000000000000000000000000000000000000"}))
@@ -25,7 +25,8 @@ pub(crate) fn public_config(call: &Call) -> CallResult {
 pub(crate) fn config(call: &Call) -> CallResult {
     let metastore = &call.settings.metastore;
     let list = |form: fn(&(String, Mode)) -> String| metastore.servers().iter().map(form).collect::<Vec<_>>().join(",");
-    // The scheduler that elects a leader, or the one that locks each job in ZooKeeper: several nodes may run jobs.
+    // The scheduler that elects a leader, or the one that locks each job in ZooKeeper, so that
+    // several nodes may run jobs.
     let scheduler = if call.settings.active_job_node.is_some() { "100" } else { "2" };
     let mut properties = BTreeMap::from([
         ("kylin.job.scheduler.default".to_owned(), scheduler.to_owned()),
@@ -52,7 +53,7 @@ pub(crate) fn set_config(call: &Call) -> CallResult {
     call.value(Value::Null)
 }
 
-/// Accepts what nodes tell each other about changed metadata. Kylin requires no login for it.
+/// Accepts the nodes' notifications about changed metadata. Kylin requires no login for this.
 pub(crate) fn cache(call: &Call) -> CallResult {
     call.node.inner.counts.add(|stats| stats.cache_calls += 1);
     Ok(Response::new(Body::empty()))

@@ -1,4 +1,4 @@
-//! One call of the REST interface: all that a handler needs to know.
+//! One call of the REST interface, with everything that a handler needs to know.
 
 use std::sync::Arc;
 
@@ -16,12 +16,13 @@ pub(crate) struct Call {
     pub(crate) node: KylinNode,
     pub(crate) settings: Arc<Settings>,
     pub(crate) method: Method,
-    /// Normalised, without the `/kylin/api/` before it.
+    /// Normalised, without the leading `/kylin/api/`.
     pub(crate) path: String,
     pub(crate) params: Params,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
-    /// The user who calls. `None` where the path is open to everyone and the request has no credentials.
+    /// The user who calls; `None` if the path is open to everyone and the request has no
+    /// credentials.
     pub(crate) user: Option<User>,
 }
 

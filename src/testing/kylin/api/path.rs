@@ -1,12 +1,15 @@
 //! Paths and parameters as Tomcat understands them.
 //!
-//! A front end that bars `/kylin/api/cache/` protects nothing if the node reads `/kylin//api;x=1/cach%65/` as the same path.
-//! The node normalises as Tomcat does, with code of its own, so that tests find where the two disagree.
+//! A front end that closes `/kylin/api/cache/` protects nothing if the node treats
+//! `/kylin//api;x=1/cach%65/` as the same path. The node normalises as Tomcat does, with its own
+//! code, so that tests find where the two disagree.
 
-/// Returns the path that Tomcat would serve, or `None` where it returns 400: for a broken escape, an escaped slash,
-/// backslash or NUL, and a path that climbs above the root.
+/// Returns the path that Tomcat would serve, or `None` if Tomcat returns 400. It does so for a
+/// broken escape, for an escaped slash, backslash or NUL, and for a path that climbs above the
+/// root.
 pub(crate) fn normalise(raw: &str) -> Option<String> {
-    // Parameters are cut off before decoding, as in CoyoteAdapter.parsePathParameters: `%3B` is a character of a name.
+    // Parameters are removed before decoding, as in CoyoteAdapter.parsePathParameters, so `%3B` is
+    // a character of a name.
     let bare: Vec<&str> = raw.split('/').map(|segment| segment.split(';').next().unwrap_or("")).collect();
     let mut kept: Vec<String> = Vec::with_capacity(bare.len());
     for segment in &bare {

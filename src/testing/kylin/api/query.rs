@@ -1,4 +1,4 @@
-//! Queries of both generations. They differ in how they respond to a query that fails.
+//! Queries of both generations, which differ in how they respond to a failed query.
 
 use std::time::Duration;
 
@@ -19,7 +19,8 @@ use crate::testing::kylin::stream::{Piece, Streamed};
 
 /// Responds to `POST /query` and `/query/prestate`, which keeps nothing on the server.
 ///
-/// In Kylin 5, a query that fails is a 200 with `isException`; only an error before it begins is an HTTP error.
+/// In Kylin 5, a failed query is a 200 with `isException`; only an error before the query begins is
+/// an HTTP error.
 pub(crate) async fn json(call: &Call) -> CallResult {
     let version = call.settings.version();
     if version == KylinVersion::V5 && !call.headers.contains_key(header::USER_AGENT) {
@@ -54,7 +55,7 @@ pub(crate) async fn json(call: &Call) -> CallResult {
     }
 }
 
-/// Exports a result: the query runs anew and its result is a file.
+/// Exports a result: the query runs again, and its result is a file.
 pub(crate) async fn csv(call: &Call, params: &Params) -> CallResult {
     let text = |name: &str| params.value(name).unwrap_or_default().to_owned();
     let query = RunningQuery::new(uuid(), None, text("sql"), text("project"), call.user_name());
@@ -88,11 +89,11 @@ struct Ran {
 /// The reason why a query has no result.
 #[derive(Debug)]
 enum QueryFailure {
-    /// The node does not run queries. Not executed.
+    /// The node does not run queries. The query was not executed.
     JobMode,
-    /// Project or text is missing or unknown. Not executed.
+    /// The project or the text is missing or unknown. The query was not executed.
     Invalid(String),
-    /// The limit of concurrent queries is reached. Not executed.
+    /// The limit of concurrent queries is reached. The query was not executed.
     TooMany,
     /// The query itself is wrong, or was stopped.
     Failed(String),
@@ -155,7 +156,8 @@ impl QueryFailure {
         }
     }
 
-    /// Returns the HTTP error. Only 2.x-4.x tell a refused query (400) from one that failed (500).
+    /// Returns the HTTP error. Only 2.x-4.x distinguish a refused query (400) from a failed one
+    /// (500).
     fn failure(self, version: KylinVersion) -> Failure {
         match (&self, version) {
             (QueryFailure::Failed(_), _) | (QueryFailure::Invalid(_) | QueryFailure::TooMany, KylinVersion::V5) => {
@@ -170,8 +172,8 @@ impl QueryFailure {
 }
 
 impl Ran {
-    /// Writes the result with `form`, which is given the two cells: the node and the text of the query, or a filler. A
-    /// filler is streamed.
+    /// Writes the result with `form`, which gets the two cells: the node, and the text of the query
+    /// or a filler. A filler is streamed.
     fn write(self, content_type: &'static str, form: impl FnOnce(&str, &str) -> String) -> Response<Body> {
         const FILLER: &str = "@filler@";
         let Markers { repeat_bytes, repeat_bytes_chunked, .. } = self.markers;

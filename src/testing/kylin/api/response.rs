@@ -9,7 +9,8 @@ use crate::kylin::KylinVersion;
 /// The result of a handler.
 pub(crate) type CallResult = Result<Response<Body>, Failure>;
 
-/// The way in which lists and results are wrapped. The client chooses with `Accept`; the default depends on the version.
+/// How lists and results are wrapped. The client chooses with `Accept`; the default depends on the
+/// version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Envelope {
     /// Apache Kylin 2.x-4.x: the value itself.
@@ -38,7 +39,7 @@ impl Envelope {
         }
     }
 
-    /// Wraps a whole list, under `name` where lists have names.
+    /// Wraps a whole list, under `name` if lists have names.
     pub(crate) fn wrap_list(self, name: &str, items: Vec<Value>) -> Value {
         let size = items.len();
         self.wrap(match self {
@@ -107,20 +108,21 @@ pub(crate) fn json_response(status: StatusCode, value: &Value) -> Response<Body>
     typed(status, "application/json;charset=UTF-8", value.to_string())
 }
 
-/// Returns the page of a status as Tomcat, or a gateway before it, makes it.
+/// Returns the page for a status as Tomcat, or a gateway in front of it, generates it.
 pub(crate) fn html(status: StatusCode) -> Response<Body> {
     let page = format!("<html><head><title>{status}</title></head><body><h1>HTTP Status {status}</h1></body></html>");
     typed(status, "text/html;charset=utf-8", page)
 }
 
-/// Returns the page that Tomcat makes of an exception of tomcat-redis-session-manager (RedisSessionManager.java:388).
+/// Returns the page that Tomcat generates for an exception of tomcat-redis-session-manager
+/// (RedisSessionManager.java:388).
 pub(crate) fn unwritten_session() -> Response<Body> {
     let page = "<html><body><h1>HTTP Status 500</h1><pre>java.lang.IllegalStateException: Race condition encountered: \
                 attempted to load session which has been created but not yet serialized.</pre></body></html>";
     typed(StatusCode::INTERNAL_SERVER_ERROR, "text/html;charset=utf-8", page)
 }
 
-/// Returns the start page of the web application, which Kylin sends for wrong paths too.
+/// Returns the start page of the web application, which Kylin also sends for wrong paths.
 pub(crate) fn start_page(status: StatusCode) -> Response<Body> {
     let page =
         "<!doctype html><html lang=\"en\"><head><title>Kylin</title></head><body ng-app=\"kylin\"></body></html>";

@@ -12,7 +12,8 @@ use crate::testing::kylin::api::response::CallResult;
 use crate::testing::kylin::api::{admin, catalog, query, servers};
 use crate::testing::kylin::dialect::{Dialect, Facts};
 
-/// Returns the access that a path needs: for 2.x-4.x from `kylinSecurity.xml` of 3.1.3, as far as the node has the paths.
+/// Returns the access that a path requires. For 2.x-4.x it comes from `kylinSecurity.xml` of 3.1.3,
+/// for the paths that this node has.
 pub(crate) fn access(dialect: Dialect, path: &str) -> Access {
     let (open, admin) = match dialect.generation() {
         V4 => (
@@ -43,7 +44,8 @@ pub(crate) async fn route(call: &Call) -> Option<CallResult> {
     Some(match (call.settings.version(), call.method.as_str(), segments.as_slice()) {
         (V4, "GET", ["query", "runningQueries"]) => query::running(call),
         (V4, "PUT", ["query", id, "stop"]) => {
-            // An unknown id has the same response, so a client cannot tell that the query runs on another node.
+            // An unknown id gets the same response, so a client cannot tell that the query runs on
+            // another node.
             call.node.inner.running.stop(id);
             Ok(Response::new(Body::empty()))
         }
@@ -55,7 +57,7 @@ pub(crate) async fn route(call: &Call) -> Option<CallResult> {
             query::csv(call, &Params::parse(&String::from_utf8_lossy(&call.body))).await
         }
         (V5, "DELETE", ["query", id]) => {
-            // Kylin 5 tells all nodes by itself.
+            // Kylin 5 notifies all nodes by itself.
             call.settings.metastore.stop_everywhere(id);
             call.value(Value::Null)
         }

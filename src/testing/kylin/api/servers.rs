@@ -7,7 +7,7 @@ use crate::testing::kylin::Mode;
 use crate::testing::kylin::api::call::Call;
 use crate::testing::kylin::api::response::{CallResult, Failure, json_response, ok};
 
-/// Responds to `is_active_job_node` of 2.x-4.x: a bare boolean, or a 500 where no leader is elected.
+/// Responds to `is_active_job_node` of 2.x-4.x: a bare boolean, or a 500 if no leader is elected.
 pub(crate) fn is_active_job_node(call: &Call) -> CallResult {
     match call.settings.active_job_node {
         Some(active) => Ok(ok(&Value::Bool(active))),

@@ -1,13 +1,15 @@
-//! The SQL that the node understands: whether a text reads, and markers that ask for a behaviour.
+//! The SQL that the node understands: whether a text only reads, and markers that request a
+//! behaviour.
 
-/// The behaviour that a test asks for in the text of a query.
+/// The behaviour that a test requests in the text of a query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Markers {
     /// `sleep_ms(n)`: the query runs that long.
     pub(crate) sleep_ms: u64,
-    /// `repeat_bytes(n)`: the second cell of the result holds that many bytes, announced with a `Content-Length`.
+    /// `repeat_bytes(n)`: the second cell of the result has that many bytes, declared with a
+    /// `Content-Length`.
     pub(crate) repeat_bytes: Option<u64>,
-    /// `repeat_bytes_chunked(n)`: the second cell holds that many bytes, without a `Content-Length`.
+    /// `repeat_bytes_chunked(n)`: the second cell has that many bytes, without a `Content-Length`.
     pub(crate) repeat_bytes_chunked: Option<u64>,
     /// The words `SYNTAX ERROR`: the query fails.
     pub(crate) fails: bool,

@@ -1,7 +1,8 @@
 //! The data that the nodes of one cluster share.
 //!
-//! A Kylin node has only caches, running queries and sessions of its own. Users, projects, saved queries and jobs are in
-//! the metastore. Nodes with one [`Metastore`] are one cluster. Its list of jobs shows whether a build was executed twice.
+//! A Kylin node itself has only caches, running queries and sessions. Users, projects, saved
+//! queries and jobs are in the metastore. Nodes with the same [`Metastore`] are one cluster. Its
+//! list of jobs shows whether a build was executed twice.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -21,11 +22,13 @@ const URL: &str = "test_docker@jdbc,driverClassName=com.mysql.jdbc.Driver,\
                    url=jdbc:mysql://mysql:3306/kylin?useSSL=false,username=kylin,password=metastore-secret";
 const COOKIE: &str = "ce8a5bd5b23fe84d1894dce1bd9399364ba5af3c7a25f025442c92244c729804";
 
-/// The wrong passwords in a row after which Kylin 5 locks a user (`ManagedUser`), and for how long (`UserLockRuleUtil`).
+/// The number of wrong passwords in a row after which Kylin 5 locks a user (`ManagedUser`), and for
+/// how long (`UserLockRuleUtil`).
 const MAX_WRONG_PASSWORDS: u32 = 3;
 const LOCK_DURATION: Duration = Duration::from_secs(30);
 
-/// The shared data of a cluster of [`KylinNode`](crate::testing::KylinNode)s. Clones refer to one metastore.
+/// The shared data of a cluster of [`KylinNode`](crate::testing::KylinNode)s. Clones refer to the
+/// same metastore.
 ///
 /// It starts with the users `ADMIN` (password `KYLIN`, an administrator) and `ANALYST` (password `ANALYST`), and the
 /// project `learn_kylin` with a random uuid.
@@ -54,7 +57,7 @@ struct Tables {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Project {
-    /// The name that queries give.
+    /// The name that queries use.
     pub name: String,
     /// The id, which differs in every other metastore.
     pub uuid: String,
@@ -76,7 +79,7 @@ pub struct Job {
     pub request_id: Option<String>,
 }
 
-/// The wrong passwords of a user in a row.
+/// The wrong passwords in a row for a user.
 struct WrongPasswords {
     count: u32,
     last: Instant,
@@ -112,8 +115,8 @@ impl Metastore {
         Metastore { tables: Arc::new(Mutex::new(tables)), sessions: Sessions::default() }
     }
 
-    /// Sets `kylin.metadata.url`, and the name of Kylin 5's session cookie, which is the lower-case hexadecimal SHA-256
-    /// of the URL's identity. The default is the pair of Kylin's own unit test.
+    /// Sets `kylin.metadata.url` and the name of Kylin 5's session cookie, which is the lower-case
+    /// hexadecimal SHA-256 of the URL's identity. The default is the pair in Kylin's own unit test.
     #[must_use]
     pub fn identity(self, url: &str, cookie: &str) -> Self {
         let mut tables = self.tables.lock();
@@ -122,7 +125,7 @@ impl Metastore {
         self
     }
 
-    /// Adds a user, or replaces the one of that name.
+    /// Adds a user, or replaces the user with that name.
     #[must_use]
     pub fn user(self, name: &str, password: &str, admin: bool) -> Self {
         let mut tables = self.tables.lock();
@@ -149,7 +152,8 @@ impl Metastore {
         self.tables.lock().jobs.clone()
     }
 
-    /// Returns the number of submitted builds of `target`. More than one for one request is a build executed twice.
+    /// Returns the number of submitted builds of `target`. More than one for a single request means
+    /// that a build was executed twice.
     pub fn builds_of(&self, target: &str) -> usize {
         self.tables.lock().jobs.iter().filter(|job| job.target == target).count()
     }
@@ -167,7 +171,7 @@ impl Metastore {
         self.tables.lock().down
     }
 
-    /// Makes the nodes write the placeholders of shared sessions, see
+    /// Makes the nodes write the placeholders of shared sessions: see
     /// [`KylinNode::writes_sessions_late`](crate::testing::KylinNode::writes_sessions_late).
     pub fn write_sessions(&self) {
         self.sessions.write_all();
@@ -185,7 +189,7 @@ impl Metastore {
         self.tables.lock().cookie.clone()
     }
 
-    /// Returns the user with this password. Kylin compares user names without case.
+    /// Returns the user with this password. Kylin ignores case in user names.
     pub(crate) fn check_password(&self, name: &str, password: &str) -> Option<User> {
         let tables = &mut *self.tables.lock();
         let user = tables.users.iter().find(|user| user.name.eq_ignore_ascii_case(name))?;
@@ -200,7 +204,7 @@ impl Metastore {
         None
     }
 
-    /// Returns whether Kylin 5 refuses any password of the user, which all its nodes do.
+    /// Returns whether Kylin 5 refuses any password of the user, as all its nodes then do.
     pub(crate) fn is_locked(&self, name: &str) -> bool {
         let tables = self.tables.lock();
         let wrong = tables.wrong_passwords.get(&name.to_ascii_lowercase());
@@ -233,7 +237,8 @@ impl Metastore {
 
     /// Returns the addresses of the nodes that listen, each with its current role.
     pub(crate) fn servers(&self) -> Vec<(String, Mode)> {
-        // Another thread may hold the lock of a node's settings and wait for the tables: never hold both.
+        // Another thread may hold the lock of a node's settings and wait for the tables, so both
+        // must never be held.
         let servers = self.tables.lock().servers.clone();
         servers
             .iter()

@@ -1,6 +1,7 @@
 //! The running queries of one node.
 //!
-//! In Kylin 2.x-4.x this is a map in the memory of each node: to list or stop queries, all nodes have to be asked.
+//! In Kylin 2.x-4.x this is a map in the memory of each node, so all nodes must be asked to list or
+//! stop queries.
 
 use std::sync::Arc;
 

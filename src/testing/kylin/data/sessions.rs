@@ -1,7 +1,7 @@
 //! A table of sessions, and the cookie that holds the id of one.
 //!
-//! By default a table belongs to one node, as in every Kylin without session sharing. This makes affinity necessary:
-//! another node returns 401 for the same cookie.
+//! By default a table belongs to one node, as in every Kylin without session sharing. This makes
+//! affinity necessary, because another node returns 401 for the same cookie.
 
 use std::sync::Arc;
 
@@ -13,7 +13,8 @@ use parking_lot::Mutex;
 use crate::cookie;
 use crate::testing::kylin::data::bounded::BoundedMap;
 
-/// The number of sessions of a table. Clients without cookies create one with every request, and the oldest are removed.
+/// The maximum number of sessions in a table. Clients without cookies create one with every
+/// request, and the oldest ones are removed.
 const MAX_SESSIONS: usize = 65_536;
 
 #[derive(Clone)]
@@ -34,7 +35,8 @@ pub(crate) struct Sessions(Arc<Mutex<BoundedMap<Session, MAX_SESSIONS>>>);
 
 struct Session {
     user: User,
-    /// The node that has the content of this session, which is only a placeholder for the other nodes.
+    /// The node that has the content of this session, which is only a placeholder for the other
+    /// nodes.
     unwritten_by: Option<String>,
 }
 
@@ -44,7 +46,7 @@ impl Sessions {
         self.0.lock().insert(id, Session { user, unwritten_by: None });
     }
 
-    /// Adds a session that is a placeholder for all nodes but `node`.
+    /// Adds a session that is a placeholder for all nodes except `node`.
     pub(crate) fn open_unwritten(&self, user: User, id: String, node: &str) {
         self.0.lock().insert(id, Session { user, unwritten_by: Some(node.to_owned()) });
     }
@@ -94,7 +96,8 @@ impl Cookie {
         }
     }
 
-    /// Returns the session ids in a request's cookies: more than one if it has the cookie more than once.
+    /// Returns the session ids in a request's cookies; more than one if the request has the cookie
+    /// more than once.
     pub(crate) fn ids(&self, headers: &HeaderMap) -> Vec<String> {
         let name = match self {
             Cookie::Tomcat { .. } => "JSESSIONID",

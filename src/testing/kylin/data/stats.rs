@@ -25,9 +25,9 @@ pub struct Stats {
     pub in_flight: u64,
     /// Requests that the client cancelled: the future or the body of the response was dropped before its end.
     pub cancelled: u64,
-    /// Executed queries, with failing SQL and CSV exports, without rejected ones.
+    /// Executed queries, including failing SQL and CSV exports, but not rejected ones.
     pub queries: u64,
-    /// Queries that run now.
+    /// Queries that are currently running.
     pub running: u64,
     /// Stopped queries.
     pub stopped: u64,
@@ -37,7 +37,7 @@ pub struct Stats {
     pub logins: u64,
     /// Failed password checks. Kylin 5 locks a user after three.
     pub wrong_passwords: u64,
-    /// Passwords that could not be checked, because the user source is unreachable.
+    /// Passwords that could not be checked because the user source is unreachable.
     pub unchecked_logins: u64,
     /// Responses with status 401.
     pub unauthorized: u64,
@@ -51,7 +51,7 @@ pub struct Stats {
     pub open_connections: u64,
 }
 
-/// The awaited event did not happen within 30 s.
+/// The error if the awaited event did not happen within 30 s.
 #[derive(Debug, thiserror::Error)]
 #[error("the awaited event did not happen within {WAIT_TIMEOUT:?}: {stats:?}")]
 #[non_exhaustive]
@@ -103,7 +103,7 @@ impl Counts {
     }
 }
 
-/// The count of each of the last [`MAX_REMEMBERED`] different texts.
+/// The counts for the last [`MAX_REMEMBERED`] different texts.
 #[derive(Default)]
 struct Remembered(BoundedMap<u64, MAX_REMEMBERED>);
 
@@ -120,7 +120,7 @@ impl Remembered {
     }
 }
 
-/// A request on the node, from its arrival to the end or the drop of its response.
+/// A request on the node, from its arrival until its response has ended or is dropped.
 pub(crate) struct InFlight {
     counts: Arc<Counts>,
     ended: AtomicBool,

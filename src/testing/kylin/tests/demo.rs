@@ -17,7 +17,7 @@ async fn bytes_are_those_of_the_function() {
 
 #[tokio::test]
 async fn the_bytes_never_change() {
-    // Worked out apart from this crate, with the same finalizer of splitmix64.
+    // Computed independently of this crate, with the same finalizer of splitmix64.
     assert_eq!(demo_bytes_at(0)[..8], [0xaa, 0x42, 0x50, 0xae, 0x03, 0x99, 0xa8, 0x5b]);
 }
 

@@ -100,7 +100,7 @@ async fn kylin_5_locks_a_user_after_three_wrong_passwords_at_every_node() {
         let metastore = Metastore::new();
         let [one, other] = ["q1", "q2"].map(|name| KylinNode::new(name).kylin_version(dialect).metastore(&metastore));
         let with = |password| at("GET", "/kylin/api/cubes").header(header::AUTHORIZATION, basic("admin", password));
-        // A right password ends the row.
+        // A correct password ends the row.
         for password in ["a", "b", "KYLIN", "a", "b", "c"] {
             send(&one, with(password), "").await;
         }

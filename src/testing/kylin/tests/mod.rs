@@ -1,4 +1,4 @@
-//! Black-box tests of the node, a module per topic; this file holds what they share.
+//! Black-box tests of the node, one module per topic; this file contains their common parts.
 
 mod calls;
 mod demo;
@@ -64,7 +64,7 @@ fn basic(user: &str, password: &str) -> String {
     format!("Basic {}", BASE64.encode(format!("{user}:{password}")))
 }
 
-/// A request of the administrator, who sends the password along.
+/// A request by the administrator, with the password.
 fn admin(method: &str, path: &str) -> Builder {
     at(method, path).header(header::AUTHORIZATION, basic("ADMIN", "KYLIN"))
 }

@@ -52,7 +52,7 @@ async fn a_killed_node_drops_its_connections_and_may_serve_again_at_once() {
             sender.send_request(request).await
         });
         node.wait_until(|stats| stats.running == 1).await.unwrap();
-        // Every other time the node is dropped without waiting.
+        // Every other time, the node is dropped without waiting.
         if round % 2 == 0 {
             served.kill().await
         } else {
@@ -92,7 +92,7 @@ async fn a_client_that_leaves_is_noticed_while_it_waits_and_while_it_reads() {
     node.wait_until(|stats| stats.in_flight == 0 && stats.cancelled == 2).await.unwrap();
 }
 
-/// Everything that comes back for a request to `path`, and how it ended.
+/// Returns all bytes that come back for a request to `path`, and how the connection ended.
 async fn raw(served: &Served, path: &str) -> (Vec<u8>, std::io::Result<usize>) {
     let mut stream = TcpStream::connect(served.addr()).await.unwrap();
     stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n").as_bytes()).await.unwrap();

@@ -1,4 +1,4 @@
-//! A client that behaves as curl, the JDK and browsers do, and proves each response by a token.
+//! A client that behaves like curl, the JDK and browsers, and checks each response by a token.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
@@ -11,9 +11,9 @@ use super::tally::Tally;
 use crate::support::browser::basic;
 use crate::support::http::{Connection, RawResponse};
 
-/// The longest wait for a byte.
+/// The maximum wait for a byte.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
-/// One request in so many is a build.
+/// One request in this many is a build.
 const BUILD_EVERY: u64 = 6;
 
 /// How a client authenticates.
@@ -28,21 +28,22 @@ pub(crate) enum Login {
 /// The state that the clients of a drill share.
 pub(crate) struct Crowd {
     pub(crate) over: AtomicBool,
-    /// No node runs, so failures are honest.
+    /// Whether no node runs, so that failures are honest.
     pub(crate) outage: AtomicBool,
     /// Responses of any kind.
     pub(crate) responses: AtomicU64,
-    /// By the name of the node.
+    /// The restarts of the nodes, by the name of the node.
     pub(crate) restarts: BTreeMap<String, Restarts>,
     pub(crate) build: BuildCall,
-    /// The front end may repeat queries.
+    /// Whether the front end may repeat queries.
     pub(crate) repeats_queries: bool,
-    /// How long each query takes.
+    /// The duration of each query.
     pub(crate) query_ms: u64,
     pub(crate) think_time: Duration,
 }
 
-/// Counts twice for each loss of a node's sessions: before it begins, and when it is over. Between, the count is odd.
+/// Counts twice for each loss of a node's sessions: before it begins, and when it is over. In
+/// between, the count is odd.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Restarts(Arc<AtomicU64>);
 
@@ -73,7 +74,8 @@ pub(crate) fn sql(token: &str) -> String {
 pub(crate) enum BuildCall {
     /// `PUT /cubes/{cube}/build`, of Kylin 2.x-4.x.
     Cube,
-    /// `POST /models/{model}/segments`, of Kylin 5, and of the application for Tomcat: a JSP takes no PUT.
+    /// `POST /models/{model}/segments`, of Kylin 5, and of the application for Tomcat, because a
+    /// JSP accepts no PUT.
     Segments,
 }
 
@@ -94,11 +96,11 @@ pub(crate) struct Client {
     login: Login,
     connection: Option<Connection>,
     cookies: BTreeMap<String, String>,
-    /// The restarts of all nodes before the login.
+    /// The number of restarts of all nodes before the login.
     login_restarts: Option<BTreeMap<String, u64>>,
     /// The node that served the session last.
     home: Option<String>,
-    /// There was an outage at the beginning or at the end of the last exchange.
+    /// Whether there was an outage at the beginning or at the end of the last exchange.
     in_outage: bool,
     crowd: Arc<Crowd>,
     tally: Tally,
@@ -153,7 +155,8 @@ impl Client {
                 (self.login_restarts, self.home) = (Some(restarts), None);
                 return true;
             }
-            // A front end that knows nothing of Kylin repeats no POST that may have been executed.
+            // A front end that knows nothing about Kylin repeats no POST that may have been
+            // executed.
             Exchange::Response(response) if response.status() == 502 && !self.crowd.repeats_queries => {
                 self.tally.broken_writes += 1;
             }
@@ -204,7 +207,8 @@ impl Client {
         }
     }
 
-    /// Books a lost login: to the node if it lost its sessions since, else to the front end.
+    /// Attributes a lost login to the node if it lost its sessions since, otherwise to the front
+    /// end.
     fn lost(&mut self) {
         let (before, now) = (self.login_restarts.take().unwrap_or_default(), self.crowd.restarts());
         let home = self.home.take();
@@ -223,8 +227,9 @@ impl Client {
         json["results"][0][0].as_str().map(str::to_owned)
     }
 
-    /// Sends a request on the kept connection, or on a new one. If the kept one closes without a byte of the response, sends
-    /// it again on a new one, whatever its method: so do curl, the JDK and browsers.
+    /// Sends a request on the kept connection, or on a new one. If the kept one closes without a
+    /// byte of the response, sends it again on a new one, regardless of its method. So do curl, the
+    /// JDK and browsers.
     async fn exchange(&mut self, head: &str, body: &str) -> Exchange {
         let mut request = format!("{head}Host: kylin\r\nUser-Agent: test\r\nContent-Length: {}\r\n", body.len());
         if self.login == Login::Session && !self.cookies.is_empty() {
@@ -245,7 +250,7 @@ impl Client {
             let before = connection.received();
             let response = match connection.send(&request).await {
                 Ok(()) => connection.response().await,
-                // The response may be there although the request could not be sent to its end.
+                // The response may be there although the request could not be sent completely.
                 Err(error) => connection.response().await.map_err(|_| error),
             };
             match response {
@@ -271,7 +276,7 @@ impl Client {
         exchange
     }
 
-    /// An address of its own, so that policies by address tell the clients apart.
+    /// Each client has its own address, so that policies by address can tell the clients apart.
     fn address(&self) -> IpAddr {
         Ipv4Addr::new(127, 0, self.number as u8 + 1, 1).into()
     }
@@ -299,7 +304,7 @@ fn is_close(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
 }
 
-/// Status and beginning of a response, without what differs between two of a kind.
+/// The status and the beginning of a response, without the parts that differ between two of a kind.
 fn shown(response: &RawResponse) -> String {
     let text = String::from_utf8_lossy(&response.body);
     let message =

@@ -1,4 +1,5 @@
-//! A drill: nodes, a front end over them, and clients at work, while the drill stops, kills or pauses nodes.
+//! A drill: nodes, a front end for them, and active clients, while the drill stops, kills or pauses
+//! nodes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,42 +18,43 @@ use super::tally::Tally;
 /// The names of the nodes of each drill.
 pub(crate) const NAMES: [&str; 3] = ["n1", "n2", "n3"];
 
-/// The size of a drill.
+/// The parameters of a drill.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scale {
     pub(crate) clients: usize,
-    /// The time of a client between two requests.
+    /// The time between two requests of a client.
     pub(crate) think_time: Duration,
-    /// How long a node that starts accepts no connections.
+    /// How long a starting node accepts no connections.
     pub(crate) boot_time: Duration,
-    /// How long each query runs, in milliseconds.
+    /// The duration of each query, in milliseconds.
     pub(crate) query_ms: u64,
-    /// The requests before the first event, and after the last one.
+    /// The number of requests before the first event, and after the last one.
     pub(crate) requests: u64,
 }
 
-/// What happens to the nodes in a drill.
+/// The event that happens to the nodes in a drill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// One node after the other stops as Tomcat does and starts, with this time between the start of one and the stop of
-    /// the next.
+    /// Each node in turn stops like Tomcat and starts again. This is the time between the start of
+    /// one and the stop of the next.
     RollingRestart { between: Duration },
-    /// One node after the other is killed, with this time between the start of one and the death of the next.
+    /// Each node in turn is killed. This is the time between the start of one and the death of the
+    /// next.
     Kills { between: Duration },
     /// All nodes are killed at once. The first one starts, the others later.
     Outage,
-    /// One node does nothing for a time.
+    /// One node does nothing for this time.
     Pause(Duration),
 }
 
-/// Clients at work.
+/// Active clients.
 pub(crate) struct Clients {
     crowd: Arc<Crowd>,
     tasks: Vec<JoinHandle<Tally>>,
 }
 
 impl Clients {
-    /// Starts clients of a front end, over nodes whose restarts are counted here.
+    /// Starts clients of a front end for nodes whose restarts are counted here.
     pub(crate) fn start(
         front: SocketAddr,
         mode: &Mode,
@@ -74,12 +76,12 @@ impl Clients {
         Clients { tasks: (0..scale.clients).map(client).collect(), crowd }
     }
 
-    /// Responses to clients so far.
+    /// Returns the number of responses to clients so far.
     pub(crate) fn responses(&self) -> u64 {
         self.crowd.responses.load(Ordering::SeqCst)
     }
 
-    /// Says whether there is an outage of all nodes, in which failures are honest.
+    /// Sets whether there is an outage of all nodes, in which failures are honest.
     pub(crate) fn outage(&self, outage: bool) {
         self.crowd.outage.store(outage, Ordering::SeqCst);
     }
@@ -92,7 +94,7 @@ impl Clients {
         }
     }
 
-    /// Ends the clients, and returns what they saw.
+    /// Stops the clients, and returns their observations.
     pub(crate) async fn end(self) -> Tally {
         self.crowd.over.store(true, Ordering::SeqCst);
         let mut tally = Tally::default();
@@ -120,12 +122,13 @@ impl Drill {
         drill.end().await
     }
 
-    /// Starts all, and waits until the clients have worked a while.
+    /// Starts everything, and waits until the clients have worked for a while.
     pub(crate) async fn start(mode: &Mode, scale: Scale) -> Self {
         Self::behind(mode, scale, async |nodes| mode.start(nodes).await).await
     }
 
-    /// [`Self::start`] with a front end that `front` starts over the names and addresses of the nodes.
+    /// [`Self::start`] with a front end that `front` starts with the names and addresses of the
+    /// nodes.
     pub(crate) async fn behind(
         mode: &Mode,
         scale: Scale,
@@ -144,12 +147,12 @@ impl Drill {
         Drill { nodes, _front: front, clients, scale, metastore }
     }
 
-    /// Waits until the clients have worked a while.
+    /// Waits until the clients have worked for a while.
     pub(crate) async fn work(&self) {
         self.clients.work(self.scale.requests).await;
     }
 
-    /// Lets this happen, and waits until the clients have worked a while afterwards.
+    /// Makes this event happen, and waits until the clients have worked for a while afterwards.
     pub(crate) async fn happens(&mut self, event: Event) {
         match event {
             Event::RollingRestart { between } => {
@@ -194,7 +197,7 @@ impl Drill {
         self.nodes[number].boot().await;
     }
 
-    /// Ends the clients, and returns what they saw and what the nodes executed.
+    /// Stops the clients, and returns their observations and the nodes' executions.
     pub(crate) async fn end(self) -> Tally {
         let mut tally = self.clients.end().await;
         let nodes: Vec<KylinNode> = self.nodes.iter().map(|node| node.node.clone()).collect();

@@ -1,6 +1,8 @@
-//! Drills: nodes that stop, die and pause as processes do, front ends over them, and clients that prove each response.
+//! Drills: nodes that stop, die and pause like processes, front ends for them, and clients that
+//! check each response.
 //!
-//! `tests/it/drills.rs` runs them small, `benches/drills` at full size beside HAProxy and nginx.
+//! `tests/it/drills.rs` runs them at a small scale, `benches/drills` at full scale alongside
+//! HAProxy and nginx.
 
 mod client;
 mod crew;

@@ -18,17 +18,17 @@ pub(crate) struct Mode {
     pub(crate) name: &'static str,
     pub(crate) server: Server,
     pub(crate) login: Login,
-    /// Knows that the POST of a query may be repeated.
+    /// Whether it knows that the POST of a query may be repeated.
     pub(crate) knows_kylin: bool,
-    /// Sessions outlive their node.
+    /// Whether sessions outlive their node.
     pub(crate) keeps_logins: bool,
-    /// Sessions stay with their node as long as it lives.
+    /// Whether sessions stay with their node as long as it lives.
     pub(crate) binds: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Server {
-    /// The example with these options besides `--nodes`.
+    /// The example with these options in addition to `--nodes`.
     Example(&'static [&'static str]),
     /// The example with an nginx configuration that has these lines in its upstream.
     Config(&'static str),
@@ -103,7 +103,7 @@ enum Running {
 }
 
 impl Mode {
-    /// Starts the front end over these nodes, each with its name, which is its `jvmRoute`.
+    /// Starts the front end for these nodes, each with its name, which is its `jvmRoute`.
     pub(crate) async fn start(&self, nodes: &[(String, SocketAddr)]) -> FrontEnd {
         let named: Vec<_> = nodes.iter().map(|(name, address)| format!("{name}@{address}")).collect();
         match self.server {

@@ -1,4 +1,4 @@
-//! A node in a thread of its own, which stops, dies, pauses and starts again as a process does.
+//! A node in its own thread, which can stop, die, pause and restart like a process.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::mpsc;
@@ -12,10 +12,11 @@ use tokio::sync::{mpsc as commands, oneshot};
 use super::client::Restarts;
 use crate::support::port::free_port;
 
-/// How long a stopping Tomcat responds with 404 to everything, between the stop of its applications and of its port.
+/// How long a stopping Tomcat responds with 404 to everything: from the end of its applications to
+/// the closing of its port.
 const WITHOUT_APPLICATIONS: Duration = Duration::from_millis(100);
 
-/// A node at an address that it keeps over restarts.
+/// A node at an address that stays the same over restarts.
 pub(crate) struct DrillNode {
     pub(crate) node: KylinNode,
     address: SocketAddr,
@@ -25,19 +26,21 @@ pub(crate) struct DrillNode {
 
 /// The sockets of a running node, and the thread that serves them.
 struct NodeThread {
-    /// Each receiver holds the thread until its sender is dropped. Dropping this sender ends the thread.
+    /// Each receiver holds the thread until its sender is dropped. Dropping this sender ends the
+    /// thread.
     pauses: commands::UnboundedSender<mpsc::Receiver<()>>,
     thread: JoinHandle<()>,
 }
 
-/// Keeps a node paused while it lives.
+/// Keeps a node paused for as long as this lives.
 pub(crate) struct Paused(#[expect(dead_code, reason = "its drop resumes the node")] mpsc::Sender<()>);
 
 impl DrillNode {
     /// Starts a node of Kylin 2.x-4.x, whose name is its `jvmRoute` too.
     pub(crate) async fn start(name: &str, metastore: &Metastore) -> Self {
         let node = KylinNode::new(name).metastore(metastore).jvm_route(name);
-        // Fixed, so that the node comes back where it was; out of the range of outgoing connections.
+        // Fixed, so that the node comes back at the same address; outside the range of outgoing
+        // connections.
         let address = (Ipv4Addr::LOCALHOST, free_port()).into();
         let mut node = DrillNode { node, address, restarts: Restarts::default(), process: None };
         node.boot().await;
@@ -53,7 +56,8 @@ impl DrillNode {
         self.restarts.clone()
     }
 
-    /// Stops the node as `shutdown.sh` does: the applications first, so that every path is a 404, then the port.
+    /// Stops the node like `shutdown.sh`: first the applications, so that every path is a 404, then
+    /// the port.
     pub(crate) async fn stop(&mut self) {
         self.restarts.begin();
         self.node.faults().inject(FaultScope::Everything, Fault::Html(StatusCode::NOT_FOUND));
@@ -61,7 +65,8 @@ impl DrillNode {
         self.end();
     }
 
-    /// Kills the node as `kill -9` does: the kernel closes its sockets, with a reset where bytes were not read.
+    /// Kills the node like `kill -9`: the kernel closes its sockets, with a reset if bytes were not
+    /// read.
     pub(crate) fn kill(&mut self) {
         self.restarts.begin();
         self.end();
@@ -73,8 +78,8 @@ impl DrillNode {
         self.process = Some(NodeThread::start(self.node.clone(), self.address).await);
     }
 
-    /// Pauses the node as SIGSTOP does: the kernel accepts connections and bytes for it, and resumes it when the result is
-    /// dropped.
+    /// Pauses the node like SIGSTOP: the kernel accepts connections and bytes for it. Dropping the
+    /// result resumes it.
     pub(crate) fn pause(&self) -> Paused {
         let (resume, paused) = mpsc::channel();
         let running = self.process.as_ref().expect("the node runs");
@@ -98,7 +103,7 @@ impl NodeThread {
             let _served = node.serve(address).await.expect("the port was free");
             _ = listens.send(());
             while let Some(pause) = receiver.recv().await {
-                // Blocks all tasks of this runtime: that is the pause.
+                // Blocks all tasks of this runtime, which is the pause.
                 _ = pause.recv();
             }
         };

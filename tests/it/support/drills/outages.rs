@@ -1,4 +1,5 @@
-//! Drills in which what nodes and front ends depend on fails: the session store, the user source, ZooKeeper.
+//! Drills in which the dependencies of nodes and front ends fail: the session store, the user
+//! source, ZooKeeper.
 
 use std::time::Duration;
 
@@ -13,15 +14,15 @@ use crate::support::zookeeper::{ZooKeeperServer, create, kylin_3_1};
 /// How a session store fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StoreFailure {
-    /// It lives and has lost everything.
+    /// It is running, but has lost everything.
     Empty,
     /// It is killed, and comes back empty.
     Killed,
-    /// It accepts bytes and does not respond.
+    /// It accepts bytes, but does not respond.
     Hung,
 }
 
-/// Has the Redis of a front end fail, which is not there for `time`. `kind` is the prefix of its `--sessions`.
+/// Makes the Redis of a front end fail for `time`. `kind` is the prefix of its `--sessions`.
 pub(crate) async fn redis(mode: &Mode, kind: &str, failure: StoreFailure, scale: Scale, time: Duration) -> Tally {
     let mut server = Redis::start(&[]).await;
     let sessions = format!("{kind}redis://{}", server.address());

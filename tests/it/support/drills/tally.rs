@@ -1,4 +1,4 @@
-//! What the clients of a drill saw, and what the nodes executed.
+//! The observations of a drill's clients, and the executions of the nodes.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,20 +10,22 @@ use kylin_lb::testing::kylin::{KylinNode, Metastore};
 /// The outcome of a drill, for one client or for all.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Tally {
-    /// Exchanges, logins included.
+    /// The number of exchanges, including logins.
     pub(crate) requests: u64,
-    /// What a client cannot use: a 4xx or 5xx that is not a lost login, a wrong body, a truncated response, none at all.
+    /// Failures for the client: a 4xx or 5xx that is not a lost login, a wrong body, a truncated
+    /// response, or no response.
     pub(crate) failures: BTreeMap<String, u64>,
-    /// Failures while no node ran.
+    /// Failures while no node was running.
     pub(crate) failed_in_outage: u64,
-    /// Responses 502 to requests that the front end must not repeat, because they may have been executed: writes, and where
-    /// it knows nothing of Kylin every POST.
+    /// Responses 502 to requests that the front end must not repeat, because they may have been
+    /// executed. These are writes, and every POST if the front end knows nothing about Kylin.
     pub(crate) broken_writes: u64,
-    /// Kept connections that closed without a byte of the response. The client repeated the request.
+    /// Kept connections that closed without a byte of the response. The client repeated the
+    /// request.
     pub(crate) silent: u64,
     /// Logins that ended with the node that had the session in its memory.
     pub(crate) lost: u64,
-    /// Logins that ended although the node of the session lives.
+    /// Logins that ended although the node of the session is alive.
     pub(crate) lost_wrongly: u64,
     /// Queries that nodes executed more often than the client sent them.
     pub(crate) repeated_reads: u64,
@@ -40,7 +42,8 @@ pub(crate) struct Tally {
 #[derive(Debug, Clone)]
 struct Sent {
     token: String,
-    /// How often the client sent it: once, and once more for each connection that closed without a byte.
+    /// How often the client sent it: once, plus once for each connection that closed without a
+    /// byte.
     times: u64,
 }
 
@@ -49,7 +52,7 @@ impl Tally {
         self.failures.values().sum()
     }
 
-    /// Notes that the client sent the request of this token `times` times.
+    /// Records that the client sent the request with this token `times` times.
     pub(crate) fn sent(&mut self, token: String, is_build: bool, times: u64) {
         if is_build { &mut self.builds } else { &mut self.queries }.push(Sent { token, times });
     }
@@ -64,7 +67,7 @@ impl Tally {
         self.repeated_writes = count(&self.builds, &|sent| build(&sent.token) > sent.times);
     }
 
-    /// [`Self::count_executions`] of in-process nodes.
+    /// [`Self::count_executions`] for in-process nodes.
     pub(crate) fn count_executions_of(&mut self, nodes: &[KylinNode], metastore: &Metastore) {
         let mut builds = BTreeMap::<String, u64>::new();
         for job in metastore.jobs() {

@@ -1,4 +1,4 @@
-//! A drill on real Tomcats, which their own `shutdown.sh` stops.
+//! A drill with real Tomcats, which their own `shutdown.sh` stops.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -30,7 +30,7 @@ pub(crate) struct Tomcats {
 }
 
 impl Tomcats {
-    /// Starts all, and waits until the clients have worked a while.
+    /// Starts everything, and waits until the clients have worked for a while.
     pub(crate) async fn start(mode: &Mode, scale: Scale) -> Self {
         let nodes = Tomcat::start(&NAMES).await;
         let named: Vec<_> =
@@ -43,7 +43,8 @@ impl Tomcats {
         Tomcats { nodes, restarts, front, clients, scale }
     }
 
-    /// Stops a node, starts it again, and waits until the clients have worked a while in between and afterwards.
+    /// Stops a node, restarts it, and waits until the clients have worked for a while in between
+    /// and afterwards.
     pub(crate) async fn restart(&mut self, number: usize) {
         self.restarts[number].begin();
         self.nodes[number].shut_down().await;
@@ -53,8 +54,8 @@ impl Tomcats {
         self.clients.work(self.scale.requests).await;
     }
 
-    /// Sends this many queries and builds that each take this long, and waits until all have begun. Returns the SQL of each
-    /// query or the path of each build, with the response to come.
+    /// Sends this many queries and builds that each take this long, and waits until all have begun.
+    /// Returns the SQL of each query or the path of each build, with the pending response.
     pub(crate) async fn send_long(
         &self,
         count: usize,
@@ -96,7 +97,7 @@ impl Tomcats {
         self.nodes.iter().map(|node| node.executed().lines().filter(|line| *line == what).count()).sum()
     }
 
-    /// Ends the clients, and returns what they saw and what the nodes executed.
+    /// Stops the clients, and returns their observations and the nodes' executions.
     pub(crate) async fn end(self) -> Tally {
         let mut tally = self.clients.end().await;
         let mut executed = BTreeMap::<String, u64>::new();

@@ -6,7 +6,7 @@ mod table;
 pub(crate) use self::epochs::{Epochs, ProjectSlot};
 pub(crate) use self::table::{FlightRole, FlightTable, Follower, FollowerOutcome, Leader};
 
-/// Equal where its hash is.
+/// Equal if its hash is equal.
 pub(crate) struct FlightKey {
     pub(crate) hash: u64,
     pub(crate) ids: QueryIds,
@@ -40,7 +40,7 @@ mod unshareable {
 
     use crate::clock::Clock;
 
-    /// Remembers nothing, so that each model meets the table.
+    /// Remembers nothing, so that each model reaches the table.
     pub(super) struct Unshareable;
 
     impl Unshareable {

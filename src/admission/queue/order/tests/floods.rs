@@ -11,7 +11,8 @@ fn a_user_with_an_eighth_of_the_slots_lets_others_pass_and_gets_what_they_leave(
     assert_eq!(turn, SlotState::Wait);
     order.leave(flood[0].0, true, SECOND);
     assert_eq!(order.turn(other), SlotState::Go);
-    // While another user is active, as many slots are left to others as were needed, 5 for the share of this user and one.
+    // While another user is active, as many slots are left to others as they needed: 5 for the
+    // share of this user, and one.
     (1..7).for_each(|index| order.leave(flood[index].0, true, SECOND));
     assert_eq!((order.turn(flood[32].0), order.turn(flood[33].0)), (SlotState::Go, SlotState::Wait));
     order.leave(other, true, 11 * SECOND);
@@ -68,7 +69,7 @@ fn queries_beyond_a_share_that_may_be_slow_leave_slots_to_others() {
         (0..30).map(|_| count(&mut order)).sum::<u32>()
     };
     let (quick, slow, unseen) = (started(1, SECOND, 0), started(1, 20 * SECOND, 0), started(9, SECOND, 0));
-    // Of 16 slots two are kept for quick queries.
+    // Of 16 slots, two are kept for quick queries.
     assert_eq!((quick, slow, unseen), (16, 14, 14));
     assert_eq!((started(9, SECOND, ACTIVE), started(1, 20 * SECOND, ACTIVE)), (16, 14), "without another user");
 }
@@ -89,7 +90,8 @@ fn a_quick_query_beyond_a_share_passes_the_slow_ones_of_its_user() {
     assert_eq!((order.turn(slow[6].0), order.turn(slow[7].0)), (SlotState::Go, SlotState::Go), "without another user");
 }
 
-/// Every 12 s five others send a query at once, and one of them every 4 s, while a user floods with queries of 2 s.
+/// Every 12 s five other users send a query at once, and one of them every 4 s, while one user
+/// floods with queries of 2 s.
 #[test]
 fn slots_that_others_need_now_and_then_are_left_to_them() {
     let mut order = order(&[8], None);
@@ -118,7 +120,8 @@ fn slots_that_others_need_now_and_then_are_left_to_them() {
     assert!(ended > 60, "the flood is served too: {ended}");
 }
 
-/// A user who sends again and again as much as may wait never has a query of another user wait for more than the next end.
+/// One user keeps sending as many queries as may wait. No query of another user may wait for more
+/// than the next end of a query.
 #[test]
 fn no_query_of_another_user_waits_for_more_than_one_end_of_a_flood() {
     for slots in [4, 8, 32] {

@@ -95,11 +95,12 @@ fn what_is_beyond_the_places_is_the_costliest_and_of_a_user_who_crowds() {
     order.leave(last, false, 0);
 }
 
-/// Has queries of these durations in milliseconds run one after the other, one at each endpoint, a 10th of a second apart.
+/// Runs queries of these durations in milliseconds, one at each endpoint, started a tenth of a
+/// second apart.
 fn run(order: &mut Order, rounds: u64, millis: &[u64], now: &mut Micros) -> Vec<u32> {
     for round in 0..rounds {
         for (uid, millis) in (0..).zip(millis) {
-            // Of two kinds, one of which takes ten times as long as the other.
+            // There are two kinds of queries, one of which takes ten times as long as the other.
             let kind = round % 2;
             let ticket = order.ticket(1, None, Some(kind), *now);
             let (token, turn) = order.enter(&live(order, uid), ticket, *now);

@@ -1,4 +1,5 @@
-//! The rules, applied to a list, give each request the same turn.
+//! A reference model that applies the rules to a list. Each request must get the same turn as in
+//! the real queues.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +23,8 @@ struct Model {
     now: Micros,
     /// The interval of the last action.
     interval: u64,
-    /// When how many slots of an endpoint were needed by requests within the shares of their users.
+    /// The times at which requests within the shares of their users needed slots of an endpoint,
+    /// and how many.
     needs: Vec<(Micros, u64, u32)>,
     requests: Vec<Modelled>,
 }
@@ -32,7 +34,8 @@ impl Model {
         self.requests.iter().filter(of).count() as u32
     }
 
-    /// Returns how many requests of the user run or wait, and how many of them run or wait within its share.
+    /// Returns how many requests of the user run or wait, and how many of these are within its
+    /// share.
     fn of_user(&self, user: u64) -> (u32, u32) {
         let all = self.count(|of| of.ticket.user == user && of.turn != SlotState::Refused);
         let beyond = self.count(|of| of.ticket.user == user && of.turn == SlotState::Wait && of.is_beyond);
