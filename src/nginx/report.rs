@@ -151,6 +151,9 @@ fn print_server(server: &Server, groups: &[Group<'_>], f: &mut dyn fmt::Write) -
     if !names.is_empty() {
         writeln!(f, "  names      {}", names.join(" "))?;
     }
+    if server.settings.client_tls.rejects_handshake {
+        writeln!(f, "  handshake  refused (ssl_reject_handshake)")?;
+    }
     if let Some(reply) = &server.reply {
         writeln!(f, "  always     {}", returned(reply))?;
     }

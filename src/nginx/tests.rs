@@ -200,9 +200,9 @@ fn a_whole_nginx_conf_is_read() {
 
     let listener = &config.listeners[0];
     assert_eq!((config.listeners.len(), listener.default, listener.backlog), (2, 0, Some(512)));
-    assert_eq!(listener.server_for(Some("other:8080"), None).0, 1);
-    assert_eq!(listener.server_for(Some("a.kylin.example.org"), None).0, 0);
-    assert_eq!(listener.server_for(None, None).0, 0);
+    assert_eq!(listener.server_for(Some("other:8080")).0, 1);
+    assert_eq!(listener.server_for(Some("a.kylin.example.org")).0, 0);
+    assert_eq!(listener.server_for(None).0, 0);
 
     let report = config.report().to_string();
     for line in [

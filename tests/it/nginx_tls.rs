@@ -183,17 +183,22 @@ async fn handshakes_are_refused_by_name_as_in_nginx() {
                 }
             }
         }
-        // The server of the handshake serves hosts that no server has.
         let [plain, unknown] = [&["--http1.1"][..], &["--http1.1", "-H", "Host: unknown"]];
+        let without_host = &["--http1.0", "-H", "Host:"];
         for (trusted, name, arguments, expected) in [
             (&one, "one.example", plain, "one"),
-            (&one, "one.example", unknown, "one"),
+            (&one, "one.example", without_host, "default"),
+            (&one, "one.example", unknown, "default"),
             (&default, "bare.example", plain, "bare"),
         ] {
-            if front.contains(name) {
+            let serves = format!("return 200 {expected};");
+            if front.contains(&serves) {
                 for (who, address) in [("nginx", nginx.address("front")), ("ours", address)] {
                     let found = curl(trusted, address, name, arguments).await;
-                    assert_eq!(found, format!("{expected} 200 1.1"), "{who}, {name} {arguments:?}\n{front}");
+                    assert!(
+                        found.starts_with(&format!("{expected} 200 ")),
+                        "{who}, {name} {arguments:?}: {found}\n{front}"
+                    );
                 }
             }
         }

@@ -228,18 +228,10 @@ impl Listener {
 
     /// Returns the position of the server for a request, and the groups of the regular expression that matched the host.
     ///
-    /// `host` is in lower case, with or without a port. As in nginx, the name in the handshake of TLS chooses the server of a host that no
-    /// server has.
-    pub(in crate::nginx) fn server_for<'h>(
-        &self,
-        host: Option<&'h str>,
-        tls_name: Option<&str>,
-    ) -> (usize, Captures<'h>, &[NamedGroup]) {
+    /// `host` is in lower case, with or without a port.
+    pub(in crate::nginx) fn server_for<'h>(&self, host: Option<&'h str>) -> (usize, Captures<'h>, &[NamedGroup]) {
         let host = host_without_port(host.unwrap_or_default().as_bytes());
         let host = std::str::from_utf8(host).unwrap_or_default();
-        self.names.find(host).unwrap_or_else(|| {
-            let number = tls_name.and_then(|name| self.names.find(name)).map_or(self.default, |(number, ..)| number);
-            (number, Captures::default(), &[])
-        })
+        self.names.find(host).unwrap_or((self.default, Captures::default(), &[]))
     }
 }

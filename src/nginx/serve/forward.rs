@@ -28,7 +28,7 @@ use crate::nginx::config::{Listener, ServerAddrUse};
 use crate::nginx::directives::server::ListenAddress;
 use crate::nginx::readings::RequestPaths;
 use crate::nginx::uri::is_host;
-use crate::nginx::variables::{MapValues, Outcome, RequestId, Scope, TlsConnection, tls_name};
+use crate::nginx::variables::{MapValues, Outcome, RequestId, Scope, TlsConnection};
 use crate::proxy::{ErrorResponse, Proxy, check_head};
 use crate::{Body, ClientAddr, LocalAddr};
 
@@ -140,10 +140,7 @@ fn route<'s>(
     before: Option<&InternalRedirect<'s>>,
 ) -> Routed<'s> {
     let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).map(str::to_ascii_lowercase);
-    // The proxy reads it too, so it stays in the extensions.
-    let connection = head.extensions.get::<TlsConnection>().cloned();
-    let tls_name = connection.as_ref().and_then(tls_name);
-    let (number, captures, groups) = listener.server_for(host.as_deref(), tls_name);
+    let (number, captures, groups) = listener.server_for(host.as_deref());
     let server = &site.config.servers[number];
     if checked.is_ok() && host.as_deref().is_some_and(|host| !is_host(host.as_bytes())) {
         checked = Err(BAD_HOST);
@@ -171,6 +168,8 @@ fn route<'s>(
     if checked.is_ok() && is_unknown {
         checked = Err(NO_LOCAL_ADDR);
     }
+    // The proxy reads it too, so it stays in the extensions.
+    let connection = head.extensions.get::<TlsConnection>().cloned();
     let id = RequestId::default();
     // The head is read meanwhile.
     let mut extensions = std::mem::take(&mut head.extensions);

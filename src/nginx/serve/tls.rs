@@ -41,10 +41,10 @@ pub(super) fn of_listener(config: &Config, listener: &Listener) -> Result<Option
         // The rules that find the server of a request.
         let (names, named) = (listener.clone(), listener.clone());
         let mut builder = ServerTls::builder(of_default)
-            .identity_by(move |name| identities.get(&names.server_for(Some(name), None).0).cloned())
+            .identity_by(move |name| identities.get(&names.server_for(Some(name)).0).cloned())
             .versions(&versions(default.protocols));
         if !refused.is_empty() {
-            builder = builder.refuse_names(move |name| refused.contains(&named.server_for(Some(name), None).0));
+            builder = builder.refuse_names(move |name| refused.contains(&named.server_for(Some(name)).0));
         }
         let default = settings(listener.verifying(|number| &config.servers[number].settings));
         let verify = match default.verify {

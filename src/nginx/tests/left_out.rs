@@ -23,14 +23,14 @@ fn a_host_of_a_server_that_is_left_out_reaches_no_other_server() {
         let config = other(listen).unwrap();
         assert_eq!(config.listeners.len(), 2, "{listen}");
         let listener = &config.listeners[1];
-        let server = |host| listener.server_for(Some(host), None).0;
+        let server = |host| listener.server_for(Some(host)).0;
         assert!(config.servers[server("other.example")].is_left_out, "{listen}");
         assert!(!config.servers[server("kylin.example")].is_left_out, "{listen}");
         assert!(!config.servers[server("third.example")].is_left_out, "{listen}");
     }
     for listen in ["81", "[::]:80", "443 quic", "10.0.0.1:81"] {
         let config = other(listen).unwrap();
-        assert!(!config.servers[config.listeners[1].server_for(Some("other.example"), None).0].is_left_out, "{listen}");
+        assert!(!config.servers[config.listeners[1].server_for(Some("other.example")).0].is_left_out, "{listen}");
     }
     // Its other hosts cannot be known.
     let error = other("front.example:80 default_server").unwrap_err();

@@ -26,7 +26,7 @@ use thiserror::Error;
 
 pub(crate) use logged::Escape;
 pub(crate) use map::Maps;
-pub(crate) use names::{may_be_set, tls_name};
+pub(crate) use names::may_be_set;
 pub(crate) use scope::{MapValues, Outcome, RequestId, Scope, Snapshot, TlsConnection, UpstreamAttempts};
 pub(crate) use sources::ValueSources;
 pub(crate) use uses::ValueParts;

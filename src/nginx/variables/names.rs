@@ -11,7 +11,6 @@ use http::header::{self, HeaderValue};
 use http::{HeaderName, Version};
 
 use self::tls::TlsVariable;
-pub(crate) use self::tls::tls_name;
 use super::sink::{Sink, display};
 use super::{Scope, is_built_in, is_name_letter, outcome};
 use crate::nginx::syntax::{Fault, Pattern, Word};

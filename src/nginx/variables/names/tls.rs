@@ -24,14 +24,6 @@ pub(super) fn write(variable: TlsVariable, scope: &Scope<'_>, sink: Sink<'_>) {
     }
 }
 
-/// Returns the name of the server that the client asked for in the handshake, in lower case.
-pub(crate) fn tls_name(connection: &TlsConnection) -> Option<&str> {
-    #[cfg(not(feature = "tls"))]
-    match *connection {}
-    #[cfg(feature = "tls")]
-    connection.server_name.as_deref()
-}
-
 #[cfg(not(feature = "tls"))]
 fn write_of(tls: &TlsConnection, _: TlsVariable, _: Sink<'_>) {
     match *tls {}
