@@ -191,7 +191,10 @@ pub fn cluster(nodes: &[Node], head_timeout: Option<Duration>, args: &Args) -> R
     }
     let policy = args.policy.unwrap_or(PolicyName::LeastConn);
     let outlier = Outlier::new().drain(args.drain);
-    let cluster = Cluster::builder().endpoints(endpoints).balancer(policy.balancer()).outlier(outlier);
+    let cluster = Cluster::builder()
+        .endpoints(endpoints)
+        .balancer(policy.balancer(args.kylin && args.single_flight))
+        .outlier(outlier);
     Ok(cluster.panic_mode(args.panic).build().map_err(|error: ClusterError| format!("--nodes: {error}"))?)
 }
 

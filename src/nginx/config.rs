@@ -13,7 +13,7 @@ pub(super) use self::listeners::{Listener, ServerAddrUse};
 use self::listeners::{listeners, note_keepalive};
 use super::directives::access_log::{AccessLog, LogFormats};
 use super::directives::catalogue::{self, Block};
-use super::directives::comments::CommentOptions;
+use super::directives::comments::{self, CommentOptions};
 use super::directives::context::ReadContext;
 use super::directives::location::{Action, Locations};
 use super::directives::remarks::{Notice, Remarks};
@@ -174,7 +174,7 @@ fn read_tree(tree: &[Directive], parser: &Parser) -> Result<Config, Fault> {
     note_keepalive(&listeners, &servers, &mut context.remarks);
     let unservable = reach::check(&context.upstreams.all, &servers, &listeners, &mut context.remarks);
     let unservable = unservable.map(|fault| Arc::new(fault.locate("", &parser.sources)));
-    let server_comments = server_comments(&servers, context.upstreams.all.len())?;
+    let server_comments = server_comments(http, &servers, &context.upstreams.all)?;
     let servers = servers.into_iter().map(|(server, _)| server).collect();
     let (set_slots, map_slots) = (context.maps.set_slots(), context.maps.kept_values());
     let Remarks { ignored, notes, .. } = context.remarks;
@@ -228,13 +228,26 @@ fn read_http(block: &[Directive], context: &mut ReadContext<'_>) -> Result<Vec<(
     Server::read_all(named("server"), named("upstream"), &level.settings, context)
 }
 
-/// Returns for each group the comments of the servers whose locations pass requests to it.
-fn server_comments(servers: &[(Server, Span)], upstreams: usize) -> Result<Vec<CommentOptions>, Fault> {
-    let mut merged = vec![CommentOptions::default(); upstreams];
-    for (server, span) in servers {
+/// Returns for each group the comments of the servers whose locations pass requests to it. A comment
+/// that applies to no group is an error.
+fn server_comments(
+    http: &[Directive],
+    servers: &[(Server, Span)],
+    upstreams: &[Upstream],
+) -> Result<Vec<CommentOptions>, Fault> {
+    let mut merged = vec![CommentOptions::default(); upstreams.len()];
+    let targets = |server: &Server| {
         let mut targets = Vec::new();
         collect_targets(&server.locations, &mut targets);
-        for upstream in targets {
+        targets
+    };
+    for directive in http.iter().filter(|directive| directive.is("server")) {
+        let read = servers.iter().find(|(_, span)| *span == directive.span());
+        let targets = read.map(|(server, _)| targets(server)).unwrap_or_default();
+        comments::check_server(directive, targets.iter().map(|target| &upstreams[*target]))?;
+    }
+    for (server, span) in servers {
+        for upstream in targets(server) {
             merged[upstream].merge(&server.comments).map_err(|name| {
                 let message = format!("two servers set \"{name}\" of kylin_lb for one upstream, to different values");
                 span.duplicate(message, format!("# kylin_lb: {name} ...; in the upstream"))

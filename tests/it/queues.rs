@@ -404,6 +404,18 @@ async fn nothing_waits_longer_than_its_bound() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_maximum_wait_that_is_set_holds_for_slow_queries_too() {
+    let rules = QueueRules::new().max_wait(Duration::from_secs(5)).unwrap();
+    let stage = Stage::with(1, 1, LeastConn::new(), |builder| builder.queue(rules));
+    stage.query("learn", 20_000).await.unwrap();
+    let running = stage.query("running", 1_000_000);
+    tick().await;
+    let waited = refused_after(&stage, query("slow", 20_000)).await.as_secs_f64();
+    assert!((5.0..5.01).contains(&waited), "{waited}");
+    drop(running);
+}
+
+#[tokio::test(start_paused = true)]
 async fn beyond_the_places_the_costliest_is_refused() {
     let rules = QueueRules::new().max_waiting(NonZeroUsize::new(2)).max_wait(Duration::from_secs(5)).unwrap();
     let stage = Stage::with(1, 1, LeastConn::new(), |builder| builder.queue(rules));

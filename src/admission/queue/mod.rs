@@ -29,18 +29,21 @@ use crate::clock::{Clock, Epoch, InvalidDuration, at_least};
 use crate::cluster::Cluster;
 use crate::endpoint::{Lease, Live, SlotOwner};
 
+/// The maximum wait of a query that is not expected to be slow.
+const DEFAULT_MAX_WAIT: Duration = Duration::from_secs(60);
+
 /// The rules for queries that wait for endpoints with a [limit](crate::Endpoint::max_in_flight).
 /// See the guide on [waiting](crate::docs::waiting).
 ///
 /// | setting | default |
 /// |---|---|
-/// | [`max_wait`](Self::max_wait) | 60 s |
+/// | [`max_wait`](Self::max_wait) | 60 s, and longer for slow queries |
 /// | [`max_waiting`](Self::max_waiting) | 64 per endpoint with a limit |
 /// | [`slow_weights`](Self::slow_weights) | off |
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub struct QueueRules {
-    max_wait: Duration,
+    max_wait: Option<Duration>,
     max_waiting: Option<NonZeroUsize>,
     slow_weights: bool,
 }
@@ -48,21 +51,21 @@ pub struct QueueRules {
 impl QueueRules {
     /// Returns the default rules.
     pub fn new() -> Self {
-        QueueRules { max_wait: Duration::from_secs(60), max_waiting: None, slow_weights: false }
+        QueueRules { max_wait: None, max_waiting: None, slow_weights: false }
     }
 
-    /// Sets the maximum wait of a query for its slot (nginx: `timeout` of `queue`), at least 1 ms.
-    /// Default: 60 s. After that the client gets a 503 with `Retry-After`.
+    /// Sets the maximum wait of every query for its slot (nginx: `timeout` of `queue`), at least
+    /// 1 ms. After that the client gets a 503 with `Retry-After`. The time starts anew for each
+    /// attempt.
     ///
-    /// Quicker queries may pass a slow one, so a slow query may wait longer. If its expected
-    /// duration is more than a 30th of `time`, it may wait up to 30 times its expected duration. No
-    /// query waits longer than the [timeout of its response](crate::backend::Timeouts::head). The
-    /// time starts anew for each attempt.
+    /// Default: 60 s, and longer for slow queries, because quicker ones may pass them. A query with
+    /// an expected duration of more than 2 s may wait 30 times that duration, but not longer than
+    /// the [timeout of its response](crate::backend::Timeouts::head).
     ///
     /// # Errors
     /// [`InvalidDuration`] if `time` is shorter than 1 ms.
     pub fn max_wait(mut self, time: Duration) -> Result<Self, InvalidDuration> {
-        self.max_wait = at_least(Duration::from_millis(1), time, "longest wait for a slot")?;
+        self.max_wait = Some(at_least(Duration::from_millis(1), time, "longest wait for a slot")?);
         Ok(self)
     }
 
@@ -210,7 +213,8 @@ impl Queues {
     pub(crate) fn time_left(&self, ticket: Ticket, head_timeout: Duration) -> Duration {
         let (max_wait, waited) = self.with(|order, now| (order.max_wait, now.saturating_sub(ticket.since)));
         let until_key = Duration::from_micros(ticket.cost.saturating_mul(AGEING));
-        max_wait.max(until_key.min(head_timeout)).saturating_sub(Duration::from_micros(waited))
+        let max_wait = max_wait.unwrap_or_else(|| DEFAULT_MAX_WAIT.max(until_key.min(head_timeout)));
+        max_wait.saturating_sub(Duration::from_micros(waited))
     }
 
     /// Calls `work` under the lock, and then wakes the requests whose turn has changed, and the

@@ -41,7 +41,7 @@ pub(super) struct Order {
     limited: usize,
     max_waiting: Option<usize>,
     /// [`QueueRules::max_wait`](super::QueueRules::max_wait).
-    pub(super) max_wait: Duration,
+    pub(super) max_wait: Option<Duration>,
     costs: Costs,
     /// Whether endpoints with slow nodes get a lower weight.
     slow_weights: bool,

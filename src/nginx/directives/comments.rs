@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::catalogue::arg;
 use super::remarks::Remarks;
+use super::upstream::Upstream;
 use crate::nginx::options::{InvalidOption, KylinOptions, OPTIONS, SessionMode};
 use crate::nginx::syntax::{Directive, Fault, did_you_mean};
 
@@ -93,6 +94,29 @@ impl CommentOptions {
         }
         agreed.iter().find(|(_, agrees)| !agrees).map_or(Ok(()), |(name, _)| Err(*name))
     }
+}
+
+/// Checks that each comment of a server applies to one of the upstreams that the server passes
+/// requests to.
+pub(crate) fn check_server<'u>(
+    server: &Directive,
+    upstreams: impl Iterator<Item = &'u Upstream> + Clone,
+) -> Result<(), Fault> {
+    let block = server.block.as_deref().unwrap_or_default();
+    for comment in block.iter().filter(|inner| inner.in_comment) {
+        let name = comment.name.text.as_str();
+        if upstreams.clone().next().is_none() {
+            let message = "a \"# kylin_lb:\" comment in a server that passes requests to no upstream";
+            return Err(comment
+                .span()
+                .misplaced(message, "the comment in a server with proxy_pass, or in an upstream"));
+        }
+        if upstreams.clone().all(|upstream| upstream.overrides(name)) {
+            let message = format!("{name} of kylin_lb, which a directive in each upstream of the server overrides");
+            return Err(comment.span().duplicate(message, "one of the two"));
+        }
+    }
+    Ok(())
 }
 
 /// Takes a value over. Returns false if a different one is set.

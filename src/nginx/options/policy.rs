@@ -28,14 +28,23 @@ const NAMES: [(&str, PolicyName); 5] = [
 ];
 
 impl PolicyName {
-    /// Returns the policy.
-    pub fn balancer(self) -> Arc<dyn Balancer> {
+    /// Returns the policy, for a proxy with or without
+    /// [single flight](crate::proxy::ProxyBuilder::single_flight). Without it, [`QueryAffinity`] has
+    /// a load factor of 1.25 instead of 2, because identical queries are then in flight many times.
+    pub fn balancer(self, single_flight: bool) -> Arc<dyn Balancer> {
         match self {
             PolicyName::RoundRobin => Arc::new(RoundRobin::new()),
             PolicyName::LeastConn => Arc::new(LeastConn::new()),
             PolicyName::IpHash => Arc::new(IpHash::new()),
             PolicyName::RandomTwo => Arc::new(RandomTwo::new()),
-            PolicyName::QueryAffinity => Arc::new(QueryAffinity::new().or(LeastConn::new())),
+            PolicyName::QueryAffinity => {
+                let affinity = match single_flight {
+                    true => QueryAffinity::new(),
+                    // 1.25 is a valid factor.
+                    false => QueryAffinity::new().load_factor(1.25).unwrap_or_default(),
+                };
+                Arc::new(affinity.or(LeastConn::new()))
+            }
         }
     }
 }

@@ -28,7 +28,7 @@ pub(super) struct ClusterSettings {
 impl ClusterSettings {
     pub(super) fn of(upstream: &Upstream, applied: &Applied) -> Self {
         let balancer = match applied.policy.value {
-            Some(policy) => policy.balancer(),
+            Some(policy) => policy.balancer(applied.kylin.value && applied.single_flight.value),
             None => balancer(&upstream.method),
         };
         ClusterSettings { balancer, panic: applied.panic.value, drain: applied.drain.value }

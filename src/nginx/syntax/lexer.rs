@@ -254,14 +254,26 @@ enum OwnComment {
 
 /// Returns the kind of a comment; `None` if it is only for people. A second `#` makes any comment one for people.
 fn own_comment(comment: &str) -> Option<OwnComment> {
-    let (name, _) = comment.strip_prefix('#')?.split_once(':')?;
+    let text = comment.strip_prefix('#')?;
+    if lacks_colon(text) {
+        return Some(OwnComment::Misspelt);
+    }
+    let (name, _) = text.split_once(':')?;
     match name.trim() {
         "kylin_lb" if !name.ends_with([' ', '\t']) => Some(OwnComment::Directives("#:".len() + name.len())),
-        other => {
-            let plain: String = other.chars().filter(|letter| !matches!(letter, '_' | '-' | ' ' | '\t')).collect();
-            plain.eq_ignore_ascii_case("kylinlb").then_some(OwnComment::Misspelt)
-        }
+        other => is_own_name(other).then_some(OwnComment::Misspelt),
     }
+}
+
+fn is_own_name(text: &str) -> bool {
+    let plain: String = text.chars().filter(|letter| !matches!(letter, '_' | '-' | ' ' | '\t')).collect();
+    plain.eq_ignore_ascii_case("kylinlb")
+}
+
+/// Returns whether a comment is `kylin_lb NAME VALUE;`, and not a sentence about the crate.
+fn lacks_colon(text: &str) -> bool {
+    let mut words = text.split_ascii_whitespace();
+    words.next().is_some_and(is_own_name) && text.contains(';') && words.count() == 2
 }
 
 fn is_space(byte: u8) -> bool {
@@ -327,6 +339,10 @@ mod tests {
             ("# # kylin_lb: sessions memory;", None),
             ("# served by kylin_lb: see there", None),
             ("# kylin_lb has no colon", None),
+            ("# kylin_lb sessions memory;", Some(OwnComment::Misspelt)),
+            ("#kylin-lb sessions redis://10.0.0.5;", Some(OwnComment::Misspelt)),
+            ("# kylin_lb configuration of our site", None),
+            ("# kylin_lb is here; see the manual", None),
             ("# Kylin Server 1", None),
             ("#", None),
         ] {

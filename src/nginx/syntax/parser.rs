@@ -173,7 +173,8 @@ impl Parser {
 
     /// Reads the directives of a `# kylin_lb:` comment that begins at `at`.
     fn own_comment(&mut self, mut line: Lexer<'_>, at: Span) -> Result<Vec<Directive>, Fault> {
-        if !matches!(self.open_blocks.last().map(String::as_str), Some("upstream" | "server")) {
+        let is_of_http = !self.open_blocks.iter().any(|block| matches!(block.as_str(), "stream" | "mail"));
+        if !is_of_http || !matches!(self.open_blocks.last().map(String::as_str), Some("upstream" | "server")) {
             let message = "a \"# kylin_lb:\" comment outside an upstream and a server";
             return Err(at.misplaced(message, "the comment inside upstream NAME { ... } or server { ... }"));
         }

@@ -10,6 +10,7 @@
 //! (CVE-2020-13937). So the front end asks a node for the user and its authorities.
 
 use http::header::{self, HeaderMap, HeaderName};
+use http::uri::Authority;
 use http::{Method, StatusCode, Uri};
 
 use crate::request::RequestContext;
@@ -37,6 +38,7 @@ pub(crate) enum ReloadCall {
 }
 
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 
 impl ReloadCall {
     /// Returns which of the two calls a request is, if it is written exactly as the web interface
@@ -76,22 +78,39 @@ pub(crate) fn names_administrator(status: StatusCode, body: &[u8]) -> bool {
 /// TLS terminator.
 pub(crate) fn may_count(context: &RequestContext, headers: &HeaderMap) -> bool {
     let has_login = context.has_authorization() || context.cookie_header().is_some();
-    let from = headers.get(header::ORIGIN).or_else(|| headers.get(header::REFERER));
+    let name = if headers.contains_key(header::ORIGIN) { header::ORIGIN } else { header::REFERER };
+    let mut from = headers.get_all(name).iter().peekable();
     has_login
-        && match from {
-            Some(from) => from.to_str().is_ok_and(|from| is_own(from, context, headers)),
+        && match from.peek() {
+            Some(_) => from.all(|from| from.to_str().is_ok_and(|from| is_own(from, context, headers))),
             None => context.has_authorization(),
         }
 }
 
+/// Returns whether a URL names the host of the front end, and its port.
 fn is_own(from: &str, context: &RequestContext, headers: &HeaderMap) -> bool {
     let Ok(from) = from.parse::<Uri>() else { return false };
-    let Some(authority) = from.authority().filter(|_| matches!(from.scheme_str(), Some("http" | "https"))) else {
-        return false;
+    let default_port = match from.scheme_str() {
+        Some("http") => 80,
+        Some("https") => 443,
+        _ => return false,
     };
-    // A trusted proxy may name the host that the browser used.
-    let hosts = [context.host(), headers.get(X_FORWARDED_HOST)];
-    hosts.into_iter().flatten().any(|host| host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()))
+    let Some(authority) = from.authority().filter(|authority| !authority.as_str().contains('@')) else { return false };
+    // Trusted proxies may name the host and the port that the browser used. Each of several appends
+    // to the list.
+    let listed =
+        |name| headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).flat_map(|list| list.split(','));
+    let ports: Vec<u16> = listed(X_FORWARDED_PORT).filter_map(|port| port.trim().parse().ok()).collect();
+    let port = authority.port_u16().unwrap_or(default_port);
+    let is_of = |host: &str| {
+        let Ok(host) = host.trim().parse::<Authority>() else { return false };
+        let is_port = match host.port_u16() {
+            Some(own) => own == port,
+            None => port == default_port || ports.contains(&port),
+        };
+        is_port && host.host().eq_ignore_ascii_case(authority.host())
+    };
+    context.host().and_then(|host| host.to_str().ok()).is_some_and(is_of) || listed(X_FORWARDED_HOST).any(is_of)
 }
 
 #[cfg(test)]
@@ -176,6 +195,13 @@ mod tests {
             cookie().header("origin", "https://KYLIN.example:8080"),
             cookie().header("referer", "http://kylin.example:8080/kylin/admin?x"),
             cookie().header("origin", "https://public").header("x-forwarded-host", "public"),
+            cookie().header("origin", "https://public").header("x-forwarded-host", "public:443"),
+            cookie().header("origin", "https://public").header("x-forwarded-host", "public, inner:81"),
+            cookie().header("origin", "https://[2001:db8::1]:8443").header("x-forwarded-host", "[2001:db8::1]:8443"),
+            cookie()
+                .header("origin", "https://public:8443")
+                .header("x-forwarded-host", "public")
+                .header("x-forwarded-port", "8443"),
             basic(),
             basic().header("origin", "http://kylin.example:8080"),
         ] {
@@ -187,6 +213,14 @@ mod tests {
             cookie(),
             cookie().header("origin", "null"),
             cookie().header("origin", "http://kylin.example"),
+            cookie().header("origin", "http://kylin.example").header("x-forwarded-port", "80"),
+            cookie().header("origin", "https://public:8443").header("x-forwarded-host", "public"),
+            cookie()
+                .header("origin", "https://public:1")
+                .header("x-forwarded-host", "public")
+                .header("x-forwarded-port", "2"),
+            cookie().header("origin", "http://kylin.example:8080").header("origin", "http://evil.example"),
+            cookie().header("origin", "http://x@kylin.example:8080"),
             cookie().header("origin", "http://evil.example").header("referer", "http://kylin.example:8080/"),
             cookie().header("referer", "http://kylin.example:8080.evil.example/"),
             cookie().header("referer", "http://kylin.example:8080@evil.example/"),

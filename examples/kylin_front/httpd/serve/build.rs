@@ -64,7 +64,7 @@ impl SiteSuccessor {
             }
             match policy {
                 Policy::Httpd(policy) => cluster.set_balancer(policy as Arc<dyn kylin_lb::balance::Balancer>),
-                Policy::Named(policy) => cluster.set_balancer(policy.balancer()),
+                Policy::Named(policy) => cluster.set_balancer(policy),
             }
             cluster.set_panic_mode(panic);
         }

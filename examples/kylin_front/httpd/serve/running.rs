@@ -28,7 +28,7 @@ pub struct Running {
 /// The policy of a balancer.
 pub enum Policy {
     Httpd(Arc<LbMethod>),
-    Named(kylin_lb::nginx::PolicyName),
+    Named(Arc<dyn kylin_lb::balance::Balancer>),
 }
 
 impl Running {
@@ -49,7 +49,7 @@ impl Running {
             endpoints.push(with_settings(endpoint, member, balancer, args).backup(is_backup));
         }
         let policy = match (balancer.method, args.policy) {
-            (None, Some(named)) => Policy::Named(named),
+            (None, Some(named)) => Policy::Named(named.balancer(args.kylin && args.single_flight)),
             (method, _) => Policy::Httpd(Arc::new(LbMethod::new(balancer, method.unwrap_or(Method::ByRequests)))),
         };
         Ok((Running { endpoints, policy, panic: args.panic && balancer.recovers }, longest))
@@ -62,7 +62,7 @@ impl Running {
             .panic_mode(self.panic);
         match self.policy {
             Policy::Httpd(policy) => builder.balancer(policy as Arc<dyn kylin_lb::balance::Balancer>).build(),
-            Policy::Named(policy) => builder.balancer(policy.balancer()).build(),
+            Policy::Named(policy) => builder.balancer(policy).build(),
         }
     }
 }

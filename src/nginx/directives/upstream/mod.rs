@@ -192,6 +192,17 @@ impl Upstream {
         Ok(())
     }
 
+    /// Returns whether a directive of the upstream takes the place of a comment with this setting in
+    /// a server.
+    pub(crate) fn overrides(&self, setting: &str) -> bool {
+        let is_sticky = self.sticky.is_some();
+        match setting {
+            "sessions" => is_sticky || matches!(self.method, Method::IpHash | Method::Hash { .. }),
+            "policy" => !matches!(self.method, Method::RoundRobin),
+            _ => false,
+        }
+    }
+
     /// Checks that no comment contradicts a directive of the block.
     fn check_comments(&self, block: &[Directive]) -> Result<(), Fault> {
         for comment in block.iter().filter(|inner| inner.in_comment) {
