@@ -20,14 +20,22 @@ pub(crate) enum Refusal {
     TooLarge,
     /// The head of a request did not arrive in time.
     Slow,
+    /// The memory budget has no bytes for a request.
+    NoMemory,
     /// The connection does not begin with the PROXY protocol, or its peer may not name clients.
     ProxyProtocol,
     /// Plain HTTP arrived at an HTTPS port.
     PlainHttp,
 }
 
-const REASONS: [Refusal; 5] =
-    [Refusal::Malformed, Refusal::TooLarge, Refusal::Slow, Refusal::ProxyProtocol, Refusal::PlainHttp];
+const REASONS: [Refusal; 6] = [
+    Refusal::Malformed,
+    Refusal::TooLarge,
+    Refusal::Slow,
+    Refusal::NoMemory,
+    Refusal::ProxyProtocol,
+    Refusal::PlainHttp,
+];
 
 static COUNTS: [AtomicU64; REASONS.len()] = [const { AtomicU64::new(0) }; REASONS.len()];
 static LOGS: LazyLock<[LogLimit; REASONS.len()]> = LazyLock::new(|| {
@@ -42,13 +50,14 @@ impl Refusal {
             Refusal::Malformed => "malformed",
             Refusal::TooLarge => "too_large",
             Refusal::Slow => "timeout",
+            Refusal::NoMemory => "no_memory",
             Refusal::ProxyProtocol => "proxy_protocol",
             Refusal::PlainHttp => "plain_http",
         }
     }
 
-    /// Counts a refusal, and logs it. `error` describes the client's action in words of this crate,
-    /// never with bytes from the client.
+    /// Counts a refusal, and logs it. `error` is the reason in words of this crate, never
+    /// with bytes from the client.
     #[cold]
     pub(crate) fn report(self, peer: Option<SocketAddr>, error: &dyn Display) {
         COUNTS[self as usize].fetch_add(1, Ordering::Relaxed);
@@ -57,7 +66,7 @@ impl Refusal {
         match self {
             // A load balancer in front may lack the setting; then no client is served.
             Refusal::ProxyProtocol => tracing::warn!(peer, reason, %error, left_out, "connection refused"),
-            Refusal::Malformed | Refusal::TooLarge | Refusal::PlainHttp => {
+            Refusal::Malformed | Refusal::TooLarge | Refusal::NoMemory | Refusal::PlainHttp => {
                 tracing::info!(peer, reason, %error, left_out, "request refused");
             }
             // A client that opens connections in advance may send nothing for a long time.

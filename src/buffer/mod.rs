@@ -8,8 +8,8 @@
 //!   copy, so that it cannot be sent again. The number of such bodies per node is limited. Beyond
 //!   that limit, the response is a 503.
 //! - A response is not read ahead of its client.
-//! - A request whose head does not fit gets a 503. An HTTP/2 connection whose incomplete head does
-//!   not fit is closed.
+//! - A request whose head does not fit gets a 503. An HTTP/2 connection ends if its
+//!   incomplete head does not fit within a second.
 //! - A request to all nodes whose responses do not fit gets a 503.
 //!
 //! One client cannot use up the budget: it has a share, and never gets more than half of the free

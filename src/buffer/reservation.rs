@@ -95,7 +95,8 @@ impl Reservation {
         is_taken
     }
 
-    /// Counts a refusal, after attempts that did not count it.
+    /// Counts one refusal. A caller that retries [`try_grow`](Self::try_grow) calls this when it
+    /// gives up.
     #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only the server waits by attempts"))]
     pub(crate) fn count_refusal(&self) {
         self.account.count_refusal();

@@ -230,6 +230,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_server_ends_what_is_dropped_within_the_scope_and_the_client_what_is_dropped_after_it() {
+        let end_of_dropped = || {
+            let mut status = None;
+            (Cut::end_of_dropped(&mut status), status)
+        };
+        let gone = (Termination::ClientGone, None);
+        for (cut, end) in [
+            (Cut::Responds(StatusCode::BAD_GATEWAY), (Termination::ServerStopped, Some(StatusCode::BAD_GATEWAY))),
+            (Cut::Closes, (Termination::ServerStopped, None)),
+        ] {
+            let mut scope = CutScope::default();
+            assert_eq!(end_of_dropped(), gone, "before {cut:?}");
+            scope.enter(cut);
+            // A scope of another request that ends meanwhile and was not entered changes nothing.
+            drop(CutScope::default());
+            assert_eq!(end_of_dropped(), end, "{cut:?}");
+            drop(scope);
+            assert_eq!(end_of_dropped(), gone, "after {cut:?}");
+        }
+    }
+
+    #[test]
     fn every_way_to_end_has_a_name_of_its_own() {
         let names: std::collections::BTreeSet<_> = Termination::ALL.iter().map(|end| end.as_str()).collect();
         assert_eq!(names.len(), Termination::ALL.len());

@@ -132,9 +132,10 @@ impl<H: Handler> ServerBuilder<H> {
     /// both idle and deliberately slow connections. A client that has sent a part of a head gets
     /// status 408; an idle one gets nothing.
     ///
-    /// Over HTTP/2, other requests of the connection may be in flight. An idle client is told of
-    /// the end with GOAWAY. If a head is not complete within this time after its beginning, the
-    /// connection ends with GOAWAY and the code `ENHANCE_YOUR_CALM`.
+    /// Over HTTP/2, a connection without requests in flight gets GOAWAY after this time. A head must
+    /// be complete within this time after its beginning, and so must each frame except DATA.
+    /// Otherwise the connection ends with GOAWAY and the code `ENHANCE_YOUR_CALM`, even if other
+    /// requests are in flight.
     pub fn head_timeout(mut self, timeout: Duration) -> Self {
         self.limits.head_timeout = timeout;
         self

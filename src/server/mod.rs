@@ -58,9 +58,8 @@ const STOPPED: ErrorResponse =
 /// How a request ends that gets [`STOPPED`].
 const CUT: Cut = Cut::Responds(StatusCode::BAD_GATEWAY);
 
-/// The handler panicked.
-const PANICKED: ErrorResponse =
-    ErrorResponse::new(StatusCode::INTERNAL_SERVER_ERROR, "the front end failed; the request may have been executed");
+/// The message of a response to a request whose head is not within the memory budget.
+const NO_MEMORY_FOR_HEAD: &str = "the front end has no memory for the head of the request at present";
 
 /// Responds to the requests of a [`Server`]. A [`Proxy`] is a handler, and so is a closure that
 /// returns a future of a response.

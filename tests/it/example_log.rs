@@ -132,11 +132,21 @@ async fn what_the_server_refuses_is_logged_and_counted() {
     };
     let long = format!("GET / HTTP/1.1\r\nHost: kylin\r\nX: {}\r\n\r\n", "x".repeat(100_000));
     let control = "GET / HTTP/1.1\r\nHost: kylin\r\nX: \u{1}\r\n\r\n";
+    let begun = &long[..10_000];
+    // The preface, SETTINGS and HEADERS, in ASCII.
+    let http2 =
+        |length: &str| format!("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0{length}\x01\0\0\0\0\x01");
+    let many = http2("\0\0") + &"\0\0\0\x09\0\0\0\0\x01".repeat(100);
+    let begun_http2 = http2("\x27\x10") + &"x".repeat(8_000);
+    let no_memory: &[&str] = &["--buffer-bytes", "4096"];
     let proxied: &[&str] = &["--proxy-protocol", "127.0.0.0/8"];
     for (options, sent, level, reason) in [
         (&[][..], "garbage\r\n\r\n", "INFO", "malformed"),
         (&[], control, "INFO", "malformed"),
         (&[], &long, "INFO", "too_large"),
+        (&[], &many, "INFO", "too_large"),
+        (no_memory, begun, "INFO", "no_memory"),
+        (no_memory, &begun_http2, "INFO", "no_memory"),
         (proxied, "GET / HTTP/1.1\r\nHost: kylin\r\n\r\n", "WARN", "proxy_protocol"),
         (&["--proxy-protocol", "192.0.2.0/24"], "PROXY TCP4 ", "WARN", "proxy_protocol"),
     ] {

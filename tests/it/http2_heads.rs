@@ -163,6 +163,64 @@ async fn a_head_may_arrive_in_any_pieces_between_other_frames() {
     eventually(|| buffers.status().used == OF_CONNECTION, || format!("{buffers:?}")).await;
 }
 
+/// The block of a request is followed by as many empty frames as hyper's codec accepts, and by one more.
+#[tokio::test]
+async fn a_head_in_too_many_frames_is_refused_at_the_first_frame_too_many() {
+    // For heads of 64 KiB.
+    const MAX_FRAMES: usize = 11;
+    let buffers = budget(SHARE);
+    let (server, _gate) = start(&buffers, 2 * MAX_WAIT);
+    let headers = frame(HEADERS, END_STREAM, 1, GET);
+    let empty = frame(CONTINUATION, 0, 1, &[]);
+    let begun = [headers, empty.repeat(MAX_FRAMES - 1)].concat();
+    let mut client = connect(server.addresses()[0]).await;
+    client.write_all(&begun).await.unwrap();
+    assert!(is_served(&mut client, &frame(CONTINUATION, END_HEADERS, 1, &[])).await);
+    let mut client = connect(server.addresses()[0]).await;
+    client.write_all(&[begun, empty].concat()).await.unwrap();
+    let code = timeout(MAX_WAIT, goaway_code(&mut client)).await.expect("the server waits for no more frames");
+    assert_eq!(code, Some(ENHANCE_YOUR_CALM));
+}
+
+#[tokio::test]
+async fn a_client_that_still_sends_a_head_that_is_too_long_gets_goaway() {
+    let buffers = budget(SHARE);
+    let (server, _gate) = start(&buffers, 2 * MAX_WAIT);
+    let mut client = connect(server.addresses()[0]).await;
+    // Twice the limit of 64 KiB, and more than a frame.
+    client.write_all(&long_head(1, 160 << 10).0).await.unwrap();
+    let code = timeout(MAX_WAIT, goaway_code(&mut client)).await.expect("the head is refused");
+    assert_eq!(code, Some(ENHANCE_YOUR_CALM));
+    // More than the send buffer of the client.
+    let rest = vec![0; 8 << 20];
+    timeout(MAX_WAIT, client.write_all(&rest)).await.expect("the server reads").expect("the connection is not reset");
+    assert_eq!(buffers.status().refused, 0, "the budget had bytes");
+}
+
+/// The second head gets 32 KiB and then waits, because the rest of the share is less than the next 32 KiB.
+#[tokio::test]
+async fn a_head_waits_until_another_connection_frees_the_share_of_the_client() {
+    const LENGTH: usize = 60 << 10;
+    let buffers = budget(100 << 10);
+    let (server, _gate) = start(&buffers, 2 * MAX_WAIT);
+    let uses = async |connections: usize, heads: usize| {
+        // The first 4 KiB of a head are of its connection.
+        let used = connections * (OF_CONNECTION - (4 << 10)) + heads;
+        eventually(|| buffers.status().used == used, || format!("{used} bytes: {buffers:?}")).await;
+    };
+    let (begun, last) = long_head(1, LENGTH);
+    let mut first = connect(server.addresses()[0]).await;
+    first.write_all(&begun).await.unwrap();
+    uses(1, 64 << 10).await;
+    let mut second = connect(server.addresses()[0]).await;
+    second.write_all(&begun).await.unwrap();
+    uses(2, 96 << 10).await;
+    drop(first);
+    uses(1, 64 << 10).await;
+    assert!(is_served(&mut second, &last).await);
+    assert_eq!(buffers.status().refused, 0);
+}
+
 async fn client_from(local: [u8; 4], server: &Server) -> http2::SendRequest<Full<Bytes>> {
     let stream = TokioIo::new(tcp_from(local, server.addresses()[0]).await);
     let (sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.unwrap();

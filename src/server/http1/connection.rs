@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::request_body::{BodyDemand, BodySender};
-use super::request_head::{InvalidRequest, RequestHead};
+use super::request_head::{InvalidRequest, NO_MEMORY, RequestHead};
 use super::response_head::{self, ResponseContext};
 use super::write_timeout::WriteTimeout;
 use crate::body::{Body, BodyError, BoxError, ReadAhead};
@@ -24,13 +24,13 @@ use crate::http1::head::HeadScanner;
 use crate::http1::headers;
 use crate::http1::writer::{BodyFraming, MessageWriter, WriteError};
 use crate::observe::CutScope;
-use crate::proxy::TRUNCATED;
+use crate::proxy::{ErrorResponse, TRUNCATED};
 use crate::request::ClientKey;
 use crate::server::limits::Limits;
 use crate::server::sniff::poll_some;
 use crate::server::socket::ClientSocket;
 use crate::server::stop::StopSignal;
-use crate::server::{CUT, LINGER_TIMEOUT, PANICKED, STOPPED};
+use crate::server::{CUT, LINGER_TIMEOUT, STOPPED};
 
 /// The size of one read of a request body.
 const READ_SIZE: usize = 16 * 1024;
@@ -40,10 +40,9 @@ const READ_SIZE: usize = 16 * 1024;
 /// are limited.
 const MIN_RESERVED: usize = 4 * 1024;
 
-const NO_MEMORY: InvalidRequest = InvalidRequest {
-    status: StatusCode::SERVICE_UNAVAILABLE,
-    message: "the front end has no memory for the head of the request at present",
-};
+/// The handler panicked.
+const PANICKED: ErrorResponse =
+    ErrorResponse::new(StatusCode::INTERNAL_SERVER_ERROR, "the front end failed; the request may have been executed");
 
 pub(super) struct Http1Connection<S> {
     stream: S,

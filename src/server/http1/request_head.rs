@@ -15,6 +15,7 @@ use crate::http1::headers::{self, Sender};
 use crate::proxy::MAX_METHOD;
 use crate::refusals::Refusal;
 use crate::request::ClientAddr;
+use crate::server::NO_MEMORY_FOR_HEAD;
 use crate::server::limits::LineBuffers;
 
 /// The head of a request, with its consequences for the body and the connection.
@@ -32,38 +33,46 @@ pub(super) struct RequestHead {
 /// A request that cannot be served, as the status and message of its response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct InvalidRequest {
+    refusal: Refusal,
     pub(super) status: StatusCode,
     pub(super) message: &'static str,
 }
 
 /// The head did not arrive in time (RFC 9110, 15.5.9).
 pub(super) const TOO_SLOW: InvalidRequest =
-    invalid(StatusCode::REQUEST_TIMEOUT, "the head of the request did not arrive in time");
+    invalid(Refusal::Slow, StatusCode::REQUEST_TIMEOUT, "the head of the request did not arrive in time");
 
-const TARGET_TOO_LONG: InvalidRequest = invalid(StatusCode::URI_TOO_LONG, "the target of the request is too long");
+/// The memory budget has no bytes for the head.
+pub(super) const NO_MEMORY: InvalidRequest =
+    invalid(Refusal::NoMemory, StatusCode::SERVICE_UNAVAILABLE, NO_MEMORY_FOR_HEAD);
+
+const TARGET_TOO_LONG: InvalidRequest = too_large(StatusCode::URI_TOO_LONG, "the target of the request is too long");
 
 const HEAD_TOO_LARGE: InvalidRequest =
-    invalid(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the head of the request is too large");
+    too_large(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the head of the request is too large");
 
 /// The status is that of nginx.
 const LINE_TOO_LONG: InvalidRequest =
-    invalid(StatusCode::BAD_REQUEST, "a header or all headers of the request are longer than the buffers for them");
+    too_large(StatusCode::BAD_REQUEST, "a header or all headers of the request are longer than the buffers for them");
 
-const MALFORMED: InvalidRequest = invalid(StatusCode::BAD_REQUEST, "the head of the request is not valid");
+const MALFORMED: InvalidRequest = malformed(StatusCode::BAD_REQUEST, "the head of the request is not valid");
 
-const fn invalid(status: StatusCode, message: &'static str) -> InvalidRequest {
-    InvalidRequest { status, message }
+const fn too_large(status: StatusCode, message: &'static str) -> InvalidRequest {
+    invalid(Refusal::TooLarge, status, message)
+}
+
+const fn malformed(status: StatusCode, message: &'static str) -> InvalidRequest {
+    invalid(Refusal::Malformed, status, message)
+}
+
+const fn invalid(refusal: Refusal, status: StatusCode, message: &'static str) -> InvalidRequest {
+    InvalidRequest { refusal, status, message }
 }
 
 impl InvalidRequest {
     /// Counts and logs the refusal.
     pub(super) fn report(self, peer: ClientAddr) {
-        let refusal = match self {
-            TOO_SLOW => Refusal::Slow,
-            TARGET_TOO_LONG | HEAD_TOO_LARGE | LINE_TOO_LONG => Refusal::TooLarge,
-            _ => Refusal::Malformed,
-        };
-        refusal.report(peer.socket_addr(), &self.message);
+        self.refusal.report(peer.socket_addr(), &self.message);
     }
 }
 
@@ -103,7 +112,7 @@ impl RequestHead {
     fn parse(&mut self, bytes: &Bytes, lines: &HeadLines<'_>) -> Result<(), InvalidRequest> {
         let (method, target, version) = request_line(&bytes[lines.start_line()]).ok_or(MALFORMED)?;
         if method.len() > MAX_METHOD {
-            return Err(invalid(StatusCode::NOT_IMPLEMENTED, "the method is not known"));
+            return Err(malformed(StatusCode::NOT_IMPLEMENTED, "the method is not known"));
         }
         // A target has no fragment (RFC 9112, 3.2). `Uri` would drop the fragment, and a node would
         // get another target.
@@ -152,10 +161,10 @@ fn is_absolute_without_path(target: &[u8]) -> bool {
 fn invalid_framing(error: FramingError) -> InvalidRequest {
     match error {
         FramingError::TransferEncoding => {
-            invalid(StatusCode::NOT_IMPLEMENTED, "the only supported transfer coding is chunked")
+            malformed(StatusCode::NOT_IMPLEMENTED, "the only supported transfer coding is chunked")
         }
         FramingError::ChunkedInHttp10 | FramingError::ContentLength => {
-            invalid(StatusCode::BAD_REQUEST, "the end of the request's body is unclear")
+            malformed(StatusCode::BAD_REQUEST, "the end of the request's body is unclear")
         }
     }
 }

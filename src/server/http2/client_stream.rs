@@ -79,7 +79,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Write for ClientStream<S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.linger.is_none() {
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
-            if !self.stats.has_unread() && !self.frames.lingers() {
+            if !self.stats.has_unread() && !self.frames.is_refused() {
                 return Poll::Ready(Ok(()));
             }
         }

@@ -28,12 +28,23 @@ pub(super) struct FrameScanner {
     is_streamed: bool,
     /// The current frame, or the last one, does not end its header block.
     is_block_open: bool,
+    /// The frames CONTINUATION of the open block. None of them ends it.
+    continuations: usize,
+    max_continuations: usize,
 }
 
 impl FrameScanner {
-    pub(super) fn new() -> Self {
-        let header = [0; FRAME_HEADER];
-        FrameScanner { header, header_length: 0, missing: PREFACE, is_streamed: true, is_block_open: false }
+    /// `max_continuations`: the most frames CONTINUATION of a block, beside the one that ends it.
+    pub(super) fn new(max_continuations: usize) -> Self {
+        FrameScanner {
+            header: [0; FRAME_HEADER],
+            header_length: 0,
+            missing: PREFACE,
+            is_streamed: true,
+            is_block_open: false,
+            continuations: 0,
+            max_continuations,
+        }
     }
 
     /// Takes the next bytes. Returns how many of them come before an incomplete frame or header block. A frame DATA need not be
@@ -61,10 +72,21 @@ impl FrameScanner {
         whole
     }
 
-    /// Returns whether no frame and no header block is incomplete, other than a frame DATA.
+    /// Returns whether no frame and no header block is incomplete, other than a frame DATA. A block of too many frames stays
+    /// incomplete.
     pub(super) fn is_whole(&self) -> bool {
         let has_payload = self.missing == 0 || self.is_streamed;
-        self.header_length == 0 && has_payload && !self.is_block_open
+        self.header_length == 0 && has_payload && !self.is_block_open && !self.has_too_many_frames()
+    }
+
+    /// Returns how many frames CONTINUATION a header block may have, beside the one that ends it.
+    pub(super) fn max_continuations(&self) -> usize {
+        self.max_continuations
+    }
+
+    /// Returns whether a header block has more frames than it may have.
+    pub(super) fn has_too_many_frames(&self) -> bool {
+        self.continuations > self.max_continuations
     }
 
     /// Returns how many bytes are missing until the next payload begins or ends.
@@ -82,9 +104,21 @@ impl FrameScanner {
             return;
         }
         self.missing = length as usize;
-        // The codec ends the connection if another frame interrupts a header block.
         self.is_streamed = kind == DATA && !self.is_block_open;
-        self.is_block_open = matches!(kind, HEADERS | PUSH_PROMISE | CONTINUATION) && flags & END_HEADERS == 0;
+        // The codec ends the connection at a frame that interrupts a header block or continues none.
+        let is_of_block = match kind {
+            HEADERS | PUSH_PROMISE => !self.is_block_open,
+            CONTINUATION => self.is_block_open,
+            _ => false,
+        };
+        self.is_block_open = is_of_block && flags & END_HEADERS == 0;
+        if self.has_too_many_frames() {
+            return;
+        }
+        self.continuations = match kind {
+            CONTINUATION if self.is_block_open => self.continuations + 1,
+            _ => 0,
+        };
     }
 }
 
@@ -102,7 +136,7 @@ mod tests {
     }
 
     fn begun() -> FrameScanner {
-        let mut scanner = FrameScanner::new();
+        let mut scanner = FrameScanner::new(2);
         assert_eq!(scanner.scan(&[b'p'; PREFACE]), PREFACE);
         scanner
     }
@@ -117,6 +151,8 @@ mod tests {
             ("a promise", [frame(PUSH_PROMISE, 0, 9), frame(CONTINUATION, END_HEADERS, 1)].concat()),
             ("a frame of another kind", frame(OTHER, 0, 300)),
             ("a block that another frame interrupts", [frame(HEADERS, 0, 5), frame(DATA, 0, 5)].concat()),
+            ("a block that another block interrupts", [frame(HEADERS, 0, 5), frame(HEADERS, 0, 5)].concat()),
+            ("a frame that continues no block", frame(CONTINUATION, 0, 5)),
             ("the largest frame", frame(HEADERS, END_HEADERS, MAX_FRAME as usize)),
         ] {
             let bytes = [frame(OTHER, 0, 2), unit.clone(), frame(DATA, 0, 4)].concat();
@@ -148,6 +184,22 @@ mod tests {
             ends.push((position, scanner.is_whole()));
         }
         assert_eq!(ends, [(9, false), (14, false), (23, true), (32, true), (36, true)]);
+    }
+
+    #[test]
+    fn a_block_of_too_many_frames_is_never_whole() {
+        let more = frame(CONTINUATION, 0, 0);
+        let end = [frame(CONTINUATION, END_HEADERS, 0), frame(DATA, 0, 0)].concat();
+        for (continuations, too_many) in [(0, false), (1, false), (2, false), (3, true), (4, true)] {
+            let bytes = [frame(OTHER, 0, 2), frame(HEADERS, 0, 5), more.repeat(continuations), end.clone()].concat();
+            let mut scanner = begun();
+            let whole = scanner.scan(&bytes);
+            assert_eq!(scanner.has_too_many_frames(), too_many, "{continuations}");
+            assert_eq!(whole, if too_many { FRAME_HEADER + 2 } else { bytes.len() }, "{continuations}");
+            // The next block has a count of its own.
+            let next = [frame(HEADERS, 0, 5), more.repeat(2), end.clone()].concat();
+            assert_eq!(scanner.scan(&next), if too_many { 0 } else { next.len() }, "{continuations}");
+        }
     }
 
     #[test]

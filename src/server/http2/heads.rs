@@ -11,6 +11,7 @@ use crate::buffer::Reservation;
 use crate::header_walk::walk;
 use crate::proxy::ErrorResponse;
 use crate::refusals::Refusal;
+use crate::server::NO_MEMORY_FOR_HEAD;
 use crate::server::limits::Limits;
 use crate::sync::{AtomicUsize, Ordering};
 
@@ -24,11 +25,6 @@ const STEP: usize = 4 * 1024;
 /// The bytes that stay reserved while requests are in flight, although the heads no longer need them, so that the next ones need no
 /// lock.
 const SPARE: usize = 16 * 1024;
-
-const NO_MEMORY: ErrorResponse = ErrorResponse::new(
-    StatusCode::SERVICE_UNAVAILABLE,
-    "the front end has no memory for the head of the request at present",
-);
 
 /// Reserves the heads of the requests of a connection.
 pub(super) struct HeadAccount {
@@ -81,12 +77,15 @@ pub(super) fn admit(
     heads: &HeadAccount,
     peer: Option<SocketAddr>,
 ) -> Result<usize, ErrorResponse> {
-    let length = check(request, limits).map_err(|(refusal, status, message)| {
+    let admitted = check(request, limits).and_then(|length| {
+        let bytes = length.saturating_add(request.headers().len() * HEADER_COST);
+        let no_memory = (Refusal::NoMemory, StatusCode::SERVICE_UNAVAILABLE, NO_MEMORY_FOR_HEAD);
+        heads.reserve(bytes).then_some(bytes).ok_or(no_memory)
+    });
+    admitted.map_err(|(refusal, status, message)| {
         refusal.report(peer, &message);
         ErrorResponse::new(status, message)
-    });
-    let bytes = length?.saturating_add(request.headers().len() * HEADER_COST);
-    heads.reserve(bytes).then_some(bytes).ok_or(NO_MEMORY)
+    })
 }
 
 /// Returns the length of a head. Refuses one over the limits, and one with a value that begins or ends with a blank, which is

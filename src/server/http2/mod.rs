@@ -44,6 +44,7 @@ use crate::buffer::Reservation;
 use crate::http1::framing::{declared_length, is_close};
 use crate::observe::CutScope;
 use crate::proxy::ErrorResponse;
+use crate::refusals::Refusal;
 
 /// The part of one request body that a client may send before the handler reads it, in bytes (nginx: `http2_body_preread_size`).
 /// They are reserved in the budget as long as the request is in flight.
@@ -59,7 +60,10 @@ const SEND_BUFFER: usize = 64 * 1024;
 /// budget is used up, because the number of connections is limited. They count for no client, as those of an HTTP/1.1 connection.
 const MIN_RESERVED: usize = 4 * 1024;
 
-const NO_MEMORY: ErrorResponse = ErrorResponse::new(
+/// The time after which a client that waits for memory tries again, because other connections may have released bytes.
+const MEMORY_RETRY_INTERVAL: Duration = Duration::from_millis(100);
+
+const NO_MEMORY_FOR_BODY: ErrorResponse = ErrorResponse::new(
     StatusCode::SERVICE_UNAVAILABLE,
     "the front end has no memory for the body of the request at present",
 );
@@ -76,8 +80,8 @@ where
     of_connection.grow_anyway(2 * MIN_RESERVED);
     let stats = Arc::new(StreamStats::new(reservation()));
     // More than the limit, so that the response can tell which part is too large. hyper refuses larger heads.
-    let max_list = head.bytes.saturating_mul(2);
-    let frames = WholeFrames::new(reservation(), max_list, head_timeout);
+    let max_list = u32::try_from(head.bytes.saturating_mul(2)).unwrap_or(u32::MAX);
+    let frames = WholeFrames::new(reservation(), max_list, head_timeout, client.peer.socket_addr());
     let socket = ClientStream::new(stream, read.freeze(), frames, send_timeout, Arc::clone(&stats));
     let connection = http2::Builder::new(StreamExecutor)
         .timer(TokioTimer::new())
@@ -86,7 +90,7 @@ where
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
         .max_frame_size(MAX_FRAME)
-        .max_header_list_size(u32::try_from(max_list).unwrap_or(u32::MAX))
+        .max_header_list_size(max_list)
         // Closes the connection of a client that does not respond to pings.
         .keep_alive_interval(head_timeout)
         .serve_connection(socket, service(&client, &stats));
@@ -158,7 +162,10 @@ fn service<H: Handler>(
             {
                 match reserve_window(request.body(), limits.buffers.reservation(key)).await {
                     Some(window) => in_flight.hold(window),
-                    None => admitted = Err(NO_MEMORY),
+                    None => {
+                        Refusal::NoMemory.report(peer.socket_addr(), &NO_MEMORY_FOR_BODY);
+                        admitted = Err(NO_MEMORY_FOR_BODY);
+                    }
                 }
             }
             let mut response = match admitted {

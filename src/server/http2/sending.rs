@@ -8,17 +8,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Waker};
-use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::time::{Sleep, sleep};
 
+use super::MEMORY_RETRY_INTERVAL;
 use crate::buffer::{BufferBudget, Reservation};
 use crate::client_key::ClientKey;
-
-/// The time after which a waiting stream checks whether other connections have released bytes.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// The bytes that hyper holds of the responses of a connection.
 #[derive(Default)]
@@ -33,8 +30,8 @@ pub(super) struct Account {
     pub(super) sending: Arc<Sending>,
     pub(super) budget: BufferBudget,
     pub(super) client: Option<ClientKey>,
-    /// Wakes a stream that waits.
-    pub(super) looks_again: Option<Pin<Box<Sleep>>>,
+    /// Wakes a stream that waits, because other connections may have released bytes.
+    pub(super) retry_timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Account {
@@ -49,7 +46,7 @@ impl Account {
                     waiting.push(cx.waker().clone());
                 }
                 drop(waiting);
-                self.look_again(cx);
+                self.start_retry_timer(cx);
                 return None;
             }
             reservation.grow_anyway(bytes);
@@ -60,11 +57,11 @@ impl Account {
 }
 
 impl Account {
-    fn look_again(&mut self, cx: &mut Context<'_>) {
-        let mut sleep = Box::pin(sleep(LOOK_AGAIN));
+    fn start_retry_timer(&mut self, cx: &mut Context<'_>) {
+        let mut sleep = Box::pin(sleep(MEMORY_RETRY_INTERVAL));
         // The timer has just begun, so this poll only registers the waker.
         _ = sleep.as_mut().poll(cx);
-        self.looks_again = Some(sleep);
+        self.retry_timer = Some(sleep);
     }
 }
 
@@ -116,7 +113,7 @@ mod tests {
         let budget = BufferBudget::new(NonZeroUsize::new(100));
         let sending = Arc::<Sending>::default();
         let account =
-            || Account { sending: Arc::clone(&sending), budget: budget.clone(), client: None, looks_again: None };
+            || Account { sending: Arc::clone(&sending), budget: budget.clone(), client: None, retry_timer: None };
         let waits = || {
             let mut account = account();
             tokio::spawn(poll_fn(move |cx| account.reserve(30, cx).map_or(Poll::Pending, Poll::Ready)))

@@ -104,7 +104,7 @@ impl StreamStats {
         let spool = ahead.map(|ahead| limits.spool(ahead));
         let client = ahead.map_or(client, |ahead| ahead.client);
         let account =
-            Account { sending: Arc::clone(&self.sending), budget: limits.buffers.clone(), client, looks_again: None };
+            Account { sending: Arc::clone(&self.sending), budget: limits.buffers.clone(), client, retry_timer: None };
         let response = Arc::new(StreamedResponse {
             source: Mutex::new(Source { body, spool, unsent: None, account }),
             polls: AtomicUsize::new(0),
