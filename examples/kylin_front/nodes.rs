@@ -27,7 +27,8 @@ pub struct Node {
 #[derive(Clone, Default)]
 pub struct NodeSettings {
     weight: Option<NonZeroU32>,
-    pub max_conns: Option<NonZeroU32>,
+    /// 0 is no limit, as in nginx.
+    pub max_conns: Option<u32>,
     max_fails: Option<u32>,
     fail_timeout: Option<Duration>,
     slow_start: Option<Duration>,
@@ -104,13 +105,14 @@ impl NodeSettings {
             let number = || value.parse::<u32>().map_err(|_| format!("{word}: expected {name}=N"));
             let positive =
                 || number().and_then(|number| NonZeroU32::new(number).ok_or(format!("{word}: 0 is no {name}")));
+            let time_or_zero = || time_or_zero(value).ok_or_else(|| format!("{word}: {EXPECTED_TIME}"));
             let time = || time(value).map_err(|error| format!("{word}: {error}"));
             match name {
                 "weight" => settings.weight = Some(positive()?),
-                "max_conns" => settings.max_conns = Some(positive()?),
+                "max_conns" => settings.max_conns = Some(number()?),
                 "max_fails" => settings.max_fails = Some(number()?),
-                "fail_timeout" => settings.fail_timeout = Some(time()?),
-                "slow_start" => settings.slow_start = Some(time()?),
+                "fail_timeout" => settings.fail_timeout = Some(time_or_zero()?),
+                "slow_start" => settings.slow_start = Some(time_or_zero()?),
                 "connect_timeout" => settings.connect_timeout = Some(time()?),
                 "read_timeout" => settings.read_timeout = Some(time()?),
                 "backup" if word == name => settings.backup = true,
@@ -164,7 +166,7 @@ impl NodeSettings {
         if self.admin_state != AdminState::Ready {
             endpoint = endpoint.admin_state(self.admin_state);
         }
-        Ok(endpoint.max_in_flight(self.max_conns.or(args.settings.max_conns)))
+        Ok(endpoint.max_in_flight(self.max_conns.or(args.settings.max_conns).and_then(NonZeroU32::new)))
     }
 }
 
@@ -198,8 +200,14 @@ pub fn cluster(nodes: &[Node], head_timeout: Option<Duration>, args: &Args) -> R
     Ok(cluster.panic_mode(args.panic).build().map_err(|error: ClusterError| format!("--nodes: {error}"))?)
 }
 
+const EXPECTED_TIME: &str = "expected a time such as 500ms, 5s, 5m or 1h";
+
 /// Parses a time as nginx writes it: `500ms`, `5s`, `5m`, `1h`, or a number of seconds.
 pub fn time(text: &str) -> Result<Duration, String> {
+    time_or_zero(text).filter(|time| !time.is_zero()).ok_or_else(|| EXPECTED_TIME.to_owned())
+}
+
+fn time_or_zero(text: &str) -> Option<Duration> {
     let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
     let unit = match &text[digits.len()..] {
         "ms" => Some(Duration::from_millis(1)),
@@ -208,6 +216,5 @@ pub fn time(text: &str) -> Result<Duration, String> {
         "h" => Some(Duration::from_secs(3600)),
         _ => None,
     };
-    let time = unit.zip(digits.parse::<u32>().ok()).and_then(|(unit, number)| unit.checked_mul(number));
-    time.filter(|time| !time.is_zero()).ok_or_else(|| "expected a time such as 500ms, 5s, 5m or 1h".to_owned())
+    unit.zip(digits.parse::<u32>().ok()).and_then(|(unit, number)| unit.checked_mul(number))
 }

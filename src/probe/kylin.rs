@@ -15,7 +15,7 @@ impl Probe {
     /// | level | request | a healthy response | offered by |
     /// |---|---|---|---|
     /// | [`Version`](crate::health::ProbeLevel::Version) | `GET /kylin/api/admin/version` | 200 with the version in JSON | Kylin 3.1 and later |
-    /// | [`Authentication`](crate::health::ProbeLevel::Authentication) | `GET /kylin/api/user/authentication` | 200 with a JSON object, or 401 | every Kylin |
+    /// | [`Authentication`](crate::health::ProbeLevel::Authentication) | `GET /kylin/api/user/authentication` | 200 with a JSON object, 401, or the error KE-010021006 of Kylin 5, whose user source is unreachable | every Kylin |
     /// | [`Tcp`](crate::health::ProbeLevel::Tcp) | those above | any status except 5xx | a server that is not Kylin, or whose Kylin is not deployed yet |
     ///
     /// The first probe of a node settles on the first level that succeeds. From then on, the node
@@ -29,7 +29,11 @@ impl Probe {
     /// of each endpoint. A change is logged.
     pub fn kylin() -> Self {
         let mut authentication = RequestProbe::get(PathAndQuery::from_static("/kylin/api/user/authentication"));
-        authentication.expected = vec![ok().json_object(), ResponseMatcher::status(StatusCode::UNAUTHORIZED)];
+        authentication.expected = vec![
+            ok().json_object(),
+            ResponseMatcher::status(StatusCode::UNAUTHORIZED),
+            ResponseMatcher::status(StatusCode::INTERNAL_SERVER_ERROR).json_object().contains("KE-010021006"),
+        ];
         Probe::by_level(version(), authentication)
     }
 

@@ -111,7 +111,7 @@ impl<B> ProxyCore<B> {
     fn warn_of_untrusted_proxy(&self, peer: ClientAddr) {
         if !self.untrusted_proxy.swap(true, Ordering::Relaxed) {
             tracing::warn!(
-                peer = ?peer.ip(),
+                peer = peer.ip().map(tracing::field::display),
                 "X-Forwarded-* from a peer that is not a trusted proxy were replaced: if it is a balancer or TLS terminator, \
                  trust it (ProxyBuilder::trusted_proxies; kylin_front --trust; set_real_ip_from in an nginx configuration), or \
                  all its clients count as one"

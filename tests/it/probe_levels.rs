@@ -133,6 +133,8 @@ async fn at_first_sight_a_node_settles_on_the_best_that_it_offers() {
         (Responses((200, PAGE), (200, "{}")), Authentication),
         // A fault of this path alone.
         (Responses((500, PAGE), (200, "{}")), Authentication),
+        // LDAP is unreachable.
+        (Responses((404, PAGE), (500, r#"{"code":"999","error_code":"KE-010021006"}"#)), Authentication),
         (NOT_DEPLOYED, Tcp),
         (Responses((200, PAGE), (200, PAGE)), Tcp),
         (Responses((302, ""), (302, "")), Tcp),
@@ -156,6 +158,7 @@ async fn a_node_that_does_not_respond_or_responds_with_a_server_error_is_unhealt
         (Responses((502, PAGE), (502, PAGE)), status(502)),
         (Responses((404, PAGE), (503, PAGE)), status(503)),
         (Responses((500, PAGE), (404, PAGE)), status(500)),
+        (Responses((404, PAGE), (500, r#"{"code":"999","error_code":"KE-010021007"}"#)), status(500)),
     ] {
         let node = Node::new(behaviour);
         let cluster = cluster(&node);

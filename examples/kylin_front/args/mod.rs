@@ -279,7 +279,7 @@ impl Args {
             "--cache" => self.cache = Some(cache(&value()?).map_err(|error| format!("{name}: {error}"))?),
             "--max-conns" => {
                 let count = count(name, &value()?, u32::MAX as usize)?.get();
-                self.settings.max_conns = NonZeroU32::new(u32::try_from(count).unwrap_or(u32::MAX));
+                self.settings.max_conns = Some(u32::try_from(count).unwrap_or(u32::MAX));
             }
             "--connect-timeout" => self.settings.connect_timeout = Some(time(name, &value()?)?),
             "--read-timeout" => self.settings.read_timeout = Some(time(name, &value()?)?),
