@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response, header};
 
 use crate::backend::Backend;
 use crate::backend::node_client::NodeClient;
@@ -105,6 +105,26 @@ impl<'p> Session<'p> {
     /// Returns whether the request names a session that has ended.
     pub(super) fn has_ended(&self) -> bool {
         self.context.has_ended()
+    }
+
+    /// Returns whether the client gets a cookie with a response of a node that has these headers.
+    /// The affinity may add a cookie of its own, which no copy of the response has.
+    pub(super) fn gives_cookie(&self, headers: &HeaderMap) -> bool {
+        #[cfg(feature = "login-relay")]
+        if let Some((relay, relayed)) = self.context.relay() {
+            return relay.gives_cookie(relayed, headers);
+        }
+        headers.contains_key(header::SET_COOKIE)
+    }
+
+    /// Removes the cookies that the client does not get from the headers of a response.
+    pub(super) fn hide_cookies(&self, headers: &mut HeaderMap) {
+        #[cfg(feature = "login-relay")]
+        if let Some((relay, _)) = self.context.relay() {
+            relay.hide_cookies(headers);
+        }
+        #[cfg(not(feature = "login-relay"))]
+        let _ = headers;
     }
 
     /// Returns whether only one node has the session, and it is unknown which.

@@ -280,6 +280,12 @@ impl RequestSession<'_> {
         }
     }
 
+    /// Returns the login relay, which keeps cookies of nodes from clients.
+    #[cfg(feature = "login-relay")]
+    pub(crate) fn relay(&self) -> Option<(&Relay, &RelayRequest)> {
+        if let BoundSession::LoginRelay(relay, relayed) = &self.state { Some((relay, relayed)) } else { None }
+    }
+
     /// Returns whether the request names a session of the nodes, in a cookie or in its path. The
     /// strategy knows which cookies hold one.
     pub(crate) fn is_named(&self, request: &RequestContext) -> bool {

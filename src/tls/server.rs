@@ -131,7 +131,7 @@ impl ServerTlsBuilder {
         self
     }
 
-    /// Sets whether HTTP/2 (ALPN `h2`) is offered before HTTP/1.1. Default: on.
+    /// Sets whether HTTP/2 (ALPN `h2`) is offered before HTTP/1.1 and HTTP/1.0. Default: on.
     pub fn http2(mut self, on: bool) -> Self {
         self.http2 = on;
         self
@@ -165,7 +165,8 @@ impl ServerTlsBuilder {
         // busy site would lose sessions.
         config.ticketer = Ticketer::new()?;
         config.alpn_protocols = if self.http2 { vec![b"h2".to_vec()] } else { Vec::new() };
-        config.alpn_protocols.push(b"http/1.1".to_vec());
+        // A client that offers none of these is refused, and old ones offer only HTTP/1.0.
+        config.alpn_protocols.extend([b"http/1.1".to_vec(), b"http/1.0".to_vec()]);
         let config = AcceptConfig { rustls: Arc::new(config), names: refuses.then_some(names) };
         Ok(ServerTls { config: Arc::new(RwLock::new(config)) })
     }

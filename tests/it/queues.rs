@@ -857,7 +857,7 @@ async fn followers_wait_for_a_slot_no_longer_than_other_queries() {
     for query in ["leader", "1", "2"].map(|id| stage.send(equal_query(id))) {
         assert_eq!(query.await.unwrap().status(), 503);
     }
-    assert_eq!(began.elapsed().as_secs(), 60, "a leader that was refused is not followed by another");
+    assert_eq!(began.elapsed().as_secs(), 60, "the time of the others is over too");
     let began = Instant::now();
     let leader = stage.send(equal_query("leader"));
     sleep(Duration::from_secs(10)).await;
@@ -866,6 +866,51 @@ async fn followers_wait_for_a_slot_no_longer_than_other_queries() {
     leader.abort();
     assert_eq!(follower.await.unwrap().status(), 503);
     assert_eq!(began.elapsed().as_secs(), 70, "the time counts from the arrival of the follower");
+    running.abort();
+}
+
+/// The leader has waited too long before its followers have.
+#[tokio::test(start_paused = true)]
+async fn a_follower_waits_for_a_slot_as_long_as_it_may_itself() {
+    let rules = QueueRules::new().max_wait(Duration::from_secs(2)).unwrap();
+    let stage = Stage::with(1, 1, LeastConn::new(), |builder| builder.queue(rules));
+    let running = stage.query("running", 2_900);
+    tick().await;
+    let began = Instant::now();
+    let mut all = tokio::task::JoinSet::new();
+    for (id, at) in [("0", 0), ("1", 500), ("2", 500), ("3", 1_000), ("4", 1_700)] {
+        tokio::time::sleep_until(began + Duration::from_millis(at)).await;
+        let response = stage.send(equal_query(id));
+        all.spawn(async move {
+            let status = response.await.unwrap().status().as_u16();
+            (began.elapsed().as_millis() / 10 * 10, status)
+        });
+        tick().await;
+    }
+    let mut ends = all.join_all().await;
+    ends.sort_unstable();
+    // The fourth leads from 2.5 s on, and has the slot after 2.9 s.
+    assert_eq!(ends, [(2_000, 503), (2_500, 503), (2_500, 503), (2_910, 200), (2_910, 200)]);
+    assert_eq!(running.await.unwrap().status(), 200);
+    assert_eq!(stage.served(0), ["running", "equal"]);
+    assert_eq!(stage.proxy.single_flight().unwrap().shared, 1);
+    stage.check_at_rest().await;
+}
+
+/// Many followers whose time is over with that of the leader.
+#[tokio::test(start_paused = true)]
+async fn followers_whose_time_is_over_are_refused_at_once() {
+    let rules = QueueRules::new().max_wait(Duration::from_secs(2)).unwrap();
+    let stage = Stage::with(1, 1, LeastConn::new(), |builder| builder.queue(rules));
+    let running = stage.query("running", 60_000);
+    tick().await;
+    let began = Instant::now();
+    let all: Vec<_> = (0..1_000).map(|n| stage.send(equal_query(&n.to_string()))).collect();
+    for query in all {
+        assert_eq!(query.await.unwrap().status(), 503);
+    }
+    assert!(began.elapsed().as_millis() < 2_010, "{:?}", began.elapsed());
+    assert_eq!(stage.served(0), ["running"]);
     running.abort();
 }
 

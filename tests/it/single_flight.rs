@@ -11,9 +11,9 @@ use hyper::client::conn::http2::handshake;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use kylin_lb::backend::SendErrorKind;
 use kylin_lb::observe::{Finished, Observer, ServedBy, SharedResponse, Termination};
-use kylin_lb::proxy::ProxyBuilder;
+use kylin_lb::proxy::{CancelOnDisconnect, KylinRules, ProxyBuilder};
 use kylin_lb::server::{Listen, Server};
-use kylin_lb::session::{Affinity, LoginRelay, Secret, Sessions};
+use kylin_lb::session::{Affinity, CookieIssue, LoginRelay, Secret, Sessions};
 use kylin_lb::testing::Scripted;
 use kylin_lb::testing::kylin::{Dialect, KylinNode};
 use kylin_lb::{Backend, Body, BufferBudget, ClientAddr, Cluster, Endpoint, Proxy, SendError};
@@ -158,7 +158,7 @@ async fn equal_queries_of_one_session_are_executed_once(dialect: Dialect) {
 
 #[tokio::test]
 async fn queries_that_differ_in_anything_that_may_matter_have_their_own_executions() {
-    let node = Gated::new(Scripted::new(|_| async { Ok(Response::new(Body::from("{}"))) }));
+    let node = scripted(&[rows]);
     let proxy = proxy_over(node.clone(), |proxy| proxy);
     let user = basic("ADMIN", "KYLIN");
     let base = ("authorization", &*user);
@@ -207,7 +207,7 @@ async fn queries_that_differ_in_anything_that_may_matter_have_their_own_executio
 
 #[tokio::test]
 async fn nothing_is_shared_where_it_is_off_or_the_proxy_does_not_know_kylin() {
-    let scripted = || Gated::new(Scripted::new(|_| async { Ok(Response::new(Body::from("{}"))) }));
+    let scripted = || scripted(&[rows]);
     let user = basic("ADMIN", "KYLIN");
     let off = scripted();
     let plain = scripted();
@@ -226,7 +226,7 @@ async fn nothing_is_shared_where_it_is_off_or_the_proxy_does_not_know_kylin() {
 
 #[tokio::test]
 async fn a_query_after_a_write_does_not_wait_for_one_before_it() {
-    let node = Gated::new(Scripted::new(|_| async { Ok(Response::new(Body::from("{}"))) }));
+    let node = scripted(&[rows]);
     let proxy = proxy_over(node.clone(), |proxy| proxy);
     let user = basic("ADMIN", "KYLIN");
     let of_project = |project| format!(r#"{{"sql":"select 1","project":"{project}"}}"#);
@@ -324,7 +324,7 @@ async fn what_no_node_has_executed_leaves_equal_queries_together() {
 
 #[tokio::test]
 async fn a_logout_and_a_write_whose_client_has_left_concern_the_queries_of_their_client() {
-    let node = Gated::new(Scripted::new(|_| async { Ok(Response::new(Body::from("{}"))) }));
+    let node = scripted(&[rows]);
     let proxy = proxy_over(node.clone(), |proxy| proxy);
     let user = basic("ADMIN", "KYLIN");
     let of = [("authorization", &*user), ("cookie", "JSESSIONID=one"), ("cookie", "JSESSIONID=two; a=1")];
@@ -367,14 +367,14 @@ async fn no_response_is_older_than_the_writes_before_the_arrival_of_its_query() 
                 for _ in 0..8 {
                     tokio::task::yield_now().await;
                 }
-                Ok(Response::new(Body::from(read.to_string())))
+                Ok(Response::new(Body::from(format!(r#"{{"results":[["{read}"]],"isException":false}}"#))))
             }
         }
     });
     let proxy = proxy_over(node.clone(), |proxy| proxy);
     let user = basic("ADMIN", "KYLIN");
     let seen = Arc::new(AtomicU64::new(0));
-    let number = |received: Received| received.1.parse::<u64>().unwrap();
+    let number = |received: Received| received.1.replace(|c: char| !c.is_ascii_digit(), "").parse::<u64>().unwrap();
     let writer = {
         let (proxy, user, seen) = (proxy.clone(), user.clone(), Arc::clone(&seen));
         tokio::spawn(async move {
@@ -456,6 +456,30 @@ fn large() -> Result<Response<Body>, SendError> {
     json(200, format!(r#"{{"columnMetas":[{{}}],"results":[["{}"]],"isException":false}}"#, "x".repeat(1 << 20)))
 }
 
+fn exception_after_columns() -> Result<Response<Body>, SendError> {
+    json(200, r#"{"columnMetas":[{"label":"A"}],"results":null,"isException":true,"exceptionMessage":"no"}"#)
+}
+
+fn page() -> Result<Response<Body>, SendError> {
+    Ok(Response::builder().header("content-type", "text/html").body("<html>Sign in</html>".into()).unwrap())
+}
+
+fn empty() -> Result<Response<Body>, SendError> {
+    json(200, "")
+}
+
+fn failure_without_data() -> Result<Response<Body>, SendError> {
+    json(200, r#"{"code":"999","data":null,"msg":"no"}"#)
+}
+
+fn cut_after_columns() -> Result<Response<Body>, SendError> {
+    json(200, r#"{"columnMetas":[{}],"results":[["1"],["2"#)
+}
+
+fn cut_at_a_brace() -> Result<Response<Body>, SendError> {
+    json(200, r#"{"results":[["1"]],"isException":false,"columnMetas":[{"label":"A"}"#)
+}
+
 fn in_unknown_coding() -> Result<Response<Body>, SendError> {
     let mut response = rows()?;
     response.headers_mut().insert("content-encoding", "br".parse().unwrap());
@@ -495,9 +519,7 @@ async fn eight(script: Script, buffers: BufferBudget) -> (Vec<u16>, usize) {
     node.open();
     let mut statuses = Vec::new();
     for response in waiting {
-        let (status, body, _) = response.await.unwrap();
-        assert!(!body.is_empty());
-        statuses.push(status.as_u16());
+        statuses.push(response.await.unwrap().0.as_u16());
     }
     statuses.sort_unstable();
     check_rest(&proxy).await;
@@ -516,9 +538,19 @@ async fn only_a_complete_result_is_shared_at_once() {
     };
     assert_eq!(eight(&[rows], budget()).await, (all(200), 1));
     // One more leads after a failure. After two failures, all get the second one.
-    for (failure, status) in
-        [(exception as fn() -> _, 200), (syntax_error, 500), (refused, 401), (broken, 504), (truncated, 502)]
-    {
+    for (failure, status) in [
+        (exception as fn() -> _, 200),
+        (exception_after_columns, 200),
+        (page, 200),
+        (empty, 200),
+        (failure_without_data, 200),
+        (cut_after_columns, 200),
+        (cut_at_a_brace, 200),
+        (syntax_error, 500),
+        (refused, 401),
+        (broken, 504),
+        (truncated, 502),
+    ] {
         assert_eq!(eight_of(&[failure, rows], budget()).await, (one_and(status, 200), 2), "{status}");
         assert_eq!(eight_of(&[failure], budget()).await, (all(status), 2), "{status}");
     }
@@ -658,6 +690,96 @@ async fn a_stop_takes_its_client_out(dialect: Dialect) {
     check_rest(&proxy).await;
 }
 
+/// A query that runs until it is stopped, with the id `id`, and the request that stops it.
+fn stoppable(is_v5: bool, cookie: &str, id: &str) -> (Request<Body>, Request<Body>) {
+    let (member, method, path) = match is_v5 {
+        true => ("stopId", "DELETE", format!("/kylin/api/query/{id}")),
+        false => ("queryId", "PUT", format!("/kylin/api/query/{id}/stop")),
+    };
+    let body = format!(r#"{{"sql":"select 1, sleep_ms(600000)","project":"learn_kylin","{member}":"{id}"}}"#);
+    let stop = Request::builder().method(method).uri(path).header("host", "kylin").header("cookie", cookie);
+    (request(&[("cookie", cookie)], body), stop.header("user-agent", "test").body(Body::empty()).unwrap())
+}
+
+in_each_dialect!(the_last_client_stops_the_execution_that_another_began);
+async fn the_last_client_stops_the_execution_that_another_began(dialect: Dialect) {
+    let is_v5 = crate::support::dialects::is_v5(dialect);
+    for is_first_stopped in [false, true] {
+        let (node, proxy) = stage(dialect);
+        node.node.faults().set_queries_outlive_clients(true);
+        node.open();
+        let cookie = log_in(&proxy, "ADMIN", "KYLIN").await;
+        let [first, second] = ["first", "second"].map(|id| stoppable(is_v5, &cookie, id));
+        let leader = spawn(&proxy, first.0);
+        eventually(|| node.node.stats().running == 1, || "it runs".to_owned()).await;
+        let follower = spawn(&proxy, second.0);
+        wait_for_followers(&proxy, 1).await;
+        if is_first_stopped {
+            assert_eq!(proxy.forward(client(), first.1).await.status(), 200);
+            assert_eq!(leader.await.unwrap().0, 500);
+        } else {
+            leader.abort();
+        }
+        wait_for_followers(&proxy, 0).await;
+        assert_eq!((node.node.stats().running, node.node.stats().stopped), (1, 0));
+        assert_eq!(proxy.forward(client(), second.1).await.status(), 200);
+        eventually(|| follower.is_finished(), || "the follower is not stopped".to_owned()).await;
+        let (status, body, _) = follower.await.unwrap();
+        assert_eq!(status, 500, "{body}");
+        assert!(body.contains("stopped"), "{body}");
+        let stats = || (node.node.stats().running, node.node.stats().stopped);
+        eventually(|| stats() == (0, 1), || format!("running, stopped: {:?}", stats())).await;
+        assert_eq!(node.begun(), 1);
+        check_rest(&proxy).await;
+    }
+}
+
+#[tokio::test]
+async fn a_stop_ends_an_execution_that_has_no_id() {
+    let node = scripted(&[rows]);
+    let proxy = proxy_over(node.clone(), |proxy| proxy);
+    let user = basic("ADMIN", "KYLIN");
+    let leader = spawn(&proxy, request(&[("authorization", &user)], SQL));
+    eventually(|| node.begun() == 1, || "the first is sent".to_owned()).await;
+    let with_id = r#"{"sql":"select 1 from kylin_sales","project":"learn_kylin","queryId":"second"}"#;
+    let follower = spawn(&proxy, request(&[("authorization", &user)], with_id));
+    wait_for_followers(&proxy, 1).await;
+    leader.abort();
+    wait_for_followers(&proxy, 0).await;
+    let stop = Request::put("/kylin/api/query/second/stop").header("host", "kylin").header("authorization", &user);
+    assert_eq!(proxy.forward(client(), stop.body(Body::empty()).unwrap()).await.status(), 200);
+    eventually(|| follower.is_finished(), || "the follower is not stopped".to_owned()).await;
+    let (status, body, _) = follower.await.unwrap();
+    assert!(status == 500 && body.contains("the query was stopped"), "{status} {body}");
+    check_rest(&proxy).await;
+}
+
+in_each_dialect!(the_last_client_that_disconnects_cancels_the_execution_that_another_began);
+async fn the_last_client_that_disconnects_cancels_the_execution_that_another_began(dialect: Dialect) {
+    let is_v5 = crate::support::dialects::is_v5(dialect);
+    let cancel = match is_v5 {
+        true => CancelOnDisconnect::ByStopId,
+        false => CancelOnDisconnect::AsAdmin { authorization: basic("ADMIN", "KYLIN").parse().unwrap() },
+    };
+    let node = Gated::new(KylinNode::new("q1").kylin_version(dialect));
+    let rules = KylinRules::default().cancel_on_disconnect(Some(cancel));
+    let proxy = proxy_over(node.clone(), |proxy| proxy.rules(rules));
+    node.node.faults().set_queries_outlive_clients(true);
+    node.open();
+    let cookie = log_in(&proxy, "ADMIN", "KYLIN").await;
+    let leader = spawn(&proxy, stoppable(is_v5, &cookie, "first").0);
+    eventually(|| node.node.stats().running == 1, || "it runs".to_owned()).await;
+    let follower = spawn(&proxy, stoppable(is_v5, &cookie, "second").0);
+    wait_for_followers(&proxy, 1).await;
+    leader.abort();
+    wait_for_followers(&proxy, 0).await;
+    assert_eq!(node.node.stats().running, 1);
+    follower.abort();
+    let stats = || (node.node.stats().running, node.node.stats().stopped);
+    eventually(|| stats() == (0, 1), || format!("running, stopped: {:?}", stats())).await;
+    check_rest(&proxy).await;
+}
+
 /// Regardless of which of three clients leaves, and after how many polls, the others get their
 /// responses, and nothing remains.
 #[test]
@@ -765,6 +887,53 @@ async fn sessions_of_a_login_relay_share_nothing_with_each_other() {
     node.open();
     all_get(200, waiting).await;
     assert_eq!((node.begun(), proxy.single_flight().unwrap().shared), (3, 9));
+    check_rest(&proxy).await;
+}
+
+/// Kylin begins a session for each client with Basic credentials and no cookie. The relay keeps its
+/// cookie from the client.
+#[tokio::test]
+async fn clients_of_a_login_relay_share_a_response_whose_cookie_they_do_not_get() {
+    for (issue, executions) in [(CookieIssue::AtLogin, 1), (CookieIssue::WithCredentials, 20)] {
+        let node = Gated::new(KylinNode::new("q1"));
+        let relay = LoginRelay::new(Sessions::in_memory().unwrap(), Secret::new([7; 32])).cookie_issue(issue);
+        let proxy = proxy_over(node.clone(), |proxy| proxy.affinity(Affinity::login_relay(relay)));
+        let user = basic("ADMIN", "KYLIN");
+        let query = || {
+            let (proxy, request) = (proxy.clone(), request(&[("authorization", &user)], SQL));
+            tokio::spawn(async move {
+                let response = proxy.forward(client(), request).await;
+                let (status, has_cookie) = (response.status(), response.headers().contains_key("set-cookie"));
+                response.into_body().collect().await.unwrap();
+                (status.as_u16(), has_cookie)
+            })
+        };
+        let waiting: Vec<_> = (0..20).map(|_| query()).collect();
+        wait_for_followers(&proxy, 19).await;
+        node.open();
+        for response in waiting {
+            assert_eq!(response.await.unwrap(), (200, executions > 1), "{issue:?}");
+        }
+        assert_eq!(node.begun(), executions, "{issue:?}");
+        check_rest(&proxy).await;
+    }
+}
+
+#[tokio::test]
+async fn another_cookie_of_a_node_is_not_shared_behind_a_login_relay() {
+    let node = scripted(&[|| {
+        let mut response = with_cookie()?;
+        response.headers_mut().append("set-cookie", "theme=dark".parse().unwrap());
+        Ok(response)
+    }]);
+    let relay = LoginRelay::new(Sessions::in_memory().unwrap(), Secret::new([7; 32]));
+    let proxy = proxy_over(node.clone(), |proxy| proxy.affinity(Affinity::login_relay(relay)));
+    let user = basic("ADMIN", "KYLIN");
+    let waiting = [(); 4].map(|()| spawn(&proxy, request(&[("authorization", &user)], SQL)));
+    wait_for_followers(&proxy, 3).await;
+    node.open();
+    all_get(200, waiting).await;
+    assert_eq!((node.begun(), proxy.single_flight().unwrap().shared), (4, 0));
     check_rest(&proxy).await;
 }
 

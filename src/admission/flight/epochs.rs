@@ -30,8 +30,15 @@ impl ProjectSlot {
         let hash = project
             .bytes()
             .fold(0_u32, |hash, byte| (hash ^ u32::from(byte.to_ascii_uppercase())).wrapping_mul(0x0100_0193));
-        ProjectSlot((hash >> 16) as u8 % SLOTS as u8)
+        ProjectSlot(mix(hash) as u8 % SLOTS as u8)
     }
+}
+
+/// Makes each bit of the hash depend on each bit of the last character (the finalizer of MurmurHash3).
+fn mix(mut hash: u32) -> u32 {
+    hash = (hash ^ hash >> 16).wrapping_mul(0x85eb_ca6b);
+    hash = (hash ^ hash >> 13).wrapping_mul(0xc2b2_ae35);
+    hash ^ hash >> 16
 }
 
 impl Epochs {
@@ -58,6 +65,26 @@ impl Epochs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Names that differ in a digit, as those of projects often do.
+    #[test]
+    fn similar_names_are_in_different_slots() {
+        let slots = |names: Vec<String>| {
+            let slots = names.iter().map(|name| ProjectSlot::of(name).0);
+            slots.collect::<std::collections::HashSet<u8>>().len()
+        };
+        for (one, other) in [("sales_2024", "sales_2025"), ("p1", "p2"), ("p2", "p3"), ("p1", "p3"), ("a", "b")] {
+            assert_ne!(ProjectSlot::of(one), ProjectSlot::of(other), "{one} {other}");
+        }
+        // 64 names in random slots have 40.6 of them on average.
+        for prefix in ["p", "sales_", "project-", "x"] {
+            for suffix in ["", "_test"] {
+                let count = slots((0..64).map(|n| format!("{prefix}{n}{suffix}")).collect());
+                assert!(count >= 32, "{prefix}{suffix}: {count}");
+            }
+        }
+        assert_eq!(ProjectSlot::of("sales_2024"), ProjectSlot::of("SALES_2024"));
+    }
 
     #[test]
     fn a_write_raises_the_epoch_of_its_project_or_of_all() {

@@ -10,14 +10,14 @@
 //! |---|---|
 //! | the response is a result, and can be copied | get it |
 //! | it is too long for a copy, or there is no memory for one | are sent to nodes, each separately |
-//! | its head sets a cookie | are sent to nodes at once, each separately |
-//! | the leader gets no slot in time, or too many wait for one | get that response |
-//! | the leader fails or is refused otherwise | the oldest leads once more |
+//! | its head sets a cookie that the client gets | are sent to nodes at once, each separately |
+//! | the leader gets no slot in time | the oldest leads; its own wait counts from its arrival |
+//! | the leader fails, or is refused otherwise | the oldest leads once more |
 //! | the second leader fails or is refused too | get that response, so that a failing query is not executed for each client |
 //! | the client of the leader leaves, or stops its query | the oldest takes over the execution, or the place in the queue |
 //!
 //! Kylin begins a session for each request that has Basic credentials and no session, and sets its
-//! cookie. After such a response, queries of this kind neither lead nor follow, until a result of
+//! cookie. A login relay keeps that cookie from the client. Otherwise, after such a response, queries of this kind neither lead nor follow, until a result of
 //! one sets no cookie.
 //!
 //! The execution is a value that the leader holds. If a leader is dropped, it passes the execution
@@ -35,4 +35,4 @@ pub(crate) use self::epochs::{Epochs, ProjectSlot};
 pub(crate) use self::key::is_neutral;
 pub(crate) use self::key::{FlightKey, QueryIds};
 pub use self::table::SingleFlightStatus;
-pub(crate) use self::table::{FlightRole, FlightTable, Follower, FollowerOutcome, Leader};
+pub(crate) use self::table::{FlightRole, FlightTable, Follower, FollowerOutcome, Leader, StopTarget};

@@ -31,6 +31,23 @@ pub(crate) struct Ticket {
 }
 
 impl Ticket {
+    /// Returns a ticket of no user.
+    #[cfg(all(test, feature = "test-util"))]
+    pub(crate) fn with_key(key: Micros) -> Self {
+        Ticket {
+            key,
+            sequence: 0,
+            cost: 0,
+            pace: Pace::of(0, true),
+            user: 0,
+            fingerprint: None,
+            is_of_flood: false,
+            since: key,
+            stop_keys: [0; 2],
+            unproven: None,
+        }
+    }
+
     /// Takes the credentials that were not yet accepted.
     pub(crate) fn take_unproven(&mut self) -> Option<Credential> {
         self.unproven.take()

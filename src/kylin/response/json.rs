@@ -56,6 +56,15 @@ pub(super) fn members<'b>(text: &'b [u8], mut visit: impl FnMut(Level, &[u8], Va
     let _ = Walk { text, at: 0 }.document(&mut visit);
 }
 
+/// Calls `visit` like [`members`], and returns whether the text is one whole object.
+pub(super) fn whole_members<'b>(
+    text: &'b [u8],
+    mut visit: impl FnMut(Level, &[u8], Value<'b>) -> ControlFlow<()>,
+) -> bool {
+    let mut walk = Walk { text, at: 0 };
+    walk.document(&mut visit).is_some() && walk.peek().is_none()
+}
+
 /// `None` ends the walk: the visitor breaks, the text ends, or its syntax is wrong.
 type Step<T = ()> = Option<T>;
 

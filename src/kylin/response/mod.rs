@@ -9,6 +9,7 @@ mod flags;
 mod json;
 mod login;
 mod phrases;
+mod result;
 
 use std::borrow::Cow;
 use std::io::Read;
@@ -27,6 +28,7 @@ pub(crate) use self::login::is_user_source_down;
 #[cfg(feature = "login-relay")]
 pub(crate) use self::login::names_no_user;
 use self::phrases::{class_by_code, rejection_by_message};
+pub(crate) use self::result::{NoResult, QueryResult, read_result};
 use super::KylinVersion;
 use super::class::RequestClass;
 
@@ -292,62 +294,6 @@ fn class_of_success(body: &[u8]) -> ResponseClass {
         Some(rejection) if is_exception => ResponseClass::Rejected(rejection),
         _ => ResponseClass::Final,
     }
-}
-
-/// Returns whether a response with status 200 contains a result, and not the exception of a query;
-/// `None` if its body cannot be read.
-pub(crate) fn is_result(headers: &HeaderMap, body: &[u8]) -> Option<bool> {
-    let (body, is_cut) = match Coding::of(headers) {
-        Coding::Identity => (Cow::Borrowed(body), false),
-        Coding::Gzip => {
-            let plain = gunzip(body);
-            let is_cut = plain.len() >= MAX_ERROR_PEEK || plain.is_empty();
-            (Cow::Owned(plain), is_cut)
-        }
-        Coding::Other => return None,
-    };
-    let mut is_result = None;
-    json::members(&body, |_, name, value| {
-        is_result = match (name, value) {
-            (b"results" | b"columnMetas", Value::Array { filled: true }) => Some(true),
-            (b"isException", Value::Bare(value)) => Some(value != "true"),
-            _ => return ControlFlow::Continue(()),
-        };
-        ControlFlow::Break(())
-    });
-    is_result.or((!is_cut).then_some(true))
-}
-
-/// The maximum length of a result that is decompressed to check whether it may be cached, in bytes.
-#[cfg(feature = "cache")]
-const MAX_PLAIN: u64 = 2 << 20;
-
-/// Returns whether a response with status 200 is a whole result that changes only with builds. It
-/// has no exception and all rows, and was not pushed down to the source tables, which change
-/// without a build.
-#[cfg(feature = "cache")]
-pub(crate) fn is_cacheable(headers: &HeaderMap, body: &[u8]) -> bool {
-    let plain = match Coding::of(headers) {
-        Coding::Identity => Cow::Borrowed(body),
-        Coding::Gzip => {
-            let mut plain = Vec::new();
-            match GzDecoder::new(body).take(MAX_PLAIN).read_to_end(&mut plain) {
-                Ok(length) if (length as u64) < MAX_PLAIN => Cow::Owned(plain),
-                _ => return false,
-            }
-        }
-        Coding::Other => return false,
-    };
-    let (mut has_rows, mut is_excluded) = (false, false);
-    json::members(&plain, |_, name, value| {
-        match (name, value) {
-            (b"results", Value::Array { .. }) => has_rows = true,
-            (b"isException" | b"pushDown" | b"partial", Value::Bare(value)) => is_excluded |= value != "false",
-            _ => {}
-        }
-        ControlFlow::Continue(())
-    });
-    has_rows && !is_excluded && plain.trim_ascii_end().ends_with(b"}")
 }
 
 /// Returns whether the content type is `application/json`, or one of Kylin's such as `application/vnd.apache.kylin-v4+json`.

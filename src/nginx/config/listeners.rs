@@ -173,7 +173,7 @@ fn check_entry(listener: &Listener, servers: &[(Server, Span)]) -> Result<(), Fa
         let tls = &server.settings.client_tls;
         let (has_certificate, has_key) = (tls.files.certificate.is_some(), tls.files.key.is_some());
         let presents_default = !has_certificate && (tls.rejects_handshake || has_default);
-        if !presents_default && !(has_certificate && has_key) {
+        if !(presents_default || has_certificate && has_key) {
             let message = format!("no certificate for listen {address} ssl");
             return Err(span.missing(message, "ssl_certificate FILE; ssl_certificate_key FILE;"));
         }

@@ -6,14 +6,14 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, StatusCode};
 
 use super::Attempts;
-use super::flight::{QueryContents, share};
+use super::flight::QueryContents;
 use super::response::{MAX_SHARED, declared_length, read_whole};
 use crate::admission::cache::{CachedResult, Lookup, Pending};
 use crate::backend::Backend;
 use crate::body::Body;
 use crate::buffer::GrowingBuffer;
 use crate::cluster::Picked;
-use crate::kylin::response::{ResponseClass, is_cacheable};
+use crate::kylin::response::{ResponseClass, read_result};
 use crate::observe::CacheOutcome;
 
 /// Tells a client whether the response comes from the cache.
@@ -88,9 +88,7 @@ impl<B: Backend> Attempts<'_, B> {
     }
 
     fn may_store(&self, class: Option<ResponseClass>) -> bool {
-        self.response.status() == StatusCode::OK
-            && class == Some(ResponseClass::Final)
-            && !self.response.headers().contains_key(header::SET_COOKIE)
+        self.response.status() == StatusCode::OK && class == Some(ResponseClass::Final) && !self.gives_cookie()
     }
 
     /// Stores the response if it is a result that was read completely.
@@ -98,9 +96,9 @@ impl<B: Backend> Attempts<'_, B> {
         let Some(pending) = self.cache_miss.as_mut().and_then(|miss| miss.pending.take()) else { return };
         if let Some(cache) = &self.proxy.cache
             && self.may_store(class)
-            && let Some(copy) = share(&self.response, None)
+            && let Some(copy) = self.share(None)
             && copy.body.len() <= MAX_SHARED
-            && is_cacheable(copy.head.headers(), &copy.body)
+            && read_result(copy.head.headers(), &copy.body).is_ok_and(|result| result.is_cacheable)
         {
             cache.store(pending, copy.head, &copy.body, self.served_by(picked).shared());
         }

@@ -114,7 +114,12 @@ impl<'p, B: Backend> Attempts<'p, B> {
         let health = self.proxy.cluster.health_changes();
         let head_timeout = self.sent(request).extensions().get().map(|timeouts: &Timeouts| timeouts.head);
         let head_timeout = head_timeout.unwrap_or_else(|| picked.backend().head_timeout());
-        let mut expired = pin!(sleep_until(timer_in(queues.time_left(ticket, head_timeout))));
+        let time_left = queues.time_left(ticket, head_timeout);
+        // The time of a follower may be over before it leads.
+        if turn == SlotState::Wait && time_left.is_zero() {
+            return Err(self.refused(WAITED_TOO_LONG));
+        }
+        let mut expired = pin!(sleep_until(timer_in(time_left)));
         // Health may keep requests from the endpoint already at the pick, if the request is on
         // trial or was picked in panic mode.
         let mut past_health = is_withheld(&picked);

@@ -212,7 +212,7 @@ impl Cancellation {
                 // If there are several, nothing shows which one has lost its client. The id comes
                 // from a node and goes into a path, so it is checked.
                 let (Some(RunningQuery { query_id: id, .. }), None) = (same.next(), same.next()) else { return None };
-                if !is_id(id) {
+                if !is_query_id(id) {
                     return None;
                 }
                 self.request(Method::PUT, &format!("/kylin/api/query/{id}/stop"), Some(authorization)).await.map(drop)
@@ -282,7 +282,7 @@ struct RunningQuery {
 fn stop_id(request: &mut Request<Body>, body: &Bytes) -> Option<String> {
     let query = QueryRequest::from_json(body).ok()?;
     if let Some(id) = query.stop_id().filter(|id| !id.is_empty()) {
-        return is_id(id).then(|| id.to_owned());
+        return is_query_id(id).then(|| id.to_owned());
     }
     let id = format!("kylin-lb-{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
     let StopIdMember { stop_id: empty } = serde_json::from_slice(body).ok()?;
@@ -320,6 +320,7 @@ fn as_written<'b, D: Deserializer<'b>>(value: D) -> Result<Option<&'b RawValue>,
     Deserialize::deserialize(value).map(Some)
 }
 
-fn is_id(id: &str) -> bool {
+/// Returns whether the text can be the id of a query in a path.
+pub(crate) fn is_query_id(id: &str) -> bool {
     (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
 }

@@ -14,7 +14,7 @@ mod unread;
 use std::time::Duration;
 
 pub use self::cancel::CancelOnDisconnect;
-pub(super) use self::cancel::QueryWatch;
+pub(super) use self::cancel::{QueryWatch, is_query_id};
 pub(super) use self::fan_out::{FanOut, NODE_TIMEOUT, fan_out, role_of};
 pub(super) use self::groups::within_group;
 pub(super) use self::recent_writes::Writer;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header;
-use http::{Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 use parking_lot::Mutex;
 
 use super::Relay;
@@ -37,6 +37,22 @@ pub enum CookieIssue {
 }
 
 impl Relay {
+    /// Returns whether the client gets a cookie with a response of a node that has these headers:
+    /// one of the node, or one for a session that begins or has ended.
+    pub(crate) fn gives_cookie(&self, relayed: &RelayRequest, headers: &HeaderMap) -> bool {
+        let may_begin = || relayed.client_credentials.is_some() && !self.gives_no_session(relayed);
+        relayed.has_ended() || self.cookies.pass_any(headers) || headers.contains_key(header::SET_COOKIE) && may_begin()
+    }
+
+    /// Removes the cookies that the client does not get from the headers of a response.
+    pub(crate) fn hide_cookies(&self, headers: &mut HeaderMap) {
+        self.cookies.take_from_response(headers);
+    }
+
+    fn gives_no_session(&self, relayed: &RelayRequest) -> bool {
+        relayed.keeps_no_cookies() && self.cookie_issue == CookieIssue::AtLogin
+    }
+
     /// Handles the response to a request with credentials of the client.
     pub(super) async fn after_credentials(
         self: &Arc<Self>,
@@ -47,7 +63,7 @@ impl Relay {
     ) {
         let Some(client) = relayed.client_credentials.take() else { return };
         let ClientCredentials { credentials, fingerprint } = client;
-        let gets_no_session = relayed.keeps_no_cookies() && self.cookie_issue == CookieIssue::AtLogin;
+        let gets_no_session = self.gives_no_session(relayed);
         let known = relayed.session.as_mut().filter(|known| known.fingerprint() == fingerprint);
         if response.status() == StatusCode::UNAUTHORIZED {
             if let Some(cache) = &self.node_sessions {

@@ -80,20 +80,26 @@ impl RelayCookies {
         own
     }
 
+    /// Returns whether the client gets a cookie of the node with a response that has these headers.
+    pub(super) fn pass_any(&self, headers: &HeaderMap) -> bool {
+        headers.get_all(header::SET_COOKIE).iter().any(|line| !self.is_hidden(line))
+    }
+
+    fn is_hidden(&self, line: &HeaderValue) -> bool {
+        let name = SetCookie::parse(line).map(|cookie| cookie.name);
+        name.is_some_and(|name| name == self.own.name().as_bytes() || self.is_node_session(name))
+    }
+
     /// Removes the node's session cookies from a response, and any attempt to set the front end's.
     pub(super) fn take_from_response(&self, headers: &mut HeaderMap) -> NodeCookieChange {
         let mut change = NodeCookieChange::default();
-        let is_hidden = |line: &HeaderValue| {
-            let name = SetCookie::parse(line).map(|cookie| cookie.name);
-            name.is_some_and(|name| name == self.own.name().as_bytes() || self.is_node_session(name))
-        };
-        if !headers.get_all(header::SET_COOKIE).iter().any(is_hidden) {
+        if !headers.get_all(header::SET_COOKIE).iter().any(|line| self.is_hidden(line)) {
             return change;
         }
         let lines: Vec<HeaderValue> = headers.get_all(header::SET_COOKIE).iter().cloned().collect();
         headers.remove(header::SET_COOKIE);
         for line in lines {
-            if !is_hidden(&line) {
+            if !self.is_hidden(&line) {
                 headers.append(header::SET_COOKIE, line);
                 continue;
             }

@@ -18,8 +18,8 @@ pub(crate) struct Follower<'t, T, S> {
 /// The result of a follower's wait.
 pub(crate) enum FollowerOutcome<'t, T, S> {
     /// The query leads from now on. It takes over the execution that the former leader began, if
-    /// any. It also takes over the former leader's ticket, if that leader waited for a slot and did
-    /// not fail.
+    /// any. It also takes over the former leader's ticket, if that leader waited for a slot and was
+    /// not sent.
     Leads(Leader<'t, T, S>, Option<Ticket>),
     Shared(S),
     /// The query is sent without single flight.

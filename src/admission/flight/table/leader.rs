@@ -42,8 +42,8 @@ impl<'t, T, S> Leader<'t, T, S> {
         self.running = Some(execution);
     }
 
-    /// Drives the execution. Ready with `None` if the leader's client has stopped the query while
-    /// others wait for it.
+    /// Drives the execution. Ready with `None` if the leader's client has stopped the query, and the
+    /// execution goes on for others or has the id of another query.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<T::Output>>
     where
         T: Future + Unpin,
@@ -96,13 +96,29 @@ impl<'t, T, S> Leader<'t, T, S> {
 
     /// Makes one follower lead the second attempt. After the second failure, all followers get
     /// `shared`; if it is `None`, they are sent to nodes.
-    pub(crate) fn fail(mut self, shared: Option<S>)
+    pub(crate) fn fail(self, shared: Option<S>)
+    where
+        S: Clone,
+    {
+        self.fail_or_refuse(shared, false);
+    }
+
+    /// Like [`fail`](Self::fail), for a query that was refused before it was sent. The next leader
+    /// takes over its ticket.
+    pub(crate) fn refuse(self, shared: Option<S>)
+    where
+        S: Clone,
+    {
+        self.fail_or_refuse(shared, true);
+    }
+
+    fn fail_or_refuse(mut self, shared: Option<S>, keeps_ticket: bool)
     where
         S: Clone,
     {
         let has_failed = match self.table.shard(&self.key).flights.get_mut(&self.key.number()) {
             Some(flight) => {
-                flight.ticket = None;
+                flight.ticket = flight.ticket.filter(|_| keeps_ticket);
                 replace(&mut flight.has_failed, true)
             }
             None => false,

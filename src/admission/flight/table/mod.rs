@@ -50,8 +50,8 @@ struct Flight<T, S> {
     has_failed: bool,
     /// The ids of the leader.
     leader: QueryIds,
-    /// The ids that the execution was sent with, which are those of the leader that began it.
-    execution: QueryIds,
+    /// The query that the execution was begun for. The node knows the execution by its ids.
+    execution: Arc<FlightKey>,
     /// The ticket of the leader, if it has waited for a slot.
     ticket: Option<Ticket>,
     /// Whether the client of the leader has stopped its query.
@@ -63,7 +63,7 @@ struct Flight<T, S> {
 }
 
 struct Waiting<T, S> {
-    ids: QueryIds,
+    key: Arc<FlightKey>,
     outcome: oneshot::Sender<Outcome<T, S>>,
 }
 
@@ -74,6 +74,17 @@ enum Outcome<T, S> {
     Shared(S),
     Released,
     Stopped,
+}
+
+/// What the nodes must stop when a client stops a query by its id.
+pub(crate) enum StopTarget {
+    /// The query that has this id, if there is one.
+    Named,
+    /// No query, because other clients wait for the execution with this id.
+    Nothing,
+    /// The execution that was begun for this query, because its last client has left. That client
+    /// had taken the execution over, and its own query has another id.
+    Execution(Arc<FlightKey>),
 }
 
 /// The role of a query in the table.
@@ -164,7 +175,7 @@ impl<T, S> FlightTable<T, S> {
                 }
                 *last_follower += 1;
                 let (outcome, receiver) = oneshot::channel();
-                flight.followers.insert(*last_follower, Waiting { ids: key.ids, outcome });
+                flight.followers.insert(*last_follower, Waiting { key: Arc::clone(key), outcome });
                 return FlightRole::Follower(Follower::new(
                     self,
                     Arc::clone(&flight.key),
@@ -183,23 +194,28 @@ impl<T, S> FlightTable<T, S> {
         }
     }
 
-    /// Stops the queries with this id that belong to the user whom `is_of` identifies. Returns
-    /// whether an execution with this id has clients that still wait for it, so that no node may
-    /// stop it.
-    pub(crate) fn stop(&self, id: &str, is_of: impl Fn(&FlightKey) -> bool) -> bool {
+    /// Stops the queries with this id that belong to the user whom `is_of` identifies. Returns what
+    /// the nodes must stop.
+    pub(crate) fn stop(&self, id: &str, is_of: impl Fn(&FlightKey) -> bool) -> StopTarget {
         let id = self.hash_id(id);
-        let (mut stopped, mut wakers, mut is_awaited) = (Vec::new(), Vec::new(), false);
+        let (mut stopped, mut wakers, mut is_awaited, mut left) = (Vec::new(), Vec::new(), false, None);
         for shard in &self.shards {
             for flight in shard.lock().flights.values_mut() {
                 if is_of(&flight.key) {
                     let ids: Vec<u64> = flight.with_id(id).collect();
                     stopped.extend(ids.iter().filter_map(|follower| flight.followers.remove(follower)));
                     let (leads, has_followers) = (flight.leader.has(id), !flight.followers.is_empty());
-                    if leads && has_followers {
+                    let is_executed_by_id = flight.execution.ids.has(id);
+                    if leads && (has_followers || !is_executed_by_id) {
                         flight.is_leader_stopped = true;
                         wakers.extend(flight.waker.take());
                     }
-                    is_awaited |= flight.execution.has(id) && (has_followers || !leads);
+                    if leads && !has_followers && !is_executed_by_id {
+                        // The nodes stop this execution, so no other client may take it over.
+                        flight.is_closed = true;
+                        left = Some(Arc::clone(&flight.execution));
+                    }
+                    is_awaited |= is_executed_by_id && (has_followers || !leads);
                 }
             }
         }
@@ -208,7 +224,11 @@ impl<T, S> FlightTable<T, S> {
             _ = follower.outcome.send(Outcome::Stopped);
         }
         wakers.into_iter().for_each(Waker::wake);
-        is_awaited
+        match left {
+            _ if is_awaited => StopTarget::Nothing,
+            Some(key) => StopTarget::Execution(key),
+            None => StopTarget::Named,
+        }
     }
 
     /// Closes the flights of a client to further followers. `of` accepts the keys of that client.
@@ -246,9 +266,9 @@ impl<T, S> FlightTable<T, S> {
                     shard.flights.remove(&key.number());
                     return;
                 };
-                flight.leader = next.ids;
+                flight.leader = next.key.ids;
                 if running.is_none() {
-                    flight.execution = next.ids;
+                    flight.execution = Arc::clone(&next.key);
                 }
                 (flight.is_leader_stopped, flight.waker) = (false, None);
                 (next, flight.ticket)
@@ -271,13 +291,12 @@ impl<T, S> AsRef<Epochs> for FlightTable<T, S> {
 
 impl<T, S> Flight<T, S> {
     fn led_by(key: Arc<FlightKey>) -> Self {
-        let leader = key.ids;
         Flight {
-            key,
             followers: BTreeMap::new(),
             has_failed: false,
-            leader,
-            execution: leader,
+            leader: key.ids,
+            execution: Arc::clone(&key),
+            key,
             ticket: None,
             is_leader_stopped: false,
             is_closed: false,
@@ -287,7 +306,7 @@ impl<T, S> Flight<T, S> {
 
     /// Returns the followers with this id.
     fn with_id(&self, id: u64) -> impl Iterator<Item = u64> {
-        self.followers.iter().filter(move |(_, follower)| follower.ids.has(id)).map(|(follower, _)| *follower)
+        self.followers.iter().filter(move |(_, follower)| follower.key.ids.has(id)).map(|(follower, _)| *follower)
     }
 }
 

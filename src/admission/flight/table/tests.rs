@@ -6,6 +6,7 @@ use http::Request;
 use tokio::sync::oneshot;
 
 use super::*;
+use crate::admission::queue::Ticket;
 use crate::body::Body;
 use crate::clock::ManualClock;
 
@@ -115,6 +116,34 @@ fn one_follower_leads_after_the_first_failure_and_all_get_the_second() {
 }
 
 #[test]
+fn followers_of_a_refused_leader_get_the_second_refusal_and_the_place_of_the_first() {
+    let table = table();
+    let Stage { leader, mut followers, .. } = Stage::new(&table, 3);
+    leader.wait_with(Ticket::with_key(7));
+    leader.refuse(Some("first"));
+    let FollowerOutcome::Leads(second, Some(ticket)) = ended(followers.remove(0)) else { panic!("the oldest leads") };
+    assert_eq!(ticket, Ticket::with_key(7));
+    second.refuse(Some("second"));
+    assert!(followers.into_iter().all(|follower| matches!(ended(follower), FollowerOutcome::Shared("second"))));
+    assert!(is_empty(&table));
+}
+
+#[test]
+fn each_follower_leads_once_at_most_if_its_leaders_wait_too_long() {
+    let table = table();
+    let Stage { leader, followers, .. } = Stage::new(&table, 5);
+    leader.wait_with(Ticket::with_key(7));
+    let mut leader = Some(leader);
+    for follower in followers {
+        drop(leader.take());
+        let FollowerOutcome::Leads(next, Some(_)) = ended(follower) else { panic!("the next one leads") };
+        leader = Some(next);
+    }
+    drop(leader);
+    assert!(is_empty(&table) && table.status().shared == 0);
+}
+
+#[test]
 fn a_query_whose_response_could_not_be_copied_does_not_wait_again() {
     let table = table();
     let Stage { leader, followers, .. } = Stage::new(&table, 2);
@@ -166,16 +195,33 @@ fn a_stop_takes_its_client_out_and_nodes_stop_what_has_no_client() {
     let Stage { mut leader, mut followers, node, .. } = Stage::new(&table, 2);
     let mut cx = Context::from_waker(Waker::noop());
     assert!(leader.poll(&mut cx).is_pending());
-    assert!(!table.stop("1", |_| false) && !table.stop("other", |_| true));
-    assert!(!table.stop("1", |_| true), "no node knows a follower's id");
+    assert!(matches!(table.stop("1", |_| false), StopTarget::Named));
+    assert!(matches!(table.stop("other", |_| true), StopTarget::Named));
+    assert!(matches!(table.stop("1", |_| true), StopTarget::Named), "no node knows a follower's id");
     assert!(matches!(ended(followers.remove(0)), FollowerOutcome::Stopped));
-    assert!(table.stop("0", |_| true), "another waits");
+    assert!(matches!(table.stop("0", |_| true), StopTarget::Nothing), "another waits");
     assert!(matches!(leader.poll(&mut cx), std::task::Poll::Ready(None)));
     drop(leader);
     let FollowerOutcome::Leads(mut leader, _) = ended(followers.remove(0)) else { panic!("the other takes it over") };
-    assert!(table.stop("0", |_| true), "the execution has the id of the client that has left");
+    let again = table.stop("0", |_| true);
+    assert!(matches!(again, StopTarget::Nothing), "the execution has the id of the client that has left");
     assert!(leader.poll(&mut cx).is_pending());
-    assert!(!table.stop("2", |_| true), "it is the last");
+    let StopTarget::Execution(first) = table.stop("2", |_| true) else { panic!("it is the last") };
+    assert!(first.ids == table.ids([Some("0"), None]), "the nodes stop the id that they know");
+    assert!(matches!(table.enter(&key(QueryIds::default())), FlightRole::Alone), "no client takes it over");
+    assert!(matches!(leader.poll(&mut cx), std::task::Poll::Ready(None)));
     drop(leader);
     assert!(node.is_closed() && is_empty(&table));
+}
+
+#[test]
+fn an_execution_has_the_id_of_the_query_that_leads_after_a_failure() {
+    let table = table();
+    let Stage { leader, mut followers, .. } = Stage::new(&table, 2);
+    leader.fail(Some("first"));
+    let FollowerOutcome::Leads(second, _) = ended(followers.remove(0)) else { panic!("the oldest leads") };
+    drop(followers);
+    assert!(matches!(table.stop("1", |_| true), StopTarget::Named));
+    drop(second);
+    assert!(is_empty(&table));
 }

@@ -1,5 +1,7 @@
 //! Leads or follows a [single flight](crate::admission::flight).
 
+mod stop;
+
 use std::future::poll_fn;
 use std::hash::Hasher;
 use std::mem::take;
@@ -9,7 +11,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
-use http::{Request, Response, StatusCode, Uri};
+use http::{Request, Response, StatusCode};
 
 use super::Attempts;
 use super::kept::KeptRequest;
@@ -21,7 +23,7 @@ use crate::buffer::GrowingBuffer;
 use crate::cluster::Picked;
 use crate::kylin::class::{RequestClass, Sql};
 use crate::kylin::query::QueryRequest;
-use crate::kylin::response::{ResponseClass, is_result};
+use crate::kylin::response::{NoResult, ResponseClass, read_result};
 use crate::maybe_ready::BoxFuture;
 use crate::observe::ServedBy;
 use crate::proxy::ProxyCore;
@@ -119,24 +121,6 @@ pub(super) enum AfterEntry {
 }
 
 impl<'p, B: Backend> Attempts<'p, B> {
-    /// Removes the queries that the request stops from their flights and queues. If other clients
-    /// wait for the execution that the request would stop, returns a target with an id that no node
-    /// knows. A node responds to both targets alike.
-    pub(super) fn stop_queries(&self, flights: &QueryFlights<B>, class: RequestClass) -> Option<Uri> {
-        let path = self.context.path()?;
-        let rest = path.as_str().strip_prefix("/kylin/api/query/")?.trim_end_matches('/');
-        let suffix = if class == RequestClass::Stop { "/stop" } else { "" };
-        let id = rest.strip_suffix(suffix)?;
-        if let Some((queues, user)) = self.queues().and_then(|queues| Some((queues, self.stopping_user(queues)?))) {
-            queues.stop(queues.stop_key(id, user));
-        }
-        let (authorization, cookies) = (self.context.authorization(), self.context.cookie_header());
-        flights.stop(id, |key| key.is_of(authorization, cookies)).then(|| {
-            let unknown = fastrand::u128(..);
-            Uri::try_from(format!("/kylin/api/query/kylin-lb-{unknown:032x}{suffix}")).ok()
-        })?
-    }
-
     /// Makes a query that may be shared lead or follow a flight. Returns the follower, if it follows.
     pub(super) fn enter_flight(
         &mut self,
@@ -248,7 +232,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             return Ok((picked, failure));
         }
         self.leader.take_if(|leader| leader.end_if_alone());
-        if self.response.status() == StatusCode::OK && sets_cookie(&self.response) {
+        if self.response.status() == StatusCode::OK && self.gives_cookie() {
             self.note_login();
             if let Some(leader) = self.leader.take() {
                 leader.release();
@@ -296,8 +280,27 @@ impl<'p, B: Backend> Attempts<'p, B> {
         if let Some(flights) = self.proxy.flights.as_ref().filter(|_| self.logs_in)
             && self.response.status() == StatusCode::OK
         {
-            flights.set_begins_sessions(sets_cookie(&self.response));
+            flights.set_begins_sessions(self.gives_cookie());
         }
+    }
+
+    /// Returns whether the client gets a cookie with the response, which belongs to this client.
+    pub(super) fn gives_cookie(&self) -> bool {
+        self.response.headers().contains_key(header::SET_COOKIE) && self.session.gives_cookie(self.response.headers())
+    }
+
+    /// Returns a copy of the response; `None` if it is a stream, or gives the client a cookie.
+    pub(super) fn share(&self, served_by: Option<ServedBy>) -> Option<SharedResponse> {
+        let body = self.response.body().whole()?.clone();
+        if self.gives_cookie() {
+            return None;
+        }
+        let mut head = Response::new(());
+        (*head.status_mut(), *head.headers_mut()) = (self.response.status(), self.response.headers().clone());
+        self.session.hide_cookies(head.headers_mut());
+        // No strategy may pass on a cookie that it does not hide.
+        let has_cookie = head.headers().contains_key(header::SET_COOKIE);
+        (!has_cookie).then_some(SharedResponse { head, body, served_by })
     }
 
     /// Gives the followers the response if it is a result. If it cannot be copied, the followers
@@ -308,15 +311,15 @@ impl<'p, B: Backend> Attempts<'p, B> {
         self.note_login();
         let Some(leader) = self.leader.take() else { return };
         let served_by = Some(self.served_by(picked).shared());
-        let Some(shared) = share(&self.response, served_by) else { return leader.release() };
+        let Some(shared) = self.share(served_by) else { return leader.release() };
         if self.response.status() != StatusCode::OK || class != Some(ResponseClass::Final) {
             self.leader = Some(leader);
             return;
         }
-        match is_result(shared.head.headers(), &shared.body) {
-            Some(true) => leader.share(FlightResult::Response(Arc::new(shared))),
-            Some(false) => self.leader = Some(leader),
-            None => leader.release(),
+        match read_result(shared.head.headers(), &shared.body) {
+            Ok(_) => leader.share(FlightResult::Response(Arc::new(shared))),
+            Err(NoResult::Failed) => self.leader = Some(leader),
+            Err(NoResult::Unreadable) => leader.release(),
         }
     }
 
@@ -328,13 +331,16 @@ impl<'p, B: Backend> Attempts<'p, B> {
             None => {
                 let served_by =
                     self.response.extensions().get::<ServedBy>().map(|served_by| served_by.clone().shared());
-                share(&self.response, served_by).map(|shared| FlightResult::Response(Arc::new(shared)))
+                self.share(served_by).map(|shared| FlightResult::Response(Arc::new(shared)))
             }
         };
-        match (error, shared) {
-            // A follower would be refused too.
-            (Some(QUEUES_FULL | WAITED_TOO_LONG), Some(shared)) => leader.share(shared),
-            (_, shared) => leader.fail(shared),
+        let is_unsent = self.attempted.is_empty();
+        match error {
+            // The followers arrived later, so each of them may wait for longer. They lead one after
+            // the other, and each of them at most once.
+            Some(WAITED_TOO_LONG) if is_unsent => drop(leader),
+            Some(QUEUES_FULL) if is_unsent => leader.refuse(shared),
+            _ => leader.fail(shared),
         }
     }
 }
@@ -367,20 +373,4 @@ pub(super) fn execution_of_flight<B: Backend>(picked: Picked<B>, key: Arc<Flight
 async fn copy<B>(picked: Picked<B>, mut response: Response<Body>, read: GrowingBuffer) -> Executed<B> {
     let is_copied = read_whole(&mut response, read).await;
     Executed { picked, sent: Ok(response), is_copied: Some(is_copied) }
-}
-
-/// Returns whether the response sets a cookie, which belongs to one client.
-fn sets_cookie(response: &Response<Body>) -> bool {
-    response.headers().contains_key(header::SET_COOKIE)
-}
-
-/// Returns a copy of a response; `None` if it is a stream or sets a cookie, which belongs to one client.
-pub(super) fn share(response: &Response<Body>, served_by: Option<ServedBy>) -> Option<SharedResponse> {
-    let body = response.body().whole()?.clone();
-    if sets_cookie(response) {
-        return None;
-    }
-    let mut head = Response::new(());
-    (*head.status_mut(), *head.headers_mut()) = (response.status(), response.headers().clone());
-    Some(SharedResponse { head, body, served_by })
 }
