@@ -1,7 +1,8 @@
-//! Gives each parser inputs of repeated units, of one length and of four times that, for `./cost`, which counts instructions.
+//! Gives each parser inputs of repeated units, at one length and at four times that length.
+//! `./cost` counts the instructions.
 //!
-//! Prints a line a case: target, unit, length, and the most bytes that were allocated at once. The counts are callgrind's: it
-//! writes one file after each call of `measured`.
+//! Each case prints a line: target, unit, length, and the peak of allocated bytes. The counts are
+//! callgrind's, which writes a file after each call of `measured`.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,7 +31,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Repeated in any parser.
+/// The units that are repeated for each parser.
 const UNITS: &[&str] = &[
     "a",
     "1",

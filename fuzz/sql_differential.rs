@@ -2,9 +2,10 @@
 //!
 //!     fuzz/differential [MUTATIONS]      so many mutations of each statement, 300 by default
 //!
-//! What `sqlparser` parses in any dialect as anything but a query must not count as read-only. A statement that it cannot parse
-//! decides nothing. The statements are those of BI tools, of Kylin's own page, and others that write
-//! (`statements.sql.txt`, one a line); each is mutated by a generator with a fixed seed.
+//! A statement that `sqlparser` parses in some dialect, but not as a query, must not count as
+//! read-only. A statement that it cannot parse decides nothing. The statements
+//! (`statements.sql.txt`, one per line) are those of BI tools and of Kylin's own page, and some
+//! that write. A generator with a fixed seed mutates each of them.
 
 use kylin_lb::fuzzing::is_read_only;
 use sqlparser::ast::{Query, SetExpr, Statement};
@@ -14,7 +15,7 @@ use sqlparser::dialect::{
 };
 use sqlparser::parser::Parser;
 
-/// Words and signs that mutations insert.
+/// Words and symbols that mutations insert.
 const PIECES: [&str; 40] = [
     "select", "insert into x", "delete from x", "update x set a = 1", "drop table x", "into", "for update", ";", "--", "-- ", "\n", "/*",
     "*/", "'", "\"", "`", "[", "]", "(", ")", "\\", "\\'", "''", "$$", "$a$", "#", "N'", "E'", "{", "}", "with x as (", "explain", "union", ",",
@@ -110,7 +111,7 @@ fn mutate(statement: &str, others: &[String], random: &mut Random) -> String {
     chars.into_iter().collect()
 }
 
-/// splitmix64, so that a run can be repeated.
+/// The generator splitmix64, so that a run can be repeated.
 struct Random(u64);
 
 impl Random {

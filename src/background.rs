@@ -9,7 +9,8 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-/// A task that works for its owner in rounds, and ends when there is no more work or the owner is dropped.
+/// A task that works for its owner in rounds, and ends when there is no more work or the owner is
+/// dropped.
 ///
 /// The owner keeps this flag and calls [`ensure_running`] whenever it has made work. The task holds
 /// its owner weakly. If the task ends early (its runtime shut down, or a round panicked), the next
@@ -70,7 +71,8 @@ async fn run<T, R, F, K>(
         let Some(owner) = running.owner.upgrade() else { return };
         round(Arc::clone(&owner)).await;
         if !has_work(&owner) {
-            // Work that arrives from here on starts a new task. Work that arrived before is seen by the second check.
+            // Work that arrives from here on starts a new task. Work that arrived before is seen by
+            // the second check.
             let flag = &(running.task)(&owner).running;
             flag.store(false, Ordering::SeqCst);
             if !has_work(&owner) || flag.swap(true, Ordering::SeqCst) {

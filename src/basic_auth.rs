@@ -16,8 +16,8 @@ pub(crate) fn token(value: &[u8]) -> Option<&[u8]> {
     (scheme == b"Basic " || scheme.eq_ignore_ascii_case(b"basic ")).then(|| token.trim_ascii())
 }
 
-/// Returns the user name of Basic credentials: the text before the first colon. `None` if the `Authorization` header has no such
-/// credentials, they cannot be decoded, or the name is empty.
+/// Returns the user name of Basic credentials: the text before the first colon. `None` if the
+/// `Authorization` header has no such credentials, they cannot be decoded, or the name is empty.
 pub(crate) fn user(authorization: &HeaderValue) -> Option<Vec<u8>> {
     let length = token(authorization.as_bytes()).map(<[u8]>::len).filter(|length| *length <= MAX_TOKEN)?;
     let mut decoded = vec![0; length];

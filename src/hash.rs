@@ -76,10 +76,12 @@ pub(crate) fn mix(key: u64, endpoint: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Returns `-log2(u)` for `u` in (0, 1] given as `(hash + 1) / 2^64`, as fixed point with 32 fractional bits.
+/// Returns `-log2(u)` for `u` in (0, 1] given as `(hash + 1) / 2^64`, as fixed point with 32
+/// fractional bits.
 ///
-/// Weighted rendezvous hashing needs a logarithm. `f64::ln` may differ in its last bit between platforms, so two front ends might
-/// disagree. This function uses integer arithmetic only. Its error is below 2^-24.
+/// Weighted rendezvous hashing needs a logarithm. `f64::ln` may differ in its last bit between
+/// platforms, so two front ends might disagree. This function uses integer arithmetic only. Its
+/// error is below 2^-24.
 pub(crate) fn neg_log2(hash: u64) -> u64 {
     let value = u128::from(hash) + 1;
     let exponent = 127 - value.leading_zeros(); // 0..=64

@@ -5,8 +5,9 @@
 //! keeps logins, retries a request where that is safe, and classifies responses. [`Proxy::plain`]
 //! builds a proxy for any other HTTP service.
 //!
-//! A *node* is a Kylin server, an *endpoint* is its entry in a cluster, and a *front end* is a process that embeds this crate. The
-//! guide [`docs::architecture`] describes the steps of a request.
+//! A *node* is a Kylin server, an *endpoint* is its entry in a cluster, and a *front end* is a
+//! process that embeds this crate. The guide [`docs::architecture`] describes the steps of a
+//! request.
 //!
 //! An application can implement these traits:
 //!

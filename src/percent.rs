@@ -1,4 +1,5 @@
-//! Percent-encoding (RFC 3986, section 2.1), in addition to the crate `percent-encoding`, which leaves invalid escapes as they are.
+//! Percent-encoding (RFC 3986, section 2.1), in addition to the crate `percent-encoding`, which
+//! leaves invalid escapes as they are.
 
 /// Returns whether each `%` is followed by two hexadecimal digits.
 pub(crate) fn has_valid_escapes(text: &[u8]) -> bool {

@@ -1,4 +1,5 @@
-//! Shards: data that exists once per core, so that cores do not contend for cache lines. Each thread uses one shard.
+//! Shards: data that exists once per core, so that cores do not contend for cache lines. Each
+//! thread uses one shard.
 
 use std::cell::Cell;
 use std::num::NonZeroUsize;
@@ -6,7 +7,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::available_parallelism;
 
-/// Returns the shard of the current thread, out of `count`, a power of two. It is fixed for the life of the thread.
+/// Returns the shard of the current thread, out of `count`, a power of two. It is fixed for the
+/// life of the thread.
 #[inline]
 pub(crate) fn of_thread(count: usize) -> usize {
     thread_index() & (count - 1)

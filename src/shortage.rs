@@ -24,7 +24,8 @@ mod errno {
     pub(super) const ENOBUFS: i32 = if cfg!(any(target_os = "linux", target_os = "android")) { 105 } else { 55 };
 }
 
-/// Returns whether a connection was not made, or not accepted, because this process or its machine lacks a resource.
+/// Returns whether a connection was not made, or not accepted, because this process or its machine
+/// lacks a resource.
 ///
 /// `EAGAIN` is not among them: at a unix socket it means that the backlog of the peer is full.
 pub(crate) fn is_shortage(error: &io::Error) -> bool {

@@ -150,8 +150,8 @@ fn a_forwarded_request_allocates_within_bounds() {
     }
 }
 
-/// A session lookup allocates nothing for an ordinary request, whether the store is in this process or the lookup ends in
-/// the near cache.
+/// A session lookup allocates nothing for an ordinary request, whether the store is in this process
+/// or the lookup ends in the near cache.
 #[test]
 fn a_request_of_a_known_session_allocates_no_more_than_one_without() {
     use kylin_lb::session::{Affinity, MemoryStore, Secret, Sessions};

@@ -114,7 +114,8 @@ impl Plan<'_> {
         });
     }
 
-    /// Adds the policy alone in a cluster with a counted failure, so the health of each endpoint is read.
+    /// Adds the policy alone in a cluster with a counted failure, so the health of each endpoint is
+    /// read.
     fn add_with_failed<P: Balancer>(&mut self, name: &'static str, policy: impl Fn() -> P) {
         let views = self.views;
         self.push(name, 1, repeat(policy, views), move |cluster, thread| {
@@ -226,7 +227,8 @@ impl Balancer for Abstains {
     }
 }
 
-/// Calls a policy [`MIN_PICKS`] times for each call of the cluster, so the cluster's own cost vanishes.
+/// Calls a policy [`MIN_PICKS`] times for each call of the cluster, so the cluster's own cost
+/// vanishes.
 #[derive(Debug)]
 struct Repeat<P> {
     policy: P,

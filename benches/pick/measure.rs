@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-/// The work of one thread: makes the given number of picks, a multiple of [`MIN_PICKS`]. Each thread has its own.
+/// The work of one thread: makes the given number of picks, a multiple of [`MIN_PICKS`]. Each
+/// thread has its own.
 pub(crate) type Worker = Box<dyn FnMut(u64)>;
 
 /// A subject that is timed.

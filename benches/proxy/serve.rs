@@ -86,8 +86,8 @@ pub fn proxy<B: Backend>(kind: &str, endpoints: Vec<Endpoint<B>>) -> Proxy<B> {
     match kind {
         // The plain proxy: passive health, forwarding headers.
         "kylin-lb" | "sticky" => plain(cluster).build(),
-        // The default mode: Kylin-aware, with learned sessions in memory. With query affinity, a repeated query goes to the node
-        // that has its result.
+        // The default mode: Kylin-aware, with learned sessions in memory. With query affinity, a
+        // repeated query goes to the node that has its result.
         "default" | "query-affinity" => kylin_aware(cluster).build(),
         // The front end logs in at each node.
         #[cfg(feature = "login-relay")]

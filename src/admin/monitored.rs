@@ -106,7 +106,8 @@ impl Monitored {
         self
     }
 
-    /// Sets a function that counts the open connections of clients, such as that of `Server::connection_count`.
+    /// Sets a function that counts the open connections of clients, such as that of
+    /// `Server::connection_count`.
     pub fn connections(mut self, count: impl Fn() -> usize + Send + Sync + 'static) -> Self {
         self.connections = Some(Box::new(count));
         self

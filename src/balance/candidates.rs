@@ -30,7 +30,8 @@ pub struct Candidates<'c> {
 }
 
 impl<'c> Candidates<'c> {
-    /// Returns the candidates for a request that needs `role` and has been sent to the `attempted` endpoints.
+    /// Returns the candidates for a request that needs `role` and has been sent to the `attempted`
+    /// endpoints.
     pub(crate) fn new(layout: &'c Layout, attempted: &'c Attempted, role: Option<Role>) -> Self {
         let needed = EligibilityFlags::needed_for(role);
         Candidates {
@@ -127,14 +128,15 @@ impl<'c> Candidates<'c> {
         !self.attempted.excludes_none() && self.attempted.contains(&slot.member)
     }
 
-    /// Counts a request as in flight on `candidate`. Returns false if another request has just reached its limit.
+    /// Counts a request as in flight on `candidate`. Returns false if another request has just
+    /// reached its limit.
     #[inline]
     pub(crate) fn acquire(&self, candidate: Candidate<'c>) -> bool {
         candidate.slot.acquire(self.layout.alone, false, self.all_healthy(), self.past_limits)
     }
 
-    /// Counts a request of a session that is bound to `candidate` as in flight on it. Returns false if another request has just
-    /// reached its limit.
+    /// Counts a request of a session that is bound to `candidate` as in flight on it. Returns false
+    /// if another request has just reached its limit.
     pub(crate) fn acquire_bound(&self, candidate: Candidate<'c>) -> bool {
         candidate.slot.acquire(self.layout.alone, true, self.all_healthy(), self.past_limits)
     }
@@ -144,15 +146,16 @@ impl<'c> Candidates<'c> {
         self.layout.weights.total()
     }
 
-    /// Returns the owner of unit `hash` modulo the total weight, without a division. Each endpoint owns as many consecutive units as
-    /// it has weight.
+    /// Returns the owner of unit `hash` modulo the total weight, without a division. Each endpoint
+    /// owns as many consecutive units as it has weight.
     #[inline]
     pub(super) fn at_weight_modulo(&self, hash: u32) -> Candidate<'c> {
         self.at(self.layout.weights.owner_modulo(hash))
     }
 
-    /// Advances the rotation that all cores share, and returns the next endpoint in smooth weighted round-robin order, eligible
-    /// or not. Returns `None` if no endpoint is ready. An endpoint in its slow start lets some picks pass.
+    /// Advances the rotation that all cores share, and returns the next endpoint in smooth weighted
+    /// round-robin order, eligible or not. Returns `None` if no endpoint is ready. An endpoint in
+    /// its slow start lets some picks pass.
     #[inline]
     pub fn next_in_rotation(&self) -> Option<Candidate<'c>> {
         self.ramped(|| Some(self.at(self.layout.rotation.next()?)))
@@ -218,7 +221,8 @@ impl<'c> Candidates<'c> {
         })
     }
 
-    /// Draws a ready endpoint at random by weight, eligible or not. An endpoint in its slow start is drawn less often.
+    /// Draws a ready endpoint at random by weight, eligible or not. An endpoint in its slow start
+    /// is drawn less often.
     #[inline]
     pub fn draw(&self) -> Option<Candidate<'c>> {
         let order = self.layout.rotation.order();
@@ -254,13 +258,14 @@ impl<'c> Candidates<'c> {
         self.rendezvous_where(hash::key64(key), |_| true)
     }
 
-    /// Returns the eligible endpoint with the highest rendezvous score among those for which `accept` returns true. `key` is
-    /// already a hash.
+    /// Returns the eligible endpoint with the highest rendezvous score among those for which
+    /// `accept` returns true. `key` is already a hash.
     pub fn rendezvous_where(&self, key: u64, accept: impl Fn(Candidate<'c>) -> bool) -> Option<Candidate<'c>> {
         let mut best: Option<(Candidate<'c>, u64, u32)> = None;
         for (index, (id_hash, weight)) in self.layout.rendezvous.iter().enumerate() {
             let score = hash::neg_log2(hash::mix(key, *id_hash));
-            // The lowest of -log2(u)/weight wins, compared by cross-multiplication: exact, and no division.
+            // The lowest of -log2(u)/weight wins, compared by cross-multiplication: exact, and no
+            // division.
             let wins = best.is_none_or(|(_, least, of)| {
                 u128::from(score) * u128::from(of) < u128::from(least) * u128::from(*weight)
             });
@@ -353,7 +358,8 @@ impl<'c> Candidate<'c> {
         self.slot.member.settings.max_in_flight
     }
 
-    /// Returns the name that places the endpoint on a hash ring: see [`Endpoint::placement`](crate::Endpoint::placement).
+    /// Returns the name that places the endpoint on a hash ring: see
+    /// [`Endpoint::placement`](crate::Endpoint::placement).
     pub fn placement(&self) -> &'c str {
         &self.slot.member.settings.placement
     }

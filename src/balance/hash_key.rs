@@ -3,11 +3,12 @@ use super::{Balancer, Candidate, Candidates, HashKey, Table};
 use crate::hash::Crc32;
 use crate::request::RequestView;
 
-/// Unsuccessful draws after which nginx falls back to round robin (ngx_http_upstream_hash_module.c).
+/// Unsuccessful draws after which nginx falls back to round robin
+/// (ngx_http_upstream_hash_module.c).
 const MAX_DRAWS: u32 = 21;
 
-/// Picks by the hash of a key that the application chooses, bit-exact with nginx. Choose it to keep equal keys on one endpoint,
-/// whose caches then serve them.
+/// Picks by the hash of a key that the application chooses, bit-exact with nginx. Choose it to keep
+/// equal keys on one endpoint, whose caches then serve them.
 #[derive(Debug)]
 pub struct HashKeyed {
     key: Box<dyn HashKey>,
@@ -21,14 +22,16 @@ enum Placement {
 }
 
 impl HashKeyed {
-    /// Returns nginx's `hash KEY` (as in Cache::Memcached): CRC-32 modulo the total weight, drawn again if the endpoint is not
-    /// eligible. A change of membership remaps nearly all keys. A pick costs constant time.
+    /// Returns nginx's `hash KEY` (as in Cache::Memcached): CRC-32 modulo the total weight, drawn
+    /// again if the endpoint is not eligible. A change of membership remaps nearly all keys. A pick
+    /// costs constant time.
     pub fn modulo(key: impl HashKey) -> Self {
         HashKeyed { key: Box::new(key), placement: Placement::Modulo }
     }
 
-    /// Returns nginx's `hash KEY consistent` (ketama, as in Cache::Memcached::Fast): a ring of 160 points per unit of weight. An
-    /// endpoint that leaves moves only its own keys. A pick costs a binary search.
+    /// Returns nginx's `hash KEY consistent` (ketama, as in Cache::Memcached::Fast): a ring of 160
+    /// points per unit of weight. An endpoint that leaves moves only its own keys. A pick costs a
+    /// binary search.
     ///
     /// If an endpoint is not eligible, the next one on the ring serves. This policy searches 3200
     /// points for it. nginx searches 20 points, and then falls back to round robin.

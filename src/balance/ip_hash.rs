@@ -3,10 +3,12 @@ use std::net::IpAddr;
 use super::{Balancer, Candidate, Candidates};
 use crate::request::{ClientAddr, RequestView};
 
-/// Unsuccessful draws after which nginx falls back to round robin (ngx_http_upstream_ip_hash_module.c).
+/// Unsuccessful draws after which nginx falls back to round robin
+/// (ngx_http_upstream_ip_hash_module.c).
 const MAX_DRAWS: usize = 21;
 
-/// Picks by the hash of the client's address. Choose it to keep clients on one endpoint without a cookie.
+/// Picks by the hash of the client's address. Choose it to keep clients on one endpoint without a
+/// cookie.
 #[derive(Debug, Clone, Copy)]
 pub struct IpHash {
     mapping: Mapping,
@@ -19,20 +21,22 @@ enum Mapping {
 }
 
 impl IpHash {
-    /// Returns nginx's `ip_hash`, bit for bit. The first three bytes of an IPv4 address or all of an IPv6 address are hashed into
-    /// 6271 buckets. If the endpoint of a bucket is not eligible, another bucket is drawn, up to 21 times. Clients of one /24, or
-    /// behind one NAT, share an endpoint. A pick costs constant time.
+    /// Returns nginx's `ip_hash`, bit for bit. The first three bytes of an IPv4 address or all of
+    /// an IPv6 address are hashed into 6271 buckets. If the endpoint of a bucket is not eligible,
+    /// another bucket is drawn, up to 21 times. Clients of one /24, or behind one NAT, share an
+    /// endpoint. A pick costs constant time.
     ///
     /// To take an endpoint out of service without remapping other clients, put it into
-    /// [maintenance](crate::endpoint::AdminState::Maintenance). Removing it or changing the order remaps nearly all clients, as
-    /// in nginx.
+    /// [maintenance](crate::endpoint::AdminState::Maintenance). Removing it or changing the order
+    /// remaps nearly all clients, as in nginx.
     pub fn new() -> Self {
         IpHash { mapping: Mapping::Nginx }
     }
 
-    /// Returns a policy of rendezvous hashing over the whole address. Clients of one /24 are spread, shares follow the weights
-    /// closely, and an endpoint that leaves moves only its own clients. The mapping is not nginx's. A pick costs time in
-    /// proportion to the number of endpoints.
+    /// Returns a policy of rendezvous hashing over the whole address. Clients of one /24 are
+    /// spread, shares follow the weights closely, and an endpoint that leaves moves only its own
+    /// clients. The mapping is not nginx's. A pick costs time in proportion to the number of
+    /// endpoints.
     pub fn whole_address() -> Self {
         IpHash { mapping: Mapping::Rendezvous }
     }

@@ -12,12 +12,14 @@ const POINTS_PER_WEIGHT: u64 = 160;
 /// The maximum number of points of a ring, 8 bytes each. Greater weights share these points.
 const MAX_POINTS: u64 = 1 << 22;
 
-/// A hash ring over the names ([`Endpoint::placement`](crate::Endpoint::placement)) of a view's members.
+/// A hash ring over the names ([`Endpoint::placement`](crate::Endpoint::placement)) of a view's
+/// members.
 #[derive(Debug)]
 pub(super) struct Ring {
     /// Sorted by hash, each hash once.
     points: Vec<Point>,
-    /// The members that share each name, in configuration order. A host name may stand for several addresses.
+    /// The members that share each name, in configuration order. A host name may stand for several
+    /// addresses.
     names: Vec<Vec<usize>>,
 }
 
@@ -87,8 +89,8 @@ fn pick_named<'c>(members: &[usize], from: &Candidates<'c>) -> Option<Candidate<
     next.or_else(|| eligible().next())
 }
 
-/// Returns the points of a name. As in nginx each point is the CRC-32 of host, NUL, port and the previous point in little-endian
-/// order.
+/// Returns the points of a name. As in nginx each point is the CRC-32 of host, NUL, port and the
+/// previous point in little-endian order.
 fn points_of(name: &str, count: u128) -> impl Iterator<Item = u32> + use<> {
     let (host, port) = split(name);
     let mut base = Crc32::default();

@@ -7,7 +7,8 @@ use crate::request::RequestView;
 const MAX_COMPARED: usize = 64;
 /// The number of endpoints that a pick compares if there are more.
 const WINDOW: usize = 32;
-/// The number of picks that rotation offers among equally loaded endpoints before the first of them is chosen.
+/// The number of picks that rotation offers among equally loaded endpoints before the first of them
+/// is chosen.
 const MAX_ROTATIONS: usize = 32;
 
 /// Picks the endpoint with the fewest requests in flight for its weight (nginx: `least_conn`), and

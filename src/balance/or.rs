@@ -1,7 +1,8 @@
 use super::{Balancer, Candidate, Candidates, Table};
 use crate::request::RequestView;
 
-/// Two policies. The second picks if the first abstains: see [`BalancerExt::or`](super::BalancerExt::or).
+/// Two policies. The second picks if the first abstains: see
+/// [`BalancerExt::or`](super::BalancerExt::or).
 #[derive(Debug, Clone)]
 pub struct Or<A, B> {
     first: A,

@@ -6,11 +6,12 @@ use crate::setting::InvalidSetting;
 /// consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam 2016) over
 /// [`QueryKeys::affinity`](crate::QueryKeys::affinity).
 ///
-/// Rendezvous hashing of ids and weights gives every key an order of preference over the endpoints. Every front end finds the
-/// same order, and an endpoint that leaves moves only its own keys. The request goes to the first endpoint in that order that is
-/// below its limit:
+/// Rendezvous hashing of ids and weights gives every key an order of preference over the endpoints.
+/// Every front end finds the same order, and an endpoint that leaves moves only its own keys. The
+/// request goes to the first endpoint in that order that is below its limit:
 ///
-/// - An endpoint with [`max_in_flight`](crate::Endpoint::max_in_flight) is below its limit while it has a free slot.
+/// - An endpoint with [`max_in_flight`](crate::Endpoint::max_in_flight) is below its limit while it
+///   has a free slot.
 /// - The limit of any other endpoint is its share: the load factor times the mean number of
 ///   requests in flight for its weight, including this request. (In its slow start an endpoint has
 ///   a smaller share but the same keys.)
@@ -19,8 +20,8 @@ use crate::setting::InvalidSetting;
 /// the limit of every endpoint. So a query waits for the endpoint that has its result, unless far
 /// more queries wait there than elsewhere.
 ///
-/// So one popular query cannot overload a node. The next endpoint in its order serves the excess, and only two or three nodes
-/// compute the query.
+/// So one popular query cannot overload a node. The next endpoint in its order serves the excess,
+/// and only two or three nodes compute the query.
 ///
 /// # When it harms
 ///

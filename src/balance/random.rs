@@ -1,10 +1,12 @@
 use super::{Balancer, Candidate, Candidates};
 use crate::request::RequestView;
 
-/// Unsuccessful draws after which nginx falls back to round robin (ngx_http_upstream_random_module.c).
+/// Unsuccessful draws after which nginx falls back to round robin
+/// (ngx_http_upstream_random_module.c).
 const MAX_DRAWS: usize = 21;
 
-/// Picks an endpoint at random by weight (nginx: `random`). [`RandomTwo`] costs the same and spreads better.
+/// Picks an endpoint at random by weight (nginx: `random`). [`RandomTwo`] costs the same and
+/// spreads better.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RandomOne;
 

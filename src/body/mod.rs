@@ -235,8 +235,8 @@ impl Body {
         self
     }
 
-    /// Holds `lease` and `guards` until the node has sent the end of this response body. A failure of the body counts against the
-    /// endpoint. Trailers are dropped.
+    /// Holds `lease` and `guards` until the node has sent the end of this response body. A failure
+    /// of the body counts against the endpoint. Trailers are dropped.
     pub(crate) fn hold(&mut self, lease: Lease, guards: [Option<DropGuard>; 2], ahead: Option<ReadAhead>) {
         if !self.is_end_stream() {
             (self.lease, self.guards, self.drop_trailers) = (Some(lease), guards, true);

@@ -32,8 +32,8 @@ impl Spool {
         Spool { pieces: VecDeque::new(), frame: Bytes::new(), length: 0, max, end: None, reservation }
     }
 
-    /// Reads the available bytes of the body, up to the limit, without waiting. The task is woken when the body has more, unless
-    /// the limit is reached.
+    /// Reads the available bytes of the body, up to the limit, without waiting. The task is woken
+    /// when the body has more, unless the limit is reached.
     pub(crate) fn fill(&mut self, body: &mut Body, cx: &mut Context<'_>) {
         while self.end.is_none() && self.frame.is_empty() && self.length < self.max {
             match body.poll_next(cx) {

@@ -8,7 +8,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::BodyError;
 use crate::clock::timer_in;
 
-/// A limit on the time that a source may be silent. The timer is made when a reader first has to wait.
+/// A limit on the time that a source may be silent. The timer is made when a reader first has to
+/// wait.
 pub(super) struct Stall {
     limit: Option<Duration>,
     timer: Option<Pin<Box<Sleep>>>,

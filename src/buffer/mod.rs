@@ -89,7 +89,8 @@ struct Account {
 }
 
 impl BufferBudget {
-    /// Creates a budget of `limit` bytes, a quarter of which is the share of one client; `None` is no limit.
+    /// Creates a budget of `limit` bytes, a quarter of which is the share of one client; `None` is
+    /// no limit.
     pub fn new(limit: Option<NonZeroUsize>) -> Self {
         let limit = limit.map_or(usize::MAX, NonZeroUsize::get);
         Self::of(limit, if limit == usize::MAX { limit } else { limit.div_ceil(SHARES) })

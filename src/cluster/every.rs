@@ -75,7 +75,8 @@ impl<B> Cluster<B> {
 }
 
 impl<B> View<B> {
-    /// Returns the endpoints with `role` that are not in maintenance, each with its group and its index in the group.
+    /// Returns the endpoints with `role` that are not in maintenance, each with its group and its
+    /// index in the group.
     fn in_service(&self, role: Option<Role>) -> impl Iterator<Item = (&Group<B>, usize, &EndpointSlot)> {
         let all = self.groups().into_iter().flat_map(|(_, group)| {
             group.layout.slots.iter().enumerate().map(move |(index, slot)| (group, index, slot))

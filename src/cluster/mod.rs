@@ -44,8 +44,9 @@ use crate::view::View;
 
 /// Endpoints, the policy that chooses among them, and their live state. Clones share one cluster.
 ///
-/// Picks read an immutable view and take no lock. A change of membership replaces the view and never disturbs requests in
-/// flight. The live state of an endpoint (its requests in flight, its failures) belongs to its id and survives such changes.
+/// Picks read an immutable view and take no lock. A change of membership replaces the view and
+/// never disturbs requests in flight. The live state of an endpoint (its requests in flight, its
+/// failures) belongs to its id and survives such changes.
 ///
 /// ```
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -130,7 +131,8 @@ impl<B> Cluster<B> {
     /// and the state that [`set_admin_state`](Self::set_admin_state) set.
     ///
     /// # Errors
-    /// [`ClusterError::Duplicate`] if two endpoints have the same id; the cluster is then unchanged.
+    /// [`ClusterError::Duplicate`] if two endpoints have the same id; the cluster is then
+    /// unchanged.
     pub fn replace(&self, endpoints: Vec<Endpoint<B>>) -> Result<(), ClusterError> {
         self.change(|members| members.replace(endpoints))
     }
@@ -209,7 +211,8 @@ impl<B> Cluster<B> {
         }
     }
 
-    /// Returns the owner of the endpoints' slots, one for all proxies of the cluster. The first call makes it with `make`.
+    /// Returns the owner of the endpoints' slots, one for all proxies of the cluster. The first
+    /// call makes it with `make`.
     pub(crate) fn slots(&self, make: impl FnOnce() -> Arc<dyn SlotOwner>) -> Arc<dyn SlotOwner> {
         self.shared.members.lock().slots(make)
     }

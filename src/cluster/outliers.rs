@@ -49,7 +49,8 @@ impl Outliers {
         *self.endpoints.lock() = endpoints.collect();
     }
 
-    /// Returns whether an interval has ended since the last call. Exactly one of several concurrent callers gets true.
+    /// Returns whether an interval has ended since the last call. Exactly one of several concurrent
+    /// callers gets true.
     fn interval_is_over(&self) -> bool {
         let now = self.epoch.millis();
         let ends = self.interval_ends.load(Ordering::Relaxed);

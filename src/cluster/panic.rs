@@ -49,7 +49,8 @@ impl<B> View<B> {
         ready.peek().is_some() && ready.all(|(group, _, slot)| slot.member.is_withheld(group.layout.alone, false))
     }
 
-    /// Returns the endpoints that are ready and not quarantined, each with its group and its index in the group.
+    /// Returns the endpoints that are ready and not quarantined, each with its group and its index
+    /// in the group.
     fn ready(&self) -> impl Iterator<Item = (&Group<B>, usize, &EndpointSlot)> {
         let groups = [&self.primary, &self.backup].into_iter();
         let all =

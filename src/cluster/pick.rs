@@ -12,7 +12,8 @@ use crate::view::{EndpointRef, Group, View};
 /// it. The next round does.
 const ROUNDS: usize = 2;
 
-/// The result of a pick: the backend to send the request with, and the lease that counts it in flight.
+/// The result of a pick: the backend to send the request with, and the lease that counts it in
+/// flight.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Picked<B> {
@@ -40,7 +41,8 @@ impl<B> Picked<B> {
 }
 
 impl<B> Cluster<B> {
-    /// Picks an endpoint for `request` that is not in `attempted`, and counts the request in flight there.
+    /// Picks an endpoint for `request` that is not in `attempted`, and counts the request in flight
+    /// there.
     ///
     /// The policy chooses among the primary endpoints. If it abstains, the next endpoint in smooth
     /// weighted round-robin order serves. If no primary endpoint is eligible, the policy chooses
@@ -131,8 +133,9 @@ impl<B> Cluster<B> {
     /// Picks the endpoint that a session requests, if it is eligible; otherwise
     /// [`pick`](Self::pick) decides.
     ///
-    /// A session that is bound to a backup stays there, unless `primaries_first` is true. A route is always looked up among the
-    /// primary endpoints, and among the backups only if no primary endpoint is eligible: endpoints may share a route.
+    /// A session that is bound to a backup stays there, unless `primaries_first` is true. A route
+    /// is always looked up among the primary endpoints, and among the backups only if no primary
+    /// endpoint is eligible: endpoints may share a route.
     pub(crate) fn pick_hinted(
         &self,
         request: &RequestView<'_>,
@@ -173,7 +176,8 @@ impl<B> Cluster<B> {
         self.pick(request, attempted)
     }
 
-    /// Returns whether the endpoint that `hint` names is gone, in maintenance or ejected. A full endpoint is not out.
+    /// Returns whether the endpoint that `hint` names is gone, in maintenance or ejected. A full
+    /// endpoint is not out.
     pub(crate) fn is_out(&self, hint: &EndpointHint) -> bool {
         let published = self.shared.published.load();
         let view = &published.view;
@@ -280,7 +284,8 @@ pub(super) fn acquire_bound<B>(
     candidates.is_eligible_when_bound(bound) && candidates.acquire_bound(bound)
 }
 
-/// Builds the result in one piece, last and inlined into its caller: moving it would cost as much as counting the references.
+/// Builds the result in one piece, last and inlined into its caller: moving it would cost as much
+/// as counting the references.
 #[inline]
 pub(super) fn picked<B>(group: &Group<B>, index: usize, reason: PickReason) -> Picked<B> {
     let EndpointRef { member, backend } = group.refs.of_thread(index);

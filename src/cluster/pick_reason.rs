@@ -14,7 +14,8 @@ pub enum PickReason {
     Hash,
     /// The policy chose the endpoint.
     Policy,
-    /// The policy chose the endpoint by the keys of the query: [`QueryAffinity`](crate::balance::QueryAffinity).
+    /// The policy chose the endpoint by the keys of the query:
+    /// [`QueryAffinity`](crate::balance::QueryAffinity).
     Fingerprint,
     /// Health keeps requests from every endpoint, so the one that failed least recently serves:
     /// [panic mode](super::ClusterBuilder::panic_mode).

@@ -68,8 +68,8 @@ pub struct EndpointStatus {
     pub probe_level: Option<ProbeLevel>,
     /// Whether the endpoint is ejected for its failures.
     pub ejected: bool,
-    /// The current percentage of its weight. It is below 100 during a slow start, while the node refuses connections, and while it
-    /// is slow.
+    /// The current percentage of its weight. It is below 100 during a slow start, while the node
+    /// refuses connections, and while it is slow.
     pub ramp: u32,
     /// Whether the node is slower than the others, so that the endpoint's weight is reduced: see
     /// [`QueueRules::slow_weights`](crate::admission::QueueRules::slow_weights).
@@ -127,7 +127,8 @@ impl ClusterStatus {
 }
 
 impl EndpointStatus {
-    /// Returns whether any request may be sent to the endpoint: it is ready, and healthy or suspect.
+    /// Returns whether any request may be sent to the endpoint: it is ready, and healthy or
+    /// suspect.
     pub fn is_up(&self) -> bool {
         self.admin_state == AdminState::Ready && matches!(self.health, HealthState::Healthy | HealthState::Suspect)
     }

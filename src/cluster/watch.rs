@@ -27,7 +27,8 @@ impl<B> MembersWatch<B> {
         self.changes.mark_unchanged();
     }
 
-    /// Completes when the membership has changed since [`members`](Self::members) was called. Cancel safe.
+    /// Completes when the membership has changed since [`members`](Self::members) was called.
+    /// Cancel safe.
     pub(crate) async fn changed(&mut self) {
         // The cluster, which owns the sender, lives as long as this watch.
         let _ = self.changes.changed().await;

@@ -43,7 +43,8 @@ fn month_of(token: &[u8]) -> Option<i64> {
     (1..).zip(MONTHS).find(|(_, month)| first.eq_ignore_ascii_case(month)).map(|(number, _)| number)
 }
 
-/// Returns the days since 1970-01-01 in the Gregorian calendar (Hinnant, "chrono-compatible low-level date algorithms").
+/// Returns the days since 1970-01-01 in the Gregorian calendar (Hinnant, "chrono-compatible
+/// low-level date algorithms").
 fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let era = year.div_euclid(400);

@@ -20,8 +20,8 @@ pub(crate) use set_cookie::SetCookie;
 /// route.
 const MAX_SESSION_ID: usize = 512;
 
-/// Returns the cookies in a `Cookie` header as names and values, in the order in which they were sent, without quotes around
-/// values.
+/// Returns the cookies in a `Cookie` header as names and values, in the order in which they were
+/// sent, without quotes around values.
 pub(crate) fn pairs(header: &HeaderValue) -> impl Iterator<Item = (&[u8], &[u8])> {
     parts_of(header).filter_map(split).map(|(name, value)| (name, unquoted(value)))
 }

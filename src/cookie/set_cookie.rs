@@ -10,7 +10,8 @@ pub(crate) struct SetCookie<'a> {
     pub(crate) value: &'a [u8],
     /// The value as the node sent it, with its quotes if it has any.
     pub(crate) raw_value: &'a [u8],
-    /// Whether `Max-Age` is zero or less. The last valid attribute counts. `Max-Age` takes precedence over `Expires`.
+    /// Whether `Max-Age` is zero or less. The last valid attribute counts. `Max-Age` takes
+    /// precedence over `Expires`.
     max_age_is_over: Option<bool>,
     /// The time of `Expires`, in seconds since 1970.
     expires: Option<u64>,

@@ -17,8 +17,8 @@ pub struct DiscoveryStatus {
     pub failures: u32,
     /// The last of these failures, with its causes, in one line.
     pub error: Option<String>,
-    /// The time at which the source last listed nodes. Unless `source` is [`Current`](SourceState::Current), this
-    /// is the age of the membership.
+    /// The time at which the source last listed nodes. Unless `source` is
+    /// [`Current`](SourceState::Current), this is the age of the membership.
     pub last_update: Option<Instant>,
 }
 

@@ -15,8 +15,8 @@ use crate::endpoint::Endpoint;
 /// [`DiscoveredNode::http`] is one such function; [`DiscoveredNode::endpoint`] and
 /// [`DiscoveredNode::apply_to`] help to write others.
 ///
-/// - The task changes only endpoints that come from the source. Endpoints that the application added
-///   stay before them, and take precedence if a listed node has the same id or address.
+/// - The task changes only endpoints that come from the source. Endpoints that the application
+///   added stay before them, and take precedence if a listed node has the same id or address.
 /// - A node whose address is unchanged keeps its live state and its backend. A state that
 ///   [`Cluster::set_admin_state`] set persists, even if the node leaves and comes back. A weight
 ///   that [`Cluster::set_weight`] set persists until the source changes the node's settings.

@@ -1,6 +1,7 @@
 use crate::health::HealthState;
 
-/// The administrative state of an endpoint, which the operator sets. It is independent of health. Stricter states are greater.
+/// The administrative state of an endpoint, which the operator sets. It is independent of health.
+/// Stricter states are greater.
 ///
 /// | state | new requests | requests of bound sessions | probes |
 /// |---|---|---|---|
@@ -19,7 +20,8 @@ pub enum AdminState {
     Ready,
     /// Serves the sessions that are bound to it and gets no new ones. Requests in flight continue.
     Drain,
-    /// Serves nothing (nginx: `down`). The endpoint keeps its part of the mapping of the hash policies.
+    /// Serves nothing (nginx: `down`). The endpoint keeps its part of the mapping of the hash
+    /// policies.
     Maintenance,
 }
 

@@ -9,7 +9,8 @@ use super::Live;
 
 /// Assigns the slots of the endpoints of one cluster.
 pub(crate) trait SlotOwner: Any + Send + Sync {
-    /// Sets the endpoints and their limits. The cluster calls it at each change of membership, one call at a time.
+    /// Sets the endpoints and their limits. The cluster calls it at each change of membership, one
+    /// call at a time.
     fn set_limits(&self, limits: &[(Arc<Live>, Option<NonZeroU32>)]);
 
     /// Ends the claim `token`: the request left the queue, or its slot is free. If `succeeded`, the

@@ -33,8 +33,9 @@ pub enum Outcome {
 
 /// One request in flight on an endpoint.
 ///
-/// Dropping the lease ends the request: it lowers the count in flight and reports the outcome. Keep the lease until the *body*
-/// of the response has ended; [`Proxy`](crate::Proxy) stores it in the body.
+/// Dropping the lease ends the request: it lowers the count in flight and reports the outcome. Keep
+/// the lease until the *body* of the response has ended; [`Proxy`](crate::Proxy) stores it in the
+/// body.
 #[must_use = "dropping the lease ends the request in flight"]
 pub struct Lease {
     member: Arc<Member>,
@@ -157,8 +158,8 @@ impl Lease {
         self.member.settings.max_in_flight
     }
 
-    /// Marks the request as waiting for a slot of the endpoint, under the claim `token` of `owner`. A request that ends while it
-    /// waits was never in flight.
+    /// Marks the request as waiting for a slot of the endpoint, under the claim `token` of `owner`.
+    /// A request that ends while it waits was never in flight.
     pub(crate) fn wait_for_slot(&mut self, owner: Arc<dyn SlotOwner>, token: u64) {
         self.claim = Some(SlotClaim::new(owner, token));
     }

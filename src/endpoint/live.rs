@@ -66,8 +66,8 @@ impl Live {
         }
     }
 
-    /// Returns whether nothing could keep requests from the endpoint: no counted failure, no ejection, no failed probe. Reads no
-    /// clock.
+    /// Returns whether nothing could keep requests from the endpoint: no counted failure, no
+    /// ejection, no failed probe. Reads no clock.
     #[inline]
     pub(crate) fn is_unimpaired(&self) -> bool {
         (self.passive.fails() == 0) & !self.health.is_impaired()

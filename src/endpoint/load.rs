@@ -62,7 +62,8 @@ impl Load {
         }
     }
 
-    /// Returns how many requests have ended. Off by 2^32 for a moment when the upper half wraps around.
+    /// Returns how many requests have ended. Off by 2^32 for a moment when the upper half wraps
+    /// around.
     pub(super) fn ended(&self, wraps: &WrapCount) -> u64 {
         (wraps.0.load(Ordering::Relaxed) << 32) + (self.0.load(Ordering::Relaxed) >> 32)
     }

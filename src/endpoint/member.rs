@@ -87,7 +87,8 @@ impl Member {
         (at > 0).then(|| self.live.instant(at))
     }
 
-    /// Returns the current share of the weight, in units of [`WHOLE`](crate::health::slow_start::WHOLE).
+    /// Returns the current share of the weight, in units of
+    /// [`WHOLE`](crate::health::slow_start::WHOLE).
     #[cold]
     pub(crate) fn share(&self) -> u32 {
         self.live.health.share(self.settings.slow_start, || self.live.now_ms())

@@ -36,7 +36,8 @@ pub use crate::kylin::node::role::{InvalidRoles, Role, Roles};
 use crate::health::SlowStart;
 use crate::health::passive::PassiveRule;
 
-/// A node's entry in a cluster: an id, a [`Backend`](crate::Backend) that sends requests to the node, and settings.
+/// A node's entry in a cluster: an id, a [`Backend`](crate::Backend) that sends requests to the
+/// node, and settings.
 ///
 /// `Endpoint::http` makes an endpoint that is reached over the network; [`Endpoint::new`] takes any
 /// backend.
@@ -109,7 +110,8 @@ impl<B> Endpoint<B> {
         self
     }
 
-    /// Sets how many requests may be in flight at once (nginx: `max_conns`). Default: `None`, no limit.
+    /// Sets how many requests may be in flight at once (nginx: `max_conns`). Default: `None`, no
+    /// limit.
     ///
     /// In a Kylin-aware proxy with [queues](crate::admission::QueueRules), which are on by default,
     /// the limit is the number of *queries* that the node runs at once. Further queries wait, and
@@ -147,9 +149,10 @@ impl<B> Endpoint<B> {
         self
     }
 
-    /// Sets whether the [outlier rule](crate::health::Outlier) of the cluster may eject the endpoint. Default: true. If it is off
-    /// and `max_fails` is not set, no failed request ejects the endpoint, as with nginx's `max_fails=0`. The outlier rule still
-    /// compares the other endpoints with it.
+    /// Sets whether the [outlier rule](crate::health::Outlier) of the cluster may eject the
+    /// endpoint. Default: true. If it is off and `max_fails` is not set, no failed request ejects
+    /// the endpoint, as with nginx's `max_fails=0`. The outlier rule still compares the other
+    /// endpoints with it.
     pub fn outlier(mut self, outlier: bool) -> Self {
         self.settings.outlier = outlier;
         self
@@ -174,7 +177,8 @@ impl<B> Endpoint<B> {
         self
     }
 
-    /// Sets the initial administrative state. nginx's `down` is [`AdminState::Maintenance`]. Default: ready.
+    /// Sets the initial administrative state. nginx's `down` is [`AdminState::Maintenance`].
+    /// Default: ready.
     pub fn admin_state(mut self, admin_state: AdminState) -> Self {
         self.settings.admin_state = admin_state;
         self

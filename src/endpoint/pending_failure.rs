@@ -41,7 +41,8 @@ impl FailedClient {
     }
 }
 
-/// A failed attempt that does not count against its endpoint yet. The attempt is no longer in flight.
+/// A failed attempt that does not count against its endpoint yet. The attempt is no longer in
+/// flight.
 pub(crate) struct PendingFailure {
     member: Arc<Member>,
     alone: bool,
@@ -137,7 +138,8 @@ impl PendingFailures {
         take(&mut self.0).into_iter().for_each(PendingFailure::discard);
     }
 
-    /// Ends the request without a better response. If two or more endpoints failed, the request is the cause.
+    /// Ends the request without a better response. If two or more endpoints failed, the request is
+    /// the cause.
     pub(crate) fn end(&mut self) {
         let end = if self.0.len() > 1 { PendingFailure::discard } else { PendingFailure::end_uncompared };
         take(&mut self.0).into_iter().for_each(end);

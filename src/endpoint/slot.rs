@@ -41,7 +41,8 @@ impl EndpointSlot {
         self.flags
     }
 
-    /// Returns whether the endpoint may serve a request of a session that is bound to it. It may be draining.
+    /// Returns whether the endpoint may serve a request of a session that is bound to it. It may be
+    /// draining.
     pub(crate) fn is_eligible_when_bound(&self, alone: bool, needed: EligibilityFlags, past_limit: bool) -> bool {
         self.member.settings.admin_state != AdminState::Maintenance
             && self.flags.contain(needed.without_ready())
@@ -110,7 +111,8 @@ impl EligibilityFlags {
         EligibilityFlags(ready | limited | roles.bits())
     }
 
-    /// Returns the flags that an endpoint needs to serve a new request: ready, and with `role` if there is one.
+    /// Returns the flags that an endpoint needs to serve a new request: ready, and with `role` if
+    /// there is one.
     pub(crate) fn needed_for(role: Option<Role>) -> Self {
         EligibilityFlags::new(AdminState::Ready, role.map_or(Roles::NONE, Roles::only), false)
     }

@@ -1,4 +1,5 @@
-//! Whether an endpoint can serve: state machines that derive a [`HealthState`] from the outcomes of requests and probes.
+//! Whether an endpoint can serve: state machines that derive a [`HealthState`] from the outcomes of
+//! requests and probes.
 //!
 //! # The state of a node
 //!
@@ -146,7 +147,8 @@ impl HealthState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum Reason {
-    /// No probe has succeeded yet: see [`HealthCheck::wait_for_first_success`](crate::probe::HealthCheck::wait_for_first_success).
+    /// No probe has succeeded yet: see
+    /// [`HealthCheck::wait_for_first_success`](crate::probe::HealthCheck::wait_for_first_success).
     #[error("no probe has succeeded yet")]
     Unproven,
     /// The last probes failed.
@@ -175,13 +177,15 @@ pub enum Reason {
     /// The node responded with 503 and `Retry-After` to different clients in a row.
     #[error("responds with 503 and Retry-After")]
     RetryAfter,
-    /// Requests fail, no rule ejects the endpoint for them, and no request or probe has succeeded since.
+    /// Requests fail, no rule ejects the endpoint for them, and no request or probe has succeeded
+    /// since.
     #[error("requests fail, and none has succeeded since")]
     Failing,
     /// A request timed out, and no request or probe has succeeded since.
     #[error("a request timed out")]
     Slow,
-    /// The metastore of the node is not verified yet: [`MetastoreCheck`](crate::probe::MetastoreCheck).
+    /// The metastore of the node is not verified yet:
+    /// [`MetastoreCheck`](crate::probe::MetastoreCheck).
     #[error("the metastore is not verified yet")]
     Unverified,
     /// The node has another metastore: [`MetastoreCheck`](crate::probe::MetastoreCheck).

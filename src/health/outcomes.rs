@@ -16,8 +16,8 @@ pub(crate) struct OutcomeCounts {
     taken: AtomicU64,
 }
 
-/// Failures since the last success. The lower half counts all of them. The upper half counts those in which the endpoint was not
-/// reached; its top bit is [`ON_PROBATION`].
+/// Failures since the last success. The lower half counts all of them. The upper half counts those
+/// in which the endpoint was not reached; its top bit is [`ON_PROBATION`].
 #[derive(Debug, Default)]
 struct AtomicRow(AtomicU64);
 
@@ -45,7 +45,8 @@ pub(crate) struct Window {
 }
 
 impl OutcomeCounts {
-    /// Returns whether a success changes anything: there are failures in a row, or the endpoint is on probation.
+    /// Returns whether a success changes anything: there are failures in a row, or the endpoint is
+    /// on probation.
     #[inline]
     pub(crate) fn is_in_row(&self) -> bool {
         self.row.0.load(Ordering::Relaxed) != 0
@@ -98,7 +99,8 @@ impl OutcomeCounts {
         self.unrated.load(Ordering::Relaxed)
     }
 
-    /// Takes the counts since the last call. `ended` is the number of all requests that have ended since the endpoint was added.
+    /// Takes the counts since the last call. `ended` is the number of all requests that have ended
+    /// since the endpoint was added.
     pub(crate) fn take_window(&self, ended: u64) -> Window {
         let rated = ended.saturating_sub(self.unrated.load(Ordering::Relaxed));
         let before = self.taken.fetch_max(rated, Ordering::Relaxed);

@@ -1,5 +1,5 @@
-//! Finds the endpoints that fail more than the others: settings, counts, and a decision that is a pure function of all
-//! endpoints.
+//! Finds the endpoints that fail more than the others: settings, counts, and a decision that is a
+//! pure function of all endpoints.
 //!
 //! It is made for clusters of two to eight nodes. Envoy compares each node with the mean and the
 //! standard deviation of all, which is not meaningful for three values. Here an endpoint is
@@ -41,8 +41,9 @@ use crate::setting::InvalidSetting;
 /// - The last endpoint that can serve, and the last one with some role, are never ejected. An
 ///   endpoint whose trial is due does not count as able to serve until the trial has succeeded.
 /// - At most [`max_share`](Self::max_share) of the endpoints are ejected at once.
-/// - When more than [`common_share`](Self::common_share) of the endpoints fail within an interval, none is ejected, and
-///   endpoints that were ejected within the interval for their responses return.
+/// - When more than [`common_share`](Self::common_share) of the endpoints fail within an interval,
+///   none is ejected, and endpoints that were ejected within the interval for their responses
+///   return.
 ///
 /// The last two limits do not apply to an endpoint that cannot be reached while requests to another
 /// endpoint succeed.
@@ -175,7 +176,8 @@ impl Outlier {
         let common = self.is_common_failure(endpoints, is_own);
         let recent = |endpoint: &Snapshot| endpoint.ejected_for.is_some_and(|age| age <= self.interval_ms);
         let is_common = |endpoint: &Snapshot| common && !is_own(endpoint);
-        // An endpoint that could not be reached may still be dead, so only a probe or a request on trial readmits it.
+        // An endpoint that could not be reached may still be dead, so only a probe or a request on
+        // trial readmits it.
         let returns = |endpoint: &Snapshot| is_common(endpoint) && recent(endpoint) && !endpoint.is_unreachable;
         let readmit = (0..).zip(endpoints).filter(|(_, endpoint)| returns(endpoint));
         let readmit = readmit.map(|(index, _)| index).collect();
@@ -229,7 +231,8 @@ impl Outlier {
     /// Endpoints whose failures are their own are not included.
     fn is_common_failure(&self, endpoints: &[Snapshot], is_own: impl Fn(&Snapshot) -> bool) -> bool {
         let recent = |age: Option<u64>| age.is_some_and(|age| age <= self.interval_ms);
-        // Half of the failures that eject: endpoints that fail at the same time do not reach the full number together.
+        // Half of the failures that eject: endpoints that fail at the same time do not reach the
+        // full number together.
         let failing = self.consecutive.map_or(1, |limit| limit.get().div_ceil(2));
         let (mut all, mut affected) = (0_usize, 0_usize);
         for endpoint in endpoints.iter().filter(|endpoint| endpoint.ready && !is_own(endpoint)) {

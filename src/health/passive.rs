@@ -2,7 +2,8 @@
 //!
 //! The rule is not a sliding window:
 //!
-//! - An endpoint is *ejected* while `fails >= max_fails` and no more than `fail_timeout` has passed since `checked`.
+//! - An endpoint is *ejected* while `fails >= max_fails` and no more than `fail_timeout` has passed
+//!   since `checked`.
 //! - Choosing an endpoint whose `checked` is older than `fail_timeout` sets `checked` to now. So
 //!   after an ejection, one request per `fail_timeout` tries the endpoint, and all others use other
 //!   endpoints.
@@ -85,7 +86,8 @@ impl Passive {
         }
     }
 
-    /// Records that the endpoint is chosen. Returns false if another request has just become the one that tries it.
+    /// Records that the endpoint is chosen. Returns false if another request has just become the
+    /// one that tries it.
     pub(crate) fn choose(&self, rule: PassiveRule, now: impl FnOnce() -> u64) -> bool {
         self.fails() == 0 || self.choose_after_failure(rule, now())
     }

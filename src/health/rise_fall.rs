@@ -20,7 +20,8 @@ pub(crate) struct RiseFall {
     /// Results in a row that contradict the status.
     streak: u32,
     failure: Option<ProbeFailure>,
-    /// The time at which the status, or its first contradiction, began: milliseconds since the endpoint's origin.
+    /// The time at which the status, or its first contradiction, began: milliseconds since the
+    /// endpoint's origin.
     since: u64,
     /// The time at which a probe last found that the node accepts no connection; `None` if none has
     /// since the endpoint was last healthy.
@@ -131,7 +132,8 @@ impl RiseFall {
         self.status == Status::Unproven
     }
 
-    /// Returns whether the next results may change the status, so that the next probe should come soon.
+    /// Returns whether the next results may change the status, so that the next probe should come
+    /// soon.
     pub(crate) fn is_undecided(&self) -> bool {
         self.streak > 0 || self.status == Status::Unproven
     }

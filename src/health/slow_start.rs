@@ -12,7 +12,8 @@ use std::time::Duration;
 use crate::clock::as_millis;
 use crate::setting::InvalidSetting;
 
-/// The ramp by which an endpoint that is new or readmitted grows into its share of traffic (nginx Plus: `slow_start`).
+/// The ramp by which an endpoint that is new or readmitted grows into its share of traffic (nginx
+/// Plus: `slow_start`).
 ///
 /// ```
 /// use kylin_lb::health::SlowStart;

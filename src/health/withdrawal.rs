@@ -55,7 +55,8 @@ impl WithdrawalKind {
     }
 }
 
-/// The time after which one request may try an endpoint that could not be reached. It doubles with each failed return.
+/// The time after which one request may try an endpoint that could not be reached. It doubles with
+/// each failed return.
 const FIRST_TRIAL_MS: u64 = 250;
 
 /// The maximum of that time, and of the time for which successful probes do not readmit.

@@ -26,8 +26,8 @@ const MAX_SPARE_MAPS: usize = 128;
 /// The maximum capacity of a map that is kept, in headers.
 const MAX_SPARE_CAPACITY: usize = 64;
 
-/// The number of headers that can be added to a parsed head before its map grows: the forwarding headers and
-/// `Host`.
+/// The number of headers that can be added to a parsed head before its map grows: the forwarding
+/// headers and `Host`.
 const EXTRA_CAPACITY: usize = 4;
 
 /// The reason why the headers of a head are not valid.

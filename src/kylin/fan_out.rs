@@ -96,8 +96,8 @@ fn rank(status: StatusCode) -> u8 {
 /// Returns one JSON array with the elements of several arrays in order, and the number of bodies
 /// that are not arrays.
 ///
-/// Elements are copied as written, so that numbers and unknown members keep their form. The array has no larger capacity than all
-/// bodies, because each of them has brackets.
+/// Elements are copied as written, so that numbers and unknown members keep their form. The array
+/// has no larger capacity than all bodies, because each of them has brackets.
 pub(crate) fn concat<'b>(bodies: impl IntoIterator<Item = &'b [u8], IntoIter: Clone>) -> (Vec<u8>, usize) {
     let bodies = bodies.into_iter();
     let mut merged = Vec::new();

@@ -1,7 +1,8 @@
 //! Decides which settings apply to each upstream, and why.
 //!
-//! The closest source decides: a directive or comment of the upstream, else a comment of a server that passes requests to it, else
-//! an option of the site, else the default. The defaults of the crate apply to upstreams of Kylin nodes only.
+//! The closest source decides. First come directives and comments of the upstream, then comments of
+//! a server that passes requests to it, an option of the site, and the default. The defaults of the
+//! crate apply to upstreams of Kylin nodes only.
 
 use std::fmt;
 use std::time::Duration;
@@ -26,41 +27,42 @@ pub(super) struct Applied {
     /// Whether the rules of Kylin apply.
     pub(super) kylin: Choice<bool>,
     pub(super) sessions: Choice<AppliedSessions>,
-    /// `None` is the method of the upstream.
+    /// The policy that replaces the method of the upstream; `None` keeps that method.
     pub(super) policy: Choice<Option<PolicyName>>,
     pub(super) probe: Choice<ProbeMode>,
     pub(super) outlier: Choice<bool>,
     pub(super) drain: Choice<bool>,
     pub(super) single_flight: Choice<bool>,
     pub(super) panic: Choice<bool>,
-    /// The rules by which queries wait for servers with `max_conns`; `None` if they do not wait.
+    /// The rules for queries that wait for servers with `max_conns`; `None` if queries do not wait.
     pub(super) queue: Choice<Option<QueueRules>>,
     pub(super) resource_groups: Choice<Option<ResourceGroups>>,
 }
 
-/// A value and where it comes from.
+/// A value and its source.
 #[derive(Debug, Clone)]
 pub(super) struct Choice<T> {
     pub(super) value: T,
     pub(super) why: String,
 }
 
-/// The way in which the sessions of an upstream find their server.
+/// How the sessions of an upstream find their server.
 #[derive(Debug, Clone)]
 pub(super) enum AppliedSessions {
-    /// As the directive `sticky` sets it.
+    /// The directive `sticky` sets it.
     Sticky,
     Mode(SessionMode),
 }
 
-/// Paths that only Kylin has. If a location passes one of them to a group, its servers are Kylin nodes.
+/// Paths that only Kylin has. A group that gets one of them from a location consists of Kylin
+/// nodes.
 const KYLIN_PATHS: [&str; 5] =
     ["/kylin/api/query", "/kylin/api/user/authentication", "/kylin/api/projects", "/kylin/api/jobs", "/kylin/"];
 
 const DEFAULT: &str = "default";
 const OPTION: &str = "option";
 
-/// Returns what applies to each upstream of the configuration.
+/// Returns the settings that apply to each upstream of the configuration.
 pub(super) fn applied(config: &Config, site: &KylinOptions) -> Vec<Applied> {
     let of_kylin = of_kylin(config);
     let upstreams = config.upstreams.iter().zip(&config.server_comments).zip(of_kylin);
@@ -158,7 +160,7 @@ impl<T> Choice<T> {
 }
 
 impl Applied {
-    /// Returns which rule ejects a server.
+    /// Returns the rule that ejects a server.
     pub(super) fn ejection(&self, server: &UpstreamServer) -> EjectionRule {
         match server.ejection() {
             EjectionRule::Outlier if !self.outlier.value => {
@@ -178,12 +180,15 @@ impl fmt::Display for AppliedSessions {
     }
 }
 
-/// Returns for each group whether its servers are Kylin nodes. They are if a comment says so, if a location for paths of Kylin
-/// passes requests to the group, if a location for all paths does and a [sign] names Kylin, or if the group shares a server with
-/// such a group.
+/// Returns for each group whether its servers are Kylin nodes.
 ///
-/// A location for all paths without a sign may be of another site, if something in the file shows that another group is Kylin's.
-/// If nothing does, the group is taken for Kylin's, because without the guard internal calls of a Kylin would be open.
+/// They are if a comment says so, or if a location for paths of Kylin passes requests to the group.
+/// A location for all paths suffices if a [sign] names Kylin. A group also counts if it shares a
+/// server with such a group.
+///
+/// A location for all paths without a sign may belong to another site if the file shows that
+/// another group is Kylin's. If the file shows no such group, this one counts as Kylin's: without
+/// the guard, the internal calls of Kylin would be open.
 fn of_kylin(config: &Config) -> Vec<Choice<bool>> {
     let mut found: Vec<Option<Choice<bool>>> = config
         .upstreams
@@ -220,7 +225,8 @@ fn of_kylin(config: &Config) -> Vec<Choice<bool>> {
         }
         note_locations(config, &server.locations, server, &mut found, &mut general);
     }
-    // A path that nginx and Tomcat read differently must not reach a node as one that is not of Kylin.
+    // Otherwise a path that nginx and Tomcat read differently could reach a Kylin node without the
+    // rules of Kylin.
     while let Some((index, why)) = sharing(config, &found).or_else(|| after_errors(config, &found)) {
         found[index] = Some(Choice { value: true, why });
     }
@@ -243,8 +249,8 @@ fn of_kylin(config: &Config) -> Vec<Choice<bool>> {
     found.into_iter().zip(general).map(|(choice, general)| choice.unwrap_or_else(|| guess(general))).collect()
 }
 
-/// Returns the sign that an upstream, to which a location passes all paths, is of Kylin: its name, a `server_name`, or a name or
-/// port of one of its servers.
+/// Returns the sign that an upstream consists of Kylin nodes: its name, a `server_name`, or the
+/// name or port of one of its servers.
 fn sign(upstream: &Upstream, server: &Server) -> Option<String> {
     if names_kylin(&upstream.name) {
         return Some(", and the upstream has that name".into());
@@ -257,14 +263,14 @@ fn sign(upstream: &Upstream, server: &Server) -> Option<String> {
         Address::Name(host, _) if names_kylin(host) => Some(format!(", and {} has that name", node.written)),
         Address::Socket(address) if KYLIN_PORTS.contains(&address.port()) => Some(of_port(node)),
         Address::Name(_, port) if KYLIN_PORTS.contains(port) => Some(of_port(node)),
-        // Socket paths and other ports are no sign.
+        // Socket paths and other ports are not a sign.
         _ => None,
     })
 }
 
-/// Notes locations that no path of [`KYLIN_PATHS`] leads to, and whose own path is below `/kylin`.
+/// Notes locations below `/kylin` that no path of [`KYLIN_PATHS`] leads to.
 ///
-/// Locations that rewrite to paths which depend on the request become those of `general`, like the ones for all paths.
+/// Locations whose rewritten path depends on the request go to `general`, like those for all paths.
 fn note_locations(
     config: &Config,
     locations: &Locations,
@@ -274,7 +280,7 @@ fn note_locations(
 ) {
     for location in locations.iter() {
         for pass in passes(location).into_iter().chain(passes_of_named(location, server)) {
-            // The node gets the path of the client, but another path found the location.
+            // The node gets the client's path, but a rewritten path selected the location.
             let is_of_client = matches!(pass.uri, PassUri::Original) && !rewrites(server).is_empty();
             let of_client = if is_of_client { None } else { Some(false) };
             let steps = location.script.iter().map(Step::leads_to_kylin);
@@ -285,7 +291,8 @@ fn note_locations(
                     let why = format!("location {} passes paths below /kylin", location.matcher);
                     found[pass.upstream].get_or_insert(Choice { value: true, why });
                 }
-                // Whether a path is below `/kylin` depends on the request, as in a location for all paths.
+                // As in a location for all paths, the request decides whether the path is below
+                // `/kylin`.
                 (None, Some(sign)) => {
                     let why = format!("location {} passes paths that variables make{sign}", location.matcher);
                     found[pass.upstream].get_or_insert(Choice { value: true, why });
@@ -325,7 +332,8 @@ fn passes(location: &Location) -> Vec<&ProxyPass> {
         .collect()
 }
 
-/// Returns the targets of the named locations to which a location leads, directly or after an error.
+/// Returns the targets of the named locations to which a location leads, directly or after an
+/// error.
 fn passes_of_named<'s>(location: &Location, server: &'s Server) -> Vec<&'s ProxyPass> {
     let forms = location.forms().into_iter();
     let names = forms.flat_map(|form| {
@@ -350,7 +358,7 @@ fn place(at: &Matcher, server: &Server) -> String {
     format!("location {at} of server {listen}")
 }
 
-/// Returns an undecided group that has a server of a group of Kylin nodes, and the reason why it is one too.
+/// Returns an undecided group that shares a server with a group of Kylin nodes, and the reason.
 fn sharing(config: &Config, found: &[Option<Choice<bool>>]) -> Option<(usize, String)> {
     let servers = |index: usize| config.upstreams[index].servers.iter().map(|server| &server.address);
     let unknown = found.iter().enumerate().filter(|(_, choice)| choice.is_none()).map(|(index, _)| index);
@@ -362,7 +370,8 @@ fn sharing(config: &Config, found: &[Option<Choice<bool>>]) -> Option<(usize, St
     })
 }
 
-/// Returns an undecided group that gets the requests of a group of Kylin nodes after errors, and the reason why it is one too.
+/// Returns an undecided group that gets requests of a group of Kylin nodes after errors, and the
+/// reason.
 fn after_errors(config: &Config, found: &[Option<Choice<bool>>]) -> Option<(usize, String)> {
     config.servers.iter().find_map(|server| {
         let locations = server.locations.deep();

@@ -1,5 +1,6 @@
 //! A whole configuration: its groups, its servers, and the server that a request belongs to.
 
+mod comments;
 mod listeners;
 mod reach;
 
@@ -9,13 +10,14 @@ use std::num::NonZeroU64;
 use std::path::Path;
 use std::sync::Arc;
 
+use self::comments::server_comments;
 pub(super) use self::listeners::{Listener, ServerAddrUse};
 use self::listeners::{listeners, note_keepalive};
 use super::directives::access_log::{AccessLog, LogFormats};
 use super::directives::catalogue::{self, Block};
-use super::directives::comments::{self, CommentOptions};
+use super::directives::comments::CommentOptions;
 use super::directives::context::ReadContext;
-use super::directives::location::{Action, Locations};
+use super::directives::location::Locations;
 use super::directives::remarks::{Notice, Remarks};
 use super::directives::server::Server;
 use super::directives::settings::{LimitZones, SettingsReader};
@@ -26,7 +28,8 @@ use super::variables::{Maps, ValueSources};
 
 /// An nginx configuration, parsed and checked.
 ///
-/// It is a whole `nginx.conf`, or the content of its `http` block, like the files in `conf.d`.
+/// The text is a whole `nginx.conf`, or the content of its `http` block, like the files in
+/// `conf.d`.
 ///
 /// ```
 /// use kylin_lb::nginx::Config;
@@ -43,14 +46,16 @@ use super::variables::{Maps, ValueSources};
 /// ```
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// `worker_rlimit_nofile`.
+    /// The value of `worker_rlimit_nofile`.
     open_files: Option<NonZeroU64>,
     pub(super) resolvers: Resolvers,
-    /// The groups: declared ones in the order of the file, then those made for a `proxy_pass` to a host.
+    /// The groups: first the declared ones in the order of the file, then those made for a
+    /// `proxy_pass` to a host.
     pub(super) upstreams: Vec<Upstream>,
     /// For each group the comments of the servers that pass requests to it.
     pub(super) server_comments: Vec<CommentOptions>,
-    /// A hash of all directives but the upstreams, the same in this process for the same directives.
+    /// A hash of all directives except the upstreams. Within a process, identical directives have
+    /// the same hash.
     pub(super) text: u64,
     pub(super) server_addr: ServerAddrUse,
     /// The number of variables that `set` gives a value.
@@ -60,11 +65,11 @@ pub struct Config {
     pub(super) zones: Arc<LimitZones>,
     /// The servers in the order of the file.
     pub(super) servers: Vec<Server>,
-    /// The addresses to accept connections at, each once.
+    /// The addresses at which connections are accepted, each once.
     pub(super) listeners: Vec<Listener>,
-    /// Directives that were accepted and have no effect here.
+    /// The directives that are accepted without effect.
     pub(super) ignored: Vec<Notice>,
-    /// The places where this crate does something else than nginx would.
+    /// The places where this crate behaves differently from nginx.
     pub(super) notes: Vec<Notice>,
     unservable: Option<Arc<ConfigError>>,
 }
@@ -79,18 +84,22 @@ impl Config {
         Config::build(&path.to_string_lossy(), |parser| parser.file(path, None))
     }
 
-    /// Reads a file as [`read`](Self::read) does, and takes relative names of files in it (`include`, `ssl_certificate`,
-    /// `auth_basic_user_file`) for names in the folder `prefix`, as nginx does with `-p`. By default they are names in the folder of the
-    /// file. A relative `root` is one below `prefix`, and has no meaning without it.
+    /// Reads a file as [`read`](Self::read) does, with `prefix` as the folder of relative file
+    /// names, as `nginx -p`.
+    ///
+    /// Examples are the names in `include`, `ssl_certificate` and `auth_basic_user_file`.
+    /// [`read`](Self::read) resolves them in the folder of the file. A relative `root` is below
+    /// `prefix`, and has no meaning without a prefix.
     ///
     /// # Errors
-    /// As of [`read`](Self::read).
+    /// Those of [`read`](Self::read).
     pub fn read_with_prefix(path: impl AsRef<Path>, prefix: impl AsRef<Path>) -> Result<Config, ConfigError> {
         let path = path.as_ref();
         Config::build(&path.to_string_lossy(), |parser| parser.file(path, Some(prefix.as_ref())))
     }
 
-    /// Parses a text, which errors call `name`. It must not contain `include`, except of `mime.types`.
+    /// Parses a text, which errors call `name`. The text must not contain `include`, except that of
+    /// `mime.types`.
     ///
     /// # Errors
     /// [`ConfigError`] for the first mistake that is found.
@@ -98,25 +107,30 @@ impl Config {
         Config::build(name, |parser| parser.text(name, text))
     }
 
-    /// Returns the limit of open files that the configuration sets (`worker_rlimit_nofile`), for
+    /// Returns the limit of open files that `worker_rlimit_nofile` sets, for
     /// `server::raise_open_files_limit`.
     pub fn open_files(&self) -> Option<NonZeroU64> {
         self.open_files
     }
 
-    /// Returns why no request reaches a node, if all servers of all upstreams that locations pass requests to are `down`, or addresses of
-    /// this configuration itself. It can be served all the same, for example until an operator enables a server.
+    /// Returns the reason if no request can reach a node.
+    ///
+    /// That is so if each server of each upstream in use is `down`, or is an address of this
+    /// configuration itself. The configuration can be served nevertheless, for example until an
+    /// operator enables a server.
     pub fn unservable(&self) -> Option<&ConfigError> {
         self.unservable.as_deref()
     }
 
-    /// Returns the paths of the access logs, each once. [`SiteBuilder::access_log`](super::SiteBuilder::access_log) takes the
-    /// functions that write them.
+    /// Returns the paths of the access logs, each once.
+    /// [`SiteBuilder::access_log`](super::SiteBuilder::access_log) takes the functions that write
+    /// them.
     pub fn access_logs(&self) -> impl Iterator<Item = &Path> {
         self.places_of_logs().into_keys()
     }
 
-    /// Returns the file and the line, as `FILE:LINE`, of the first `access_log` directive with this path.
+    /// Returns the file and the line, as `FILE:LINE`, of the first `access_log` directive with this
+    /// path.
     pub fn access_log_place(&self, path: &Path) -> Option<&str> {
         self.places_of_logs().get(path).copied()
     }
@@ -199,7 +213,7 @@ fn read_tree(tree: &[Directive], parser: &Parser) -> Result<Config, Fault> {
 fn read_http(block: &[Directive], context: &mut ReadContext<'_>) -> Result<Vec<(Server, Span)>, Fault> {
     let block = catalogue::modelled(block, Block::Http, &mut context.remarks)?;
     let named = |name: &'static str| block.iter().copied().filter(move |directive| directive.is(name));
-    // A value may use the variable of a map before the map is defined.
+    // A value may use the variable of a map that is defined further down.
     let headers = named("add_header").chain(named("more_set_headers"));
     let mut values = headers.map(|directive| (directive, directive)).collect();
     for server in named("server") {
@@ -209,7 +223,7 @@ fn read_http(block: &[Directive], context: &mut ReadContext<'_>) -> Result<Vec<(
     let sources = ValueSources::read(&values, &context.maps);
     context.zones = LimitZones::read(named("limit_req_zone").chain(named("limit_conn_zone")), &context.maps)?;
     context.formats = LogFormats::read(named("log_format"), &context.maps, &sources, &mut context.remarks)?;
-    // Servers inherit directives that follow them, and pass requests to groups that follow them.
+    // Servers inherit directives that follow them in the file, and may use groups that follow them.
     let mut level = SettingsReader::default();
     for directive in block.iter().filter(|directive| !Maps::is(directive)) {
         match directive.name.text.as_str() {
@@ -228,35 +242,6 @@ fn read_http(block: &[Directive], context: &mut ReadContext<'_>) -> Result<Vec<(
     Server::read_all(named("server"), named("upstream"), &level.settings, context)
 }
 
-/// Returns for each group the comments of the servers whose locations pass requests to it. A comment
-/// that applies to no group is an error.
-fn server_comments(
-    http: &[Directive],
-    servers: &[(Server, Span)],
-    upstreams: &[Upstream],
-) -> Result<Vec<CommentOptions>, Fault> {
-    let mut merged = vec![CommentOptions::default(); upstreams.len()];
-    let targets = |server: &Server| {
-        let mut targets = Vec::new();
-        collect_targets(&server.locations, &mut targets);
-        targets
-    };
-    for directive in http.iter().filter(|directive| directive.is("server")) {
-        let read = servers.iter().find(|(_, span)| *span == directive.span());
-        let targets = read.map(|(server, _)| targets(server)).unwrap_or_default();
-        comments::check_server(directive, targets.iter().map(|target| &upstreams[*target]))?;
-    }
-    for (server, span) in servers {
-        for upstream in targets(server) {
-            merged[upstream].merge(&server.comments).map_err(|name| {
-                let message = format!("two servers set \"{name}\" of kylin_lb for one upstream, to different values");
-                span.duplicate(message, format!("# kylin_lb: {name} ...; in the upstream"))
-            })?;
-        }
-    }
-    Ok(merged)
-}
-
 fn collect_logs_of<'c>(locations: &'c Locations, places: &mut BTreeMap<&'c Path, &'c str>) {
     for location in locations.iter() {
         for form in location.forms() {
@@ -269,15 +254,5 @@ fn collect_logs_of<'c>(locations: &'c Locations, places: &mut BTreeMap<&'c Path,
 fn collect_logs<'c>(logs: &'c [AccessLog], places: &mut BTreeMap<&'c Path, &'c str>) {
     for log in logs {
         places.entry(&log.path).or_insert(&log.place);
-    }
-}
-
-fn collect_targets(locations: &Locations, targets: &mut Vec<usize>) {
-    for location in locations.iter() {
-        targets.extend(location.forms().iter().filter_map(|form| match &form.action {
-            Action::Proxy(pass) => Some(pass.upstream),
-            Action::Return(_) | Action::Named(_) | Action::LeftOut(_) => None,
-        }));
-        collect_targets(&location.nested, targets);
     }
 }

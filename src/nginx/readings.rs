@@ -1,7 +1,8 @@
 //! The paths that a node may read in a request target.
 //!
-//! Where applications differ, access must be decided by each of their readings: some read `%2F` or a backslash as a slash, some drop
-//! `;parameters` before or after decoding, and some decode twice.
+//! Applications read some paths differently. Some read `%2F` or a backslash as a slash, some drop
+//! `;parameters` before or after decoding, and some decode twice. Access must be allowed for each
+//! of these readings.
 
 use std::borrow::Cow;
 
@@ -22,7 +23,8 @@ pub(crate) struct RequestPaths<'t> {
 }
 
 impl<'t> RequestPaths<'t> {
-    /// Returns the paths of a target in origin form; `None` if the response must be 400.
+    /// Returns the paths of a target in origin form; `None` if the request must be refused with
+    /// 400.
     pub(crate) fn of(target: &'t str, merge_slashes: bool) -> Option<Self> {
         let decoded = normalise(target, merge_slashes).ok()?;
         let error = match NormalizedPath::parse(target) {
@@ -38,7 +40,7 @@ impl<'t> RequestPaths<'t> {
                 | AmbiguousPath::Utf8
                 | AmbiguousPath::DotAtEnd
         );
-        // 0xc0 and 0xc1 only begin overlong forms of letters such as the dot.
+        // 0xc0 and 0xc1 occur only in overlong forms of ASCII characters such as the dot.
         if !is_readable || decoded.iter().any(|byte| matches!(byte, 0..0x20 | 0x7f | 0xc0 | 0xc1)) {
             return None;
         }
@@ -50,7 +52,7 @@ impl<'t> RequestPaths<'t> {
         Some(RequestPaths { certain: None, decoded, others })
     }
 
-    /// Returns the path that decides.
+    /// Returns the path that selects the location: Tomcat's reading, else nginx's.
     pub(crate) fn path(&self) -> &[u8] {
         self.certain.as_ref().map_or(&*self.decoded, |certain| certain.as_str().as_bytes())
     }
@@ -60,18 +62,19 @@ impl<'t> RequestPaths<'t> {
         &self.decoded
     }
 
-    /// Returns the paths that the node may read in place of [`path`](Self::path).
+    /// Returns the paths that the node may read instead of [`path`](Self::path).
     pub(crate) fn others(&self) -> &[Vec<u8>] {
         &self.others
     }
 
-    /// Returns whether applications read the same path.
+    /// Returns whether all applications read the same path.
     pub(crate) fn is_certain(&self) -> bool {
         self.certain.is_some()
     }
 }
 
-/// Returns every path that an application may read in a target, each once; `None` if one of them is above the root.
+/// Returns every path that an application may read in a target, each once; `None` if one of them is
+/// above the root.
 pub(crate) fn readings(target: &str) -> Option<Vec<Vec<u8>>> {
     let path = target.split(['?', '#']).next().unwrap_or_default().as_bytes();
     let has = |escape: &[u8]| path.windows(3).any(|three| three.eq_ignore_ascii_case(escape));
@@ -101,9 +104,9 @@ pub(crate) fn readings(target: &str) -> Option<Vec<Vec<u8>>> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Parameters {
     Kept,
-    /// They are dropped before escapes are undone.
+    /// The parameters are dropped before escapes are decoded.
     DroppedFirst,
-    /// They are dropped after escapes were undone.
+    /// The parameters are dropped after escapes were decoded.
     DroppedLast,
 }
 

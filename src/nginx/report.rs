@@ -43,8 +43,8 @@ impl<'c> Report<'c> {
 }
 
 impl Config {
-    /// Returns a report of how the configuration was interpreted, which `Display` formats: servers, locations, upstreams, and the
-    /// lines without effect.
+    /// Returns a report of how the configuration was interpreted: servers, locations, upstreams,
+    /// and the lines without effect. `Display` formats the report.
     pub fn report(&self) -> Report<'_> {
         Report::new(self, KylinOptions::default())
     }
@@ -174,7 +174,7 @@ fn print_locations(locations: &Locations, groups: &[Group<'_>], indent: usize, f
     Ok(())
 }
 
-/// Returns what a location does with a request that no other step of its script ends.
+/// Returns the action of a location for a request that no earlier step of its script ends.
 fn action(location: &Location) -> String {
     match (location.script.last(), &location.action) {
         (Some(Step::Return(reply)), _) | (_, Action::Return(reply)) => returned(reply),

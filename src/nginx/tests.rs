@@ -162,7 +162,7 @@ fn a_whole_nginx_conf_is_read() {
         (5, 32, EjectionRule::MaxFails { max_fails: 3, fail_timeout: Duration::from_secs(30) })
     );
     assert!(second.down && third.backup && matches!(third.address, Address::Unix(_)));
-    // Both locations that name a host share the group that is made for it.
+    // Both locations that name the host share the group that is made for it.
     assert_eq!(
         config.upstreams.iter().map(|upstream| upstream.name.as_str()).collect::<Vec<_>>(),
         ["query", "10.0.0.9:7070"]
@@ -307,7 +307,7 @@ fn a_server_gets_the_limits_of_its_addresses() {
     let one = format!("{:?}", site.server_on("127.0.0.1:0".parse().unwrap()));
     assert!(one.contains("backlog: 7,") && one.contains("send_timeout: 1s"), "{one}");
     assert!(one.contains("127.0.0.1:0") && !one.contains(":81") && !one.contains(":82"), "{one}");
-    // An address without backlog counts with the default.
+    // An address without `backlog=` counts with the default.
     let site = Site::new(parse(&config.replace("backlog=70", ""))).unwrap();
     assert!(format!("{:?}", site.server()).contains("backlog: 1024,"));
 }

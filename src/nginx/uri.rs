@@ -1,4 +1,4 @@
-//! The path that locations are compared with (`ngx_http_parse_complex_uri`), the way back to a URI
+//! The path that locations are compared with (`ngx_http_parse_complex_uri`), its escaping for a URI
 //! (`ngx_escape_uri`), and the host without its port.
 
 use std::borrow::Cow;
@@ -11,7 +11,7 @@ use thiserror::Error;
 pub(crate) enum InvalidPath {
     #[error("path does not begin with a slash")]
     Relative,
-    /// A `%` without two hexadecimal digits behind it.
+    /// A `%` that is not followed by two hexadecimal digits.
     #[error("invalid escape in path")]
     Escape,
     #[error("zero byte in path")]
@@ -23,9 +23,9 @@ pub(crate) enum InvalidPath {
 
 /// Returns the decoded path of a request target, without query and fragment.
 ///
-/// Escapes are undone and `.` and `..` resolved; runs of slashes are merged if `merge_slashes` is
-/// set (nginx's default). The result need not be UTF-8. An escaped slash counts as a slash, as in
-/// nginx. A path that needs no change is borrowed.
+/// Escapes are decoded, and `.` and `..` are resolved. Runs of slashes are merged if
+/// `merge_slashes` is set (nginx's default). The result need not be UTF-8. An escaped slash counts
+/// as a slash, as in nginx. A path that needs no change is borrowed.
 ///
 /// # Errors
 /// [`InvalidPath`]; the response is 400.
@@ -46,8 +46,7 @@ pub(crate) fn normalise(target: &str, merge_slashes: bool) -> Result<Cow<'_, [u8
     let mut segments = decoded[1..].split(|&byte| byte == b'/').peekable();
     while let Some(segment) = segments.next() {
         let last = segments.peek().is_none();
-        // Here `out` is a path without its closing slash. A skipped segment leaves a slash if it is
-        // the last.
+        // Here `out` is a path without its trailing slash. A skipped last segment leaves a slash.
         match segment {
             b"." => {}
             b".." => {
@@ -77,7 +76,8 @@ fn decode(path: &[u8]) -> Result<Cow<'_, [u8]>, InvalidPath> {
     if decoded.contains(&0) { Err(InvalidPath::Zero) } else { Ok(decoded) }
 }
 
-/// Returns whether a path, decoded or not, has a segment `.` or `..`, with or without `;parameters`.
+/// Returns whether a path, decoded or not, has a segment `.` or `..`, with or without
+/// `;parameters`.
 pub(crate) fn has_dots(path: &[u8]) -> bool {
     path.split(|&byte| byte == b'/').any(|segment| {
         let decoded = Cow::from(percent_decode(segment));
@@ -85,12 +85,15 @@ pub(crate) fn has_dots(path: &[u8]) -> bool {
     })
 }
 
-/// Returns a URI as `proxy_pass` with variables sends it, which may add the slash that a `rewrite` has removed.
+/// Returns a URI with a leading slash, which `proxy_pass` with variables adds if a `rewrite` has
+/// removed it.
 pub(crate) fn with_slash(uri: &str) -> Cow<'_, str> {
     if uri.starts_with('/') { Cow::Borrowed(uri) } else { Cow::Owned(format!("/{uri}")) }
 }
 
-/// Returns whether a path has such a segment for an application that reads `%2F` or a backslash as a slash, or decodes twice.
+/// Returns whether a lenient application reads a segment `.` or `..` in a path.
+///
+/// Such an application reads `%2F` or a backslash as a slash, or decodes twice.
 pub(crate) fn has_hidden_dots(path: &[u8]) -> bool {
     let slashes = |path: &[u8]| path.iter().map(|byte| if *byte == b'\\' { b'/' } else { *byte }).collect::<Vec<_>>();
     let once = slashes(&Cow::from(percent_decode(path)));
@@ -114,26 +117,26 @@ const ESCAPED: &AsciiSet = &CONTROLS
     .add(b'|')
     .add(b'}');
 
-/// Escapes the bytes that may not stand in the path of a URI; the result is ASCII.
+/// Escapes the bytes that must not occur in the path of a URI. The result is ASCII.
 pub(crate) fn escape(path: &[u8]) -> String {
     percent_encode(path, ESCAPED).to_string()
 }
 
-/// Those that nginx escapes in an argument: `NGX_ESCAPE_ARGS`.
+/// The bytes that nginx escapes in an argument: `NGX_ESCAPE_ARGS`.
 const ESCAPED_IN_ARGS: &AsciiSet = &ESCAPED.add(b'&').add(b'+').add(b';');
 
-/// Escapes the bytes that may not stand in an argument, or that would end it.
+/// Escapes the bytes that must not occur in an argument, or that would end it.
 pub(crate) fn escape_args(argument: &[u8]) -> String {
     percent_encode(argument, ESCAPED_IN_ARGS).to_string()
 }
 
-/// Escapes the bytes that no target of a request may have.
+/// Escapes the bytes that no request target may have.
 pub(crate) fn escape_unsendable(value: &[u8]) -> String {
     const UNSENDABLE: &AsciiSet = &CONTROLS.add(b' ');
     percent_encode(value, UNSENDABLE).to_string()
 }
 
-/// Returns a host without its port and without a closing dot, in the case that it has.
+/// Returns a host without its port and trailing dot, with its case unchanged.
 pub(crate) fn host_without_port(host: &[u8]) -> &[u8] {
     let end = match host.iter().position(|&byte| byte == b']') {
         Some(bracket) if host.first() == Some(&b'[') => bracket + 1,
@@ -143,7 +146,7 @@ pub(crate) fn host_without_port(host: &[u8]) -> &[u8] {
     host.strip_suffix(b".").unwrap_or(host)
 }
 
-/// Returns whether nginx takes a host for valid that has no delimiters of a URL (`ngx_http_validate_host`).
+/// Returns whether a host without URL delimiters is valid for nginx (`ngx_http_validate_host`).
 pub(crate) fn is_host(host: &[u8]) -> bool {
     !host_without_port(host).is_empty() && !host.windows(2).any(|pair| pair == b"..")
 }

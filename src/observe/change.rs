@@ -137,7 +137,8 @@ pub enum FoundBy {
     Probes,
     /// The [metastore check](crate::probe::MetastoreCheck).
     MetastoreCheck,
-    /// The operator or the application, by [`Cluster::set_admin_state`](crate::Cluster::set_admin_state).
+    /// The operator or the application, by
+    /// [`Cluster::set_admin_state`](crate::Cluster::set_admin_state).
     Operator,
     /// The membership or a setting of the endpoint, changed by a reload, a source of nodes, or the
     /// application.
@@ -204,7 +205,8 @@ pub struct StoreChanged<'a> {
     /// The error, with its causes, that made the store unavailable. It contains no credentials.
     /// `None` if the store is available, or did not respond in time.
     pub error: Option<&'a str>,
-    /// The phase in which that error occurred: a new connection, or the response. `None` if that is unknown, as after a timeout.
+    /// The phase in which that error occurred: a new connection, or the response. `None` if that is
+    /// unknown, as after a timeout.
     pub phase: Option<AttemptPhase>,
     /// The number of writes that wait for the store.
     pub pending_writes: usize,

@@ -23,8 +23,8 @@
 //! Their results appear as events of [`endpoint_changed`](Observer::endpoint_changed), whose
 //! [`FoundBy`] distinguishes probes from requests.
 //!
-//! The library itself logs changes of state through `tracing`, with the target `kylin_lb::state`. An application that logs the
-//! events of a [`Watch`] should turn that target off.
+//! The library itself logs changes of state through `tracing`, with the target `kylin_lb::state`.
+//! An application that logs the events of a [`Watch`] should turn that target off.
 //!
 //! # Request ids and traces
 //!
@@ -120,7 +120,8 @@ pub use crate::kylin::response::QueryFlags;
 /// and should leave I/O to a task of their own. If a method panics, the observer loses this event;
 /// the request proceeds, and the panic is logged once.
 ///
-/// Several observers may observe one proxy. Each gets every event that it [wants](Self::wants), in the order in which they were added.
+/// Several observers may observe one proxy. Each gets every event that it [wants](Self::wants), in
+/// the order in which they were added.
 pub trait Observer: Send + Sync + 'static {
     /// Returns which facts the events must contain. Called once, when the proxy is built. Default:
     /// [`Detail::Request`].
@@ -148,7 +149,8 @@ pub trait Observer: Send + Sync + 'static {
     /// Called when the class of a request is known, and the path is open to clients.
     fn classified(&self, _event: &Classified<'_>) {}
 
-    /// Called when the session of a request was looked up, and when the response has bound or moved it.
+    /// Called when the session of a request was looked up, and when the response has bound or moved
+    /// it.
     fn session(&self, _event: &SessionEvent<'_>) {}
 
     /// Called when a query begins to [wait](crate::admission::QueueRules) for a slot of an
@@ -175,7 +177,8 @@ pub trait Observer: Send + Sync + 'static {
     /// Called when an attempt begins: the request is about to be sent.
     fn attempt_began(&self, _event: &AttemptBegan<'_>) {}
 
-    /// Called when an attempt has ended. The attempt whose response the client gets ends with the body of that response.
+    /// Called when an attempt has ended. The attempt whose response the client gets ends with the
+    /// body of that response.
     fn attempt_ended(&self, _event: &AttemptEnded<'_>) {}
 
     /// Called before a request is sent again.
@@ -187,7 +190,8 @@ pub trait Observer: Send + Sync + 'static {
     /// Called when a request has ended, exactly once for each [`received`](Self::received).
     fn finished(&self, _event: &Finished<'_>) {}
 
-    /// Called when the health or the administrative state of an endpoint has changed, or the endpoint was added or removed.
+    /// Called when the health or the administrative state of an endpoint has changed, or the
+    /// endpoint was added or removed.
     fn endpoint_changed(&self, _event: &EndpointChanged<'_>) {}
 
     /// Called when a cluster has lost its last endpoint that is up, or has one again.

@@ -57,7 +57,8 @@ fn mask_users(url: &str) -> Option<String> {
     (written > 0).then(|| masked + &url[written..])
 }
 
-/// Returns `path` without the values of path parameters: servers write session ids there (`;jsessionid=`).
+/// Returns `path` without the values of path parameters: servers write session ids there
+/// (`;jsessionid=`).
 pub(super) fn mask_path(path: &str) -> Cow<'_, str> {
     // Without a branch per byte: most paths are too short for `memchr2` to pay off.
     let is_marked = path.bytes().fold(false, |is_marked, byte| is_marked | matches!(byte, b';' | b'%'));

@@ -70,7 +70,8 @@ pub enum Termination {
     /// A stop, a logout or another request for all nodes was not confirmed by each of them, for any
     /// reason. The client got 502.
     Unconfirmed,
-    /// The server of the front end stopped, and its grace time was over. The client got 502, or a part of its response.
+    /// The server of the front end stopped, and its grace time was over. The client got 502, or a
+    /// part of its response.
     ServerStopped,
     /// The code of the front end panicked.
     Panicked,

@@ -44,8 +44,8 @@ impl Timestamp {
     fn parts(self) -> Parts {
         let seconds = self.millis / 1000;
         let (days, rest) = (seconds / 86_400, seconds % 86_400);
-        // From days since 1970 to a date of the proleptic Gregorian calendar, in eras of 400 years that begin in March
-        // (Howard Hinnant, "chrono-compatible low-level date algorithms").
+        // From days since 1970 to a date of the proleptic Gregorian calendar, in eras of 400 years
+        // that begin in March (Howard Hinnant, "chrono-compatible low-level date algorithms").
         let days = days + 719_468;
         let (era, day_of_era) = (days / 146_097, days % 146_097);
         let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;

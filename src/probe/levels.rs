@@ -63,7 +63,8 @@ impl NodeLevel {
     fn succeed(&mut self, level: ProbeLevel, tried: &[ProbeLevel]) {
         let recheck = match tried.len() {
             1 => self.recheck,
-            // Kylin may have been deployed between two requests of this probe, so the next probe tries all levels again.
+            // Kylin may have been deployed between two requests of this probe, so the next probe
+            // tries all levels again.
             _ if self.settled != Some(level) => None,
             _ => Some(timer_in(RECHECK_INTERVAL)),
         };

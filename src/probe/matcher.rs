@@ -43,8 +43,8 @@ impl ResponseMatcher {
         self
     }
 
-    /// Requires that the body is JSON with something other than null at `pointer` (RFC 6901: `/data/status`, or an empty
-    /// pointer for the whole).
+    /// Requires that the body is JSON with something other than null at `pointer` (RFC 6901:
+    /// `/data/status`, or an empty pointer for the whole).
     pub fn json_has(self, pointer: &str) -> Self {
         self.json(pointer, None)
     }

@@ -26,7 +26,8 @@ fn validate_interval(interval: Duration, name: &'static str) -> Result<(), Inval
     InvalidSetting::unless(valid, name, "1 ms to a day")
 }
 
-/// Lengthens or shortens `interval` at random by up to `part` of it, so that front ends do not send in step.
+/// Lengthens or shortens `interval` at random by up to `part` of it, so that front ends do not send
+/// in step.
 fn jittered(interval: Duration, part: f64) -> Duration {
     interval.mul_f64(1.0 - part + 2.0 * part * fastrand::f64())
 }

@@ -83,8 +83,8 @@ impl Probe {
         Probe { kind: ProbeKind::Levels(Box::new([version, authentication])), timeout: None }
     }
 
-    /// Sets a header. Default for `host`: the address of the node ([`Backend::host`](crate::Backend::host)). Has no effect on
-    /// [`tcp`](Self::tcp).
+    /// Sets a header. Default for `host`: the address of the node
+    /// ([`Backend::host`](crate::Backend::host)). Has no effect on [`tcp`](Self::tcp).
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         for probe in self.requests_mut() {
             probe.request.headers_mut().insert(name.clone(), value.clone());
@@ -94,9 +94,10 @@ impl Probe {
 
     /// Sends HTTP Basic credentials. Use a dedicated user without other rights.
     ///
-    /// A response with status 401 does not change the health of the node. It is logged, and the next probe of the node follows after a
-    /// minute at the earliest, because Kylin 5 locks a user after three wrong passwords. The error KE-010021006 of Kylin 5, whose user
-    /// source is unreachable, does not change the health either.
+    /// A response with status 401 does not change the health of the node. It is logged, and the
+    /// next probe of the node follows after a minute at the earliest, because Kylin 5 locks a user
+    /// after three wrong passwords. The error KE-010021006 of Kylin 5, whose user source is
+    /// unreachable, does not change the health either.
     ///
     /// # Errors
     /// [`InvalidProbe::User`] if the user's name contains a colon (RFC 7617).
@@ -114,7 +115,8 @@ impl Probe {
         self
     }
 
-    /// Adds another response that shows a healthy node. Has no effect on [`tcp`](Self::tcp) and [`kylin`](Self::kylin).
+    /// Adds another response that shows a healthy node. Has no effect on [`tcp`](Self::tcp) and
+    /// [`kylin`](Self::kylin).
     pub fn or_expect(mut self, response: ResponseMatcher) -> Self {
         if let ProbeKind::Request(probe) = &mut self.kind {
             probe.expected.push(response);

@@ -1,7 +1,9 @@
 //! Error responses of the proxy itself, in the form of Kylin.
 //!
-//! A Kylin node reports a failure as `{"code":"999","data":null,"msg":...,"stacktrace":...,"exception":...,"url":...}`
-//! (ErrorResponse.java); JDBC and ODBC show `msg` to the user. The proxy's responses name no address and no endpoint.
+//! A Kylin node reports a failure as
+//! `{"code":"999","data":null,"msg":...,"stacktrace":...,"exception":...,"url":...}`, according to
+//! ErrorResponse.java. JDBC and ODBC show `msg` to the user. The proxy's responses name no address
+//! and no endpoint.
 
 use std::error::Error as _;
 
@@ -69,8 +71,8 @@ pub(super) const NO_MEMORY_FOR_RESPONSE: ErrorResponse = ErrorResponse::new(
 
 /// An error response of the front end itself, in the form that Kylin's clients understand.
 ///
-/// An application that refuses requests itself can respond with this, so that JDBC, ODBC and the web page show its message as they
-/// show Kylin's own messages.
+/// An application that refuses requests itself can respond with this, so that JDBC, ODBC and the
+/// web page show its message as they show Kylin's own messages.
 ///
 /// ```
 /// use http::{Request, StatusCode};
@@ -116,7 +118,8 @@ impl ErrorResponse {
         })
     }
 
-    /// Returns the response to the request with this head. Its body names the request's URL without the query.
+    /// Returns the response to the request with this head. Its body names the request's URL without
+    /// the query.
     pub fn response_to(self, request: &request::Parts) -> Response<Body> {
         self.response(&RequestContext::of_head(ClientAddr::Unix, &request.uri, &request.headers, request.version))
     }
@@ -125,7 +128,8 @@ impl ErrorResponse {
         ErrorResponse::new(status, "no Kylin node can serve the request at present").because(Termination::NoEndpoint)
     }
 
-    /// Returns the response to a request for which no endpoint is eligible. `is_empty`: the cluster has none.
+    /// Returns the response to a request for which no endpoint is eligible. `is_empty`: the cluster
+    /// has none.
     pub(super) const fn no_endpoint(is_empty: bool, status: StatusCode) -> Self {
         if !is_empty {
             return ErrorResponse::unavailable(status);

@@ -205,7 +205,8 @@ impl<B: Backend> Proxy<B> {
         self.forward_body(peer.into(), request.map(Body::new))
     }
 
-    /// Forwards a request whose body is already a [`Body`]. Detecting that in [`forward`](Self::forward) would move the request twice.
+    /// Forwards a request whose body is already a [`Body`]. Detecting that in
+    /// [`forward`](Self::forward) would move the request twice.
     pub(crate) fn forward_body(
         &self,
         peer: ClientAddr,

@@ -27,7 +27,8 @@ pub struct ProxyService<B = HttpBackend> {
 }
 
 impl<B: Backend> Proxy<B> {
-    /// Returns the proxy as a service. `peer` reads the client's address from a request's extensions.
+    /// Returns the proxy as a service. `peer` reads the client's address from a request's
+    /// extensions.
     ///
     /// ```
     /// # fn mount<B: kylin_lb::Backend>(proxy: kylin_lb::Proxy<B>) {

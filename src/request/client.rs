@@ -2,7 +2,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::client_key::ClientKey;
 
-/// The sender of a request: the peer of the connection, or the client that a trusted proxy in front names.
+/// The sender of a request: the peer of the connection, or the client that a trusted proxy in front
+/// names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ClientAddr {
@@ -12,7 +13,8 @@ pub enum ClientAddr {
     Unix,
 }
 
-/// The address of this machine that the client of a request connected to, as an extension of the request.
+/// The address of this machine that the client of a request connected to, as an extension of the
+/// request.
 ///
 /// If a server listens at all addresses, an nginx configuration with `$server_addr` reads it. The
 /// crate's server adds it if `ListenOptions::local_addr` says so. An application with another
@@ -38,7 +40,8 @@ impl ClientAddr {
         }
     }
 
-    /// Returns the key for the shares of one client; `None` for a unix socket, whose peers cannot be told apart.
+    /// Returns the key for the shares of one client; `None` for a unix socket, whose peers cannot
+    /// be told apart.
     ///
     /// The address is that of the client behind trusted proxies. Otherwise all clients of a proxy
     /// would share the part of one client.

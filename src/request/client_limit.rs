@@ -44,7 +44,8 @@ impl ClientLimit {
         Arc::new(ClientLimit { max, shards, hasher, warned: Mutex::default(), warn })
     }
 
-    /// Counts an item of `client` until the guard is dropped. Returns `None` for a client without a limit.
+    /// Counts an item of `client` until the guard is dropped. Returns `None` for a client without a
+    /// limit.
     pub(crate) fn acquire(self: &Arc<Self>, client: ClientAddr) -> Result<Option<DropGuard>, LimitReached> {
         let Some(key) = client.key() else { return Ok(None) };
         let is_free = {

@@ -90,7 +90,8 @@ impl RequestContext {
         self.class = Some(class);
     }
 
-    /// Forgets the class of a request whose path is not below `/kylin`, so that it is treated as in a plain proxy.
+    /// Forgets the class of a request whose path is not below `/kylin`, so that it is treated as in
+    /// a plain proxy.
     pub(crate) fn forget_class_of_other_paths(&mut self) {
         let is_of_kylin = |path: NormalizedPath<'_>| path.as_str() == "/kylin" || path.as_str().starts_with("/kylin/");
         if !self.path().is_some_and(is_of_kylin) {
@@ -162,7 +163,8 @@ impl RequestContext {
         self.target.path()
     }
 
-    /// Returns the effect of the request on the session of its client. An ambiguous path neither logs in nor out.
+    /// Returns the effect of the request on the session of its client. An ambiguous path neither
+    /// logs in nor out.
     #[cfg(feature = "login-relay")]
     pub(crate) fn session_call(&self, method: &Method) -> SessionCall {
         self.path().map_or(SessionCall::Other, |path| SessionCall::of(method, &path))
@@ -246,7 +248,8 @@ impl RequestContext {
         self.has_authorization || self.cookies.is_some() || self.path_session_id().is_some()
     }
 
-    /// Returns whether the session cookie alone can let this request in: its path needs a login, and it carries no credentials.
+    /// Returns whether the session cookie alone can let this request in: its path needs a login,
+    /// and it carries no credentials.
     pub(crate) fn needs_session(&self) -> bool {
         !self.has_authorization && self.path().is_some_and(|path| needs_login(&path))
     }

@@ -2,7 +2,8 @@
 //!
 //! - [`RequestContext`]: the facts of one request, read from its head once and passed by reference.
 //! - [`ClientLimit`]: counts the open requests or connections of each client, up to a limit.
-//! - [`RequestView`]: the part that a policy may read. It borrows, so that a pick does not allocate.
+//! - [`RequestView`]: the part that a policy may read. It borrows, so that a pick does not
+//!   allocate.
 
 mod client;
 mod client_limit;

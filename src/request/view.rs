@@ -51,7 +51,8 @@ impl<'r> RequestView<'r> {
         }
     }
 
-    /// Returns the view of a request that only an endpoint with `role` may serve; with `None` any endpoint may.
+    /// Returns the view of a request that only an endpoint with `role` may serve; with `None` any
+    /// endpoint may.
     #[must_use]
     pub fn with_role(mut self, role: Option<Role>) -> Self {
         self.role = role;
@@ -79,7 +80,8 @@ impl<'r> RequestView<'r> {
         self
     }
 
-    /// Returns whether loads are compared without the waiting requests of users with more than eight shares.
+    /// Returns whether loads are compared without the waiting requests of users with more than
+    /// eight shares.
     pub(crate) fn passes_flood(&self) -> bool {
         self.passes_flood
     }
@@ -119,7 +121,8 @@ impl<'r> RequestView<'r> {
         self.client
     }
 
-    /// Returns the keys of the query that the request carries; `None` if it carries none or the proxy did not read it.
+    /// Returns the keys of the query that the request carries; `None` if it carries none or the
+    /// proxy did not read it.
     pub fn query(&self) -> Option<QueryKeys> {
         self.query
     }

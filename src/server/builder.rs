@@ -132,8 +132,8 @@ impl<H: Handler> ServerBuilder<H> {
     /// both idle and deliberately slow connections. A client that has sent a part of a head gets
     /// status 408; an idle one gets nothing.
     ///
-    /// Over HTTP/2, a connection without requests in flight gets GOAWAY after this time. A head must
-    /// be complete within this time after its beginning, and so must each frame except DATA.
+    /// Over HTTP/2, a connection without requests in flight gets GOAWAY after this time. A head
+    /// must be complete within this time after its beginning, and so must each frame except DATA.
     /// Otherwise the connection ends with GOAWAY and the code `ENHANCE_YOUR_CALM`, even if other
     /// requests are in flight.
     pub fn head_timeout(mut self, timeout: Duration) -> Self {

@@ -17,7 +17,8 @@ pub(super) struct Limits {
     pub(super) head_timeout: Duration,
     pub(super) send_timeout: Duration,
     pub(super) head: HeadLimits,
-    /// The buffers into which the lines of a head must fit; `None` if only the length of the whole head is limited.
+    /// The buffers into which the lines of a head must fit; `None` if only the length of the whole
+    /// head is limited.
     pub(super) line_buffers: Option<LineBuffers>,
     pub(super) max_streams: NonZeroU32,
     pub(super) keep_alive: bool,
@@ -144,7 +145,8 @@ impl ClientShares {
         ClientShares { limit: ClientLimit::new(max, warn_of_connections), crowded, idle: Arc::clone(idle) }
     }
 
-    /// Counts a connection of `client` until the guard is dropped. Returns `None` for a client without a limit.
+    /// Counts a connection of `client` until the guard is dropped. Returns `None` for a client
+    /// without a limit.
     pub(super) fn acquire(&self, client: ClientAddr) -> Result<Option<DropGuard>, LimitReached> {
         if self.crowded < u32::MAX
             && let Some(key) = client.key()

@@ -66,7 +66,8 @@ impl Listen {
     /// Returns the address of a listening socket, for example of one that systemd passed.
     ///
     /// # Errors
-    /// An error if `socket` does not listen, or is neither a TCP socket nor a unix socket with a path.
+    /// An error if `socket` does not listen, or is neither a TCP socket nor a unix socket with a
+    /// path.
     pub fn of_socket(socket: &impl std::os::fd::AsFd) -> io::Result<Self> {
         let socket = socket2::SockRef::from(socket);
         let address = socket.local_addr()?;
@@ -109,7 +110,8 @@ impl Inherited {
         Ok(Some(Listener { address, sockets }))
     }
 
-    /// Refuses sockets that no listener has adopted, because no connection to them would be accepted.
+    /// Refuses sockets that no listener has adopted, because no connection to them would be
+    /// accepted.
     pub(super) fn finish(self) -> io::Result<()> {
         match self.0.first() {
             None => Ok(()),

@@ -76,7 +76,8 @@ pub trait Handler: Send + Sync + 'static {
 }
 
 impl<B: Backend> Handler for Proxy<B> {
-    /// Returns whether the peer is one of the [trusted proxies](crate::proxy::ProxyBuilder::trusted_proxies).
+    /// Returns whether the peer is one of the [trusted
+    /// proxies](crate::proxy::ProxyBuilder::trusted_proxies).
     fn trusts(&self, peer: ClientAddr) -> bool {
         self.trusted_proxies().trusts(peer)
     }

@@ -119,7 +119,8 @@ impl IdleList {
         IdleEntry { list: Arc::clone(self), number, closed }
     }
 
-    /// Closes the connection that has been idle for the longest. Returns false if none has been idle for [`MIN_IDLE_TIME`].
+    /// Closes the connection that has been idle for the longest. Returns false if none has been
+    /// idle for [`MIN_IDLE_TIME`].
     pub(super) fn close_idlest(&self) -> bool {
         let mut entries = self.0.lock();
         let idlest = entries.closers.first_entry().filter(|idlest| idlest.get().since.elapsed() >= MIN_IDLE_TIME);

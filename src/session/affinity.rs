@@ -1,4 +1,4 @@
-//! How sessions are bound to endpoints: the strategies to choose from, and the dispatch of their [hooks](super::hook).
+//! The strategies that bind sessions to endpoints, and the dispatch of their [hooks](super::hook).
 //!
 //! The proxy asks the affinity before the cluster asks its policy.
 
@@ -25,9 +25,8 @@ use crate::drop_guard::DropGuard;
 use crate::endpoint::EndpointId;
 use crate::request::RequestContext;
 
-/// How sessions are bound to endpoints: see
-/// [`ProxyBuilder::affinity`](crate::proxy::ProxyBuilder::affinity). Clones share the same
-/// sessions.
+/// How sessions are bound to endpoints, for
+/// [`ProxyBuilder::affinity`](crate::proxy::ProxyBuilder::affinity). Clones share the sessions.
 ///
 /// | strategy | binds by | memory |
 /// |---|---|---|
@@ -83,9 +82,11 @@ pub(crate) enum BoundSession<'a> {
 }
 
 impl Affinity {
-    /// Binds a session to the node that set its cookie: Kylin's `JSESSIONID`, or the cookie of Kylin 5.
+    /// Binds a session to the node that set its cookie: Kylin's `JSESSIONID`, or the cookie of
+    /// Kylin 5.
     ///
-    /// The proxy learns sessions from every `Set-Cookie` and forgets them at logout. It also reads `;jsessionid=` in paths.
+    /// The proxy learns sessions from every `Set-Cookie` and forgets them at logout. It also reads
+    /// `;jsessionid=` in paths.
     ///
     /// - If a session's node is gone, the policy picks another node. The user logs in once more,
     ///   and the new session is bound to that node.
@@ -120,7 +121,8 @@ impl Affinity {
 
     /// Binds a session to the endpoint whose [route](crate::Endpoint::route) is in its id.
     ///
-    /// The route follows the first dot of `JSESSIONID` or `;jsessionid=`. Tomcat puts it there when its `jvmRoute` is set.
+    /// The route follows the first dot of `JSESSIONID` or `;jsessionid=`. Tomcat puts it there when
+    /// its `jvmRoute` is set.
     ///
     /// Endpoints may share a route, as in nginx. The first primary endpoint with the route serves.
     /// If it is not eligible, the policy picks another primary endpoint. The route is looked up
@@ -135,8 +137,8 @@ impl Affinity {
         Self::new(Strategy::Route(Route { cookies: cookies.into_iter().collect() }))
     }
 
-    /// Binds a session to the endpoint of the [route](crate::Endpoint::route) that the application names: a [`SessionRoute`]
-    /// in the request's extensions.
+    /// Binds a session to the endpoint of the [route](crate::Endpoint::route) that the application
+    /// names: a [`SessionRoute`] in the request's extensions.
     pub fn given_route() -> Self {
         Self::new(Strategy::GivenRoute)
     }
@@ -150,7 +152,8 @@ impl Affinity {
         Self::new(Strategy::Replicated(sessions.build()))
     }
 
-    /// Relays logins: the front end keeps the login of each session and logs in at every node that does not know it.
+    /// Relays logins: the front end keeps the login of each session and logs in at every node that
+    /// does not know it.
     ///
     /// Any node serves any request of a session, so every policy balances freely, and no login is
     /// lost when a node fails. To do this, the front end keeps credentials. [`LoginRelay`]
@@ -267,7 +270,7 @@ impl RequestSession<'_> {
         }
     }
 
-    /// Returns whether the request names a session that has ended. It must then not get a copy of another response.
+    /// Returns whether the request names an ended session, so that it may get no copied response.
     pub(crate) fn has_ended(&self) -> bool {
         match &self.state {
             BoundSession::Hinted

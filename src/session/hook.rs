@@ -19,7 +19,8 @@
 //! - The proxy's own error responses are never passed to `settle`.
 //! - `prepare` gets a request as `begin` left it, or as it was prepared for an endpoint that did
 //!   not process it. So a strategy replaces its earlier preparation, and does not add to it.
-//! - Strategies do not depend on each other, nor on the dispatcher in [`affinity`](super::affinity).
+//! - Strategies do not depend on each other, nor on the dispatcher in
+//!   [`affinity`](super::affinity).
 
 use crate::backend::SendError;
 use crate::backend::node_client::NodeClient;

@@ -228,7 +228,8 @@ impl Learn {
         issued
     }
 
-    /// Binds a session to the endpoint that has just issued it, even if it was bound to another one.
+    /// Binds a session to the endpoint that has just issued it, even if it was bound to another
+    /// one.
     fn save_issued<'a>(
         &'a self,
         client: ClientAddr,
@@ -272,8 +273,9 @@ fn outdated(lookup: &Lookup, record: &SessionRecord) -> Option<u64> {
     }
 }
 
-/// Returns whether the node knew the session: it neither refused the request nor redirected it to its login page. Kylin responds
-/// with 500, in JSON, to every SQL error of a client that is logged in.
+/// Returns whether the node knew the session: it neither refused the request nor redirected it to
+/// its login page. Kylin responds with 500, in JSON, to every SQL error of a client that is logged
+/// in.
 fn is_accepted(response: &Response<Body>) -> bool {
     let is_json = || {
         let kind = response.headers().get(header::CONTENT_TYPE);

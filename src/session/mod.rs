@@ -1,6 +1,7 @@
 //! Session affinity: which endpoint gets the requests of a session.
 //!
-//! Kylin keeps a login session in the memory of one node, so requests of the session must go to that node.
+//! Kylin keeps a login session in the memory of one node, so requests of the session must go to
+//! that node.
 //!
 //! | type | purpose |
 //! |---|---|

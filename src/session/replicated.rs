@@ -29,7 +29,8 @@ use crate::cookie::{self, InvalidCookie, SetCookie};
 use crate::endpoint::EndpointId;
 use crate::request::RequestContext;
 
-/// Settings for nodes that replicate their sessions: see [`Affinity::replicated`](super::Affinity::replicated).
+/// Settings for nodes that replicate their sessions: see
+/// [`Affinity::replicated`](super::Affinity::replicated).
 #[derive(Clone)]
 #[must_use]
 pub struct ReplicatedSessions {
@@ -66,7 +67,8 @@ impl ReplicatedSessions {
     /// Sets a store through which front ends share their knowledge of new sessions. Default:
     /// `None`; each front end then knows only the sessions that began through it.
     ///
-    /// The store must not be the database in which the nodes keep their sessions: their session manager flushes that database.
+    /// The store must not be the database in which the nodes keep their sessions: their session
+    /// manager flushes that database.
     pub fn sessions(mut self, sessions: Sessions) -> Self {
         self.sessions = Some(sessions);
         self
@@ -83,7 +85,8 @@ impl ReplicatedSessions {
         self
     }
 
-    /// Adds a name of the nodes' session cookie, besides `JSESSIONID` and the 64 hexadecimal digits of Kylin 5.
+    /// Adds a name of the nodes' session cookie, besides `JSESSIONID` and the 64 hexadecimal digits
+    /// of Kylin 5.
     ///
     /// # Errors
     /// [`InvalidCookie`] if no cookie can have that name.
@@ -284,7 +287,8 @@ impl Replicated {
         if self.session_begun(response.headers()).is_some() {
             return;
         }
-        // Tomcat 7 and 8.5 write different paths, and a browser deletes a cookie only by its own path.
+        // Tomcat 7 and 8.5 write different paths, and a browser deletes a cookie only by its own
+        // path.
         for path in ["/kylin", "/kylin/"] {
             let line = [name, format!("=; Path={path}; Max-Age=0; HttpOnly").as_bytes()].concat();
             if let Ok(line) = HeaderValue::from_bytes(&line) {

@@ -1,4 +1,5 @@
-//! Binds a session to the endpoint whose route is in its id (Tomcat's `jvmRoute`). The front end remembers nothing.
+//! Binds a session to the endpoint whose route is in its id (Tomcat's `jvmRoute`). The front end
+//! remembers nothing.
 
 use http::Extensions;
 

@@ -75,7 +75,8 @@ impl Secret {
         Secret { keys: self.keys.iter().chain(previous.keys.iter()).copied().collect(), user: None }
     }
 
-    /// Records that the [`Sessions`](super::Sessions) with this number, which is not 0, use the secret.
+    /// Records that the [`Sessions`](super::Sessions) with this number, which is not 0, use the
+    /// secret.
     #[cfg(feature = "login-relay")]
     pub(crate) fn used_by(&self, number: u64) -> SecretUse {
         if let Some(user) = &self.user
@@ -86,8 +87,8 @@ impl Secret {
         SecretUse { user: self.user.clone(), number }
     }
 
-    /// Derives a key for `purpose` from each secret, the current one first. The name of a purpose never
-    /// changes.
+    /// Derives a key for `purpose` from each secret, the current one first. The name of a purpose
+    /// never changes.
     pub(crate) fn derive(&self, purpose: &'static str) -> impl ExactSizeIterator<Item = [u8; 32]> + '_ {
         self.keys.iter().map(move |key| Tagger::new(key).tag(&[b"kylin-lb/v1/", purpose.as_bytes()]))
     }
@@ -150,8 +151,8 @@ impl Tagger {
         self.mac_of(parts).finalize().into_bytes().into()
     }
 
-    /// Returns whether the tag of `parts` begins with `tag`, in constant time. Always false for less
-    /// than 16 bytes.
+    /// Returns whether the tag of `parts` begins with `tag`, in constant time. Always false for
+    /// less than 16 bytes.
     pub(crate) fn verifies(&self, parts: &[&[u8]], tag: &[u8]) -> bool {
         tag.len() >= 16 && self.mac_of(parts).verify_truncated_left(tag).is_ok()
     }

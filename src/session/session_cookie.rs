@@ -22,7 +22,8 @@ enum CookieName {
 pub(super) const KYLIN_TTL: Duration = Duration::from_secs(480 * 60);
 
 impl SessionCookie {
-    /// Returns the cookie called `name`. Its sessions live for 480 minutes, as in Kylin's `web.xml`.
+    /// Returns the cookie called `name`. Its sessions live for 480 minutes, as in Kylin's
+    /// `web.xml`.
     ///
     /// # Errors
     /// [`InvalidCookie`] if no cookie can have that name.
@@ -39,8 +40,8 @@ impl SessionCookie {
         Ok(SessionCookie { name: CookieName::IgnoringCase(cookie::named(name.into())?.into()), ttl: KYLIN_TTL })
     }
 
-    /// Returns the cookie of Kylin 5, whose name is a SHA-256 in hexadecimal digits (BootstrapServer.java). Its sessions live for
-    /// 600 s (`spring.session.timeout`).
+    /// Returns the cookie of Kylin 5, whose name is a SHA-256 in hexadecimal digits
+    /// (BootstrapServer.java). Its sessions live for 600 s (`spring.session.timeout`).
     pub fn kylin5() -> Self {
         SessionCookie { name: CookieName::MetastoreDigest, ttl: Duration::from_secs(600) }
     }

@@ -64,7 +64,8 @@ const BYTES: usize = 1 + MASKED + TAG;
 const DIGITS: usize = 39;
 
 impl StickyCookie {
-    /// Returns a cookie that is signed with `secret`. Front ends with the same secret and name share their cookies.
+    /// Returns a cookie that is signed with `secret`. Front ends with the same secret and name
+    /// share their cookies.
     pub fn new(secret: Secret) -> Self {
         StickyCookie {
             tags: secret.taggers("sticky-cookie-tag"),
@@ -190,7 +191,8 @@ impl StickyCookie {
         if hint.names(endpoint) { AfterResponse::Return } else { AfterResponse::Bound }
     }
 
-    /// Returns the hash of the endpoint's id and the time of expiry, if the value is authentic and valid.
+    /// Returns the hash of the endpoint's id and the time of expiry, if the value is authentic and
+    /// valid.
     fn read(&self, value: &[u8]) -> Option<(u64, u32)> {
         if value.len() != DIGITS {
             return None;

@@ -1,9 +1,11 @@
 //! Parts for tests and demonstrations.
 //!
-//! - [`kylin::KylinNode`] is a Kylin node that runs in process or behind a socket, and fails on demand.
+//! - [`kylin::KylinNode`] is a Kylin node that runs in process or behind a socket, and fails on
+//!   demand.
 //! - [`Scripted`] is a backend with a list of responses, for unit tests.
 //! - [`FailingStore`] is a session store that fails on demand.
-//! - [`store::conformance`] checks an implementation of [`SessionStore`](crate::session::SessionStore).
+//! - [`store::conformance`] checks an implementation of
+//!   [`SessionStore`](crate::session::SessionStore).
 //! - [`backend::conformance`] checks an implementation of [`Backend`](crate::Backend).
 
 pub mod backend;

@@ -8,7 +8,8 @@ use super::TlsVersion;
 pub struct TlsConnection {
     /// The version of TLS.
     pub version: TlsVersion,
-    /// The name that rustls has for the cipher suite, such as `TLS13_AES_256_GCM_SHA384` or `TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256`.
+    /// The name that rustls has for the cipher suite, such as `TLS13_AES_256_GCM_SHA384` or
+    /// `TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256`.
     pub cipher_suite: Option<&'static str>,
     /// Whether the client resumed an earlier session.
     pub is_resumed: bool,

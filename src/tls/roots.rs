@@ -41,7 +41,8 @@ impl Roots {
     /// Reads the certificates in a PEM file.
     ///
     /// # Errors
-    /// [`TlsError::Read`] if the file cannot be read, [`TlsError::InFile`] if its content cannot be used.
+    /// [`TlsError::Read`] if the file cannot be read, [`TlsError::InFile`] if its content cannot be
+    /// used.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, TlsError> {
         let path = path.as_ref();
         Self::from_pem(&read(path)?).map_err(|error| error.in_file(path))

@@ -52,8 +52,8 @@ impl ServerTls {
         }
     }
 
-    /// Makes new connections use the certificates and settings of `other`. Open connections continue. Clients cannot resume
-    /// earlier sessions.
+    /// Makes new connections use the certificates and settings of `other`. Open connections
+    /// continue. Clients cannot resume earlier sessions.
     pub fn replace(&self, other: &ServerTls) {
         let config = other.config();
         *self.config.write() = config;

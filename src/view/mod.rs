@@ -64,7 +64,8 @@ impl<B> View<B> {
         [(false, &self.primary), (true, &self.backup)]
     }
 
-    /// Returns the index, among the backups or the primary endpoints, of the endpoint that `hint` names.
+    /// Returns the index, among the backups or the primary endpoints, of the endpoint that `hint`
+    /// names.
     pub(crate) fn find_in_group(&self, is_backup: bool, hint: &EndpointHint) -> Option<usize> {
         let (found_in, index) = match hint {
             EndpointHint::Id(id) => *self.by_id.get(id)?,

@@ -5,7 +5,8 @@ use super::modulus::Modulus;
 use super::smooth_order::smooth_order;
 use crate::shard;
 
-/// Smooth weighted round robin over the ready members of a group: one precomputed round, and counters that advance through it.
+/// Smooth weighted round robin over the ready members of a group: one precomputed round, and
+/// counters that advance through it.
 pub(crate) struct Rotation {
     /// One round, as indices of members.
     order: Vec<u32>,

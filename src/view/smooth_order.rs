@@ -1,6 +1,7 @@
 use super::max_list_len;
 
-/// Returns one round of nginx's smooth weighted round robin over `(index, weight)` in configuration order.
+/// Returns one round of nginx's smooth weighted round robin over `(index, weight)` in configuration
+/// order.
 ///
 /// nginx adds every peer's weight to its current weight, picks the highest (the first among equals)
 /// and subtracts the total from it (ngx_http_upstream_get_peer). So before pick t, the current

@@ -1,4 +1,5 @@
-//! Nodes that break connections, stall or send invalid HTTP: a truncated response never looks complete, an ambiguous one is refused.
+//! Nodes that break connections, stall or send invalid HTTP: a truncated response never looks
+//! complete, an ambiguous one is refused.
 
 use std::io::ErrorKind;
 use std::time::Duration;

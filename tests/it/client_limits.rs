@@ -26,7 +26,8 @@ fn limit(limit: u32) -> Option<NonZeroU32> {
     NonZeroU32::new(limit)
 }
 
-/// Sends the rest of a request that has begun. Returns false if the server has closed the connection.
+/// Sends the rest of a request that has begun. Returns false if the server has closed the
+/// connection.
 async fn is_served(client: &mut Connection) -> bool {
     if client.send(&GET[1..]).await.is_err() {
         return false;

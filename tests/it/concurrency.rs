@@ -44,7 +44,8 @@ fn pick_from_four_threads(cluster: &Cluster<Nowhere>, endpoints: usize) -> Vec<u
     counts.into_iter().map(AtomicUsize::into_inner).collect()
 }
 
-/// Changes the endpoints from 3 on (membership, weight, administrative state) at least a few times, and until `done` is set.
+/// Changes the endpoints from 3 on (membership, weight, administrative state) at least a few times,
+/// and until `done` is set.
 fn churn(cluster: &Cluster<Nowhere>, done: &AtomicBool) {
     let mut random = fastrand::Rng::with_seed(3);
     let mut changes = 0;

@@ -126,7 +126,8 @@ fn response(question: &[u8], reply: &Reply) -> Option<Vec<u8>> {
     if matches!(reply, Reply::Forged(_)) {
         response[0] ^= 0xff;
     }
-    // A recursive response to one question, without the additional record that may have come with it.
+    // A recursive response to one question, without the additional record that may have come with
+    // it.
     response.extend([0x81, 0x80 | code, 0, 1]);
     response.extend(count.to_be_bytes());
     response.extend([0, 0, 0, 0]);

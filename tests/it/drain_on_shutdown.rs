@@ -90,7 +90,8 @@ impl Nodes {
         self.cluster.pick_bound(&view, &Attempted::none(), node).unwrap()
     }
 
-    /// Returns which node gets a request of a session that is bound to `node`, and ends the request without an outcome.
+    /// Returns which node gets a request of a session that is bound to `node`, and ends the request
+    /// without an outcome.
     fn bound_to(&self, node: &str) -> String {
         self.pick_bound(node).lease.endpoint().to_string()
     }

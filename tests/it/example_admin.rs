@@ -1,4 +1,5 @@
-//! `--admin` of the example front end: the page in a real browser, the listener, and `kylin_front ctl`.
+//! `--admin` of the example front end: the page in a real browser, the listener, and
+//! `kylin_front ctl`.
 
 use std::net::SocketAddr;
 use std::process::Output;

@@ -205,7 +205,8 @@ async fn a_thousand_requests_of_each_balancer_go_to_the_nodes_that_httpd_chooses
     }
 }
 
-/// Sends a thousand requests in order, many at a time on one connection. Returns status and node of each.
+/// Sends a thousand requests in order, many at a time on one connection. Returns status and node of
+/// each.
 async fn thousand(front: SocketAddr, balancer: usize) -> Vec<String> {
     let mut connection = Connection::open(front).await.unwrap();
     let requests: Vec<_> =

@@ -1,4 +1,5 @@
-//! The example front end as a service of systemd that notifies it (`sd_notify(3)`), and the metrics of its reloads.
+//! The example front end as a service of systemd that notifies it (`sd_notify(3)`), and the metrics
+//! of its reloads.
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};

@@ -1,4 +1,5 @@
-//! `Host` of requests whose client names no host: the node's own, because HTTP/1.1 requires the header.
+//! `Host` of requests whose client names no host: the node's own, because HTTP/1.1 requires the
+//! header.
 
 use std::net::SocketAddr;
 

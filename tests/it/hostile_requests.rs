@@ -148,7 +148,8 @@ fn heads() -> Vec<(String, String, AttemptOutcome)> {
     table
 }
 
-/// Sends `bytes` and a tail, and returns all statuses that come back before the connection is closed.
+/// Sends `bytes` and a tail, and returns all statuses that come back before the connection is
+/// closed.
 async fn statuses(front: &Front, name: &str, bytes: &str) -> Vec<u16> {
     let mut client = front.connect().await;
     // May fail, because the server closes as soon as it has seen enough.

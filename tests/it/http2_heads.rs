@@ -56,7 +56,8 @@ fn start(buffers: &BufferBudget, head_timeout: Duration) -> (Server, Arc<Semapho
 
 /// Returns the frames of a head with a header of `length` bytes. Its last frame is separate.
 fn long_head(stream: u32, length: usize) -> (Vec<u8>, Vec<u8>) {
-    // A literal header with a new name (RFC 7541, 6.2.2), whose length has 7 bits, then 7 in each byte (5.1).
+    // A literal header with a new name (RFC 7541, 6.2.2), whose length has 7 bits, then 7 in each
+    // byte (5.1).
     let mut block = [GET, b"\x00\x01x\x7f"].concat();
     let mut rest = length - 127;
     while rest >= 128 {
@@ -163,7 +164,8 @@ async fn a_head_may_arrive_in_any_pieces_between_other_frames() {
     eventually(|| buffers.status().used == OF_CONNECTION, || format!("{buffers:?}")).await;
 }
 
-/// The block of a request is followed by as many empty frames as hyper's codec accepts, and by one more.
+/// The block of a request is followed by as many empty frames as hyper's codec accepts, and by one
+/// more.
 #[tokio::test]
 async fn a_head_in_too_many_frames_is_refused_at_the_first_frame_too_many() {
     // For heads of 64 KiB.
@@ -197,7 +199,8 @@ async fn a_client_that_still_sends_a_head_that_is_too_long_gets_goaway() {
     assert_eq!(buffers.status().refused, 0, "the budget had bytes");
 }
 
-/// The second head gets 32 KiB and then waits, because the rest of the share is less than the next 32 KiB.
+/// The second head gets 32 KiB and then waits, because the rest of the share is less than the next
+/// 32 KiB.
 #[tokio::test]
 async fn a_head_waits_until_another_connection_frees_the_share_of_the_client() {
     const LENGTH: usize = 60 << 10;

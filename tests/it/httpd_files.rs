@@ -1,10 +1,10 @@
-//! Typical files of Apache httpd, in `tests/httpd_files`. The example serves each one like a real
+//! Typical files of Apache httpd, in `tests/httpd_files`. The example serves each file like a real
 //! httpd, or refuses it with a clear error.
 //!
 //! The first lines of a file state the expectations, as in `nginx_files`:
 //!
-//! - `#? METHOD PATH [HTTP/1.0] [HEADER: VALUE] => STATUS [PATH AT THE NODE] [location=...] [cookie=...]`: a request and its response,
-//!   from the example and from httpd;
+//! - `#? METHOD PATH [HTTP/1.0] [HEADER: VALUE] => STATUS [PATH AT THE NODE] [location=...]
+//!   [cookie=...]`: a request and its response, from the example and from httpd;
 //! - `#! error LINE:COLUMN MESSAGE ## EXPECTED`: the file is refused.
 
 use std::path::Path;
@@ -19,7 +19,7 @@ async fn files_as_people_have_them_serve_as_in_httpd_or_are_refused_clearly() {
     compare_all("httpd_files", 30, compare).await;
 }
 
-/// Returns the differences from what the file states.
+/// Returns the differences from the expectations in the file.
 async fn compare(file: &Path, nodes: &Nodes) -> Vec<String> {
     let mut text = std::fs::read_to_string(file).unwrap();
     for (name, value) in [("@node1@", nodes.address(0)), ("@node2@", nodes.address(1))] {
@@ -41,7 +41,7 @@ async fn compare(file: &Path, nodes: &Nodes) -> Vec<String> {
         }
         return differences;
     }
-    // The comments with requests count as lines of both files.
+    // The comments with requests stay as lines in both files.
     let (first, rest) = text.split_once('\n').unwrap();
     let whole = format!("{first}\nListen 127.0.0.1:@port@\n{rest}").replace("@front@", "@port@");
     let httpd = Httpd::start(&whole).await;

@@ -9,7 +9,8 @@ use crate::support::dialects::is_v5;
 use crate::support::front::{self, Front, closed_port};
 use crate::support::skip;
 
-/// Returns the interpreter of the virtual environment that `tests/run` creates (`$KYLIN_LB_PYTHON`).
+/// Returns the interpreter of the virtual environment that `tests/run` creates
+/// (`$KYLIN_LB_PYTHON`).
 fn python() -> Option<PathBuf> {
     let python = std::env::var_os("KYLIN_LB_PYTHON").map(PathBuf::from).filter(|path| path.is_file());
     skip::installed("kylinpy (tests/run installs it, KYLIN_LB_PYTHON names its Python)", python.is_some());

@@ -24,7 +24,8 @@ fn server(options: ListenOptions) -> Server {
     builder.threads(NonZero::new(1).unwrap()).start().unwrap()
 }
 
-/// Sends requests on one connection to an address of this machine, and returns the texts of the responses.
+/// Sends requests on one connection to an address of this machine, and returns the texts of the
+/// responses.
 async fn texts(server: &Server, last: u8, before: &str) -> [String; 2] {
     let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, last)), server.addresses()[0].port());
     let mut connection = Connection::open(address).await.unwrap();

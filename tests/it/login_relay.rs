@@ -273,7 +273,8 @@ async fn two_front_ends_over_one_store_serve_the_same_sessions(dialect: Dialect)
     let at_two = Browser { front: two.address(), ..browser.clone() };
     let (failed_one, failed_two) = tokio::join!(storm(&browser, 10, 20), storm(&at_two, 10, 20));
     assert_eq!(failed_one + failed_two, 0);
-    // Two front ends may log in at the same time. One of the two sessions at the node is then dropped.
+    // Two front ends may log in at the same time. One of the two sessions at the node is then
+    // dropped.
     assert!(nodes.logins().iter().all(|logins| (1..=2).contains(logins)), "{:?}", nodes.logins());
     assert_eq!(nodes.sessions(), [1, 1, 1]);
     assert_eq!(nodes.store.len(), 1);

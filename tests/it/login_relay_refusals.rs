@@ -99,7 +99,8 @@ fn set_user_source_down(nodes: &Nodes, down: bool) {
     nodes.nodes.iter().for_each(|node| node.faults().set_user_source_down(down));
 }
 
-/// The nodes restart, and their user source is down for so long that two of them refuse the login of the session. So it ends.
+/// The nodes restart, and their user source is down for so long that two of them refuse the login
+/// of the session. So it ends.
 async fn end_in_an_outage(nodes: &Nodes, browser: &mut Browser) {
     nodes.forget();
     set_user_source_down(nodes, true);

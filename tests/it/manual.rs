@@ -63,7 +63,8 @@ async fn user(front: SocketAddr) -> Browser {
     browser
 }
 
-/// Returns how many of eight queries of a user found the login, and the nodes that responded to them.
+/// Returns how many of eight queries of a user found the login, and the nodes that responded to
+/// them.
 async fn kept(mut user: Browser) -> (usize, BTreeSet<String>) {
     let mut nodes = BTreeSet::new();
     let mut kept = 0;

@@ -21,10 +21,12 @@ pub(crate) struct Chooser {
 }
 
 impl Chooser {
-    /// Starts nginx with one server for each item of `servers`, which holds its parameters (`"weight=3"`, `"down"`, `""`).
+    /// Starts nginx with one server for each item of `servers`, which holds its parameters
+    /// (`"weight=3"`, `"down"`, `""`).
     ///
-    /// `method` is the first line of the `upstream` block: `""` is round robin, `"ip_hash;"`, `"hash $http_x_key;"`,
-    /// `"hash $http_x_key consistent;"`. All servers listen, including those that are `down`.
+    /// `method` is the first line of the `upstream` block: `""` is round robin, `"ip_hash;"`,
+    /// `"hash $http_x_key;"`, `"hash $http_x_key consistent;"`. All servers listen, including those
+    /// that are `down`.
     pub(crate) async fn start(method: &str, servers: &[&str]) -> Self {
         let mut upstream = String::new();
         let mut listeners = String::new();
@@ -49,15 +51,18 @@ impl Chooser {
         Self { servers, connection, _nginx: nginx }
     }
 
-    /// Returns the addresses of the servers as written in the configuration (a consistent hash depends on them).
+    /// Returns the addresses of the servers as written in the configuration, on which a consistent
+    /// hash depends.
     pub(crate) fn servers(&self) -> &[SocketAddr] {
         &self.servers
     }
 
-    /// Returns the index of the server that nginx chooses for a client with this address and this key (`$http_x_key`).
+    /// Returns the index of the server that nginx chooses for a client with this address and this
+    /// key (`$http_x_key`).
     ///
     /// # Panics
-    /// If a header cannot carry the key, because it has control characters or space at either end.
+    /// If the key cannot be the value of a header, because it has control characters, or space at
+    /// either end.
     pub(crate) async fn choose(&mut self, client: IpAddr, key: &str) -> usize {
         assert!(!key.contains(char::is_control) && key.trim() == key, "a header cannot carry the key {key:?}");
         let request = format!("GET / HTTP/1.1\r\nHost: chosen\r\nX-Real-IP: {client}\r\nX-Key: {key}\r\n\r\n");
@@ -83,8 +88,8 @@ async fn nginx_spreads_by_smooth_weighted_round_robin() {
 #[tokio::test]
 async fn nginx_ip_hash_chooses_by_the_address_in_the_header() {
     require_nginx!();
-    // ngx_http_upstream_ip_hash_module.c: hash = (hash * 113 + byte) % 6271 over the first three bytes (IPv4) or all
-    // sixteen (IPv6), from 89; then hash % 3.
+    // From `ngx_http_upstream_ip_hash_module.c`: `hash = (hash * 113 + byte) % 6271` over the first
+    // three bytes (IPv4) or all sixteen (IPv6), starting at 89. The server is `hash % 3`.
     let golden = [
         ("10.0.0.1", 0),
         ("10.0.1.7", 1),
@@ -135,7 +140,7 @@ fn twin(chooser: &Chooser, policy: impl Balancer, parameters: &[&str]) -> Cluste
     Cluster::builder().endpoints(endpoints).balancer(policy).build().unwrap()
 }
 
-/// Returns clients from both address spaces, the same ones in every run.
+/// Returns IPv4 and IPv6 clients, which are the same in every run.
 fn clients(count: usize) -> impl Iterator<Item = IpAddr> {
     let mut random = fastrand::Rng::with_seed(42);
     (0..count).map(move |index| match index % 3 {
@@ -189,7 +194,7 @@ async fn round_robin_has_the_order_of_nginx() {
     }
 }
 
-/// Sends a hundred requests, one after another, while the first of three nodes is busy, and three
+/// Sends a hundred requests, one after another, while the first of three nodes is busy. Sends three
 /// more once it is idle. Returns the nodes that got them.
 async fn while_one_is_busy(nodes: &[RawNode; 3], front: SocketAddr, settled: impl AsyncFn(u64)) -> (String, String) {
     let request = "GET / HTTP/1.1\r\nHost: chosen\r\n\r\n";

@@ -1,4 +1,5 @@
-//! The failures that eject the servers of an nginx configuration, compared with a real nginx if `max_fails` is written.
+//! The failures that eject the servers of an nginx configuration, compared with a real nginx if
+//! `max_fails` is written.
 
 use std::net::SocketAddr;
 use std::num::NonZero;
@@ -16,7 +17,8 @@ use crate::support::front::{closed_port, eventually};
 use crate::support::http::Connection;
 use crate::support::{Nginx, require_nginx};
 
-/// A node that counts its requests and responds with its name. A path with `/bad` gets 503, one with `/slow` no response.
+/// A node that counts its requests and responds with its name. A path with `/bad` gets 503, and a
+/// path with `/slow` gets no response.
 struct Node {
     name: &'static str,
     requests: Arc<AtomicUsize>,
@@ -24,7 +26,7 @@ struct Node {
 }
 
 impl Node {
-    /// `always` is the path that is assumed for each request.
+    /// Starts a node. `always` is the path that it assumes for each request.
     fn start(name: &'static str, always: Option<&'static str>) -> Self {
         let requests = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&requests);
@@ -52,7 +54,8 @@ impl Node {
     }
 }
 
-/// Returns a configuration with `lines` in its server. NAME of a node in `servers` stands for its address.
+/// Returns a configuration with `lines` in its server. The name of a node in `servers` is replaced
+/// by its address.
 fn text(servers: &str, lines: &str, nodes: &[&Node]) -> String {
     let servers = nodes
         .iter()
@@ -132,7 +135,7 @@ async fn without_max_fails_a_few_bad_responses_take_no_server_out() {
         ("server A; server B; server C;", "/bad", 503, next),
         ("server A; server B;", "/slow", 504, next),
         ("server A; server B;", "/slow", 504, "proxy_read_timeout 1s;"),
-        // A time-out counts only if both max_fails and `timeout` are written.
+        // A timeout counts only if both `max_fails` and `timeout` are written.
         ("server A max_fails=1; server B max_fails=1;", "/slow", 504, "proxy_read_timeout 1s;"),
         (
             "server A max_fails=1; server B max_fails=1;",
@@ -165,7 +168,7 @@ async fn without_max_fails_a_dead_server_is_ejected_and_refuses_nobody() {
     let responses = get(server.addresses()[0], "/", 30).await;
     assert!(responses.iter().all(|(status, _)| *status == 200), "{responses:?}");
     let (_, cluster) = site.clusters().next().unwrap();
-    // Ejected, or, when a trial is due, suspect.
+    // The server is ejected, or suspect when a trial is due.
     let reasons: Vec<_> = cluster.status().endpoints.iter().map(|endpoint| endpoint.reason).collect();
     assert_eq!(reasons, [Some(Reason::Unreachable), None, None]);
 }
@@ -181,8 +184,8 @@ async fn while_all_servers_are_ejected_one_of_them_serves() {
     assert!(responses.iter().all(|(status, _)| *status == 200), "{responses:?}");
 }
 
-/// nginx does not know that a server is stopping, and `proxy_next_upstream` defines what is
-/// repeated.
+/// nginx does not know that a server is stopping, and `proxy_next_upstream` defines which requests
+/// are retried.
 #[tokio::test]
 async fn a_404_of_a_server_that_fails_its_probe_is_returned_unless_the_file_says_otherwise() {
     for (lines, expected) in [("", 404), ("proxy_next_upstream error http_404;", 200)] {

@@ -12,7 +12,7 @@ use crate::support::front::{eventually, until};
 use crate::support::http::Connection;
 use crate::support::raw_node::{Act, RawNode, healthy};
 
-/// Serves a site whose nodes at `primary` have `backup` behind an error page.
+/// Serves a site with nodes at `primary`, whose error page leads to `backup`.
 fn serve(primary: SocketAddr, backup: SocketAddr) -> (Server, SocketAddr) {
     let text = format!(
         "upstream kylin {{ server {primary}; }} upstream backup {{ server {backup}; }}
@@ -49,13 +49,13 @@ async fn a_request_that_was_not_sent_goes_to_the_other_upstream_with_its_body() 
     assert!(seen[0].starts_with("POST /kylin/api/query HTTP/1.1") && seen[0].ends_with(body), "{seen:?}");
     let (long, too_long) = ("x".repeat(65 << 10), "x".repeat((1 << 20) + 1));
     assert_eq!(send(front, "PUT /kylin/api/x", &long).await, (200, "backup".to_owned()));
-    // More than the front end keeps.
+    // The body is longer than the front end keeps.
     let (status, _) = send(front, "PUT /kylin/api/x", &too_long).await;
     assert!(matches!(status, 502 | 503), "{status}");
     assert_eq!(backup.seen().requests.len(), 2);
 }
 
-/// A site whose nodes at `primary` have `backup` behind an error page. It counts requests in flight
+/// A site with nodes at `primary`, whose error page leads to `backup`. It counts requests in flight
 /// and logs their status.
 struct Logged {
     _server: Server,
@@ -122,7 +122,7 @@ async fn a_body_for_another_upstream_counts_in_the_budget_of_bytes() {
     let (status, _) = send(site.front, "PUT /kylin/api/x", &"x".repeat(32 << 10)).await;
     assert!(matches!(status, 502 | 503), "{status}");
     assert!(backup.seen().requests.is_empty());
-    // The part of it that arrives in one read is always there.
+    // The part of a body that arrives in the first read is always available.
     assert_eq!(send(site.front, "PUT /kylin/api/x", "short").await, (200, "backup".to_owned()));
     eventually(|| site.budget.status().used == 0, || format!("{:?}", site.budget)).await;
 }

@@ -1,10 +1,11 @@
-//! Typical nginx files, in `tests/nginx_files`. Each one is accepted and served like a real nginx
-//! does, or refused with a clear error.
+//! Typical nginx files, in `tests/nginx_files`. Each file is served like a real nginx serves it, or
+//! refused with a clear error.
 //!
 //! The first lines of a file state the expectations:
 //!
-//! - `#? METHOD PATH [HEADER: VALUE] => STATUS [PATH AT THE NODE] [location=...] [cookie=...] [cache=...] [type=...]`: a request and
-//!   its response, from this crate and from nginx. The nodes get the same requests from both;
+//! - `#? METHOD PATH [HEADER: VALUE] => STATUS [PATH AT THE NODE] [location=...] [cookie=...]
+//!   [cache=...] [type=...]`: a request and its response, from this crate and from nginx. The nodes
+//!   get the same requests from both;
 //! - `#?ours` and `#?nginx` instead of `#?`: the response of only one of them;
 //! - `#! ours only`: Debian's nginx does not read the file, or differs as documented;
 //! - `#! error LINE:COLUMN MESSAGE ## EXPECTED`: the file is refused.
@@ -24,7 +25,7 @@ async fn files_as_people_have_them_serve_as_in_nginx_or_are_refused_clearly() {
     compare_all("nginx_files", 175, compare).await;
 }
 
-/// Returns the differences from what the file states.
+/// Returns the differences from the expectations in the file.
 async fn compare(file: &Path, nodes: &Nodes) -> Vec<String> {
     let mut bytes = std::fs::read(file).unwrap();
     let folder = file.parent().unwrap().to_str().unwrap();
@@ -95,7 +96,7 @@ async fn compare(file: &Path, nodes: &Nodes) -> Vec<String> {
     differences
 }
 
-/// `*` in `expected` stands for anything.
+/// Compares a result with `expected`, in which `*` matches any text.
 fn fits(found: &str, expected: &str) -> bool {
     match expected.split_once('*') {
         Some((start, end)) => found.strip_prefix(start).is_some_and(|rest| rest.ends_with(end)),

@@ -41,8 +41,8 @@ pub(crate) fn serve(text: &str) -> (Site, Server) {
     (site, server)
 }
 
-/// Logs in and queries, on one connection per request. Returns how many queries, out of how many,
-/// were not served.
+/// Logs in and queries, with a connection for each request. Returns the number of queries that were
+/// not served, and that of all queries.
 async fn lost(front: SocketAddr, logins: usize) -> usize {
     let mut lost = 0;
     for _ in 0..logins {

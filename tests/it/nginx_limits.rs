@@ -1,4 +1,4 @@
-//! Limits, queues and refusals of a configuration, compared with a real nginx where both do the
+//! Limits, queues and refusals of a configuration, compared with a real nginx where both behave the
 //! same.
 
 use std::net::{IpAddr, SocketAddr};
@@ -64,7 +64,7 @@ async fn limit_conn_refuses_the_second_request_of_an_address_while_the_first_is_
         node.wait_until(|seen| seen.requests.len() == 1).await;
         assert_eq!(status_from([127, 0, 0, 1], front).await, 429, "nginx: {by_nginx}");
         assert_eq!(status_from([127, 0, 0, 2], front).await, 200, "nginx: {by_nginx}");
-        // The page is not refused too.
+        // The error page must not be refused too.
         let page = get(front, "/kylin", &[]).await.unwrap();
         assert_eq!((page.status(), page.text()), (429, "other"), "nginx: {by_nginx}");
         node.go();

@@ -12,7 +12,7 @@ use crate::support::http::{Connection, RawResponse};
 use crate::support::raw_node::{Act, RawNode};
 use crate::support::{Nginx, require_nginx};
 
-/// Variables whose values are the same in both.
+/// Log formats with variables whose values are the same in both servers.
 const FORMATS: &str = r#"
 map $status $is_error { ~^[45] 1; default 0; }
 map $request_uri $loggable { ~*/quiet 0; default 1; }
@@ -107,7 +107,7 @@ impl Pair {
         pair
     }
 
-    /// Starts both with the configuration for a folder of logs.
+    /// Starts both servers with a configuration for a folder of logs.
     async fn of(node: RawNode, site: impl Fn(&str) -> String) -> Self {
         let nginx = Nginx::start(&site("@folder@")).await;
         let folder = nginx.folder().to_str().unwrap().to_owned();
@@ -135,7 +135,7 @@ impl Pair {
         responses.try_into().map_err(|_| "two").unwrap()
     }
 
-    /// Waits until both have as many lines as nginx will have, and returns them.
+    /// Waits until both logs have `count` lines, and returns them.
     async fn lines(&self, log: &str, count: usize) -> [Vec<String>; 2] {
         let file = self.nginx.folder().join(log);
         let read = || std::fs::read_to_string(&file).unwrap_or_default().lines().map(str::to_owned).collect::<Vec<_>>();
@@ -251,7 +251,7 @@ async fn headers_of_the_response_and_of_the_request_tell_of_the_attempts() {
     }
 }
 
-/// No server serves here: nginx responds with 502, this crate with 503 or 502 in Kylin's form.
+/// No server is reachable. nginx responds with 502, and this crate with 503 or 502 in Kylin's form.
 #[tokio::test]
 async fn a_dead_upstream_and_a_masked_target_are_told() {
     require_nginx!();
@@ -320,7 +320,7 @@ fn mistakes_in_logs_are_errors_with_what_to_write() {
         ("log_format combined '$status';", "duplicate"),
         ("log_format a escape=xml '$status';", "escaping"),
         ("log_format a '$stauts';", "unknown variable"),
-        // nginx refuses these too.
+        // nginx also refuses these formats.
         ("log_format a '$nosuch';", "unknown variable \"$nosuch\""),
         ("log_format a '$remote_passwd';", "unknown variable \"$remote_passwd\""),
         ("log_format a '$cookie';", "unknown variable \"$cookie\""),
@@ -332,7 +332,7 @@ fn mistakes_in_logs_are_errors_with_what_to_write() {
     }
 }
 
-/// A secret does not get into a log under another name either, and the error names its source.
+/// A secret must not get into a log under another name. The error names its source.
 #[test]
 fn a_format_that_would_log_a_secret_by_another_name_is_an_error_that_names_the_source() {
     for (shown, script, source) in [

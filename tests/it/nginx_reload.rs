@@ -1,4 +1,4 @@
-//! A site of an nginx configuration that replaces a running one.
+//! Reloads: a site of an nginx configuration replaces a running one.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,7 +20,8 @@ use crate::support::raw_node::{Act, RawNode, healthy, ok};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: kylin\r\n\r\n";
 
-/// Returns the builder of a configuration whose upstream `kylin` has these lines, and whose server these locations.
+/// Returns the builder of a configuration with these lines in the upstream `kylin`, and these
+/// locations in the server.
 fn builder(upstream: &str, locations: &str) -> SiteBuilder {
     let text = format!("upstream kylin {{ {upstream} }}\nserver {{ listen 127.0.0.1:1;\n{locations} }}");
     Site::builder(Config::parse("kylin.conf", &text).unwrap_or_else(|error| panic!("{error}")))
@@ -36,7 +37,7 @@ fn start(site: &Site) -> Server {
     site.server_on("127.0.0.1:0".parse().unwrap()).threads(NonZero::new(1).unwrap()).start().unwrap()
 }
 
-/// Reloads like an application. Returns the changes in one line.
+/// Reloads as an application does. Returns the changes in one line.
 fn reload(site: &mut Site, server: &mut Server, builder: SiteBuilder) -> String {
     let successor = builder.build_successor(site).unwrap_or_else(|error| panic!("{error}"));
     let threads = NonZero::new(1).unwrap();
@@ -104,7 +105,7 @@ async fn limits_of_clients_go_on_counting() {
     let mut server = start(&site);
     let front = server.addresses()[0];
     let status = async |path| get(front, path, &[]).await.unwrap().status();
-    // If the count starts over, all of them are served, otherwise one a minute.
+    // If the count starts over, all of them are served. Otherwise one is served per minute.
     let served = async || {
         let mut served = 0;
         for _ in 0..21 {
@@ -123,7 +124,7 @@ async fn limits_of_clients_go_on_counting() {
     }
     slow.go();
     assert_eq!(busy.response().await.unwrap().status(), 200);
-    // The request that an earlier site counted has ended for this site too.
+    // The request that an earlier site counted must also end for this site.
     until("the limit is free", async || status("/conn/quick").await == 200).await;
     reload(&mut site, &mut server, with(user, user, "fourth"));
     assert_eq!(served().await, 21, "a request without a user has no limit");

@@ -14,7 +14,7 @@ use crate::support::front::closed_port;
 use crate::support::http::{Connection, RawResponse};
 use crate::support::{Nginx, require_nginx};
 
-/// Starts a node that responds with the request that it got; paths with `/moved` redirect.
+/// Starts a node that responds with the request that it got. Paths with `/moved` redirect.
 fn node() -> Server {
     let echo = |_peer: ClientAddr, request: Request<Body>| async move {
         let mut lines = vec![format!("{} {}", request.method(), request.uri())];
@@ -41,7 +41,7 @@ fn node() -> Server {
         .unwrap()
 }
 
-/// Each line of it is compared with nginx.
+/// The configuration. Each of its directives is compared with nginx.
 const CONFIGURATION: &str = r#"
 upstream nodes { server NODE; }
 # Both name the node the same way; see the list of differences.
@@ -89,7 +89,7 @@ server {
 }
 "#;
 
-/// Returns the requests, without the empty line at their end.
+/// Returns the requests, without their final empty line.
 fn requests() -> Vec<String> {
     let get = |target: &str| format!("GET {target} HTTP/1.1\r\nHost: kylin.example");
     let mut requests: Vec<String> = [
@@ -167,15 +167,16 @@ async fn send(front: SocketAddr, request: &str) -> RawResponse {
     connection.response().await.unwrap_or_else(|error| panic!("{request}: {error}"))
 }
 
-/// Returns the parts that both must have in common: the status, the headers that the configuration
-/// names, and the body. The body counts only if the configuration or the node made it.
+/// Returns the parts of a response that must be the same: the status, the headers that the
+/// configuration names, and the body. The body counts only if the configuration or the node made
+/// it.
 fn comparable(response: &RawResponse) -> String {
     let names = ["location", "x-added", "x-where", "x-server", "x-secret", "x-kept", "content-type"];
     let from_node = response.header("x-kept").is_some();
     let mut lines = vec![response.status().to_string()];
-    // Errors have Kylin's form here and are HTML there.
+    // Errors have Kylin's form here, and are HTML in nginx.
     if (300..400).contains(&response.status()) && !from_node {
-        // A redirect of the front end: nginx names its host and adds a page; this crate does
+        // In a redirect of the front end, nginx names its host and adds a page. This crate does
         // neither.
         let location = response.header("location").unwrap_or_default();
         let own = location.strip_prefix("http://").filter(|url| url.starts_with("kylin.example:"));
@@ -254,12 +255,12 @@ async fn a_path_is_served_by_the_location_of_the_path_that_the_node_reads() {
         ("/bi;jsessionid=1/b", Ok("/kylin/b")),
         ("/x/..;/bi/a", Ok("/kylin/a")),
         ("/kylin/..;/bi/a", Ok("/kylin/a")),
-        // The node reads it as /x, for which there is no location.
+        // The node reads the path as `/x`, for which there is no location.
         ("/bi/..;/x", Err(404)),
         ("/bi/%2e%2e;a=b/x", Err(404)),
         ("/kylin/..;/x", Err(404)),
         ("/bi/..;/kylin/x", Ok("/bi/..;/kylin/x")),
-        // Closed in every spelling.
+        // The internal call is closed in every spelling.
         ("/kylin/;x/api/cache/a", Err(403)),
         ("/kylin/api;x/cache/a", Err(403)),
         ("/bi/..;/kylin/api/cach%65", Err(403)),

@@ -1,4 +1,5 @@
-//! The real nginx that other tests compare with starts and takes the client's address from a header.
+//! The real nginx that other tests compare with starts and takes the client's address from a
+//! header.
 
 use crate::support::{Nginx, http, require_nginx};
 

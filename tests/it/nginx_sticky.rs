@@ -28,7 +28,8 @@ impl Nodes {
         Nodes { nodes, served }
     }
 
-    /// A front end with `upstream` in its upstream and N1, N2, N3 as the addresses of the nodes.
+    /// Starts a front end with `upstream` in its upstream. N1, N2 and N3 are replaced by the
+    /// addresses of the nodes.
     fn front(&self, before: &str, upstream: &str, change: impl FnOnce(SiteBuilder) -> SiteBuilder) -> Front {
         let mut text = format!(
             "{before} upstream kylin {{ {upstream} }} server {{ listen 80; location / {{ proxy_pass http://kylin; }} }}"
@@ -241,7 +242,7 @@ async fn a_route_that_a_dead_server_shares_with_a_backup_goes_to_the_backup_if_n
     }
 }
 
-/// The recipe of nginx's documentation.
+/// The example of nginx's documentation.
 const RECIPE: &str = r"map $cookie_jsessionid $route_cookie { ~.+\.(?P<route>\w+)$ $route; }
     map $request_uri $route_uri { ~jsessionid=.+\.(?P<route>\w+)$ $route; }";
 

@@ -19,7 +19,7 @@ fn installed() -> bool {
     openssl_installed() && skip::installed("curl", on_path("curl"))
 }
 
-/// Our server with `http`, in which `@name@` is a free port.
+/// Starts our server with `http`, in which `@name@` is replaced by a free port.
 fn ours(http: &str, folder: &Path) -> (Site, Server, SocketAddr) {
     let mut text = http.to_owned();
     while let Some(begin) = text.find('@') {
@@ -35,7 +35,7 @@ fn ours(http: &str, folder: &Path) -> (Site, Server, SocketAddr) {
     (site, server, address)
 }
 
-/// Requests `/x` from a server that a certificate represents. Returns the body, the status and the
+/// Requests `/x` from a server with a trusted certificate. Returns the body, the status and the
 /// HTTP version, or curl's failure.
 pub(crate) async fn curl(trusted: &Certificate, address: SocketAddr, name: &str, arguments: &[&str]) -> String {
     let port = address.port();
@@ -115,12 +115,13 @@ async fn servers_names_and_variables_are_as_in_nginx() {
         assert_eq!(by_nginx, expected, "nginx, {name} {arguments:?}");
         assert_eq!(curl(trusted, address, name, arguments).await, expected, "ours, {name} {arguments:?}");
     }
-    // nginx responds to an unknown certificate with 400; ours ends the handshake.
+    // nginx responds to an unknown certificate with 400. Our server ends the handshake.
     assert!(curl(&one, nginx.address("front"), "one.example", &stranger).await.contains(" 400 "));
     assert!(curl(&one, address, "one.example", &stranger).await.starts_with("failed "));
 }
 
-/// Begins a handshake with `openssl s_client`. Returns the number of the alert that ends it, or `accepted`.
+/// Begins a handshake with `openssl s_client`. Returns the number of the alert that ends it, or
+/// `accepted`.
 async fn handshake(address: SocketAddr, arguments: &str) -> String {
     let mut openssl = Command::new("openssl");
     openssl.args(["s_client", "-connect", &address.to_string()]).args(arguments.split(' '));
@@ -252,7 +253,7 @@ async fn variables_of_tls_have_the_values_of_nginx() {
         assert!(by_nginx.contains(contains), "{contains}: {by_nginx}");
         assert_eq!(curl(&one, address, "one.example", &arguments).await, by_nginx, "{arguments:?}");
     }
-    // A session that the client resumes.
+    // The client resumes a session.
     for address in [nginx.address("front"), address] {
         let session = folder.path().join(address.port().to_string());
         for (option, reused) in [("-sess_out", " one.example . "), ("-sess_in", " one.example r ")] {
@@ -294,12 +295,12 @@ async fn nodes_behind_https_are_verified_unless_the_file_turns_it_off() {
             "200",
             "200",
         ),
-        // nginx verifies the name of the upstream then.
+        // nginx then verifies the name of the upstream.
         (format!("{trusted} proxy_ssl_verify on;"), "502", "502"),
         (format!("{trusted} proxy_ssl_verify on; proxy_ssl_name wrong.example;"), "502", "502"),
         (format!("{not_trusted} proxy_ssl_verify on; proxy_ssl_name kylin.example;"), "502", "502"),
         ("proxy_ssl_verify off;".to_owned(), "200", "200"),
-        // The difference: by default, nginx verifies nothing.
+        // The difference is that nginx does not verify by default.
         (not_trusted.clone(), "200", "502"),
     ] {
         let front = format!(
@@ -338,7 +339,7 @@ async fn certificates_are_read_again_while_the_site_serves() {
         std::fs::copy(certificate.key(), folder.path().join("front.key")).unwrap();
     };
     copy(&before);
-    // Names of files are relative to the file, as those of nginx are to its own.
+    // File names are relative to the configuration file, as in nginx.
     let front = "server { listen 127.0.0.1:@front@ ssl; ssl_certificate front.crt; ssl_certificate_key front.key; return 200 ok; }";
     let (site, _server, address) = ours(front, folder.path());
     assert_eq!(curl(&before, address, "front.example", &[]).await, "ok 200 2");

@@ -30,7 +30,8 @@ impl NodeSessions {
     }
 }
 
-/// A node with both kinds of login. It knows no session that another node began, unless `sessions` are shared.
+/// A node with both kinds of login. It knows no session that another node began, unless `sessions`
+/// are shared.
 fn node(name: &'static str, sessions: NodeSessions) -> Endpoint<Scripted> {
     let script = move |request: Request<Body>| {
         let response = respond(name, &sessions, &request);

@@ -1,4 +1,5 @@
-//! Endpoints that fail more than the others are ejected, within limits that keep the cluster in service.
+//! Endpoints that fail more than the others are ejected, within limits that keep the cluster in
+//! service.
 
 use std::num::{NonZero, NonZeroU32};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

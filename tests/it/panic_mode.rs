@@ -1,4 +1,5 @@
-//! In panic mode, when health keeps requests from every endpoint, the one that failed least recently serves.
+//! In panic mode, when health keeps requests from every endpoint, the one that failed least
+//! recently serves.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! The policies against golden values of nginx 1.22 to 1.31, computed from its sources. `nginx_choice` confirms those of
-//! `ip_hash` and `hash` with a real nginx.
+//! The policies against golden values of nginx 1.22 to 1.31, computed from its sources.
+//! `nginx_choice` confirms those of `ip_hash` and `hash` with a real nginx.
 
 use std::net::IpAddr;
 

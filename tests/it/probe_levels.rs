@@ -252,7 +252,8 @@ async fn a_restarted_node_is_found_at_once_in_its_new_version_whether_newer_or_o
         seconds(1).await;
         assert_eq!(found(&cluster), healthy_at(level));
     }
-    // The front end does not see a restart during maintenance, so it tries all levels again afterwards.
+    // The front end does not see a restart during maintenance, so it tries all levels again
+    // afterwards.
     let id = "q1".parse().unwrap();
     cluster.set_admin_state(&id, AdminState::Maintenance).unwrap();
     seconds(1).await;

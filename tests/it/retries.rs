@@ -37,7 +37,8 @@ async fn send(front: &Front, method: &str) -> RawResponse {
 #[tokio::test]
 async fn a_get_is_retried_after_any_failure_and_a_post_only_if_it_was_not_sent() {
     let unavailable = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy".to_vec();
-    // The behaviour of the first node, and the response to POST (GET always gets the second node's response).
+    // The behaviour of the first node, and the response to POST (GET always gets the second node's
+    // response).
     let failures: [(&str, Vec<Act>, u16, &str); 6] = [
         ("closes", vec![Act::Read], 502, "may have been executed"),
         ("resets", vec![Act::Read, Act::Reset], 502, "may have been executed"),

@@ -193,7 +193,8 @@ async fn a_node_that_takes_a_probe_and_does_not_respond_holds_a_404_half_a_secon
     assert_eq!(first.probes(), 2, "the last one has no response yet");
 }
 
-/// Requests are in flight when the probe of another one finds that the node has ended its applications.
+/// Requests are in flight when the probe of another one finds that the node has ended its
+/// applications.
 #[tokio::test(start_paused = true)]
 async fn a_404_to_a_request_that_was_in_flight_when_the_endpoint_became_unhealthy_is_repeated_too() {
     for (later, expected) in [(Duration::from_millis(100), 200), (Duration::from_secs(1), 404)] {

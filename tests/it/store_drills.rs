@@ -172,7 +172,8 @@ impl Drill {
         self.wait_for_responses(2000).await;
     }
 
-    /// Checks that everything is in order after the store recovered. `count` returns its number of records.
+    /// Checks that everything is in order after the store recovered. `count` returns its number of
+    /// records.
     async fn recovers(self, mut count: impl FnMut() -> usize) {
         let is_recovered = || self.sessions.is_store_available() && self.sessions.pending_writes() == 0;
         eventually(is_recovered, || format!("{:?}", self.sessions)).await;

@@ -136,7 +136,8 @@ async fn a_store_recovers_after_all_nodes_of_a_cluster_stopped() {
     let mut cluster = RedisCluster::start().await;
     let store = front_end(&cluster.url());
     bind(&store, &key(1), "q1").await.unwrap();
-    // Stopped rather than killed, because a killed node loses the folder with the state of the cluster.
+    // Stopped rather than killed, because a killed node loses the folder with the state of the
+    // cluster.
     for node in &mut cluster.nodes {
         node.process().signal("STOP");
     }

@@ -9,22 +9,23 @@ use super::syntax::{self, ConfigError, Fault, Notice, Parsed, Place};
 /// A configuration of Apache httpd, read and checked.
 #[derive(Debug)]
 pub struct Config {
-    /// The servers, of which the first is the one around the `<VirtualHost>` sections.
+    /// The servers. The first is the main server, outside of the `<VirtualHost>` sections.
     pub servers: Vec<Server>,
     pub balancers: Vec<Balancer>,
     pub listeners: Vec<Listener>,
-    /// Remarks about accepted lines that have no effect here.
+    /// Remarks about directives that are accepted without effect.
     pub ignored: Vec<Notice>,
-    /// Remarks about lines for which the front end differs from httpd.
+    /// Remarks about directives for which the front end differs from httpd.
     pub notes: Vec<Notice>,
 }
 
-/// An address and the servers behind it.
+/// An address and its servers.
 #[derive(Debug, Clone)]
 pub struct Listener {
     pub listen: kylin_lb::server::Listen,
     pub is_tls: bool,
-    /// The virtual hosts, or else the server around them. The first serves the hosts that no server names.
+    /// The virtual hosts, or the main server if there are none. The first serves the hosts that no
+    /// server names.
     pub servers: Vec<usize>,
 }
 
@@ -63,7 +64,7 @@ impl Config {
         Ok(config)
     }
 
-    /// Returns the servers and balancers of all lines that lead to nodes.
+    /// Returns the servers and targets of all directives that lead to nodes.
     pub fn passes(&self) -> impl Iterator<Item = (&Server, &super::directives::Pass, &super::directives::Target)> {
         self.servers
             .iter()
@@ -118,13 +119,14 @@ impl Config {
         Ok(())
     }
 
-    /// Returns whether a server serves an address. The one around virtual hosts may serve none.
+    /// Returns whether a server serves an address. The main server may serve none.
     pub fn is_reached(&self, server: &Server) -> bool {
         let mut numbers = self.listeners.iter().flat_map(|listener| &listener.servers);
         numbers.any(|number| std::ptr::eq(&raw const self.servers[*number], server))
     }
 
-    /// Checks that the servers of a balancer agree on how its members at `https://` are verified: they share its connections.
+    /// Checks that the servers of a balancer agree on how its `https://` members are verified,
+    /// because they share its connections.
     fn check_node_tls(&self) -> Result<(), Fault> {
         for (index, balancer) in self.balancers.iter().enumerate() {
             if !balancer.members.iter().any(|member| member.tls) {
@@ -148,7 +150,8 @@ impl Config {
         Ok(())
     }
 
-    /// Merges equal balancers of several virtual hosts, and renames different ones that share a name.
+    /// Merges identical balancers of several virtual hosts, and renames different ones that share a
+    /// name.
     fn name_balancers(&mut self) {
         let mut kept: Vec<Balancer> = Vec::new();
         let mut places = Vec::new();
@@ -172,7 +175,7 @@ impl Config {
 
     fn listen(&mut self, mut listens: Vec<Listen>, remarks: &mut Remarks) -> Result<(), Fault> {
         if listens.is_empty() {
-            // The file is a part of a configuration, such as one of sites-enabled.
+            // The file is part of a configuration, such as a file in `sites-enabled`.
             for server in &self.servers {
                 for (ip, port) in &server.addresses {
                     let port = port.unwrap_or(if server.is_tls() { 443 } else { 80 });
@@ -229,7 +232,7 @@ impl Config {
             port.is_none_or(|port| port == listen.port) && (ip.is_none() || *ip == listen.ip)
         };
         let hosts = self.servers.iter().enumerate().skip(1).filter(|(_, server)| server.addresses.iter().any(is_at));
-        // Virtual hosts for this address come before those for all.
+        // Virtual hosts for this address precede those for all addresses.
         let is_exact =
             |index: &usize| self.servers[*index].addresses.iter().any(|(ip, _)| ip.is_some() && *ip == listen.ip);
         let all: Vec<usize> = hosts.map(|(index, _)| index).collect();
@@ -271,7 +274,7 @@ impl Config {
         Ok(Listener { listen: address, is_tls, servers })
     }
 
-    /// Returns the number of the server of a listener for a host name without its port.
+    /// Returns the index of the server of a listener for a host name without its port.
     pub fn server_for(&self, listener: &Listener, host: &str) -> usize {
         let is_named = |index: &&usize| self.servers[**index].names.iter().any(|name| syntax::matches(name, host));
         *listener.servers.iter().find(is_named).unwrap_or(&listener.servers[0])

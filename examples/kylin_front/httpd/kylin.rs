@@ -7,11 +7,14 @@ use super::directives::{Balancer, From, Pass, Server, Target, sent_path};
 
 /// A path that only Kylin has.
 const KYLIN_PATH: &str = "/kylin/api/query";
-/// The ports of Kylin: its own, that of TLS in Kylin 5, and that of a second instance on a machine in the KAP manual.
+/// The ports of Kylin: the default, the TLS port of Kylin 5, and the port of a second instance in
+/// the KAP manual.
 const KYLIN_PORTS: [&str; 3] = ["7070", "7443", "17070"];
 
-/// Returns for each balancer whether its members count as Kylin nodes, and why. They count if they get paths below
-/// `/kylin` and a name, port or path points to Kylin, or if nothing in the file does. A balancer that shares a member with such a
+/// Returns for each balancer whether its members count as Kylin nodes, and why.
+///
+/// They count if they get paths below `/kylin` and a name, port or path points to Kylin. They also
+/// count if nothing in the file points to Kylin. A balancer that shares a member with such a
 /// balancer counts too.
 pub fn of_kylin(config: &Config) -> Vec<(bool, String)> {
     let mut found: Vec<Option<(bool, String)>> = vec![None; config.balancers.len()];
@@ -53,18 +56,18 @@ pub fn of_kylin(config: &Config) -> Vec<(bool, String)> {
     found.into_iter().zip(general).map(|(found, general)| found.unwrap_or_else(|| guess(general))).collect()
 }
 
-/// How a line leads to paths below `/kylin` of members.
+/// How a directive leads to paths below `/kylin` at members.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Leads {
-    /// The line names them.
+    /// The directive names these paths.
     Named,
-    /// The line covers the paths below `/kylin` of clients, among others.
+    /// The directive covers clients' paths below `/kylin`, among others.
     WithAll,
-    /// The line may turn other paths of clients into paths below `/kylin`.
+    /// The directive may turn other paths of clients into paths below `/kylin`.
     Below,
 }
 
-/// Returns how a line leads to paths below `/kylin` of members; `None` if it does not.
+/// Returns how a directive leads to paths below `/kylin` at members; `None` if it does not.
 fn leads_to_kylin(server: &Server, pass: &Pass, target: &Target, balancer: &Balancer) -> Option<Leads> {
     let to = format!("{}{}", balancer.path, target.path);
     if is_below_kylin(&to) {
@@ -97,8 +100,8 @@ fn leads_to_kylin(server: &Server, pass: &Pass, target: &Target, balancer: &Bala
     }
 }
 
-/// Returns whether the target of an expression may become a path below `/kylin`: it is the root, or has a group or variable in
-/// place of the name.
+/// Returns whether the target of an expression may become a path below `/kylin`. It may if it is
+/// the root, or has a group or variable instead of the name.
 fn may_be_kylin(to: &str) -> bool {
     let written = to.trim_start_matches('/');
     match written.find(['$', '%']) {
@@ -111,7 +114,7 @@ pub fn is_below_kylin(path: &str) -> bool {
     path.strip_prefix("/kylin").is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?', ';']))
 }
 
-/// Returns the sign that a balancer to which all paths lead has Kylin nodes.
+/// Returns the sign that a balancer for all paths has Kylin nodes.
 fn sign(balancer: &Balancer, server: &Server) -> Option<String> {
     let name = || server.names.iter().find(|name| names_kylin(name));
     sign_of_members(balancer).or_else(|| name().map(|name| format!(", and the server is called {name}")))

@@ -1,14 +1,17 @@
 //! `--httpd`: serves a configuration of Apache httpd 2.4.
-//! The KAP manual names httpd besides nginx as a load balancer for Kylin nodes. [`config`] reads such a file unchanged, with the files
-//! that it includes, and [`Site`] serves it: a cluster for each balancer, a proxy for each balancer of a `<VirtualHost>`.
+//!
+//! The KAP manual names httpd besides nginx as a load balancer for Kylin nodes. [`config`] reads
+//! such a file unchanged, with the files that it includes. [`Site`] serves it, with a cluster for
+//! each balancer, and a proxy for each balancer of a `<VirtualHost>`.
 //!
 //! Each directive is treated in one of four ways, and none is ignored silently:
 //!
 //! - it is supported, and does what httpd does;
-//! - it has no effect on proxied requests, and `--check` lists it with its line: modules, logs, processes, files, compression;
-//! - it differs, and `--check` says how;
-//! - it is an error with file, line, column, and what to write instead: an unknown name, or a directive that would change a response of a
-//!   node or keep a client out, and is not done.
+//! - it has no effect on proxied requests, and `--check` lists it with its line: modules, logs,
+//!   processes, files, compression;
+//! - it differs from httpd, and `--check` says how;
+//! - it is an error with file, line, column, and what to write instead. That is an unknown name, or
+//!   an unsupported directive that would change a response of a node or refuse a client.
 //!
 //! | subject | directives |
 //! |---|---|
@@ -17,10 +20,11 @@
 //! | balancers | `<Proxy balancer://...>`, `BalancerMember`, `ProxySet` |
 //! | paths | `ProxyPass`, `ProxyPassMatch`, `<Location>`, `<LocationMatch>`, `Redirect`, `RedirectMatch`, `RewriteCond`, `RewriteRule` |
 //! | responses | `ProxyPassReverse`, `ProxyPassReverseCookiePath`, `ProxyPassReverseCookieDomain`, `Header` |
-//! | requests | `RequestHeader`, `ProxyAddHeaders`, `Require`, `<RequireAll>` and its like, `AuthMerging`, `Satisfy`, `Order`, `Allow`, `Deny`, `<Limit>`, `<LimitExcept>`, `ProxyTimeout`, `SSLProxy...` |
+//! | requests | `RequestHeader`, `ProxyAddHeaders`, `Require`, `<RequireAll>` and similar groups, `AuthMerging`, `Satisfy`, `Order`, `Allow`, `Deny`, `<Limit>`, `<LimitExcept>`, `ProxyTimeout`, `SSLProxy...` |
 //!
-//! A balancer of Kylin nodes gets the defaults of the crate as with `--config`, unless the file says otherwise: the rules of Kylin, probes,
-//! single flight, queues, and learned sessions where there is no `stickysession`.
+//! A balancer of Kylin nodes gets the defaults of the crate, as with `--config`, unless the file
+//! says otherwise. They are the rules of Kylin, probes, single flight, queues, and learned sessions
+//! if there is no `stickysession`.
 
 mod config;
 mod directives;

@@ -1,8 +1,9 @@
-//! httpd's policies (`mod_lbmethod_byrequests`, `mod_lbmethod_bybusyness`), with `lbset`, hot spares, hot standbys and the routes of
-//! sessions.
+//! httpd's policies (`mod_lbmethod_byrequests`, `mod_lbmethod_bybusyness`), with `lbset`, hot
+//! spares, hot standbys and the routes of sessions.
 //!
-//! Each member has a status. A pick adds to the status of each member that may serve its load factor, takes the member with the highest one
-//! (`byrequests`) or with the fewest requests in flight (`bybusyness`), and takes the sum of the factors from it.
+//! Each member has a status. A pick adds the load factor of each eligible member to its status. It
+//! picks the member with the highest status (`byrequests`) or with the fewest requests in flight
+//! (`bybusyness`). It then subtracts the sum of the factors from the status of that member.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ pub struct LbMethod {
     members: Vec<Member>,
     /// The `lbset` of the members, each once, lowest first.
     sets: Vec<u32>,
-    /// Picks of sessions that the statuses do not count yet.
+    /// The number of session picks that the statuses do not yet include.
     bound: AtomicU32,
 }
 
@@ -31,13 +32,13 @@ struct Member {
     set: u32,
     spare: bool,
     standby: bool,
-    /// Whether httpd counts the member although it gets no new sessions.
+    /// Whether the member gets no new sessions. httpd still counts it as usable.
     drain: bool,
     disabled: bool,
     route: Option<String>,
     redirect: Option<String>,
     status: AtomicI64,
-    /// Picks of the member's sessions that its status does not count yet.
+    /// The number of picks of the member's sessions that its status does not yet include.
     bound: AtomicU32,
 }
 
@@ -79,7 +80,7 @@ impl LbMethod {
         from.all().zip(indices).filter_map(|(candidate, index)| Some((candidate, &self.members[(*index)?])))
     }
 
-    /// Counts the picks of sessions since the last pick, as httpd does.
+    /// Adds the picks of sessions since the last pick to the statuses, as httpd does.
     fn count_bound(&self, from: &Candidates<'_>) {
         if self.bound.load(Ordering::Relaxed) == 0 || self.bound.swap(0, Ordering::Relaxed) == 0 {
             return;
@@ -103,7 +104,7 @@ impl LbMethod {
         }
     }
 
-    /// Finds a member with this route that may serve, or one to which its `redirect` leads.
+    /// Finds an eligible member with this route, or one to which its `redirect` leads.
     fn of_route<'c>(&self, route: &str, from: &Candidates<'c>, depth: usize) -> Option<(Candidate<'c>, &Member)> {
         for standby in [false, true] {
             for (candidate, member) in self.members(from).filter(|(_, member)| member.standby == standby) {
@@ -123,7 +124,7 @@ impl LbMethod {
         None
     }
 
-    /// Takes the best of the first `lbset` that has a member that may serve.
+    /// Picks the best member of the first `lbset` with an eligible member.
     fn best<'c>(&self, from: &Candidates<'c>) -> Option<Candidate<'c>> {
         for set in &self.sets {
             let mut best = Best::new(self.method);
@@ -150,7 +151,7 @@ impl LbMethod {
     }
 }
 
-/// The best member of those that were offered.
+/// The best of the members that were offered.
 struct Best<'s, 'c> {
     method: Method,
     total: i64,
@@ -218,7 +219,7 @@ impl fmt::Debug for LbMethod {
     }
 }
 
-/// Counts the picks that sessions decided, for a policy.
+/// Counts the picks by session for a policy.
 pub struct BoundPicks(pub Arc<LbMethod>);
 
 impl Observer for BoundPicks {

@@ -24,7 +24,7 @@ const DIFFERENCES: [&str; 8] = [
     "queries wait for a member that has its max in flight; no member that may serve is 503 in Kylin's form",
 ];
 
-/// Returns how a configuration is served.
+/// Returns the report on a configuration.
 pub fn report(path: &Path, args: &Args) -> Result<String, super::syntax::ConfigError> {
     let config = Config::read(path)?;
     let mut text = String::new();

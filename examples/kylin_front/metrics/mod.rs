@@ -34,7 +34,8 @@ mod with_prometheus {
     /// removed.
     const GAUGE_TIMEOUT: Duration = Duration::from_millis(500);
 
-    /// 1 if the last reload was successful, else 0: the old configuration is still in use. The start counts as a reload.
+    /// 1 if the last reload was successful, else 0: the old configuration is still in use. The
+    /// start counts as a reload.
     const RELOAD_SUCCESSFUL: &str = "kylin_front_config_last_reload_successful";
     /// The time of the last successful reload, in seconds since 1970.
     const RELOAD_SUCCESS_TIME: &str = "kylin_front_config_last_reload_success_timestamp_seconds";

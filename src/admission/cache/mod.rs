@@ -205,7 +205,8 @@ impl<B: Backend> ResultCache<B> {
         let Pending { key, credentials, project, epoch, arrived, may_store } = pending;
         self.follow(&project);
         let credential = credentials.all;
-        // A node may have rejected the credentials, or their session may have ended, while the query ran.
+        // A node may have rejected the credentials, or their session may have ended, while the
+        // query ran.
         if !self.entries.accept(&credentials, arrived) || !may_store || self.epoch(ProjectSlot::of(&project)) != epoch {
             return;
         }

@@ -68,7 +68,8 @@ impl Project {
         Allowed { get: is_followed, store: is_followed && now >= state.settled_at }
     }
 
-    /// Records the result of a check that began at `began`. Returns whether the project has changed since the last check.
+    /// Records the result of a check that began at `began`. Returns whether the project has changed
+    /// since the last check.
     pub(super) fn check(&self, last_change: String, began: u64) -> bool {
         let mut state = self.state.lock();
         state.checked = state.checked.max(Some(began));

@@ -50,8 +50,9 @@ impl CacheRules {
     /// job of each project whose results it caches. The user must be allowed to see the jobs of
     /// these projects.
     ///
-    /// A login that a node rejects is not sent again for ten minutes, because Kylin 5 locks a user after three wrong passwords. Nothing
-    /// is cached meanwhile, and [`CacheStatus::error`](crate::observe::CacheStatus::error) says why.
+    /// A login that a node rejects is not sent again for ten minutes, because Kylin 5 locks a user
+    /// after three wrong passwords. Nothing is cached meanwhile, and
+    /// [`CacheStatus::error`](crate::observe::CacheStatus::error) says why.
     ///
     /// # Errors
     /// [`InvalidProbe::User`] if the user's name contains a colon (RFC 7617).

@@ -4,7 +4,8 @@ use crate::sync::{AtomicU64, Ordering};
 /// an epoch, which only means that they share fewer results.
 const SLOTS: usize = 64;
 
-/// Counts the writes that have ended. A query that arrives after a write must not get a result from before it.
+/// Counts the writes that have ended. A query that arrives after a write must not get a result from
+/// before it.
 ///
 /// A write in SQL affects its project. Other writes affect all projects, because Kylin's paths
 /// seldom name the project. A write counts before its client gets the response. Until then no
@@ -34,7 +35,8 @@ impl ProjectSlot {
     }
 }
 
-/// Makes each bit of the hash depend on each bit of the last character (the finalizer of MurmurHash3).
+/// Makes each bit of the hash depend on each bit of the last character (the finalizer of
+/// MurmurHash3).
 fn mix(mut hash: u32) -> u32 {
     hash = (hash ^ hash >> 16).wrapping_mul(0x85eb_ca6b);
     hash = (hash ^ hash >> 13).wrapping_mul(0xc2b2_ae35);

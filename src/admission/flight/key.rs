@@ -67,7 +67,8 @@ pub(crate) struct FlightKey {
 }
 
 impl FlightKey {
-    /// Returns the key of `request`, whose body was read as a whole and whose client has sent `cookies`.
+    /// Returns the key of `request`, whose body was read as a whole and whose client has sent
+    /// `cookies`.
     pub(crate) fn new(
         hash: u64,
         epoch: u64,
@@ -83,7 +84,8 @@ impl FlightKey {
         &self.request
     }
 
-    /// Returns whether a request with these credentials comes from the same user; false for a request without credentials.
+    /// Returns whether a request with these credentials comes from the same user; false for a
+    /// request without credentials.
     pub(crate) fn is_of(&self, authorization: Option<&HeaderValue>, cookies: Option<&HeaderValue>) -> bool {
         (authorization.is_some() || cookies.is_some())
             && self.request.headers().get(header::AUTHORIZATION) == authorization

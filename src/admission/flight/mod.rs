@@ -17,8 +17,8 @@
 //! | the client of the leader leaves, or stops its query | the oldest takes over the execution, or the place in the queue |
 //!
 //! Kylin begins a session for each request that has Basic credentials and no session, and sets its
-//! cookie. A login relay keeps that cookie from the client. Otherwise, after such a response, queries of this kind neither lead nor follow, until a result of
-//! one sets no cookie.
+//! cookie. A login relay keeps that cookie from the client. Otherwise, after such a response,
+//! queries of this kind neither lead nor follow, until a result of one sets no cookie.
 //!
 //! The execution is a value that the leader holds. If a leader is dropped, it passes the execution
 //! to a follower under the lock of its shard. If a follower is dropped, it passes on an execution

@@ -185,7 +185,8 @@ impl Queues {
         self.with(|order, _| order.stop(key));
     }
 
-    /// Puts the request of `lease` into the queue of its endpoint, unless it gets a slot at once or the endpoint has no limit.
+    /// Puts the request of `lease` into the queue of its endpoint, unless it gets a slot at once or
+    /// the endpoint has no limit.
     pub(crate) fn enter(self: &Arc<Self>, lease: &mut Lease, ticket: Ticket) -> SlotState {
         if lease.limit().is_none() {
             return SlotState::Go;

@@ -1,4 +1,5 @@
-//! Decides which request gets a slot: the state of all queues of a cluster, without I/O and without a clock.
+//! Decides which request gets a slot: the state of all queues of a cluster, without I/O and without
+//! a clock.
 
 mod places;
 
@@ -49,7 +50,8 @@ pub(super) struct Order {
     weighted: Micros,
     pub(super) accepted: Accepted,
     activity: Activity,
-    /// The interval in which [`give_slots_after_interval`](Self::give_slots_after_interval) last ran.
+    /// The interval in which [`give_slots_after_interval`](Self::give_slots_after_interval) last
+    /// ran.
     interval: u64,
     next: u64,
     /// Wakers that must be called, or dropped, without the lock.

@@ -44,8 +44,8 @@ impl HttpBackendBuilder {
     /// Encrypts the connections. The connect timeout includes the handshake, as in nginx.
     ///
     /// # Errors
-    /// [`TlsError`](crate::tls::TlsError) if `tls` names no server and the address is a unix socket, or the host of the address
-    /// cannot be in a certificate.
+    /// [`TlsError`](crate::tls::TlsError) if `tls` names no server and the address is a unix
+    /// socket, or the host of the address cannot be in a certificate.
     #[cfg(feature = "tls")]
     #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
     pub fn tls(mut self, tls: &crate::tls::ClientTls) -> Result<Self, crate::tls::TlsError> {

@@ -137,7 +137,8 @@ impl HttpBackend {
         request.extensions().get::<Timeouts>().copied().unwrap_or(self.shared.timeouts)
     }
 
-    /// Sends the rest of the request that was started on `connection`, and receives the head of its response.
+    /// Sends the rest of the request that was started on `connection`, and receives the head of its
+    /// response.
     async fn receive(&self, mut connection: Box<Connection>) -> Result<Response<Body>, SendError> {
         match connection.response(self.shared.head_limits).await {
             Ok(mut head) => {

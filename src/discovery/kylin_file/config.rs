@@ -83,8 +83,8 @@ impl KylinConfig {
         self.metadata_url.as_ref()
     }
 
-    /// Returns how long to wait for a response: 10 s longer than Kylin's query timeout, and a day if
-    /// Kylin sets no limit (`0`).
+    /// Returns how long to wait for a response: 10 s longer than Kylin's query timeout, and a day
+    /// if Kylin sets no limit (`0`).
     ///
     /// Returns `None` if the file does not set a timeout. Kylin 5 then has a limit of 300 s, which
     /// matches the crate's default of 310 s; older versions have no limit.

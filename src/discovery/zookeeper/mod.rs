@@ -21,8 +21,8 @@
 //! defines it. *Unverified*: KAP 2.4 registers as Kylin 3.0 does, under its metadata prefix; later
 //! 5.x register the services `data-loading` and `smart` beside `job`.
 //!
-//! Kylin's session lasts 120 s, so a dead node stays listed for up to two minutes. The health of its
-//! endpoint shows that it is dead.
+//! Kylin's session lasts 120 s, so a dead node stays listed for up to two minutes. The health of
+//! its endpoint shows that it is dead.
 
 mod connect_string;
 mod layout;
@@ -97,8 +97,8 @@ impl ZooKeeper {
         Ok(ZooKeeper { options, session: None, last: None, known: Vec::new(), grace_until: None, leader })
     }
 
-    /// Sets the base path: the chroot, if there is one, and `kylin.env.zookeeper-base-path`. An empty
-    /// path or `/` is the root.
+    /// Sets the base path: the chroot, if there is one, and `kylin.env.zookeeper-base-path`. An
+    /// empty path or `/` is the root.
     ///
     /// # Errors
     /// [`InvalidZooKeeper`] if it is not a path of znodes.
@@ -247,8 +247,8 @@ impl JobLeader {
         self.0.borrow().clone()
     }
 
-    /// Waits until `test` returns true for the leader's address, and returns the address. It has no timeout
-    /// of its own.
+    /// Waits until `test` returns true for the leader's address, and returns the address. It has no
+    /// timeout of its own.
     pub async fn wait_until(&self, mut test: impl FnMut(Option<&str>) -> bool) -> Option<String> {
         wait_until(&self.0, |leader| test(leader.as_deref())).await
     }

@@ -165,7 +165,8 @@ impl EndpointHealth {
         self.withholding.withholds(alone, bound, now)
     }
 
-    /// Records that the endpoint is chosen. Returns false if another request has just become the one that tries it.
+    /// Records that the endpoint is chosen. Returns false if another request has just become the
+    /// one that tries it.
     #[inline]
     pub(crate) fn choose(&self, bound: bool, now: impl FnOnce() -> u64) -> bool {
         self.withholding.is_none() || self.withholding.choose(bound, now)
@@ -220,8 +221,8 @@ impl EndpointHealth {
         self.withholding.is_quarantined()
     }
 
-    /// Returns whether the endpoint was ejected or readmitted after `at`. A drain does not count, because the node's process stays
-    /// the same.
+    /// Returns whether the endpoint was ejected or readmitted after `at`. A drain does not count,
+    /// because the node's process stays the same.
     pub(crate) fn has_changed_since(&self, at: u64) -> bool {
         if self.returned.load(Ordering::Relaxed) > at {
             return true;

@@ -5,7 +5,8 @@ pub(crate) enum ProbePace {
     Normal,
     /// At the fast interval: the endpoint is suspect or is recovering.
     Fast,
-    /// At the reconnect interval: the node could not be reached, and may accept connections again at any time.
+    /// At the reconnect interval: the node could not be reached, and may accept connections again
+    /// at any time.
     Reconnect,
     /// At once, and at most ten times a second: a response raises the question whether the node
     /// still serves.

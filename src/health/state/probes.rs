@@ -169,7 +169,8 @@ impl EndpointHealth {
         (record.membership, record.generation)
     }
 
-    /// Records the decision of `verifier`, unless it is outdated. Returns whether the membership changed.
+    /// Records the decision of `verifier`, unless it is outdated. Returns whether the membership
+    /// changed.
     pub(crate) fn set_membership(
         &self,
         verifier: CheckerId,

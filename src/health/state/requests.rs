@@ -76,7 +76,8 @@ impl EndpointHealth {
         }
     }
 
-    /// Records a request that failed. Returns whether the endpoint becomes suspect, because no rule takes it out.
+    /// Records a request that failed. Returns whether the endpoint becomes suspect, because no rule
+    /// takes it out.
     pub(crate) fn fail(&self, failure: Failure, now: u64) -> bool {
         self.apply_rules(failure, now);
         let Failure { unreached, alone, is_ejected, in_flight, is_late, .. } = failure;
@@ -221,7 +222,8 @@ impl EndpointHealth {
         record.ejections
     }
 
-    /// Ejects the endpoint because it could not be reached. Returns the milliseconds until a request may try it.
+    /// Ejects the endpoint because it could not be reached. Returns the milliseconds until a
+    /// request may try it.
     pub(crate) fn eject_unreachable(&self, now: u64) -> u64 {
         let mut record = self.record.lock();
         self.count_return(&mut record);

@@ -14,7 +14,8 @@ pub(crate) enum ShutdownIndication {
     RetryAfter { client: u32 },
 }
 
-/// The indications of one endpoint. While its connections stay open, a response writes nothing here.
+/// The indications of one endpoint. While its connections stay open, a response writes nothing
+/// here.
 ///
 /// A node also closes a connection that has carried its maximum number of requests (Tomcat's
 /// `maxKeepAliveRequests`), and connections that were opened together reach that number together.

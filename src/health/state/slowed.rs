@@ -1,4 +1,5 @@
-//! Lowers the share of an endpoint whose node is slower than the others. A higher layer compares the nodes.
+//! Lowers the share of an endpoint whose node is slower than the others. A higher layer compares
+//! the nodes.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

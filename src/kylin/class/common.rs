@@ -3,9 +3,10 @@
 use super::{RequestClass, RetrySafety};
 use crate::kylin::path::NormalizedPath;
 
-/// The paths below `/kylin/api/` that 2.x, 3.x, 4.x and 5.x serve (apache/kylin 2.6.6, 3.1.3 and 4.0.4 rest/controller: QueryController,
-/// UserController, ProjectController, JobController, ModelController, TableController; kylin5 NQueryController, NUserController,
-/// NProjectController, JobController, NModelController, NTableController).
+/// The paths below `/kylin/api/` that 2.x, 3.x, 4.x and 5.x serve (apache/kylin 2.6.6, 3.1.3 and
+/// 4.0.4 rest/controller: QueryController, UserController, ProjectController, JobController,
+/// ModelController, TableController; kylin5 NQueryController, NUserController, NProjectController,
+/// JobController, NModelController, NTableController).
 const CALLS: [&str; 7] = ["query", "query/prestate", "user/authentication", "projects", "jobs", "models", "tables"];
 
 /// Returns whether a 404 that Kylin did not write may come from a node where Kylin does not run, so

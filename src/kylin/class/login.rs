@@ -34,7 +34,8 @@ pub(crate) enum SessionCall {
     Login,
     /// Logs in with the form in the body.
     LoginForm,
-    /// `GET /user/authentication`: asks who is logged in. Without a login the response is 200 (3.1.3 UserController.java).
+    /// `GET /user/authentication`: asks who is logged in. Without a login the response is 200
+    /// (3.1.3 UserController.java).
     WhoAmI,
     /// Logs out.
     Logout,
@@ -63,8 +64,8 @@ impl SessionCall {
 
 /// Returns whether Kylin serves the path only to clients that are logged in.
 ///
-/// The pages of the web interface are open, and so are a few calls. The list of projects is open in Kylin 2.6 (2.6.6
-/// kylinSecurity.xml), so a response to it shows no login.
+/// The pages of the web interface are open, and so are a few calls. The list of projects is open in
+/// Kylin 2.6 (2.6.6 kylinSecurity.xml), so a response to it shows no login.
 pub(crate) fn needs_login(path: &NormalizedPath<'_>) -> bool {
     path.as_str().strip_prefix("/kylin/api/").is_some_and(|call| {
         let is_open = call.trim_end_matches('/') == "projects" || OPEN.iter().any(|open| call.starts_with(open));

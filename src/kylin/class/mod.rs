@@ -35,9 +35,11 @@ pub(crate) enum RequestClass {
     /// `POST /query/prestate`: a query for the types of its columns. The node keeps no statement
     /// handle.
     Prepare(Sql),
-    /// A query whose result is downloaded as a file. The node collects the whole result before it sends the first byte.
+    /// A query whose result is downloaded as a file. The node collects the whole result before it
+    /// sends the first byte.
     Export(Sql),
-    /// `POST /async_query`: starts a query whose result is fetched later. Each request starts another one.
+    /// `POST /async_query`: starts a query whose result is fetched later. Each request starts
+    /// another one.
     AsyncSubmit,
     /// Reads the status or the result of an asynchronous query. Any node of Kylin 5 can do this;
     /// for older KAP this is unverified.
@@ -82,7 +84,8 @@ pub(crate) enum RequestClass {
 pub(crate) enum RetrySafety {
     /// The request changes nothing. It may be retried even if it was sent and no response came.
     Read,
-    /// The request may be retried only if it was certainly not executed: not sent, or rejected before execution.
+    /// The request may be retried only if it was certainly not executed: not sent, or rejected
+    /// before execution.
     Unexecuted,
     /// No other node can serve the request.
     Never,
@@ -97,7 +100,8 @@ pub(crate) enum SqlLocation {
     None,
     /// In the JSON body: [`QueryRequest::from_json`](super::query::QueryRequest::from_json).
     Json,
-    /// In the query of the target or in the form body: [`QueryRequest::from_form`](super::query::QueryRequest::from_form).
+    /// In the query of the target or in the form body:
+    /// [`QueryRequest::from_form`](super::query::QueryRequest::from_form).
     Form,
 }
 

@@ -28,8 +28,8 @@ const CUBE_JOBS: [&str; 9] = [
 /// costs only the preference for a job node.
 const MODEL_JOBS: [&str; 5] = ["segments", "indexes", "indices", "model_segments", "last_segments"];
 
-/// `GET` paths of Kylin 5 that write: a query node forwards them to a node that may write (kylin5 QueryNodeFilter.java,
-/// `routeGetApiSet`).
+/// `GET` paths of Kylin 5 that write: a query node forwards them to a node that may write (kylin5
+/// QueryNodeFilter.java, `routeGetApiSet`).
 const V5_WRITING_GETS: [&str; 5] = [
     "/tables/reload_hive_table_name",
     "/tables/project_table_names",

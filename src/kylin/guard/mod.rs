@@ -141,7 +141,8 @@ impl Guard {
         Guard { rules: rules.collect(), trusted: Vec::new() }
     }
 
-    /// Keeps only the rules that a cluster of this `version` needs, and those added with [`close`](Self::close).
+    /// Keeps only the rules that a cluster of this `version` needs, and those added with
+    /// [`close`](Self::close).
     pub fn version(mut self, version: KylinVersion) -> Self {
         self.rules.retain(|rule| rule.version.is_none_or(|only| only == version));
         self
@@ -153,7 +154,8 @@ impl Guard {
     /// `/api/admin/**` closes the administration.
     ///
     /// # Errors
-    /// [`InvalidPattern`] if the pattern does not begin with a slash, has an empty segment, or has `**` within a segment.
+    /// [`InvalidPattern`] if the pattern does not begin with a slash, has an empty segment, or has
+    /// `**` within a segment.
     pub fn close(mut self, pattern: &str) -> Result<Self, InvalidPattern> {
         let segments = split(pattern);
         let is_valid = |segment: &String| segment == "**" || (!segment.is_empty() && !segment.contains("**"));

@@ -87,7 +87,8 @@ impl MetadataUrl {
             && store(self) == store(other)
     }
 
-    /// Returns the name of Kylin 5's session cookie: the SHA-256, in hexadecimal, of identifier, `_` and the parameter `url`.
+    /// Returns the name of Kylin 5's session cookie: the SHA-256, in hexadecimal, of identifier,
+    /// `_` and the parameter `url`.
     ///
     /// `_` replaces each character that is not a letter, digit or `_` (kylin5
     /// BootstrapServer.java:102-110). It is inferred that a URL without the parameter counts as an

@@ -1,4 +1,5 @@
-//! The facts that a node reports about itself and its cluster: its roles, the other nodes, its metastore, its jobs.
+//! The facts that a node reports about itself and its cluster: its roles, the other nodes, its
+//! metastore, its jobs.
 
 pub(crate) mod identity;
 #[cfg(feature = "cache")]

@@ -38,7 +38,8 @@ struct Envelope<D> {
     data: D,
 }
 
-/// Reads the response of Kylin 5 to [`SERVERS`]: `{"data":[{"host":"h:7070","mode":"all",…}]}`, or the list alone.
+/// Reads the response of Kylin 5 to [`SERVERS`]: `{"data":[{"host":"h:7070","mode":"all",…}]}`, or
+/// the list alone.
 ///
 /// # Errors
 /// [`InvalidServerList`]. One invalid entry makes the whole list invalid, because a partial list
@@ -69,7 +70,8 @@ pub(crate) fn of_kylin5(body: &[u8]) -> Result<Vec<ServerAddr>, InvalidServerLis
     Ok(servers)
 }
 
-/// Reads the response of Kylin 3 and 4 to [`DISCOVERED`]: `{"data":{"allNodes":["h:7070"],"queryNodes":[…],"jobNodes":[…],…}}`.
+/// Reads the response of Kylin 3 and 4 to [`DISCOVERED`]:
+/// `{"data":{"allNodes":["h:7070"],"queryNodes":[…],"jobNodes":[…],…}}`.
 ///
 /// # Errors
 /// [`InvalidServerList`]. One invalid entry makes the whole list invalid.

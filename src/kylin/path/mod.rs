@@ -82,7 +82,8 @@ impl<'t> NormalizedPath<'t> {
         normalise(target.path_and_query().map_or("", PathAndQuery::path)).map(NormalizedPath)
     }
 
-    /// Returns the path of a target in origin form (RFC 9112, 3.2.1), such as `/kylin/api/projects?limit=10`.
+    /// Returns the path of a target in origin form (RFC 9112, 3.2.1), such as
+    /// `/kylin/api/projects?limit=10`.
     ///
     /// # Errors
     /// [`AmbiguousPath`]. The response should then be a 400.

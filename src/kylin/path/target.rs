@@ -5,7 +5,8 @@ use http::uri::PathAndQuery;
 
 use super::{NormalizedPath, normalise};
 
-/// The target of a request. Decisions use only its normalised path; error messages show it as written.
+/// The target of a request. Decisions use only its normalised path; error messages show it as
+/// written.
 #[derive(Debug)]
 pub(crate) struct RequestTarget {
     raw: Option<PathAndQuery>,

@@ -1,6 +1,7 @@
 //! Kylin's configuration files: `kylin.properties`, and `kylin.properties.override` on top of it.
 //!
-//! The application reads the files and passes their text. The syntax is that of Java's `Properties.load`, which Kylin uses.
+//! The application reads the files and passes their text. The syntax is that of Java's
+//! `Properties.load`, which Kylin uses.
 
 mod servers;
 mod settings;

@@ -65,7 +65,8 @@ impl Properties {
         ServerAddr::parse(entry.value()).map(Some).ok_or_else(|| entry.invalid("host:port"))
     }
 
-    /// Returns the servers of `kylin.env.zookeeper-connect-string`, or `None` if Kylin uses the ZooKeeper of its HBase.
+    /// Returns the servers of `kylin.env.zookeeper-connect-string`, or `None` if Kylin uses the
+    /// ZooKeeper of its HBase.
     ///
     /// The path at the end is the [chroot](Properties::zookeeper_chroot).
     ///
@@ -115,7 +116,8 @@ impl Properties {
     /// The znode is below the [chroot](Properties::zookeeper_chroot).
     ///
     /// # Errors
-    /// [`PropertyError::Value`] if the path does not begin with a slash, or the cluster's name contains a variable.
+    /// [`PropertyError::Value`] if the path does not begin with a slash, or the cluster's name
+    /// contains a variable.
     pub fn zookeeper_root(&self) -> Result<String, PropertyError> {
         let base = match self.first(&["kylin.env.zookeeper-base-path"]) {
             None => ZOOKEEPER_BASE,
@@ -139,7 +141,8 @@ impl Properties {
     }
 }
 
-/// Returns the value, or an error if it contains a variable such as `${HOST}`, which Kylin takes from its environment.
+/// Returns the value, or an error if it contains a variable such as `${HOST}`, which Kylin takes
+/// from its environment.
 fn resolved(entry: &Entry) -> Result<&str, PropertyError> {
     if entry.value().contains("${") {
         Err(entry.invalid("a value without variables: write out ${…}"))

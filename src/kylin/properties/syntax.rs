@@ -60,7 +60,8 @@ fn is_blank(c: char) -> bool {
 }
 
 impl Line {
-    /// Returns the key and the value, or `None` if both are empty. The key ends at the first `=`, `:` or blank that is not escaped.
+    /// Returns the key and the value, or `None` if both are empty. The key ends at the first `=`,
+    /// `:` or blank that is not escaped.
     pub(super) fn pair(&self) -> Result<Option<(String, String)>, BadEscape> {
         let (mut end, mut escaped) = (self.text.len(), false);
         for (at, c) in self.text.char_indices() {

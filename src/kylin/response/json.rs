@@ -267,7 +267,8 @@ mod tests {
 
     use super::*;
 
-    /// Returns the members: strings decoded, an array as `["array", filled]`, an object as `["object"]`.
+    /// Returns the members: strings decoded, an array as `["array", filled]`, an object as
+    /// `["object"]`.
     fn all(text: &[u8]) -> Vec<(Level, String, Json)> {
         let mut all = Vec::new();
         members(text, |level, name, value| {

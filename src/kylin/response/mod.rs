@@ -28,7 +28,7 @@ pub(crate) use self::login::is_user_source_down;
 #[cfg(feature = "login-relay")]
 pub(crate) use self::login::names_no_user;
 use self::phrases::{class_by_code, rejection_by_message};
-pub(crate) use self::result::{NoResult, QueryResult, read_result};
+pub(crate) use self::result::{NoResult, read_result};
 use super::KylinVersion;
 use super::class::RequestClass;
 
@@ -38,7 +38,8 @@ const MAX_ERROR_PEEK: usize = 32 * 1024;
 /// The bytes of a successful response that are read. A rejection in it is short.
 const MAX_SUCCESS_PEEK: usize = 4 * 1024;
 
-/// Tomcat's page for the race that tomcat-redis-session-manager has between nodes (RedisSessionManager.java:388-389 of 1.2).
+/// Tomcat's page for the race that tomcat-redis-session-manager has between nodes
+/// (RedisSessionManager.java:388-389 of 1.2).
 const SESSION_RACE: &[u8] = b"Race condition encountered: attempted to load session";
 
 /// The class of a response.
@@ -251,7 +252,8 @@ fn gunzip(body: &[u8]) -> Vec<u8> {
     plain
 }
 
-/// Classifies a response whose body Kylin did not write. 501 and 505 are Tomcat's errors about the request itself.
+/// Classifies a response whose body Kylin did not write. 501 and 505 are Tomcat's errors about the
+/// request itself.
 fn class_without_json(status: StatusCode) -> ResponseClass {
     match status {
         StatusCode::NOT_IMPLEMENTED | StatusCode::HTTP_VERSION_NOT_SUPPORTED => ResponseClass::Final,
@@ -278,7 +280,8 @@ fn class_of_login(body: &[u8]) -> ResponseClass {
     if is_empty { ResponseClass::Unauthenticated(Credentials::Session) } else { ResponseClass::Final }
 }
 
-/// Classifies a response of Kylin 5 with status 200, `isException` and a message in its envelope. A response with rows is a result.
+/// Classifies a response of Kylin 5 with status 200, `isException` and a message in its envelope. A
+/// response with rows is a result.
 fn class_of_success(body: &[u8]) -> ResponseClass {
     let (mut is_exception, mut rejection) = (false, None);
     json::members(body, |_, name, value| {
@@ -296,7 +299,8 @@ fn class_of_success(body: &[u8]) -> ResponseClass {
     }
 }
 
-/// Returns whether the content type is `application/json`, or one of Kylin's such as `application/vnd.apache.kylin-v4+json`.
+/// Returns whether the content type is `application/json`, or one of Kylin's such as
+/// `application/vnd.apache.kylin-v4+json`.
 pub(crate) fn is_json(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return false };
     let media = value.as_bytes();

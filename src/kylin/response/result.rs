@@ -1,7 +1,7 @@
 //! Reads whether a complete response to a query is a result.
 //!
-//! A response is classified by its beginning. But other clients get a copy of a result, so all of it
-//! must show that it is one: its exception may follow its columns, and its end may be missing.
+//! A response is classified by its beginning. But other clients get a copy of a result, so all of
+//! it must show that it is one: its exception may follow its columns, and its end may be missing.
 
 use std::borrow::Cow;
 use std::io::Read;

@@ -58,7 +58,8 @@ fn an_error_that_kylin_writes_is_final() {
     assert_eq!(classify(RequestClass::Page, 501, &headers(&[]), ""), ResponseClass::Final);
 }
 
-/// apache/kylin 3.1.3 QueryService.java:414-416, QueryRequestLimits.java:109-114; CnMessage.java; kylin5 Message.java.
+/// apache/kylin 3.1.3 QueryService.java:414-416, QueryRequestLimits.java:109-114; CnMessage.java;
+/// kylin5 Message.java.
 #[test]
 fn a_rejected_query_is_recognised_by_its_message() {
     for (message, rejection) in [

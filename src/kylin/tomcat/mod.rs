@@ -23,11 +23,13 @@ pub use self::warning::Warning;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ManagerKind {
-    /// tomcat-redis-session-manager 1.x (`com.radiadesign.catalina.session`), which the KAP manual recommends.
+    /// tomcat-redis-session-manager 1.x (`com.radiadesign.catalina.session`), which the KAP manual
+    /// recommends.
     TomcatRedis1,
     /// tomcat-redis-session-manager from 2.0 on (`com.orangefunction.tomcat.redissessions`).
     TomcatRedis2,
-    /// ran-jit's manager (`tomcat.request.session.redis`), which the Kyligence Enterprise manual recommends.
+    /// ran-jit's manager (`tomcat.request.session.redis`), which the Kyligence Enterprise manual
+    /// recommends.
     RanJit,
     /// memcached-session-manager (`de.javakaffee.web.msm`).
     Memcached,
@@ -35,7 +37,8 @@ pub enum ManagerKind {
     Redisson,
     /// Tomcat's own `PersistentManager`, with a database or with files.
     Persistent,
-    /// Spring Session in Kylin 5 (`spring.session.store-type` in `kylin.properties`), with a database or with Redis.
+    /// Spring Session in Kylin 5 (`spring.session.store-type` in `kylin.properties`), with a
+    /// database or with Redis.
     Kylin5,
 }
 
@@ -91,7 +94,8 @@ impl SessionServer {
     }
 }
 
-/// An error in the configuration of a session manager. Values are not shown because they may be passwords.
+/// An error in the configuration of a session manager. Values are not shown because they may be
+/// passwords.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum TomcatError {

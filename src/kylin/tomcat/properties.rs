@@ -7,7 +7,8 @@ use crate::kylin::node::metadata_url::MetadataUrl;
 use crate::kylin::properties::{Properties, PropertyError};
 
 impl SessionManager {
-    /// Reads the manager's [settings file](SessionManager::settings_file), which errors call `file`.
+    /// Reads the manager's [settings file](SessionManager::settings_file), which errors call
+    /// `file`.
     ///
     /// # Errors
     /// [`TomcatError::Value`] if a property of ran-jit's manager is invalid. From a file of

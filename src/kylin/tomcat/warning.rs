@@ -15,7 +15,8 @@ pub enum Warning {
     /// The jars of the KAP manual are incompatible. The library jedis 2.0.0 needs commons-pool
     /// 1.5.5 (its pom.xml), and commons-pool2 2.2 belongs to jedis 2.5.2.
     ManualJars,
-    /// The file is `tomcat/context.xml`, as the KAP manual says. Tomcat reads `tomcat/conf/context.xml`.
+    /// The file is `tomcat/context.xml`, as the KAP manual says. Tomcat reads
+    /// `tomcat/conf/context.xml`.
     WrongPath,
     /// Version 1.2 loops forever at the first session if `server.xml` has a `jvmRoute`
     /// (RedisSessionManager.java:257-265).

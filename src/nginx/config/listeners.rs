@@ -1,4 +1,4 @@
-//! The addresses of a configuration, and the servers at each.
+//! The addresses of a configuration, and the servers of each.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -9,13 +9,13 @@ use crate::nginx::directives::settings::{BlockSettings, VerifyClient};
 use crate::nginx::syntax::{Captures, Directive, Fault, NamedGroup, Span, Word};
 use crate::nginx::uri::host_without_port;
 
-/// An address and the servers behind it.
+/// An address and its servers.
 #[derive(Debug, Clone)]
 pub(in crate::nginx) struct Listener {
     pub(in crate::nginx) address: ListenAddress,
     /// The position of the server for hosts that no server names.
     pub(in crate::nginx) default: usize,
-    /// The largest `backlog=` of the address.
+    /// The largest `backlog=` of the address, if any.
     pub(in crate::nginx) backlog: Option<u32>,
     pub(in crate::nginx) ipv6_only: bool,
     pub(in crate::nginx) ssl: bool,
@@ -76,7 +76,7 @@ pub(super) fn listeners(servers: &[(Server, Span)], remarks: &mut Remarks<'_>) -
     for listener in closed {
         let text = format!("listen {}: not opened, its servers are left out", listener.address);
         remarks.note(servers[listener.default].1, text);
-        // Its connections reach the address that is open for all.
+        // Connections to it reach the listener for all interfaces.
         for open in listeners.iter_mut().filter(|open| open.address.includes(&listener.address)) {
             add_left_out(&listener.servers, servers, open);
         }
@@ -93,10 +93,11 @@ pub(super) fn listeners(servers: &[(Server, Span)], remarks: &mut Remarks<'_>) -
     merge_listeners(listeners, servers)
 }
 
-/// Leaves out addresses whose connections reach a socket for all interfaces.
+/// Removes addresses whose connections reach a socket for all interfaces.
 ///
 /// # Errors
-/// The servers of both are not the same: nginx has one socket, and chooses by the address that the client reached.
+/// The address and the socket for all interfaces have different servers. nginx opens one socket for
+/// both, and selects the servers by the address that the client reached.
 fn merge_listeners(mut listeners: Vec<Listener>, servers: &[(Server, Span)]) -> Result<Vec<Listener>, Fault> {
     let is_beside = |one: &Listener, all: &Listener| one.address != all.address && all.address.includes(&one.address);
     for one in &listeners {
@@ -117,14 +118,14 @@ fn merge_listeners(mut listeners: Vec<Listener>, servers: &[(Server, Span)]) -> 
 pub(in crate::nginx) enum ServerAddrUse {
     #[default]
     Unused,
-    /// Headers or logs show it.
+    /// Headers or logs show the address.
     Shown,
-    /// It decides what happens to requests.
+    /// The address decides what happens to requests.
     Decides,
 }
 
 impl ServerAddrUse {
-    /// Finds the variable in directives and the blocks inside them.
+    /// Finds the uses of the variable in directives and the blocks inside them.
     pub(super) fn of(block: &[Directive]) -> Self {
         const SHOW: [&str; 6] =
             ["access_log", "add_header", "log_format", "more_set_headers", "proxy_set_header", "proxy_redirect"];
@@ -144,7 +145,8 @@ impl ServerAddrUse {
     }
 }
 
-/// Keeps the hosts of servers that are left out from the other servers at an address, unless one of them has the name too.
+/// Adds servers that are left out, so that no other server at the address responds for their hosts.
+/// A host that another server also names stays with that server.
 fn add_left_out(left_out: &[usize], servers: &[(Server, Span)], listener: &mut Listener) {
     for number in left_out {
         let names = servers[*number].0.names.iter();
@@ -154,7 +156,8 @@ fn add_left_out(left_out: &[usize], servers: &[(Server, Span)], listener: &mut L
     }
 }
 
-/// Checks what an address needs before the first request: certificates, and trust in peers that name clients.
+/// Checks the settings that an address needs before the first request: certificates, and trust in
+/// peers that name clients.
 fn check_entry(listener: &Listener, servers: &[(Server, Span)]) -> Result<(), Fault> {
     let address = &listener.address;
     let (default, span) = &servers[listener.default];
@@ -187,7 +190,8 @@ fn check_entry(listener: &Listener, servers: &[(Server, Span)]) -> Result<(), Fa
             let message = "ssl_trusted_certificate beside ssl_verify_client is not supported";
             return Err(span.unsupported(message, "one file of all authorities in ssl_client_certificate"));
         }
-        // One handshake serves all names of an address, and a client may name one server there and another in Host.
+        // One handshake serves all names of an address. A client may name one server in the
+        // handshake and another in `Host`.
         if clients(server) != clients(verifying) {
             let message = format!("servers at {address} verify clients differently");
             return Err(
@@ -198,7 +202,7 @@ fn check_entry(listener: &Listener, servers: &[(Server, Span)]) -> Result<(), Fa
     Ok(())
 }
 
-/// Notes `keepalive_timeout 0` where another address keeps connections: one setting serves all
+/// Notes `keepalive_timeout 0` if another address keeps connections, because one setting serves all
 /// addresses.
 pub(super) fn note_keepalive(listeners: &[Listener], servers: &[(Server, Span)], remarks: &mut Remarks<'_>) {
     let keeps = |settings: &BlockSettings| settings.keepalive_timeout != Some(Duration::ZERO);
@@ -210,7 +214,8 @@ pub(super) fn note_keepalive(listeners: &[Listener], servers: &[(Server, Span)],
 }
 
 impl Listener {
-    /// Returns whether the connection decides which address the client reached: the socket is one for all addresses.
+    /// Returns whether the socket is for all addresses, so that only the connection tells which one
+    /// the client reached.
     pub(in crate::nginx) fn is_wildcard(&self) -> bool {
         match &self.address {
             ListenAddress::Tcp(address) => address.ip().is_unspecified(),
@@ -218,15 +223,16 @@ impl Listener {
         }
     }
 
-    /// Returns the position of the server that decides whether clients are verified: the first without `ssl_reject_handshake`, but the
-    /// default server before others.
+    /// Returns the position of the server that decides whether clients are verified. That is the
+    /// default server, or the first other one if the default has `ssl_reject_handshake`.
     pub(in crate::nginx) fn verifying<'s>(&self, settings: impl Fn(usize) -> &'s BlockSettings) -> usize {
         let mut candidates = std::iter::once(&self.default).chain(&self.servers);
         let accepts = |number: &&usize| !settings(**number).client_tls.rejects_handshake;
         candidates.find(accepts).copied().unwrap_or(self.default)
     }
 
-    /// Returns the position of the server for a request, and the groups of the regular expression that matched the host.
+    /// Returns the position of the server for a request, and the groups of the regular expression
+    /// that matched the host.
     ///
     /// `host` is in lower case, with or without a port.
     pub(in crate::nginx) fn server_for<'h>(&self, host: Option<&'h str>) -> (usize, Captures<'h>, &[NamedGroup]) {

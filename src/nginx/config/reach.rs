@@ -1,6 +1,6 @@
-//! Finds the upstreams that have no server to pass a request to.
+//! Finds upstreams without a server that a request can be passed to.
 
-use super::collect_targets;
+use super::comments::targets;
 use super::listeners::Listener;
 use crate::backend::http1::Address;
 use crate::nginx::directives::remarks::Remarks;
@@ -8,8 +8,8 @@ use crate::nginx::directives::server::{ListenAddress, Server};
 use crate::nginx::directives::upstream::{Upstream, UpstreamServer};
 use crate::nginx::syntax::{Fault, Span};
 
-/// Notes each upstream that locations pass requests to, and all of whose servers are `down` or this site itself. Returns the error for the
-/// first of them if there is no other upstream.
+/// Notes each upstream in use whose servers are all `down` or addresses of this site itself.
+/// Returns the error for the first of them if there is no other upstream.
 pub(super) fn check(
     upstreams: &[Upstream],
     servers: &[(Server, Span)],
@@ -39,7 +39,7 @@ pub(super) fn check(
     first.filter(|_| !may_serve)
 }
 
-/// Returns whether a connection to an address of a server reaches the address that is listened at.
+/// Returns whether a connection to the address of a server reaches this listen address.
 fn is_own(server: &Address, listens: &ListenAddress) -> bool {
     match (server, listens) {
         (Address::Socket(server), ListenAddress::Tcp(listens)) => {
@@ -57,7 +57,5 @@ fn is_own(server: &Address, listens: &ListenAddress) -> bool {
 }
 
 fn passes_to(server: &Server, upstream: usize) -> bool {
-    let mut targets = Vec::new();
-    collect_targets(&server.locations, &mut targets);
-    targets.contains(&upstream)
+    targets(server).contains(&upstream)
 }

@@ -10,7 +10,7 @@ use crate::nginx::syntax::values::{self, TimeUnit};
 use crate::nginx::syntax::{Directive, Fault, Span, Word, nearest};
 use crate::nginx::variables::{Escape, Maps, Scope, Template, ValueSources};
 
-/// One `log_format`.
+/// A `log_format` directive.
 #[derive(Debug)]
 pub(crate) struct LogFormat {
     pub(crate) name: String,
@@ -22,21 +22,21 @@ pub(crate) struct LogFormat {
 #[derive(Debug, Default)]
 pub(crate) struct LogFormats(HashMap<String, Arc<LogFormat>>);
 
-/// The `access_log` lines of a block. A block with any of them inherits none.
+/// The `access_log` directives of a block. A block with its own directives inherits none.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct AccessLogs {
     logs: Vec<AccessLog>,
     is_off: bool,
 }
 
-/// One `access_log` line.
+/// An `access_log` directive.
 #[derive(Debug, Clone)]
 pub(crate) struct AccessLog {
     pub(crate) path: PathBuf,
     /// The file and the line of the directive.
     pub(crate) place: Arc<str>,
     pub(crate) format: Arc<LogFormat>,
-    /// `if=`: a line is written unless the value is empty or `0`.
+    /// The value of `if=`. A line is written unless it is empty or `0`.
     pub(crate) condition: Option<Template>,
 }
 
@@ -45,7 +45,8 @@ const COMBINED: &str = "$remote_addr - $remote_user [$time_local] \"$request\" $
 const PARAMETERS: &str = "buffer=SIZE, flush=TIME, gzip[=LEVEL], if=CONDITION";
 
 impl LogFormats {
-    /// Reads all `log_format` directives: `access_log` lines before them may name them.
+    /// Reads all `log_format` directives first, because `access_log` directives before them may
+    /// name them.
     pub(crate) fn read<'d>(
         directives: impl Iterator<Item = &'d Directive>,
         maps: &Maps,
@@ -90,7 +91,7 @@ impl LogFormats {
 }
 
 impl LogFormat {
-    /// Also returns the variables of nginx that have no value here.
+    /// Reads a format. Also returns the variables of nginx that have no value here.
     fn new<'w>(
         name: &str,
         escape: Escape,
@@ -112,7 +113,7 @@ impl LogFormat {
         self.parts.iter().any(|part| part.mentions(start))
     }
 
-    /// Returns the line for a request, without a line break at its end.
+    /// Returns the log line for a request, without a final line break.
     pub(crate) fn line(&self, scope: &Scope<'_>) -> Vec<u8> {
         let mut line = Vec::with_capacity(256);
         for part in &self.parts {
@@ -123,12 +124,12 @@ impl LogFormat {
 }
 
 impl AccessLogs {
-    /// Returns the logs that are on.
+    /// Returns the logs that are written.
     pub(crate) fn active(&self) -> &[AccessLog] {
         if self.is_off { &[] } else { &self.logs }
     }
 
-    /// Reads a line.
+    /// Reads an `access_log` directive.
     pub(crate) fn read(
         &mut self,
         directive: &Directive,

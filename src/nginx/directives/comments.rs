@@ -1,18 +1,17 @@
-//! `# kylin_lb:` comments: settings of this crate that nginx skips.
+//! `# kylin_lb:` comments: settings for this crate, which nginx skips.
 
 use std::path::Path;
 
 use super::catalogue::arg;
 use super::remarks::Remarks;
-use super::upstream::Upstream;
 use crate::nginx::options::{InvalidOption, KylinOptions, OPTIONS, SessionMode};
 use crate::nginx::syntax::{Directive, Fault, did_you_mean};
 
-/// The settings in the comments of one upstream or server, and the lines where they stand.
+/// The settings in the comments of an upstream or server, and their lines.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct CommentOptions {
     pub(crate) options: KylinOptions,
-    /// Name of the option, file and line.
+    /// The name of each option, and its file and line.
     places: Vec<(&'static str, String)>,
 }
 
@@ -49,7 +48,8 @@ impl CommentOptions {
         let folder = Path::new(&*file).parent().unwrap_or(Path::new(""));
         let set = self.options.set(known, &word.text, folder);
         set.map_err(|error: InvalidOption| {
-            // The value may hold a password, but the error shows the line anyway.
+            // The message omits the value, which may contain a password. The error shows the line
+            // anyway, with credentials hidden.
             let expected = error.to_string();
             let expected = expected.strip_prefix("expected ").unwrap_or(&expected).to_owned();
             word.span.value(format!("invalid value of \"{known}\""), expected)
@@ -58,7 +58,7 @@ impl CommentOptions {
         Ok(())
     }
 
-    /// Sets how sessions are kept, as a directive of another module does, unless a comment sets it.
+    /// Sets the session mode of a directive of another module, unless a comment sets one.
     pub(super) fn by_directive(&mut self, name: &'static str, sessions: SessionMode, place: String) {
         if self.place(name).is_none() {
             self.options.sessions = Some(sessions);
@@ -66,13 +66,13 @@ impl CommentOptions {
         }
     }
 
-    /// Returns file and line of an option, if it is set.
+    /// Returns the file and line of an option, if it is set.
     pub(crate) fn place(&self, name: &str) -> Option<&str> {
         self.places.iter().find(|(known, _)| *known == name).map(|(_, place)| place.as_str())
     }
 
-    /// Adds the options of another server that passes requests to an upstream. Returns the option that both set, to different
-    /// values.
+    /// Adds the options of another server that passes requests to an upstream. Returns the option
+    /// for which the two have different values.
     pub(crate) fn merge(&mut self, other: &CommentOptions) -> Result<(), &'static str> {
         let (ours, theirs) = (&mut self.options, &other.options);
         let agreed = [
@@ -96,30 +96,7 @@ impl CommentOptions {
     }
 }
 
-/// Checks that each comment of a server applies to one of the upstreams that the server passes
-/// requests to.
-pub(crate) fn check_server<'u>(
-    server: &Directive,
-    upstreams: impl Iterator<Item = &'u Upstream> + Clone,
-) -> Result<(), Fault> {
-    let block = server.block.as_deref().unwrap_or_default();
-    for comment in block.iter().filter(|inner| inner.in_comment) {
-        let name = comment.name.text.as_str();
-        if upstreams.clone().next().is_none() {
-            let message = "a \"# kylin_lb:\" comment in a server that passes requests to no upstream";
-            return Err(comment
-                .span()
-                .misplaced(message, "the comment in a server with proxy_pass, or in an upstream"));
-        }
-        if upstreams.clone().all(|upstream| upstream.overrides(name)) {
-            let message = format!("{name} of kylin_lb, which a directive in each upstream of the server overrides");
-            return Err(comment.span().duplicate(message, "one of the two"));
-        }
-    }
-    Ok(())
-}
-
-/// Takes a value over. Returns false if a different one is set.
+/// Copies a value. Returns false if a different value is already set.
 fn merge<T: Clone + PartialEq>(ours: &mut Option<T>, theirs: &Option<T>) -> bool {
     match (&ours, theirs) {
         (Some(one), Some(other)) => one == other,

@@ -17,11 +17,11 @@ pub(crate) struct ReadContext<'s> {
     pub(crate) zones: LimitZones,
     pub(crate) formats: LogFormats,
     pub(crate) upstreams: Upstreams,
-    /// The folder of relative names of files; `None` for a text that is not a file.
+    /// The folder for relative file names; `None` for a text that is not a file.
     pub(crate) folder: Option<PathBuf>,
     /// nginx's prefix, if it is known.
     pub(crate) prefix: Option<PathBuf>,
-    /// Whether a `rewrite` or `if` of the server that is read gives `$1` a value.
+    /// Whether a `rewrite` or `if` of the current server sets `$1`.
     pub(crate) has_server_captures: bool,
     locations: usize,
 }
@@ -43,19 +43,19 @@ impl<'s> ReadContext<'s> {
         }
     }
 
-    /// Returns the present state of the reading, for [`back_to`](Self::back_to).
+    /// Returns the current state, for [`back_to`](Self::back_to).
     pub(crate) fn mark(&self) -> [usize; 3] {
         [self.locations, self.remarks.ignored.len(), self.remarks.notes.len()]
     }
 
-    /// Discards everything that was read since, because the block is left out.
+    /// Discards everything that was read since a mark, because the block is left out.
     pub(crate) fn back_to(&mut self, [locations, ignored, notes]: [usize; 3]) {
         self.locations = locations;
         self.remarks.ignored.truncate(ignored);
         self.remarks.notes.truncate(notes);
     }
 
-    /// Returns a number that no location has yet.
+    /// Returns a new location number.
     pub(crate) fn next_location(&mut self) -> usize {
         self.locations += 1;
         self.locations - 1

@@ -1,10 +1,11 @@
-//! Locations and servers that nginx does not pass to nodes: static files, PHP, nginx's own status.
+//! Finds locations and servers that do not pass requests to nodes: static files, PHP, nginx's own
+//! status.
 //!
-//! Requests for them never reach a node. The response is 404, so a `deny` in them still holds.
+//! Requests for them never reach a node. The response is 404, so a `deny` in them stays effective.
 
 use crate::nginx::syntax::Directive;
 
-/// Directives that make the response of a location, other than `proxy_pass` and `return`.
+/// Directives that produce the response of a location, other than `proxy_pass` and `return`.
 pub(super) const HANDLERS: [&str; 41] = [
     "alias",
     "api",
@@ -54,18 +55,18 @@ pub(super) fn location(block: &[Directive]) -> Option<String> {
     let leads_on = |inner: &Directive| {
         inner.is("proxy_pass") || (inner.is("if") && mentions(inner.block.as_deref().unwrap_or_default(), "proxy_pass"))
     };
-    // Where there are no files, the page of 404 gets every request.
+    // No file exists here, so the error page for 404 gets every request.
     let is_page = |inner: &Directive| inner.is("error_page") && inner.args.iter().any(|word| word.text == "404");
     let leads_by_files = |inner: &Directive| (inner.is("try_files") || is_page(inner)) && leads_to_named(inner);
     if block.iter().any(|inner| leads_on(inner) || leads_by_files(inner)) {
         return None;
     }
-    // `root` and `internal` do not respond by themselves, so a `return` beside them counts.
+    // `root` and `internal` produce no response, so a `return` beside them counts.
     let responds = |inner: &&Directive| !inner.is("root") && is_handler(inner);
     if let Some(handler) = block.iter().find(responds) {
         return Some(reason(handler));
     }
-    // A location that only has settings of a proxy is one whose `proxy_pass` was forgotten.
+    // A location that has only proxy settings lacks its `proxy_pass`, which must be an error.
     let is_meant = |inner: &Directive| {
         matches!(inner.name.text.as_str(), "return" | "rewrite" | "if") || inner.name.text.starts_with("proxy_")
     };
@@ -76,18 +77,19 @@ pub(super) fn location(block: &[Directive]) -> Option<String> {
     Some(is_bare("internal").or(is_bare("root")).map_or_else(|| "static files are not served".into(), reason))
 }
 
-/// Returns whether a directive makes the response of a location that is left out.
+/// Returns whether a directive produces the response of a location that is left out.
 pub(super) fn is_handler(directive: &Directive) -> bool {
-    // `internal` is a setting, which the locations inside inherit.
+    // `internal` is a setting, which inner locations inherit.
     HANDLERS.contains(&directive.name.text.as_str()) && !directive.is("internal")
 }
 
-/// Returns whether a directive has nginx redirect a request for the path of its location without the slash at the end.
+/// Returns whether nginx adds the trailing slash of a location with this directive by a redirect.
 pub(super) fn adds_slash(directive: &Directive) -> bool {
     ["fastcgi_pass", "grpc_pass", "memcached_pass", "scgi_pass", "uwsgi_pass"].iter().any(|name| directive.is(name))
 }
 
-/// Returns whether a location inside a block passes requests to a node, itself or by a named location.
+/// Returns whether a location inside a block passes requests to a node, directly or through a named
+/// location.
 pub(super) fn leads_inside(block: &[Directive]) -> bool {
     fn leads(block: &[Directive]) -> bool {
         block.iter().any(|inner| {
@@ -97,13 +99,15 @@ pub(super) fn leads_inside(block: &[Directive]) -> bool {
     block.iter().any(|inner| inner.is("location") && leads(inner.block.as_deref().unwrap_or_default()))
 }
 
-/// Returns whether a directive is `try_files $uri @kylin`, or `error_page 404 = @kylin`.
+/// Returns whether a directive leads to a named location, as `try_files $uri @kylin` or
+/// `error_page 404 = @kylin`.
 fn leads_to_named(directive: &Directive) -> bool {
     let is_named = || directive.args.last().is_some_and(|last| last.text.starts_with('@'));
     (directive.is("try_files") || directive.is("error_page")) && is_named()
 }
 
-/// Returns whether a server belongs to another site: no directive in it leads to a node, and one serves files or programs.
+/// Returns whether a server belongs to another site: it has no `proxy_pass`, and a directive that
+/// serves files or programs.
 pub(super) fn is_other_site(block: &[Directive]) -> bool {
     !mentions(block, "proxy_pass") && HANDLERS.iter().any(|handler| mentions(block, handler))
 }
@@ -119,29 +123,30 @@ fn reason(handler: &Directive) -> String {
     }
 }
 
-/// Returns whether a directive stands in a block, at any depth.
+/// Returns whether a block contains a directive, at any depth.
 pub(super) fn mentions(block: &[Directive], name: &str) -> bool {
     block.iter().any(|inner| inner.is(name) || mentions(inner.block.as_deref().unwrap_or_default(), name))
 }
 
-/// The ports of Kylin: its own, that of TLS in Kylin 5, and that of a second instance on a machine in the KAP manual.
+/// The ports of Kylin: the default, the TLS port of Kylin 5, and the port of a second instance in
+/// the KAP manual.
 pub(crate) const KYLIN_PORTS: [u16; 3] = [7070, 7443, 17070];
 
-/// Returns whether a name or path has a word for Kylin.
+/// Returns whether a name or path contains a name of Kylin.
 pub(crate) fn names_kylin(text: &str) -> bool {
     let text = text.to_ascii_lowercase();
     let mut words = text.split(|letter: char| !letter.is_ascii_alphabetic());
     text.contains("kylin") || text.contains("kyligence") || words.any(|word| word == "kap")
 }
 
-/// Returns the names of the upstreams that a name or a port says are of Kylin.
+/// Returns the names of the upstreams that are Kylin's by a name or a port.
 pub(crate) fn kylin_upstreams<'d>(upstreams: impl Iterator<Item = &'d Directive>) -> Vec<&'d str> {
     let name = |upstream: &'d Directive| Some((upstream.args.first()?.text.as_str(), upstream));
     let is_of_kylin = |(name, upstream): &(&str, &Directive)| names_kylin(name) || says_kylin(upstream, &[]);
     upstreams.filter_map(name).filter(is_of_kylin).map(|(name, _)| name).collect()
 }
 
-/// Returns whether a word in a block says Kylin: a name, a path, a port, or one of its upstreams.
+/// Returns whether a block names Kylin: by a name, a path, a port, or one of Kylin's upstreams.
 pub(crate) fn says_kylin(block: &Directive, upstreams: &[&str]) -> bool {
     block.block.iter().flatten().any(|inner| {
         let counts =

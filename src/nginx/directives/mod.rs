@@ -1,7 +1,7 @@
 //! Reads directives into a typed model.
 //!
-//! [`catalogue`] knows every name and where it may stand. The other modules read one block or one
-//! family of directives each.
+//! [`catalogue`] lists every name and the blocks that it may stand in. Each of the other modules
+//! reads one block or one family of directives.
 
 pub(crate) mod access_log;
 pub(crate) mod catalogue;

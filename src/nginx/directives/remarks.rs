@@ -1,4 +1,4 @@
-//! Remarks about lines that have no effect here, or for which this crate differs from nginx.
+//! Remarks about directives that have no effect here, or for which this crate differs from nginx.
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,9 +25,9 @@ impl fmt::Display for Notice {
 #[derive(Debug)]
 pub(crate) struct Remarks<'s> {
     sources: &'s Sources,
-    /// Directives that were accepted and have no effect here.
+    /// The directives that are accepted without effect.
     pub(crate) ignored: Vec<Notice>,
-    /// The lines for which this crate differs from nginx.
+    /// The directives for which this crate differs from nginx.
     pub(crate) notes: Vec<Notice>,
 }
 
@@ -44,7 +44,7 @@ impl<'s> Remarks<'s> {
         self.notes.push(self.notice(span, text.into()));
     }
 
-    /// Notes what several blocks inherit from one line.
+    /// Notes a line once, even if several blocks inherit it.
     pub(crate) fn note_once(&mut self, span: Span, text: impl Into<String>) {
         let notice = self.notice(span, text.into());
         if !self.notes.contains(&notice) {
@@ -52,12 +52,12 @@ impl<'s> Remarks<'s> {
         }
     }
 
-    /// Returns file and line of a word.
+    /// Returns the file and line of a word.
     pub(crate) fn place(&self, span: Span) -> String {
         format!("{}:{}", self.sources.name(span.file), span.line)
     }
 
-    /// Returns file, line and column of a word.
+    /// Returns the file, line and column of a word.
     pub(crate) fn position(&self, span: Span) -> String {
         format!("{}:{}", self.place(span), self.sources.position(span).column)
     }

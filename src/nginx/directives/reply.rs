@@ -4,23 +4,25 @@ use crate::nginx::directives::catalogue::wrong_number;
 use crate::nginx::syntax::{Directive, Fault, values};
 use crate::nginx::variables::{Maps, Template};
 
-/// The highest code that nginx takes.
+/// The maximum status code that nginx accepts.
 const MAX_STATUS: u16 = 999;
 
 /// A response that the front end gives itself.
 #[derive(Debug, Clone)]
 pub(crate) struct Reply {
-    /// The status, 200 to 999; 444 is 403 with a closed connection.
+    /// The status, from 200 to 999. For 444, the response is 403 and the connection is closed.
     pub(crate) status: u16,
-    /// `Location` of a redirect.
+    /// The `Location` of a redirect.
     pub(crate) location: Option<Template>,
     /// The body, whose type is `default_type`.
     pub(crate) text: Option<Template>,
 }
 
 impl Reply {
-    /// Returns whether nginx treats the response as an error: `error_page` applies to it, and its status takes precedence over
-    /// that of the `error_page` line that led to it.
+    /// Returns whether nginx treats the response as an error.
+    ///
+    /// Then `error_page` applies to it, and its status takes precedence over that of the
+    /// `error_page` that led to it.
     pub(crate) fn is_error(&self) -> bool {
         match self.status {
             301 | 302 | 303 | 307 | 308 => true,

@@ -1,4 +1,5 @@
-//! `rewrite`, `if`, `set` and `break`: steps that change a request before it is served (`ngx_http_rewrite_module`).
+//! `rewrite`, `if`, `set` and `break`: steps that change a request before it is served
+//! (`ngx_http_rewrite_module`).
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +9,7 @@ use super::reply::Reply;
 use crate::nginx::syntax::{Directive, Fault, Pattern, Word};
 use crate::nginx::variables::{Maps, Template, may_be_set};
 
-/// One step, in the order of the file.
+/// A step. Steps run in the order of the file.
 #[derive(Debug, Clone)]
 pub(crate) enum Step {
     Set {
@@ -21,19 +22,20 @@ pub(crate) enum Step {
     If {
         condition: Condition,
         then: Vec<Step>,
-        /// The settings of the block, by its position among the blocks of the location.
+        /// The index of the block's settings among the variants of the location.
         variant: Option<usize>,
     },
 }
 
-/// One `rewrite` line.
+/// A `rewrite` directive.
 #[derive(Debug, Clone)]
 pub(crate) struct Rewrite {
     pub(crate) pattern: Pattern,
     pub(crate) path: Template,
     /// The text after the `?` of the replacement.
     pub(crate) args: Option<Template>,
-    /// Whether the arguments of the request follow: the replacement does not end with `?`.
+    /// Whether the arguments of the request are appended, because the replacement does not end with
+    /// `?`.
     pub(crate) keeps_args: bool,
     pub(crate) then: AfterRewrite,
     /// Whether the new path may be below `/kylin`; `None` if that depends on the request.
@@ -42,16 +44,16 @@ pub(crate) struct Rewrite {
     paths: Vec<String>,
 }
 
-/// The step after a rewrite.
+/// The action after a `rewrite`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AfterRewrite {
-    /// The next step.
+    /// The next step runs.
     Next,
-    /// `last`: the location of the new path.
+    /// The location of the new path is searched (`last`).
     Last,
-    /// `break`: this location serves the new path.
+    /// This location serves the new path (`break`).
     Break,
-    /// A redirect with this status.
+    /// The client is redirected with this status.
     Redirect(u16),
 }
 
@@ -62,7 +64,7 @@ pub(crate) enum Condition {
     True(Template),
     Equals(Template, Template, bool),
     Matches(Template, Pattern, bool),
-    /// Whether a file exists; `None` stands for a file of the site, which has none.
+    /// Whether a file exists. `None` is a file of the site, which has no files.
     File(FileTest, Option<PathBuf>, bool),
 }
 
@@ -91,13 +93,13 @@ pub(crate) fn note_files(directive: &Directive, remarks: &mut Remarks<'_>) {
     }
 }
 
-/// Returns the name of `$document_root/NAME`.
+/// Returns `NAME` of `$document_root/NAME`.
 fn below_root(text: &str) -> Option<&str> {
     text.strip_prefix("$document_root/").filter(|rest| !rest.contains('$'))
 }
 
 impl FileTest {
-    /// Returns the test of `-f`, `!-f` and the like, and whether it is negated.
+    /// Reads `-f`, `!-f` and similar operators. Returns the test, and whether it is negated.
     fn read(text: &str) -> Option<(Self, bool)> {
         let bare = text.strip_prefix('!');
         let test = match bare.unwrap_or(text) {
@@ -121,7 +123,7 @@ impl FileTest {
 /// The prefix of Kylin's paths.
 pub(crate) const KYLIN: &str = "/kylin";
 
-/// Returns whether one of several values is true; `None` if that is unknown.
+/// Returns whether one of the values is true; `None` if that is unknown.
 pub(crate) fn any(all: impl IntoIterator<Item = Option<bool>>) -> Option<bool> {
     let mut known = Some(false);
     for one in all {
@@ -137,13 +139,14 @@ pub(crate) fn any(all: impl IntoIterator<Item = Option<bool>>) -> Option<bool> {
 const IF: &str = "if ($VARIABLE), if ($VARIABLE = VALUE), !=, ~ EXPRESSION, ~*, !~, !~*, or if (-f FILE), -d, -e";
 
 impl Step {
-    /// Returns whether a directive is read by [`Step::read`].
+    /// Returns whether [`Step::read`] reads a directive.
     pub(crate) fn is(directive: &Directive) -> bool {
         matches!(directive.name.text.as_str(), "rewrite" | "set" | "break" | "return" | "if")
     }
 
-    /// Reads a directive. `root` is the `$document_root` of the block, or why that is not known, and `variant` the place of the settings of
-    /// an `if` among those of its location.
+    /// Reads a directive. `root` is the `$document_root` of the block, or the reason why it is
+    /// unknown. `variant` is the index of the settings of an `if` among the variants of its
+    /// location.
     pub(crate) fn read(
         directive: &Directive,
         maps: &Maps,
@@ -193,7 +196,7 @@ impl Step {
         }
     }
 
-    /// Returns whether the location of the step serves the request all the same.
+    /// Returns whether the location of the step serves the request after it.
     pub(crate) fn ends_here(&self) -> bool {
         match self {
             Step::Rewrite(rewrite) => rewrite.then == AfterRewrite::Break,
@@ -212,7 +215,7 @@ impl Step {
         }
     }
 
-    /// Returns whether a request that the step does not end keeps its path.
+    /// Returns whether a request that continues after the step keeps its path.
     pub(crate) fn stays(&self) -> bool {
         match self {
             Step::Rewrite(rewrite) => matches!(rewrite.then, AfterRewrite::Redirect(_)),
@@ -221,10 +224,11 @@ impl Step {
         }
     }
 
-    /// Returns whether the location of the step may pass a path below `/kylin` because of it; `None` if that depends on the request.
+    /// Returns whether the step may make its location pass a path below `/kylin`; `None` if that
+    /// depends on the request.
     pub(crate) fn leads_to_kylin(&self) -> Option<bool> {
         match self {
-            // The new path has a location of its own.
+            // The new path has its own location.
             Step::Rewrite(rewrite) if rewrite.then == AfterRewrite::Last => Some(false),
             Step::Rewrite(rewrite) => rewrite.leads_to_kylin,
             Step::If { then, .. } => any(then.iter().map(Step::leads_to_kylin)),
@@ -232,7 +236,7 @@ impl Step {
         }
     }
 
-    /// Returns the rewrites in the step that give a request another path.
+    /// Returns the rewrites in the step that change the path of a request.
     pub(crate) fn rewrites(&self) -> Vec<&Rewrite> {
         match self {
             Step::Rewrite(rewrite) => Vec::from_iter((!self.stays()).then_some(rewrite)),
@@ -299,7 +303,7 @@ impl Condition {
     fn read(directive: &Directive, maps: &Maps, root: &Result<PathBuf, &str>) -> Result<Condition, Fault> {
         let wrong = || directive.span().value("invalid condition of \"if\"", IF);
         let mut words = directive.args.clone();
-        // `( $a = b )` and `($a = b)` are the same.
+        // `( $a = b )` is equivalent to `($a = b)`.
         let first = words.first_mut().ok_or_else(wrong)?;
         first.text = first.text.strip_prefix('(').ok_or_else(wrong)?.to_owned();
         first.span = first.span.right(1);

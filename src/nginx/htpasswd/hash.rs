@@ -18,13 +18,14 @@ const SHA1_BYTES: usize = 20;
 
 const FORMS: [&str; 10] = ["$apr1$", "$1$", "$2a$", "$2b$", "$2y$", "$5$", "$6$", "{SHA}", "{SSHA}", "{PLAIN}"];
 
-/// The rounds of SHA-crypt where a hash names none.
+/// The number of rounds of SHA-crypt if a hash names none.
 const SHA_CRYPT_ROUNDS: usize = 5000;
 
-/// The most rounds of SHA-crypt, about a second. Two hashes are computed at a time in the process, and they cannot be cancelled.
+/// The maximum number of rounds of SHA-crypt, which take about a second. The process computes only
+/// two hashes at a time, and cannot cancel them.
 const MAX_SHA_CRYPT_ROUNDS: usize = 1_000_000;
 
-/// The highest cost of bcrypt, some seconds.
+/// The maximum cost of bcrypt, which takes some seconds.
 const MAX_BCRYPT_COST: u32 = 16;
 
 /// Returns whether a hash has a form that [`verify`] reads, and a cost that it accepts.
@@ -45,7 +46,8 @@ fn is_too_slow(hash: &str) -> bool {
     }
 }
 
-/// Returns whether a password has this hash. It may take seconds by design, so call it where it may block.
+/// Returns whether a password has this hash. This may take seconds by design, so it must be called
+/// where blocking is allowed.
 pub(super) fn verify(password: &[u8], hash: &str) -> bool {
     if is_too_slow(hash) {
         return false;
@@ -53,7 +55,7 @@ pub(super) fn verify(password: &[u8], hash: &str) -> bool {
     if let Some(plain) = hash.strip_prefix("{PLAIN}") {
         return is_equal(plain.as_bytes(), password);
     }
-    // `{SHA}` is the same without a salt.
+    // `{SHA}` has no salt.
     if let Some(encoded) = hash.strip_prefix("{SSHA}").or(hash.strip_prefix("{SHA}")) {
         let Ok(decoded) = BASE64.decode(encoded) else { return false };
         let Some((digest, salt)) = decoded.split_at_checked(SHA1_BYTES) else { return false };
@@ -67,7 +69,8 @@ pub(super) fn verify(password: &[u8], hash: &str) -> bool {
     sha_crypt(password, hash).or_else(|| md5_crypt::verify(password, hash)).unwrap_or(false)
 }
 
-/// Verifies `$5$[rounds=N$]SALT$DIGEST` and `$6$...`, SHA-crypt of Linux; `None` if it is no such hash.
+/// Verifies `$5$[rounds=N$]SALT$DIGEST` and `$6$...`, SHA-crypt of Linux. Returns `None` for
+/// another form of hash.
 fn sha_crypt(password: &[u8], hash: &str) -> Option<bool> {
     let is_long = hash.starts_with("$6$");
     let rest = hash.strip_prefix("$5$").or(hash.strip_prefix("$6$"))?;
@@ -83,7 +86,7 @@ fn sha_crypt(password: &[u8], hash: &str) -> Option<bool> {
     Some(is_equal(found.as_bytes(), digest.as_bytes()))
 }
 
-/// Compares in a time that does not depend on where the first difference is.
+/// Compares in a time that does not depend on the position of the first difference.
 fn is_equal(one: &[u8], other: &[u8]) -> bool {
     one.len() == other.len() && one.iter().zip(other).fold(0, |found, (a, b)| found | (a ^ b)) == 0
 }

@@ -4,13 +4,14 @@ use std::sync::{Arc, LazyLock};
 
 use tokio::sync::Semaphore;
 
-/// The number of hashes that this process computes at a time. More would leave no core for other requests.
+/// The maximum number of hashes that this process computes at a time. More hashes could leave no
+/// core for other requests.
 const MAX_RUNNING: usize = 2;
 
-/// The number of requests that may wait for a hash.
+/// The maximum number of requests that wait for a hash.
 const MAX_WAITING: usize = 512;
 
-/// The hashes that run, and the requests that wait to run one. Clones share them.
+/// The hashes that run, and the requests that wait for one. Clones share them.
 #[derive(Clone)]
 pub(super) struct Hashing {
     running: Arc<Semaphore>,
@@ -18,7 +19,8 @@ pub(super) struct Hashing {
 }
 
 impl Hashing {
-    /// Returns the one of this process, which all password files share: each location may have a file, and a reload makes new ones.
+    /// Returns the instance of this process. All password files share it, because each location may
+    /// have a file, and a reload makes new ones.
     pub(super) fn of_process() -> Self {
         static HASHING: LazyLock<Hashing> = LazyLock::new(Hashing::new);
         HASHING.clone()
@@ -28,15 +30,17 @@ impl Hashing {
         Hashing { running: Arc::new(Semaphore::new(MAX_RUNNING)), waiting: Arc::new(Semaphore::new(MAX_WAITING)) }
     }
 
-    /// Lets no request wait from now on.
+    /// Stops further requests from waiting.
     #[cfg(test)]
     pub(super) fn close(&self) {
         self.waiting.close();
     }
 
-    /// Runs `hash` once fewer than [`MAX_RUNNING`] run. Returns `None` if too many requests wait already.
+    /// Runs `hash` once fewer than [`MAX_RUNNING`] run. Returns `None` if too many requests already
+    /// wait.
     ///
-    /// A hash that has begun cannot be cancelled, so it counts until it ends, even if the future is dropped meanwhile.
+    /// A hash that has begun cannot be cancelled, so it counts until it ends, even if the future is
+    /// dropped meanwhile.
     pub(super) async fn run<R: Send + 'static>(&self, hash: impl FnOnce() -> R + Send + 'static) -> Option<R> {
         let waiting = self.waiting.try_acquire().ok()?;
         let running = Arc::clone(&self.running).acquire_owned().await.ok()?;

@@ -1,16 +1,18 @@
-//! MD5-crypt: `$apr1$`, which `htpasswd` and `openssl passwd -apr1` write, and `$1$` of older systems.
+//! MD5-crypt: `$apr1$`, which `htpasswd` and `openssl passwd -apr1` write, and `$1$` of older
+//! systems.
 //!
 //! The algorithm is that of Poul-Henning Kamp's `crypt` for FreeBSD. No maintained crate has it.
 
 use md5::{Digest as _, Md5};
 
-/// The digits of crypt's own base 64.
+/// The digits of crypt's variant of Base64.
 const DIGITS: &[u8; 64] = b"./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/// crypt ignores what follows.
+/// The maximum length of a salt in bytes. crypt ignores the rest.
 const MAX_SALT: usize = 8;
 
-/// Returns whether a password has this hash, of the form `$apr1$SALT$DIGEST`; `None` if it is no hash of MD5-crypt.
+/// Returns whether a password has this hash, of the form `$apr1$SALT$DIGEST`; `None` if it is not a
+/// hash of MD5-crypt.
 pub(super) fn verify(password: &[u8], hash: &str) -> Option<bool> {
     let magic = ["$apr1$", "$1$"].into_iter().find(|magic| hash.starts_with(magic))?;
     let (salt, digest) = hash[magic.len()..].split_once('$')?;

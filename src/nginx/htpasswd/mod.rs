@@ -1,7 +1,8 @@
 //! `auth_basic_user_file`: users and hashes of their passwords (`ngx_http_auth_basic_module`).
 //!
-//! Computing a hash may take seconds by design, so it runs outside the threads that serve requests, and only a few run at a time.
-//! The last correct password of each user is remembered for a while, as a keyed hash.
+//! Computing a hash may take seconds by design, so it runs outside the threads that serve requests,
+//! and only a few run at a time. The last correct password of each user is remembered for a while,
+//! as a keyed hash.
 
 #[cfg(feature = "htpasswd")]
 mod hash;
@@ -28,7 +29,7 @@ use crate::proxy::BasicCredentials;
 
 #[cfg(not(feature = "htpasswd"))]
 mod hash {
-    /// Returns false, so that a configuration that needs the feature is an error.
+    /// Returns false, so that a configuration that needs the feature is refused.
     pub(super) fn is_known(_hash: &str) -> bool {
         false
     }
@@ -38,15 +39,15 @@ mod hash {
     }
 }
 
-/// The time for which a right password is remembered.
+/// The time for which a correct password is remembered.
 const REMEMBERED: Duration = Duration::from_secs(300);
 
-/// The time for which a file is taken for unchanged.
+/// The time for which a file counts as unchanged.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 const MAX_FILE_BYTES: u64 = 4 << 20;
 
-/// One file of passwords, which is read again when it has changed.
+/// A file of passwords, which is read again when it has changed.
 pub(crate) struct PasswordFile {
     path: PathBuf,
     /// The key of [`PasswordFile::digest`], which differs in each process.
@@ -59,44 +60,45 @@ pub(crate) struct PasswordFile {
 
 #[derive(Default)]
 struct Content {
-    /// The time at which the file was last looked at; `None`: never.
+    /// The time at which the file was last checked; `None` before the first check.
     checked: Option<Instant>,
     stamp: Option<Stamp>,
     /// The users by name.
     users: Users,
-    /// The file could not be read.
+    /// The error, if the file could not be read.
     error: Option<io::ErrorKind>,
 }
 
 type Users = Arc<HashMap<String, Arc<User>>>;
 
-/// The time and length of a file, by which a change is recognised.
+/// The modification time and length of a file, by which a change is recognised.
 type Stamp = (Option<SystemTime>, u64);
 
 struct User {
     hash: String,
-    /// The digest of the last right password, and when it was verified.
+    /// The digest of the last correct password, and the time at which it was verified.
     verified: Mutex<Option<([u8; 32], Instant)>>,
 }
 
-/// The result of a check of credentials with a file.
+/// The result of checking credentials against a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PasswordCheck {
     Right,
     /// The user is unknown, or the password is wrong.
     Wrong,
-    /// There is no such file; nginx responds with 403.
+    /// The file does not exist; nginx responds with 403.
     NoFile,
     /// The file cannot be read; nginx responds with 500.
     Unreadable,
-    /// The passwords of too many requests wait to be verified.
+    /// Too many requests already wait for their passwords to be verified.
     Busy,
 }
 
 impl PasswordFile {
     pub(crate) fn new(path: PathBuf) -> Self {
         let mut key = [0; 32];
-        // A weaker key is enough if the system has no random bytes, because digests are kept in memory only.
+        // A weaker key is enough if the system has no random bytes, because digests are kept in
+        // memory only.
         if getrandom::fill(&mut key).is_err() {
             fastrand::fill(&mut key);
         }
@@ -113,7 +115,7 @@ impl PasswordFile {
         &self.path
     }
 
-    /// Returns the users whose hash has a form that is not verified here.
+    /// Returns the users whose hash has an unsupported form.
     ///
     /// # Errors
     /// If the file cannot be read.
@@ -125,7 +127,7 @@ impl PasswordFile {
         Ok(unknown)
     }
 
-    /// Checks credentials. It waits for the hash of a password that is not remembered.
+    /// Checks credentials. It waits for the hash if the password is not remembered.
     pub(crate) async fn verify(self: Arc<Self>, credentials: BasicCredentials) -> PasswordCheck {
         let users = match self.known_users() {
             Some(known) => known,
@@ -143,7 +145,7 @@ impl PasswordFile {
         }
         let user = Arc::clone(user);
         let hash = move || {
-            // Another request may have waited with the same password.
+            // Another request may have verified the same password meanwhile.
             if user.remembers(&digest, now) {
                 return true;
             }
@@ -160,14 +162,15 @@ impl PasswordFile {
         }
     }
 
-    /// Returns the users as of the last look at the file, unless that is long ago.
+    /// Returns the users as of the last check of the file, unless the check is too old.
     fn known_users(&self) -> Option<Result<Users, io::ErrorKind>> {
         let content = self.content.lock();
         let is_fresh = |at| SystemClock.now().saturating_duration_since(at) < CHECK_INTERVAL;
         content.checked.is_some_and(is_fresh).then(|| content.users())
     }
 
-    /// Checks whether the file has changed, outside the threads that serve requests. Requests that wait meanwhile get the same result.
+    /// Checks whether the file has changed, outside the threads that serve requests. Requests that
+    /// wait meanwhile get the same result.
     async fn look(self: &Arc<Self>) -> Result<Users, io::ErrorKind> {
         // The semaphore is never closed, and the closure does not panic.
         let Ok(looking) = Arc::clone(&self.looking).acquire_owned().await else { return Err(io::ErrorKind::Other) };
@@ -214,7 +217,7 @@ impl PasswordFile {
 }
 
 impl fmt::Debug for PasswordFile {
-    /// Leaves the hashes out: one of `{PLAIN}` is the password.
+    /// Leaves the hashes out, because a hash of the form `{PLAIN}` is the password itself.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PasswordFile").field("path", &self.path).finish_non_exhaustive()
     }

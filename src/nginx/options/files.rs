@@ -6,14 +6,14 @@ use std::path::Path;
 
 use super::InvalidOption;
 
-/// The longest file that is read.
+/// The maximum length of a file that is read, in bytes.
 const MAX_FILE: u64 = 1 << 20;
 
 /// Reads a file. It may be Latin-1.
 pub(super) fn read(path: &Path) -> Result<String, InvalidOption> {
     let text = |path: &Path| {
         let file = File::open(path)?;
-        // A device may have no end.
+        // Reading a device may never end.
         let metadata = file.metadata()?;
         if !metadata.is_file() || metadata.len() > MAX_FILE {
             return Err(std::io::Error::other("not a file of at most 1 MiB"));

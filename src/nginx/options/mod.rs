@@ -1,6 +1,7 @@
-//! Settings of an upstream besides nginx's directives: in a `# kylin_lb:` comment of the file, or as a default of the site.
+//! Settings of an upstream that are not directives of nginx. They come from a `# kylin_lb:` comment
+//! of the file, or are a default of the site.
 
-/// Implements `FromStr` and `Display` of an option by the table of its names.
+/// Implements `FromStr` and `Display` of an option from the table of its names.
 macro_rules! named {
     ($option:ty, $names:expr) => {
         impl std::str::FromStr for $option {
@@ -35,15 +36,17 @@ pub use policy::PolicyName;
 pub use probe::ProbeMode;
 pub use sessions::SessionMode;
 
-/// The settings of an upstream that nginx has no directive for. What is `None` was not set.
+/// The settings of an upstream that nginx has no directive for. `None` means not set.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct KylinOptions {
-    /// In a comment: whether the servers are Kylin nodes. As a default of the site: whether the rules of Kylin apply.
+    /// Whether the servers are Kylin nodes, in a comment. Whether the rules of Kylin apply, as a
+    /// default of the site.
     pub(crate) kylin: Option<bool>,
     pub(crate) sessions: Option<SessionMode>,
     pub(crate) policy: Option<PolicyName>,
     pub(crate) probe: Option<ProbeMode>,
-    /// False: servers without `max_fails` and `fail_timeout` have nginx's default for them.
+    /// Whether servers without `max_fails` and `fail_timeout` are ejected as outliers. If false,
+    /// they have nginx's defaults.
     pub(crate) outlier: Option<bool>,
     pub(crate) drain: Option<bool>,
     pub(crate) single_flight: Option<bool>,
@@ -53,7 +56,7 @@ pub(crate) struct KylinOptions {
     pub(crate) resource_groups: Option<ResourceGroups>,
 }
 
-/// Name, values.
+/// The options: the name of each, and the values that it takes.
 pub(crate) const OPTIONS: [(&str, &str); 10] = [
     ("kylin", "on|off"),
     ("sessions", "HOW"),
@@ -67,14 +70,15 @@ pub(crate) const OPTIONS: [(&str, &str); 10] = [
     ("resource_groups", "FILE"),
 ];
 
-/// A value that an option does not take. Never shows the given text, since it may contain a password.
+/// A value that an option does not take. The error never shows the given text, because it may
+/// contain a password.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum InvalidOption {
     /// The option takes other values.
     #[error("expected {expected}")]
     Value {
-        /// The values that it takes.
+        /// The values that the option takes.
         expected: String,
     },
     /// The address is not that of a session store.
@@ -88,13 +92,13 @@ pub enum InvalidOption {
     File {
         /// The file.
         path: PathBuf,
-        /// The fault in it, and its name.
+        /// The fault, and the name of the file.
         reason: String,
     },
-    /// This build is without a feature that the option needs.
+    /// This build lacks a feature that the option needs.
     #[error("this build has no {option}: build it with --features {feature}")]
     Feature {
-        /// The name of what the option turns on.
+        /// The name of the function that the option turns on.
         option: &'static str,
         /// The feature of the crate.
         feature: &'static str,
@@ -102,7 +106,7 @@ pub enum InvalidOption {
 }
 
 impl KylinOptions {
-    /// Sets the option `name`, one of [`OPTIONS`]. Relative names of files are below `folder`.
+    /// Sets the option `name`, one of [`OPTIONS`]. Relative file names are below `folder`.
     pub(crate) fn set(&mut self, name: &str, value: &str, folder: &Path) -> Result<(), InvalidOption> {
         match name {
             "kylin" => self.kylin = Some(switch(value)?),

@@ -3,7 +3,8 @@ use std::sync::Arc;
 use super::{InvalidOption, one_of};
 use crate::balance::{Balancer, BalancerExt, IpHash, LeastConn, QueryAffinity, RandomTwo, RoundRobin};
 
-/// The name of a policy in an option: `round-robin`, `least-conn`, `ip-hash`, `random-two` or `query-affinity`.
+/// The name of a policy in an option: `round-robin`, `least-conn`, `ip-hash`, `random-two` or
+/// `query-affinity`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PolicyName {
@@ -28,9 +29,9 @@ const NAMES: [(&str, PolicyName); 5] = [
 ];
 
 impl PolicyName {
-    /// Returns the policy, for a proxy with or without
-    /// [single flight](crate::proxy::ProxyBuilder::single_flight). Without it, [`QueryAffinity`] has
-    /// a load factor of 1.25 instead of 2, because identical queries are then in flight many times.
+    /// Returns the policy, for a proxy with or without [single
+    /// flight](crate::proxy::ProxyBuilder::single_flight). Without it, [`QueryAffinity`] has a load
+    /// factor of 1.25 instead of 2, because identical queries are then in flight many times.
     pub fn balancer(self, single_flight: bool) -> Arc<dyn Balancer> {
         match self {
             PolicyName::RoundRobin => Arc::new(RoundRobin::new()),

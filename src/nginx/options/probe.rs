@@ -15,7 +15,7 @@ pub enum ProbeMode {
     Health,
     /// [`Probe::tcp`].
     Tcp,
-    /// Not at all.
+    /// No probe.
     None,
 }
 
@@ -28,7 +28,8 @@ const NAMES: [(&str, ProbeMode); 5] = [
 ];
 
 impl ProbeMode {
-    /// Starts to probe the endpoints of `cluster`, until the returned checker is dropped. Call it within a tokio runtime.
+    /// Starts to probe the endpoints of `cluster`, until the returned checker is dropped. It must
+    /// be called within a tokio runtime.
     ///
     /// # Errors
     /// None at present: the settings of the check are the defaults.

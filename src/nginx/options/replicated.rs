@@ -1,4 +1,4 @@
-//! The files of a node that say where the nodes share their sessions.
+//! Reads the files of a node that say where the nodes share their sessions.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::kylin::tomcat::SessionManager;
 /// The session manager of the nodes, as a file describes it.
 #[derive(Clone, PartialEq)]
 pub(super) struct ReplicatedBy {
-    /// As it was named.
+    /// The file, as the option named it.
     pub(super) file: Arc<str>,
     pub(super) manager: Arc<SessionManager>,
 }
@@ -52,7 +52,8 @@ impl ReplicatedBy {
     }
 }
 
-/// Returns the file `name` beside `context.xml`, or in the folder above, which is `${catalina.base}`.
+/// Returns the file `name` beside `context.xml`, or in the folder above, which is
+/// `${catalina.base}`.
 fn find(context: &Path, name: &str) -> Option<std::path::PathBuf> {
     let conf = context.parent()?;
     [conf.join(name), conf.join("..").join(name)].into_iter().find(|path| path.is_file())

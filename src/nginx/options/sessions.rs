@@ -13,7 +13,7 @@ use crate::session::{
     self, Affinity, InvalidStore, ReplicatedSessions, RestoreAfterLoss, Secret, SessionStore, Sessions,
 };
 
-/// The way in which logins are kept, as an option names it.
+/// How logins are kept, as an option names it.
 ///
 /// | text | affinity |
 /// |---|---|
@@ -26,8 +26,9 @@ use crate::session::{
 /// | `user` | [`Affinity::user`] |
 /// | `none` | none |
 ///
-/// FILE is Tomcat's `context.xml`, beside which some session managers have a file of their own, or the `kylin.properties` of Kylin 5.
-/// A file by which each node keeps its sessions to itself is an [`InvalidOption`]. Known defects of the setup are
+/// FILE is Tomcat's `context.xml`, or the `kylin.properties` of Kylin 5. Some session managers have
+/// a file of their own beside `context.xml`. A file with which each node keeps its sessions to
+/// itself is an [`InvalidOption`]. Known defects of the setup are
 /// [warnings](SessionMode::warnings).
 ///
 /// Neither `Display` nor `Debug` shows the credentials of an address or in a file.
@@ -58,7 +59,7 @@ struct Store {
 const KNOWN: &str = "memory, redis://, redis+sentinel://, redis+cluster://, mysql://, memcached://, cookie, route, \
                      login-relay, login-relay:STORE, replicated, replicated=FILE, user or none";
 
-/// In front of the FILE.
+/// The text before FILE.
 const REPLICATED: &str = "replicated=";
 
 impl SessionMode {
@@ -67,7 +68,8 @@ impl SessionMode {
     /// Logins are not kept.
     pub const NONE: SessionMode = SessionMode(Mode::None);
 
-    /// Sets which relayed logins are [restored](session::SessionsBuilder::restore_after_loss) in a store that has lost them.
+    /// Sets which relayed logins are [restored](session::SessionsBuilder::restore_after_loss) in a
+    /// store that has lost them.
     ///
     /// # Errors
     /// [`InvalidOption`] unless logins are relayed and kept in a store.
@@ -84,11 +86,11 @@ impl SessionMode {
         Err(InvalidOption::expected(["relayed logins in a store, --sessions login-relay:STORE"]))
     }
 
-    /// Returns the sessions that the affinity needs, in memory or in the store; `None` where it needs none. `deadline` is the time
-    /// for one operation of a store.
+    /// Returns the sessions that the affinity needs, in memory or in the store; `None` if it needs
+    /// none. `deadline` is the time for one operation of a store.
     ///
     /// # Errors
-    /// [`InvalidStore`] for a deadline that is out of range, and where the system has no random bytes.
+    /// [`InvalidStore`] for a deadline that is out of range, and if the system has no random bytes.
     pub fn sessions(&self, secret: &Secret, deadline: Duration) -> Result<Option<Sessions>, InvalidStore> {
         let store = match &self.0 {
             Mode::Memory => None,
@@ -134,7 +136,8 @@ impl SessionMode {
         matches!(self.0, Mode::Learn(_))
     }
 
-    /// Returns the known defects of the nodes' session manager, a sentence each, where a file was read.
+    /// Returns the known defects of the nodes' session manager, one sentence each. Without a FILE
+    /// there are none.
     pub fn warnings(&self) -> Vec<String> {
         match &self.0 {
             Mode::Replicated(Some(by)) => by.manager.warnings().iter().map(ToString::to_string).collect(),
@@ -142,7 +145,8 @@ impl SessionMode {
         }
     }
 
-    /// Parses the value of a `# kylin_lb:` comment. A FILE that is relative is below the folder of the configuration.
+    /// Parses the value of a `# kylin_lb:` comment. A relative FILE is below the folder of the
+    /// configuration.
     pub(crate) fn parse_in(folder: &Path, text: &str) -> Result<Self, InvalidOption> {
         match text.strip_prefix(REPLICATED) {
             Some(file) => ReplicatedBy::read(&folder.join(file)).map(|by| SessionMode(Mode::Replicated(Some(by)))),
@@ -197,7 +201,7 @@ impl Store {
         Ok(Store { store, address: address.to_owned(), restore: None })
     }
 
-    /// Returns `scheme://hosts`: the parts before an `@` and behind the hosts may be secret.
+    /// Returns `scheme://hosts`, because the parts before an `@` and after the hosts may be secret.
     fn shown(&self) -> String {
         let (scheme, rest) = self.address.split_once("://").unwrap_or((&self.address, ""));
         let rest = rest.rsplit_once('@').map_or(rest, |(_, hosts)| hosts);

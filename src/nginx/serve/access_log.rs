@@ -1,4 +1,4 @@
-//! Writes the lines of access logs, and fills variables of responses in headers.
+//! Writes the lines of access logs, and provides the variables of responses to headers.
 
 use std::collections::HashMap;
 use std::mem::take;
@@ -21,7 +21,7 @@ pub(super) type LineWriter = Arc<dyn Fn(Vec<u8>) + Send + Sync>;
 /// The writers, by the path of the log.
 pub(super) type Writers = HashMap<PathBuf, LineWriter>;
 
-/// A log that is written.
+/// A log that has a writer.
 pub(super) struct WrittenLog {
     format: Arc<LogFormat>,
     condition: Option<Template>,
@@ -48,17 +48,19 @@ impl WrittenLog {
         value.is_none_or(|value| !matches!(&value[..], b"" | b"0"))
     }
 
-    /// Returns whether it is known before the response that the log gets no line.
+    /// Returns whether it is certain before the response that the log gets no line.
     fn certainly_writes_nothing(&self, scope: &Scope<'_>) -> bool {
         self.condition.as_ref().is_some_and(|condition| !condition.needs_outcome()) && !self.applies_to(scope)
     }
 }
 
-/// The endpoints of an upstream; `None` if the file has the addresses of all of them.
+/// The endpoints of an upstream; `None` if the file has the address of each.
 pub(super) type Addresses = Option<Arc<Mutex<UpstreamEndpoints>>>;
 
-/// A request that logs or headers show. The proxy and the site share it, and it writes its lines when both have dropped it: then
-/// the response has been sent, and all its headers are known.
+/// A request that logs or headers show.
+///
+/// The proxy and the site share it. It writes its lines when both have dropped it, because then the
+/// response has been sent and all its headers are known.
 pub(super) struct PendingRequest {
     snapshot: Snapshot,
     logs: Arc<[WrittenLog]>,
@@ -74,15 +76,15 @@ pub(super) struct PendingRequest {
 
 #[derive(Default)]
 struct RequestOutcome {
-    /// Whether another request has the line.
+    /// Whether the record of another location writes the line.
     is_discarded: bool,
     /// Whether the site replaced the response of the proxy.
     is_replaced: bool,
     status: Option<u16>,
-    /// The status that an `error_page` line gives the response of a node.
+    /// The status that an `error_page` directive gives to the response of a node.
     marked: Option<u16>,
     body_bytes: u64,
-    /// The time at locations before.
+    /// The time spent at earlier locations.
     elapsed_before: Duration,
     elapsed: Duration,
     earlier: Vec<UpstreamAttempts>,
@@ -163,7 +165,8 @@ impl PendingRequest {
         self.outcome.lock().marked = Some(status.as_u16());
     }
 
-    /// Leaves the line to another location, to which an error has led the request. If that has a log, its line tells of both.
+    /// Leaves the line to the location to which an error has led the request. If that location has
+    /// a log, its line covers both.
     pub(super) fn yield_to(&self, next: Option<&Self>) {
         let mut ended = self.outcome.lock();
         ended.is_discarded = true;

@@ -1,4 +1,4 @@
-//! An affinity for each upstream: by its `sticky` directive, else by an option or the default.
+//! The affinity of each upstream: from its `sticky` directive, else from an option or the default.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -12,30 +12,30 @@ use crate::session::{Affinity, MemoryStore, Secret, SessionCookie, Sessions};
 /// Builds affinities from the secret and the sessions that the front ends of one cluster share.
 #[derive(Debug, Default)]
 pub(super) struct Affinities {
-    /// The application's secret, or a random one once an upstream needed it.
+    /// The application's secret, or a random one once an upstream has needed it.
     pub(super) secret: Option<Secret>,
     pub(super) sessions: Option<Sessions>,
     /// The time for one operation of a store.
     pub(super) deadline: Option<Duration>,
-    /// A mode with a store, which `sticky learn` uses where there are no `sessions`.
+    /// A mode with a store, which `sticky learn` uses if no `sessions` are set.
     pub(super) shared: Option<SessionMode>,
-    /// The affinity of each mode: upstreams of one mode share their sessions, so that a login through one upstream is known to
-    /// another one with the same servers.
+    /// The affinity of each mode. Upstreams of one mode share their sessions, so a login through
+    /// one upstream is known to another upstream with the same servers.
     modes: Vec<(SessionMode, Option<Affinity>, Option<Sessions>)>,
     /// The sessions of each `sticky learn` in memory, with the name of its upstream and its zone.
     learned: Vec<(String, u64, Sessions)>,
 }
 
-/// The default of the time for one operation of a store.
+/// The default time for one operation of a store.
 const STORE_DEADLINE: Duration = Duration::from_millis(50);
 
-/// The bytes that nginx needs for a session: it stores about 4000 in a megabyte.
+/// The bytes that nginx needs for a session; it stores about 4000 sessions in a megabyte.
 const NGINX_SESSION_BYTES: u64 = 262;
-/// The bytes that a session needs in a [`MemoryStore`], with its part of the tables.
+/// The bytes that a session needs in a [`MemoryStore`], with its share of the tables.
 const SESSION_BYTES: NonZeroUsize = NonZeroUsize::new(512).expect("not zero");
 
 impl Affinities {
-    /// Makes the affinity of an upstream. `before` has the sessions that a running site keeps, which stay.
+    /// Builds the affinity of an upstream. The sessions of a running site, in `before`, are kept.
     pub(super) fn build(
         &mut self,
         upstream: &Upstream,
@@ -56,7 +56,8 @@ impl Affinities {
             }
             Some(Sticky::Learn(learned)) => self.learn(learned, upstream, before)?,
         };
-        // nginx looks for the server of a session among the backups only if no primary server is eligible.
+        // nginx looks for the server of a session among the backups only if no primary server is
+        // eligible.
         Ok(Some(affinity.primaries_first(true)))
     }
 
@@ -148,7 +149,7 @@ impl Affinities {
     }
 }
 
-/// Returns sessions in memory for a zone of so many bytes.
+/// Returns sessions in memory for a zone of `zone` bytes.
 fn local(zone: u64, secret: Secret) -> Sessions {
     let entries = usize::try_from(zone / NGINX_SESSION_BYTES).unwrap_or(usize::MAX);
     let entries = NonZeroUsize::new(entries).unwrap_or(NonZeroUsize::MIN);

@@ -23,7 +23,9 @@ use crate::proxy::ReloadAccess;
 use crate::session::{Secret, Sessions};
 
 /// Builds a [`Site`] from a configuration, and from settings for which nginx has no directive.
-/// A directive or a comment of an upstream takes precedence over a comment of a server, and that over a setting of this builder.
+///
+/// A directive or a comment of an upstream takes precedence over a comment of a server. A comment
+/// of a server takes precedence over a setting of this builder.
 ///
 /// | setting | default |
 /// |---|---|
@@ -79,8 +81,8 @@ impl SiteBuilder {
     /// Sets the secret that signs the cookies of `sticky cookie`. Front ends of one cluster need
     /// the same secret.
     ///
-    /// Default: random bytes. Another process, or this one after a restart, then ignores the cookie
-    /// and picks a server by the method of the upstream.
+    /// Default: random bytes. Another process, or this one after a restart, then ignores the
+    /// cookie, and the method of the upstream picks a server.
     pub fn secret(mut self, secret: Secret) -> Self {
         self.affinities.secret = Some(secret);
         self
@@ -89,20 +91,24 @@ impl SiteBuilder {
     /// Sets where every `sticky learn` keeps its sessions, for example in a store that front ends
     /// share.
     ///
-    /// Default: in memory, of the size of `zone=`; `sync` is then an error.
+    /// Default: in memory, with the size of `zone=`; `sync` is then an error.
     pub fn sessions(mut self, sessions: Sessions) -> Self {
         self.affinities.sessions = Some(sessions);
         self
     }
 
-    /// Sets whether the rules of Kylin apply to upstreams of Kylin: roles, retries by class, closed internal calls. Default: on.
+    /// Sets whether the rules of Kylin apply to upstreams of Kylin: roles, retries by class, closed
+    /// internal calls.
+    ///
+    /// Default: on.
     pub fn kylin(mut self, on: bool) -> Self {
         self.options.kylin = Some(on);
         self
     }
 
-    /// Sets which clients may reload metadata and configuration of Kylin nodes:
-    /// [`KylinRules::reload`](crate::proxy::KylinRules::reload). Default: administrators.
+    /// Sets which clients may reload metadata and configuration of Kylin nodes.
+    ///
+    /// Default: administrators. See [`KylinRules::reload`](crate::proxy::KylinRules::reload).
     pub fn reload(mut self, access: ReloadAccess) -> Self {
         self.reload = access;
         self
@@ -114,7 +120,8 @@ impl SiteBuilder {
         self
     }
 
-    /// Sets the time for one operation of a store, after which the request proceeds without it. Default: 50 ms.
+    /// Sets the time for one operation of a store, after which the request proceeds without it.
+    /// Default: 50 ms.
     pub fn store_deadline(mut self, deadline: Duration) -> Self {
         self.affinities.deadline = Some(deadline);
         self
@@ -126,68 +133,88 @@ impl SiteBuilder {
         self
     }
 
-    /// Sets how [`Site::start_probes`] probes: upstreams of Kylin, and with [`ProbeMode::Tcp`] all. Default: [`ProbeMode::Auto`].
+    /// Sets how [`Site::start_probes`] probes upstreams of Kylin. [`ProbeMode::Tcp`] probes all
+    /// upstreams.
+    ///
+    /// Default: [`ProbeMode::Auto`].
     pub fn probe(mut self, probe: ProbeMode) -> Self {
         self.options.probe = Some(probe);
         self
     }
 
-    /// Sets whether queries to upstreams of Kylin wait for servers that have their `max_conns` in flight:
-    /// [`ProxyBuilder::queue`](crate::proxy::ProxyBuilder::queue), by the rules of `queue` if the file has it. Default: on.
+    /// Sets whether queries to upstreams of Kylin wait for servers that have reached `max_conns`.
+    ///
+    /// The directive `queue` sets the rules, if the file has it. Default: on. See
+    /// [`ProxyBuilder::queue`](crate::proxy::ProxyBuilder::queue).
     pub fn queue(mut self, on: bool) -> Self {
         self.options.queue = Some(on);
         self
     }
 
-    /// Sets whether servers without `max_fails` and `fail_timeout` are ejected if they fail more than the others. Default: on. If
-    /// it is off, they have nginx's default: ejected for 10 s after one failure.
+    /// Sets whether servers without `max_fails` and `fail_timeout` are ejected if they fail more
+    /// often than the others.
+    ///
+    /// Default: on. If off, nginx's default applies: such a server is ejected for 10 s after one
+    /// failure.
     pub fn outlier(mut self, on: bool) -> Self {
         self.options.outlier = Some(on);
         self
     }
 
-    /// Sets whether a server without `max_fails` and `fail_timeout` that shows that it stops gets no new sessions:
-    /// [`Outlier::drain`](crate::health::Outlier::drain). Default: on.
+    /// Sets whether a stopping node gets no new sessions, if it has neither `max_fails` nor
+    /// `fail_timeout`.
+    ///
+    /// Default: on. See [`Outlier::drain`](crate::health::Outlier::drain).
     pub fn drain(mut self, on: bool) -> Self {
         self.options.drain = Some(on);
         self
     }
 
-    /// Sets whether equal queries to an upstream of Kylin are executed once:
-    /// [`single_flight`](crate::proxy::ProxyBuilder::single_flight). Default: on.
+    /// Sets whether identical queries to an upstream of Kylin are executed once.
+    ///
+    /// Default: on. See [`single_flight`](crate::proxy::ProxyBuilder::single_flight).
     pub fn single_flight(mut self, on: bool) -> Self {
         self.options.single_flight = Some(on);
         self
     }
 
-    /// Sets whether a server that failed serves while health keeps requests from all of them:
-    /// [`panic_mode`](crate::cluster::ClusterBuilder::panic_mode). Default: on.
+    /// Sets whether a failed server serves requests while all servers are unhealthy or ejected.
+    ///
+    /// Default: on. See [`panic_mode`](crate::cluster::ClusterBuilder::panic_mode).
     pub fn panic_mode(mut self, on: bool) -> Self {
         self.options.panic = Some(on);
         self
     }
 
-    /// Sets the resource groups of Kylin 5, for upstreams of Kylin:
-    /// [`KylinRules::resource_groups`](crate::proxy::KylinRules::resource_groups). Default: none.
+    /// Sets the resource groups of Kylin 5, for upstreams of Kylin.
+    ///
+    /// Default: none. See
+    /// [`KylinRules::resource_groups`](crate::proxy::KylinRules::resource_groups).
     pub fn resource_groups(mut self, groups: ResourceGroups) -> Self {
         self.options.resource_groups = Some(groups);
         self
     }
 
-    /// Sets the budget of bytes that wait in memory, for all locations and the server together. Default: [`BufferBudget::process`].
+    /// Sets the budget for bytes that wait in memory, which all locations and the server share.
+    ///
+    /// Default: [`BufferBudget::process`].
     pub fn buffers(mut self, budget: BufferBudget) -> Self {
         self.buffers = budget;
         self
     }
 
-    /// Adds an observer, which gets the events of the requests of every location with `proxy_pass`. Default: none.
+    /// Adds an observer, which gets the events of requests of every location with `proxy_pass`.
+    ///
+    /// Default: none.
     pub fn observer(mut self, observer: impl Observer) -> Self {
         self.observers.push(Arc::new(observer));
         self
     }
 
-    /// Sets the function that takes the lines of the access log at `path`, without a line break. It must not block. A log without
-    /// a writer is not written: the application opens files, see [`Config::access_logs`]. Default: none.
+    /// Sets the function that takes the lines of the access log at `path`, without a line break.
+    ///
+    /// The function must not block. A log without a function is not written, because the
+    /// application opens the files: see [`Config::access_logs`]. Default: none.
     pub fn access_log(mut self, path: impl Into<PathBuf>, write: impl Fn(Vec<u8>) + Send + Sync + 'static) -> Self {
         self.writers.insert(path.into(), Arc::new(write));
         self
@@ -198,9 +225,11 @@ impl SiteBuilder {
         Report::new(&self.config, self.options.clone())
     }
 
-    /// Sets how many requests a client may have in flight at each location; `None` is no limit, as in nginx. Default: 256, see
-    /// [`ProxyBuilder::max_requests_per_client`](crate::proxy::ProxyBuilder::max_requests_per_client). `set_real_ip_from` names the
-    /// trusted proxies.
+    /// Sets the maximum number of requests in flight per client and location.
+    ///
+    /// `None` is no limit, as in nginx. `set_real_ip_from` names the trusted proxies. Default: 256.
+    /// See
+    /// [`max_requests_per_client`](crate::proxy::ProxyBuilder::max_requests_per_client).
     pub fn max_requests_per_client(mut self, requests: Option<NonZeroU32>) -> Self {
         self.max_requests_per_client = requests;
         self
@@ -214,11 +243,14 @@ impl SiteBuilder {
         self.build_after(None)
     }
 
-    /// Builds a site that replaces the running `site` and keeps its state: the clusters of upstreams with the same name, with
-    /// their probes and the live state of endpoints by id, and the sessions of upstreams that keep them as before.
+    /// Builds a site that replaces the running `site` and keeps its state.
     ///
-    /// Nothing changes before the successor is [activated](SiteSuccessor::activate). A secret that is not set is that of `site`. If
-    /// the secret differs, sessions from before are found as long as it has the [previous one](Secret::with_previous).
+    /// Upstreams with the same name keep their clusters, with their probes and the live state of
+    /// endpoints by id. Upstreams whose session mode is unchanged keep their sessions.
+    ///
+    /// Nothing changes before the successor is [activated](SiteSuccessor::activate). Without a
+    /// secret of its own, the builder uses that of `site`. If the secret differs, earlier sessions
+    /// are found as long as it includes the [previous one](Secret::with_previous).
     ///
     /// ```no_run
     /// # fn reload(site: kylin_lb::nginx::Site, mut server: kylin_lb::server::Server) -> Result<(), Box<dyn std::error::Error>> {
@@ -234,7 +266,8 @@ impl SiteBuilder {
     /// ```
     ///
     /// # Errors
-    /// As of [`build`](Self::build). The name of a server that `site` knows and that cannot be looked up keeps its addresses.
+    /// Those of [`build`](Self::build). A server of `site` whose name cannot be looked up keeps its
+    /// addresses.
     pub fn build_successor(self, site: &Site) -> Result<SiteSuccessor, SiteError> {
         let before = site.clone();
         Ok(SiteSuccessor { site: self.build_after(Some(&before.parts))?, before })

@@ -1,4 +1,4 @@
-//! A cluster for each upstream.
+//! Builds a cluster for each upstream.
 
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::nginx::directives::upstream::{EjectionRule, Method, Upstream, Upstrea
 #[derive(Clone)]
 pub(super) struct UpstreamKey(pub(super) Bytes);
 
-/// The settings of a cluster besides its endpoints.
+/// The settings of a cluster, without its endpoints.
 pub(super) struct ClusterSettings {
     balancer: Arc<dyn Balancer>,
     panic: bool,

@@ -10,10 +10,11 @@ use crate::session::{InvalidCookie, InvalidSecret, InvalidStore};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SiteError {
-    /// The name of a server does not resolve to an address. It has no `resolve`, and is in no variable of `proxy_pass`.
+    /// The name of a server does not resolve to an address. The server has no `resolve`, and is not
+    /// in a variable of `proxy_pass`.
     #[error("upstream {upstream}: host not found in server {server}")]
     HostNotFound {
-        /// The upstream's name, and the place of the `proxy_pass` if that names a host.
+        /// The upstream's name, with the position of the `proxy_pass` if that names a host.
         upstream: String,
         /// The server as written.
         server: String,
@@ -38,7 +39,7 @@ pub enum SiteError {
         /// The reason.
         source: ClusterError,
     },
-    /// The sessions of an upstream cannot be kept as an option or a comment says.
+    /// The sessions of an upstream cannot be kept in the way that an option or a comment sets.
     #[error("upstream {upstream}: its sessions cannot be kept so")]
     Sessions {
         /// The upstream's name.
@@ -53,7 +54,7 @@ pub enum SiteError {
         /// The upstream's name.
         upstream: String,
     },
-    /// The `timeout` of `sticky learn` is shorter than a session store can count.
+    /// The `timeout` of `sticky learn` is shorter than a session store can measure.
     #[error("upstream {upstream}: timeout of sticky learn is too short")]
     Timeout {
         /// The upstream's name.
@@ -61,7 +62,8 @@ pub enum SiteError {
         /// The reason.
         source: InvalidDuration,
     },
-    /// The attributes of `sticky cookie` do not form a valid cookie, or no cookie can have a name of `sticky learn`.
+    /// The attributes of `sticky cookie` do not form a valid cookie, or a name of `sticky learn` is
+    /// not a valid cookie name.
     #[error("upstream {upstream}: the cookie of sticky is invalid")]
     Cookie {
         /// The upstream's name.
@@ -69,7 +71,7 @@ pub enum SiteError {
         /// The reason.
         source: InvalidCookie,
     },
-    /// Certificates, or settings of TLS, cannot be used.
+    /// Certificates or TLS settings cannot be used.
     #[cfg(feature = "tls")]
     #[error("{place}: TLS cannot be set up")]
     Tls {

@@ -41,7 +41,8 @@ pub(super) async fn forward(
     let checked = check_head(&mut request);
     let (mut head, mut body) = request.into_parts();
     let (mut passed, mut before) = (PassedChecks::default(), None);
-    // Each pause is for a check that `passed` then has, and the number of internal redirects is limited, so the loop ends.
+    // Each pause is for a check that `passed` then records, and the number of internal redirects is
+    // limited. So the loop ends.
     loop {
         let (proxy, edits, kept, pending) =
             match route(site, listener, peer, &mut head, checked, &mut passed, before.as_ref()) {
@@ -114,10 +115,10 @@ enum Routed<'s> {
     Forward {
         proxy: &'s Proxy,
         edits: ResponseEdits<'s>,
-        /// The request, if an error may lead it to another location.
+        /// The request, kept if an error may lead it to another location.
         kept: Option<Box<KeptRequest<'s>>>,
         pending: Option<Arc<PendingRequest>>,
-        /// The URI for the node if it is not that of the request.
+        /// The URI for the node, if it differs from that of the request.
         uri: Option<Box<Uri>>,
     },
 }
@@ -154,7 +155,8 @@ fn route<'s>(
 
     let request_uri = head.uri.path_and_query().cloned();
     let request_uri = request_uri.as_ref().map_or("/", |uri| uri.as_str());
-    // The path as the node reads it decides the location. As nginx reads it, it has the `;parameters` too.
+    // The path as the node reads it selects the location. nginx's reading also has the
+    // `;parameters`.
     let paths = RequestPaths::of(request_uri, server.settings.merge_slashes != Some(false));
     let is_readable = paths.is_some();
     let root = if is_readable { None } else { RequestPaths::of("/", true) };
@@ -163,7 +165,7 @@ fn route<'s>(
         ListenAddress::Tcp(address) => Some(reached.map_or(*address, |LocalAddr(reached)| reached)),
         ListenAddress::Unix(_) => None,
     };
-    // A connection from before a reload, or of a server that does not tell.
+    // The connection was made before a reload, or by a server that does not tell the local address.
     let is_unknown = site.config.server_addr == ServerAddrUse::Decides && reached.is_none() && listener.is_wildcard();
     if checked.is_ok() && is_unknown {
         checked = Err(NO_LOCAL_ADDR);
@@ -171,7 +173,7 @@ fn route<'s>(
     // The proxy reads it too, so it stays in the extensions.
     let connection = head.extensions.get::<TlsConnection>().cloned();
     let id = RequestId::default();
-    // The head is read meanwhile.
+    // The extensions are changed while the rest of the head is borrowed.
     let mut extensions = std::mem::take(&mut head.extensions);
     let mut scope = Scope {
         version: head.version,
@@ -184,7 +186,7 @@ fn route<'s>(
         captures,
         id: Some(&id),
         outcome: before.and_then(InternalRedirect::error).and_then(PageError::status).map(Outcome::of_site),
-        // Conditions and rewrites see the same path as the location.
+        // Conditions and rewrites see the path that selects the location.
         ..Scope::new(&head.method, request_uri, paths.as_ref().map_or(b"", RequestPaths::path), &head.headers)
     };
     let mut rewritten = match before {
@@ -233,11 +235,12 @@ impl<'s> From<Finished<'s>> for Routed<'s> {
     }
 }
 
-/// Drops headers whose names nginx takes for invalid: servers may read `X_Name` or `X.Name` as another header.
+/// Drops headers whose names are invalid for nginx, because servers may read `X_Name` or `X.Name`
+/// as another header.
 fn drop_invalid(headers: &mut HeaderMap, allows_underscores: bool) {
     let is_valid = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-') || (allows_underscores && byte == b'_');
     let is_invalid = |name: &&HeaderName| !name.as_str().bytes().all(is_valid);
-    // Nearly no request has one, and the check must not allocate.
+    // Such headers are rare, and the check must not allocate.
     if headers.keys().any(|name| is_invalid(&name)) {
         let names: Vec<_> = headers.keys().filter(is_invalid).cloned().collect();
         for name in names {

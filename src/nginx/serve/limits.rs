@@ -5,13 +5,13 @@ use crate::nginx::config::{Config, Listener};
 use crate::nginx::directives::settings::BlockSettings;
 use crate::server::{DEFAULT_BACKLOG, Handler, ServerBuilder};
 
-/// The most bytes of the head of a request, whatever the buffers of the file.
+/// The maximum size of a request head in bytes, even if the file sets larger buffers.
 const MAX_HEAD_BYTES: NonZeroUsize = NonZeroUsize::new(1024 * 1024).unwrap();
 
-/// Applies the limits on clients.
+/// Applies the limits on clients to a server builder.
 ///
-/// They hold before a server is chosen, so nginx takes those of the default server of an address.
-/// One builder has one set of limits for all `listeners`, so it gets the highest of each.
+/// The limits apply before a server is selected, so nginx uses those of the default server of an
+/// address. A builder has one set of limits for all `listeners`, so it gets the highest of each.
 pub(super) fn apply<H: Handler>(
     config: &Config,
     listeners: &[Listener],
@@ -42,11 +42,12 @@ pub(super) fn apply<H: Handler>(
     builder
 }
 
-/// Returns the size of the first buffer for a head, and the number and size of the others, if the file sets them: the highest of each.
+/// Returns the size of the first buffer for a head, and the number and size of the other buffers,
+/// if the file sets them. Each is the highest value of all servers.
 fn head_buffers<'s>(
     settings: impl Iterator<Item = &'s BlockSettings>,
 ) -> Option<(NonZeroUsize, NonZeroUsize, NonZeroUsize)> {
-    /// nginx's default of `client_header_buffer_size`.
+    /// The default of `client_header_buffer_size` in nginx.
     const FIRST: u64 = 1024;
     let written =
         settings.filter_map(|settings| Some((settings.first_head_buffer.unwrap_or(FIRST), settings.head_buffers?)));

@@ -58,32 +58,32 @@ pub struct Site {
 
 struct SiteParts {
     config: Config,
-    /// Parallel to the configuration's listeners.
+    /// The certificates, parallel to the configuration's listeners.
     #[cfg(all(feature = "tls", feature = "server"))]
     certificates: Vec<Option<crate::tls::ServerTls>>,
-    /// Parallel to the configuration's upstreams.
+    /// The clusters, parallel to the configuration's upstreams.
     clusters: Vec<Cluster>,
-    /// Parallel to the clusters.
+    /// The endpoints of the upstreams, parallel to the clusters.
     endpoints: Vec<Arc<Mutex<UpstreamEndpoints>>>,
-    /// Parallel to the clusters: the changes that a successor will make to a cluster that it shares with the former site, once it
-    /// is activated.
+    /// The changes that a successor makes when it is activated, parallel to the clusters. They are
+    /// for clusters that it shares with the former site.
     pending: Vec<Mutex<Option<ClusterSettings>>>,
-    /// The settings that differ from those of the former site, but cannot change in a running process.
+    /// The settings that differ from the former site's, but cannot change in a running process.
     kept_settings: Vec<String>,
-    /// Parallel to the clusters.
+    /// The probe modes, parallel to the clusters.
     probes: Vec<ProbeMode>,
     affinities: Affinities,
     /// The sessions that the status of an application shows.
     sessions: Option<Sessions>,
     /// The routes by the number of the location.
     routes: Vec<Route>,
-    /// The logs of requests that no location serves, by the number of the server.
+    /// The logs of requests that no location serves, by the index of the server.
     server_logs: Vec<Arc<[access_log::WrittenLog]>>,
     #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "of the server"))]
     buffers: BufferBudget,
 }
 
-/// One address of a site, which handles the requests that arrive there. Clones share one site.
+/// A listen address of a site, which handles the requests that arrive there. Clones share one site.
 #[derive(Clone)]
 pub struct SiteListener {
     site: Site,
@@ -93,9 +93,10 @@ pub struct SiteListener {
 impl Site {
     /// Builds the clusters and proxies of a configuration.
     ///
-    /// The names of servers are looked up here, for 15 s at most, and again by [`start_name_lookups`](Self::start_name_lookups). A name
-    /// with several addresses becomes as many endpoints. One with `resolve`, or in a variable of `proxy_pass`, may be unknown: until it is
-    /// found its requests are 503.
+    /// The names of servers are looked up here, for at most 15 s, and later by
+    /// [`start_name_lookups`](Self::start_name_lookups). Each address of a name becomes an
+    /// endpoint. A name with `resolve`, or in a variable of `proxy_pass`, may be unknown at first:
+    /// its requests get 503 until it is found.
     ///
     /// # Errors
     /// [`SiteError`] names the upstream and the server.
@@ -103,8 +104,8 @@ impl Site {
         Self::builder(config).build()
     }
 
-    /// Returns a builder, which takes a secret and a session store. Front ends of one cluster share them, and an nginx configuration
-    /// does not contain them.
+    /// Returns a builder, which also takes settings that nginx does not have, such as a secret and
+    /// a session store. Front ends of one cluster share these two.
     pub fn builder(config: Config) -> SiteBuilder {
         SiteBuilder::new(config)
     }
@@ -115,24 +116,26 @@ impl Site {
         config.upstreams.iter().zip(clusters).map(|(upstream, cluster)| (upstream.name.as_str(), cluster))
     }
 
-    /// Starts to probe the servers of each upstream that is to be probed, until the returned checkers are dropped. Call it within a
-    /// tokio runtime.
+    /// Starts to probe the servers of each upstream whose [`ProbeMode`] is not `None`, until the
+    /// returned checkers are dropped. It must be called within a tokio runtime.
     ///
     /// # Errors
-    /// As of [`ProbeMode::start`].
+    /// Those of [`ProbeMode::start`].
     pub fn start_probes(&self) -> Result<Vec<HealthChecker>, InvalidSetting> {
         let probed = self.parts.probes.iter().zip(&self.parts.clusters);
         probed.filter_map(|(probe, cluster)| probe.start(cluster).transpose()).collect()
     }
 
-    /// Returns the longest time until a node must respond, of all locations: how long a query may take.
+    /// Returns the longest response timeout of all locations, which is the maximum duration of a
+    /// query.
     pub fn longest_timeout(&self) -> Duration {
         let timeouts = self.parts.routes.iter().filter(|route| route.proxy.is_some());
         let default = Timeouts::default().head;
         timeouts.map(|route| route.timeouts.map_or(default, |timeouts| timeouts.head)).max().unwrap_or(default)
     }
 
-    /// Returns the sessions that the front end keeps in memory or in a store: the first, if upstreams keep them differently.
+    /// Returns the sessions that the front end keeps in memory or in a store. If upstreams keep
+    /// them in different ways, these are the first.
     pub fn sessions(&self) -> Option<&Sessions> {
         self.parts.sessions.as_ref()
     }
@@ -142,7 +145,8 @@ impl Site {
         (0..self.parts.config.listeners.len()).map(|number| SiteListener { site: self.clone(), number })
     }
 
-    /// Returns a builder of a server that listens at the addresses of the configuration, with its limits on clients.
+    /// Returns a builder of a server that listens at the addresses of the configuration, with its
+    /// limits on clients.
     #[cfg(feature = "server")]
     pub fn server(&self) -> crate::server::ServerBuilder<SiteListener> {
         let builder = self.listeners().fold(crate::server::Server::builder(), |builder, listener| {
@@ -152,10 +156,11 @@ impl Site {
         limits::apply(&self.parts.config, &self.parts.config.listeners, builder).buffers(self.parts.buffers.clone())
     }
 
-    /// Returns a builder of a server that listens at `listen` only, in place of the configuration's
+    /// Returns a builder of a server that listens only at `listen`, instead of the configuration's
     /// first address.
     ///
-    /// It has the servers of that address, its limits on clients, its TLS and its PROXY protocol.
+    /// The server has the virtual servers of that address, its limits on clients, its TLS and its
+    /// PROXY protocol.
     #[cfg(feature = "server")]
     pub fn server_on(&self, listen: crate::server::Listen) -> crate::server::ServerBuilder<SiteListener> {
         // Each configuration has a server, and each server an address.
@@ -168,8 +173,8 @@ impl Site {
 
 #[cfg(all(feature = "tls", feature = "server"))]
 impl Site {
-    /// Reads the certificates of all addresses again. New connections get them, and open connections continue. If one cannot be
-    /// read, all stay as they are.
+    /// Reads the certificates of all addresses again. New connections use them, and open
+    /// connections continue. If one cannot be read, all stay as they are.
     ///
     /// # Errors
     /// [`SiteError::Tls`] names the address, the file and the reason.
@@ -187,7 +192,8 @@ impl Site {
 }
 
 impl SiteListener {
-    /// Returns how connections begin at the address: with TLS, with the PROXY protocol, or with requests.
+    /// Returns how connections begin at the address: with TLS, with the PROXY protocol, or with
+    /// requests.
     #[cfg(feature = "server")]
     pub fn options(&self) -> crate::server::ListenOptions {
         let mut options = crate::server::ListenOptions::new();

@@ -1,4 +1,4 @@
-//! The changes of a node's response, and the responses that a location gives itself.
+//! The changes to a node's response, and the responses that a location gives itself.
 
 mod headers;
 
@@ -28,7 +28,7 @@ const NOT_FOLLOWED: ErrorResponse = ErrorResponse::new(
     "the node asks for another path with X-Accel-Redirect, which is not followed",
 );
 
-/// The changes of a node's response, computed before the request is sent.
+/// The changes to a node's response, computed before the request is sent.
 pub(super) struct ResponseEdits<'s> {
     settings: &'s BlockSettings,
     filters: HeaderFilters<'s>,
@@ -38,7 +38,7 @@ pub(super) struct ResponseEdits<'s> {
     cookies: CookieEdits<'s>,
 }
 
-/// The scheme of a request, and its host.
+/// The scheme and host of a request.
 struct Front {
     is_tls: bool,
     host: Option<HeaderValue>,
@@ -65,8 +65,9 @@ impl<'s> ResponseEdits<'s> {
         })
     }
 
-    /// Returns the `error_page` line for a response of the proxy itself, or with `proxy_intercept_errors` for that of a node. Else errors
-    /// of nodes reach the client.
+    /// Returns the `error_page` directive for a response of the proxy itself. With
+    /// `proxy_intercept_errors`, also for a response of a node, whose errors otherwise reach the
+    /// client.
     pub(super) fn page(&self, response: &Response<Body>) -> Option<&'s ErrorPage> {
         let status = response.status().as_u16();
         let mut pages = self.settings.error_pages.iter();
@@ -77,7 +78,8 @@ impl<'s> ResponseEdits<'s> {
         }
     }
 
-    /// Returns the error in place of a node's response that tells nginx to serve another path, and would be empty without that.
+    /// Returns an error in place of a node's response with `X-Accel-Redirect`. Such a response asks
+    /// nginx to serve another path, and is usually empty.
     pub(super) fn unserved(&self, response: &Response<Body>) -> Option<Response<Body>> {
         let leads_on = response.headers().contains_key("x-accel-redirect") && !self.settings.ignores_accel_redirect;
         if !leads_on || is_own_error(response) {
@@ -87,7 +89,8 @@ impl<'s> ResponseEdits<'s> {
         Some(NOT_FOLLOWED.response_to(&Request::new(()).into_parts().0))
     }
 
-    /// Removes the body of a request for a node that gets none. One that is too long stays, and is refused.
+    /// Removes the body of a request if the node gets none. A body that is too long stays, and is
+    /// refused.
     pub(super) fn without_body(&self, head: &mut request::Parts, body: Body) -> Body {
         let length =
             head.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
@@ -100,7 +103,7 @@ impl<'s> ResponseEdits<'s> {
         Body::empty()
     }
 
-    /// Returns whether error pages replace responses of nodes too.
+    /// Returns whether error pages also replace responses of nodes.
     pub(super) fn intercepts(&self) -> bool {
         self.settings.intercept_errors == Some(true)
     }
@@ -148,12 +151,12 @@ pub(super) fn is_own_error(response: &Response<Body>) -> bool {
     response.extensions().get::<Termination>().is_some()
 }
 
-/// Sets a status of the file.
+/// Sets a status that the file gives, if it is valid.
 pub(super) fn set_status(response: &mut Response<Body>, status: u16) {
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
 }
 
-/// The type of a redirect, as that of nginx, which has a page. A `map` may decide by it.
+/// The content type of a redirect. nginx sends a page with this type, and a `map` may depend on it.
 const OF_REDIRECTS: HeaderValue = HeaderValue::from_static("text/html");
 
 /// Makes the response of a `return`, without added headers.
@@ -162,7 +165,8 @@ pub(super) fn reply(
     settings: &BlockSettings,
     scope: &Scope<'_>,
 ) -> Result<Response<Body>, ErrorResponse> {
-    // nginx closes the connection without a response, which browsers and JDKs take for a reason to send the request again.
+    // nginx closes the connection without a response. Browsers and JDKs would then send the request
+    // again.
     let status = if reply.closes() { Ok(StatusCode::FORBIDDEN) } else { StatusCode::from_u16(reply.status) };
     let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let scope = &with_status(scope, status);
@@ -198,8 +202,10 @@ pub(super) fn redirect_to(status: u16, to: Vec<u8>, scope: &Scope<'_>) -> Result
     Ok(response)
 }
 
-/// Returns the `Location` of a redirect. A client reads `//x` and `/\x` as the host `x`, so such a path is sent with scheme and host,
-/// as nginx sends every path.
+/// Returns the `Location` of a redirect.
+///
+/// A client reads `//x` and `/\x` as the host `x`. So such a path is sent with scheme and host, as
+/// nginx does with every path.
 fn redirect_target(mut to: Vec<u8>, front: &Front) -> Result<HeaderValue, ErrorResponse> {
     // Clients drop tabs.
     if let [b'/', b'/' | b'\\' | b'\t', ..] = to[..] {
@@ -210,9 +216,9 @@ fn redirect_target(mut to: Vec<u8>, front: &Front) -> Result<HeaderValue, ErrorR
     HeaderValue::from_maybe_shared(Bytes::from(to)).map_err(|_| Unsendable.into())
 }
 
-/// Redirects a path that lacks the slash at the end of the location's.
+/// Redirects a path that lacks the trailing slash of the location.
 ///
-/// The address stays relative: the client knows scheme and port.
+/// The redirect is relative, because the client knows the scheme and port.
 pub(super) fn redirect(location: &Location, scope: &Scope<'_>) -> Result<Response<Body>, ErrorResponse> {
     let path = escape(location.matcher.text().as_bytes());
     let query = scope.query();
@@ -220,7 +226,7 @@ pub(super) fn redirect(location: &Location, scope: &Scope<'_>) -> Result<Respons
     redirect_to(301, to, scope)
 }
 
-/// Adds the headers of the block to a response of the front end.
+/// Adds the headers of a block to a response of the front end.
 pub(super) fn add_headers(
     settings: &BlockSettings,
     scope: &Scope<'_>,

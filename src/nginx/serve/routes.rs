@@ -1,4 +1,4 @@
-//! A proxy for each location.
+//! Builds a proxy for each location.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::session::Affinity;
 /// The compiled form of a location.
 pub(super) struct Route {
     pub(super) trusted: TrustedProxies,
-    /// `None` for a location that responds itself.
+    /// The proxy; `None` for a location that responds itself.
     pub(super) proxy: Option<Proxy>,
     /// Whether the rules of Kylin apply.
     pub(super) is_of_kylin: bool,
@@ -49,7 +49,8 @@ impl Route {
     }
 }
 
-/// The cluster of an upstream, how its sessions find their endpoint, and whether the rules of Kylin apply.
+/// The cluster of an upstream, how its sessions find their endpoint, and whether the rules of Kylin
+/// apply.
 pub(super) struct Group {
     pub(super) cluster: Cluster,
     pub(super) affinity: Option<Affinity>,
@@ -64,7 +65,7 @@ pub(super) struct Group {
     pub(super) addresses: Addresses,
 }
 
-/// Returns the routes by the number of the location.
+/// Builds the routes, indexed by the number of the location.
 pub(super) fn build(config: &Config, groups: &[Group], writers: &Writers) -> Result<Vec<Route>, SiteError> {
     let mut routes = Vec::new();
     for server in &config.servers {
@@ -74,7 +75,7 @@ pub(super) fn build(config: &Config, groups: &[Group], writers: &Writers) -> Res
     routes.sort_by_key(|(number, _)| *number);
     let mut by_number = Vec::new();
     for (number, route) in routes {
-        // A `return` after a `proxy_pass` leaves numbers that no location has.
+        // A `return` after a `proxy_pass` leaves gaps in the numbers of locations.
         while by_number.len() < number {
             by_number.push(Route::none());
         }
@@ -83,10 +84,10 @@ pub(super) fn build(config: &Config, groups: &[Group], writers: &Writers) -> Res
     Ok(by_number)
 }
 
-/// The facts of a server that its locations need.
+/// The settings of a server that its locations need.
 struct OfServer<'c> {
     real_ip: &'c Arc<RealIp>,
-    /// The highest limit on a body of its locations; `None` if one has none.
+    /// The highest body limit of its locations; `None` if one of them has no limit.
     max_body: Option<u64>,
 }
 
@@ -113,8 +114,10 @@ fn collect(
     Ok(())
 }
 
-/// Returns the rule by which a location knows its clients. As in nginx, the rule of the server counts first: it applies when a request
-/// arrives, and that of the location only if no client is named then.
+/// Returns the rule by which a location identifies its clients.
+///
+/// As in nginx, the rule of the server applies first, when a request arrives. That of the location
+/// applies only if the first one names no client.
 fn trusted(of_server: &Arc<RealIp>, of_location: &Arc<RealIp>) -> TrustedProxies {
     match Arc::ptr_eq(of_server, of_location) {
         true => of_server.trusted_proxies(),
@@ -134,7 +137,7 @@ fn route(
         Action::Return(_) | Action::Named(_) | Action::LeftOut(_) => None,
     };
     let trusted = trusted(of_server.real_ip, &settings.real_ip);
-    // The location that led the request to a named one has compared its length, which is all that nginx does.
+    // nginx checks only the declared length, which the location before the named one has done.
     let max_body = match location.matcher {
         Matcher::Named(_) => of_server.max_body,
         Matcher::Exact(_) | Matcher::Prefix { .. } | Matcher::Regex(_) => settings.max_body(),
@@ -201,14 +204,16 @@ fn with_settings<K>(
         builder = builder.response_buffer(0);
     }
     if settings.request_buffering == Some(false) {
-        // The file turns buffering off, and nginx does not limit bodies that stream.
+        // The file turns buffering off, and nginx does not limit the number of streamed bodies.
         builder = builder.replay_limit(0).streamed_bodies(None);
     }
     Ok(builder.build()?)
 }
 
-/// Returns the conditions of `proxy_next_upstream`. Where the rules of Kylin apply, the class of a request decides which of them
-/// count, and a budget bounds the retries. A response of a node that stops is repeated only if the conditions say so
+/// Returns the retry policy of `proxy_next_upstream`.
+///
+/// With the rules of Kylin, the class of a request decides which conditions apply, and a budget
+/// limits retries. A response of a stopping node is retried only if the conditions say so
 /// ([`RetryPolicy::none`]).
 fn retry(next: &NextUpstream, kylin: bool) -> RetryPolicy {
     let statuses = (400..600).filter(|status| next.on_status(*status));
@@ -232,7 +237,7 @@ fn timeouts(settings: &BlockSettings) -> Option<Timeouts> {
     let mut timeouts = Timeouts::default();
     timeouts.connect = settings.connect_timeout.unwrap_or(timeouts.connect);
     if let Some(read) = settings.read_timeout {
-        // nginx applies it to the head and to each piece of the body.
+        // nginx applies `proxy_read_timeout` to the head and to each piece of the body.
         (timeouts.head, timeouts.body) = (read, read);
     }
     Some(timeouts)

@@ -1,4 +1,4 @@
-//! A site that takes the place of a running one.
+//! A site that replaces a running one.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,8 +7,10 @@ use super::{Site, SiteParts};
 use crate::cluster::{Cluster, EndpointStatus};
 use crate::nginx::options::ProbeMode;
 
-/// A site that is ready to take the place of a running one, from
-/// [`SiteBuilder::build_successor`](super::SiteBuilder::build_successor). Nothing has changed yet.
+/// A site that is ready to replace a running one, from
+/// [`SiteBuilder::build_successor`](super::SiteBuilder::build_successor).
+///
+/// The running site is unchanged until [`activate`](Self::activate) is called.
 #[must_use = "nothing changes before the successor is activated"]
 pub struct SiteSuccessor {
     pub(super) site: Site,
@@ -16,14 +18,16 @@ pub struct SiteSuccessor {
 }
 
 impl SiteSuccessor {
-    /// Returns the new site, to build the listeners that take over. Activate the successor when they do.
+    /// Returns the new site, from which the new listeners are built. The successor is to be
+    /// activated when they take over.
     pub fn site(&self) -> &Site {
         &self.site
     }
 
     /// Applies the new configuration to the clusters, and returns the new site and the changes.
     ///
-    /// Drop the [`NameLookups`](super::NameLookups) of the old site before, and start those of the new one.
+    /// Before this call, drop the [`NameLookups`](super::NameLookups) of the old site. After it,
+    /// start those of the new site.
     pub fn activate(self) -> (Site, SiteChanges) {
         let SiteSuccessor { site, before } = self;
         let old = states(&before.parts);
@@ -51,25 +55,25 @@ impl fmt::Debug for SiteSuccessor {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SiteChanges {
-    /// Upstreams that are new, by name.
+    /// The names of new upstreams.
     pub upstreams_added: Vec<String>,
-    /// Upstreams that are gone.
+    /// The names of removed upstreams.
     pub upstreams_removed: Vec<String>,
-    /// Endpoints that are new in an upstream that stays, as `upstream/id`.
+    /// New endpoints in upstreams that stay, as `upstream/id`.
     pub endpoints_added: Vec<String>,
-    /// Endpoints that are gone from an upstream that stays. Their requests in flight finish.
+    /// Endpoints that were removed from upstreams that stay. Their requests in flight finish.
     pub endpoints_removed: Vec<String>,
-    /// Endpoints that stay with other settings.
+    /// Endpoints that stay, but whose settings changed.
     pub endpoints_changed: Vec<String>,
-    /// Upstreams that stay with another policy.
+    /// Upstreams that stay, but whose policy changed.
     pub policies_changed: Vec<String>,
-    /// The settings that differ and stay as they were until the process is restarted.
+    /// The settings that differ, but take effect only after a restart of the process.
     pub kept_settings: Vec<String>,
-    /// Whether the directives of the configuration differ outside of its upstreams: servers, locations or their settings. Files of
-    /// passwords and certificates do not count.
+    /// Whether directives outside of upstreams differ: servers, locations or their settings. Files
+    /// of passwords and certificates do not count.
     pub servers: bool,
-    /// Whether [`Site::start_probes`] has to start anew, because upstreams came, or are probed otherwise. If not, the checkers of the
-    /// old site go on.
+    /// Whether [`Site::start_probes`] has to be called again, because upstreams are new or their
+    /// probes changed. If not, the checkers of the old site continue.
     pub probes: bool,
 }
 
@@ -117,7 +121,7 @@ impl SiteChanges {
     }
 }
 
-/// Returns the upstreams with the way in which they are probed.
+/// Returns the upstreams and their probe modes.
 fn probes(parts: &SiteParts) -> BTreeMap<&str, ProbeMode> {
     let named = parts.config.upstreams.iter().zip(&parts.probes);
     named.map(|(upstream, probe)| (upstream.name.as_str(), *probe)).collect()

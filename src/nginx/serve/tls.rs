@@ -1,4 +1,4 @@
-//! TLS of a site: of its addresses with clients, and of its upstreams with nodes.
+//! TLS settings of a site: between clients and its addresses, and between its upstreams and nodes.
 
 #[cfg(feature = "server")]
 use std::collections::{HashMap, HashSet};
@@ -38,7 +38,7 @@ pub(super) fn of_listener(config: &Config, listener: &Listener) -> Result<Option
             }
         }
         let of_default = identities.get(&listener.default).cloned();
-        // The rules that find the server of a request.
+        // The listener has the rules that find the server of a request.
         let (names, named) = (listener.clone(), listener.clone());
         let mut builder = ServerTls::builder(of_default)
             .identity_by(move |name| identities.get(&names.server_for(Some(name)).0).cloned())
@@ -60,7 +60,8 @@ pub(super) fn of_listener(config: &Config, listener: &Listener) -> Result<Option
     read().map(Some).map_err(|source| SiteError::Tls { place: format!("listen {}", listener.address), source })
 }
 
-/// Reads what connections to the nodes of an upstream need. `host` is the host of one server as written.
+/// Reads the TLS settings for connections to the nodes of an upstream. `host` is the host of one
+/// server as written.
 pub(super) fn of_nodes(tls: &NodeTls, host: Option<&str>) -> Result<ClientTls, TlsError> {
     let NodeTls { settings, proxy_host } = tls;
     let mut builder = ClientTls::builder().versions(&versions(settings.protocols)).sni(settings.sni != Some(false));

@@ -13,10 +13,12 @@ pub(crate) struct Written {
     pub(crate) port: Option<u16>,
 }
 
-/// The longest path of a unix socket: `sun_path` of Linux has 108 bytes, one of them a zero.
+/// The maximum length of the path of a unix socket: `sun_path` of Linux has 108 bytes, including
+/// the final zero.
 const MAX_UNIX_PATH_BYTES: usize = 107;
 
-/// Reads `host`, `host:port`, `1.2.3.4:port`, `[::1]:port` or `unix:/path`. The error says what is wrong.
+/// Reads `host`, `host:port`, `1.2.3.4:port`, `[::1]:port` or `unix:/path`. The error is the
+/// reason.
 pub(crate) fn parse(text: &str, default_port: u16) -> Result<Written, &'static str> {
     if let Some(path) = text.strip_prefix("unix:") {
         return match path {

@@ -7,7 +7,7 @@ use super::excerpt::{excerpt, printable};
 use super::source::{Sources, Span};
 use crate::observe::is_secret_name;
 
-/// The kind of mistake that a [`ConfigError`] is about.
+/// The kind of mistake that a [`ConfigError`] reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -19,13 +19,13 @@ pub enum ErrorKind {
     Unknown,
     /// The directive exists, but not in this block.
     Misplaced,
-    /// A directive, parameter or name stands twice where it may stand once.
+    /// A directive, parameter or name occurs twice where it may occur once.
     Duplicate,
     /// The directive does not take this value.
     Value,
     /// A required directive or parameter is missing.
     Missing,
-    /// nginx supports it, this crate does not.
+    /// nginx supports the directive or value, but this crate does not.
     Unsupported,
     /// The configuration is larger or more deeply nested than this crate reads.
     Limit,
@@ -84,7 +84,7 @@ impl ConfigError {
         &self.0.fault.message
     }
 
-    /// Returns what the reader would accept in this place; empty for a file that cannot be read.
+    /// Returns the text that would be accepted in this place; empty for a file that cannot be read.
     pub fn expected(&self) -> &str {
         &self.0.fault.expected
     }
@@ -114,12 +114,12 @@ impl std::error::Error for ConfigError {
 #[derive(Debug)]
 pub(crate) struct Fault {
     kind: ErrorKind,
-    /// `None` for the main file as a whole.
+    /// The place; `None` for the main file as a whole.
     span: Option<Span>,
     message: String,
     expected: String,
     source: Option<io::Error>,
-    /// Whether it is a name that is nearly a known one.
+    /// Whether the mistake is a name that resembles a known one.
     is_misspelt: bool,
 }
 
@@ -173,7 +173,7 @@ impl Fault {
         Fault { source: Some(source), ..self }
     }
 
-    /// Marks the name as a misspelt one, which no module has.
+    /// Marks the name as a misspelt one, and so as no directive of another module.
     pub(crate) fn misspelt(self) -> Fault {
         Fault { is_misspelt: true, ..self }
     }
@@ -204,7 +204,8 @@ impl Fault {
     }
 }
 
-/// Returns the line with the user and password of each address hidden; every character stays at its column.
+/// Returns the line with the user and password of each address hidden; every character stays at its
+/// column.
 fn without_userinfo(line: &str) -> String {
     let mut shown = String::with_capacity(line.len());
     let mut rest = line;
@@ -218,12 +219,15 @@ fn without_userinfo(line: &str) -> String {
     shown + rest
 }
 
-/// Names that look like those of secrets, but whose values are not secret. `VARIABLES` are the prefixes of such variables.
+/// Names that look like those of secrets, but have values that are not secret. `VARIABLES` has the
+/// prefixes of such variables.
 const NOT_SECRET: [&str; 3] = ["server_tokens", "ssl_password_file", "proxy_ssl_password_file"];
 const VARIABLES: [&str; 5] = ["$http_", "$cookie_", "$arg_", "$sent_", "$upstream_"];
 
-/// Returns the line with what follows the first name of a secret hidden, such as the value of `proxy_set_header Authorization`; every
-/// character stays at its column.
+/// Returns the line with the text after the first name of a secret hidden; every character stays at
+/// its column.
+///
+/// An example is the value of `proxy_set_header Authorization`.
 fn without_credentials(line: &str) -> String {
     let lower = line.to_ascii_lowercase();
     let is_of_name = |c: char| c.is_ascii_alphanumeric() || "_-$".contains(c);
@@ -235,8 +239,8 @@ fn without_credentials(line: &str) -> String {
     shown.chars().chain(rest.chars().map(hide)).collect()
 }
 
-/// Returns whether a credential may follow a name, in lower case. Sessions and cookies are the subject of many directives, and only
-/// headers have the ids themselves.
+/// Returns whether a credential may follow a name in lower case. Many directives deal with sessions
+/// and cookies, but only headers contain the ids themselves.
 fn is_secret(before: &str, name: &str) -> bool {
     if NOT_SECRET.contains(&name) || VARIABLES.iter().any(|start| name.starts_with(start)) {
         return false;

@@ -1,13 +1,15 @@
-//! Makes the line of an error, and text of a configuration in messages, safe to print.
+//! Makes configuration text in error messages safe to print.
 //!
-//! The reader of httpd files in the example `kylin_front` compiles this file too, so that both show errors alike.
+//! The reader of httpd files in the example `kylin_front` also compiles this file, so that both
+//! show errors in the same way.
 
 use std::fmt::Write as _;
 
-/// The most characters of a line that an error shows.
+/// The maximum number of characters of a line that an error shows.
 const MAX_SHOWN_CHARS: usize = 100;
 
-/// Returns the part of a line around a column, which counts characters from 1, safe to print, and the position of the column in it.
+/// Returns the part of a line around a column, safe to print, and the position of the column in it.
+/// `column` counts characters from 1.
 pub(crate) fn excerpt(text: &str, column: usize) -> (String, usize) {
     let column = column.saturating_sub(1);
     let is_long = text.chars().nth(MAX_SHOWN_CHARS).is_some();

@@ -1,4 +1,4 @@
-//! Configurations of other programs, and characters that a keyboard in Chinese mode writes.
+//! Recognises configurations of other programs, and full-width characters of Chinese input methods.
 
 use super::error::{ErrorKind, Fault};
 use super::source::{Sources, Span};
@@ -7,7 +7,8 @@ use super::suggest::find_full_width;
 const INSTEAD: &str =
     "upstream kylin { server HOST:7070; } server { listen PORT; location / { proxy_pass http://kylin; } }";
 
-/// Returns a clearer error than `fault`, if the main file is one of another program or has full-width punctuation at the place.
+/// Returns a clearer error than `fault`, if the main file belongs to another program or has
+/// full-width punctuation at the place.
 pub(crate) fn explain(fault: Fault, sources: &Sources) -> Fault {
     let text = sources.text(0);
     if let Some((program, span)) = program(&text) {
@@ -26,7 +27,7 @@ pub(crate) fn explain(fault: Fault, sources: &Sources) -> Fault {
 /// Returns the program that a text is written for, and the line that shows it.
 fn program(text: &str) -> Option<(&'static str, Span)> {
     let mut at = 0;
-    // HAProxy has braces in its lines only.
+    // In HAProxy's files, braces occur only within lines.
     let has_blocks = || text.lines().any(|line| without_comment(line).trim_end().ends_with('{'));
     for (number, whole) in text.split_inclusive('\n').enumerate() {
         let line = without_comment(whole).trim();
@@ -71,10 +72,11 @@ fn without_comment(line: &str) -> &str {
     line.find('#').map_or(line, |comment| &line[..comment])
 }
 
-/// Full-width punctuation that only nginx's files have, and what nginx wants in its place.
+/// Full-width punctuation that occurs only in nginx's files, and the character that nginx expects.
 const FULL_WIDTH: [(char, &str); 3] = [('\u{ff1b}', ";"), ('\u{ff5b}', "{"), ('\u{ff5d}', "}")];
 
-/// Returns the first full-width character outside of comments in the line of a span, or in a line before it.
+/// Returns the first full-width character outside of comments in the line of a span, or in a line
+/// before it.
 fn full_width(span: Span, sources: &Sources) -> Option<(Span, char, &'static str)> {
     let text = sources.text(span.file);
     let mut at = 0;

@@ -1,4 +1,4 @@
-//! `include`: which files a pattern names, and reading them within bounds.
+//! Finds the files of an `include` pattern, and reads them within bounds.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -9,14 +9,15 @@ use regex::Regex;
 use super::error::{ErrorKind, Fault};
 use super::source::Span;
 
-/// Reads a file of at most `max_bytes`. `span` is the `include` that names it, if there is one.
+/// Reads a file of at most `max_bytes`. `span` is the `include` that names the file, if there is
+/// one.
 pub(crate) fn read(path: &Path, max_bytes: usize, span: Option<Span>) -> Result<String, Fault> {
     let fault = |kind, message: String, expected: &str| match span {
         Some(span) => Fault::new(kind, Some(span), format!("{}: {message}", path.display()), expected),
         None => Fault::new(kind, None, message, expected),
     };
     let unreadable = |error: io::Error| fault(ErrorKind::Io, format!("cannot be read: {error}"), "").caused_by(error);
-    // A device or a pipe may never end.
+    // Reading a device or a pipe may never end.
     if !fs::metadata(path).map_err(unreadable)?.is_file() {
         return Err(fault(
             ErrorKind::Io,
@@ -40,21 +41,22 @@ pub(crate) fn read(path: &Path, max_bytes: usize, span: Option<Span>) -> Result<
     })
 }
 
-/// What editors of Windows write in front of a text in UTF-8.
+/// The bytes that Windows editors write before a text in UTF-8.
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
-/// Returns the text if bytes of another encoding (GBK, Latin-1) stand only in comments, which nginx skips. Each such byte becomes
-/// a replacement character.
+/// Returns the text if bytes of another encoding (GBK, Latin-1) occur only in comments, which nginx
+/// skips. Each such byte becomes a replacement character.
 fn without_foreign_remarks(bytes: &[u8]) -> Option<String> {
     let mut text = String::with_capacity(bytes.len());
-    // A byte order mark stands before the first word.
+    // A byte order mark may precede the first word.
     let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
     for line in bytes.split_inclusive(|&byte| byte == b'\n') {
         match std::str::from_utf8(line) {
             Ok(line) => text.push_str(line),
             Err(error) => {
                 let code = &line[..error.valid_up_to()];
-                // A comment begins at the start of a word, and never in quotes: there the byte may be in a value.
+                // A comment begins at the start of a word, and never in quotes, where the byte may
+                // belong to a value.
                 let is_comment = code.iter().enumerate().any(|(at, &byte)| {
                     byte == b'#'
                         && (at == 0 || code[at - 1].is_ascii_whitespace() || matches!(code[at - 1], b';' | b'{' | b'}'))
@@ -104,8 +106,8 @@ fn entries(folder: &Path, glob: &str) -> Vec<PathBuf> {
     visible.filter(|name| expression.is_match(name)).map(|name| folder.join(name)).collect()
 }
 
-/// Translates glob(7) for one part of a path: `*`, `?`, `[a-z]`, `[!a-z]`, and `\` before a literal
-/// letter.
+/// Translates a glob(7) pattern for one part of a path: `*`, `?`, `[a-z]`, `[!a-z]`, and `\` before
+/// a literal letter.
 fn expression(glob: &str) -> Option<Regex> {
     let mut expression = String::from("(?s)^");
     let mut rest = glob;
@@ -120,7 +122,8 @@ fn expression(glob: &str) -> Option<Regex> {
             }
             ('[', Some(first)) => {
                 let class = rest.strip_prefix(['!', '^']).unwrap_or(rest);
-                // A `]` that comes first is a member, and a `[` that nothing closes is literal.
+                // A `]` at the beginning is a member, and a `[` without a closing bracket is
+                // literal.
                 match class.char_indices().skip(1).find(|(_, c)| *c == ']') {
                     Some((end, _)) => {
                         expression.push_str(if matches!(first, '!' | '^') { "[^" } else { "[" });
@@ -140,7 +143,7 @@ fn expression(glob: &str) -> Option<Regex> {
     Regex::new(&(expression + "$")).ok()
 }
 
-/// What the file `mime.types` of every nginx says of the types that a `return` may have.
+/// The part of nginx's own `mime.types` with the types that a `return` may have.
 pub(super) const MIME_TYPES: &str = "types {
     text/html html htm shtml; text/css css; text/xml xml; text/plain txt; text/mathml mml; text/x-component htc;
     text/vnd.sun.j2me.app-descriptor jad; text/vnd.wap.wml wml;

@@ -1,15 +1,16 @@
 //! nginx's words: `ngx_conf_read_token` of `ngx_conf_file.c`.
 //!
-//! Configurations depend on its oddities, so they are kept. A quote has a meaning only at the start
-//! of a word. `}` inside a word is a letter. `${` does not open a block. A backslash that escapes
-//! nothing stays in the word, so that regular expressions need no doubled ones.
-//! nginx skips comments. One that begins with `# kylin_lb:` holds directives of this crate, up to the end of its line.
+//! Configurations depend on the oddities of nginx's lexer, so they are kept. A quote has a meaning
+//! only at the start of a word. `}` inside a word is an ordinary character. `${` does not open a
+//! block. A backslash that escapes nothing stays in the word, so regular expressions need no double
+//! backslashes. nginx skips comments. A comment that begins with `# kylin_lb:` contains directives
+//! of this crate, up to the end of its line.
 
 use super::error::Fault;
 use super::lua;
 use super::source::Span;
 
-/// A word after unquoting, and where its first letter stands.
+/// A word after unquoting, and the position of its first character.
 #[derive(Debug, Clone)]
 pub(crate) struct Word {
     pub(crate) text: String,
@@ -25,7 +26,8 @@ impl Word {
         }
     }
 
-    /// Returns the name of a variable such as `${KYLIN_HOST}`, which a template has for the shell.
+    /// Returns the name of a shell variable such as `${KYLIN_HOST}`, which a template of a
+    /// configuration contains.
     pub(crate) fn shell_variable(&self) -> Option<&str> {
         let (_, rest) = self.text.split_once('$')?;
         let rest = rest.strip_prefix('{').unwrap_or(rest);
@@ -36,7 +38,7 @@ impl Word {
         Some(&rest[..end]).filter(is_upper)
     }
 
-    /// Returns the error for a word that is no valid `what`.
+    /// Returns the error for a word that is not a valid `what`.
     pub(crate) fn invalid(&self, what: &str, expected: impl Into<String>) -> Fault {
         let expected = expected.into();
         let hint = self.shell_variable().map(|name| {
@@ -46,7 +48,7 @@ impl Word {
     }
 }
 
-/// The sign that ended a run of words.
+/// The token that ended a sequence of words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Terminator {
     /// `;`
@@ -57,14 +59,15 @@ pub(crate) enum Terminator {
     BlockClose,
     /// The end of the file, with no words before it.
     EndOfFile,
-    /// A comment with directives of this crate, with no words before it. [`Lexer::comment`] reads them.
+    /// A comment with directives of this crate, with no words before it. [`Lexer::comment`] reads
+    /// them.
     OwnComment,
 }
 
 /// The prefix of a comment with directives of this crate.
 pub(super) const OWN_COMMENT: &str = "# kylin_lb: NAME VALUE;";
 
-/// The longest word is one byte shorter: nginx reads through a buffer of this size.
+/// The size of nginx's read buffer. The longest word is one byte shorter.
 const BUFFER_BYTES: usize = 4096;
 
 /// Reads one file, statement by statement.
@@ -74,7 +77,7 @@ pub(crate) struct Lexer<'t> {
     file: u16,
     line: u32,
     at: usize,
-    /// The construct that ends where the text ends.
+    /// The construct that ends with the text.
     whole: &'static str,
 }
 
@@ -84,7 +87,8 @@ impl<'t> Lexer<'t> {
         Lexer { text, file, line: 1, at, whole: "file" }
     }
 
-    /// Reads the words up to the next `;`, `{`, `}` or the end. The span is that of the terminator.
+    /// Reads the words up to the next `;`, `{`, `}` or the end. Returns the terminator and its
+    /// span.
     pub(crate) fn statement(&mut self, words: &mut Vec<Word>) -> Result<(Terminator, Span), Fault> {
         words.clear();
         let mut after_quote = false;
@@ -252,7 +256,8 @@ enum OwnComment {
     Misspelt,
 }
 
-/// Returns the kind of a comment; `None` if it is only for people. A second `#` makes any comment one for people.
+/// Returns the kind of a comment; `None` for an ordinary comment. A second `#` makes any comment an
+/// ordinary one.
 fn own_comment(comment: &str) -> Option<OwnComment> {
     let text = comment.strip_prefix('#')?;
     if lacks_colon(text) {

@@ -1,6 +1,7 @@
 //! Blocks of Lua, such as `access_by_lua_block { ... }`, whose text is not in nginx's syntax.
 
-/// Returns the length of a block behind its opening brace, with the closing one; `None` if the text ends before.
+/// Returns the length of a block after its opening brace, with the closing brace; `None` if the
+/// text ends first.
 pub(super) fn block(text: &str) -> Option<usize> {
     let (mut depth, mut at) = (1_usize, 0);
     loop {
@@ -43,13 +44,15 @@ fn string(text: &str, quote: u8) -> Option<usize> {
     None
 }
 
-/// Returns the length of the `[[` that a text begins with, with any number of `=` between the brackets.
+/// Returns the length of the `[[` at the beginning of a text, with any number of `=` between the
+/// brackets.
 fn long_bracket(text: &str) -> Option<usize> {
     let level = text.strip_prefix('[')?.bytes().take_while(|byte| *byte == b'=').count();
     text[level + 1..].starts_with('[').then_some(level + 2)
 }
 
-/// Returns the length of `[[...]]`, whose opening bracket has the length `open`; `None` if it is not closed.
+/// Returns the length of `[[...]]`, whose opening bracket has the length `open`; `None` if it is
+/// not closed.
 fn long_string(text: &str, open: usize) -> Option<usize> {
     let close = text[..open].replace('[', "]");
     Some(open + text[open..].find(&close)? + open)

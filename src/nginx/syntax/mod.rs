@@ -1,6 +1,6 @@
 //! The text of a configuration: files, words, directives, values, and errors that point at a word.
 //!
-//! This module knows how nginx writes things, not what a directive does.
+//! This module knows nginx's syntax, not what a directive does.
 
 pub(crate) mod address;
 mod error;

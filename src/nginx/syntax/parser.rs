@@ -1,7 +1,8 @@
-//! Words into a tree of directives, with `include` already followed.
+//! Parses words into a tree of directives, and follows `include`.
 //!
-//! The parser checks the shape of directives, not what they mean. A configuration may come from an
-//! untrusted source, so everything has a bound: text, directives, depth of blocks and of includes.
+//! The parser checks the syntax of directives, not their semantics. A configuration may come from
+//! an untrusted source, so everything has a bound: text, directives, depth of blocks and of
+//! includes.
 
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ pub(crate) struct Directive {
     pub(crate) name: Word,
     pub(crate) args: Vec<Word>,
     pub(crate) block: Option<Vec<Directive>>,
-    /// The directive stands in a `# kylin_lb:` comment, which nginx skips.
+    /// Whether the directive stands in a `# kylin_lb:` comment, which nginx skips.
     pub(crate) in_comment: bool,
 }
 
@@ -31,7 +32,7 @@ impl Directive {
     }
 }
 
-/// Hashes the words without their places, so that moved directives count as unchanged.
+/// Hashes the words without their positions, so that moved directives count as unchanged.
 impl Hash for Directive {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let Directive { name, args, block, in_comment } = self;
@@ -41,12 +42,12 @@ impl Hash for Directive {
     }
 }
 
-/// Files that are part of every nginx, and have no effect: parameters of FastCGI and similar protocols.
+/// Files that are part of every nginx, and have no effect here, such as parameters of FastCGI.
 const OF_NGINX: [&str; 7] =
     ["fastcgi.conf", "fastcgi_params", "scgi_params", "uwsgi_params", "koi-utf", "koi-win", "win-utf"];
 
-/// Files that Debian, certbot and panels put beside a configuration, and what they say as far as it counts here. They are read where
-/// they exist.
+/// Files that Debian, certbot and control panels install, and the parts of their content that
+/// matter here. They are read if they exist.
 const OF_PACKAGES: [(&str, &str); 3] = [
     (
         "proxy_params",
@@ -57,11 +58,11 @@ const OF_PACKAGES: [(&str, &str); 3] = [
     ("fastcgi-php.conf", ""),
 ];
 
-/// The most text of all files together.
+/// The maximum size of all files together, in bytes.
 const MAX_TEXT_BYTES: usize = 4 << 20;
 const MAX_DIRECTIVES: usize = 200_000;
 const MAX_FILES: usize = 4096;
-/// The deepest nesting of blocks. nginx has no limit; this one bounds recursion.
+/// The maximum nesting of blocks, which bounds recursion. nginx has no such limit.
 const MAX_BLOCK_DEPTH: usize = 32;
 const MAX_INCLUDE_DEPTH: usize = 16;
 
@@ -73,7 +74,7 @@ pub(crate) struct Parser {
     pub(crate) skipped_includes: Vec<(Span, String)>,
     /// The folder of relative includes; `None` refuses `include`.
     pub(crate) folder: Option<PathBuf>,
-    /// The folder that the caller says nginx has for its prefix.
+    /// The prefix of nginx, as the caller gives it.
     pub(crate) prefix: Option<PathBuf>,
     /// The files that are being read, outermost first.
     open_files: Vec<PathBuf>,
@@ -84,7 +85,8 @@ pub(crate) struct Parser {
 }
 
 impl Parser {
-    /// Reads a file and what it includes. Relative names are of files in `folder`, by default that of the file.
+    /// Reads a file and the files that it includes. Relative names are resolved in `folder`, by
+    /// default the folder of the file.
     pub(crate) fn file(&mut self, path: &Path, folder: Option<&Path>) -> Result<Vec<Directive>, Fault> {
         self.prefix = folder.map(Path::to_owned);
         let folder = folder.or(path.parent()).filter(|folder| !folder.as_os_str().is_empty());
@@ -253,7 +255,7 @@ impl Parser {
     }
 }
 
-/// Returns whether a word is what follows `{` in an expression such as `a{2,3}/`.
+/// Returns whether a word can follow `{` in an expression such as `a{2,3}/`.
 fn is_rest_of_repetition(word: &str) -> bool {
     let rest = word.trim_start_matches(|letter: char| letter.is_ascii_digit() || letter == ',');
     rest.len() < word.len() && rest.starts_with('}')

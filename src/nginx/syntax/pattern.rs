@@ -1,7 +1,8 @@
 //! Regular expressions of locations, server names and maps.
 //!
 //! nginx runs PCRE over bytes, without UTF mode. The `regex` crate with Unicode off does the same
-//! in linear time. What the two read differently is translated. An expression that needs more of PCRE is an error.
+//! in linear time. Syntax that the two read differently is translated. An expression that needs
+//! more of PCRE is an error.
 
 mod translate;
 
@@ -19,28 +20,28 @@ pub(crate) struct Captures<'r>(pub(crate) [Option<&'r [u8]>; 10]);
 #[derive(Debug, Clone)]
 pub(crate) struct Pattern {
     regex: Regex,
-    /// What `(?!...)` excludes.
+    /// The text that `(?!...)` excludes.
     excluded: Option<Excluded>,
-    /// The expression as it is written.
+    /// The expression as it was written.
     written: String,
-    /// The expression without what it excludes.
+    /// The expression without its look-ahead.
     text: String,
     groups: Vec<NamedGroup>,
 }
 
-/// What a look-ahead excludes, with the literal before it.
+/// The text that a look-ahead excludes, with the literal before it.
 #[derive(Debug, Clone)]
 enum Excluded {
-    /// The look-ahead is always at the same place.
+    /// The look-ahead is always at the same position.
     AtStart(Regex),
-    /// The expression matches where the literal stands and this does not match.
+    /// The expression matches wherever the literal occurs and this one does not match.
     Anywhere(Regex),
 }
 
-/// A named group: its number, and the slot of the variable that it gives a value.
+/// A named group: its number, and the slot of its variable.
 pub(crate) type NamedGroup = (u8, usize);
 
-/// The most memory that one compiled expression may take.
+/// The maximum memory of a compiled expression, in bytes.
 const MAX_COMPILED_BYTES: usize = 1 << 20;
 
 impl Pattern {
@@ -67,7 +68,7 @@ impl Pattern {
                 )
             })
         };
-        // The whole is translated first, for the place of an error.
+        // The whole expression is translated first, so that an error has the right position.
         translate_pcre(text).map_err(|error| span.right(error.at).unsupported(error.message, error.instead))?;
         let (rest, excluded) = match (without_look_ahead(text), look_ahead_anywhere(text)) {
             (Some((rest, excluded)), _) => (rest, Some(Excluded::AtStart(compile(&excluded)?))),
@@ -77,10 +78,11 @@ impl Pattern {
         Ok(Pattern { regex: compile(&rest)?, excluded, written: text.to_owned(), text: rest, groups: Vec::new() })
     }
 
-    /// Has the named groups give variables a value. `slot` returns the slot of a variable by its name in lower case.
+    /// Binds the named groups to variables. `slot` returns the slot of a variable by its name in
+    /// lower case.
     ///
     /// # Errors
-    /// As of [`name_groups`](Self::name_groups).
+    /// Those of [`name_groups`](Self::name_groups).
     pub(crate) fn with_variables(
         mut self,
         word: &Word,
@@ -91,10 +93,12 @@ impl Pattern {
         Ok(self)
     }
 
-    /// Returns what `variable` makes of the name of each named group, in lower case, and the number of the group.
+    /// Calls `variable` with the name of each named group, in lower case. Returns the results with
+    /// the numbers of the groups.
     ///
     /// # Errors
-    /// `variable` returns `None`, because the name is that of a built-in variable, or the number is more than nine.
+    /// `variable` returns `None`, because the name is that of a built-in variable, or the number is
+    /// more than nine.
     pub(crate) fn name_groups<T>(
         &self,
         word: &Word,
@@ -116,7 +120,7 @@ impl Pattern {
         Ok(groups)
     }
 
-    /// Returns the groups that give variables a value.
+    /// Returns the groups that are bound to variables.
     pub(crate) fn named_groups(&self) -> &[NamedGroup] {
         &self.groups
     }
@@ -141,19 +145,20 @@ impl Pattern {
         Some(groups)
     }
 
-    /// Returns the expression without what it excludes.
+    /// Returns the expression without its look-ahead.
     pub(crate) fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// Returns the expression as it is written.
+    /// Returns the expression as it was written.
     pub(crate) fn written(&self) -> &str {
         &self.written
     }
 }
 
-/// Splits `LITERAL(?!EXCLUDED)` or `LITERAL(?!EXCLUDED).*`, as in `/\.(?!well-known)`: returns `LITERAL` and `^LITERAL(?:EXCLUDED)`. What is
-/// excluded is a choice of literals, so that the work at each place is bounded.
+/// Splits `LITERAL(?!EXCLUDED)` or `LITERAL(?!EXCLUDED).*`, as in `/\.(?!well-known)`, into
+/// `LITERAL` and `^LITERAL(?:EXCLUDED)`. `EXCLUDED` may only be alternatives of literals, so that
+/// the work at each position is bounded.
 fn look_ahead_anywhere(text: &str) -> Option<(String, String)> {
     let (literal, behind) = text.split_once("(?!")?;
     let (excluded, rest) = behind.split_once(')')?;
@@ -161,7 +166,7 @@ fn look_ahead_anywhere(text: &str) -> Option<(String, String)> {
     (is_one && matches!(rest, "" | ".*")).then(|| (literal.to_owned(), format!("^{literal}(?:{excluded})")))
 }
 
-/// Returns whether an expression has nothing but literals and these operators.
+/// Returns whether an expression consists only of literals and these operators.
 fn is_of_literals(text: &str, operators: &str) -> bool {
     let mut letters = text.chars();
     while let Some(c) = letters.next() {
@@ -176,7 +181,8 @@ fn is_of_literals(text: &str, operators: &str) -> bool {
     true
 }
 
-/// Splits `^LITERAL(?!EXCLUDED)REST`, whose look-ahead is always at the same place: returns `^LITERALREST` and `^LITERAL(?:EXCLUDED)`.
+/// Splits `^LITERAL(?!EXCLUDED)REST` into `^LITERALREST` and `^LITERAL(?:EXCLUDED)`. Its look-ahead
+/// is always at the same position.
 fn without_look_ahead(text: &str) -> Option<(String, String)> {
     let at = text.find("(?!")?;
     let (start, behind) = (&text[..at], &text[at + 3..]);
@@ -185,22 +191,24 @@ fn without_look_ahead(text: &str) -> Option<(String, String)> {
     }
     let end = operators(behind).find_map(|(at, _, depth)| (depth < 0).then_some(at))?;
     let (excluded, rest) = (&behind[..end], &behind[end + 1..]);
-    // Groups of the look-ahead count too.
+    // Groups in the look-ahead also have numbers.
     let has_groups = |text: &str| text.replace("\\(", "").replace("(?:", "").contains('(');
     if has_groups(excluded) && has_groups(rest) {
         return None;
     }
-    // The look-ahead would be in one of the alternatives only.
+    // The look-ahead would belong to only one of the alternatives.
     if operators(rest).any(|(_, operator, depth)| operator == b'|' && depth == 0) {
         return None;
     }
-    // A repetition would be one of the look-ahead.
+    // The repetition would apply to the look-ahead.
     let is_repeated = rest.starts_with(['*', '+', '?', '{']);
     (!is_repeated).then(|| (format!("{start}{rest}"), format!("{start}(?:{excluded})")))
 }
 
-/// Returns the parentheses and bars of an expression, unless they are escaped or in `[...]`: the place of each, and the number of groups
-/// that are open behind it, which is negative behind a parenthesis that closes none.
+/// Returns the parentheses and bars of an expression that are neither escaped nor in `[...]`.
+///
+/// Each has its position, and the number of open groups after it. The number is negative after a
+/// closing parenthesis without an opening one.
 fn operators(text: &str) -> impl Iterator<Item = (usize, u8, i32)> {
     let (bytes, mut at, mut depth) = (text.as_bytes(), 0, 0);
     std::iter::from_fn(move || {

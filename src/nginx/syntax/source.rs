@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-/// The place where a word begins: file, line and byte.
+/// The position where a word begins: file, line and byte.
 ///
 /// The lexer counts lines while it reads, so that a note about a line needs no search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,11 +19,11 @@ impl Span {
     }
 }
 
-/// Every file of one configuration as its name and text, the main file first.
+/// The files of a configuration, each with its name and text, the main file first.
 #[derive(Debug, Default)]
 pub(crate) struct Sources(Vec<(Arc<str>, Arc<str>)>);
 
-/// A span for people: counted from 1, with the line's text.
+/// A position for messages: counted from 1, with the text of the line.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Position<'a> {
     pub(crate) file: &'a str,
@@ -33,7 +33,7 @@ pub(crate) struct Position<'a> {
 }
 
 impl Sources {
-    /// Adds a file and returns the number that spans refer to it by; `None` if there are too many.
+    /// Adds a file and returns its number for spans; `None` if there are too many files.
     pub(crate) fn add(&mut self, name: &str, text: &str) -> Option<u16> {
         let file = u16::try_from(self.0.len()).ok()?;
         self.0.push((name.into(), text.into()));
@@ -72,7 +72,7 @@ mod tests {
         let at = u32::try_from(sources.text(file).find('x').unwrap()).unwrap();
         let position = sources.position(Span { file, line: 2, at });
         assert_eq!(position, Position { file: "a.conf", line: 2, column: 6, text: "# é\u{4e2d} x" });
-        // Inside a character, and past the end: still a position.
+        // A span inside a character or past the end still has a position.
         assert_eq!(sources.position(Span { file, line: 2, at: at - 2 }).column, 4);
         assert_eq!(sources.position(Span { file, line: 3, at: 9999 }).text, "last");
     }

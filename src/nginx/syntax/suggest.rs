@@ -1,8 +1,9 @@
 //! "Did you mean": the known word nearest to a mistyped one.
 //!
-//! The reader of httpd files in the example `kylin_front` compiles this file too.
+//! The reader of httpd files in the example `kylin_front` also compiles this file.
 
-/// The longest word for which a suggestion is computed: the time grows with the square of its length.
+/// The maximum length of a word for which a suggestion is computed, because the time grows with the
+/// square of its length.
 const MAX_WORD_BYTES: usize = 64;
 
 /// Returns `, did you mean "…"?` for the candidate nearest to `word`, or nothing.
@@ -10,8 +11,8 @@ pub(crate) fn did_you_mean<'c>(word: &str, candidates: impl IntoIterator<Item = 
     nearest(word, candidates).map(|meant| format!(", did you mean \"{meant}\"?")).unwrap_or_default()
 }
 
-/// Returns the candidate that is fewest edits away, if that is few for a word of its length. Two letters in each other's place are one
-/// edit, and the case of a letter is none.
+/// Returns the candidate with the fewest edits, if they are few for a word of this length. Two
+/// swapped letters are one edit, and case is ignored.
 pub(crate) fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
     if word.len() > MAX_WORD_BYTES {
         return None;
@@ -22,7 +23,7 @@ pub(crate) fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c s
     near.min_by_key(|&(edits, _)| edits).map(|(_, candidate)| candidate)
 }
 
-/// Full-width punctuation, which keyboards in Chinese mode write, and what configurations have in its place.
+/// Full-width punctuation of Chinese input methods, and the ASCII characters of configurations.
 const FULL_WIDTH: [(char, &str); 10] = [
     ('\u{ff1a}', ":"),
     ('\u{ff0c}', ","),
@@ -36,8 +37,8 @@ const FULL_WIDTH: [(char, &str); 10] = [
     ('\u{ff1d}', "="),
 ];
 
-/// Returns the first full-width character of a line, with its index and the character that is meant. `more` has those that only
-/// files of one program have.
+/// Returns the first full-width character of a line, with its index and the intended character.
+/// `more` adds characters that only the files of one program have.
 pub(crate) fn find_full_width(line: &str, more: &[(char, &'static str)]) -> Option<(usize, char, &'static str)> {
     line.char_indices().find_map(|(index, c)| {
         let (_, ascii) = FULL_WIDTH.iter().chain(more).find(|(wide, _)| *wide == c)?;

@@ -13,7 +13,7 @@ pub(crate) enum TimeUnit {
     Seconds,
 }
 
-/// The longest time: 100 years, so that a sum of two never overflows.
+/// The maximum time, 100 years, so that a sum of two never overflows.
 const MAX_TIME_MS: u64 = 100 * 365 * 24 * 60 * 60 * 1000;
 
 pub(crate) fn time(word: &Word, unit: TimeUnit) -> Result<Duration, Fault> {

@@ -1,4 +1,4 @@
-//! `# kylin_lb:` comments, and which upstreams are of Kylin.
+//! `# kylin_lb:` comments, and which upstreams consist of Kylin nodes.
 
 use super::super::applied::{Applied, applied};
 use super::super::options::KylinOptions;
@@ -192,13 +192,13 @@ fn an_upstream_is_of_kylin_if_it_gets_paths_below_kylin() {
         let found: Vec<_> = of(&site(locations)).iter().map(|applied| applied.kylin.value).collect();
         assert_eq!(found, expected, "{locations}");
     }
-    // Tomcat reads `/x/..;/kylin` as `/kylin`, nginx does not.
+    // Tomcat reads `/x/..;/kylin` as `/kylin`, but nginx does not.
     let same = "upstream k { server a:7070; } upstream o { server b; server a:7070; }
         server { listen 81; location /kylin/ { proxy_pass http://k; } location / { proxy_pass http://o; } }";
     assert_eq!(of(same)[1].kylin.why, "it has a server of upstream k");
 }
 
-/// A location for all paths is no sign of Kylin in a file where another one is.
+/// A location for all paths is not a sign of Kylin if the file names Kylin elsewhere.
 #[test]
 fn sites_of_others_have_no_kylin_in_them() {
     const KYLIN: &str = "upstream nodes_of_kylin { server 10.9.9.9:80; } server { listen 99; location / { proxy_pass http://nodes_of_kylin; } }";
@@ -221,10 +221,10 @@ fn sites_of_others_have_no_kylin_in_them() {
     ] {
         let beside = format!("{site} {KYLIN}");
         let applied = of(&beside);
-        // An address behind proxy_pass becomes a group after those with a name.
+        // An address in `proxy_pass` becomes a group after the named ones.
         let kylin = &applied[usize::from(!site.starts_with("upstream"))].kylin;
         assert_eq!(kylin.value, expected.is_some(), "{site}: {}", kylin.why);
-        // Alone it is taken for Kylin's, because a Kylin without the guard is open.
+        // Alone it counts as Kylin's, because Kylin without the guard would be open.
         let alone = of(site);
         assert!(alone[0].kylin.value, "{site}: {}", alone[0].kylin.why);
         let why = expected.unwrap_or("passes all paths, but no path, name or port says Kylin: # kylin_lb: kylin on;");

@@ -32,7 +32,7 @@ fn a_host_of_a_server_that_is_left_out_reaches_no_other_server() {
         let config = other(listen).unwrap();
         assert!(!config.servers[config.listeners[1].server_for(Some("other.example")).0].is_left_out, "{listen}");
     }
-    // Its other hosts cannot be known.
+    // The other hosts of a default server cannot be known.
     let error = other("front.example:80 default_server").unwrap_err();
     assert!(error.message().starts_with("invalid listen address"), "{error}");
 }

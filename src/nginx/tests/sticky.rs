@@ -105,7 +105,7 @@ fn learned_sessions_have_nginxs_names_and_times() {
         (&["a".to_owned(), "b".to_owned()][..], Duration::from_secs(28_800), true)
     );
     assert!(!config.report().to_string().contains("timeout=8h"));
-    // No store was set that front ends could share.
+    // The site has no store that front ends could share.
     let error = Site::new(config).unwrap_err();
     assert!(error.to_string().contains("upstream u: sync"), "{error}");
 }

@@ -1,4 +1,4 @@
-//! `geo`: a variable whose value follows from an address (`ngx_http_geo_module`).
+//! `geo`: a variable whose value depends on an address (`ngx_http_geo_module`).
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
@@ -10,7 +10,7 @@ use crate::nginx::syntax::{Directive, Fault, Word};
 
 pub(super) const USAGE: &str = "geo [$ADDRESS] $NAME { default VALUE; NETWORK VALUE; ... }";
 
-/// The lines of a block. The most special network counts.
+/// The lines of a block. The most specific network counts.
 #[derive(Debug, Default)]
 pub(super) struct Geo {
     networks: HashMap<IpNet, Template>,
@@ -56,7 +56,8 @@ impl Geo {
         self.default.is_some()
     }
 
-    /// Returns the value for an address. As in nginx, a text that is no address counts as 255.255.255.255.
+    /// Returns the value for an address. As in nginx, a text that is not an address counts as
+    /// 255.255.255.255.
     pub(super) fn find(&self, source: &[u8]) -> Option<&Template> {
         let address = std::str::from_utf8(source).ok().and_then(|text| text.parse::<IpAddr>().ok());
         let address = address.unwrap_or(IpAddr::from([255; 4])).to_canonical();
@@ -65,7 +66,7 @@ impl Geo {
     }
 }
 
-/// Reads a network, or the networks that a range of addresses is.
+/// Reads a network, or a range of addresses as networks.
 fn networks(word: &Word, is_range: bool) -> Result<Vec<IpNet>, Fault> {
     if is_range {
         let range = word.text.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));

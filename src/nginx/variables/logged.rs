@@ -1,4 +1,4 @@
-//! Values as logs show them: without secrets, and escaped.
+//! Values in the form that logs show: without secrets, and escaped.
 
 use std::borrow::Cow;
 
@@ -7,14 +7,16 @@ use http::HeaderName;
 use super::{Piece, Scope, Template, Variable};
 use crate::observe::{is_secret_name, masked_query, masked_target};
 
-/// The way in which values are escaped in a log (`escape=`).
+/// How values are escaped in a log (`escape=`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Escape {
-    /// Quotes, backslashes and bytes that are not printable ASCII become `\xXX`; a missing value is `-`.
+    /// Quotes, backslashes and bytes that are not printable ASCII become `\xXX`; a missing value is
+    /// `-`.
     Default,
     /// The form of a JSON string; a missing value is empty.
     Json,
-    /// Control characters become `\xXX`: with them, a client could write a line of its own. nginx does not escape them.
+    /// Control characters become `\xXX`, because a client could write lines of its own with them.
+    /// nginx does not escape them.
     None,
 }
 
@@ -39,7 +41,8 @@ const TARGETS: [&str; 8] = [
 /// Variables whose empty value nginx logs as empty, not as missing.
 const EMPTY: [&str; 4] = ["https", "is_args", "request_completion", "server_name"];
 
-/// Variables of nginx that have no value here, of all its modules. Copied log formats name them.
+/// The variables of nginx and its own modules that have no value here. Copied log formats name
+/// them.
 const ABSENT: &str = "
     ancient_browser body_bytes connection connection_requests connection_time connections_active connections_reading
     connections_waiting connections_writing date_gmt date_local document_root fastcgi_path_info fastcgi_script_name gzip_ratio
@@ -52,7 +55,8 @@ const ABSENT: &str = "
     upstream_bytes_sent upstream_cache_etag upstream_cache_last_modified upstream_cache_status upstream_last_addr upstream_last_server_name upstream_queue_time
 ";
 
-/// How the names of variables of modules begin that nginx is often built with, and whose names may be chosen in a configuration.
+/// The prefixes of the variables of common third-party modules, and of variables whose names a
+/// configuration chooses.
 const OF_MODULES: [&str; 14] = [
     "acme_",
     "brotli_",
@@ -70,13 +74,15 @@ const OF_MODULES: [&str; 14] = [
     "zstd_",
 ];
 
-/// Returns whether a variable in lower case is one of nginx, or of a module that it is often built with, which has no value here.
+/// Returns whether a variable in lower case is one of nginx or of a common module, and has no value
+/// here.
 pub(super) fn is_absent(name: &str) -> bool {
     OF_MODULES.iter().any(|start| name.starts_with(start))
         || ABSENT.split_ascii_whitespace().any(|absent| absent == name)
 }
 
-/// Returns what to write instead of a variable of nginx that has no value here, where it is not in a log; `None` if it is no such variable.
+/// Returns what to write outside of a log instead of a variable of nginx that has no value here.
+/// Returns `None` for any other variable.
 pub(super) fn instead(name: &str) -> Option<&'static str> {
     if !(is_absent(name) || is_secret(name)) || name.starts_with("geoip") {
         return None;
@@ -100,7 +106,8 @@ pub(super) fn is_secret(name: &str) -> bool {
     secret(name).is_some()
 }
 
-/// Returns why no log may show the variable with this name in lower case; `None` if one may.
+/// Returns why no log may show the variable with this name in lower case; `None` if a log may show
+/// it.
 pub(super) fn secret(name: &str) -> Option<&'static str> {
     let header = ["upstream_http_", "upstream_trailer_", "sent_http_", "sent_trailer_", "http_"]
         .iter()
@@ -139,7 +146,7 @@ impl Template {
         }
     }
 
-    /// Appends the value with masked variables. Returns whether the value exists.
+    /// Appends the value with its variables masked. Returns whether the value exists.
     pub(super) fn write_masked(&self, scope: &Scope<'_>, value: &mut Vec<u8>) -> bool {
         let mut found = self.pieces.is_empty();
         for piece in &self.pieces {
@@ -156,7 +163,8 @@ impl Template {
 }
 
 impl Variable {
-    /// Appends the value as a log may show it. Returns whether the value exists: nginx tells an empty value from a missing one.
+    /// Appends the value as a log may show it. Returns whether the value exists, because nginx
+    /// distinguishes an empty value from a missing one.
     fn write_masked(&self, name: &str, scope: &Scope<'_>, value: &mut Vec<u8>) -> bool {
         if let Variable::Mapped(map) = self {
             map.write_masked(scope, value);
@@ -166,7 +174,8 @@ impl Variable {
         self.write(scope, &mut |piece| value.extend_from_slice(piece));
         let written = &value[start..];
         let masked = match self {
-            // The configuration may have moved a secret of the target to a place where it is not recognised.
+            // The configuration may have moved a secret of the target to a place where it is not
+            // recognised.
             Variable::Path | Variable::Named(_) | Variable::Arg(_) | Variable::Sent(_)
                 if !written.is_empty() && self.is_rewritten(name, scope) && has_secret(scope.request_uri) =>
             {
@@ -194,7 +203,8 @@ impl Variable {
 }
 
 impl Variable {
-    /// Returns whether the configuration may have computed the value from the target of the request.
+    /// Returns whether the configuration may have computed the value from the target of the
+    /// request.
     fn is_rewritten(&self, name: &str, scope: &Scope<'_>) -> bool {
         match self {
             Variable::Sent(header) => is_target(header),
@@ -216,7 +226,8 @@ pub(super) fn may_be_rewritten(variable: &Variable, name: &str) -> bool {
     }
 }
 
-/// Returns whether the value of a variable may hold a secret of the target: SQL, or a session id.
+/// Returns whether the value of a variable may contain a secret of the target: SQL, or a session
+/// id.
 pub(super) fn may_hold_target(variable: &Variable, name: &str) -> bool {
     match variable {
         Variable::Path => true,
@@ -247,7 +258,7 @@ impl TargetKind {
         }
     }
 
-    /// Returns the value without secrets; `None` if it has none.
+    /// Returns the value with its secrets masked; `None` if it has no secret.
     fn masked(self, value: &str) -> Option<String> {
         match self {
             TargetKind::Path => if_masked(masked_target(value)),
@@ -261,7 +272,7 @@ impl TargetKind {
     }
 }
 
-/// Returns a value that is masked; `None` if it had no secret, and is the same.
+/// Returns the value if it was masked; `None` if it had no secret, and is unchanged.
 fn if_masked(value: Cow<'_, str>) -> Option<String> {
     match value {
         Cow::Borrowed(_) => None,
@@ -273,7 +284,7 @@ fn is_target(name: &HeaderName) -> bool {
     TARGETS.contains(&name.as_str())
 }
 
-/// `ngx_http_log_escape`.
+/// Escapes as `ngx_http_log_escape` does.
 fn escape_default(value: &[u8], line: &mut Vec<u8>) {
     escape_if(|byte| matches!(byte, 0..=0x1f | b'"' | b'\\' | 0x7f..=0xff), value, line);
 }
@@ -291,7 +302,7 @@ fn escape_if(is_escaped: impl Fn(u8) -> bool, value: &[u8], line: &mut Vec<u8>) 
     }
 }
 
-/// `ngx_escape_json`.
+/// Escapes as `ngx_escape_json` does.
 fn escape_json(value: &[u8], line: &mut Vec<u8>) {
     for byte in value {
         match byte {

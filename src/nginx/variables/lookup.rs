@@ -1,10 +1,10 @@
-//! Finds one cookie and one argument by nginx's rules for where they begin and end.
+//! Finds a cookie or an argument by nginx's rules for where it begins and ends.
 //!
-//! The rules are nginx's own (names without case, commas as separators), so that a configuration sees
+//! The rules are nginx's own: names ignore case, and commas are separators. So a configuration sees
 //! the values that it sees in nginx. The proxy itself reads cookies by RFC 6265.
 
-/// Returns a cookie's value in one `Cookie` header: `ngx_http_parse_multi_header_lines`. Names
-/// compare without case.
+/// Returns a cookie's value in one `Cookie` header, as `ngx_http_parse_multi_header_lines`. Names
+/// ignore case.
 pub(super) fn cookie<'l>(line: &'l [u8], name: &[u8]) -> Option<&'l [u8]> {
     let mut rest = line;
     while !rest.is_empty() {
@@ -13,7 +13,7 @@ pub(super) fn cookie<'l>(line: &'l [u8], name: &[u8]) -> Option<&'l [u8]> {
             if let Some((b'=', value)) = rest.split_first() {
                 return trim_spaces(value).split(|&byte| byte == b';').next();
             }
-            // nginx has consumed the letter in place of "=".
+            // nginx has consumed the character where it expected `=`.
             rest = rest.get(1..).unwrap_or_default();
         }
         let end = rest.iter().position(|byte| matches!(byte, b';' | b','));
@@ -22,7 +22,7 @@ pub(super) fn cookie<'l>(line: &'l [u8], name: &[u8]) -> Option<&'l [u8]> {
     None
 }
 
-/// Returns an argument's value in a query, not decoded: `ngx_http_arg`. Names compare without case.
+/// Returns an argument's value in a query, not decoded, as `ngx_http_arg`. Names ignore case.
 pub(super) fn arg<'q>(query: &'q [u8], name: &[u8]) -> Option<&'q [u8]> {
     query.split(|&byte| byte == b'&').find_map(|pair| {
         let (start, value) = pair.split_at_checked(name.len())?;
@@ -30,7 +30,7 @@ pub(super) fn arg<'q>(query: &'q [u8], name: &[u8]) -> Option<&'q [u8]> {
     })
 }
 
-/// Removes leading spaces; unlike `trim_ascii_start`, tabs stay.
+/// Removes leading spaces, but not tabs, which `trim_ascii_start` would remove.
 fn trim_spaces(text: &[u8]) -> &[u8] {
     let start = text.iter().position(|&byte| byte != b' ').unwrap_or(text.len());
     &text[start..]

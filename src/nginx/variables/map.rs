@@ -1,7 +1,7 @@
-//! `map`, `geo` and `split_clients`: a variable whose value follows from another's.
+//! `map`, `geo` and `split_clients`: a variable whose value depends on another's.
 //!
-//! nginx's recipe for `sticky route` needs it, to take the route out of a session id. A map refers
-//! only to maps that are compiled already, so evaluating one always ends.
+//! nginx's example for `sticky route` uses `map` to take the route out of a session id. A map
+//! refers only to maps that are already compiled, so evaluating one always ends.
 
 mod values;
 
@@ -17,7 +17,7 @@ use super::split_clients::Split;
 use super::{Scope, Template, is_built_in, is_name_letter};
 use crate::nginx::syntax::{Directive, Fault, Pattern, Word};
 
-/// One block.
+/// One block of `map`, `geo` or `split_clients`.
 #[derive(Debug)]
 pub(super) struct Map {
     name: String,
@@ -25,18 +25,20 @@ pub(super) struct Map {
     rules: Rules,
     /// Whether a value depends on the response.
     pub(super) needs_outcome: bool,
-    /// The place of the value that a request keeps; `None` if each use computes it, because it is `volatile` or cannot change.
+    /// The slot of the value that a request keeps. `None` if each use computes the value, because
+    /// it is `volatile` or cannot change.
     slot: Option<usize>,
-    /// The longest chain of maps inside it.
+    /// The length of the longest chain of maps, with this one.
     depth: usize,
-    /// The number of values that one meets on all ways through the maps inside it.
+    /// The number of values on all paths through the maps inside it.
     ways: usize,
 }
 
-/// The most maps inside each other: their values are computed by recursion.
+/// The maximum depth of maps inside each other, because their values are computed by recursion.
 const MAX_DEPTH: usize = 32;
 
-/// The most values on all ways through maps inside each other, which bounds the work of checks.
+/// The maximum number of values on all paths through maps inside each other. It bounds the work of
+/// checks.
 const MAX_WAYS: usize = 1 << 20;
 
 #[derive(Debug)]
@@ -52,18 +54,18 @@ pub(crate) struct Maps {
     /// The maps, by the name of their variable in lower case.
     maps: HashMap<String, Arc<Map>>,
     sets: Vec<SetVariable>,
-    /// The places in `sets`, by the name in lower case.
+    /// The positions in `sets`, by the name in lower case.
     slots: HashMap<String, usize>,
     /// The number of maps whose value a request keeps.
     kept: usize,
 }
 
-/// A variable that `set` or a group of an expression gives a value.
+/// A variable whose value comes from `set` or from a group of an expression.
 #[derive(Debug, Default)]
 struct SetVariable {
-    /// Every value that a `set` of the configuration gives it.
+    /// The values that the `set` directives of the configuration give it.
     values: Vec<SetValue>,
-    /// A group of an expression has its name.
+    /// Whether a group of an expression has its name.
     is_group: bool,
 }
 
@@ -71,20 +73,22 @@ struct SetVariable {
 #[derive(Debug)]
 pub(super) struct SetValue {
     pub(super) value: Template,
-    /// The value that the `if` around it matches with an expression, whose groups the value may have.
+    /// The value that the surrounding `if` matches with an expression. The value of `set` may use
+    /// the groups.
     pub(super) subject: Option<Template>,
 }
 
 const USAGE: &str = "map SOURCE $NAME { VALUE RESULT; ~EXPRESSION RESULT; default RESULT; }";
 
 impl Maps {
-    /// Returns whether a directive defines a variable that is read by [`Maps::read`].
+    /// Returns whether a directive defines a variable that [`Maps::read`] reads.
     pub(crate) fn is(directive: &Directive) -> bool {
         matches!(directive.name.text.as_str(), "map" | "geo" | "split_clients")
     }
 
-    /// Reads all such blocks. They may refer to each other in any order, but not in a circle. `values` are the directives that
-    /// give variables their values, with the block of each.
+    /// Reads all such blocks. They may refer to each other in any order, but not in a cycle.
+    ///
+    /// `values` are the directives that give variables their values, with the block of each.
     pub(crate) fn read<'d>(
         blocks: impl Iterator<Item = &'d Directive>,
         values: &[(&'d Directive, &'d Directive)],
@@ -104,7 +108,7 @@ impl Maps {
                 maps.add_set(name).is_group = true;
             }
         }
-        // Those in a circle are named by the error of the first of them.
+        // The first block of a cycle is an error, which names the variable.
         for block in in_order(&blocks.collect::<Vec<_>>()) {
             let mut map = Map::read(block, &maps)?;
             if !map.is_volatile() && !map.needs_outcome && map.may_change() {
@@ -128,7 +132,7 @@ impl Maps {
         Ok(maps)
     }
 
-    /// Returns the variable of a name in lower case.
+    /// Returns the variable with a name in lower case, which is added if it is new.
     fn add_set(&mut self, name: String) -> &mut SetVariable {
         let slot = *self.slots.entry(name).or_insert(self.sets.len());
         if slot == self.sets.len() {
@@ -142,12 +146,12 @@ impl Maps {
         self.slots.get(name).copied()
     }
 
-    /// Returns whether a group of an expression gives the variable of a slot a value.
+    /// Returns whether a group of an expression gives a value to the variable of a slot.
     pub(super) fn is_group(&self, slot: usize) -> bool {
         self.sets.get(slot).is_some_and(|variable| variable.is_group)
     }
 
-    /// Returns the expression, whose named groups give variables their values.
+    /// Returns the expression with its named groups bound to variables.
     ///
     /// # Errors
     /// A group has the name of a built-in variable.
@@ -155,12 +159,12 @@ impl Maps {
         pattern.with_variables(word, |name| self.set_slot(name))
     }
 
-    /// Returns how many variables `set` and groups of expressions give a value.
+    /// Returns the number of variables whose value comes from `set` or a group of an expression.
     pub(crate) fn set_slots(&self) -> usize {
         self.sets.len()
     }
 
-    /// Returns how many maps have a value that a request keeps.
+    /// Returns the number of maps whose value a request keeps.
     pub(crate) fn kept_values(&self) -> usize {
         self.kept
     }
@@ -183,7 +187,7 @@ impl SetValue {
     fn read(value: &Word, block: &Directive, maps: &Maps) -> Option<Self> {
         // The groups of a `rewrite` in the block come after those of its condition.
         let has_rewrite = block.block.iter().flatten().any(|inner| inner.is("rewrite"));
-        // The block of `!~` runs only if the expression does not match, so it has no groups.
+        // The block of `!~` runs only if the expression does not match, so there are no groups.
         let has_groups = |word: &Word| !word.text.starts_with('!') && !has_rewrite;
         let subject = subject(block).filter(|(_, operator)| has_groups(operator));
         let subject = subject.and_then(|(word, _)| Template::new(&word, maps).ok());
@@ -191,7 +195,7 @@ impl SetValue {
     }
 }
 
-/// Returns what an `if` matches with an expression, and the operator.
+/// Returns the value that an `if` matches with an expression, and the operator.
 pub(super) fn subject(block: &Directive) -> Option<(Word, &Word)> {
     let position = block.args.iter().position(|word| matches!(word.text.as_str(), "~" | "~*" | "!~" | "!~*"))?;
     let word = block.args.get(position.checked_sub(1)?).filter(|_| block.is("if"))?;

@@ -43,7 +43,7 @@ pub(crate) struct Template {
     text: String,
 }
 
-/// The error for a value with a line break or another byte that no header may hold.
+/// The error for a value with a line break, or another byte that no header may contain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Error)]
 #[error("value cannot be sent in a header")]
 pub(crate) struct Unsendable;
@@ -53,7 +53,7 @@ enum Piece {
     Literal(String),
     Variable {
         variable: Variable,
-        /// In lower case.
+        /// The name in lower case.
         name: String,
     },
 }
@@ -73,7 +73,7 @@ enum Variable {
     Sent(HeaderName),
     /// `$upstream_http_NAME`.
     Received(HeaderName),
-    /// A variable of nginx without a value here, in a log.
+    /// A variable of nginx that has no value here, in a log.
     Absent,
     Mapped(Arc<Map>),
     /// `$uri` and `$document_uri`, which are decoded.
@@ -83,7 +83,7 @@ enum Variable {
 }
 
 impl Template {
-    /// Returns the text as the file has it.
+    /// Returns the text as written in the file.
     pub(crate) fn text(&self) -> &str {
         &self.text
     }
@@ -93,7 +93,8 @@ impl Template {
         Template::compile(word, maps, &[], false).map(|(template, _)| template)
     }
 
-    /// Compiles a word of a log's format. Also returns the variables of nginx that have no value here.
+    /// Compiles a word of a log format. Also returns the variables of nginx that have no value
+    /// here.
     ///
     /// # Errors
     /// Variables that hold secrets are errors too.
@@ -103,7 +104,8 @@ impl Template {
         Ok((template, absent))
     }
 
-    /// Compiles a word in which the named groups of an expression are variables. `from` is the word of the expression.
+    /// Compiles a word that may use the named groups of an expression as variables. `from` is the
+    /// word of the expression.
     pub(crate) fn with_groups(word: &Word, maps: &Maps, pattern: &Pattern, from: &Word) -> Result<Template, Fault> {
         let groups = names::named_groups(pattern, from)?;
         Template::compile(word, maps, &groups, false).map(|(template, _)| template)
@@ -130,7 +132,7 @@ impl Template {
                 Some(braced) => {
                     braced.split_once('}').ok_or_else(|| span.syntax("variable without closing brace", "${NAME}"))?
                 }
-                // `$12` is the first capture and a 2.
+                // `$12` is the first capture, followed by a 2.
                 None if behind.starts_with(|c: char| c.is_ascii_digit()) => behind.split_at(1),
                 None => behind.split_at(behind.find(|c| !is_name_letter(c)).unwrap_or(behind.len())),
             };
@@ -185,7 +187,7 @@ impl Template {
         Ok((Template { pieces, text: word.text.clone() }, absent))
     }
 
-    /// Compiles a word for a header, and refuses control characters in its literal parts.
+    /// Compiles a word for a header. Control characters in its literal parts are an error.
     pub(crate) fn for_header(word: &Word, maps: &Maps) -> Result<Template, Fault> {
         check_header(word)?;
         Template::new(word, maps)
@@ -223,7 +225,8 @@ impl Template {
         bytes
     }
 
-    /// Returns the value for a header; `None` if it is empty, which in nginx means no such header.
+    /// Returns the value for a header; `None` if it is empty, because nginx then sends no such
+    /// header.
     ///
     /// # Errors
     /// [`Unsendable`] if a variable holds a line break: such a value would add headers of its own.
@@ -235,7 +238,7 @@ impl Template {
         HeaderValue::from_maybe_shared(Bytes::from(bytes)).map(Some).map_err(|_| Unsendable)
     }
 
-    /// Returns the cookie's name in lower case if the value is that of a cookie and nothing else.
+    /// Returns the name of a cookie in lower case, if the whole value is that cookie.
     pub(crate) fn as_cookie(&self) -> Option<&str> {
         match &self.pieces[..] {
             [Piece::Variable { variable: Variable::Cookie(name), .. }] => Some(name),
@@ -248,7 +251,8 @@ impl Template {
         self.pieces.iter().any(|piece| matches!(piece, Piece::Variable { variable: Variable::Capture(_), .. }))
     }
 
-    /// Returns whether the name of one of the variables begins with `start`, also of those that a `map` reads.
+    /// Returns whether the name of one of the variables begins with `start`. Variables that a `map`
+    /// reads count too.
     pub(crate) fn mentions(&self, start: &str) -> bool {
         self.pieces.iter().any(|piece| match piece {
             Piece::Literal(_) => false,
@@ -267,7 +271,8 @@ impl Template {
         })
     }
 
-    /// Returns whether the value may change while a request is served: by `set`, `rewrite`, an expression or an error page.
+    /// Returns whether the value may change while a request is served: by `set`, `rewrite`, an
+    /// expression or an error page.
     pub(super) fn may_change(&self) -> bool {
         self.pieces.iter().any(|piece| match piece {
             Piece::Literal(_) => false,
@@ -278,7 +283,7 @@ impl Template {
         })
     }
 
-    /// Returns the maps whose variables the value has.
+    /// Returns the maps whose variables the value uses.
     fn maps(&self) -> impl Iterator<Item = &Map> {
         self.pieces.iter().filter_map(|piece| match piece {
             Piece::Variable { variable: Variable::Mapped(map), .. } => Some(&**map),
@@ -355,7 +360,7 @@ impl Variable {
     }
 }
 
-/// Refuses control characters in what becomes a header.
+/// Checks that a text that becomes a header has no control characters.
 pub(crate) fn check_header(word: &Word) -> Result<(), Fault> {
     if word.text.bytes().any(|byte| byte != b'\t' && byte.is_ascii_control()) {
         return Err(word.span.value("a line break or control character in a header", "a value on one line"));
@@ -367,7 +372,7 @@ fn is_name_letter(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_'
 }
 
-/// Returns whether a name, in lower case, is a variable without any map.
+/// Returns whether a name, in lower case, is a built-in variable.
 fn is_built_in(name: &str) -> bool {
     name == "hostname" || Variable::built_in(name).is_some()
 }

@@ -1,4 +1,4 @@
-//! The built-in variables, and what each reads of a request.
+//! The built-in variables, and how each is computed from a request.
 
 #[cfg(feature = "tls")]
 mod certificate;
@@ -41,7 +41,7 @@ pub(super) static NAMES: &[(&str, Evaluate)] = &[
     ("is_args", |scope, sink| sink(if scope.query().is_empty() { b"" } else { b"?" })),
     ("msec", |_, sink| display(format_args!("{:.3}", now().unix_seconds()), sink)),
     ("proxy_add_x_forwarded_for", proxy_add_x_forwarded_for),
-    // Of the PROXY protocol, where the connection has it.
+    // The address of the PROXY protocol, if the connection has one.
     ("proxy_protocol_addr", |scope, sink| scope.proxied.iter().for_each(|peer| display(peer.ip(), sink))),
     ("proxy_protocol_port", |scope, sink| scope.proxied.iter().for_each(|peer| display(peer.port(), sink))),
     ("proxy_host", |scope, sink| sink(scope.proxy_host.as_bytes())),
@@ -82,7 +82,7 @@ pub(super) static NAMES: &[(&str, Evaluate)] = &[
     ("time_local", |_, sink| display(now().common_log(), sink)),
     ("upstream_addr", outcome::upstream_addr),
     ("upstream_bytes_received", outcome::upstream_response_length),
-    // As in nginx where nothing is cached.
+    // Empty, as in nginx without a cache.
     ("upstream_cache_status", |_, _| {}),
     ("upstream_connect_time", outcome::upstream_connect_time),
     ("upstream_header_time", outcome::upstream_header_time),
@@ -103,7 +103,7 @@ pub(super) fn may_change(name: &str) -> bool {
     matches!(name, "args" | "document_uri" | "is_args" | "query_string" | "request_method" | "uri")
 }
 
-/// Returns the names of an expression's groups in lower case, with their number.
+/// Returns the names of an expression's groups in lower case, each with its number.
 ///
 /// # Errors
 /// A group has the name of a built-in variable.
@@ -121,14 +121,16 @@ pub(super) fn groups_of(text: &str) -> impl Iterator<Item = String> {
     })
 }
 
-/// Returns whether a group of an expression may have a name, in lower case. In nginx it may be that of a request's argument, cookie or
-/// header, which the variable then no longer is.
+/// Returns whether a group of an expression may have this name, in lower case.
+///
+/// As in nginx, the name may be that of an argument, cookie or header, whose variable the group
+/// then replaces.
 pub(super) fn may_be_group(name: &str) -> bool {
     const PREFIXES: [&str; 5] = ["arg_", "cookie_", "http_", "sent_http_", "upstream_http_"];
     !is_built_in(name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix)) && !OWN_HEADERS.contains(&name)
 }
 
-/// Returns whether nginx accepts `set` of a built-in variable, whose name is in lower case.
+/// Returns whether nginx accepts `set` for this built-in variable. `name` is in lower case.
 pub(crate) fn may_be_set(name: &str) -> bool {
     matches!(name, "args" | "http3" | "proxy_host" | "proxy_port")
         || name.starts_with("ssl_")
@@ -136,7 +138,7 @@ pub(crate) fn may_be_set(name: &str) -> bool {
         || may_be_group(name)
 }
 
-/// The variables of headers that nginx defines by themselves (`ngx_http_core_variables`).
+/// The header variables that nginx defines one by one (`ngx_http_core_variables`).
 const OWN_HEADERS: [&str; 16] = [
     "http_cookie",
     "http_forwarded",
@@ -166,9 +168,9 @@ fn remote_user(scope: &Scope<'_>, sink: Sink<'_>) {
     }
 }
 
-/// `$http_NAME`: all headers of the name as one value.
+/// Writes `$http_NAME`: all headers of this name as one value.
 pub(super) fn header(scope: &Scope<'_>, name: &HeaderName, sink: Sink<'_>) {
-    // Only the first `Host` counts: a second line must not hide the one that was checked.
+    // Only the first `Host` counts: a second header must not hide the checked one.
     if name == header::HOST {
         return sink(scope.requested_host().unwrap_or_default());
     }
@@ -183,7 +185,7 @@ pub(super) fn header(scope: &Scope<'_>, name: &HeaderName, sink: Sink<'_>) {
     if !name.as_str().contains('-') {
         return scope.headers.get_all(name).iter().for_each(put);
     }
-    // With `underscores_in_headers`, `X_Name` is a header of this name too.
+    // With `underscores_in_headers`, `X_Name` is also a header of this name.
     let is_alike = |other: &HeaderName| {
         let fold = |byte| if byte == b'_' { b'-' } else { byte };
         other.as_str().len() == name.as_str().len()
@@ -192,7 +194,7 @@ pub(super) fn header(scope: &Scope<'_>, name: &HeaderName, sink: Sink<'_>) {
     scope.headers.iter().filter(|(other, _)| is_alike(other)).for_each(|(_, value)| put(value));
 }
 
-/// `$proxy_port`: that of `proxy_pass`, or the one that its scheme has.
+/// Writes `$proxy_port`: the port of `proxy_pass`, or the default port of its scheme.
 fn proxy_port(scope: &Scope<'_>, sink: Sink<'_>) {
     let written = scope.proxy_host.rsplit_once(':').map(|(_, port)| port);
     let is_port = |port: &&str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
@@ -207,7 +209,7 @@ fn binary_remote_addr(scope: &Scope<'_>, sink: Sink<'_>) {
     }
 }
 
-/// `$host`: in lower case and without the port.
+/// Writes `$host`: the host in lower case and without the port.
 fn host(scope: &Scope<'_>, sink: Sink<'_>) {
     let Some(host) = scope.requested_host().map(host_without_port).filter(|host| !host.is_empty()) else {
         return sink(scope.server_name.as_bytes());
@@ -236,7 +238,7 @@ fn request(scope: &Scope<'_>, sink: Sink<'_>) {
     }
 }
 
-/// A unix socket has no address; nginx writes `unix:` for it.
+/// Writes an IP address, or `unix:` for a unix socket, as nginx does.
 fn ip(address: Option<SocketAddr>, sink: Sink<'_>) {
     match address {
         Some(address) => display(address.ip(), sink),
@@ -260,7 +262,8 @@ fn protocol(version: Version) -> &'static str {
     }
 }
 
-/// `$hostname`. The standard library cannot ask the system; Linux also has the name in files.
+/// Returns `$hostname`. The standard library cannot ask the system for it, so it is read from files
+/// of Linux.
 pub(super) fn hostname() -> Option<String> {
     let read = |path| std::fs::read_to_string(path).ok().map(|name| name.trim().to_ascii_lowercase());
     let sources = [read("/proc/sys/kernel/hostname"), read("/etc/hostname"), std::env::var("HOSTNAME").ok()];

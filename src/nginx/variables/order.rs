@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use super::is_name_letter;
 use crate::nginx::syntax::{Directive, Word};
 
-/// Returns the blocks so that each follows those whose variables it uses, unless they use each other in a circle. The work is linear.
+/// Orders the blocks so that each follows the blocks whose variables it uses, unless they form a
+/// cycle. The work is linear.
 pub(super) fn in_order<'d>(blocks: &[&'d Directive]) -> Vec<&'d Directive> {
     let name = |block: &Directive| Some(block.args.last()?.text.strip_prefix('$')?.to_ascii_lowercase());
     let named = blocks.iter().enumerate().filter_map(|(place, block)| Some((name(block)?, place)));
@@ -16,7 +17,7 @@ pub(super) fn in_order<'d>(blocks: &[&'d Directive]) -> Vec<&'d Directive> {
     let mut ordered = Vec::with_capacity(blocks.len());
     let mut has_begun = vec![false; blocks.len()];
     for first in 0..blocks.len() {
-        // The blocks that wait for those that they use, and how many of these were followed.
+        // The blocks that wait for the blocks that they use, and how many of these were visited.
         let mut waiting = Vec::from_iter((!std::mem::replace(&mut has_begun[first], true)).then_some((first, 0)));
         while let Some(last) = waiting.last_mut() {
             let (place, followed) = *last;
@@ -37,7 +38,7 @@ pub(super) fn in_order<'d>(blocks: &[&'d Directive]) -> Vec<&'d Directive> {
 /// Returns the names of the variables that a block uses, in lower case.
 fn used(block: &Directive) -> impl Iterator<Item = String> {
     let results = block.block.iter().flatten().flat_map(|line| {
-        // A group of the line's expression hides the variable of its name.
+        // A group of the line's expression hides the variable of the same name.
         let key = if line.name.text.starts_with('~') { line.name.text.to_ascii_lowercase() } else { String::new() };
         line.args.iter().flat_map(variables).filter(move |name| key.is_empty() || !key.contains(&format!("<{name}>")))
     });

@@ -1,4 +1,4 @@
-//! The variables of the outcome of a request, which logs and response headers show.
+//! Variables for the outcome of a request, which logs and response headers show.
 
 use std::fmt::{Display, Write as _};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::sink::{Sink, display};
 use crate::backend::SendErrorKind;
 use crate::observe::{Attempt, AttemptEnd, AttemptPhase};
 
-/// The status in the log of a request whose client left before the response.
+/// The logged status of a request whose client disconnected before the response.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
 
 pub(super) fn status(scope: &Scope<'_>, sink: Sink<'_>) {
@@ -21,7 +21,7 @@ pub(super) fn body_bytes_sent(scope: &Scope<'_>, sink: Sink<'_>) {
     with(scope, sink, |outcome, text| write(text, outcome.body_bytes));
 }
 
-/// Counts the head as it would be written for HTTP/1.1, without the headers that the server adds.
+/// Writes `$bytes_sent`, with the head as in HTTP/1.1 and without the headers that the server adds.
 pub(super) fn bytes_sent(scope: &Scope<'_>, sink: Sink<'_>) {
     with(scope, sink, |outcome, text| {
         let reason = outcome.status.and_then(|status| StatusCode::from_u16(status).ok()?.canonical_reason());
@@ -30,7 +30,7 @@ pub(super) fn bytes_sent(scope: &Scope<'_>, sink: Sink<'_>) {
     });
 }
 
-/// Counts the head as it would be written for HTTP/1.1, and the body by its `Content-Length`.
+/// Writes `$request_length`, with the head as in HTTP/1.1 and the body by its `Content-Length`.
 pub(super) fn request_length(scope: &Scope<'_>, sink: Sink<'_>) {
     let line = scope.method.as_str().len() + scope.request_uri.len() + "  HTTP/1.1\r\n\r\n".len();
     let length = scope.headers.get(http::header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
@@ -62,7 +62,7 @@ pub(super) fn upstream_status(scope: &Scope<'_>, sink: Sink<'_>) {
         Ok((Some(status), _)) => text.push_str(status.as_str()),
         Ok((None, Some(end))) => text.push_str(status_of_failure(end)),
         Ok((None, None)) => text.push('-'),
-        // The client got the same, or the error page did.
+        // The client or the error page got this status too.
         Err(Unserved { status, .. }) => write(text, status),
     });
 }
@@ -79,7 +79,7 @@ pub(super) fn upstream_header_time(scope: &Scope<'_>, sink: Sink<'_>) {
     list(scope, sink, |attempt, text| time(attempt.ok().and_then(|attempt| attempt.head), text));
 }
 
-/// Writes 0 for a connection that was open already.
+/// Writes `$upstream_connect_time`: 0 for a connection that was already open.
 pub(super) fn upstream_connect_time(scope: &Scope<'_>, sink: Sink<'_>) {
     list(scope, sink, |attempt, text| {
         let is_connected = |attempt: &&Attempt| attempt.phase() != AttemptPhase::Connect;
@@ -87,17 +87,17 @@ pub(super) fn upstream_connect_time(scope: &Scope<'_>, sink: Sink<'_>) {
     });
 }
 
-/// `$upstream_response_length` and, without the bytes of heads, `$upstream_bytes_received`.
+/// Writes `$upstream_response_length`, and `$upstream_bytes_received` without the bytes of heads.
 pub(super) fn upstream_response_length(scope: &Scope<'_>, sink: Sink<'_>) {
     list(scope, sink, |attempt, text| write(text, attempt.map_or(0, |attempt| attempt.bytes)));
 }
 
-/// `$sent_http_NAME`.
+/// Writes `$sent_http_NAME`.
 pub(super) fn sent(scope: &Scope<'_>, name: &HeaderName, sink: Sink<'_>) {
     headers(scope.outcome.and_then(|outcome| outcome.sent), name, sink);
 }
 
-/// `$upstream_http_NAME`.
+/// Writes `$upstream_http_NAME`.
 pub(super) fn received(scope: &Scope<'_>, name: &HeaderName, sink: Sink<'_>) {
     headers(scope.outcome.and_then(|outcome| outcome.received), name, sink);
 }
@@ -111,7 +111,7 @@ fn headers(headers: Option<&HeaderMap>, name: &HeaderName, sink: Sink<'_>) {
     }
 }
 
-/// The status that nginx has for a server without a response (`ngx_http_upstream_next`).
+/// Returns the status that nginx logs for a server without a response (`ngx_http_upstream_next`).
 fn status_of_failure(end: AttemptEnd) -> &'static str {
     match end {
         AttemptEnd::Cancelled => "-",
@@ -137,8 +137,10 @@ struct Unserved<'r> {
     status: u16,
 }
 
-/// Writes a value for each attempt, as nginx does for its servers; one for an upstream of which none was eligible; none for a request
-/// that no upstream serves. A colon stands between upstreams.
+/// Writes a value for each attempt, as nginx does for each server.
+///
+/// An upstream without an eligible server has one value. A request that no upstream serves has
+/// none. A colon separates upstreams.
 fn list(scope: &Scope<'_>, sink: Sink<'_>, value: impl Fn(Result<&Attempt, Unserved<'_>>, &mut String)) {
     with(scope, sink, |outcome, text| {
         let write = |attempts: &[Attempt], unserved: Option<Unserved<'_>>, text: &mut String| {
@@ -165,7 +167,7 @@ fn time(time: Option<Duration>, text: &mut String) {
     text.push_str(&time.map_or("-".into(), seconds));
 }
 
-/// Returns seconds with milliseconds, which nginx cuts off.
+/// Returns a time in seconds with three decimals, truncated as in nginx.
 fn seconds(time: Duration) -> String {
     format!("{}.{:03}", time.as_secs(), time.subsec_millis())
 }

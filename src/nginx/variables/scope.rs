@@ -1,4 +1,4 @@
-//! A request as variables see it.
+//! The parts of a request that variables read.
 
 use std::cell::OnceCell;
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use crate::observe::Attempt;
 #[cfg(feature = "tls")]
 pub(crate) use crate::tls::TlsConnection;
 
-/// No connection comes over TLS.
+/// A connection over TLS, which does not exist without the feature.
 #[cfg(not(feature = "tls"))]
 #[derive(Debug, Clone)]
 pub(crate) enum TlsConnection {}
@@ -24,7 +24,7 @@ pub(crate) struct Scope<'r> {
     pub(crate) version: Version,
     /// Path and query as received.
     pub(crate) request_uri: &'r str,
-    /// The [normalised](crate::nginx::uri::normalise) path.
+    /// The path, [normalised](crate::nginx::uri::normalise).
     pub(crate) path: &'r [u8],
     /// The headers; `Host` is that of the request target if the target names one (HTTP/2, absolute
     /// form).
@@ -33,36 +33,38 @@ pub(crate) struct Scope<'r> {
     pub(crate) remote: Option<SocketAddr>,
     /// The other end of the connection.
     pub(crate) peer: Option<SocketAddr>,
-    /// This end of the connection.
+    /// The local end of the connection.
     pub(crate) local: Option<SocketAddr>,
-    /// `None` if the connection did not come over TLS.
+    /// The TLS connection; `None` for a connection without TLS.
     pub(crate) tls: Option<&'r TlsConnection>,
-    /// The first name of the chosen server.
+    /// The first name of the selected server.
     pub(crate) server_name: &'r str,
     /// The host of `proxy_pass`.
     pub(crate) proxy_host: &'r str,
-    /// The port of the scheme of `proxy_pass`, or nothing.
+    /// The default port of the scheme of `proxy_pass`, or an empty string.
     pub(crate) proxy_default_port: &'static str,
-    /// The client of the PROXY protocol.
+    /// The client that the PROXY protocol names.
     pub(crate) proxied: Option<SocketAddr>,
-    /// The groups of the regular expression that chose the location or server.
+    /// The groups of the regular expression that selected the location or server.
     pub(crate) captures: Captures<'r>,
     /// The arguments, if `rewrite` changed them.
     pub(crate) args: Option<&'r [u8]>,
     /// The values of `set`, by their slot.
     pub(crate) sets: &'r [Vec<u8>],
-    /// The values of `map` so far; `None` if none is kept.
+    /// The values of `map` so far; `None` if the configuration keeps none.
     pub(crate) map_values: Option<&'r MapValues>,
     /// Whether a `rewrite` changed path or arguments.
     pub(crate) is_rewritten: bool,
     /// `$request_id`.
     pub(crate) id: Option<&'r RequestId>,
-    /// `None` before there is a response.
+    /// The outcome; `None` before there is a response.
     pub(crate) outcome: Option<Outcome<'r>>,
 }
 
-/// The values that variables of `map` had when something first asked for them, by their slot. As in nginx, a request keeps them, whatever
-/// path and arguments it gets later, unless the map is `volatile`. Clones share the values.
+/// The values of `map` variables at their first use, by their slot.
+///
+/// As in nginx, a request keeps them even if its path or arguments change later, unless the map is
+/// `volatile`. Clones share the values.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct MapValues(Option<Arc<[KeptValue]>>);
 
@@ -73,13 +75,14 @@ impl MapValues {
         MapValues((slots > 0).then(|| (0..slots).map(|_| OnceLock::new()).collect()))
     }
 
-    /// Returns the value of a slot, which `compute` makes if it is new; `None` if there is no such slot.
+    /// Returns the value of a slot, which `compute` makes on first use; `None` if there is no such
+    /// slot.
     pub(super) fn get(&self, slot: usize, compute: impl FnOnce() -> Vec<u8>) -> Option<&[u8]> {
         let value = self.0.as_ref()?.get(slot)?;
         Some(value.get_or_init(|| compute().into()))
     }
 
-    /// Returns the values so far, for a use that does not count as one of the request.
+    /// Returns a copy of the values so far, for a use that must not fix values for the request.
     pub(crate) fn fork(&self) -> Self {
         MapValues(self.0.as_ref().map(|values| values.iter().cloned().collect()))
     }
@@ -89,18 +92,20 @@ impl MapValues {
 #[derive(Debug)]
 pub(crate) struct UpstreamAttempts {
     pub(crate) attempts: Vec<Attempt>,
-    /// The name of the upstream and the status of the response, if none of its servers was eligible.
+    /// The name of the upstream and the status of the response, if none of its servers was
+    /// eligible.
     pub(crate) unserved: Option<(Box<str>, u16)>,
 }
 
-/// The known facts of the response: at its head for `add_header`, at its end for a log.
+/// The facts of the response that are known at its head (`add_header`) or at its end (log).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Outcome<'r> {
-    /// `None` if the client left before there was one.
+    /// The status; `None` if the client disconnected before there was one.
     pub(crate) status: Option<u16>,
     pub(crate) body_bytes: u64,
     pub(crate) elapsed: Duration,
-    /// Those at the upstreams of locations from which an error has led the request to this one.
+    /// The attempts at upstreams of earlier locations, from which `error_page` led the request to
+    /// this one.
     pub(crate) earlier: &'r [UpstreamAttempts],
     pub(crate) attempts: &'r [Attempt],
     /// The name of the upstream, if none of its servers was eligible.
@@ -127,12 +132,12 @@ impl Outcome<'_> {
     }
 }
 
-/// `$request_id`: 16 random bytes in hexadecimal digits, made when something first asks for it.
+/// The `$request_id`: 16 random bytes in hexadecimal digits, made at its first use.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct RequestId(OnceCell<[u8; 32]>);
 
 impl RequestId {
-    /// Returns the id, if something has asked for it.
+    /// Returns the id, if it has been used.
     pub(crate) fn made(&self) -> Option<&str> {
         std::str::from_utf8(self.0.get()?).ok()
     }
@@ -150,7 +155,7 @@ impl RequestId {
 }
 
 impl<'r> Scope<'r> {
-    /// Makes a scope of a request's essentials; the caller sets the rest.
+    /// Makes a scope from the essential parts of a request; the caller sets the rest.
     pub(crate) fn new(method: &'r Method, request_uri: &'r str, path: &'r [u8], headers: &'r HeaderMap) -> Self {
         Scope {
             method,
@@ -212,7 +217,7 @@ pub(crate) struct Snapshot {
     sets: Box<[Vec<u8>]>,
     map_values: MapValues,
     is_rewritten: bool,
-    /// Computed when the snapshot is made, because threads share it.
+    /// The id, computed when the snapshot is made, because threads share the snapshot.
     id: [u8; 32],
 }
 
@@ -243,7 +248,7 @@ impl Snapshot {
         }
     }
 
-    /// Calls `read` with the scope as it was, and the outcome.
+    /// Calls `read` with the scope as it was and with the outcome.
     pub(crate) fn with<R>(&self, outcome: Outcome<'_>, read: impl FnOnce(&Scope<'_>) -> R) -> R {
         let mut captures = Captures::default();
         for (capture, owned) in captures.0.iter_mut().zip(&self.captures) {

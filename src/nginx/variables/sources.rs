@@ -1,11 +1,12 @@
-//! Traces variables to the values that they come from, so that no log shows a secret by another name.
+//! Traces variables to the values that they come from, so that no log shows a secret under another
+//! name.
 
 use super::logged::{may_be_rewritten, may_hold_target, secret};
 use super::map::{Maps, subject};
 use super::{Piece, Template, Variable};
 use crate::nginx::syntax::{Directive, Fault, Span, Word};
 
-/// The values that the directives of a configuration compute from requests and responses.
+/// The values that directives compute from requests and responses.
 #[derive(Debug, Default)]
 pub(crate) struct ValueSources {
     /// The values that the `if` blocks match with an expression.
@@ -18,23 +19,26 @@ pub(crate) struct ValueSources {
     redirects: Vec<Template>,
 }
 
-/// The way by which a value reaches a log.
+/// How a value reaches a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Through {
     /// The log names the variable itself, and masks secrets of the target.
     Itself,
-    /// A `rewrite` puts the value into the path or the arguments. If the target has a secret, the log shows neither.
+    /// A `rewrite` puts the value into the path or the arguments. If the target has a secret, the
+    /// log shows neither.
     Rewrite,
-    /// The log shows the value under another name, or a part of it. There the log does not recognise the secrets of a target.
+    /// The log shows the value under another name, or a part of it, and so cannot recognise the
+    /// secrets of a target.
     Another,
 }
 
-/// The directives of the blocks of a server that give variables their values.
+/// The directives in the blocks of a server that give variables their values.
 const VALUES: [&str; 9] =
     ["add_header", "if", "location", "more_set_headers", "proxy_redirect", "return", "rewrite", "server_name", "set"];
 
 impl ValueSources {
-    /// Finds the directives of a block that give variables their values, wherever they stand, with the block of each.
+    /// Finds the directives that give variables their values, in a block at any depth, with the
+    /// block of each.
     pub(crate) fn collect<'d>(block: &'d Directive, values: &mut Vec<(&'d Directive, &'d Directive)>) {
         for inner in block.block.iter().flatten() {
             if VALUES.contains(&inner.name.text.as_str()) {
@@ -44,7 +48,7 @@ impl ValueSources {
         }
     }
 
-    /// Reads the directives. The readers of their blocks report what is wrong with them.
+    /// Reads the directives. The readers of their blocks report mistakes in them.
     pub(crate) fn read(directives: &[(&Directive, &Directive)], maps: &Maps) -> Self {
         let mut sources = ValueSources::default();
         let template = |word: &Word| Template::new(word, maps).ok();
@@ -74,12 +78,13 @@ impl ValueSources {
 }
 
 impl Template {
-    /// Refuses variables that hold secrets, also behind `map`, `set`, `rewrite` and the groups of expressions.
+    /// Checks that no variable holds a secret, also by way of `map`, `set`, `rewrite` and groups of
+    /// expressions.
     pub(super) fn check_loggable(&self, span: Span, maps: &Maps, sources: &ValueSources) -> Result<(), Fault> {
         let mut trace = Trace { maps, sources, seen: Vec::new() };
         for (variable, name) in self.variables() {
             let Some((source, why)) = trace.variable(variable, name, None, Through::Itself) else { continue };
-            // Braces or not: the error points at the dollar.
+            // The error points at the dollar sign, with or without braces.
             let at = self.text.to_ascii_lowercase();
             let at = at.find(&format!("${name}")).or_else(|| at.find(&format!("${{{name}"))).unwrap_or(0);
             let from = if source == name { String::new() } else { format!("its value may come from ${source}: ") };
@@ -94,19 +99,20 @@ impl Template {
 /// The variable that holds a secret, and why no log may show it.
 type Origin = (String, &'static str);
 
-/// Stands for the groups of all expressions, in place of a slot of `set`.
+/// Represents the groups of all expressions, instead of a slot of `set`.
 const ANY_GROUP: usize = usize::MAX;
 
 struct Trace<'m> {
     maps: &'m Maps,
     sources: &'m ValueSources,
-    /// The slots of `set`, or [`ANY_GROUP`], that were followed already, and how their values reach the log.
+    /// The slots of `set`, or [`ANY_GROUP`], that were already followed, and how their values reach
+    /// the log.
     seen: Vec<(usize, Through)>,
 }
 
 impl Trace<'_> {
-    /// `groups` is the value that the expression matched whose groups `value` may have; `None` if it may be any expression of the
-    /// configuration.
+    /// Traces a template. `groups` is the value matched by the expression whose groups `value` may
+    /// use; `None` if that may be any expression of the configuration.
     fn template(&mut self, value: &Template, groups: Option<&Template>, through: Through) -> Option<Origin> {
         value.variables().find_map(|(variable, name)| self.variable(variable, name, groups, through))
     }
@@ -141,14 +147,14 @@ impl Trace<'_> {
                 let maps = self.maps;
                 let set = maps.set_values(*slot);
                 let found = set.into_iter().find_map(|set| self.template(&set.value, set.subject.as_ref(), in_part));
-                // The group may be one of any expression.
+                // The group may come from any expression.
                 match found {
                     None if maps.is_group(*slot) => self.variable(&Variable::Capture(1), name, None, through),
                     found => found,
                 }
             }
             Variable::Capture(_) => match groups {
-                // In a log, the source of a map is masked as the variable itself would be.
+                // In a log, the source of a map is masked as if the log named it.
                 Some(subject) => self.template(subject, None, through),
                 None if self.seen.contains(&(ANY_GROUP, in_part)) => None,
                 None => {

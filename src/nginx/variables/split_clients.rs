@@ -1,4 +1,5 @@
-//! `split_clients`: a variable that has each of its values for a part of the clients (`ngx_http_split_clients_module`).
+//! `split_clients`: a variable with a value for each part of the clients
+//! (`ngx_http_split_clients_module`).
 
 use super::Template;
 use crate::nginx::syntax::{Directive, Fault, Word};
@@ -8,7 +9,7 @@ pub(super) const USAGE: &str = "split_clients STRING $NAME { PERCENT% VALUE; ...
 /// 100 %, in hundredths.
 const WHOLE: u64 = 10_000;
 
-/// The values, with the hash where the part of each ends; `None` for `*`.
+/// The values, each with the hash at which its part ends; `None` for `*`.
 #[derive(Debug)]
 pub(super) struct Split(Vec<(Option<u32>, Template)>);
 
@@ -38,7 +39,7 @@ impl Split {
         self.0.iter().map(|(_, value)| value)
     }
 
-    /// Returns whether every client has one of the values.
+    /// Returns whether the parts cover all clients.
     pub(super) fn is_whole(&self) -> bool {
         self.0.iter().any(|(end, _)| end.is_none())
     }
@@ -60,7 +61,7 @@ fn hundredths(word: &Word) -> Result<u64, Fault> {
     number.filter(|number| (1..=WHOLE).contains(number)).ok_or_else(|| word.invalid("part", "0.01% to 100%, or *"))
 }
 
-/// `ngx_murmur_hash2`: MurmurHash2 of 32 bits with the seed 0.
+/// Hashes as `ngx_murmur_hash2` does: 32-bit MurmurHash2 with the seed 0.
 fn murmur2(bytes: &[u8]) -> u32 {
     const M: u32 = 0x5bd1_e995;
     // As in nginx, the low 32 bits of the length.

@@ -7,40 +7,41 @@ use crate::kylin::NormalizedPath;
 use crate::nginx::syntax::Captures;
 use crate::nginx::uri::{escape, escape_args, escape_unsendable};
 
-/// The most values of maps and `set` that the search for all values of a template looks at.
+/// The maximum number of values of maps and `set` that a search for the values of a template
+/// visits.
 const MAX_STEPS: u32 = 1 << 20;
 
-/// A value whose groups of an expression are not known yet: bytes, and numbers of groups.
+/// A value with groups of an expression that are not yet known: bytes, and numbers of groups.
 #[derive(Debug)]
 pub(crate) struct ValueParts(Vec<Result<Vec<u8>, u8>>);
 
 impl ValueParts {
-    /// Returns the value with the groups.
+    /// Returns the value with the groups filled in.
     pub(crate) fn fill(&self, captures: &Captures<'_>) -> Vec<u8> {
         let group = |group: &u8| captures.0.get(usize::from(*group)).copied().flatten().unwrap_or_default();
         self.0.iter().flat_map(|part| part.as_ref().map_or_else(group, Vec::as_slice)).copied().collect()
     }
 }
 
-/// Returns whether the path of the request has escapes or a plus, which nginx keeps in mind.
+/// Returns whether the path of the request has escapes or a plus, which nginx remembers.
 fn is_escaped(scope: &Scope<'_>) -> bool {
     scope.request_uri.split('?').next().unwrap_or_default().contains(['%', '+'])
 }
 
 impl Template {
-    /// Returns the value for a URI. Values of variables that are decoded are escaped.
+    /// Returns the value for a URI. Variables with decoded values are escaped.
     pub(crate) fn to_uri(&self, scope: &Scope<'_>) -> Vec<u8> {
         self.escaped(scope, escape, Some(escape))
     }
 
-    /// Returns the value for the arguments of a URI. As in nginx, groups of an expression cannot add arguments, if the path that they
-    /// come from was escaped (`ngx_http_script_copy_capture_code`).
+    /// Returns the value for the arguments of a URI. As in nginx, groups of an expression cannot
+    /// add arguments if their path was escaped (`ngx_http_script_copy_capture_code`).
     pub(crate) fn to_args(&self, scope: &Scope<'_>) -> Vec<u8> {
         self.escaped(scope, if is_escaped(scope) { escape_args } else { escape }, Some(escape))
     }
 
-    /// Returns the value for `set`. As in nginx, groups of an expression are those of an argument, if the path that they come from was
-    /// escaped and no `rewrite` came before.
+    /// Returns the value for `set`. As in nginx, groups of an expression are escaped like arguments
+    /// if their path was escaped and no `rewrite` came before.
     pub(crate) fn to_set(&self, scope: &Scope<'_>, is_first: bool) -> Vec<u8> {
         match is_first && is_escaped(scope) {
             true => self.escaped(scope, escape_args, None),
@@ -71,7 +72,7 @@ impl Template {
                     }
                 }
             };
-            // What is not escaped in a URI has to be sendable.
+            // The parts of a URI that are not escaped must be sendable.
             let is_uri = escape_path.is_some();
             let escape = escape.or(is_uri.then_some(escape_unsendable as fn(&[u8]) -> String));
             if let Some(escape) = escape.filter(|_| bytes.len() > from) {
@@ -83,7 +84,7 @@ impl Template {
         bytes
     }
 
-    /// Returns the value without the groups of an expression that is matched later.
+    /// Returns the value with open places for the groups of an expression that is matched later.
     pub(crate) fn parts(&self, scope: &Scope<'_>) -> ValueParts {
         let mut parts = Vec::new();
         for piece in &self.pieces {
@@ -100,16 +101,17 @@ impl Template {
         ValueParts(parts)
     }
 
-    /// Returns every value that the template can have; `None` if it depends on more than maps and `set`.
+    /// Returns every value that the template can have; `None` if it depends on more than maps and
+    /// `set`.
     pub(crate) fn possible_values(&self, maps: &Maps) -> Option<Vec<String>> {
         self.possible_values_at(maps, 8, &Cell::new(MAX_STEPS))
     }
 
-    /// Returns whether the path that the value is for a node may begin with `start`; `None` if that depends on more than maps and
-    /// `set`.
+    /// Returns whether the value may be a path that begins with `start` for a node; `None` if that
+    /// depends on more than maps and `set`.
     pub(crate) fn may_begin_with(&self, start: &str, maps: &Maps) -> Option<bool> {
         let read = |value: String| NormalizedPath::parse(&value).map(|path| path.as_str().to_owned()).unwrap_or(value);
-        // The longest part whose values are known.
+        // The longest beginning whose values are known.
         let (count, values) = (0..=self.pieces.len())
             .rev()
             .find_map(|count| {
@@ -125,7 +127,8 @@ impl Template {
         if is_open { None } else { Some(false) }
     }
 
-    /// Returns the values that the template may have. `steps` is the number of values that may still be looked at.
+    /// Returns the values that the template may have. `steps` is the number of values that may
+    /// still be visited.
     fn possible_values_at(&self, maps: &Maps, depth: usize, steps: &Cell<u32>) -> Option<Vec<String>> {
         const MAX_VALUES: usize = 64;
         let mut values = vec![String::new()];

@@ -27,8 +27,9 @@ use crate::endpoint::EndpointId;
 /// `record_*` methods, which an exporter calls before it reads. A gauge of a removed endpoint keeps
 /// its value, so configure the exporter to drop gauges that are no longer set.
 ///
-/// The guide has [the table of all names](crate::docs::operations#metrics). Labels are bounded: a class, an outcome and a reason come
-/// from fixed sets, and an `endpoint` is the id of a member. No label holds a path, a user or a client.
+/// The guide has [the table of all names](crate::docs::operations#metrics). Labels are bounded: a
+/// class, an outcome and a reason come from fixed sets, and an `endpoint` is the id of a member. No
+/// label holds a path, a user or a client.
 ///
 /// ```
 /// use kylin_lb::observe::Metrics;

@@ -121,7 +121,8 @@ impl Metrics {
         gauge!(names::CACHE_BYTES, &labels).set(count(status.bytes));
     }
 
-    /// Sets the gauge of the open connections of clients, as `Server::connection_count` counts them.
+    /// Sets the gauge of the open connections of clients, as `Server::connection_count` counts
+    /// them.
     pub fn record_connections(&self, connections: usize) {
         gauge!(names::CONNECTIONS).set(count(connections));
     }

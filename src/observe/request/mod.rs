@@ -127,7 +127,8 @@ impl ObservedRequest {
         self.user.as_deref()
     }
 
-    /// Returns the `x-request-id` that the client sent or the proxy made: 1 to 128 letters, digits and `-_.:+/=@`.
+    /// Returns the `x-request-id` that the client sent or the proxy made: 1 to 128 letters, digits
+    /// and `-_.:+/=@`.
     pub fn id(&self) -> Option<&str> {
         self.id.0.to_str().ok()
     }
@@ -150,13 +151,14 @@ impl ObservedRequest {
         self.user_agent.as_ref()
     }
 
-    /// Returns the class of the request, from a bounded set of names such as `query`, `login` or `page`; `None` in a plain proxy,
-    /// and before the request is classified.
+    /// Returns the class of the request, from a bounded set of names such as `query`, `login` or
+    /// `page`; `None` in a plain proxy, and before the request is classified.
     pub fn class(&self) -> Option<&'static str> {
         self.class
     }
 
-    /// Returns a hash of the project and of the SQL without its literals, if an observer asks for [`Detail::Query`].
+    /// Returns a hash of the project and of the SQL without its literals, if an observer asks for
+    /// [`Detail::Query`].
     pub fn fingerprint(&self) -> Option<u64> {
         self.query.as_ref().map(|query| query.fingerprint)
     }

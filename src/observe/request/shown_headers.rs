@@ -83,7 +83,8 @@ pub(super) fn is_request_id(id: &[u8]) -> bool {
         && id.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:+/=@".contains(byte))
 }
 
-/// Returns whether `value` is a `traceparent`: `VERSION-TRACE-PARENT-FLAGS` in lower-case hexadecimal digits.
+/// Returns whether `value` is a `traceparent`: `VERSION-TRACE-PARENT-FLAGS` in lower-case
+/// hexadecimal digits.
 fn is_traceparent(value: &[u8]) -> bool {
     let hex = |part: &[u8]| part.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     let zero = |part: &[u8]| part.iter().all(|byte| *byte == b'0');

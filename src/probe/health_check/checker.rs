@@ -26,7 +26,8 @@ const LOGIN_PAUSE: Duration = Duration::from_secs(60);
 /// The time between two probes that responses trigger.
 const ASKED_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A running [`HealthCheck`]. Dropping it ends the probing and forgets its results, which would otherwise become outdated.
+/// A running [`HealthCheck`]. Dropping it ends the probing and forgets its results, which would
+/// otherwise become outdated.
 #[derive(Debug)]
 #[must_use = "dropping the checker ends the probing"]
 pub struct HealthChecker {

@@ -57,8 +57,9 @@ use crate::setting::InvalidSetting;
 /// or has no such path. The evidence of a node stays valid until the node shows other evidence.
 ///
 /// A quarantined endpoint is [`HealthState::Unhealthy`](crate::health::HealthState::Unhealthy) for
-/// [`Reason::Quarantined`](crate::health::Reason::Quarantined), and does not serve in panic mode either. It serves again when a check
-/// finds the right metastore. The log shows the difference, without passwords.
+/// [`Reason::Quarantined`](crate::health::Reason::Quarantined), and does not serve in panic mode
+/// either. It serves again when a check finds the right metastore. The log shows the difference,
+/// without passwords.
 ///
 /// ```
 /// use kylin_lb::probe::MetastoreCheck;
@@ -100,7 +101,8 @@ impl MetastoreCheck {
         }
     }
 
-    /// Sets HTTP Basic credentials: an administrator's to see the metadata URL, any user's to see projects.
+    /// Sets HTTP Basic credentials: an administrator's to see the metadata URL, any user's to see
+    /// projects.
     ///
     /// A node that rejects the credentials with 401 gets them again after ten minutes. After two
     /// such nodes in a row, no node gets them, because Kylin 5 locks a user after three wrong

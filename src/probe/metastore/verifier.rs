@@ -35,7 +35,8 @@ pub(super) struct Verifier<B> {
     login: Option<Arc<Login>>,
     cluster: Cluster<B>,
     members: MembersWatch<B>,
-    /// The known nodes, by the uid of the endpoint and the generation of its membership: another generation may be another node.
+    /// The known nodes, by the uid of the endpoint and the generation of its membership: another
+    /// generation may be another node.
     memory: HashMap<(u64, u64), Memory>,
     limitation: Option<Limitation>,
 }
@@ -84,7 +85,8 @@ impl<B: Backend> Verifier<B> {
         }
     }
 
-    /// Checks the nodes that are due, or all of them, and decides. Returns when the next node is due.
+    /// Checks the nodes that are due, or all of them, and decides. Returns when the next node is
+    /// due.
     async fn round(&mut self, all: bool) -> Instant {
         let (mut targets, mut records, mut checks) = (Vec::new(), Vec::new(), JoinSet::new());
         let permits = Arc::new(Semaphore::new(CONCURRENCY));

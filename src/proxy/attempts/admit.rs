@@ -90,7 +90,8 @@ impl<B: Backend> Attempts<'_, B> {
             self.share = limit.acquire(client).map_err(|_| TOO_MANY_REQUESTS)?;
         }
         self.wants_own_response = presence.cache_directives && wants_own_response(headers);
-        // The headers of the client's connection are removed before the proxy adds its own, because `Connection` could name the latter.
+        // The headers of the client's connection are removed before the proxy adds its own, because
+        // `Connection` could name the latter.
         remove_hop_by_hop(headers, presence);
         join_cookies(headers, presence);
         if settings.forwarded_headers {

@@ -29,7 +29,8 @@ pub(super) enum Change {
     Logout,
 }
 
-/// A write or a logout in flight. It takes effect when it is dropped, before its client gets the response.
+/// A write or a logout in flight. It takes effect when it is dropped, before its client gets the
+/// response.
 pub(super) struct PassingChange<'p, B> {
     flights: &'p QueryFlights<B>,
     change: Change,
@@ -101,7 +102,8 @@ impl<B> Drop for PassingChange<'_, B> {
 }
 
 impl<B: Backend> Attempts<'_, B> {
-    /// Records a write or a logout, and stops queries if the request asks for that. `query`: the query in its body, if there is one.
+    /// Records a write or a logout, and stops queries if the request asks for that. `query`: the
+    /// query in its body, if there is one.
     pub(super) fn before_flight(
         &mut self,
         class: RequestClass,

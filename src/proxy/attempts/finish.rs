@@ -153,7 +153,8 @@ impl<B: Backend> Attempts<'_, B> {
         Ok(())
     }
 
-    /// Returns whether the client has a session and no other credentials, and `picked` is the only node that has the session.
+    /// Returns whether the client has a session and no other credentials, and `picked` is the only
+    /// node that has the session.
     pub(super) fn is_at_session_node(&self, picked: &Picked<B>) -> bool {
         self.session.is_at_bound_node()
             && self.session.is_bound_to(picked)

@@ -59,7 +59,8 @@ pub(super) fn forward<B: Backend>(
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sender {
     Client,
-    /// The proxy, on behalf of a client. The request is not observed, and does not count as in flight for the client.
+    /// The proxy, on behalf of a client. The request is not observed, and does not count as in
+    /// flight for the client.
     Proxy,
 }
 
@@ -139,7 +140,8 @@ struct Attempts<'p, B> {
     /// The number of attempts that certainly reached no node, or reached a node on which Kylin does
     /// not run.
     unsent: usize,
-    /// Whether a node may have executed the request in an earlier attempt. Set in a Kylin-aware proxy only.
+    /// Whether a node may have executed the request in an earlier attempt. Set in a Kylin-aware
+    /// proxy only.
     may_be_executed: bool,
     is_head: bool,
     /// Whether the client names no host, so that each node gets its own address in `Host`.
@@ -209,7 +211,8 @@ impl<'p, B: Backend> Attempts<'p, B> {
         if let AfterEntry::Respond = self.prepare(request).await? {
             return Ok(());
         }
-        // The failure, if any, of the execution that this query takes over from a leader whose client has left.
+        // The failure, if any, of the execution that this query takes over from a leader whose
+        // client has left.
         let mut taken_over = None;
         let picked = if self.leader.as_ref().is_some_and(Leader::is_running) {
             // Boxed, because it is rare.

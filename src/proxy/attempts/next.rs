@@ -252,7 +252,8 @@ impl<'p, B: Backend> Attempts<'p, B> {
         }
     }
 
-    /// Returns the request of a failed attempt, unless it is lost or a node may have executed it in two attempts.
+    /// Returns the request of a failed attempt, unless it is lost or a node may have executed it in
+    /// two attempts.
     fn request_to_repeat(&mut self, error: &mut SendError, is_of_login: bool) -> Option<Request<Body>> {
         let kind = error.kind();
         let unsent = error.take_request().filter(|_| kind.is_unsent());

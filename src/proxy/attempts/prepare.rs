@@ -1,4 +1,5 @@
-//! Prepares a request before an endpoint is picked: reads its body, looks up its session, and enters its flight.
+//! Prepares a request before an endpoint is picked: reads its body, looks up its session, and
+//! enters its flight.
 
 use std::mem::take;
 

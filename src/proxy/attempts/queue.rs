@@ -175,7 +175,8 @@ impl<'p, B: Backend> Attempts<'p, B> {
     }
 }
 
-/// Returns whether the pick accepts draining endpoints. The wait must do the same, or the next pick would choose the same endpoint again.
+/// Returns whether the pick accepts draining endpoints. The wait must do the same, or the next pick
+/// would choose the same endpoint again.
 fn is_bound<B>(picked: &Picked<B>) -> bool {
     matches!(picked.reason, PickReason::Bound | PickReason::Written)
 }

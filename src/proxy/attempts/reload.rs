@@ -15,7 +15,8 @@ use crate::request::ClientAddr;
 /// bytes, and more if the user has many groups.
 const MAX_USER: u64 = 1 << 20;
 
-/// The headers of a reload call that are copied into the request for the user: the credentials, and the host that the client used.
+/// The headers of a reload call that are copied into the request for the user: the credentials, and
+/// the host that the client used.
 static COPIED: [HeaderName; 4] = [header::HOST, header::AUTHORIZATION, header::COOKIE, header::USER_AGENT];
 
 impl<B: Backend> Attempts<'_, B> {

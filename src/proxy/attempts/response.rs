@@ -109,7 +109,8 @@ impl<'p, B: Backend> Attempts<'p, B> {
         Some(RuleState::classify_body(class, &self.response, &beginning))
     }
 
-    /// Returns the class of a 404 that Kylin did not write, after asking the node whether Kylin runs there.
+    /// Returns the class of a 404 that Kylin did not write, after asking the node whether Kylin
+    /// runs there.
     async fn confirm_not_found(&mut self, picked: &Picked<B>) -> ResponseClass {
         match self.kylin() {
             Some((rules, class)) if rules.is_running(class, &self.context, picked).await == Some(false) => NOT_EXECUTED,
@@ -147,7 +148,8 @@ impl<'p, B: Backend> Attempts<'p, B> {
         self.kept_request.as_ref().is_some_and(|kept| retry.is_repeatable(kept.get().method()))
     }
 
-    /// Decides between the response and another attempt. `class` is `None`, [`NOT_EXECUTED`] or [`MAY_BE_EXECUTED`] in a plain proxy.
+    /// Decides between the response and another attempt. `class` is `None`, [`NOT_EXECUTED`] or
+    /// [`MAY_BE_EXECUTED`] in a plain proxy.
     pub(super) fn after_response(&mut self, mut picked: Picked<B>, class: Option<ResponseClass>) -> AfterAttempt<B> {
         let kylin = self.kylin().zip(class);
         // Any other endpoint is better than the page of a node without Kylin, even one that health
@@ -330,8 +332,8 @@ pub(super) fn declared_length(response: &Response<Body>) -> Option<u64> {
     response.headers().get(header::CONTENT_LENGTH).filter(|_| has_body)?.to_str().ok()?.parse().ok()
 }
 
-/// Reads the body of a response into memory of the budget. Returns false if it is too long or there is no memory; the body is then
-/// unchanged.
+/// Reads the body of a response into memory of the budget. Returns false if it is too long or there
+/// is no memory; the body is then unchanged.
 pub(super) async fn read_whole(response: &mut Response<Body>, mut read: GrowingBuffer) -> bool {
     if let Some(length) = declared_length(response) {
         response.body_mut().exactly(length);

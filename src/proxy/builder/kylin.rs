@@ -51,20 +51,21 @@ impl<B> ProxyBuilder<B> {
     /// - the client's session was not logged out between them.
     ///
     /// A response is copied if it is a complete 200 of at most 1 MiB that holds a result and no
-    /// `Set-Cookie` for the client. A result is complete JSON with rows and without an exception; if it is
-    /// compressed, it has at most 8 MiB without the compression. The copy is in memory of the [budget](Self::buffers). Otherwise the waiting
-    /// queries are sent to nodes, and identical queries do not wait again for a minute. If the
-    /// first query fails or gets an error, one more is sent, and if that fails too, all queries get
-    /// its response. If the first query gets no slot in time, each of the others may still wait for
-    /// as long as if it had not followed. Kylin 2.x-4.x sets a cookie in each response to a client that sends
-    /// credentials and no cookies. So queries of such clients wait in vain once a minute, unless
-    /// the front end [relays logins](crate::session::LoginRelay).
+    /// `Set-Cookie` for the client. A result is complete JSON with rows and without an exception;
+    /// if it is compressed, it has at most 8 MiB without the compression. The copy is in memory of
+    /// the [budget](Self::buffers). Otherwise the waiting queries are sent to nodes, and identical
+    /// queries do not wait again for a minute. If the first query fails or gets an error, one more
+    /// is sent, and if that fails too, all queries get its response. If the first query gets no
+    /// slot in time, each of the others may still wait for as long as if it had not followed. Kylin
+    /// 2.x-4.x sets a cookie in each response to a client that sends credentials and no cookies. So
+    /// queries of such clients wait in vain once a minute, unless the front end [relays
+    /// logins](crate::session::LoginRelay).
     ///
     /// Each query has its own record for observers and its own session. Its response has the
     /// `queryId` of the first query. If a client leaves or stops its query, the execution continues
     /// for the clients that still wait. If the last of them stops its query, the node is asked to
-    /// stop the execution, by the id that the execution has there. At most 1,024 queries wait for one; others are sent to
-    /// nodes.
+    /// stop the execution, by the id that the execution has there. At most 1,024 queries wait for
+    /// one; others are sent to nodes.
     pub fn single_flight(mut self, on: bool) -> Self {
         self.settings.single_flight = on;
         self

@@ -169,8 +169,8 @@ impl<B, K> ProxyBuilder<B, K> {
 
     /// Sets whether requests to nodes get `X-Forwarded-For`, `-Proto` and `-Host`. Default: on.
     ///
-    /// If a [trusted proxy](Self::trusted_proxies) sent the request, the proxy appends to `X-Forwarded-For` and keeps the other two.
-    /// Otherwise it replaces all three.
+    /// If a [trusted proxy](Self::trusted_proxies) sent the request, the proxy appends to
+    /// `X-Forwarded-For` and keeps the other two. Otherwise it replaces all three.
     pub fn forwarded_headers(mut self, on: bool) -> Self {
         self.settings.forwarded_headers = on;
         self
@@ -260,8 +260,9 @@ impl<B, K> ProxyBuilder<B, K> {
         self
     }
 
-    /// Sets how many bytes of a response the crate's [server](crate::server) takes from its node ahead of a client that reads
-    /// slowly (nginx: `proxy_buffers`). With 0, the node waits for the client (nginx: `proxy_buffering off`). Default: 1 MiB.
+    /// Sets how many bytes of a response the crate's [server](crate::server) takes from its node
+    /// ahead of a client that reads slowly (nginx: `proxy_buffers`). With 0, the node waits for the
+    /// client (nginx: `proxy_buffering off`). Default: 1 MiB.
     ///
     /// A slow client then occupies no connection and no thread of the node. The request stops being
     /// in flight when the node has sent the end of the response, even if the client reads it later.

@@ -8,7 +8,8 @@ pub(super) const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-c
 /// Edits to the headers of one request, which the proxy applies after its own. The application adds
 /// the value to the request's extensions.
 ///
-/// Edits of headers that belong to the connection or frame the body have no effect: see [`allows`](Self::allows).
+/// Edits of headers that belong to the connection or frame the body have no effect: see
+/// [`allows`](Self::allows).
 ///
 /// ```
 /// use http::header::{HOST, HeaderValue};
@@ -82,7 +83,8 @@ impl fmt::Debug for HeaderEdits {
     }
 }
 
-/// Returns whether a header frames the message or belongs to one connection. Edits of it would split the message.
+/// Returns whether a header frames the message or belongs to one connection. Edits of it would
+/// split the message.
 fn is_framing(name: &HeaderName) -> bool {
     static FRAMING: [HeaderName; 9] = [
         header::CONNECTION,

@@ -75,7 +75,8 @@ fn address(peer: ClientAddr, text: &mut [u8; 46]) -> &[u8] {
     &text[..length]
 }
 
-/// Writes an address of IPv4 and returns its length. The formatter of the standard library takes ten times as long.
+/// Writes an address of IPv4 and returns its length. The formatter of the standard library takes
+/// ten times as long.
 fn dotted(ip: Ipv4Addr, text: &mut [u8; 46]) -> usize {
     let mut length = 0;
     let mut push = |byte| {

@@ -49,7 +49,8 @@ fn is_protected(name: &HeaderName) -> bool {
     PROTECTED.contains(name) || is_named_by_proxies(name.as_str())
 }
 
-/// Joins several `Cookie` headers into one. HTTP/2 clients may split them; HTTP/1.1 allows one (RFC 9113, 8.2.3).
+/// Joins several `Cookie` headers into one. HTTP/2 clients may split them; HTTP/1.1 allows one (RFC
+/// 9113, 8.2.3).
 pub(crate) fn join_cookies(headers: &mut HeaderMap, presence: HeaderPresence) {
     if presence.cookies < 2 {
         return;

@@ -1,7 +1,8 @@
-//! The head of a request: checked so that every HTTP parser reads it alike, and rewritten for the node.
+//! The head of a request: checked so that every HTTP parser reads it alike, and rewritten for the
+//! node.
 //!
-//! The application's server may accept a head that Tomcat reads differently, which allows request smuggling. The proxy refuses
-//! such heads.
+//! The application's server may accept a head that Tomcat reads differently, which allows request
+//! smuggling. The proxy refuses such heads.
 
 mod edits;
 mod forwarded;
@@ -31,16 +32,18 @@ use crate::observe::{BorrowedHeaders, ShownHeaders};
 /// The maximum length of a method. The registered ones have at most 17 bytes (RFC 9110, 16.1).
 pub(crate) const MAX_METHOD: usize = 64;
 
-/// Checks the head of a request, converts its target to origin form, and moves the host of the target into `Host`.
+/// Checks the head of a request, converts its target to origin form, and moves the host of the
+/// target into `Host`.
 ///
 /// HTTP/1.0 allows a request without `Host`, and HTTP/1.1 an empty one. This function leaves such a
 /// request unchanged, and the proxy sends the address of the node.
 ///
-/// [`Proxy::forward`](crate::Proxy::forward) does this first. An application that routes by path or host calls it before it reads
-/// them, so that it sees the same host and path as the node.
+/// [`Proxy::forward`](crate::Proxy::forward) does this first. An application that routes by path or
+/// host calls it before it reads them, so that it sees the same host and path as the node.
 ///
 /// # Errors
-/// [`ErrorResponse`] for a request that HTTP parsers may read differently (RFC 9112, 3.2 and 6), or whose method is not supported.
+/// [`ErrorResponse`] for a request that HTTP parsers may read differently (RFC 9112, 3.2 and 6), or
+/// whose method is not supported.
 ///
 /// ```
 /// use http::Request;
@@ -74,7 +77,8 @@ pub(super) fn check<T>(
     if method == Method::CONNECT || method == Method::TRACE {
         return refuse(StatusCode::METHOD_NOT_ALLOWED, "the method is not served");
     }
-    // Methods are case-sensitive, and no known one has a lower-case letter; a node might take `post` for POST.
+    // Methods are case-sensitive, and no known one has a lower-case letter; a node might take
+    // `post` for POST.
     if method.as_str().bytes().any(|byte| byte.is_ascii_lowercase()) {
         return refuse(StatusCode::BAD_REQUEST, "the method is not valid");
     }
@@ -151,7 +155,8 @@ pub(super) fn options_response() -> Response<Body> {
     response
 }
 
-/// The headers of a request that must be unambiguous. One pass over all headers costs less than a lookup for each.
+/// The headers of a request that must be unambiguous. One pass over all headers costs less than a
+/// lookup for each.
 #[derive(Default)]
 struct FramingHeaders<'h> {
     coding: Option<&'h HeaderValue>,
@@ -226,8 +231,8 @@ fn set_host<T>(request: &mut Request<T>, has_host: bool) -> Result<(), ErrorResp
     Ok(())
 }
 
-/// Puts the address of the node into `Host`, for a request that names no host: HTTP/1.1 requires the header (RFC 9112, 3.2), and
-/// servers refuse an empty one.
+/// Puts the address of the node into `Host`, for a request that names no host: HTTP/1.1 requires
+/// the header (RFC 9112, 3.2), and servers refuse an empty one.
 pub(super) fn set_host_of<B: Backend>(picked: &Picked<B>, request: &mut Request<Body>) {
     request.headers_mut().insert(header::HOST, host_of(picked));
 }
@@ -260,8 +265,9 @@ fn host_value(authority: &Authority) -> Option<HeaderValue> {
     HeaderValue::from_str(authority.as_str()).ok()
 }
 
-/// Returns whether `host` is a name or an address with an optional port. Users, paths and delimiters would confuse a log or a
-/// `Location`. An empty value is legal (RFC 9112, 3.2), a port without a name is not (RFC 9110, 4.2.1).
+/// Returns whether `host` is a name or an address with an optional port. Users, paths and
+/// delimiters would confuse a log or a `Location`. An empty value is legal (RFC 9112, 3.2), a port
+/// without a name is not (RFC 9110, 4.2.1).
 fn is_host(host: &[u8]) -> bool {
     let end = host.iter().position(|byte| !NAME[usize::from(*byte)]).unwrap_or(host.len());
     match &host[end..] {

@@ -4,8 +4,8 @@ use super::edits::{KEEP_ALIVE, PROXY_CONNECTION};
 use crate::header_walk::walk;
 use crate::kylin::ROUTED;
 
-/// The headers of a head that the proxy may have to remove or change. One pass over all names costs less than a lookup for
-/// each.
+/// The headers of a head that the proxy may have to remove or change. One pass over all names costs
+/// less than a lookup for each.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct HeaderPresence {
     pub(super) connection: bool,
@@ -71,8 +71,8 @@ impl HeaderPresence {
 
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
-/// The headers that belong to one connection, without `Connection` itself (RFC 9110, 7.6.1). A static, because a constant is
-/// built and dropped at each use.
+/// The headers that belong to one connection, without `Connection` itself (RFC 9110, 7.6.1). A
+/// static, because a constant is built and dropped at each use.
 pub(super) static HOP_BY_HOP: [HeaderName; 9] = [
     KEEP_ALIVE,
     PROXY_CONNECTION,

@@ -13,7 +13,8 @@ use crate::setting::InvalidSetting;
 
 /// Limits how many requests that a node may have received a proxy may repeat.
 ///
-/// A request that certainly reached no node is outside the budget: its attempts are bounded by the number of endpoints.
+/// A request that certainly reached no node is outside the budget: its attempts are bounded by the
+/// number of endpoints.
 ///
 /// | setting | default | unit |
 /// |---|---|---|
@@ -85,8 +86,8 @@ pub(crate) struct RetryAccount {
     /// The maximum of the reserve, and what is left of it.
     reserve_capacity: i64,
     reserve: AtomicI64,
-    /// The recent retries of clients: the interval in the upper half, the number in the lower. Clients whose keys have the same
-    /// hash share a counter.
+    /// The recent retries of clients: the interval in the upper half, the number in the lower.
+    /// Clients whose keys have the same hash share a counter.
     taken: Box<[AtomicU64]>,
     seed: ahash::RandomState,
     /// The time until which `per_second` was deposited, in milliseconds of the epoch.
@@ -124,7 +125,8 @@ impl RetryAccount {
         Self::new(RetryBudget { ratio: 0.0, min_per_second }, clock)
     }
 
-    /// Adds the share of one request. Writes nothing while the account is full, which is nearly always.
+    /// Adds the share of one request. Writes nothing while the account is full, which is nearly
+    /// always.
     pub(crate) fn deposit(&self) {
         if self.balance.load(Ordering::Relaxed) < self.capacity {
             let is_full = self.reserve.load(Ordering::Relaxed) >= self.reserve_capacity;
@@ -138,7 +140,8 @@ impl RetryAccount {
         }
     }
 
-    /// Takes one retry for `client`. Returns `None` when none is left, or none in the share of the client.
+    /// Takes one retry for `client`. Returns `None` when none is left, or none in the share of the
+    /// client.
     pub(crate) fn withdraw(&self, client: Option<ClientKey>) -> Option<Withdrawn<'_>> {
         self.deposit_for_time_passed();
         let (taken, count) = self.count(client);

@@ -65,12 +65,14 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// Returns a policy without retries. The proxy still skips an endpoint whose backend is at its connection limit.
+    /// Returns a policy without retries. The proxy still skips an endpoint whose backend is at its
+    /// connection limit.
     pub fn none() -> Self {
         RetryPolicy { error: false, timeout: false, invalid: false, stopping: false, ..RetryPolicy::default() }
     }
 
-    /// Sets whether to retry when a connection fails, before or after the request was sent. Default: yes.
+    /// Sets whether to retry when a connection fails, before or after the request was sent.
+    /// Default: yes.
     pub fn on_error(mut self, on: bool) -> Self {
         self.error = on;
         self
@@ -129,14 +131,16 @@ impl RetryPolicy {
 
     /// Adds a status whose response causes a retry, from 400 to 599. Default: none.
     ///
-    /// A retry counts as a failure of the endpoint unless the status is 403 or 404. When the request cannot be retried, the
-    /// client gets the response, which then counts as a success (ngx_http_upstream_test_next).
+    /// A retry counts as a failure of the endpoint unless the status is 403 or 404. When the
+    /// request cannot be retried, the client gets the response, which then counts as a success
+    /// (ngx_http_upstream_test_next).
     pub fn on_status(mut self, status: StatusCode) -> Self {
         self.statuses.push(status);
         self
     }
 
-    /// Sets whether to retry requests that may have been processed and whose method is not idempotent. Default: no.
+    /// Sets whether to retry requests that may have been processed and whose method is not
+    /// idempotent. Default: no.
     ///
     /// A node may then execute a POST that another node has executed before.
     pub fn non_idempotent(mut self, on: bool) -> Self {
@@ -163,13 +167,15 @@ impl RetryPolicy {
         self
     }
 
-    /// Sets how long after the first attempt another one may begin; `None` is no limit. Default: `None`.
+    /// Sets how long after the first attempt another one may begin; `None` is no limit. Default:
+    /// `None`.
     pub fn max_elapsed(mut self, limit: Option<Duration>) -> Self {
         self.max_elapsed = limit;
         self
     }
 
-    /// Sets the budget for retries of requests that a node may have received; `None` is no limit. Default: [`RetryBudget::default`].
+    /// Sets the budget for retries of requests that a node may have received; `None` is no limit.
+    /// Default: [`RetryBudget::default`].
     pub fn budget(mut self, budget: impl Into<Option<RetryBudget>>) -> Self {
         self.budget = budget.into();
         self
@@ -215,7 +221,8 @@ impl RetryPolicy {
         self.statuses.contains(&status)
     }
 
-    /// Returns whether a response of this status that is retried counts as a failure of the endpoint.
+    /// Returns whether a response of this status that is retried counts as a failure of the
+    /// endpoint.
     pub(super) fn is_failure(&self, status: StatusCode) -> bool {
         self.covers_status(status) && !matches!(status, StatusCode::FORBIDDEN | StatusCode::NOT_FOUND)
     }

@@ -40,8 +40,8 @@ const MAX_CONCURRENT: usize = 64;
 #[derive(Clone)]
 #[non_exhaustive]
 pub enum CancelOnDisconnect {
-    /// Kylin 5: `DELETE /kylin/api/query/{stopId}` with the credentials of the query. The proxy adds a `stopId` to a query
-    /// without one, which changes its body.
+    /// Kylin 5: `DELETE /kylin/api/query/{stopId}` with the credentials of the query. The proxy
+    /// adds a `stopId` to a query without one, which changes its body.
     ByStopId,
     /// Kylin 2.x-4.x: finds the query by user and SQL in `GET /kylin/api/query/runningQueries` of
     /// its node, and stops it with `PUT /kylin/api/query/{id}/stop`. The node itself names the
@@ -160,7 +160,8 @@ impl QueryWatch {
         Some(QueryWatch(Some(Box::new(Cancellation { node, runtime, state, credentials, target }))))
     }
 
-    /// Ends the watch of a query that is over or was not sent. After a timeout the node still works on it.
+    /// Ends the watch of a query that is over or was not sent. After a timeout the node still works
+    /// on it.
     pub(crate) fn end(mut self, sent: &Result<Response<Body>, SendError>) {
         if !matches!(sent, Err(error) if error.kind() == SendErrorKind::HeadTimeout) {
             self.0 = None;
@@ -220,7 +221,8 @@ impl Cancellation {
         }
     }
 
-    /// Returns the user whom the node knows by the credentials of the query. The name that the client sends proves nothing.
+    /// Returns the user whom the node knows by the credentials of the query. The name that the
+    /// client sends proves nothing.
     async fn user(&self) -> Option<String> {
         let body = self.request(Method::GET, AUTHENTICATION, None).await?;
         let UserResponse { user_details } = serde_json::from_slice(&body).ok()?;
@@ -255,7 +257,8 @@ impl Cancellation {
     }
 }
 
-/// The response to [`AUTHENTICATION`] (apache/kylin 3.1.3 UserController.java). A client without a login gets `{}`.
+/// The response to [`AUTHENTICATION`] (apache/kylin 3.1.3 UserController.java). A client without a
+/// login gets `{}`.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct UserResponse {
@@ -278,7 +281,8 @@ struct RunningQuery {
     sql: String,
 }
 
-/// Returns the id by which the query can be stopped: its own, or a new one that is added to its body.
+/// Returns the id by which the query can be stopped: its own, or a new one that is added to its
+/// body.
 fn stop_id(request: &mut Request<Body>, body: &Bytes) -> Option<String> {
     let query = QueryRequest::from_json(body).ok()?;
     if let Some(id) = query.stop_id().filter(|id| !id.is_empty()) {

@@ -18,8 +18,8 @@ const CALLS: [(Method, &str); 8] = [
     (Method::GET, "/kylin/api/jobs"),
 ];
 
-/// The calls among [`CALLS`] that are open to every client, with their classes. A lookup returns what [`classify`] and
-/// [`ClosedPaths::check`] return, for a tenth of the instructions.
+/// The calls among [`CALLS`] that are open to every client, with their classes. A lookup returns
+/// what [`classify`] and [`ClosedPaths::check`] return, for a tenth of the instructions.
 #[derive(Debug)]
 pub(super) struct FrequentCalls(Vec<(Method, &'static str, RequestClass)>);
 

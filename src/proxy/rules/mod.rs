@@ -24,8 +24,8 @@ pub(super) use self::state::{CLOSED_PATH, Classified, RuleState};
 use crate::kylin::{Guard, KylinVersion, ResourceGroups};
 use crate::setting::InvalidSetting;
 
-/// The rules of Kylin that a proxy applies: see [`ProxyBuilder::rules`](crate::proxy::ProxyBuilder::rules). Each rule can be set
-/// separately.
+/// The rules of Kylin that a proxy applies: see
+/// [`ProxyBuilder::rules`](crate::proxy::ProxyBuilder::rules). Each rule can be set separately.
 ///
 /// | rule | default | reason |
 /// |---|---|---|
@@ -110,8 +110,8 @@ impl KylinRules {
         self
     }
 
-    /// Sets whether queries go only to nodes that serve queries, and builds to nodes that run jobs while there is one (see
-    /// [`Endpoint::roles`](crate::Endpoint::roles)). Default: on.
+    /// Sets whether queries go only to nodes that serve queries, and builds to nodes that run jobs
+    /// while there is one (see [`Endpoint::roles`](crate::Endpoint::roles)). Default: on.
     pub fn roles(mut self, on: bool) -> Self {
         self.roles = on;
         self
@@ -197,8 +197,8 @@ impl KylinRules {
         self
     }
 
-    /// Sets how a query is stopped on its node when its client disconnects or its time is over; `None` lets it run to its end,
-    /// as Kylin does. Default: `None`.
+    /// Sets how a query is stopped on its node when its client disconnects or its time is over;
+    /// `None` lets it run to its end, as Kylin does. Default: `None`.
     ///
     /// The proxy stops at most 64 queries at once, each within 5 s. Further ones run to their end.
     pub fn cancel_on_disconnect(mut self, cancel: impl Into<Option<CancelOnDisconnect>>) -> Self {

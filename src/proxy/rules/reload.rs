@@ -1,9 +1,10 @@
 //! Two calls between nodes that clients make too: the buttons "Reload Metadata" and "Reload Config"
 //! of Kylin's web interface.
 //!
-//! The interface calls `PUT /kylin/api/cache/announce/all/all/update` and `POST /kylin/api/cache/announce/config` (cache service of
-//! the web application 2.4 to 3.x), and the REST documentation names both. The nodes do not ask for a login there
-//! (kylinSecurity.xml of 3.1.3), so the front end finds out whether the client is an administrator.
+//! The interface calls `PUT /kylin/api/cache/announce/all/all/update` and
+//! `POST /kylin/api/cache/announce/config` (cache service of the web application 2.4 to 3.x), and
+//! the REST documentation names both. The nodes do not ask for a login there (kylinSecurity.xml of
+//! 3.1.3), so the front end finds out whether the client is an administrator.
 //!
 //! A successful call of an interface for administrators would prove nothing:
 //! `GET /kylin/api/admin/config` is open to all in 2.0.0 to 2.6.6, 3.0.0 and 3.1.0
@@ -15,7 +16,8 @@ use http::{Method, StatusCode, Uri};
 
 use crate::request::RequestContext;
 
-/// The clients that may reload metadata and configuration: see [`KylinRules::reload`](super::KylinRules::reload).
+/// The clients that may reload metadata and configuration: see
+/// [`KylinRules::reload`](super::KylinRules::reload).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum ReloadAccess {
@@ -59,9 +61,10 @@ impl ReloadCall {
     }
 }
 
-/// Returns whether the response to `GET /kylin/api/user/authentication` names an administrator, as Kylin 2.x to 4.x write it:
-/// `{"userDetails":{"username":"ADMIN","authorities":[{"authority":"ROLE_ADMIN"}]}}` (UserController.java of 3.1.3). A client without
-/// a login gets `{}` with the status 200.
+/// Returns whether the response to `GET /kylin/api/user/authentication` names an administrator, as
+/// Kylin 2.x to 4.x write it:
+/// `{"userDetails":{"username":"ADMIN","authorities":[{"authority":"ROLE_ADMIN"}]}}`
+/// (UserController.java of 3.1.3). A client without a login gets `{}` with the status 200.
 pub(crate) fn names_administrator(status: StatusCode, body: &[u8]) -> bool {
     let Ok(json) = serde_json::from_slice::<serde_json::Value>(body) else { return false };
     let authorities = json["userDetails"]["authorities"].as_array();

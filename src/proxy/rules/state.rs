@@ -147,7 +147,8 @@ impl RuleState {
         self.rules.resource_groups.as_ref()
     }
 
-    /// Returns the role that an endpoint needs to serve the request, and whether the role is mandatory.
+    /// Returns the role that an endpoint needs to serve the request, and whether the role is
+    /// mandatory.
     pub(crate) fn role(&self, class: RequestClass) -> (Option<Role>, bool) {
         match self.rules.roles {
             true => (class.role(), class.role_is_strict()),
@@ -160,7 +161,8 @@ impl RuleState {
         merge_of(class).filter(|_| self.rules.fan_out)
     }
 
-    /// Returns how the responses of all nodes to a logout are merged; `None` if it goes to one node.
+    /// Returns how the responses of all nodes to a logout are merged; `None` if it goes to one
+    /// node.
     pub(crate) fn merge_logout(&self) -> Option<Merge> {
         self.rules.fan_out.then_some(Merge::Logout)
     }
@@ -248,7 +250,8 @@ impl RuleState {
         response::classify_body(class, response.status(), response.headers(), beginning)
     }
 
-    /// Returns whether Kylin runs at the node that responded with 404; `None` if the 404 does not need a check.
+    /// Returns whether Kylin runs at the node that responded with 404; `None` if the 404 does not
+    /// need a check.
     pub(crate) async fn is_running<B: Backend>(
         &self,
         class: RequestClass,
@@ -281,7 +284,8 @@ impl RuleState {
         Classified { outcome, decision, is_free }
     }
 
-    /// Watches a query that is about to be sent, to stop it if its client disconnects. May change the request.
+    /// Watches a query that is about to be sent, to stop it if its client disconnects. May change
+    /// the request.
     pub(crate) fn watch<B: Backend>(
         &self,
         class: RequestClass,

@@ -35,7 +35,8 @@ impl<H> CurrentHandler<H> {
         CurrentHandler::of(&Arc::new(ArcSwap::from_pointee(serving)))
     }
 
-    /// Returns the handler of the next request. Without a reload this is one atomic load, and cores do not contend.
+    /// Returns the handler of the next request. Without a reload this is one atomic load, and cores
+    /// do not contend.
     pub(in crate::server) fn get(&mut self) -> &H {
         &self.cache.load().handler
     }

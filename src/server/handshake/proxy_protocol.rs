@@ -15,7 +15,8 @@ const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// The length of the fixed part: signature, version and command, family and protocol, and the
 /// length of the rest.
 const FIXED: usize = 16;
-/// The maximum length of the addresses and extensions of version 2. Addresses of unix sockets have 216 bytes.
+/// The maximum length of the addresses and extensions of version 2. Addresses of unix sockets have
+/// 216 bytes.
 const MAX_REST: usize = 4096;
 
 /// The reason why a connection does not begin with the PROXY protocol.

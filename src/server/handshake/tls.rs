@@ -28,7 +28,8 @@ use crate::tls::{AcceptConfig, TlsConnection, TlsVersion};
 /// Begins each record of a handshake (RFC 8446, 5.1).
 const HANDSHAKE: u8 = 22;
 
-/// The record of the fatal alert `unrecognized_name` (RFC 8446, 5.1 and 6), before any key is agreed on.
+/// The record of the fatal alert `unrecognized_name` (RFC 8446, 5.1 and 6), before any key is
+/// agreed on.
 const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 
 /// The response to plain HTTP, with nginx's text.
@@ -81,9 +82,11 @@ pub(super) async fn serve_encrypted<S: ClientSocket, H: Handler>(
     serve(stream, peer, BytesMut::new(), handler, limits, stop).await
 }
 
-/// Reads the first message of a client, and keeps its bytes in `read`. Returns `None` if it is malformed: rustls then says so.
+/// Reads the first message of a client, and keeps its bytes in `read`. Returns `None` if it is
+/// malformed: rustls then says so.
 ///
-/// rustls itself refuses a name with the alert `access_denied`, from which clients do not learn the reason.
+/// rustls itself refuses a name with the alert `access_denied`, from which clients do not learn the
+/// reason.
 async fn client_hello<S: ClientSocket>(socket: &mut S, read: &mut BytesMut) -> io::Result<Option<Accepted>> {
     let (mut acceptor, mut used) = (Acceptor::default(), 0);
     loop {

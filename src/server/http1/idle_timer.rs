@@ -25,8 +25,8 @@ pub(super) struct IdleTimer<'t> {
     /// Measured from the time when the timer is set, because a previous request may have taken
     /// longer.
     park_delay: Duration,
-    /// The time at which the head of the next request must be complete. Computed on the first use after a
-    /// request.
+    /// The time at which the head of the next request must be complete. Computed on the first use
+    /// after a request.
     deadline: Option<Instant>,
     head_timeout: Duration,
     requests: usize,

@@ -1,4 +1,4 @@
-//! The client's socket as hyper sees it, with a write timeout and a lingering close.
+//! The client's socket for hyper, with a write timeout and a lingering close.
 
 use std::io;
 use std::pin::Pin;
@@ -18,8 +18,8 @@ use super::whole_frames::{FrameReader, WholeFrames};
 use crate::server::LINGER_TIMEOUT;
 use crate::server::handshake::prefixed::Prefixed;
 
-/// A stream that begins with bytes that were already read, yields whole frames, and fails when its client accepts nothing for too
-/// long.
+/// A stream that begins with bytes that were already read, and yields whole frames. It fails if its
+/// client accepts nothing for too long.
 pub(super) struct ClientStream<S> {
     stream: TokioIo<Prefixed<S>>,
     frames: WholeFrames,
@@ -74,8 +74,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Write for ClientStream<S> {
     }
 
     /// Closes the write side. If the client may still be sending, its bytes are read and dropped
-    /// for a while: a close with unread bytes resets the connection, and the client could lose the
-    /// response (nginx: `lingering_close`).
+    /// for a while (nginx: `lingering_close`). A close with unread bytes resets the connection, and
+    /// the client could lose the response.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.linger.is_none() {
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;

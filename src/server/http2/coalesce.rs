@@ -4,7 +4,7 @@ use std::io::IoSlice;
 
 use smallvec::SmallVec;
 
-/// The longest total length of buffers that are copied into one.
+/// The maximum total length of buffers that are copied into one.
 const MAX_COALESCED: usize = 4096;
 
 /// The memory for coalesced buffers. Unlike an array, it is not cleared first.
@@ -13,7 +13,7 @@ pub(super) type CoalesceBuffer = SmallVec<[u8; MAX_COALESCED]>;
 /// Copies `bufs` into the empty `buffer`; `None` if there are fewer than two or they are too long.
 ///
 /// hyper writes frames and their data as separate buffers. A vectored write costs the kernel more
-/// than a plain write and the copy of some kilobytes.
+/// than a plain write and a copy of some kilobytes.
 pub(super) fn coalesce<'b>(bufs: &[IoSlice<'_>], buffer: &'b mut CoalesceBuffer) -> Option<&'b [u8]> {
     let length: usize = bufs.iter().map(|buf| buf.len()).sum();
     if bufs.len() < 2 || length > MAX_COALESCED {

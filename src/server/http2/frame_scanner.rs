@@ -1,6 +1,6 @@
 //! Follows the frames that a client sends, to know which of them have arrived completely.
 
-/// The largest payload of a frame that the server accepts (RFC 9113, 6.5.2: the default).
+/// The maximum payload of a frame that the server accepts, which is the default of RFC 9113, 6.5.2.
 pub(super) const MAX_FRAME: u32 = 16 * 1024;
 
 /// The length of the client's connection preface (RFC 9113, 3.4), before its first frame.
@@ -17,16 +17,17 @@ const END_HEADERS: u8 = 4;
 
 /// Finds the ends of frames and header blocks in the bytes of a client.
 ///
-/// A header block consists of a frame HEADERS and any number of CONTINUATION, the last of which has the flag END_HEADERS.
+/// A header block consists of a HEADERS frame and any number of CONTINUATION frames. The last frame
+/// has the flag END_HEADERS.
 pub(super) struct FrameScanner {
     /// The header of the next frame, as far as it has arrived.
     header: [u8; FRAME_HEADER],
     header_length: usize,
     /// The bytes of the current payload that have not arrived.
     missing: usize,
-    /// The codec may get the current payload in parts.
+    /// Whether the codec may get the current payload in parts.
     is_streamed: bool,
-    /// The current frame, or the last one, does not end its header block.
+    /// Whether the current frame, or the last one, leaves its header block open.
     is_block_open: bool,
     /// The frames CONTINUATION of the open block. None of them ends it.
     continuations: usize,
@@ -47,8 +48,8 @@ impl FrameScanner {
         }
     }
 
-    /// Takes the next bytes. Returns how many of them come before an incomplete frame or header block. A frame DATA need not be
-    /// complete: the window of its stream limits it.
+    /// Takes the next bytes. Returns how many of them precede an incomplete frame or header block.
+    /// A DATA frame need not be complete, because the window of its stream limits it.
     pub(super) fn scan(&mut self, bytes: &[u8]) -> usize {
         let (mut position, mut whole) = (0, 0);
         while position < bytes.len() {
@@ -72,8 +73,8 @@ impl FrameScanner {
         whole
     }
 
-    /// Returns whether no frame and no header block is incomplete, other than a frame DATA. A block of too many frames stays
-    /// incomplete.
+    /// Returns whether no frame and no header block is incomplete, other than a frame DATA. A block
+    /// of too many frames stays incomplete.
     pub(super) fn is_whole(&self) -> bool {
         let has_payload = self.missing == 0 || self.is_streamed;
         self.header_length == 0 && has_payload && !self.is_block_open && !self.has_too_many_frames()
@@ -89,7 +90,7 @@ impl FrameScanner {
         self.continuations > self.max_continuations
     }
 
-    /// Returns how many bytes are missing until the next payload begins or ends.
+    /// Returns the number of bytes that are missing until the next payload begins or ends.
     pub(super) fn needed(&self) -> usize {
         if self.missing > 0 { self.missing } else { FRAME_HEADER - self.header_length }
     }
@@ -105,7 +106,8 @@ impl FrameScanner {
         }
         self.missing = length as usize;
         self.is_streamed = kind == DATA && !self.is_block_open;
-        // The codec ends the connection at a frame that interrupts a header block or continues none.
+        // The codec ends the connection at a frame that interrupts a header block or continues
+        // none.
         let is_of_block = match kind {
             HEADERS | PUSH_PROMISE => !self.is_block_open,
             CONTINUATION => self.is_block_open,

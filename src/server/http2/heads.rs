@@ -1,4 +1,5 @@
-//! The heads of the requests in flight on a connection, which are decoded and stay in memory until their responses are complete.
+//! The heads of the requests in flight on a connection, which are decoded and stay in memory until
+//! their responses are complete.
 
 use std::net::SocketAddr;
 
@@ -15,28 +16,29 @@ use crate::server::NO_MEMORY_FOR_HEAD;
 use crate::server::limits::Limits;
 use crate::sync::{AtomicUsize, Ordering};
 
-/// The memory of a header beside its name and value, in bytes: its entry in the map. A client sends a header that it has sent before
-/// as one byte.
+/// The overhead of a header in bytes: its entry in the map. A client can repeat an earlier header
+/// with one byte.
 const HEADER_COST: usize = 128;
 
-/// The reservation grows by this or more, in bytes.
+/// The minimum growth of the reservation, in bytes.
 const STEP: usize = 4 * 1024;
 
-/// The bytes that stay reserved while requests are in flight, although the heads no longer need them, so that the next ones need no
-/// lock.
+/// The bytes that stay reserved while requests are in flight, even if the heads no longer need
+/// them. The next heads then need no lock.
 const SPARE: usize = 16 * 1024;
 
 /// Reserves the heads of the requests of a connection.
 pub(super) struct HeadAccount {
     /// The bytes of all heads.
     used: AtomicUsize,
-    /// [`MIN_RESERVED`] and the bytes of `reservation`. Read without the lock, which most connections never need.
+    /// [`MIN_RESERVED`] plus the bytes of `reservation`. It is read without the lock, which most
+    /// connections never need.
     reserved: AtomicUsize,
     reservation: Mutex<Reservation>,
 }
 
 impl HeadAccount {
-    /// `reservation`: for more than the first [`MIN_RESERVED`] bytes.
+    /// Creates an account. `reservation` is for all bytes beyond the first [`MIN_RESERVED`].
     pub(super) fn new(reservation: Reservation) -> Self {
         let (used, reserved) = (AtomicUsize::new(0), AtomicUsize::new(MIN_RESERVED));
         HeadAccount { used, reserved, reservation: Mutex::new(reservation) }
@@ -69,8 +71,8 @@ impl HeadAccount {
     }
 }
 
-/// Reserves the head of a request, and returns how many bytes. Refuses a head over the limits or the budget, with the status that an
-/// HTTP/1.1 client gets.
+/// Reserves memory for the head of a request, and returns its bytes. A head over the limits or the
+/// budget is refused, with the status that an HTTP/1.1 client gets.
 pub(super) fn admit(
     request: &Request<Body>,
     limits: &Limits,
@@ -88,8 +90,10 @@ pub(super) fn admit(
     })
 }
 
-/// Returns the length of a head. Refuses one over the limits, and one with a value that begins or ends with a blank, which is
-/// malformed (RFC 9113, 8.2.1): a node of HTTP/1.1 would read the value without it.
+/// Returns the length of a head. Refuses a head over the limits.
+///
+/// A value that begins or ends with whitespace is malformed (RFC 9113, 8.2.1), and is refused too.
+/// An HTTP/1.1 node would read it without the whitespace.
 fn check(request: &Request<Body>, limits: &Limits) -> Result<usize, (Refusal, StatusCode, &'static str)> {
     let (limits, buffers) = (limits.head, limits.line_buffers);
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());

@@ -12,7 +12,7 @@ use crate::request::ClientKey;
 use crate::server::client::Client;
 use crate::server::stop::{IdleEntry, StopSignal};
 
-/// The time for which a connection has no request in flight before it is listed as idle.
+/// The time without a request in flight after which a connection is listed as idle.
 const IDLE_DELAY: Duration = Duration::from_millis(50);
 
 /// Lists a connection as idle, so that the server can close it when it needs its permit.
@@ -23,9 +23,9 @@ pub(super) struct IdleWatch {
     entry: Option<IdleEntry>,
     /// Runs while no request is in flight, until the entry is made.
     delay: Option<Pin<Box<Sleep>>>,
-    /// A request was in flight at the last poll.
+    /// Whether a request was in flight at the last poll.
     was_busy: bool,
-    /// The requests that had arrived when `entry` or `delay` was made.
+    /// The number of requests that had arrived when `entry` or `delay` was made.
     requests: usize,
 }
 
@@ -38,7 +38,8 @@ impl IdleWatch {
         IdleWatch { stats, stop, key, entry: None, delay: None, was_busy: false, requests: 0 }
     }
 
-    /// Polls until the server needs the permit of the connection. Called whenever the connection was polled.
+    /// Polls until the server needs the permit of the connection. It must be called after each poll
+    /// of the connection.
     pub(super) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let requests = self.stats.requests();
         let has_new = requests != self.requests;

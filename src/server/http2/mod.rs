@@ -1,8 +1,9 @@
 //! Serves HTTP/2 clients, with hyper's codec.
 //!
-//! The codec cuts a fragment off `:path` (`http::uri::PathAndQuery`) before other code sees the target, and nothing shows that there
-//! was one. So such a request is served, although RFC 9113, 8.3.1 calls it malformed and it gets 400 over HTTP/1.1. Decisions and
-//! the node see the same remaining target, so they cannot differ.
+//! The codec cuts a fragment off `:path` (`http::uri::PathAndQuery`) before other code sees the
+//! target, and leaves no trace of it. So such a request is served, although it is malformed (RFC
+//! 9113, 8.3.1) and gets 400 over HTTP/1.1. Decisions and the node see the same remaining target,
+//! so they cannot differ.
 
 mod client_stream;
 mod coalesce;
@@ -46,21 +47,27 @@ use crate::observe::CutScope;
 use crate::proxy::ErrorResponse;
 use crate::refusals::Refusal;
 
-/// The part of one request body that a client may send before the handler reads it, in bytes (nginx: `http2_body_preread_size`).
-/// They are reserved in the budget as long as the request is in flight.
+/// The bytes of a request body that a client may send before the handler reads them (nginx:
+/// `http2_body_preread_size`). They are reserved in the budget while the request is in flight.
 const STREAM_WINDOW: u32 = 64 * 1024;
 
-/// The part of all request bodies of a connection that a client may send before their handlers read it, in bytes.
+/// The bytes of all request bodies of a connection that a client may send before the handlers read
+/// them.
 const CONNECTION_WINDOW: u32 = 256 * 1024;
 
-/// The bytes that hyper holds of one response until the client accepts them. They are reserved in the budget.
+/// The bytes that hyper holds of one response until the client accepts them. They are reserved in
+/// the budget.
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// The bytes that are reserved for a connection twice, for an incomplete head and for the heads of requests in flight, even if the
-/// budget is used up, because the number of connections is limited. They count for no client, as those of an HTTP/1.1 connection.
+/// The bytes that a connection always has, for an incomplete head and again for the heads of
+/// requests in flight.
+///
+/// They are available even if the budget is used up, because the number of connections is limited.
+/// As with HTTP/1.1, they do not count for any client.
 const MIN_RESERVED: usize = 4 * 1024;
 
-/// The time after which a client that waits for memory tries again, because other connections may have released bytes.
+/// The time after which a client that waits for memory tries again, because other connections may
+/// have released bytes.
 const MEMORY_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 const NO_MEMORY_FOR_BODY: ErrorResponse = ErrorResponse::new(
@@ -68,7 +75,7 @@ const NO_MEMORY_FOR_BODY: ErrorResponse = ErrorResponse::new(
     "the front end has no memory for the body of the request at present",
 );
 
-/// Serves requests until the client leaves, an error occurs or the server stops.
+/// Serves requests until the client disconnects, an error occurs or the server stops.
 pub(super) async fn serve<S, H>(mut client: Client<H>, stream: S, read: BytesMut) -> Result<(), BoxError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -79,7 +86,8 @@ where
     let mut of_connection = client.limits.buffers.reservation(None);
     of_connection.grow_anyway(2 * MIN_RESERVED);
     let stats = Arc::new(StreamStats::new(reservation()));
-    // More than the limit, so that the response can tell which part is too large. hyper refuses larger heads.
+    // More than the limit, so that the response can tell which part is too large. hyper refuses
+    // larger heads.
     let max_list = u32::try_from(head.bytes.saturating_mul(2)).unwrap_or(u32::MAX);
     let frames = WholeFrames::new(reservation(), max_list, head_timeout, client.peer.socket_addr());
     let socket = ClientStream::new(stream, read.freeze(), frames, send_timeout, Arc::clone(&stats));
@@ -114,8 +122,9 @@ where
             () = poll_fn(|cx| parked.poll_closed(cx)), if !stopping => {
                 stopping = true;
                 connection.as_mut().graceful_shutdown();
-                // A request may be in flight. It then ends before the connection does.
-                // The bytes of responses that hyper still holds are sent. A response counts as complete as soon as hyper has it.
+                // A request that is in flight ends before the connection does. The bytes of
+                // responses that hyper still holds are sent, because a response counts as complete
+                // as soon as hyper has it.
                 if let Ok(served) = timeout(LAST_HEAD_TIMEOUT, connection.as_mut()).await {
                     return Ok(served?);
                 }
@@ -153,7 +162,8 @@ fn service<H: Handler>(
         let (head, body) = request.into_parts();
         let (body, mut in_flight) = stats.start_request(body.into());
         let request = Request::from_parts(head, body);
-        // Before the stream gets a task, so that a head that is refused does not wait for it.
+        // The head is checked before the stream gets a task, so that a refused head need not wait
+        // for the task.
         let mut admitted = in_flight.admit(request, &serving.limits, peer.socket_addr());
         async move {
             let limits = &serving.limits;
@@ -178,7 +188,7 @@ fn service<H: Handler>(
                     tokio::select! {
                         biased;
                         response = serving.handler.handle(peer, request) => response,
-                        // The handler is dropped before the next line.
+                        // The handler has been dropped when the next line runs.
                         () = cutting => STOPPED.response_without_url(),
                     }
                 }
@@ -187,7 +197,8 @@ fn service<H: Handler>(
             if !is_head {
                 check_length(&mut response);
             }
-            // hyper removes this header, and others about the connection, which are malformed in HTTP/2 (RFC 9113, 8.2.2).
+            // hyper removes this header, and others about the connection, which are malformed in
+            // HTTP/2 (RFC 9113, 8.2.2).
             if response.headers().get_all(CONNECTION).iter().any(is_close) {
                 in_flight.close_connection();
             }
@@ -200,22 +211,25 @@ fn service<H: Handler>(
 async fn reserve_window(body: &Body, mut window: Reservation) -> Option<Reservation> {
     let bytes = body.size_hint().exact().unwrap_or(u64::MAX).min(STREAM_WINDOW.into());
     if bytes <= MIN_RESERVED as u64 {
-        // Even if the budget is used up.
+        // The reservation grows even if the budget is used up.
         window.grow_anyway(bytes as usize);
         return Some(window);
     }
     window.grow_or_wait(bytes as usize).await.then_some(window)
 }
 
-/// Returns the response to a request that is not served. Unlike in HTTP/1.1, the connection stays open.
+/// Returns the response to a request that is not served. Unlike in HTTP/1.1, the connection stays
+/// open.
 fn refusal(error: ErrorResponse) -> Response<Body> {
     let mut response = error.response_without_url();
     response.headers_mut().remove(CONNECTION);
     response
 }
 
-/// Makes a declared length agree with the body: the body's own size precedes, as in HTTP/1.1, and a body of unknown size fails if it
-/// is longer or shorter. hyper checks neither.
+/// Makes a declared length agree with the body, which hyper does not check.
+///
+/// A known size of the body takes precedence, as in HTTP/1.1. A body of unknown size fails if it is
+/// longer or shorter than declared.
 fn check_length(response: &mut Response<Body>) {
     if response.status() == StatusCode::NOT_MODIFIED {
         return;

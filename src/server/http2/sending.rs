@@ -1,8 +1,10 @@
 //! The bytes of responses that hyper holds until the client accepts them.
 //!
-//! hyper takes up to [`SEND_BUFFER`](super::SEND_BUFFER) of each response, even if the client does not read. A response whose last
-//! byte hyper has is no longer in flight. So the bytes are reserved in the budget. A connection with bytes that the client has not
-//! accepted gets more only if the budget has them. A connection without such bytes always gets the next, so that it advances.
+//! hyper takes up to [`SEND_BUFFER`](super::SEND_BUFFER) of each response, even if the client does
+//! not read. A response is no longer in flight once hyper has its last byte. So the bytes are
+//! reserved in the budget. A connection with bytes that the client has not accepted gets more only
+//! if the budget allows it. A connection without such bytes always gets the next bytes, so that it
+//! makes progress.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -35,8 +37,9 @@ pub(super) struct Account {
 }
 
 impl Account {
-    /// Reserves bytes for hyper. Returns `None` if the budget does not allow it. The task is then woken when bytes of this
-    /// connection were sent, and after a moment, because other connections may have released theirs.
+    /// Reserves bytes for hyper. Returns `None` if the budget does not allow it. The task is then
+    /// woken when bytes of this connection were sent. It is also woken after a short time, because
+    /// other connections may have released bytes.
     pub(super) fn reserve(&mut self, bytes: usize, cx: &mut Context<'_>) -> Option<Sent> {
         let mut reservation = self.budget.reservation(self.client);
         if !reservation.try_grow(bytes) {
@@ -73,7 +76,7 @@ pub(super) struct Sent {
 }
 
 impl Sent {
-    /// Returns the data as bytes that count until the last slice of them is dropped.
+    /// Returns the data as bytes that stay reserved until their last slice is dropped.
     pub(super) fn hold(self, data: Bytes) -> Bytes {
         Bytes::from_owner(Held { data, _sent: self })
     }
@@ -83,7 +86,8 @@ impl Drop for Sent {
     fn drop(&mut self) {
         self.sending.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
         self.reservation.shrink_to(0);
-        // Under the lock, so that a stream that begins to wait sees either the released bytes or this wake-up.
+        // The lock ensures that a stream that begins to wait sees either the released bytes or this
+        // wake-up.
         let waiting = std::mem::take(&mut *self.sending.waiting.lock());
         waiting.into_iter().for_each(Waker::wake);
     }

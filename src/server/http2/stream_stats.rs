@@ -1,5 +1,5 @@
-//! Counts the streams of a connection, to tell whether it is idle and whether its client has stalled. Also reads responses ahead
-//! of a slow client.
+//! Counts the streams of a connection, to tell whether it is idle and whether its client has
+//! stalled. Also reads responses ahead of a slow client.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -26,13 +26,14 @@ use crate::server::limits::Limits;
 
 pub(super) struct StreamStats {
     requests: AtomicUsize,
-    /// Requests without a complete response, plus request bodies that are still being read.
+    /// The number of requests without a complete response, plus that of request bodies that are
+    /// still being read.
     in_flight: AtomicUsize,
-    /// A request body was not read to its end.
+    /// Whether a request body was not read to its end.
     has_unread: AtomicBool,
-    /// A response asks its client to come back on another connection.
+    /// Whether a response asks its client to use another connection.
     is_closing: AtomicBool,
-    /// The responses in flight. Each has its own progress: some may stall while others advance.
+    /// The responses in flight. Each makes its own progress: some may stall while others advance.
     responses: Mutex<Vec<Weak<StreamedResponse>>>,
     /// The bytes that hyper holds of all responses until the client accepts them.
     sending: Arc<Sending>,
@@ -41,7 +42,7 @@ pub(super) struct StreamStats {
 }
 
 impl StreamStats {
-    /// `heads`: the reservation for the heads of requests.
+    /// Creates the counters. `heads` is the reservation for the heads of requests.
     pub(super) fn new(heads: Reservation) -> Self {
         StreamStats {
             requests: AtomicUsize::new(0),
@@ -54,22 +55,22 @@ impl StreamStats {
         }
     }
 
-    /// Returns how many requests have arrived.
+    /// Returns the number of requests that have arrived.
     pub(super) fn requests(&self) -> usize {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// Returns true if no request is in flight.
+    /// Returns whether no request is in flight.
     pub(super) fn is_idle(&self) -> bool {
         self.in_flight.load(Ordering::Relaxed) == 0
     }
 
-    /// Returns true if the client may be sending bytes that are not read.
+    /// Returns whether the client may be sending bytes that are not read.
     pub(super) fn has_unread(&self) -> bool {
         self.has_unread.load(Ordering::Relaxed)
     }
 
-    /// Returns true if the connection closes after the requests in flight.
+    /// Returns whether the connection closes after the requests in flight.
     pub(super) fn is_closing(&self) -> bool {
         self.is_closing.load(Ordering::Relaxed)
     }
@@ -85,8 +86,8 @@ impl StreamStats {
         (body.on_end(Arc::clone(self) as Arc<dyn OnEnd>), in_flight)
     }
 
-    /// Returns true if the client has accepted nothing of some response since the last call, though
-    /// more of it is available.
+    /// Returns whether the client has stalled: it accepted nothing of a response since the last
+    /// call, although more was available.
     pub(super) fn has_stalled(&self) -> bool {
         let mut stalled = false;
         self.responses.lock().retain(|response| match response.upgrade() {
@@ -139,7 +140,8 @@ pub(super) struct InFlightGuard {
 }
 
 impl InFlightGuard {
-    /// Returns the request, whose head stays reserved until it is no longer in flight, or the reason why it is refused.
+    /// Returns the request, or the reason why it is refused. Its head stays reserved until the
+    /// request is no longer in flight.
     pub(super) fn admit(
         &mut self,
         request: Request<Body>,
@@ -160,7 +162,8 @@ impl InFlightGuard {
         self.stats.is_closing.store(true, Ordering::Relaxed);
     }
 
-    /// Returns the response in the form that hyper takes. It counts for the share of `client`, unless the response names another.
+    /// Returns the response in the form that hyper takes. Its bytes count for `client`, unless the
+    /// response names another client.
     pub(super) fn track(
         self,
         response: Response<Body>,
@@ -183,13 +186,14 @@ impl Drop for InFlightGuard {
 
 /// A response from which hyper takes the body.
 struct StreamedResponse {
-    /// The lock is never contended: the same task takes the body and reads it ahead.
+    /// The body. Its lock is never contended, because the same task takes the body and reads it
+    /// ahead.
     source: Mutex<Source>,
     /// The number of times that hyper has polled the body.
     polls: AtomicUsize,
     /// One more than `polls` at the last check; 0 before the first.
     checked: AtomicUsize,
-    /// The node keeps the client waiting.
+    /// Whether the client waits for the node.
     waits_for_node: AtomicBool,
 }
 
@@ -197,7 +201,7 @@ struct Source {
     body: Body,
     /// The part that was read ahead; `None` where the body is not read ahead.
     spool: Option<Spool>,
-    /// The next data, which waits until hyper may hold it.
+    /// The next data, which must wait until hyper may hold it.
     unsent: Option<Bytes>,
     account: Account,
 }
@@ -225,7 +229,7 @@ impl StreamedResponse {
         self.checked.swap(polls, Ordering::Relaxed) == polls && !self.waits_for_node.load(Ordering::Relaxed)
     }
 
-    /// Reads ahead if hyper takes nothing, because the client accepts nothing at present.
+    /// Reads ahead while hyper takes nothing, because the client accepts nothing.
     fn read_ahead(&self, cx: &mut Context<'_>) {
         if self.waits_for_node.load(Ordering::Relaxed) {
             return;
@@ -238,12 +242,12 @@ impl StreamedResponse {
 }
 
 thread_local! {
-    /// The response that has begun in the task that is polled.
+    /// The response that has begun in the current task.
     static BEGUN: Cell<Option<Weak<StreamedResponse>>> = const { Cell::new(None) };
 }
 
-/// Runs the streams of connections. hyper takes nothing of a response whose client accepts nothing, so the task of the stream reads
-/// the response ahead.
+/// Runs the streams of connections. While a client accepts nothing, hyper takes nothing of its
+/// response, so the task of the stream reads the response ahead.
 #[derive(Clone)]
 pub(super) struct StreamExecutor;
 
@@ -319,7 +323,7 @@ impl HttpBody for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         let Source { body, spool, unsent, .. } = &*self.response.source.lock();
         match spool {
-            // Something may have been read already.
+            // Some of the body may already have been read.
             _ if unsent.is_some() => SizeHint::default(),
             Some(spool) if !spool.is_empty() => SizeHint::default(),
             _ => body.size_hint(),

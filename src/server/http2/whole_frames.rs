@@ -1,7 +1,8 @@
-//! Keeps what has arrived of an incomplete frame or header block from the codec, until the rest of it arrives.
+//! Withholds an incomplete frame or header block from the codec, until the rest of it arrives.
 //!
-//! The codec would hold the decoded headers of a block without a bound in time, and without a reservation: some bytes may decode to
-//! a hundred times as much memory. So its part of an incomplete block is held here, as it came from the client, within the budget.
+//! The codec would hold the decoded headers of a block without a time limit and without a
+//! reservation. A few bytes may decode to a hundred times as much memory. So an incomplete block is
+//! held here, encoded as the client sent it, within the budget.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -19,7 +20,7 @@ use crate::buffer::Reservation;
 use crate::refusals::Refusal;
 use crate::server::NO_MEMORY_FOR_HEAD;
 
-/// The first allocation, in bytes.
+/// The size of the first allocation, in bytes.
 const MIN_CAPACITY: usize = 512;
 
 /// The size of one read of an incomplete frame.
@@ -28,35 +29,37 @@ const READ_SIZE: usize = 4 * 1024;
 /// The number of retries for memory. A second in all, as for a body.
 const MAX_MEMORY_RETRIES: u32 = 10;
 
-/// A frame HEADERS that does not end its header block.
+/// A HEADERS frame that does not end its header block.
 const EMPTY_HEADERS: &[u8] = &[0, 0, 0, 1, 0, 0, 0, 0, 1];
 
-/// A frame CONTINUATION that does not end its header block.
+/// A CONTINUATION frame that does not end its header block.
 const EMPTY_CONTINUATION: &[u8] = &[0, 0, 0, 9, 0, 0, 0, 0, 1];
 
 /// The frames of a client on their way to the codec.
 pub(super) struct WholeFrames {
     scanner: FrameScanner,
-    /// The begin of a frame or header block. Empty while the codec has all bytes that have arrived.
+    /// The beginning of a frame or header block. Empty while the codec has all bytes that have
+    /// arrived.
     held: Vec<u8>,
-    /// How many of the held bytes the codec has; `None` while the rest has not arrived.
+    /// The number of held bytes that the codec has; `None` while the rest has not arrived.
     passed: Option<usize>,
     reservation: Reservation,
     peer: Option<SocketAddr>,
     /// The most bytes of a header block.
     max: usize,
     timeout: Duration,
-    /// Runs while the client sends no more of what is held.
+    /// Runs while the client does not send the rest of the held bytes.
     timer: Option<Pin<Box<Sleep>>>,
-    /// Runs while the budget has no bytes for more of what is held.
+    /// Runs while the budget allows no more bytes.
     memory_timer: Option<Pin<Box<Sleep>>>,
     memory_retries: u32,
     is_refused: bool,
 }
 
 impl WholeFrames {
-    /// `reservation`: for more than the first [`MIN_RESERVED`] bytes. `max_list`: the largest header list that the codec accepts.
-    /// `timeout`: the time for the rest of a header block. `peer`: for the log of refusals.
+    /// `reservation`: for more than the first [`MIN_RESERVED`] bytes. `max_list`: the largest
+    /// header list that the codec accepts. `timeout`: the time for the rest of a header block.
+    /// `peer`: for the log of refusals.
     pub(super) fn new(reservation: Reservation, max_list: u32, timeout: Duration, peer: Option<SocketAddr>) -> Self {
         WholeFrames {
             scanner: FrameScanner::new(max_continuations(max_list)),
@@ -73,7 +76,8 @@ impl WholeFrames {
         }
     }
 
-    /// Returns whether a header block was refused. Its client may still be sending bytes that are not read.
+    /// Returns whether a header block was refused. Its client may still be sending bytes that are
+    /// not read.
     pub(super) fn is_refused(&self) -> bool {
         self.is_refused
     }
@@ -138,7 +142,8 @@ impl WholeFrames {
         Poll::Ready(Ok(()))
     }
 
-    /// Reserves and allocates memory for more bytes. Waits if the budget does not allow it; false if it does not for too long.
+    /// Reserves and allocates memory for more bytes. Waits if the budget does not allow it; false
+    /// if it does not for too long.
     fn poll_reserve(&mut self, more: usize, cx: &mut Context<'_>) -> Poll<bool> {
         loop {
             if let Some(timer) = &mut self.memory_timer {
@@ -179,8 +184,8 @@ impl WholeFrames {
         self.passed = self.scanner.is_whole().then_some(0);
     }
 
-    /// Ends the connection: the codec gets more empty frames of one header block than it accepts, and sends GOAWAY with the code
-    /// ENHANCE_YOUR_CALM.
+    /// Ends the connection: the codec gets more empty frames of one header block than it accepts,
+    /// and sends GOAWAY with the code ENHANCE_YOUR_CALM.
     fn refuse(&mut self, refusal: Refusal, message: &'static str) {
         refusal.report(self.peer, &message);
         // Twice as many as it accepts, because a later version of it may accept some more.
@@ -208,8 +213,9 @@ impl WholeFrames {
     }
 }
 
-/// Returns how many frames CONTINUATION of a header block the codec accepts, beside the one that ends it: a quarter more than the
-/// longest block needs, and at least 5 (h2: `calc_max_continuation_frames`).
+/// Returns how many frames CONTINUATION of a header block the codec accepts, beside the one that
+/// ends it: a quarter more than the longest block needs, and at least 5 (h2:
+/// `calc_max_continuation_frames`).
 fn max_continuations(max_list: u32) -> usize {
     let needed = (max_list / MAX_FRAME).max(1);
     needed.saturating_add(needed / 4).max(5) as usize
@@ -243,7 +249,8 @@ mod tests {
     const MAX_LIST: u32 = 128 << 10;
     const TIMEOUT: Duration = Duration::from_secs(60);
 
-    /// Returns a client that has sent its preface and `begun`, and what the codec gets until the connection ends.
+    /// Returns a client that has sent its preface and `begun`, and what the codec gets until the
+    /// connection ends.
     async fn read(budget: &BufferBudget, begun: &[u8]) -> (DuplexStream, JoinHandle<(Vec<u8>, WholeFrames)>) {
         let (mut client, mut server) = duplex(1 << 20);
         client.write_all(&[&[b'p'; 24][..], begun].concat()).await.unwrap();

@@ -18,7 +18,8 @@ pub(super) struct CircuitBreaker {
 }
 
 impl CircuitBreaker {
-    /// Returns whether an operation may call the store at `now`. Does not read the clock while the breaker is closed.
+    /// Returns whether an operation may call the store at `now`. Does not read the clock while the
+    /// breaker is closed.
     pub(super) fn allows(&self, now: impl FnOnce() -> u64, is_probed: bool) -> bool {
         let until = self.open_until.load(Ordering::Relaxed);
         if until == 0 {

@@ -37,7 +37,8 @@ pub(super) struct Generation {
 /// The losses of the store that this front end knows about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LossEpoch {
-    /// Changes whenever the store may have lost records: after a failed operation, or after a lost connection.
+    /// Changes whenever the store may have lost records: after a failed operation, or after a lost
+    /// connection.
     pub(super) possible: u32,
     /// Changes when the store has lost all records. Used only with
     /// [`Shared`](super::RestoreAfterLoss::Shared).
@@ -97,7 +98,8 @@ impl CachedStore {
         }
     }
 
-    /// Checks whether the store has lost its records. If so, writes the tombstones of this front end.
+    /// Checks whether the store has lost its records. If so, writes the tombstones of this front
+    /// end.
     pub(super) async fn check_generation(self: &Arc<Self>) -> Result<(), Unavailable> {
         let _checking = self.generation.checking.lock().await;
         if !self.is_allowed() {
@@ -146,7 +148,8 @@ impl CachedStore {
         }
     }
 
-    /// Writes the tombstones of all sessions that were logged out here. Returns false if the store became unavailable.
+    /// Writes the tombstones of all sessions that were logged out here. Returns false if the store
+    /// became unavailable.
     async fn write_tombstones(self: &Arc<Self>) -> bool {
         let mut writes = JoinSet::new();
         let mut all_written = true;

@@ -148,8 +148,8 @@ impl CachedStore {
         self.call_within(self.deadline, operation).await
     }
 
-    /// Waits for an operation of a background task. The deadline is longer, because a store that has just started is slow and must
-    /// still receive the pending writes.
+    /// Waits for an operation of a background task. The deadline is longer, because a store that
+    /// has just started is slow and must still receive the pending writes.
     async fn call_in_background<T>(self: &Arc<Self>, operation: StoreFuture<'_, T>) -> Result<T, StoreError> {
         self.call_within(self.deadline.max(OPEN_TIME / 2), operation).await
     }
@@ -227,8 +227,8 @@ impl CachedStore {
         Some(near)
     }
 
-    /// Returns whether this is the record of a session that was logged out here. Only the login relay ends sessions, and only it
-    /// seals records.
+    /// Returns whether this is the record of a session that was logged out here. Only the login
+    /// relay ends sessions, and only it seals records.
     fn is_ended(&self, key: &SessionKey, record: &SessionRecord) -> bool {
         !record.sealed().is_empty() && self.ended.contains(key)
     }

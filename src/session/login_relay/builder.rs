@@ -31,16 +31,18 @@ use crate::session::{Secret, Sessions};
 /// # What a client sees
 ///
 /// - A client logs in as at Kylin itself: `POST /kylin/api/user/authentication` with Basic
-///   credentials, or the login form. The response sets the front end's cookie instead of the node's.
+///   credentials, or the login form. The response sets the front end's cookie instead of the
+///   node's.
 /// - If the credentials are wrong, the client gets the node's 401.
 /// - If a node refuses a login that the front end sends for the client, the session ends and the
 ///   client gets 401. No front end uses these credentials again, at any node, until a client has
-///   logged in with them. [While logins fail](#while-logins-fail) says which refusals count.
-/// - A client that logs in with other credentials gets a new session. The old one ends at all nodes.
+///   logged in with them. See [while logins fail](#while-logins-fail) for the refusals that count.
+/// - A client that logs in with other credentials gets a new session. The old one ends at all
+///   nodes.
 /// - A logout ends the session in the store, then at every node.
-/// - A client that sends credentials with every request and keeps no cookies (kylinpy, ODBC) gets no
-///   cookie, and nothing is stored for it. Requests with the same credentials reuse its sessions at
-///   the nodes for a [while](Self::reuse_for).
+/// - A client that sends credentials with every request and keeps no cookies (kylinpy, ODBC) gets
+///   no cookie, and nothing is stored for it. Requests with the same credentials reuse its sessions
+///   at the nodes for a [while](Self::reuse_for).
 /// - Requests with credentials other than Basic pass through unchanged.
 ///
 /// # While logins fail
@@ -56,21 +58,23 @@ use crate::session::{Secret, Sessions};
 /// | none, because the connection broke | the node stops, or has checked the password before |
 /// | any other status, no connection | the node has not processed the login; no delay follows |
 ///
-/// After a login that failed, the credentials are not sent again for 30 s, by any session. Requests of the session go to the nodes
-/// where it is logged in. If there is none, the client gets 503 and its session stays. A node that restarts breaks one login, so
-/// only the second one in a row that breaks is followed by a delay.
+/// After a login that failed, the credentials are not sent again for 30 s, by any session. Requests
+/// of the session go to the nodes where it is logged in. If there is none, the client gets 503 and
+/// its session stays. A node that restarts breaks one login, so only a second broken login in a row
+/// causes a delay.
 ///
-/// A password that may be wrong is sent after 0 and 30 s, 2, 8 and 32 minutes, then once an hour,
-/// so that LDAP does not lock the user. It counts as wrong once a second node has refused it after
-/// the delay (or the same one after 60 s, if no other is there). A session that a node still knows
-/// stays at that node even if the password is wrong, as it does in Kylin itself; any other session with these
-/// credentials ends.
+/// A password that may be wrong is sent after 0 s, 30 s, 2, 8 and 32 minutes, then once an hour. So
+/// LDAP does not lock the user. The password counts as wrong once a second node has refused it
+/// after the delay. If there is no other node, the same one decides after 60 s. A session that a
+/// node still knows then stays at that node, as it does in Kylin itself. Any other session with
+/// these credentials ends.
 ///
-/// Several front ends share what a node refused, through their store. All of them together repeat a login that failed at most once
-/// in 30 s: each claims it first, with a record in the store. While the store is unavailable, only a front end whose sessions no
-/// other can have ([`RestoreAfterLoss::Alone`](crate::session::RestoreAfterLoss::Alone)) repeats one. A session then waits at the
-/// nodes that know it, and a user can always log in. The first login at a node needs no claim. A login that a node accepts ends the
-/// delay at all front ends.
+/// Front ends share refusals through their store. Together they repeat a failed login at most once
+/// in 30 s, because each first claims it with a record in the store. While the store is
+/// unavailable, a front end repeats failed logins only if no other can have its sessions
+/// ([`RestoreAfterLoss::Alone`](crate::session::RestoreAfterLoss::Alone)). A session then waits at
+/// the nodes that know it, and a user can always log in. The first login at a node needs no claim.
+/// A login that a node accepts ends the delay at all front ends.
 #[derive(Clone)]
 #[must_use]
 pub struct LoginRelay {
@@ -87,8 +91,8 @@ pub struct LoginRelay {
 impl LoginRelay {
     /// Creates a login relay that keeps its sessions in `sessions`, sealed with `secret`.
     ///
-    /// All front ends of one cluster need the same store and secret. A replaced secret should stay as
-    /// a [previous one](Secret::with_previous) for as long as sessions last.
+    /// All front ends of one cluster need the same store and secret. A replaced secret should stay
+    /// as a [previous one](Secret::with_previous) for as long as sessions last.
     pub fn new(sessions: Sessions, secret: Secret) -> Self {
         sessions.note_relay(&secret);
         LoginRelay {
@@ -106,8 +110,8 @@ impl LoginRelay {
     /// Sets the name of the front end's cookie. Default: `KYLINLB_SESSION`.
     ///
     /// # Errors
-    /// [`InvalidCookie`] if `name` is not the name of a cookie (RFC 6265, 4.1.1), or is the name of a
-    /// node's session cookie.
+    /// [`InvalidCookie`] if `name` is not the name of a cookie (RFC 6265, 4.1.1), or is the name of
+    /// a node's session cookie.
     pub fn name(mut self, name: impl Into<String>) -> Result<Self, InvalidCookie> {
         let name = name.into();
         if self.cookies().is_node_session(name.as_bytes()) {
@@ -126,8 +130,8 @@ impl LoginRelay {
         Ok(self)
     }
 
-    /// Sets whether browsers send the cookie over TLS only. Default: no. Enable it if clients reach
-    /// the front end over TLS.
+    /// Sets whether browsers send the cookie over TLS only. Default: false. Enable it if clients
+    /// reach the front end over TLS.
     pub fn secure(mut self, secure: bool) -> Self {
         self.cookie.secure = secure;
         self
@@ -139,8 +143,8 @@ impl LoginRelay {
         self
     }
 
-    /// Adds a name of a node's session cookie. `JSESSIONID` and the 64 hexadecimal digits of Kylin 5
-    /// are built in.
+    /// Adds a name of a node's session cookie. `JSESSIONID` and the 64 hexadecimal digits of Kylin
+    /// 5 are built in.
     ///
     /// # Errors
     /// [`InvalidCookie`] if `name` is not the name of a cookie, or is the name of the front end's
@@ -170,10 +174,10 @@ impl LoginRelay {
         self
     }
 
-    /// Sets for how long requests of a client without cookies reuse its session at a node, which
-    /// spares another check of the same credentials. `None` disables that.
+    /// Sets for how long requests of a client without cookies reuse its session at a node. `None`
+    /// disables the reuse, which saves further checks of the same credentials.
     ///
-    /// Default: 300 s, for which Kylin itself caches checked passwords (2.4-2.6).
+    /// Default: 300 s, as Kylin 2.4-2.6 itself caches checked passwords.
     ///
     /// # Errors
     /// [`InvalidDuration`] if `duration` is below 1 ms.
@@ -183,7 +187,7 @@ impl LoginRelay {
         Ok(self)
     }
 
-    /// Sets the timeout of a login at a node. Default: 10 s, since Kylin may query a directory.
+    /// Sets the timeout of a login at a node. Default: 10 s, because Kylin may query a directory.
     ///
     /// # Errors
     /// [`InvalidDuration`] if `timeout` is below 1 ms.
@@ -192,14 +196,14 @@ impl LoginRelay {
         Ok(self)
     }
 
-    /// Sets how long a client that logs out waits for the nodes; with zero it does not wait. The session ends in any case.
-    /// Default: 2 s.
+    /// Sets how long a client that logs out waits for the nodes; zero means that it does not wait.
+    /// The session ends in any case. Default: 2 s.
     pub fn logout_timeout(mut self, timeout: Duration) -> Self {
         self.logout_timeout = timeout;
         self
     }
 
-    /// Sets the clock of what expires. Default: the system's clock.
+    /// Sets the clock by which sessions, cookies and delays expire. Default: the system's clock.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Arc::new(clock);
         self

@@ -26,13 +26,13 @@ use crate::session::store::latest::Latest;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum CookieIssue {
-    /// When the client logs in, or sends credentials and has a cookie of the front end already.
+    /// When the client logs in, or sends credentials together with a cookie of the front end.
     /// Clients that keep no cookies then leave no sessions in the store.
     #[default]
     AtLogin,
-    /// With any request whose credentials a node has accepted. This serves clients that keep cookies
-    /// and never log in. Each request of a client that keeps none leaves a session in the store until
-    /// it expires.
+    /// With any request whose credentials a node has accepted. This is for clients that keep
+    /// cookies and never log in. Each request of a client that keeps no cookies leaves a session in
+    /// the store until it expires.
     WithCredentials,
 }
 
@@ -69,7 +69,7 @@ impl Relay {
             if let Some(cache) = &self.node_sessions {
                 cache.remove(fingerprint, served.endpoint);
             }
-            // A wrong password can end the session only if the session has the same one.
+            // A wrong password can end the session only if the session has the same password.
             if let Some(known) = known {
                 let check = CredentialCheck::of_unauthorized(response.headers());
                 let outcome = self.after_refused_credentials(known, served.endpoint, served.nodes, check);
@@ -83,7 +83,8 @@ impl Relay {
             return;
         }
         let had_failed = self.backoff.accepted(&fingerprint);
-        // A client without a session may send its credentials with every request, which costs no lookup.
+        // A client without a session may send its credentials with every request, which costs no
+        // lookup.
         let may_be_marked = relayed.call != SessionCall::Other || !gets_no_session;
         if had_failed || may_be_marked && !self.sessions.is_unmarked(&fingerprint).await {
             self.sessions.remove_marks(&fingerprint).await;
@@ -107,7 +108,8 @@ impl Relay {
         self.start_session(relayed, served, credentials, change.set, response).await;
     }
 
-    /// Starts a session with a new id. An id that an attacker planted before the login is worthless.
+    /// Starts a session with a new id. An id that an attacker planted before the login is
+    /// worthless.
     async fn start_session(
         self: &Arc<Self>,
         relayed: &mut RelayRequest,

@@ -29,7 +29,7 @@ pub(super) struct RelayCookies {
 /// The front end's cookie in a request.
 #[derive(Default)]
 pub(super) struct OwnCookie {
-    /// The request has a cookie of this name.
+    /// Whether the request has a cookie of this name.
     pub(super) is_present: bool,
     /// The session id, if the value is one.
     pub(super) id: Option<SessionId>,
@@ -47,12 +47,14 @@ impl NodeCookieChange {
         self.set.is_none() && !self.deleted
     }
 
-    /// Returns whether the node has checked the credentials and accepted them, in a response with this change.
+    /// Returns whether the node has checked the credentials and accepted them, in a response with
+    /// this change.
     pub(super) fn is_login(&self, call: SessionCall, response: &Response<Body>) -> bool {
         let status = response.status();
         match call {
             SessionCall::Login => status.is_success(),
-            // A failed login form redirects as well (Spring's SimpleUrlAuthenticationFailureHandler).
+            // A failed login form redirects as well (Spring's
+            // SimpleUrlAuthenticationFailureHandler).
             SessionCall::LoginForm => {
                 let location = response.headers().get(header::LOCATION).map_or(&b""[..], HeaderValue::as_bytes);
                 let failed = location.windows(5).any(|part| part == b"error");
@@ -66,7 +68,7 @@ impl NodeCookieChange {
 }
 
 impl RelayCookies {
-    /// Removes the front end's cookie, and those that could be a node's, from a request.
+    /// Removes the front end's cookie, and cookies that could be a node's, from a request.
     pub(super) fn take_from_request(&self, headers: &mut HeaderMap) -> OwnCookie {
         let mut own = OwnCookie::default();
         cookie::retain(headers, |name, value| {
@@ -105,8 +107,9 @@ impl RelayCookies {
             }
             match SetCookie::parse(&line).filter(|cookie| self.is_node_session(cookie.name)) {
                 Some(cookie) if cookie.deletes(self.clock.unix()) => change.deleted = true,
-                // The last one counts: a login may first set the cookie of the previous session. Its quotes go back to the
-                // node: without them, the legacy cookie processor of Tomcat ends a value at its first `=`.
+                // The last cookie counts, because a login may first set the cookie of the previous
+                // session. Its quotes are sent back to the node: without them, Tomcat's legacy
+                // cookie processor ends a value at its first `=`.
                 Some(cookie) => change.set = NodeCookie::new(cookie.name, cookie.raw_value),
                 None => {}
             }
@@ -136,8 +139,8 @@ impl RelayCookies {
     }
 }
 
-/// Sets the `Cookie` header to the client's own cookies and the node's, and replaces that of another
-/// node.
+/// Sets the `Cookie` header to the client's own cookies and the node's. It replaces the cookie of
+/// another node.
 pub(super) fn set_cookie_header(headers: &mut HeaderMap, client: Option<&HeaderValue>, node: Option<&NodeCookie>) {
     let line = match (client, node.map(NodeCookie::pair)) {
         (client, None) => client.cloned(),
@@ -155,8 +158,8 @@ pub(super) fn set_cookie_header(headers: &mut HeaderMap, client: Option<&HeaderV
     }
 }
 
-/// Removes `;jsessionid=...` from a redirect. A servlet container adds the id of a new session as long
-/// as it does not know whether the client keeps cookies.
+/// Removes `;jsessionid=...` from a redirect. A servlet container adds the id of a new session
+/// until it knows that the client keeps cookies.
 pub(super) fn remove_id_from_location(headers: &mut HeaderMap) {
     const PARAMETER: &[u8] = b";jsessionid=";
     let Some(location) = headers.get(header::LOCATION).map(HeaderValue::as_bytes) else { return };

@@ -18,16 +18,16 @@ const MAX_FORM_LEN: usize = 8192;
 pub(crate) struct Credentials(Zeroizing<Vec<u8>>);
 
 impl Credentials {
-    /// Reads an `Authorization` value. Returns `None` if the scheme is not Basic or the value is too
-    /// long.
+    /// Reads an `Authorization` value. Returns `None` if the scheme is not Basic or the value is
+    /// too long.
     pub(super) fn from_authorization(value: &[u8]) -> Option<Self> {
         let token = basic_auth::token(value)?;
         let fits = (1..MAX_LEN - 6).contains(&token.len()) && token.iter().all(u8::is_ascii_graphic);
         fits.then(|| Credentials(Zeroizing::new([b"Basic ", token].concat())))
     }
 
-    /// Reads a login form of Spring Security: `username` and `password`, with the prefix `j_` in its
-    /// older versions.
+    /// Reads a login form of Spring Security: `username` and `password`, with the prefix `j_` in
+    /// its older versions.
     pub(super) fn from_form(headers: &HeaderMap, body: &[u8]) -> Option<Self> {
         const FORM: &[u8] = b"application/x-www-form-urlencoded";
         let kind = headers.get(header::CONTENT_TYPE)?.as_bytes();
@@ -47,7 +47,7 @@ impl Credentials {
         Credentials::new(&user?, &password?)
     }
 
-    /// Makes the credentials of a user. Returns `None` for a name that Basic cannot express.
+    /// Creates the credentials of a user. Returns `None` for a name that Basic cannot express.
     fn new(user: &[u8], password: &[u8]) -> Option<Self> {
         if user.is_empty() || user.contains(&b':') || user.len() + password.len() > MAX_LEN / 2 {
             return None;

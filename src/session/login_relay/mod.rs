@@ -1,10 +1,10 @@
 //! The login relay: the front end keeps a client's login and repeats it at every node.
 //!
 //! The nodes of a cluster do not share their sessions. The client gets a cookie of the front end
-//! instead. Under its id the front end keeps, sealed, the client's credentials and the session cookie
-//! of each node. If a node does not know the session, the front end logs in there: before it sends
-//! the request, or after a 401. Any node can therefore serve any request, and no login is lost with
-//! a node.
+//! instead. Under the id in it, the front end keeps the client's credentials and the session cookie
+//! of each node, both sealed. If a node does not know the session, the front end logs in there:
+//! before it sends the request, or after a 401. Any node can therefore serve any request, and no
+//! login is lost with a node.
 //!
 //! | modules | content |
 //! |---|---|
@@ -48,7 +48,7 @@ pub(crate) struct Relay {
     sessions: SealedSessions,
     logins: Arc<SingleFlight>,
     backoff: LoginBackoff,
-    /// `None` if node sessions of clients without cookies are not reused.
+    /// The cache of node sessions; `None` if sessions of clients without cookies are not reused.
     node_sessions: Option<NodeSessionCache>,
     cookie_issue: CookieIssue,
     login_timeout: Duration,

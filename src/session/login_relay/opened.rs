@@ -1,4 +1,5 @@
-//! A cache of recently opened sessions. Opening one takes longer than all other work of the relay for a request.
+//! A cache of recently opened sessions. Opening a session takes longer than all other work of the
+//! relay for a request.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,18 +10,19 @@ use parking_lot::Mutex;
 use super::record::NodeCookies;
 use crate::session::SessionKey;
 
-/// The number of sessions that are kept. If more are busy, some are opened anew.
+/// The number of sessions that are kept. If more sessions are in use, some are opened again.
 const SLOTS: usize = 4096;
-/// The maximum length of a sealed session that is kept, which has about twenty nodes.
+/// The maximum length of a sealed session that is kept. It has space for about twenty nodes.
 const MAX_SEALED: usize = 2048;
 
-/// The content of a sealed session without its credentials, which are opened only when they are sent.
+/// The content of a sealed session without its credentials, which are opened only when they are
+/// sent.
 #[derive(Debug, Clone)]
 pub(super) struct Content {
     pub(super) cookies: Arc<NodeCookies>,
     /// Identifies the credentials.
     pub(super) fingerprint: SessionKey,
-    /// Whether it is sealed with the current secret.
+    /// Whether the session is sealed with the current secret.
     pub(super) is_current: bool,
 }
 
@@ -38,8 +40,9 @@ impl RecentlyOpened {
         RecentlyOpened((0..SLOTS).map(|_| Mutex::new(None)).collect())
     }
 
-    /// Returns the content of the session that is stored as `sealed` under `key`; calls `open` if it is not cached. The caller has
-    /// derived the key from the id of the session. Never waits for another thread.
+    /// Returns the content of the session that is stored as `sealed` under `key`; calls `open` if
+    /// it is not cached. The caller must have derived the key from the id of the session. The call
+    /// never waits for another thread.
     pub(super) fn get(
         &self,
         key: &SessionKey,

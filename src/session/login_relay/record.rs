@@ -39,7 +39,8 @@ pub(crate) struct NodeCookies(Vec<(EndpointId, NodeCookie)>);
 pub(crate) struct NodeCookie(Arc<Zeroizing<Vec<u8>>>);
 
 impl NodeCookie {
-    /// Makes a cookie. Returns `None` if it is too long, or has bytes that are invalid in a cookie.
+    /// Creates a cookie. Returns `None` if it is too long, or has bytes that are invalid in a
+    /// cookie.
     pub(super) fn new(name: &[u8], value: &[u8]) -> Option<Self> {
         let is_valid = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b';' | b',');
         let fits = (1..=MAX_NAME).contains(&name.len()) && value.len() <= MAX_VALUE && !name.contains(&b'=');
@@ -92,7 +93,8 @@ impl NodeCookies {
 }
 
 impl RelayedSession {
-    /// Encodes the content to seal. Leaves out the oldest cookies if all together are too long.
+    /// Encodes the content to be sealed. The oldest cookies are left out if the content is too
+    /// long.
     pub(super) fn encode(&self) -> Zeroizing<Vec<u8>> {
         let mut capacity = MAX_CONTENT - 8 - self.credentials.as_bytes().len();
         let fits = |(id, cookie): &&(EndpointId, NodeCookie)| {
@@ -119,7 +121,7 @@ impl RelayedSession {
         bytes
     }
 
-    /// Decodes a content. Returns `None` if it is truncated, or of another format.
+    /// Decodes a content. Returns `None` if it is truncated, or has another format.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let mut rest = bytes;
         if take(&mut rest, 1)? != [FORMAT] {
@@ -165,7 +167,8 @@ fn take_long<'b>(rest: &mut &'b [u8]) -> Option<&'b [u8]> {
     take(rest, length.into())
 }
 
-/// Decodes `data` as the sealed part of a session, and checks that its encoding can be decoded again.
+/// Decodes `data` as the sealed part of a session, and checks that its encoding can be decoded
+/// again.
 #[cfg(fuzzing)]
 pub(crate) fn fuzz(data: &[u8]) {
     if let Some(session) = RelayedSession::decode(data) {

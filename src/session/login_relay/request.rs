@@ -32,12 +32,12 @@ pub(crate) struct RelayRequest {
     /// Credentials of the client other than those of its session: a login, or a client that sends
     /// them with every request.
     pub(super) client_credentials: Option<ClientCredentials>,
-    /// Empty unless there is a session, for which the relay makes requests of its own.
+    /// The headers for the relay's own requests. Empty unless there is a session.
     pub(super) client_headers: ClientHeaders,
-    /// The client has sent the front end's cookie, so it keeps cookies.
+    /// Whether the client has sent the front end's cookie, and so keeps cookies.
     has_cookie: bool,
     pub(super) session: Option<Box<OpenSession>>,
-    /// The client's cookie names no session, or one that has ended.
+    /// Whether the client's cookie names no session, or a session that has ended.
     pub(super) is_ended: bool,
     /// Keeps the session alive until the response is complete.
     pub(crate) in_use: Option<DropGuard>,
@@ -50,7 +50,7 @@ pub(crate) struct RelayRequest {
     pub(super) postponed_at: Vec<EndpointId>,
 }
 
-/// Credentials in a request, and what identifies them.
+/// Credentials in a request, and their fingerprint.
 pub(super) struct ClientCredentials {
     pub(super) credentials: Credentials,
     pub(super) fingerprint: SessionKey,
@@ -86,7 +86,7 @@ impl Relay {
             (_, Some(value)) => Credentials::from_authorization(value.as_bytes()),
             (_, None) => None,
         };
-        // A request with another scheme than Basic has no session of the relay.
+        // A request with a scheme other than Basic has no session of the relay.
         let other_scheme = authorization.is_some() && client_credentials.is_none() && call != SessionCall::LoginForm;
         let mut relayed = Box::new(RelayRequest {
             call,
@@ -123,12 +123,13 @@ impl Relay {
                 relayed.set_session(session);
             }
             Opened::Absent => relayed.is_ended = true,
-            // The client keeps its cookie: the store may be available again soon.
+            // The client keeps its cookie, because the store may soon be available again.
             Opened::Unknown => {}
         }
     }
 
-    /// Returns the endpoint for the session: any, or one that knows the session while logins with its credentials fail.
+    /// Returns the endpoint for the session. While logins with its credentials fail, it is a node
+    /// that knows the session.
     pub(crate) fn hint(&self, relayed: &RelayRequest) -> EndpointHint {
         match &relayed.session {
             Some(known) if self.is_waiting(known) => relayed.known_node(),
@@ -140,8 +141,8 @@ impl Relay {
         self.backoff.is_waiting(|| known.fingerprint())
     }
 
-    /// Prepares the request for the node at `endpoint`. If the session cannot be logged in there now, `hint` names a node that
-    /// knows it.
+    /// Prepares the request for the node at `endpoint`. If the session cannot be logged in there
+    /// now, `hint` names a node that knows it.
     pub(crate) fn prepare<'a>(
         self: &'a Arc<Self>,
         relayed: &'a mut RelayRequest,
@@ -194,7 +195,7 @@ impl Relay {
                 LoginOutcome::Postponed => {
                     relayed.postponed_at.push(endpoint.clone());
                     *hint = relayed.known_node();
-                    // No node is to blame.
+                    // The failure is not the node's.
                     return PrepareOutcome::Failed(SendError::new(SendErrorKind::Limit, LoginUnavailable));
                 }
                 LoginOutcome::NotReady(kind) => {
@@ -205,7 +206,8 @@ impl Relay {
         }))
     }
 
-    /// Ends the session everywhere else before the client's own logout is sent.
+    /// Ends the session in the store and at all other nodes, before the client's own logout is
+    /// sent.
     async fn prepare_logout(
         &self,
         relayed: &mut RelayRequest,
@@ -289,11 +291,12 @@ impl RelayRequest {
         self.session.is_some()
     }
 
-    /// Returns whether the request may have to be sent again after its response.
+    /// Returns whether the client's cookie names no session, or a session that has ended.
     pub(crate) fn has_ended(&self) -> bool {
         self.is_ended
     }
 
+    /// Returns whether the request may have to be sent again after its response.
     pub(crate) fn may_send_again(&self) -> bool {
         self.session.is_some() && self.client_credentials.is_none() && self.call != SessionCall::Logout
     }
@@ -316,7 +319,8 @@ impl RelayRequest {
         !self.has_cookie && !matches!(self.call, SessionCall::Login | SessionCall::LoginForm)
     }
 
-    /// Returns a node that knows the session, unless this request has found that it does not. Requests are spread over such nodes.
+    /// Returns a node that knows the session. Requests are spread over such nodes. Nodes where this
+    /// request could not log in are left out.
     fn known_node(&self) -> EndpointHint {
         let nodes = self.session.as_ref().map_or(&[][..], |known| known.cookies().all());
         let is_left = |index: &usize| !self.postponed_at.contains(&nodes[*index].0);
@@ -332,7 +336,8 @@ impl RelayRequest {
         self.is_ended = true;
     }
 
-    /// Puts the session's cookie at this node, or its credentials, into the request. Replaces those of another node.
+    /// Adds the session's cookie at this node, or its credentials, to the request. They replace
+    /// those of another node.
     fn present(&mut self, request: &mut Request<Body>, cookie: Option<NodeCookie>, credentials: Option<Credentials>) {
         let headers = request.headers_mut();
         set_cookie_header(headers, self.cookies.as_ref(), cookie.as_ref());
@@ -352,13 +357,13 @@ impl RelayRequest {
     }
 }
 
-/// Returns whether the node needs the credentials in addition to its cookie, because the request cannot be sent again after a 401. A
-/// node that knows the cookie ignores them.
+/// Returns whether the node needs the credentials in addition to its cookie, because the request
+/// cannot be sent again after a 401. A node that knows the cookie ignores them.
 fn needs_credentials(request: &Request<Body>) -> bool {
     request.body().replay().is_none()
 }
 
-/// Converts the error of a login: the client's own request was not sent in any case.
+/// Converts the error of a login. The client's own request was not sent in any case.
 pub(super) fn unsent(kind: SendErrorKind) -> SendErrorKind {
     match kind {
         SendErrorKind::ConnectTimeout | SendErrorKind::HeadTimeout => SendErrorKind::ConnectTimeout,

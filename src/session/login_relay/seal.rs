@@ -1,9 +1,9 @@
 //! How the content of a session is sealed for a store.
 //!
-//! XChaCha20-Poly1305 with a random nonce. The key is derived from the front end's secret *and* from
-//! the session's id, which only the client has. Neither the store, nor the store and the secret
-//! together, yield credentials without the client's cookie. The key under which the session is stored
-//! is associated data, so a record that was moved to another session does not open.
+//! XChaCha20-Poly1305 with a random nonce. The key is derived from the front end's secret *and*
+//! from the session's id, which only the client has. Neither the store, nor the store and the
+//! secret together, yield credentials without the client's cookie. The key under which the session
+//! is stored is associated data, so a record that was moved to another session does not open.
 //!
 //! | bytes | content |
 //! |---|---|
@@ -30,7 +30,8 @@ const FORMAT: u8 = 1;
 const HEAD: usize = 2 + NONCE;
 const NONCE: usize = 24;
 const TAG: usize = 16;
-/// Contents are padded to a multiple of this, which hides the length of a password.
+/// The size of a padding block. Contents are padded to a multiple of it, which hides the length of
+/// a password.
 const BLOCK: usize = 64;
 
 /// The maximum length of a content. Once sealed and put into a record, it fits into every store.
@@ -48,7 +49,7 @@ pub(super) struct Sealer {
 
 #[derive(Clone)]
 struct SealingSecret {
-    /// Identifies the secret. Two secrets may have the same number by chance; both are tried then.
+    /// Identifies the secret. Two secrets may have the same number by chance; then both are tried.
     number: u8,
     tagger: Tagger,
 }
@@ -56,7 +57,7 @@ struct SealingSecret {
 /// The content of a sealed session.
 pub(super) struct Unsealed {
     pub(super) content: Zeroizing<Vec<u8>>,
-    /// Whether it is sealed with the current secret.
+    /// Whether the content is sealed with the current secret.
     pub(super) is_current: bool,
 }
 
@@ -67,13 +68,13 @@ impl Sealer {
         Sealer { secrets, keys: Arc::new(RecentKeys::new()), fingerprints: Arc::new(RecentKeys::new()) }
     }
 
-    /// Returns the keys under which a session may be stored: keyed hashes of its id, with the secret
-    /// that was current when the id was made.
+    /// Returns the keys under which a session may be stored. They are keyed hashes of its id, with
+    /// the secret that was current when the id was made.
     pub(super) fn keys(&self, id: &SessionId) -> impl Iterator<Item = SessionKey> {
         let secrets = self.secrets.iter().filter(move |secret| secret.number == id.secret_number());
         secrets.enumerate().map(|(index, secret)| {
             let derive = || session_key(&secret.tagger.tag(&[b"key\0", id.as_bytes()]));
-            // More than one is rare.
+            // More than one key is rare.
             if index == 0 { self.keys.get(id.as_bytes(), derive) } else { derive() }
         })
     }
@@ -84,7 +85,7 @@ impl Sealer {
         self.fingerprints.get(credentials, derive)
     }
 
-    /// Returns the key of the claim of a login with the credentials of this fingerprint.
+    /// Returns the key under which a login with the credentials of this fingerprint is claimed.
     pub(super) fn claim_key(&self, fingerprint: &SessionKey) -> SessionKey {
         session_key(&self.secrets[0].tagger.tag(&[b"login claim\0", fingerprint.as_bytes()]))
     }
@@ -204,8 +205,8 @@ mod tests {
         assert!(Sealer::new(&Secret::new([8; 32])).open(&id, &key, &sealed).is_none(), "with another secret");
     }
 
-    /// Stores keep sessions over an upgrade. Made in Python, by `hmac` and `ChaCha20Poly1305` under a key of HChaCha20
-    /// (draft-irtf-cfrg-xchacha).
+    /// Stores keep sessions across an upgrade. The value was made in Python, with `hmac`, and
+    /// `ChaCha20Poly1305` under a key of HChaCha20 (draft-irtf-cfrg-xchacha).
     #[test]
     fn a_seal_of_format_1_is_found_and_opened() {
         let sealer = Sealer::new(&Secret::new(std::array::from_fn(|index| index as u8)));

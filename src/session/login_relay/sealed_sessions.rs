@@ -15,7 +15,8 @@ use crate::request::ClientAddr;
 use crate::session::cached::{Lookup, Sessions};
 use crate::session::{Precondition, SessionKey, SessionRecord};
 
-/// The number of times that a change is repeated after a conflict. There are few writers: the first logins at each node.
+/// The maximum number of times that a change is repeated after a conflict. There are few writers:
+/// the first login at each node.
 const MAX_CONFLICTS: usize = 16;
 
 /// The sealed sessions of a store.
@@ -39,7 +40,7 @@ pub(super) struct OpenSession {
     sealed: Bytes,
     /// The content for this request, which may already differ from the stored one.
     content: Content,
-    /// `None` while the store does not have the session yet.
+    /// The version in the store; `None` while the store does not have the session.
     version: Option<u64>,
 }
 
@@ -70,9 +71,11 @@ impl OpenSession {
 pub(super) enum Mark {
     /// The credentials are wrong.
     Wrong,
-    /// This node has refused them, or could not check them, and none has accepted them since.
+    /// This node refused the credentials, or could not check them, and no node has accepted them
+    /// since.
     RefusedBy(EndpointId),
-    /// There is certainly no mark: nodes have not refused them, one has accepted them since, or the mark has expired.
+    /// The store has no mark: no node has refused the credentials, a node has accepted them since,
+    /// or the mark has expired.
     Absent,
     /// The store is unavailable.
     Unknown,
@@ -136,7 +139,7 @@ impl SealedSessions {
         }
     }
 
-    /// Applies `change` to the cookies of the stored session, and updates `known` to what is stored then.
+    /// Applies `change` to the cookies of the stored session, and updates `known` with the result.
     ///
     /// `change` returns whether there is anything to write, and is called again after a conflict.
     /// Returns false if the session has been removed meanwhile.
@@ -181,7 +184,7 @@ impl SealedSessions {
         self.sessions.end_now(*key, self.ttl).await;
     }
 
-    /// Opens the credentials of a session. They open, because the session was opened before.
+    /// Opens the credentials of a session. This succeeds, because the session was opened before.
     pub(super) fn credentials(&self, known: &OpenSession) -> Option<Credentials> {
         let unsealed = self.sealer.open(&known.id, &known.key, &known.sealed)?;
         Some(RelayedSession::decode(&unsealed.content)?.credentials)
@@ -192,8 +195,8 @@ impl SealedSessions {
         self.sealer.fingerprint(credentials.as_bytes())
     }
 
-    /// Returns how any front end has marked these credentials. A mark of wrong credentials lives on while sessions with them are
-    /// used, as the sessions do.
+    /// Returns the mark of these credentials, from any front end. A mark of wrong credentials stays
+    /// as long as sessions with them are used.
     pub(super) async fn mark(&self, fingerprint: &SessionKey) -> Mark {
         match self.sessions.find_fresh(ClientAddr::Unix, *fingerprint, None).await {
             Lookup::Found(record, _) => match record.endpoint() {
@@ -224,7 +227,8 @@ impl SealedSessions {
         self.put_mark(fingerprint, SessionRecord::default(), self.ttl).await;
     }
 
-    /// Marks credentials for all front ends as refused by one node, for the time `ttl`. The mark is a record with the id of the node.
+    /// Marks credentials for all front ends as refused by one node, for the time `ttl`. The mark is
+    /// a record with the id of the node.
     pub(super) async fn mark_refused_by(&self, fingerprint: &SessionKey, node: EndpointId, ttl: Duration) {
         self.put_mark(fingerprint, SessionRecord::bound(node), ttl).await;
     }
@@ -232,7 +236,7 @@ impl SealedSessions {
     /// Stores a mark in place of an earlier one, unless the credentials are marked as wrong.
     async fn put_mark(&self, fingerprint: &SessionKey, mark: SessionRecord, ttl: Duration) {
         let mut present = self.sessions.find_fresh(ClientAddr::Unix, *fingerprint, None).await;
-        // A second time if another front end marks the credentials too.
+        // The second attempt is for a conflict with another front end.
         for _ in 0..2 {
             let precondition = match &present {
                 Lookup::Found(present, _) if present.endpoint().is_none() => return,
@@ -248,20 +252,24 @@ impl SealedSessions {
         }
     }
 
-    /// Claims the next login with credentials that were not accepted: at most one front end may send them within `interval`.
+    /// Claims the next login with credentials that were not accepted: at most one front end may
+    /// send them within `interval`.
     ///
-    /// If the store is unavailable, the front ends cannot agree. Then only one whose sessions no other can have may send them. A
-    /// session waits where it is logged in, and its client may log in itself, whereas a locked user loses all sessions.
+    /// If the store is unavailable, the front ends cannot agree. Then a front end may send them
+    /// only if no other can have its sessions. Otherwise a session waits where it is logged in, and
+    /// its client may log in itself. A locked user would lose all sessions.
     pub(super) async fn claim_login(&self, fingerprint: &SessionKey, interval: Duration) -> bool {
         self.sessions.claim(self.sealer.claim_key(fingerprint), interval).await
     }
 
-    /// Lets no front end claim a login with these credentials for the time `delay`, after a claimed one was refused.
+    /// Prevents all front ends from claiming a login with these credentials for the time `delay`,
+    /// after a claimed login was refused.
     pub(super) async fn extend_claim(&self, fingerprint: &SessionKey, delay: Duration) {
         self.sessions.extend_claim(self.sealer.claim_key(fingerprint), delay).await;
     }
 
-    /// Opens a record. One that is damaged, or sealed with a secret that is gone, counts as absent.
+    /// Opens a record. A record that is damaged, or sealed with an unknown secret, counts as
+    /// absent.
     fn open(&self, client: ClientAddr, id: SessionId, key: SessionKey, lookup: Lookup) -> Opened {
         let (record, version) = match lookup {
             Lookup::Found(record, version) => (record, version),

@@ -4,8 +4,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use zeroize::Zeroizing;
 
-/// The id of a session, which is the value of the front end's cookie: 192 random bits, preceded by the
-/// number of the secret that was current when it was made.
+/// The id of a session, which is the value of the front end's cookie.
+///
+/// It has 192 random bits, preceded by the number of the secret that was current when it was made.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct SessionId(Zeroizing<[u8; 25]>);
 
@@ -20,8 +21,8 @@ impl SessionId {
     /// Parses the value of a cookie. Returns `None` for a value that no front end has made.
     pub(super) fn parse(value: &[u8]) -> Option<Self> {
         let mut bytes = Zeroizing::new([0; 25]);
-        // 25 bytes are 34 characters. The decoder rejects spare bits in the last one: one id has
-        // one form.
+        // 25 bytes are 34 characters. The decoder rejects spare bits in the last one, so each id
+        // has one form.
         (value.len() == 34 && BASE64.decode_slice(value, &mut bytes[..]).ok()? == 25).then_some(SessionId(bytes))
     }
 

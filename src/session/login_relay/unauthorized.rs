@@ -16,12 +16,12 @@ use crate::kylin::class::SessionCall;
 use crate::kylin::response::{CredentialCheck, is_user_source_down, names_no_user};
 use crate::session::hook::{Nodes, ResponseContext};
 
-/// The bytes of a response that are read to find out what the node knows.
+/// The maximum size of a response body that is read to find out whether the node knows the session.
 const MAX_BODY: usize = 64 * 1024;
 
 impl Relay {
-    /// Handles a response to a session that the node does not know. Returns whether the request is to be sent again. `check`:
-    /// the result for the credentials, if the request had any.
+    /// Handles a response to a session that the node does not know. Returns whether the request
+    /// must be sent again. `check` is the result for the credentials, if the request had any.
     pub(super) async fn after_unauthorized(
         self: &Arc<Self>,
         relayed: &mut RelayRequest,
@@ -61,7 +61,8 @@ impl Relay {
         true
     }
 
-    /// Handles a `check` by the node at `endpoint` that did not accept the credentials of a session.
+    /// Handles a `check` by the node at `endpoint` that did not accept the credentials of a
+    /// session.
     pub(super) async fn after_refused_credentials(
         &self,
         known: &mut OpenSession,
@@ -84,7 +85,8 @@ impl Relay {
         }
     }
 
-    /// Removes a cookie that a node has rejected, so that the node no longer counts as one that knows the session.
+    /// Removes a cookie that a node has rejected, so that the node no longer counts as knowing the
+    /// session.
     async fn remove_cookie(&self, relayed: &mut RelayRequest, endpoint: &EndpointId, rejected: Option<NodeCookie>) {
         let (Some(known), Some(rejected)) = (&mut relayed.session, rejected) else { return };
         let removal = self.sessions.change(known, |cookies| {
@@ -99,8 +101,11 @@ impl Relay {
 }
 
 impl RelayRequest {
-    /// Returns whether only the body of the response tells what the node knows. Asked who is logged in, 2.x-4.x respond with 200 if they
-    /// do not know the session, and 5 with 500 if it could not check the credentials. Such a request can be sent again.
+    /// Returns whether only the body of the response tells whether the node knows the session.
+    ///
+    /// This is so for requests that ask who is logged in. Kylin 2.x-4.x respond with 200 if they do
+    /// not know the session. Kylin 5 responds with 500 if it could not check the credentials. Such
+    /// a request can be sent again.
     pub(super) fn depends_on_body(&self, response: &Response<Body>) -> bool {
         self.call == SessionCall::WhoAmI
             && match self.presented {
@@ -110,7 +115,8 @@ impl RelayRequest {
             }
     }
 
-    /// Returns what a response tells about the session's credentials if the node does not know the session.
+    /// Returns the result for the session's credentials, if the response shows that the node does
+    /// not know the session.
     pub(super) async fn credential_check(&self, response: &mut Response<Body>) -> Option<CredentialCheck> {
         self.session.as_ref()?;
         if response.status() == StatusCode::UNAUTHORIZED {

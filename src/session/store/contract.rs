@@ -11,8 +11,9 @@ use crate::request::ClientAddr;
 
 /// Shared storage of sessions: compare-and-set over small records that expire.
 ///
-/// [`Sessions::remote`](crate::session::Sessions::remote) uses an implementation, and adds deadlines, a near cache and a circuit
-/// breaker to it. The trait is also implemented for `Arc<dyn SessionStore>`, so that several owners can share one store.
+/// [`Sessions::remote`](crate::session::Sessions::remote) uses an implementation, and adds
+/// deadlines, a near cache and a circuit breaker to it. The trait is also implemented for
+/// `Arc<dyn SessionStore>`, so that several owners can share one store.
 ///
 /// The caller guarantees:
 ///
@@ -109,8 +110,9 @@ pub trait SessionStore: fmt::Debug + Send + Sync + 'static {
     /// Returns the record under `key`, with its version.
     fn load<'a>(&'a self, key: &'a SessionKey) -> StoreFuture<'a, Option<Stored>>;
 
-    /// Writes `record` under `key` for the time to live `ttl` if the `precondition` holds, and returns its new version. Otherwise
-    /// returns [`SaveOutcome::Conflict`] with the current record.
+    /// Writes `record` under `key` for the time to live `ttl` if the `precondition` holds, and
+    /// returns its new version. Otherwise returns [`SaveOutcome::Conflict`] with the current
+    /// record.
     fn save<'a>(
         &'a self,
         key: &'a SessionKey,
@@ -134,7 +136,8 @@ pub trait SessionStore: fmt::Debug + Send + Sync + 'static {
         self.save(key, record, precondition, ttl)
     }
 
-    /// Sets the time to live of the record under `key` to `ttl` from now. Does nothing if there is no record.
+    /// Sets the time to live of the record under `key` to `ttl` from now. Does nothing if there is
+    /// no record.
     fn touch<'a>(&'a self, key: &'a SessionKey, ttl: Duration) -> StoreFuture<'a, ()>;
 
     /// Removes the record under `key`, if there is one.

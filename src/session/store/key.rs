@@ -1,6 +1,7 @@
 use std::fmt;
 
-/// The key of a session in a store: 128 bits of a keyed hash of the session id. The id itself never reaches a store.
+/// The key of a session in a store: 128 bits of a keyed hash of the session id. The id itself never
+/// reaches a store.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionKey([u8; 16]);
 

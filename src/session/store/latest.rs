@@ -39,8 +39,8 @@ impl<K: Hash + Eq + Clone, V> Latest<K, V> {
         evicts
     }
 
-    /// Sets the value of `key`. Evicts the oldest entries beyond `max`. Returns whether it evicted any. A replaced entry keeps its
-    /// age.
+    /// Sets the value of `key`. Evicts the oldest entries beyond `max`. Returns whether it evicted
+    /// any. A replaced entry keeps its age.
     pub(in crate::session) fn put(&mut self, key: K, value: V, max: usize) -> bool {
         if self.entries.insert(key.clone(), value).is_none() {
             self.order.push_back(key);

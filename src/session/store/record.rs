@@ -17,8 +17,9 @@ use crate::endpoint::EndpointId;
 /// | m | the sealed part |
 /// | 4 | CRC-32 of all preceding bytes, big-endian |
 ///
-/// A binding to an endpoint with a short id takes about ten bytes. Bytes that do not decode ([`DamagedRecord`]) count as absent:
-/// they are replaced, and never yield the binding of another session.
+/// A binding to an endpoint with a short id takes about ten bytes. Bytes that do not decode
+/// ([`DamagedRecord`]) count as absent: they are replaced, and never yield the binding of another
+/// session.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct SessionRecord {
     endpoint: Option<EndpointId>,

@@ -19,8 +19,8 @@ use crate::kylin::KylinVersion;
 /// | [`V4_0`](Self::V4_0) | 4.0.4 | yes | 404, start page | `/kylin` | relative | HTML |
 /// | [`V5_0`](Self::V5_0) | 5.0.0 | no | 404, JSON | `/kylin` | relative | JSON |
 ///
-/// The [generation](Self::generation) decides the rest: the name of the cookie, envelopes, and how a failed query is
-/// reported. Kylin 5 also locks a user for 30 s after three wrong passwords.
+/// The [generation](Self::generation) decides the rest: the name of the cookie, envelopes, and how
+/// a failed query is reported. Kylin 5 also locks a user for 30 s after three wrong passwords.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Dialect {

@@ -129,7 +129,8 @@ impl KylinNode {
             let mut response = denied.render(version, url);
             let cookie = settings.cookie();
             if version == KylinVersion::V5 && user.is_none() && cookie.ids(&parts.headers).is_empty() {
-                // Spring keeps the refused request in a session, to continue with it after the login.
+                // Spring keeps the refused request in a session, to continue with it after the
+                // login.
                 response.headers_mut().insert(header::SET_COOKIE, cookie.set(&settings.new_session_id()));
             }
             return response;
@@ -149,7 +150,8 @@ impl KylinNode {
         response
     }
 
-    /// Responds to Spring's login form. Success and failure are both redirected, and both set a session cookie.
+    /// Responds to Spring's login form. Success and failure are both redirected, and both set a
+    /// session cookie.
     fn log_in_by_form(&self, settings: &Settings, body: &[u8]) -> Response<Body> {
         let form = Params::parse(&String::from_utf8_lossy(body));
         let (name, password) = (form.value("username").unwrap_or(""), form.value("password").unwrap_or(""));

@@ -111,7 +111,8 @@ impl Faults {
         self.switches.lock().queries_outlive_clients = on;
     }
 
-    /// Refuses queries while this many run: `kylin.query.project-concurrent-running-threshold`. Default: no limit.
+    /// Refuses queries while this many run: `kylin.query.project-concurrent-running-threshold`.
+    /// Default: no limit.
     pub fn set_concurrent_queries(&self, limit: Option<usize>) {
         self.switches.lock().concurrent_queries = limit;
     }
@@ -178,7 +179,8 @@ impl Fault {
     }
 }
 
-/// Makes the end of a connection a reset. It is in the extensions of each request that came over TCP.
+/// Makes the end of a connection a reset. It is in the extensions of each request that came over
+/// TCP.
 #[derive(Clone, Default)]
 pub(crate) struct ResetSwitch(pub(crate) Arc<AtomicBool>);
 

@@ -58,8 +58,8 @@ impl Settings {
 
 /// Settings. They can be chained after [`KylinNode::new`], and changed later on any clone.
 impl KylinNode {
-    /// Sets the version that the node behaves as: a [`Dialect`], or a [`KylinVersion`] for a dialect of that generation.
-    /// Default: [`Dialect::V3_1`].
+    /// Sets the version that the node behaves as: a [`Dialect`], or a [`KylinVersion`] for a
+    /// dialect of that generation. Default: [`Dialect::V3_1`].
     #[must_use]
     pub fn kylin_version(self, version: impl Into<Dialect>) -> Self {
         let dialect = version.into();

@@ -1,4 +1,5 @@
-//! A headless Chromium, driven by the DevTools protocol over two pipes, which needs no port and no WebSocket.
+//! A headless Chromium, driven by the DevTools protocol over two pipes, which needs no port and no
+//! WebSocket.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -27,7 +28,8 @@ pub(crate) struct Page {
     replies: BufReader<ChildStdout>,
     session: Value,
     last_id: u64,
-    /// The log of the page: exceptions, errors of the console, and requests that its policy has blocked.
+    /// The log of the page: exceptions, errors of the console, and requests that its policy has
+    /// blocked.
     pub(crate) errors: Vec<String>,
     _profile: TempDir,
 }

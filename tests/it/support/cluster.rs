@@ -77,7 +77,8 @@ pub(crate) fn pick(
     cluster.pick(&RequestView::of(&request(key), client).with_query(QueryKeys::new(number, number)), attempted).ok()
 }
 
-/// Returns the index of the endpoint that is picked for a client and a key. The lease is dropped at once.
+/// Returns the index of the endpoint that is picked for a client and a key. The lease is dropped at
+/// once.
 pub(crate) fn choose(cluster: &Cluster<Nowhere>, client: IpAddr, key: &str) -> usize {
     index(&pick(cluster, client, key, &Attempted::none()).expect("an endpoint is eligible"))
 }

@@ -80,7 +80,8 @@ pub(crate) async fn kinds_until_closed(stream: &mut (impl AsyncReadExt + Unpin))
     kinds
 }
 
-/// Returns the error code of the GOAWAY that ends the connection (RFC 9113, 7); `None` if there is none.
+/// Returns the error code of the GOAWAY that ends the connection (RFC 9113, 7); `None` if there is
+/// none.
 pub(crate) async fn goaway_code(stream: &mut (impl AsyncReadExt + Unpin)) -> Option<u32> {
     let mut code = None;
     while let Some(frame) = next_frame(stream).await {

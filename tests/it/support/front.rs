@@ -157,7 +157,8 @@ pub(crate) async fn until(what: &str, mut test: impl AsyncFnMut() -> bool) {
     }
 }
 
-/// Asserts that `response` is an error of this status in the form that Kylin's clients know, and returns its message.
+/// Asserts that `response` is an error of this status in the form that Kylin's clients know, and
+/// returns its message.
 pub(crate) fn refusal(response: &RawResponse, status: u16) -> String {
     assert_eq!(response.status(), status, "{}", response.text());
     let json: Value = serde_json::from_slice(&response.body).unwrap_or_else(|_| panic!("no JSON: {}", response.text()));

@@ -39,7 +39,8 @@ pub(crate) fn report<B>(cluster: &Cluster<B>, id: &str, outcome: Outcome) {
     panic!("{id} is not picked: {:?}", cluster.status());
 }
 
-/// Returns how many of `picks` picks fall on each endpoint, in configuration order. Each request ends at once.
+/// Returns how many of `picks` picks fall on each endpoint, in configuration order. Each request
+/// ends at once.
 pub(crate) fn shares<B>(cluster: &Cluster<B>, picks: usize) -> Vec<usize> {
     let ids: Vec<_> = cluster.status().endpoints.into_iter().map(|endpoint| endpoint.id).collect();
     let mut counts = vec![0; ids.len()];

@@ -84,8 +84,8 @@ impl Httpd {
         skip::installed("Apache httpd (apache2-bin)", Self::program().is_some() && Self::modules().is_some())
     }
 
-    /// Starts httpd with a configuration, which the front end reads too, and waits until it accepts connections. `@port@` stands for
-    /// its port.
+    /// Starts httpd with a configuration, which the front end reads too, and waits until it accepts
+    /// connections. `@port@` stands for its port.
     ///
     /// # Panics
     /// Panics if httpd does not start, and shows its log.

@@ -19,7 +19,8 @@ pub(crate) fn mariadb_installed() -> bool {
     skip::installed("mariadb-server", ["mariadbd", "mariadb-install-db", "mariadb"].iter().all(|name| on_path(name)))
 }
 
-/// A running server with a database `kylin` and a user `front` (password `hunter2`), killed on drop.
+/// A running server with a database `kylin` and a user `front` (password `hunter2`), killed on
+/// drop.
 #[derive(Debug)]
 pub(crate) struct MariaDb {
     process: Process,
@@ -30,7 +31,8 @@ pub(crate) struct MariaDb {
 }
 
 impl MariaDb {
-    /// Makes an empty data folder, starts a server on it with further arguments, and waits until it serves.
+    /// Makes an empty data folder, starts a server on it with further arguments, and waits until it
+    /// serves.
     pub(crate) async fn start(arguments: &[&str]) -> Self {
         let data = tempfile::tempdir().expect("a temporary folder");
         std::fs::create_dir(data.path().join("tmp")).expect("a folder in a temporary folder");
@@ -77,7 +79,8 @@ impl MariaDb {
         self.port
     }
 
-    /// Executes a statement as the administrator, in database `kylin` if it exists. Returns the output of the client.
+    /// Executes a statement as the administrator, in database `kylin` if it exists. Returns the
+    /// output of the client.
     ///
     /// # Panics
     /// Panics if the statement fails.

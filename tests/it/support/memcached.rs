@@ -25,7 +25,8 @@ impl Program for MemcachedProgram {
 
     fn command(port: u16, _: &Path, arguments: &[String]) -> Command {
         let mut command = Command::new("memcached");
-        // The server needs a user to switch to when it starts as root, and ignores the option otherwise.
+        // The server needs a user to switch to when it starts as root, and ignores the option
+        // otherwise.
         command.args(["-u", "daemon", "-l", "127.0.0.1", "-p", &port.to_string()]).args(arguments);
         command
     }

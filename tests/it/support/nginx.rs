@@ -102,7 +102,8 @@ impl Nginx {
         let started = process.wait_ready(START_TIMEOUT, |nginx| {
             // nginx would retry for seconds, but another process has the port.
             taken = nginx.file("error.log").contains("Address already in use");
-            // nginx writes its id when all its sockets listen; before that another process might respond.
+            // nginx writes its id when all its sockets listen; before that another process might
+            // respond.
             let listens = nginx.file("nginx.pid").trim() == nginx.id().to_string();
             taken || listens && ports.values().all(|port| TcpStream::connect((Ipv4Addr::LOCALHOST, *port)).is_ok())
         });

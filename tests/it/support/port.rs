@@ -38,7 +38,8 @@ pub(crate) fn free_port() -> u16 {
     unreachable!("the loop ends only with a port")
 }
 
-/// Returns the ports from 15,000 up to the kernel's range for outgoing connections; empty if that begins lower.
+/// Returns the ports from 15,000 up to the kernel's range for outgoing connections; empty if that
+/// begins lower.
 fn quiet_range() -> Range<u16> {
     let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let first = range.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(0);

@@ -15,7 +15,8 @@ const POLL: Duration = Duration::from_millis(2);
 /// The number of lines of a log that a message shows.
 const TAIL: usize = 40;
 
-/// A child process with the temporary folder it lives in. Dropping it kills the process, then removes the folder.
+/// A child process with the temporary folder it lives in. Dropping it kills the process, then
+/// removes the folder.
 #[derive(Debug)]
 pub(crate) struct Process {
     name: String,
@@ -24,7 +25,8 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts `command` with `stdout` and `stderr` as files of these names in `folder`, and no input.
+    /// Starts `command` with `stdout` and `stderr` as files of these names in `folder`, and no
+    /// input.
     pub(crate) fn spawn(name: &str, folder: TempDir, command: &mut Command) -> io::Result<Self> {
         let output = |file| File::create(folder.path().join(file)).map(Stdio::from);
         let child = command.stdin(Stdio::null()).stdout(output("stdout")?).stderr(output("stderr")?).spawn()?;
@@ -46,7 +48,8 @@ impl Process {
         self.folder.path()
     }
 
-    /// Returns the present content of a file in the folder of the process (`stdout`, `stderr`, a log); empty if there is none.
+    /// Returns the present content of a file in the folder of the process (`stdout`, `stderr`, a
+    /// log); empty if there is none.
     pub(crate) fn file(&self, name: &str) -> String {
         let bytes = std::fs::read(self.folder().join(name)).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()

@@ -91,7 +91,8 @@ impl RedisCluster {
         cluster
     }
 
-    /// Returns the address of a store with two of the nodes, so that the store must discover the others.
+    /// Returns the address of a store with two of the nodes, so that the store must discover the
+    /// others.
     pub(crate) fn url(&self) -> String {
         format!("redis+cluster://{},{}", self.nodes[0].address(), self.nodes[5].address())
     }
@@ -152,7 +153,8 @@ impl SentinelGroup {
         SentinelGroup { master, replica, sentinels }
     }
 
-    /// Returns the address of a store on the current master. The first Sentinel in it does not exist.
+    /// Returns the address of a store on the current master. The first Sentinel in it does not
+    /// exist.
     pub(crate) fn url(&self) -> String {
         let sentinels: Vec<String> = self.sentinels.iter().map(|(_, port)| format!("127.0.0.1:{port}")).collect();
         format!("redis+sentinel://127.0.0.1:1,{}/kylin/3", sentinels.join(","))

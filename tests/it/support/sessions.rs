@@ -92,7 +92,8 @@ pub(crate) async fn fails_as_unavailable(store: &Arc<dyn SessionStore>) {
     }
 }
 
-/// Waits until a store is available again to the same handle. Each operation has a deadline, as in the front end.
+/// Waits until a store is available again to the same handle. Each operation has a deadline, as in
+/// the front end.
 pub(crate) async fn recovers(store: &Arc<dyn SessionStore>, key: &SessionKey) {
     let until = tokio::time::Instant::now() + RECOVERY_TIMEOUT;
     loop {
@@ -106,7 +107,8 @@ pub(crate) async fn recovers(store: &Arc<dyn SessionStore>, key: &SessionKey) {
     assert!(matches!(bind(store, &other, "q1").await, Ok(SaveOutcome::Stored(_))), "the store accepts writes");
 }
 
-/// Drops callers at any point of an operation, and checks that no other caller receives their response.
+/// Drops callers at any point of an operation, and checks that no other caller receives their
+/// response.
 pub(crate) async fn keeps_responses_apart(store: Arc<dyn SessionStore>) {
     let first = fastrand::u128(..);
     for number in 0..20 {

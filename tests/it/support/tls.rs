@@ -21,7 +21,8 @@ impl Certificate {
         Self::of_subject("/CN=test", names)
     }
 
-    /// Makes a certificate for these names, whose subject and issuer is `subject`, as in `/O=Kylin/CN=test`.
+    /// Makes a certificate for these names, whose subject and issuer is `subject`, as in
+    /// `/O=Kylin/CN=test`.
     pub(crate) fn of_subject(subject: &str, names: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let certificate = Certificate(folder);

@@ -1,4 +1,5 @@
-//! `Require`, and `Order`, `Allow` and `Deny` of mod_access_compat, for all methods or in `<Limit>` for some.
+//! `Require`, and `Order`, `Allow` and `Deny` of mod_access_compat, for all methods or for those of
+//! `<Limit>`.
 
 use std::net::IpAddr;
 
@@ -7,13 +8,14 @@ use ipnet::IpNet;
 
 use crate::httpd::syntax::{Directive, Fault, Word};
 
-/// The clients that one section lets send requests. Both parts must allow a client.
+/// The clients that a section allows. `Require` and `Allow` must both admit a client.
 #[derive(Debug, Clone, Default)]
 pub struct Access {
-    /// The lines, for the report.
+    /// The directives as written, for the report.
     written: Vec<String>,
     require: Vec<Require>,
-    /// `AuthMerging Off`: without lines of its own, the section has none of those around it either.
+    /// Whether the section replaces outer `Require` directives even if it has none
+    /// (`AuthMerging Off`).
     replaces_require: bool,
     compat: Option<Compat>,
 }
@@ -25,18 +27,19 @@ enum Require {
         who: Who,
     },
     Group(Group, Vec<Require>),
-    /// A line or group in `<Limit>`, which is in no group itself.
+    /// A directive or group in `<Limit>`, which is never inside a group.
     Limited(Methods, Box<Require>),
 }
 
-/// The methods of `<Limit>`, or with `except` the other ones.
+/// The methods of `<Limit>`, or with `except` all other methods.
 #[derive(Debug, Clone)]
 struct Methods {
     except: bool,
     names: Vec<String>,
 }
 
-/// `<RequireAny>`, which lines outside of a group form too, `<RequireAll>` and `<RequireNone>`.
+/// `<RequireAny>`, `<RequireAll>` and `<RequireNone>`. Directives outside of a group form a
+/// `<RequireAny>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Group {
     Any,
@@ -46,16 +49,17 @@ enum Group {
 
 #[derive(Debug, Clone)]
 enum Who {
-    /// `all granted` is true and `all denied` is false.
+    /// `all granted` (true) or `all denied` (false).
     All(bool),
     Ip(Vec<IpNet>),
     Local,
 }
 
-/// The lines, each with the methods for which it counts; `None` stands for all methods.
+/// The directives of mod_access_compat, each with its methods; `None` is all methods.
 #[derive(Debug, Clone, Default)]
 struct Compat {
-    /// `Order Allow,Deny`: a client in both lists or in none is refused. The last line for a method counts.
+    /// Whether the order is `Allow,Deny`, which refuses a client in both lists or in none. The last
+    /// `Order` for a method counts.
     allow_first: Vec<(Option<Methods>, bool)>,
     allow: Vec<(Option<Methods>, Option<IpNet>)>,
     deny: Vec<(Option<Methods>, Option<IpNet>)>,
@@ -71,14 +75,14 @@ impl std::fmt::Display for Access {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Denied;
 
-/// The rules of `Require` for which a client has to log in.
+/// The kinds of `Require` that need a login.
 const ASK: [&str; 5] = ["valid-user", "user", "group", "ldap-group", "ldap-user"];
 
-/// The form of addresses.
+/// The syntax of addresses.
 const ADDRESSES: &str = "IP addresses or networks such as 10.0.0.0/8 or 10.1";
 
 impl Access {
-    /// Reads a line. Returns false if it is another directive.
+    /// Reads a directive. Returns false if it is not about access.
     pub fn read(&mut self, directive: &Directive) -> Result<bool, Fault> {
         if !Methods::are_of(directive) {
             return self.read_for(directive, None);
@@ -123,7 +127,7 @@ impl Access {
                 }
                 let compat = self.compat.get_or_insert_default();
                 let list = if directive.is("allow") { &mut compat.allow } else { &mut compat.deny };
-                // "none" is the name of no client.
+                // `none` matches no client.
                 for word in who.iter().filter(|word| !word.text.eq_ignore_ascii_case("none")) {
                     let network = if word.text.eq_ignore_ascii_case("all") { None } else { Some(network(word)?) };
                     list.push((methods.cloned(), network));
@@ -140,7 +144,7 @@ impl Access {
                 self.replaces_require = true;
             }
             "satisfy" => {
-                // As in httpd, the section then has no `Order`, `Allow` and `Deny` of those around it.
+                // As in httpd, the section then does not inherit `Order`, `Allow` and `Deny`.
                 self.compat.get_or_insert_default();
                 let how = directive.one("Satisfy All")?;
                 if !how.text.eq_ignore_ascii_case("all") {
@@ -153,7 +157,8 @@ impl Access {
         Ok(true)
     }
 
-    /// Reads a `Require` that asks for a password, as one that no client fulfils. Returns false if it is another line.
+    /// Reads a `Require` that needs a password as a rule that no client meets. Returns false for
+    /// any other directive.
     pub fn read_password(&mut self, line: &Directive) -> bool {
         let asks = line.is("Require")
             && line.args.first().is_some_and(|who| ASK.iter().any(|asks| who.text.eq_ignore_ascii_case(asks)));
@@ -168,7 +173,7 @@ impl Access {
         self.require.is_empty() && !self.replaces_require && self.compat.is_none()
     }
 
-    /// Applies the lines of an inner section.
+    /// Applies the directives of an inner section.
     pub fn replace(&mut self, inner: &Access) {
         if !inner.require.is_empty() || inner.replaces_require {
             self.require.clone_from(&inner.require);
@@ -180,7 +185,7 @@ impl Access {
 
     pub fn check(&self, client: Option<IpAddr>, method: &Method) -> Result<(), Denied> {
         let asked = &Asked { client: client.map(|client| client.to_canonical()), method };
-        // Without a line for its method a request is granted.
+        // A request without a rule for its method is granted.
         let is_required = !self.require.iter().any(|rule| rule.counts(method))
             || group(Group::Any, &self.require, asked) == Some(true);
         let is_compat = self.compat.as_ref().is_none_or(|Compat { allow_first, allow, deny }| {
@@ -235,7 +240,7 @@ impl Methods {
         Ok(Methods { except, names: section.args.iter().map(|word| word.text.clone()).collect() })
     }
 
-    /// Returns whether a method is one of these. As in httpd, GET stands for HEAD too.
+    /// Returns whether a method is one of these. As in httpd, GET includes HEAD.
     fn have(&self, method: &Method) -> bool {
         let method = if method == Method::HEAD { "GET" } else { method.as_str() };
         let is_named = |name: &String| name == method || name == "HEAD" && method == "GET";
@@ -243,7 +248,8 @@ impl Methods {
     }
 }
 
-/// Returns whether a group grants a request or denies it; `None` if other groups decide (mod_authz_core).
+/// Returns whether a group grants a request or denies it; `None` if other groups decide
+/// (mod_authz_core).
 fn group(group: Group, rules: &[Require], asked: &Asked<'_>) -> Option<bool> {
     let mut results = rules.iter().map(|rule| rule.result(asked));
     let has = |wanted: bool| results.clone().any(|result| result == Some(wanted));
@@ -257,7 +263,7 @@ fn group(group: Group, rules: &[Require], asked: &Asked<'_>) -> Option<bool> {
 }
 
 impl Require {
-    /// Returns whether the rule is for a method at all.
+    /// Returns whether the rule applies to a method.
     fn counts(&self, method: &Method) -> bool {
         match self {
             Require::Line { .. } | Require::Group(..) => true,
@@ -342,12 +348,13 @@ impl Require {
     }
 }
 
-/// Returns whether a line says how clients log in.
+/// Returns whether a directive is about logins of clients.
 pub fn is_of_password(line: &Directive) -> bool {
     line.name.text.to_ascii_lowercase().starts_with("auth") && !line.is("AuthMerging")
 }
 
-/// Reads an address, a network with the length or the mask of its prefix, or the first bytes of an IPv4 address.
+/// Reads an address, a network with a prefix length or netmask, or the first bytes of an IPv4
+/// address.
 pub fn network(word: &Word) -> Result<IpNet, Fault> {
     let text = word.text.as_str();
     let parsed = text
@@ -365,7 +372,7 @@ fn masked(text: &str) -> Option<IpNet> {
     IpNet::with_netmask(address.parse().ok()?, mask.parse().ok()?).ok()
 }
 
-/// `10.1` and `10.1.`
+/// Reads `10.1` and `10.1.`, the first bytes of an IPv4 address.
 fn partial(text: &str) -> Option<IpNet> {
     let bytes: Vec<u8> = text.trim_end_matches('.').split('.').map(|byte| byte.parse().ok()).collect::<Option<_>>()?;
     let length = u8::try_from(bytes.len()).ok().filter(|length| (1..4).contains(length))?;

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::httpd::syntax::{Directive, Fault, Place, Word};
 
-/// A `Listen` line.
+/// A `Listen` directive.
 #[derive(Debug, Clone)]
 pub struct Listen {
     pub place: Place,
@@ -60,7 +60,7 @@ pub fn server_name(word: &Word) -> Result<String, Fault> {
     }
 }
 
-/// Reads `[ADDRESS:]PORT`; a star is none.
+/// Reads `[ADDRESS:]PORT`. An asterisk counts as missing.
 pub fn host_address(word: &Word) -> Result<(Option<IpAddr>, Option<u16>), Fault> {
     let text = word.defined()?.text.as_str();
     let expected = "*:PORT or ADDRESS:PORT";

@@ -6,28 +6,29 @@ use super::member::{Member, flag, pair, unknown};
 use super::remarks::Remarks;
 use crate::httpd::syntax::{Fault, Place, Word, did_you_mean};
 
-/// A balancer, or the one server of a `ProxyPass` to a host.
+/// A balancer, or the single server of a `ProxyPass` to a host.
 #[derive(Debug, Clone)]
 pub struct Balancer {
     /// The name, without `balancer://`.
     pub name: String,
     pub place: Place,
-    /// Whether the balancer stands in `<Proxy balancer://...>`; otherwise it was made for a `ProxyPass`.
+    /// Whether a `<Proxy balancer://...>` declares the balancer. If not, it was made for a
+    /// `ProxyPass`.
     pub declared: bool,
     pub members: Vec<Member>,
     pub method: Option<Method>,
     pub sticky: Option<Sticky>,
-    /// `nofailover`: no other member serves the requests of a session.
+    /// Whether no other member serves the requests of a session (`nofailover`).
     pub no_failover: bool,
     pub colon_delimits: bool,
-    /// `stickysessionsep`; `None` is Off.
+    /// `stickysessionsep`; `None` is `Off`.
     pub separator: Option<u8>,
-    /// `maxattempts`: retries after the first attempt.
+    /// `maxattempts`: the maximum number of retries after the first attempt.
     pub max_attempts: Option<u32>,
     pub fail_on_timeout: bool,
-    /// `forcerecovery`.
+    /// Whether an ejected member serves if all are ejected (`forcerecovery`).
     pub recovers: bool,
-    /// The path of all members, which precedes that of a request.
+    /// The path of all members, to which that of a request is appended.
     pub path: String,
 }
 
@@ -44,7 +45,7 @@ pub enum Method {
     ByBusyness,
 }
 
-/// The parameters of a balancer, for `did you mean`.
+/// The parameters of a balancer, for suggestions.
 const OF_BALANCER: [&str; 12] = [
     "lbmethod",
     "stickysession",
@@ -83,7 +84,7 @@ impl Balancer {
         if self.declared { format!("balancer://{}", self.name) } else { self.name.clone() }
     }
 
-    /// Returns whether two balancers are equal but for their places in the file.
+    /// Returns whether two balancers are identical, except for their positions in the file.
     pub fn is_like(&self, other: &Balancer) -> bool {
         let bare = |balancer: &Balancer| {
             let members = balancer.members.iter().map(|member| Member { place: Place::default(), ..member.clone() });
@@ -148,14 +149,16 @@ impl Balancer {
         Ok(())
     }
 
-    /// Returns the sum of the load factors in the smallest numbers that keep their ratio.
+    /// Returns the weight of a member: its load factor, in hundredths unless all factors are whole
+    /// numbers.
     pub fn weight(&self, member: &Member) -> NonZeroU32 {
         let is_whole = self.members.iter().all(|member| member.load_factor.is_multiple_of(100));
         let weight = if is_whole { member.load_factor / 100 } else { member.load_factor };
         NonZeroU32::new(weight).unwrap_or(NonZeroU32::MIN)
     }
 
-    /// Reads `BalancerMember [balancer://NAME] URL [NAME=VALUE]...`, without the name of the balancer.
+    /// Reads `BalancerMember [balancer://NAME] URL [NAME=VALUE]...`, without the name of the
+    /// balancer.
     pub fn add(&mut self, url: &Word, parameters: &[Word], remarks: &mut Remarks) -> Result<(), Fault> {
         let (mut member, path) = Member::read(url)?;
         for parameter in parameters {

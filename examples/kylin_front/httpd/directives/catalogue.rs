@@ -1,4 +1,5 @@
-//! The directives of httpd that are not supported: those that have no effect here, and those that are errors.
+//! The directives of httpd that are not supported: those without effect here, and those that are
+//! errors.
 
 use crate::httpd::syntax::{Directive, Fault, did_you_mean};
 
@@ -14,8 +15,8 @@ const READ: &str = "
     sslproxyverify sslproxycacertificatefile rewritecond sslproxycheckpeercn sslproxycheckpeerexpire timeout undefine undefmacro
     use";
 
-/// Directives that change no response of a node: processes, logs, files, buffers, compression, environment. A star matches any
-/// rest of a name.
+/// Directives that do not change responses of nodes: processes, logs, files, buffers, compression,
+/// environment. An asterisk matches any suffix of a name.
 const NO_EFFECT: &str = "
     acceptfilter acceptpathinfo accessfilename action addalt* addcharset adddefaultcharset adddescription addencoding
     addhandler addicon* addlanguage addmoduleinfo addoutputfilterbytype addtype alias aliasmatch aliasp*
@@ -46,7 +47,8 @@ const NO_EFFECT: &str = "
     sslsrp* sslstapling* sslusername sslusestapling sslverifydepth sslvhostsnipolicy startservers startthreads
     ssllog* suexec* thread* traceenable transferlog typesconfig unsetenv user userdir virtualscript* watchdoginterval xbithack";
 
-/// Unsupported directives that would change a response of a node or keep a client out: the start of the names, and what to write instead.
+/// Unsupported directives that would change a response of a node or refuse a client: the prefix of
+/// the names, and what to write instead.
 const REFUSED: &[(&str, &str)] = &[
     ("addinputfilter", "without filters: bodies pass as they are"),
     ("addoutputfilter", "without filters: bodies pass as they are"),
@@ -133,7 +135,8 @@ const KYLIN_ASKS: &str = "no password in front of the nodes: Kylin asks for one 
 
 const WITHOUT_LUA: &str = "no Lua: Require, RewriteRule and RequestHeader for what it decides";
 
-/// What to write instead of the variable `no-proxy`, with which mod_proxy leaves a request to other modules.
+/// What to write instead of the variable `no-proxy`, which makes mod_proxy leave a request to other
+/// modules.
 pub const WITHOUT_PROXY: &str = "ProxyPass PATH !, in front of the other ProxyPass lines";
 
 const CERTIFICATES: &str = "SSLCertificateFile and SSLCertificateKeyFile with the files of a client of ACME";
@@ -159,7 +162,7 @@ fn instead_of(name: &str) -> Option<&'static str> {
     REFUSED.iter().find(|(start, _)| name.starts_with(start)).map(|(_, instead)| *instead)
 }
 
-/// Returns why an unsupported directive has no effect; empty if its name says so.
+/// Returns why an unsupported directive has no effect; empty if its name is explanation enough.
 pub fn no_effect(directive: &Directive) -> Result<&'static str, Fault> {
     let name = directive.name.text.to_ascii_lowercase();
     let written = &directive.name.text;
@@ -171,7 +174,7 @@ pub fn no_effect(directive: &Directive) -> Result<&'static str, Fault> {
     {
         return Ok("turned off here too");
     }
-    // `SetEnv` sets its variables too late for mod_proxy.
+    // `SetEnv` sets its variables after mod_proxy has read them.
     if (name.starts_with("setenvif") || name.starts_with("browsermatch"))
         && let Some(variable) = directive.args.iter().find(|word| sets_no_proxy(&word.text))
     {
@@ -222,7 +225,7 @@ pub fn sets_no_proxy(variable: &str) -> bool {
 }
 
 fn is_filter_of_compression(word: &crate::httpd::syntax::Word) -> bool {
-    // After the filters come types.
+    // Content types follow the filters.
     word.text.contains('/') || is_compression(&word.text)
 }
 

@@ -9,10 +9,11 @@ use regex::bytes::Regex;
 
 use crate::httpd::syntax::{Directive, Fault, Word};
 
-/// One line.
+/// A `Header` or `RequestHeader` directive.
 #[derive(Debug, Clone)]
 pub struct HeaderRule {
-    /// `always`: the line applies to responses of the front end too, and does not see the headers of the node.
+    /// Whether the directive also applies to responses of the front end, and does not see the
+    /// headers of the node (`always`).
     pub always: bool,
     operation: Operation,
     name: HeaderName,
@@ -24,7 +25,7 @@ enum Operation {
     Set(Template),
     SetIfEmpty(Template),
     Add(Template),
-    /// Appends the value after a comma; with `merge` only if the header does not have it yet.
+    /// Appends the value after a comma. With `merge`, only if the header does not have the value.
     Append {
         value: Template,
         merge: bool,
@@ -37,7 +38,7 @@ enum Operation {
     },
 }
 
-/// `env=BALANCER_ROUTE_CHANGED`, or with `!`.
+/// The condition `env=BALANCER_ROUTE_CHANGED`, which `!` negates.
 #[derive(Debug, Clone, Copy)]
 struct RouteChanged {
     negated: bool,
@@ -66,7 +67,7 @@ enum Variable {
     Host,
 }
 
-/// The names of the variables, and whether a request has them before it reaches a node.
+/// The variables by name, and whether each is known before the request reaches a node.
 const VARIABLES: [(&str, Variable, bool); 9] = [
     ("BALANCER_WORKER_ROUTE", Variable::WorkerRoute, false),
     ("BALANCER_WORKER_NAME", Variable::WorkerName, false),
@@ -90,11 +91,12 @@ pub struct Scope<'r> {
     pub session_name: Option<&'r str>,
     /// The route and the URL of the node that served.
     pub worker: Option<(&'r str, Cow<'r, str>)>,
-    /// Whether another node served the session than the one it names.
+    /// Whether a node other than that of the session served the request.
     pub route_changed: bool,
 }
 
-/// Returns whether proxies name the client in a header, which the proxy then sets itself or drops from strangers.
+/// Returns whether proxies name the client in a header. The front end sets such a header itself, or
+/// drops it from untrusted peers.
 pub fn names_client(name: &HeaderName) -> bool {
     let name = name.as_str().replace('_', "-");
     matches!(&*name, "forwarded" | "x-real-ip" | "x-forwarded") || name.starts_with("x-forwarded-")
@@ -109,12 +111,14 @@ impl HeaderRule {
         matches!(self.operation, Operation::Unset)
     }
 
-    /// Returns whether the line depends on a header in which a stranger may have named another client.
+    /// Returns whether the directive depends on a header in which an untrusted peer may have named
+    /// another client.
     pub fn reads_client(&self) -> bool {
         names_client(&self.name) && !matches!(self.operation, Operation::Set(_) | Operation::Unset)
     }
 
-    /// Reads `Header [always|onsuccess] OPERATION NAME [VALUE [REPLACEMENT]] [env=NAME]`, and `RequestHeader`.
+    /// Reads `Header [always|onsuccess] OPERATION NAME [VALUE [REPLACEMENT]]
+    /// [env=NAME]`, and `RequestHeader`.
     pub fn read(directive: &Directive) -> Result<Self, Fault> {
         let is_request = directive.is("RequestHeader");
         let mut words = directive.args.iter().peekable();
@@ -169,7 +173,8 @@ impl HeaderRule {
         }
     }
 
-    /// Applies the line to the headers of a message. A value that cannot be sent changes nothing.
+    /// Applies the directive to the headers of a message. A value that cannot be sent changes
+    /// nothing.
     pub fn apply(&self, headers: &mut HeaderMap, scope: &Scope<'_>) {
         if self.condition.is_some_and(|condition| scope.route_changed == condition.negated) {
             return;

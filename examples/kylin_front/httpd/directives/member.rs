@@ -19,7 +19,7 @@ pub struct Member {
     pub redirect: Option<String>,
     pub set: u32,
     pub status: Status,
-    /// `retry`; `None` if it is not written.
+    /// `retry`; `None` if not written.
     pub retry: Option<Duration>,
     pub timeout: Option<Duration>,
     pub connect_timeout: Option<Duration>,
@@ -31,15 +31,15 @@ pub struct Member {
 /// `status=`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Status {
-    /// D or S: the member gets no requests.
+    /// Whether the member gets no requests (D or S).
     pub disabled: bool,
-    /// N: the member gets requests of its sessions only.
+    /// Whether the member gets only requests of its sessions (N).
     pub drain: bool,
-    /// H: the member serves if no other member of its `lbset` does.
+    /// Whether the member serves only if no other member of its `lbset` can (H).
     pub standby: bool,
-    /// R: the member takes the place of a member of its `lbset` that does not serve.
+    /// Whether the member replaces a member of its `lbset` that cannot serve (R).
     pub spare: bool,
-    /// I: the member is never ejected.
+    /// Whether the member is never ejected (I).
     pub ignores_errors: bool,
 }
 
@@ -135,7 +135,7 @@ impl Member {
         format!("{}://{}", if self.tls { "https" } else { "http" }, self.address)
     }
 
-    /// Returns the URL with its port, and also without it if it is the default of the scheme.
+    /// Returns the URL with its port, and without the port if it is the default of the scheme.
     pub fn urls(&self) -> impl Iterator<Item = String> {
         let url = self.url();
         let bare = url.strip_suffix(if self.tls { ":443" } else { ":80" }).map(str::to_owned);
@@ -262,7 +262,7 @@ pub fn flag(value: &Word) -> Result<bool, Fault> {
     value.flag().ok_or_else(|| value.fault(format!("invalid value \"{}\"", value.text), "On or Off"))
 }
 
-/// Splits `NAME=VALUE`. The value keeps its place.
+/// Splits `NAME=VALUE`. The value keeps its position in the file.
 pub fn pair(word: &Word, known: &[&str], of: &str) -> Result<(String, Word), Fault> {
     word.defined()?;
     let Some((name, text)) = word.text.split_once('=') else {

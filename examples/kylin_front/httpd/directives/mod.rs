@@ -1,4 +1,4 @@
-//! The meaning of the directives.
+//! Reads directives into a typed model.
 
 mod access;
 mod address;

@@ -18,11 +18,12 @@ pub struct Reader {
     pub remarks: Remarks,
     pub balancers: Vec<Balancer>,
     pub listens: Vec<Listen>,
-    /// The folder of relative paths.
+    /// The folder for relative paths.
     root: PathBuf,
-    /// The index of the first balancer of the server that is being read. Earlier ones belong to the server around it, or to another one.
+    /// The index of the first balancer of the current server. Earlier ones belong to the main
+    /// server or to another virtual host.
     own: usize,
-    /// The number of balancers of the server around `<VirtualHost>`.
+    /// The number of balancers of the main server.
     shared: usize,
 }
 
@@ -44,7 +45,7 @@ impl Balancers for Reader {
             }
             return Ok((index, path.to_owned()));
         }
-        // A host that is a member of no balancer gets a balancer of its own.
+        // A host that is not a member of a balancer gets a balancer of its own.
         let (scheme, rest) = url.text.split_once("://").unwrap_or(("", &url.text));
         let end = url.text.len() - rest.len() + rest.find(['/', '$', '?']).unwrap_or(rest.len());
         if scheme.is_empty() || end == scheme.len() + 3 {
@@ -79,7 +80,8 @@ impl Reader {
         Reader { remarks, balancers: Vec::new(), listens: Vec::new(), root, own: 0, shared: 0 }
     }
 
-    /// Reads a whole configuration: first the server around the `<VirtualHost>` sections. Each server has the settings that it inherits.
+    /// Reads a whole configuration. The main server comes first, and virtual hosts include the
+    /// settings that they inherit.
     pub fn servers(&mut self, lines: &[Directive], start: Place) -> Result<Vec<Server>, Fault> {
         let is_host = |line: &&Directive| line.is("<VirtualHost");
         let mut server = Server::new(start);
@@ -97,7 +99,7 @@ impl Reader {
                 host.addresses.push(host_address(address)?);
             }
             let inner: Vec<&Directive> = section.section.iter().flatten().collect();
-            // As in httpd, `RewriteEngine` is inherited and the rules are not.
+            // As in httpd, `RewriteEngine` is inherited, but the rules are not.
             host.rewrites.is_on = servers[0].rewrites.is_on;
             host.rewrites.root.clone_from(&servers[0].rewrites.root);
             self.server(&mut host, &inner)?;
@@ -117,7 +119,7 @@ impl Reader {
     }
 
     fn server(&mut self, server: &mut Server, lines: &[&Directive]) -> Result<(), Fault> {
-        // `ProxyPass` may name a balancer that stands further down.
+        // `ProxyPass` may name a balancer that is declared further down.
         for line in lines {
             if line.is("<Proxy") && is_balancer(line.args.first()) {
                 self.balancer(line)?;
@@ -275,7 +277,8 @@ impl Reader {
         Ok(())
     }
 
-    /// Reads the members and parameters of `<Proxy balancer://NAME [NAME=VALUE]...>`. The other lines are read where the section stands.
+    /// Reads the members and parameters of `<Proxy balancer://NAME [NAME=VALUE]...>`. Other
+    /// directives of the section are read elsewhere.
     fn balancer(&mut self, section: &Directive) -> Result<(), Fault> {
         let Some((url, parameters)) = section.args.split_first() else { return Ok(()) };
         let index = self.declare(url)?;
@@ -302,7 +305,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Reads what applies to requests to a balancer or host.
+    /// Reads the settings of requests to a balancer or host.
     fn proxied<'d>(
         &mut self,
         server: &mut Server,
@@ -325,7 +328,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Returns the balancer of `balancer://NAME` of the server that is read, and makes it if it is new.
+    /// Returns the balancer `balancer://NAME` of the current server, which is created if it is new.
     fn declare(&mut self, url: &Word) -> Result<usize, Fault> {
         let text = url.defined()?.text.as_str();
         let name = text.get(.."balancer://".len()).filter(|scheme| scheme.eq_ignore_ascii_case("balancer://"));
@@ -349,11 +352,11 @@ impl Reader {
         Ok(self.balancers.len() - 1)
     }
 
-    /// Finds a balancer of the server around the one that is read, else of this server.
+    /// Finds a balancer of the main server, else of the current server.
     fn named(&self, name: &str, url: &Word) -> Result<usize, Fault> {
         let all = || self.balancers.iter().enumerate();
         let is_named = |known: &Balancer| known.declared && known.name.eq_ignore_ascii_case(name);
-        // httpd looks in the server around a virtual host first.
+        // httpd searches the main server first.
         let mut visible = all().take(self.shared).chain(all().skip(self.own));
         if let Some((index, _)) = visible.find(|(_, known)| is_named(known)) {
             return Ok(index);
@@ -371,7 +374,7 @@ impl Reader {
     }
 }
 
-/// Returns whether the URL of `<Proxy>` names one balancer, not those of a pattern.
+/// Returns whether the URL of `<Proxy>` names one balancer, and is not a pattern.
 fn is_balancer(url: Option<&Word>) -> bool {
     url.is_some_and(|url| url.text.to_ascii_lowercase().starts_with("balancer://") && !url.text.contains('*'))
 }

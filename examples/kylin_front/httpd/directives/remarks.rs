@@ -1,4 +1,5 @@
-//! Remarks about lines that have no effect here, or for which the front end differs from httpd.
+//! Remarks about directives that have no effect here, or for which the front end differs from
+//! httpd.
 
 use std::sync::Arc;
 
@@ -8,9 +9,9 @@ use crate::httpd::syntax::{Notice, Place, Sources};
 #[derive(Debug)]
 pub struct Remarks {
     sources: Arc<Sources>,
-    /// Remarks about accepted lines that have no effect here.
+    /// Remarks about directives that are accepted without effect.
     pub ignored: Vec<Notice>,
-    /// Remarks about lines for which the front end differs from httpd.
+    /// Remarks about directives for which the front end differs from httpd.
     pub notes: Vec<Notice>,
 }
 
@@ -27,7 +28,7 @@ impl Remarks {
         self.notes.push(Notice::new(&self.sources, place, text));
     }
 
-    /// Returns file and line of a place.
+    /// Returns the file and line of a place.
     pub fn line_of(&self, place: Place) -> String {
         format!("{}:{}", self.sources.name(place), self.sources.position(place).0)
     }

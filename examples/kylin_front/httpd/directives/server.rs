@@ -17,7 +17,7 @@ use crate::httpd::syntax::{Fault, Place};
 #[derive(Debug, Clone)]
 pub struct Server {
     pub place: Place,
-    /// The addresses of a `<VirtualHost>`; empty for the server around them.
+    /// The addresses of a `<VirtualHost>`; empty for the main server.
     pub addresses: Vec<(Option<IpAddr>, Option<u16>)>,
     /// The names, `ServerName` first.
     pub names: Vec<String>,
@@ -41,7 +41,7 @@ pub struct Server {
 /// The files of `SSLEngine On`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tls {
-    /// `SSLEngine`, if the file sets it.
+    /// Whether clients speak TLS (`SSLEngine`), if the file sets it.
     pub on: Option<bool>,
     pub certificate: Option<PathBuf>,
     pub key: Option<PathBuf>,
@@ -52,7 +52,8 @@ pub struct Tls {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NodeTls {
     pub roots: Option<PathBuf>,
-    /// `SSLProxyVerify`: whether nodes are verified, if the file sets it. httpd's default is not to verify.
+    /// Whether nodes are verified (`SSLProxyVerify`), if the file sets it. httpd does not verify by
+    /// default.
     pub verifies: Option<bool>,
 }
 
@@ -70,8 +71,8 @@ impl Tls {
 }
 
 impl NodeTls {
-    /// Returns the file of authorities that verify nodes; the inner `None` means those of the system, the outer one that nodes are
-    /// not verified.
+    /// Returns the file of certificate authorities for nodes. The outer `None` means that nodes are
+    /// not verified; the inner `None` means the system's authorities.
     pub fn verified_by(&self) -> Option<Option<&Path>> {
         (self.verifies != Some(false)).then_some(self.roots.as_deref())
     }
@@ -111,7 +112,8 @@ impl Server {
         }
     }
 
-    /// Returns all `ProxyPass` lines, with those of locations, and the rules that lead to balancers.
+    /// Returns all `ProxyPass` directives, including those of locations, and the rules that lead to
+    /// balancers.
     pub fn all_passes(&self) -> impl Iterator<Item = &Pass> {
         let of_sections = self.sections.iter().filter_map(|section| section.settings.pass.as_ref());
         self.passes.iter().chain(of_sections).chain(self.rewrites.passes())
@@ -143,7 +145,8 @@ impl Server {
         }
     }
 
-    /// Checks that access rules of `<Proxy URL>` are not for a URL that `ProxyPass` writes in other capitals.
+    /// Checks that no `<Proxy URL>` with access rules differs from a URL of `ProxyPass` only by
+    /// case.
     pub(super) fn check_capitals(&self) -> Result<(), Fault> {
         for section in self.sections.iter().filter(|section| !section.settings.access.is_empty()) {
             if let Matcher::Proxied(urls) = &section.matcher {
@@ -154,7 +157,7 @@ impl Server {
         Ok(())
     }
 
-    /// Inherits the settings of the server around a `<VirtualHost>`.
+    /// Inherits the settings of the main server.
     pub fn inherit(&mut self, outer: &Server) {
         let own = std::mem::take(&mut self.passes);
         self.passes = outer.passes.iter().cloned().chain(own).collect();

@@ -28,7 +28,7 @@ pub struct SiteSuccessor {
 }
 
 impl Site {
-    /// Builds what a file describes.
+    /// Builds the site of a file.
     pub fn load(
         path: &Path,
         args: &Args,
@@ -40,7 +40,8 @@ impl Site {
         Ok(site)
     }
 
-    /// Builds a site that replaces this one and keeps its state: the clusters of balancers with the same name, and the sessions.
+    /// Builds a site that replaces this one. It keeps the clusters of balancers with the same name,
+    /// and the sessions.
     pub fn successor(
         &self,
         path: &Path,
@@ -54,7 +55,8 @@ impl Site {
 }
 
 impl SiteSuccessor {
-    /// Applies the new configuration to the clusters. Returns the new site, its changes, and whether other balancers are probed.
+    /// Applies the new configuration to the clusters. Returns the new site, its changes, and
+    /// whether the probed balancers changed.
     pub fn activate(self) -> (Site, String, bool) {
         let SiteSuccessor { site, before, changes } = self;
         for (cluster, Running { endpoints, policy, panic }) in changes {
@@ -187,7 +189,7 @@ fn proxy(
     let is_of_kylin = is_of_kylin && args.kylin;
     let retry = match is_of_kylin {
         true => RetryPolicy::default().on_stopping(false),
-        // httpd sends a request again only if no node has received it, whatever a node responds.
+        // httpd retries a request only if no node has received it, regardless of responses.
         false => RetryPolicy::none().on_error(true).max_attempts(NonZeroU32::new(1)),
     };
     let retry = match balancer.max_attempts {
@@ -236,7 +238,7 @@ fn configure<K>(
         .trusted_proxies(server.trusted_proxies())
         .buffers(args.buffers.clone())
         .response_buffer(args.response_buffer)
-        // `LimitRequestBody` is not for proxied requests.
+        // `LimitRequestBody` does not apply to proxied requests.
         .max_body(None)
         .max_requests_per_client(args.client_requests);
     let builder = match counted {

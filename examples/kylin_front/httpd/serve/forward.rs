@@ -27,7 +27,7 @@ const NOT_FOUND: ErrorResponse = ErrorResponse::new(StatusCode::NOT_FOUND, "no P
 const DENIED: ErrorResponse = ErrorResponse::new(StatusCode::FORBIDDEN, "the configuration denies the client the path");
 const REFUSED: &str = "a rule of the configuration refuses the request";
 
-/// What cannot stand in the query of a URI; a `#` would end it.
+/// The bytes that must be escaped in the query of a URI. A `#` would end the query.
 const ESCAPED_IN_QUERY: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'<').add(b'>');
 
 pub async fn forward(
@@ -104,7 +104,8 @@ fn route<'s>(
         }
         Rewritten::Unchanged | Rewritten::Path { .. } | Rewritten::Proxy { .. } => {}
     }
-    // A client must be allowed both paths that can be meant: the one that nodes read, and the one with parameters that httpd compares.
+    // The client must be allowed both possible paths: the one that nodes read, and the one with
+    // parameters that httpd compares.
     let compared = Paths::compared(uri.path());
     for path in [Some(path), compared.as_deref()].into_iter().flatten() {
         let mut access = Access::default();
@@ -112,7 +113,7 @@ fn route<'s>(
         sections.for_each(|section| access.replace(&section.settings.access));
         access.check(client, &head.method).map_err(|_| DENIED)?;
     }
-    // A line with ! counts for both paths too.
+    // A `ProxyPass` with `!` also counts for both paths.
     let is_left_out = |path: &String| server.pass_of(path, path).is_some_and(|pass| pass.to.is_none());
     let is_left_out = compared.as_ref().is_some_and(is_left_out) && !matches!(rewritten, Rewritten::Proxy { .. });
     let target = target.filter(|_| !is_left_out);
@@ -124,7 +125,7 @@ fn route<'s>(
     let (balancer, group) = parts.balancer(target.balancer);
     let Some(proxy) = &parts.proxies[number][target.balancer] else { return Err(NOT_FOUND) };
     let sent = match &rewritten {
-        // The value would go on with the name of the host.
+        // The value would continue the host name.
         Rewritten::Proxy { path, .. } if !path.read.is_empty() && !path.read.starts_with('/') => return Err(BAD_PATH),
         Rewritten::Proxy { path, query, .. } => Some(uri_of(path, query.as_deref(), &balancer.path)?.to_string()),
         _ => sent_path(&pass.from, target, &balancer.path, raw, path).map_err(|()| BAD_PATH)?,
@@ -150,7 +151,9 @@ fn route<'s>(
     Ok(Routed::Forward(proxy))
 }
 
-/// Returns the response of the first `Redirect` for a path: of a location, or of the server where no `ProxyPass` leads to a node.
+/// Returns the response of the first `Redirect` for a path. Those of the server apply only if no
+/// `ProxyPass` leads to a node.
+///
 /// `paths` has the path as nodes read it, and as httpd compares it if that differs.
 fn redirect(
     server: &Server,
@@ -165,9 +168,9 @@ fn redirect(
         Matcher::Proxied(_) => false,
         Matcher::Below(_) | Matcher::Pattern(_) => is_for(&section.matcher),
     };
-    // The most specific line comes first.
+    // The most specific section comes first.
     for redirect in server.sections.iter().rev().filter(of_path).flat_map(|section| &section.settings.redirects) {
-        // A line that refuses counts for both forms of the path.
+        // A directive that refuses counts for both forms of the path.
         let count = if redirect.status.is_redirection() { 1 } else { 2 };
         let mut locations = paths[..count].iter().flatten().filter_map(|path| redirect.location(path, query));
         let Some(location) = locations.next() else { continue };
@@ -221,14 +224,14 @@ fn rewrite<'s>(
     }))
 }
 
-/// Returns the URI of a path, which follows the path of all members.
+/// Returns the URI of a path, which is appended to the path of all members.
 fn uri_of(path: &Paths, query: Option<&str>, prefix: &str) -> Result<Uri, ErrorResponse> {
     let path = path.escaped(prefix).map_err(|()| BAD_PATH)?;
     let uri = query.map_or(path.clone(), |query| format!("{path}?{}", utf8_percent_encode(query, ESCAPED_IN_QUERY)));
     uri.parse().map_err(|_| BAD_PATH)
 }
 
-/// Returns the name by which a virtual host is chosen: without the port, and without dots at its end.
+/// Returns the name that selects a virtual host: without the port, and without trailing dots.
 fn name_of(host: &str) -> &str {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
@@ -238,8 +241,10 @@ fn name_of(host: &str) -> &str {
 }
 
 impl Server {
-    /// Returns the `ProxyPass` of a path: of the last location that has one, else the first line that covers it. As in httpd, locations
-    /// are found by the path `before` the rules, and the path must be theirs too.
+    /// Returns the `ProxyPass` of a path: that of the last matching location, else the first one
+    /// that covers the path.
+    ///
+    /// As in httpd, a location must match both the path and the path `before` the rules.
     pub fn pass_of(&self, path: &str, before: &str) -> Option<&Pass> {
         let of_location = self.sections.iter().rev().filter(|section| section.matcher.is_for(before, None));
         let of_location = of_location.filter_map(|section| section.settings.pass.as_ref()).next();

@@ -36,11 +36,12 @@ pub struct Site(Arc<Parts>);
 struct Parts {
     config: Config,
     groups: Vec<Group>,
-    /// The proxies by the numbers of server and balancer; `None` if no `ProxyPass` leads from one to the other.
+    /// The proxies by the index of the server and of the balancer; `None` if no `ProxyPass` leads
+    /// from that server to that balancer.
     proxies: Vec<Vec<Option<Proxy>>>,
-    /// By the number of the server.
+    /// The trusted proxies, by the index of the server.
     trusted: Vec<TrustedProxies>,
-    /// By the number of the listener.
+    /// The options, by the index of the listener.
     options: Vec<ListenOptions>,
     logins: Logins,
     buffers: BufferBudget,
@@ -62,7 +63,7 @@ struct Logins {
     sessions: Option<Sessions>,
 }
 
-/// One address of a site, which handles the requests that arrive there.
+/// A listen address of a site, which handles the requests that arrive there.
 #[derive(Clone)]
 pub struct SiteListener {
     site: Site,
@@ -95,7 +96,7 @@ impl FileSite for Site {
         successor.activate()
     }
 
-    /// In the order of the file.
+    /// Returns the clusters in the order of the file.
     fn clusters(&self) -> Vec<(String, Cluster)> {
         self.0.groups.iter().map(|group| (group.name.clone(), group.cluster.clone())).collect()
     }
@@ -128,13 +129,14 @@ impl FileSite for Site {
         self.0.groups.iter().filter_map(|group| group.probe.start(&group.cluster).transpose()).collect()
     }
 
-    /// Members are looked up for each connection.
+    /// Returns `None`, because the names of members are looked up for each connection.
     fn start_name_lookups(&self) -> Option<NameLookups> {
         None
     }
 }
 
-/// The logs of a configuration of httpd are not written, and it sets no limit of open files.
+/// Wraps a site without logs. httpd's logs are not written, and the file sets no limit of open
+/// files.
 fn without_logs<S>(site: S) -> Loaded<S> {
     Loaded { site, open_files: None, access_logs: AccessLogs::new() }
 }

@@ -1,4 +1,4 @@
-//! The changes of a request's headers: `RequestHeader`.
+//! The changes to a request's headers: `RequestHeader`.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -9,8 +9,11 @@ use crate::httpd::directives::{Scope, Server, Settings, names_client};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// Applies the lines for a request. Headers that the proxy sets or drops itself are changed afterwards, by the edits that this returns.
-/// `of_node` is the host of a node, which nodes get if neither the client nor a line names one: HTTP/1.1 requires the header.
+/// Applies the directives to a request. Headers that the proxy sets or drops itself are changed
+/// later, by the returned edits.
+///
+/// `of_node` is the host of a node. HTTP/1.1 requires `Host`, so nodes get it if neither the client
+/// nor a directive names a host.
 pub(super) fn apply(
     server: &Server,
     settings: &[&Settings],
@@ -20,7 +23,7 @@ pub(super) fn apply(
     scope: &Scope<'_>,
 ) -> HeaderEdits {
     let rules = || settings.iter().flat_map(|settings| &settings.request_headers);
-    // The proxy reads `RemoteIPHeader` itself, so it has to stay until then.
+    // The proxy reads the header of `RemoteIPHeader` itself, so it must stay until then.
     let is_of_proxy =
         |name: &HeaderName| *name == HOST || names_client(name) || server.remote_header.as_ref() == Some(name);
     let chain = scope.client.filter(|_| is_trusted).and_then(|client| Chain::of(server, headers, client));
@@ -56,7 +59,7 @@ pub(super) fn apply(
         if values(&changed) == values(&known) && !is_unset {
             continue;
         }
-        // httpd puts its own behind the values of these two.
+        // httpd appends its own value to these two headers.
         let own = match name.as_str() {
             "x-forwarded-for" if adds => scope.client.map(|client| client.to_canonical().to_string()),
             "x-forwarded-host" if adds => Some(scope.host.to_string()).filter(|host| !host.is_empty()),
@@ -75,11 +78,11 @@ pub(super) fn apply(
     edits
 }
 
-/// `RemoteIPHeader` of a request that a trusted proxy sent. As in httpd, the addresses up to that of the client are taken from it, and
-/// `X-Forwarded-For` ends with the client.
+/// The `RemoteIPHeader` of a request from a trusted proxy. As in httpd, the addresses up to that of
+/// the client are removed from it, and `X-Forwarded-For` ends with the client.
 struct Chain<'s> {
     header: &'s HeaderName,
-    /// What is left of the header.
+    /// The rest of the header.
     rest: Option<HeaderValue>,
     /// `X-Forwarded-For` for the node.
     forwarded: Option<HeaderValue>,

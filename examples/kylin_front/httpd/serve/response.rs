@@ -1,4 +1,4 @@
-//! The changes of a response.
+//! The changes to a response.
 
 use std::borrow::Cow;
 
@@ -11,7 +11,7 @@ use super::session::Asked;
 use crate::httpd::directives::{Balancer, From, Pass, Scope, Settings, Target, reversed};
 use crate::httpd::kylin::is_below_kylin as is_of_kylin;
 
-/// The changes of a response, computed before the request is sent.
+/// The changes to a response, computed before the request is sent.
 #[derive(Default)]
 pub struct ResponseEdits<'s> {
     settings: Vec<&'s Settings>,
@@ -22,7 +22,7 @@ pub struct ResponseEdits<'s> {
 /// The destination of the request.
 struct Origin<'s> {
     balancer: &'s Balancer,
-    /// The path at the nodes and the client's path for it, if they differ.
+    /// The path at the nodes and the client's path, if they differ.
     prefix: Option<(String, &'s str)>,
 }
 
@@ -77,7 +77,8 @@ impl<'s> ResponseEdits<'s> {
         response
     }
 
-    /// Applies the lines with `always`, which do not see the headers of a node, and adds their headers.
+    /// Applies the directives with `always`, which do not see the headers of a node, and adds their
+    /// headers.
     fn add_always(&self, headers: &mut HeaderMap) {
         let mut always = HeaderMap::new();
         for rule in self.settings.iter().flat_map(|settings| &settings.headers).filter(|rule| rule.always) {
@@ -93,8 +94,11 @@ impl<'s> ResponseEdits<'s> {
         }
     }
 
-    /// Applies `ProxyPassReverse`. A node names itself as the client named the front end, because it gets the client's `Host`, or names
-    /// only a path. What a line says of a node counts for that host too, and for a path below `/kylin`, if the path differs.
+    /// Applies `ProxyPassReverse`.
+    ///
+    /// A node gets the client's `Host`, and uses it in its own URLs, or sends only a path. So if
+    /// the paths differ, a directive for a node also applies to that host, and to paths below
+    /// `/kylin`.
     fn change_location(&self, headers: &mut HeaderMap, balancer: &Balancer, prefix: Option<&(String, &str)>) {
         for name in [header::LOCATION, header::CONTENT_LOCATION] {
             let Some(value) = headers.get(&name).and_then(|value| value.to_str().ok()) else { continue };
@@ -104,7 +108,7 @@ impl<'s> ResponseEdits<'s> {
                 let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
                 let to = Cow::Borrowed(reverse.to.as_str());
                 if let (true, Some(url)) = (host.is_empty() && scheme.is_empty(), host_of_url(value)) {
-                    // As in httpd, a line without a host counts for every host.
+                    // As in httpd, a directive without a host counts for every host.
                     rules.push((Cow::Owned(format!("{url}{path}")), to.clone()));
                 }
                 let is_of_balancer = scheme.eq_ignore_ascii_case("balancer")
@@ -122,16 +126,16 @@ impl<'s> ResponseEdits<'s> {
                     if self.scope.is_tls {
                         rules.push((own("https:", path), to.clone()));
                     } else if is_of_kylin(path) {
-                        // The node asks the client to use TLS.
+                        // The node redirects the client to TLS.
                         rules.push((own("https:", path), own("https:", &to)));
                     }
-                    // A host without a scheme, which is no path.
+                    // `//` begins a host without a scheme, not a path.
                     rules.push((own("", path), to.clone()));
                     if value.starts_with("//") || !is_of_kylin(value) {
                         continue;
                     }
                     rules.push((Cow::Borrowed(path), to.clone()));
-                    // The path itself, without a slash at its end.
+                    // The path itself, without a trailing slash.
                     let bare = Some(path.trim_end_matches('/')).filter(|bare| !bare.is_empty());
                     rules.extend(bare.map(|bare| (Cow::Borrowed(bare), to)));
                 }
@@ -144,8 +148,10 @@ impl<'s> ResponseEdits<'s> {
         }
     }
 
-    /// Applies `ProxyPassReverseCookiePath` and `-Domain`. Without the former, a path below that of the nodes becomes one below the
-    /// client's, so that the client sends the cookie back.
+    /// Applies `ProxyPassReverseCookiePath` and `-Domain`.
+    ///
+    /// Without the former, a path below that of the nodes is mapped to the client's path, so that
+    /// the client sends the cookie back.
     fn change_cookies(&self, headers: &mut HeaderMap, prefix: Option<&(String, &str)>) {
         if !headers.contains_key(header::SET_COOKIE) {
             return;
@@ -155,7 +161,7 @@ impl<'s> ResponseEdits<'s> {
         if prefix.is_none() && written.is_empty() && domains.is_empty() {
             return;
         }
-        // A cookie's path ends without a slash.
+        // The path of a cookie has no trailing slash.
         let bare = |path: &str| path.trim_end_matches('/').to_owned();
         let or_root = |to: String| if to.is_empty() { "/".to_owned() } else { to };
         let is_bare = |path: &str, from: &str| path == bare(from) && !path.is_empty();
@@ -164,13 +170,13 @@ impl<'s> ResponseEdits<'s> {
             ([], Some((from, to))) if is_bare(path, from) => Some(or_root(bare(to))),
             ([], Some((from, to))) => reversed(path, [(Cow::Borrowed(from.as_str()), Cow::Borrowed(*to))]),
             ([], None) => None,
-            // httpd replaces the path as a whole.
+            // httpd replaces the whole path.
             (rules, _) => rules.iter().find_map(|(from, to)| match path.starts_with(from.as_str()) {
                 true => Some(to.clone()),
                 false => is_bare(path, from).then(|| or_root(bare(to))),
             }),
         };
-        // A dot in front counts.
+        // A leading dot matters.
         let change_domain =
             |domain: &str| domains.iter().find(|(from, _)| from.eq_ignore_ascii_case(domain)).map(|(_, to)| to.clone());
         let change = |cookie: &str| {
@@ -197,7 +203,7 @@ impl<'s> ResponseEdits<'s> {
     }
 }
 
-/// Returns scheme and host of a URL that has a path.
+/// Returns the scheme and host of a URL that has a path.
 fn host_of_url(url: &str) -> Option<&str> {
     let host = url.find("://")? + "://".len();
     Some(&url[..host + url[host..].find('/')?])

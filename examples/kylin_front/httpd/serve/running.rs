@@ -32,7 +32,8 @@ pub enum Policy {
 }
 
 impl Running {
-    /// Returns the settings and endpoints of the cluster of a balancer, and the longest timeouts of its members.
+    /// Returns the settings and endpoints of a balancer's cluster, and the longest timeouts of its
+    /// members.
     pub fn of(balancer: &Balancer, servers: &[&Server], args: &Args) -> Result<(Self, Timeouts), BuildError> {
         let first_class = balancer.members.iter().map(class).min();
         let mut longest = Timeouts::default();
@@ -67,13 +68,14 @@ impl Running {
     }
 }
 
-/// Members of the lowest class are primary endpoints, with the spares that take their places. The others are backups, among which the
-/// policy has the order.
+/// Returns the class of a member. Members of the lowest class, and spares that replace them, are
+/// primary endpoints. The others are backups, which the policy orders.
 fn class(member: &Member) -> (u32, bool) {
     (member.set, member.status.standby)
 }
 
-/// Returns the time of `timeout=`, else of `ProxyTimeout`, else of a `Timeout` that is longer than the front end's own.
+/// Returns the time of `timeout=`, else of `ProxyTimeout`, else of a `Timeout` that is longer than
+/// the front end's own.
 fn timeouts(member: &Member, servers: &[&Server]) -> Timeouts {
     let mut timeouts = Timeouts::default();
     let of_server =
@@ -111,7 +113,7 @@ fn with_settings(
         (false, true) => endpoint.admin_state(AdminState::Drain),
         (false, false) => endpoint,
     };
-    // httpd takes a member out after one failure.
+    // httpd ejects a member after one failure.
     let retry = member.retry.or((!args.outlier).then_some(RETRY));
     match retry {
         _ if member.status.ignores_errors => endpoint.max_fails(None).outlier(false),

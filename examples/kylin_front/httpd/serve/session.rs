@@ -1,4 +1,5 @@
-//! The session of a request, as mod_proxy_balancer finds it: in the URL before the cookies.
+//! Finds the session of a request as mod_proxy_balancer does: first in the URL, then in the
+//! cookies.
 
 use http::header::{self, HeaderMap};
 use kylin_lb::Cluster;
@@ -15,7 +16,7 @@ pub struct Asked<'s> {
 }
 
 impl<'s> Asked<'s> {
-    /// Searches the target of the request, with its query, and then its cookies.
+    /// Finds the session in the target of the request, with its query, or else in its cookies.
     pub fn of(balancer: &'s Balancer, target: &str, headers: &HeaderMap) -> Self {
         let Some(Sticky { cookie, parameter }) = &balancer.sticky else { return Asked::default() };
         let in_cookies = || {
@@ -36,8 +37,8 @@ impl<'s> Asked<'s> {
         Asked { name: Some(name), route: route.filter(|route| !route.is_empty()).map(str::to_owned) }
     }
 
-    /// Returns the member that the session names; one that is no standby is preferred. If the member cannot serve and has a
-    /// `redirect`, returns the member of that.
+    /// Returns the member that the session names, preferably not a standby. If the member cannot
+    /// serve and has a `redirect`, returns the member to which that leads.
     pub fn member<'b>(&self, balancer: &'b Balancer, cluster: &Cluster) -> Option<&'b Member> {
         let find = |route: &str| {
             let with_route = || balancer.members.iter().filter(|member| member.route.as_deref() == Some(route));
@@ -52,7 +53,7 @@ impl<'s> Asked<'s> {
             let known = status.endpoints.iter().find(|endpoint| endpoint.id.as_str() == member.address);
             known.is_some_and(|endpoint| endpoint.admin_state != AdminState::Maintenance && endpoint.is_up())
         };
-        // Redirects may form a circle.
+        // Redirects may form a cycle.
         for _ in &balancer.members {
             match &member.redirect {
                 Some(redirect) if !serves(member) => member = find(redirect)?,

@@ -16,7 +16,7 @@ pub fn to_member(backend: HttpBackendBuilder, _: &Member, _: &[&Server]) -> Resu
     Ok(backend)
 }
 
-/// Sets how a member at `https://` is verified: as `SSLProxy...` of its servers says.
+/// Sets how an `https://` member is verified, by the `SSLProxy...` directives of its servers.
 #[cfg(feature = "tls")]
 pub fn to_member(
     backend: HttpBackendBuilder,
@@ -29,7 +29,7 @@ pub fn to_member(
         return Ok(backend);
     }
     let mut tls = ClientTls::builder();
-    // The servers agree: `Config::read` has checked it.
+    // The servers agree, as `Config::read` has checked.
     let mut verified_by = servers.iter().map(|server| server.node_tls.verified_by());
     let is_verified = servers.is_empty() || verified_by.clone().any(|by| by.is_some());
     if let Some(roots) = verified_by.find_map(Option::flatten) {
@@ -46,7 +46,7 @@ pub fn options(_: &Config, _: &Listener) -> Result<ListenOptions, BuildError> {
     Ok(ListenOptions::new())
 }
 
-/// Returns how connections begin at an address: with TLS, if its virtual hosts have `SSLEngine On`.
+/// Returns how connections begin at an address: with TLS if its virtual hosts have `SSLEngine On`.
 #[cfg(feature = "tls")]
 pub fn options(config: &Config, listener: &Listener) -> Result<ListenOptions, BuildError> {
     use kylin_lb::tls::{Identity, ServerTls};

@@ -1,8 +1,8 @@
-//! What to write in place of `<If>`.
+//! Suggests what to write instead of `<If>`.
 
 use super::{Directive, Fault};
 
-/// Refuses `<If>` and its like.
+/// Refuses `<If>`, `<ElseIf>` and `<Else>`.
 pub(super) fn check(section: &Directive) -> Result<(), Fault> {
     match ["<If", "<ElseIf", "<Else"].iter().any(|name| section.is(name)) {
         true => Err(section.fault(format!("{}> is not supported", section.name.text), instead(section))),
@@ -10,7 +10,7 @@ pub(super) fn check(section: &Directive) -> Result<(), Fault> {
     }
 }
 
-/// Returns the lines that do what an `<If>` does, as far as they can be told.
+/// Returns the directives that replace an `<If>`, as far as they can be derived.
 fn instead(section: &Directive) -> String {
     const ELSE: &str = "RewriteCond and RewriteRule, or <Location> and <VirtualHost>";
     let words: Vec<_> = section.args.iter().map(|word| word.text.as_str()).collect();

@@ -10,7 +10,7 @@ use super::suggest::find_full_width;
 #[derive(Debug)]
 pub struct ConfigError {
     file: String,
-    /// From 1; 0 if the error is about the whole file.
+    /// The line, from 1; 0 if the error is about the whole file.
     line: usize,
     column: usize,
     text: String,
@@ -37,7 +37,7 @@ impl fmt::Display for ConfigError {
 /// A mistake before its place is translated into file, line and column.
 #[derive(Debug)]
 pub struct Fault {
-    /// `None` for the main file as a whole.
+    /// The place; `None` for the main file as a whole.
     place: Option<Place>,
     message: String,
     expected: String,
@@ -65,17 +65,18 @@ impl Fault {
     }
 }
 
-/// Full-width punctuation that only httpd's files have, and what httpd wants in its place.
+/// Full-width punctuation that occurs only in httpd's files, and the character that httpd expects.
 const FULL_WIDTH: [(char, &str); 2] = [('\u{ff1c}', "<"), ('\u{ff1e}', ">")];
 
-/// Returns the first full-width character in the line of a place, and the character that is meant.
+/// Returns the first full-width character in the line of a place, and the intended character.
 fn full_width(sources: &Sources, place: Place) -> Option<(u32, char, &'static str)> {
     let (start, line) = sources.line(place);
     let (index, wide, ascii) = find_full_width(line, &FULL_WIDTH)?;
     Some((start + u32::try_from(index).ok()?, wide, ascii))
 }
 
-/// Returns the line with the user and password of each address hidden; every character stays at its column.
+/// Returns the line with the user and password of each address hidden; every character stays at its
+/// column.
 fn without_userinfo(line: &str) -> String {
     let mut shown = String::with_capacity(line.len());
     let mut rest = line;

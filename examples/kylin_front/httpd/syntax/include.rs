@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-/// The most files of one `Include`.
+/// The maximum number of files of one `Include`.
 const MAX_FILES: usize = 10_000;
 
-/// Returns the files that a path or a pattern names, in alphabetical order. A folder stands for all files in it and in its
-/// folders. `None` if nothing has such a name.
+/// Returns the files that a path or a pattern names, in alphabetical order. A folder means all
+/// files in it and in its subfolders. Returns `None` if nothing matches.
 pub(super) fn files(root: &Path, pattern: &str) -> Option<Vec<PathBuf>> {
     let path = root.join(pattern);
     let mut found = vec![PathBuf::new()];

@@ -6,12 +6,13 @@ use std::time::Duration;
 use super::Directive;
 use super::error::Fault;
 
-/// The most bytes of all files together, and of all that macros and variables add to them.
+/// The maximum number of bytes of all files together, and of the text that macros and variables
+/// add.
 pub(super) const MAX_BYTES: usize = 16 << 20;
-/// The longest logical line, with its variables filled in.
+/// The maximum length of a logical line, with its variables filled in.
 const MAX_LINE_BYTES: usize = 64 << 10;
 
-/// A byte of a file.
+/// The position of a byte in a file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Place {
     file: u32,
@@ -33,7 +34,7 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// Adds a file. Bytes that are not UTF-8, as in remarks of other encodings, become U+FFFD.
+    /// Adds a file. Bytes that are not UTF-8, as in comments of other encodings, become U+FFFD.
     pub(super) fn add(&mut self, name: &str, bytes: &[u8]) -> Result<u32, String> {
         self.bytes += bytes.len();
         if self.bytes > MAX_BYTES {
@@ -80,7 +81,7 @@ impl Sources {
 pub struct Word {
     pub text: String,
     pub place: Place,
-    /// The first `${NAME}` in it that has no value. httpd leaves it as it stands.
+    /// The first `${NAME}` in it that has no value. httpd leaves it unchanged.
     pub undefined: Option<String>,
 }
 
@@ -96,7 +97,8 @@ impl Word {
         }
     }
 
-    /// Returns an error at a byte of the word. The column is wrong if the word has variables or escapes.
+    /// Returns an error at a byte of the word. The column is wrong if the word has variables or
+    /// escapes.
     pub fn fault_at(&self, byte: usize, message: impl Into<String>, expected: impl Into<String>) -> Fault {
         Word { place: self.place.right(byte), ..self.clone() }.fault(message, expected)
     }
@@ -133,7 +135,7 @@ impl Word {
         })
     }
 
-    /// Reads a time: seconds, or a number with `ms`, `s`, `mi`, `min` or `h` behind it.
+    /// Reads a time: seconds, or a number followed by `ms`, `s`, `mi`, `min` or `h`.
     pub fn time(&self) -> Result<Duration, Fault> {
         time_of(&self.text).ok_or_else(|| {
             self.fault(format!("invalid time \"{}\"", self.text), "a time such as 60, 500ms, 30s, 5min or 1h")
@@ -146,7 +148,7 @@ pub fn number_of(text: &str) -> Option<u32> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
-/// As httpd's `ap_timeout_parameter_parse`, with seconds where no unit is written.
+/// Parses a time as httpd's `ap_timeout_parameter_parse` does. A time without a unit is in seconds.
 pub fn time_of(text: &str) -> Option<Duration> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let number = number_of(&text[..digits])?;
@@ -160,7 +162,8 @@ pub fn time_of(text: &str) -> Option<Duration> {
     unit.checked_mul(number)
 }
 
-/// A logical line: physical lines joined at their backslashes, with variables filled in, and the place of each byte.
+/// A logical line: physical lines joined at their backslashes, with variables filled in, and with
+/// the position of each byte.
 #[derive(Debug)]
 pub(super) struct Line {
     file: u32,
@@ -170,7 +173,8 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// Returns the next line of a text from byte `at`, without variables, and moves `at` to its end; `None` at the end of the text.
+    /// Returns the next line of a text from byte `at`, without variables, and moves `at` to its
+    /// end; `None` at the end of the text.
     pub(super) fn next(file: u32, text: &str, at: &mut usize) -> Option<Line> {
         if *at >= text.len() {
             return None;
@@ -195,7 +199,7 @@ impl Line {
         self.places.extend((0..text.len()).map(|index| u32::try_from(place(index)).unwrap_or(u32::MAX)));
     }
 
-    /// Returns the text without the space around it, if it is a directive.
+    /// Returns the text without surrounding space, if it is a directive.
     pub(super) fn directive(&self) -> Option<&str> {
         let text = self.text.trim();
         (!text.is_empty() && !text.starts_with('#')).then_some(text)
@@ -206,7 +210,8 @@ impl Line {
         Place { file: self.file, at }
     }
 
-    /// Returns the line of a macro with the values of its parameters. The first parameter that fits counts.
+    /// Returns the line of a macro with the values of its parameters. The first parameter that fits
+    /// counts.
     pub(super) fn with_values(&self, values: &[(&str, &str)]) -> Result<Line, Fault> {
         let mut line = Line { file: self.file, text: String::new(), places: Vec::new(), undefined: Vec::new() };
         let mut at = 0;
@@ -238,7 +243,7 @@ impl Line {
             let name = self.text[start + 2..].split('}').next().unwrap_or_default();
             let end = start + 2 + name.len() + 1;
             let value = defines.get(name).cloned().or_else(|| std::env::var(name).ok());
-            // `${MAP:KEY}` is not a variable, but for mod_rewrite.
+            // `${MAP:KEY}` is not a variable. It belongs to mod_rewrite.
             match value.filter(|_| end <= self.text.len()) {
                 Some(value) => filled.push(&value, |_| self.places[start] as usize),
                 None => {
@@ -265,7 +270,7 @@ impl Line {
         Err(Fault::new(place, message, "shorter values"))
     }
 
-    /// Returns the bytes of the line, with its end.
+    /// Returns the length of the line in bytes, including its end.
     pub(super) fn length(&self) -> usize {
         self.text.len() + 1
     }
@@ -310,7 +315,8 @@ impl Line {
     }
 }
 
-/// Returns the word at the start of a text, as httpd's `ap_getword_conf` reads it, and its length; none if the quote does not end.
+/// Returns the word at the start of a text, as httpd's `ap_getword_conf` reads it, and its length.
+/// There is no length if the quote does not end.
 fn unescape(text: &str, quote: Option<u8>) -> (String, Option<usize>) {
     let mut word = String::new();
     let mut chars = text.char_indices().peekable();

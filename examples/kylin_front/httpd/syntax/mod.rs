@@ -2,7 +2,8 @@
 
 mod condition;
 mod error;
-// Both readers show errors alike. The files are compiled here again, because they are private in the library.
+// Both readers show errors in the same way. The files are compiled here again, because they are
+// private in the library.
 #[path = "../../../../src/nginx/syntax/excerpt.rs"]
 mod excerpt;
 mod include;
@@ -18,10 +19,10 @@ pub use self::lines::{Place, Sources, Word};
 pub use self::parser::{Notice, Parsed, parse};
 pub(crate) use self::suggest::did_you_mean;
 
-/// A directive with its words; a section has the directives inside.
+/// A directive with its words. A section also has the directives inside.
 #[derive(Debug, Clone)]
 pub struct Directive {
-    /// The name as written; that of a section begins with `<`.
+    /// The name as written. The name of a section begins with `<`.
     pub name: Word,
     pub args: Vec<Word>,
     pub section: Option<Vec<Directive>>,

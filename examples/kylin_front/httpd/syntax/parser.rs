@@ -1,4 +1,4 @@
-//! Sections, `Define`, `<IfModule>` and its like, and `Include`.
+//! Parses sections, `Define`, `<IfModule>` and similar conditions, and `Include`.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -10,9 +10,9 @@ use super::excerpt::printable;
 use super::lines::{Line, MAX_BYTES, Place, Sources, Word};
 use super::{Directive, condition, include};
 
-/// How deeply files may include each other.
+/// The maximum depth of files that include each other.
 const MAX_DEPTH: usize = 16;
-/// The most directives.
+/// The maximum number of directives.
 const MAX_DIRECTIVES: usize = 100_000;
 
 /// A remark about a line.
@@ -36,7 +36,7 @@ impl fmt::Display for Notice {
     }
 }
 
-/// What was read of a configuration.
+/// A parsed configuration.
 #[derive(Debug)]
 pub struct Parsed {
     pub sources: Arc<Sources>,
@@ -72,9 +72,10 @@ pub fn parse(path: &Path) -> Result<Parsed, ConfigError> {
 struct Parser {
     sources: Sources,
     defines: HashMap<String, String>,
-    /// By their names in lower case.
+    /// The macros by their names in lower case.
     macros: HashMap<String, Arc<Macro>>,
-    /// Those of `LoadModule`. Without any, the file is part of a configuration whose modules are not known.
+    /// The modules of `LoadModule`. `None` if there is none, because the file is then part of a
+    /// configuration with unknown modules.
     modules: Option<HashSet<String>>,
     root: PathBuf,
     notices: Vec<Notice>,
@@ -83,9 +84,9 @@ struct Parser {
     added: usize,
 }
 
-/// `<Macro>`: lines with parameters.
+/// A `<Macro>`: lines with parameters.
 struct Macro {
-    /// Longer names first.
+    /// The parameters, longer names first.
     parameters: Vec<(usize, String)>,
     lines: Vec<Line>,
 }
@@ -94,20 +95,20 @@ struct Macro {
 struct Open {
     name: Word,
     args: Vec<Word>,
-    /// Where the directives before it are in.
+    /// The directives before it, in the surrounding section.
     outer: Vec<Directive>,
     kind: Kind,
 }
 
 enum Kind {
     Section,
-    /// A condition that holds: its directives belong to the section around it.
+    /// A true condition, whose directives belong to the surrounding section.
     Spliced,
-    /// One that does not hold.
+    /// A false condition.
     Skipped,
 }
 
-/// Modules that every build has: `apache2 -l`.
+/// The modules that every build has (`apache2 -l`).
 const BUILT_IN: [&str; 8] = ["core", "so", "http", "unixd", "log_config", "logio", "version", "watchdog"];
 
 impl Parser {
@@ -117,7 +118,7 @@ impl Parser {
         let bytes = std::fs::read(path).map_err(|error| {
             let message = format!("{name} cannot be read: {error}");
             if from.is_none() && self.sources.main().is_empty() {
-                // The name of the file stands in front of the message.
+                // The name of the file precedes the message.
                 _ = self.sources.add(&name, b"");
                 return fault(format!("cannot be read: {error}"));
             }
@@ -198,7 +199,7 @@ impl Parser {
         }
     }
 
-    /// Does what httpd does while it reads. Returns other directives.
+    /// Handles a directive that httpd runs while it reads the file. Returns any other directive.
     fn at_once(
         &mut self,
         directive: Directive,
@@ -317,7 +318,7 @@ impl Parser {
         Ok(filled)
     }
 
-    /// Counts bytes that no file has.
+    /// Counts bytes that macros or variables add.
     fn add(&mut self, bytes: usize, place: Place) -> Result<(), Fault> {
         self.added += bytes;
         if self.added <= MAX_BYTES {
@@ -345,8 +346,8 @@ impl Parser {
         Ok(if holds { Kind::Spliced } else { Kind::Skipped })
     }
 
-    /// Returns whether a module is loaded. Part of a configuration, without `LoadModule`, is read as if all were, so that nothing of it is
-    /// left out without a word.
+    /// Returns whether a module is loaded. Without `LoadModule`, the file is part of a
+    /// configuration, and all modules count as loaded. So nothing is left out silently.
     fn has_module(&self, name: &str) -> bool {
         let name = module(name);
         match &self.modules {
@@ -361,7 +362,7 @@ fn module(name: &str) -> String {
     let name = name.strip_suffix(".c").or_else(|| name.strip_suffix(".cpp")).unwrap_or(name);
     let name = name.strip_prefix("mod_").unwrap_or(name);
     match name.strip_suffix("_module").unwrap_or(name) {
-        // What the source of the MPMs is called.
+        // The source files of the MPMs have these names.
         "event" => "mpm_event",
         "prefork" => "mpm_prefork",
         "worker" => "mpm_worker",
@@ -370,7 +371,7 @@ fn module(name: &str) -> String {
     .to_owned()
 }
 
-/// The version that the directives are read as.
+/// The version of httpd whose directives are read.
 const VERSION: [u32; 3] = [2, 4, 66];
 
 fn version(name: &Word, args: &[Word]) -> Result<Kind, Fault> {
@@ -384,7 +385,7 @@ fn version(name: &Word, args: &[Word]) -> Result<Kind, Fault> {
         return Err(wanted.fault("not a version", "a version such as 2.4, without a regular expression"));
     };
     let (operator, negated) = operator.strip_prefix('!').map_or((operator, false), |operator| (operator, true));
-    // Numbers that are not written are 0, but `=` compares only what is.
+    // Missing numbers are 0, but `=` compares only the written ones.
     let order = VERSION.cmp(&std::array::from_fn(|index| numbers.get(index).copied().unwrap_or(0)));
     let holds = match operator {
         "=" | "==" | "" => VERSION[..numbers.len()] == numbers[..],

@@ -42,8 +42,8 @@ impl<'t, T, S> Leader<'t, T, S> {
         self.running = Some(execution);
     }
 
-    /// Drives the execution. Ready with `None` if the leader's client has stopped the query, and the
-    /// execution goes on for others or has the id of another query.
+    /// Drives the execution. Ready with `None` if the leader's client has stopped the query, and
+    /// the execution continues for others or has the id of another query.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<T::Output>>
     where
         T: Future + Unpin,

@@ -24,7 +24,8 @@ const SHARDS: usize = 16;
 /// The maximum number of followers of a flight. Further queries go to nodes.
 const MAX_FOLLOWERS: usize = 1024;
 
-/// The flights of a proxy. `T` is the execution that a leader holds, `S` the result that its followers get.
+/// The flights of a proxy. `T` is the execution that a leader holds, `S` the result that its
+/// followers get.
 pub(crate) struct FlightTable<T, S> {
     pub(crate) epochs: Epochs,
     shards: [Mutex<Shard<T, S>>; SHARDS],
@@ -69,7 +70,8 @@ struct Waiting<T, S> {
 
 /// The outcome of a follower.
 enum Outcome<T, S> {
-    /// The follower leads from now on. It takes over the execution, if there is one, and the place in the queue.
+    /// The follower leads from now on. It takes over the execution, if there is one, and the place
+    /// in the queue.
     Lead(Option<T>, Option<Ticket>),
     Shared(S),
     Released,
@@ -184,7 +186,8 @@ impl<T, S> FlightTable<T, S> {
                     receiver,
                 ));
             }
-            // Compared without the lock, because the comparison may parse both bodies. Another flight may have begun by then.
+            // Compared without the lock, because the comparison may parse both bodies. Another
+            // flight may have begun by then.
             let leading = Arc::clone(&flight.key);
             drop(shard);
             if equal.is_some() || !leading.is_equal(key) {

@@ -8,7 +8,8 @@
 /// One way to read the texts on which SQL dialects disagree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Reading {
-    /// A backslash in quotes escapes the next character (Hive, Spark, MySQL). Otherwise it is an ordinary character.
+    /// A backslash in quotes escapes the next character (Hive, Spark, MySQL). Otherwise it is an
+    /// ordinary character.
     pub(super) backslash: bool,
     /// Block comments nest (Spark, PostgreSQL). Otherwise the first `*/` ends all of them (Calcite,
     /// Hive).
@@ -18,7 +19,8 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    /// Returns the reading that takes the other side of each ambiguity whose bit is set: backslash, nested, dashes.
+    /// Returns the reading that takes the other side of each ambiguity whose bit is set: backslash,
+    /// nested, dashes.
     pub(super) fn of_bits(bits: u8) -> Self {
         Reading { backslash: bits & 1 != 0, nested: bits & 2 != 0, dashes_need_blank: bits & 4 != 0 }
     }

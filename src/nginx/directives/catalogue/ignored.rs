@@ -1,7 +1,7 @@
 //! The directives that have no effect here.
 
-/// Directives of logs, processes, static files and TLS, separated by spaces. A trailing `*` stands
-/// for any ending.
+/// Directives for logs, processes, static files and TLS, separated by spaces. A trailing `*`
+/// matches any suffix.
 const IGNORED: &str = "
     absolute_redirect alias api_* autoindex autoindex_* accept_mutex accept_mutex_delay aio aio_write brotli brotli_*
     check_shm_size chunked_transfer_encoding concat concat_* client_body_buffer_size client_body_in_file_only
@@ -35,7 +35,8 @@ const IGNORED: &str = "
     worker_shutdown_timeout working_directory zone_sync zone_sync_* zstd zstd_*
 ";
 
-/// Directives and modules that have no effect without `NAME on`, and what to write instead of that.
+/// Directives and modules that have no effect unless the value is `on`, and what to write instead
+/// of `NAME on`.
 pub(super) static IGNORED_UNLESS_ON: &[(&str, &str)] = &[
     ("pagespeed", "pagespeed off; bodies of responses are passed unchanged"),
     (
@@ -45,7 +46,8 @@ pub(super) static IGNORED_UNLESS_ON: &[(&str, &str)] = &[
     ("sysguard", "sysguard off; limit_conn and limit_req refuse requests here, not the load of this machine"),
 ];
 
-/// The commands of `ssl_conf_command` and `proxy_ssl_conf_command` that do not change who is served: rustls has safe ciphers only.
+/// The commands of `ssl_conf_command` and `proxy_ssl_conf_command` that have no effect here. They
+/// do not decide which clients are served, and rustls has only safe ciphers.
 pub(super) const OPENSSL_COMMANDS: [&str; 8] = [
     "CipherString",
     "Ciphersuites",

@@ -1,9 +1,9 @@
-//! Every directive that the reader knows, and how it treats each.
+//! The catalogue of directives, and how the reader treats each.
 //!
-//! Three lists: directives that are modelled, with the blocks they may stand in; directives that
-//! have no effect here, so that a configuration need not be stripped of them; and directives that
-//! nginx has and this crate refuses, with what to write instead. A name in none of them is an
-//! error, so that no directive that could change behaviour is ignored.
+//! There are three kinds of directives. Modelled directives have a list of the blocks that they may
+//! stand in. Directives without effect here are accepted, so that a configuration may keep them.
+//! Directives of nginx that this crate refuses come with what to write instead. Any other name is
+//! an error, so no directive that could change behaviour is ignored.
 
 mod ignored;
 mod names;
@@ -37,7 +37,7 @@ impl Block {
     }
 }
 
-/// The modelled directives that take a block, but for `server`.
+/// The modelled directives that take a block, except `server`.
 const BLOCKS: [&str; 9] =
     ["geo", "http", "if", "limit_except", "location", "map", "split_clients", "types", "upstream"];
 
@@ -48,7 +48,7 @@ const L: u8 = Block::Location as u8;
 const U: u8 = Block::Upstream as u8;
 const HSL: u8 = H | S | L;
 
-/// Name, blocks and usage.
+/// The modelled directives: name, blocks and usage.
 static MODELLED: &[(&str, u8, &str)] = &[
     (
         "access_log",
@@ -160,8 +160,8 @@ static MODELLED: &[(&str, u8, &str)] = &[
     ("worker_rlimit_nofile", M, "worker_rlimit_nofile NUMBER;"),
 ];
 
-/// Name, the one value with which it has no effect here, and what to write instead of another
-/// value.
+/// Directives that have no effect with one value: name, that value, and what to write instead of
+/// any other value.
 static IGNORED_WITH: &[(&str, &str, &str)] = &[
     ("dav_methods", "off", "dav_methods off; files are not stored here, and nodes get requests of every method"),
     ("auth_request", "off", "auth_request off; Kylin asks for a password itself"),
@@ -175,7 +175,7 @@ static IGNORED_WITH: &[(&str, &str, &str)] = &[
     ("ssl_ocsp", "off", "ssl_ocsp off; certificates of short life: whether one of a client is revoked is not asked"),
 ];
 
-/// Directives whose effect differs from nginx, and how.
+/// Directives whose effect differs from nginx, and the difference.
 static NOTED: &[(&str, &str)] = &[
     ("auth_delay", "a 401 is sent at once; hashes of passwords are computed few at a time"),
     ("user", "this process does not change its user: start it as one without rights"),
@@ -206,7 +206,7 @@ static NOTED: &[(&str, &str)] = &[
     ),
 ];
 
-/// Directives of upstreams that come with other modules than nginx's own, and are translated.
+/// Upstream directives of third-party modules that are translated.
 pub(super) const OF_OTHER_MODULES: [&str; 11] = [
     "check",
     "check_fastcgi_param",
@@ -223,7 +223,7 @@ pub(super) const OF_OTHER_MODULES: [&str; 11] = [
 
 const NO_ACCESS: &str = "auth_basic, or an application that checks before it forwards: tokens are not checked here, and Kylin checks its own";
 
-/// Names that nginx knows and this crate refuses, separated by spaces, and what to write instead.
+/// Directives of nginx that this crate refuses, separated by spaces, and what to write instead.
 static REFUSED: &[(&str, &str)] = &[
     ("auth_jwt", NO_ACCESS),
     ("perl", "an application that embeds the crate: Perl does not run here"),
@@ -276,7 +276,7 @@ static REFUSED: &[(&str, &str)] = &[
     ("state", "server ADDRESS lines"),
 ];
 
-/// Returns the modelled directives of a block; notes those that have no effect here.
+/// Returns the modelled directives of a block, and notes those without effect here.
 ///
 /// # Errors
 /// A directive is unknown, refused, or not allowed in this kind of block.
@@ -286,7 +286,7 @@ pub(crate) fn modelled<'d>(
     remarks: &mut Remarks<'_>,
 ) -> Result<Vec<&'d Directive>, Fault> {
     let mut modelled = Vec::new();
-    // The reader of the block reads `# kylin_lb:` comments itself.
+    // The reader of the block handles `# kylin_lb:` comments itself.
     for directive in directives.into_iter().filter(|directive| !directive.in_comment) {
         let name = &directive.name.text;
         if let Some((_, difference)) = NOTED.iter().find(|(names, _)| names.split(' ').any(|known| known == name))
@@ -298,7 +298,7 @@ pub(crate) fn modelled<'d>(
         } else if block == Block::Main && matches!(name.as_str(), "stream" | "mail" | "rtmp") {
             remarks.note(directive.span(), format!("{name}: left out, only http is served"));
         } else if block == Block::Upstream && OF_OTHER_MODULES.contains(&name.as_str()) {
-            // The reader of the block reads it itself.
+            // The reader of the block handles it itself.
         } else if is_modelled(directive, block)? {
             modelled.push(directive);
         } else {
@@ -362,12 +362,12 @@ fn is_ignored(name: &str) -> bool {
     ignored().any(|known| known.strip_suffix('*').map_or(known == name, |start| name.starts_with(start)))
 }
 
-/// Returns how a modelled directive is written.
+/// Returns the syntax of a modelled directive.
 pub(crate) fn usage(name: &str) -> &'static str {
     MODELLED.iter().find(|(known, ..)| *known == name).map_or("", |(.., usage)| usage)
 }
 
-/// Returns the arguments of a directive that takes exactly `N`.
+/// Returns the arguments of a directive that takes exactly `N` arguments.
 pub(crate) fn args<const N: usize>(directive: &Directive) -> Result<[&Word; N], Fault> {
     let words: Vec<&Word> = directive.args.iter().collect();
     words.try_into().map_err(|_| wrong_number(directive))

@@ -1,14 +1,15 @@
-//! Names that are no directives, also in blocks that are left out.
+//! Finds names that are not directives, also in blocks that are left out.
 
 use super::ignored::{IGNORED_UNLESS_ON, ignored};
 use super::{Block, IGNORED_WITH, MODELLED, NOTED, OF_OTHER_MODULES, REFUSED, is_ignored, usage};
 use crate::nginx::directives::left_out::HANDLERS;
 use crate::nginx::syntax::{Directive, Fault, Word, nearest};
 
-/// Checks the names of the directives of a block that is left out. Those of other modules may be unknown.
+/// Checks the names of the directives in a block that is left out. Directives of other modules may
+/// be unknown.
 ///
 /// # Errors
-/// A directive is unknown, and its name is nearly that of a known one.
+/// A directive is unknown, and its name resembles a known one.
 pub(crate) fn check_names(directives: &[Directive]) -> Result<(), Fault> {
     let lists = NOTED.iter().chain(REFUSED).flat_map(|(names, _)| names.split(' '));
     let with_value = IGNORED_WITH.iter().map(|(name, ..)| *name).chain(IGNORED_UNLESS_ON.iter().map(|(name, _)| *name));
@@ -24,7 +25,7 @@ fn check_names_of(directives: &[Directive], known: &[&str]) -> Result<(), Fault>
         if !is_known && let Some(meant) = nearest(name, known.iter().copied()) {
             return Err(misspelt(directive, meant));
         }
-        // A location inside is read by itself.
+        // Inner locations are read separately.
         if matches!(name, "if" | "limit_except") {
             check_names_of(directive.block.as_deref().unwrap_or_default(), known)?;
         }
@@ -38,7 +39,7 @@ fn misspelt(directive: &Directive, meant: &str) -> Fault {
     directive.span().unknown(message, usage).misspelt()
 }
 
-/// Returns the error for a name that no directive has.
+/// Returns the error for an unknown directive.
 pub(super) fn unknown(directive: &Directive, block: Block) -> Fault {
     let name = &directive.name.text;
     let here = || MODELLED.iter().filter(|(_, blocks, _)| blocks & block as u8 != 0).map(|(known, ..)| *known);
@@ -50,7 +51,8 @@ pub(super) fn unknown(directive: &Directive, block: Block) -> Fault {
     directive.span().unknown(format!("unknown directive \"{name}\" {}", block.phrase()), expected)
 }
 
-/// Returns the error for a directive whose `;` was forgotten, so that the next one is among its arguments; `None` if nothing shows that.
+/// Returns the error for a directive without its `;`, whose arguments include the next directive.
+/// Returns `None` if no argument is one.
 pub(in crate::nginx::directives) fn unended(directive: &Directive) -> Option<Fault> {
     let is_known =
         |word: &&Word| MODELLED.iter().map(|(known, ..)| *known).chain(ignored()).any(|known| known == word.text);

@@ -1,12 +1,15 @@
-//! `limit_except`: requests with other methods have a location of their own (`ngx_http_update_location_config`).
+//! `limit_except`: a separate location for requests with other methods
+//! (`ngx_http_update_location_config`).
 
 use http::Method;
 
 use super::Location;
 use crate::nginx::syntax::{Directive, Fault};
 
-/// The location of requests with other methods than those of `limit_except`. It replaces the one around it before that runs its steps, so
-/// no `rewrite`, `if` or `return` leads a request past the rules of the block.
+/// The location of requests with methods that `limit_except` does not name.
+///
+/// It replaces the surrounding location before the steps run, so no `rewrite`, `if` or `return`
+/// bypasses the rules of the block.
 #[derive(Debug, Clone)]
 pub(crate) struct LimitExcept {
     methods: Vec<Method>,
@@ -14,7 +17,7 @@ pub(crate) struct LimitExcept {
 }
 
 impl LimitExcept {
-    /// Reads a block. `read` makes its location of the directives in it.
+    /// Reads a block. `read` turns its directives into a location.
     pub(super) fn read(
         directive: &Directive,
         read: impl FnOnce(Vec<&Directive>) -> Result<Location, Fault>,
@@ -23,7 +26,7 @@ impl LimitExcept {
         for word in &directive.args {
             let method = Method::from_bytes(word.text.to_ascii_uppercase().as_bytes())
                 .map_err(|_| word.invalid("method", "GET, POST ..."))?;
-            // nginx: with GET, HEAD is allowed too.
+            // As in nginx, GET includes HEAD.
             methods.extend((method == Method::GET).then_some(Method::HEAD));
             methods.push(method);
         }
@@ -41,14 +44,14 @@ impl LimitExcept {
         Ok(LimitExcept { methods, location: Box::new(read(block.iter().collect())?) })
     }
 
-    /// Returns whether the block is not for requests with a method.
+    /// Returns whether the block does not apply to a method.
     fn exempts(&self, method: &Method) -> bool {
         self.methods.contains(method)
     }
 }
 
 impl Location {
-    /// Returns the location as requests with a method have it.
+    /// Returns the location for requests with a method.
     pub(crate) fn for_method(&self, method: &Method) -> &Location {
         match &self.limit_except {
             Some(limit) if !limit.exempts(method) => &limit.location,

@@ -10,7 +10,7 @@ use crate::nginx::variables::Maps;
 pub(crate) enum Matcher {
     /// `location = PATH`.
     Exact(String),
-    /// `location PATH`, or with `^~`, which keeps regular expressions from being tried.
+    /// `location PATH`, or with `^~`, which prevents regular expressions from being tried.
     Prefix { path: String, no_regex: bool },
     /// `location @NAME`.
     Named(String),
@@ -36,8 +36,8 @@ impl PathPattern {
 }
 
 impl Matcher {
-    /// Reads the arguments of `location = /x`; as in nginx the space may be missing. Also returns
-    /// the word of the path.
+    /// Reads the arguments of `location = /x`, where the space may be missing as in nginx. Also
+    /// returns the word of the path.
     pub(super) fn read<'d>(directive: &'d Directive, maps: &Maps) -> Result<(Matcher, &'d Word), Fault> {
         let modifiers = ["=", "^~", "~*", "~"];
         let (modifier, word, skip) = match &directive.args[..] {
@@ -76,7 +76,7 @@ impl Matcher {
         }
     }
 
-    /// Returns the groups of an expression that give variables a value.
+    /// Returns the groups of an expression that are bound to variables.
     pub(crate) fn named_groups(&self) -> &[NamedGroup] {
         if let Matcher::Regex(pattern) = self { pattern.named_groups() } else { &[] }
     }

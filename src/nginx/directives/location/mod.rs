@@ -21,10 +21,10 @@ use super::settings::BlockSettings;
 use crate::nginx::syntax::{Captures, NamedGroup};
 use crate::nginx::variables::Template;
 
-/// One `location` block.
+/// A `location` block.
 #[derive(Debug, Clone)]
 pub(crate) struct Location {
-    /// Its position among all locations of the configuration, in the order in which their blocks
+    /// The position among all locations of the configuration, in the order in which their blocks
     /// begin.
     pub(crate) number: usize,
     pub(crate) matcher: Matcher,
@@ -32,15 +32,16 @@ pub(crate) struct Location {
     pub(crate) settings: BlockSettings,
     /// The steps before the action.
     pub(crate) script: Vec<Step>,
-    /// The variants of the location while the condition of an `if` in it holds.
+    /// The variants of the location for its `if` blocks.
     pub(crate) variants: Vec<Location>,
     /// The locations for the values of variables in the host of `proxy_pass`.
     pub(crate) by_host: Option<ByHost>,
     /// `limit_except`.
     limit_except: Option<LimitExcept>,
-    /// Whether the block has `proxy_pass`, even where its `return` or `try_files` comes first.
+    /// Whether the block has `proxy_pass` or a similar directive, even if a `return` or `try_files`
+    /// takes precedence.
     adds_slash: bool,
-    /// The locations inside it.
+    /// The inner locations.
     pub(crate) nested: Locations,
 }
 
@@ -48,7 +49,7 @@ pub(crate) struct Location {
 #[derive(Debug, Clone)]
 pub(crate) struct ByHost {
     pub(crate) host: Template,
-    /// Value and location, with an upstream each.
+    /// The locations, each with its value and an upstream.
     pub(crate) locations: Vec<(String, Location)>,
 }
 
@@ -59,9 +60,10 @@ pub(crate) enum Action {
     Proxy(ProxyPass),
     /// The location responds itself.
     Return(Reply),
-    /// A named location serves the request, because no file of `try_files` exists here.
+    /// The named location of `try_files` serves the request, because no file exists here.
     Named(String),
-    /// The location is left out for this reason, and responds with 404: nginx serves something other than nodes there.
+    /// The location is left out for this reason, and responds with 404: nginx serves something
+    /// other than nodes there.
     LeftOut(String),
 }
 
@@ -70,14 +72,13 @@ pub(crate) enum Action {
 pub(crate) enum LocationMatch<'c, 'r> {
     Location {
         location: &'c Location,
-        /// The groups of its regular expression; `None` if it has none, so that those of the server
-        /// name stay.
+        /// The groups of its regular expression; `None` if there is no expression, so that those of
+        /// the server name stay.
         captures: Option<Captures<'r>>,
-        /// Those that give variables a value.
+        /// The groups that are bound to variables.
         groups: &'c [NamedGroup],
     },
-    /// The path lacks the slash at the end of this location's: the response redirects there with
-    /// 301.
+    /// The path lacks the trailing slash of this location. The response is a redirect with 301.
     Redirect(&'c Location),
 }
 
@@ -90,7 +91,8 @@ pub(crate) struct Locations {
     prefixes: Vec<usize>,
     /// The regular expressions in the order of the file.
     patterns: Vec<usize>,
-    /// The locations by their path without the slash at its end: a request without the slash is redirected.
+    /// The locations by their path without its trailing slash. A request without the slash is
+    /// redirected.
     without_slash: HashMap<Vec<u8>, usize>,
 }
 
@@ -102,7 +104,7 @@ impl Locations {
                 Matcher::Exact(path) => _ = locations.exact.insert(path.clone().into_bytes(), index),
                 Matcher::Prefix { .. } => locations.prefixes.push(index),
                 Matcher::Regex(_) => locations.patterns.push(index),
-                // No path leads to it.
+                // No path leads to a named location.
                 Matcher::Named(_) => {}
             }
             if let Some(path) = location.without_slash() {
@@ -123,23 +125,24 @@ impl Locations {
         self.all.is_empty()
     }
 
-    /// Returns a named location; `None` if there is none, or if it is left out.
+    /// Returns a named location; `None` if it does not exist or is left out.
     pub(crate) fn named(&self, name: &str) -> Option<&Location> {
         let is_named = |location: &&Location| matches!(&location.matcher, Matcher::Named(known) if known == name);
         self.all.iter().find(is_named).filter(|location| location.responds())
     }
 
-    /// Returns whether there is a named location, which may be left out.
+    /// Returns whether a named location exists. It may be left out.
     pub(crate) fn has_named(&self, name: &str) -> bool {
         self.all.iter().any(|location| matches!(&location.matcher, Matcher::Named(known) if known == name))
     }
 
-    /// Returns all locations, and those inside them.
+    /// Returns all locations, including inner ones.
     pub(crate) fn deep(&self) -> Vec<&Location> {
         self.all.iter().flat_map(|location| [vec![location], location.nested.deep()].concat()).collect()
     }
 
-    /// Returns whether a location has a script, or an expression that gives variables a value.
+    /// Returns whether a location has a script, or an expression with groups that are bound to
+    /// variables.
     pub(crate) fn has_scripts(&self) -> bool {
         let has_script = |location: &Location| {
             !location.script.is_empty() || !location.matcher.named_groups().is_empty() || location.nested.has_scripts()
@@ -153,8 +156,9 @@ impl Locations {
         self.all.iter().all(|location| is_left_out(location) && location.nested.all_left_out())
     }
 
-    /// Finds the location for a path. nginx matches its own reading of the path, in which `;parameters` stay; a node that reads
-    /// `/bi/..;/x` as `/x` would then serve a path outside of the location.
+    /// Finds the location for a path as nodes read it. nginx matches its own reading, in which
+    /// `;parameters` stay. A node that reads `/bi/..;/x` as `/x` would then serve a path outside of
+    /// the location.
     ///
     /// An exact location wins, else the first regular expression that matches, else the longest
     /// prefix.
@@ -162,8 +166,8 @@ impl Locations {
         self.search(path).0
     }
 
-    /// Also returns whether the search is over: nginx's `NGX_OK` or `NGX_DONE` against `NGX_AGAIN`
-    /// and `NGX_DECLINED`.
+    /// Searches one level. Also returns whether the search has ended: `NGX_OK` or `NGX_DONE` in
+    /// nginx, rather than `NGX_AGAIN` or `NGX_DECLINED`.
     fn search<'r>(&self, path: &'r [u8]) -> (Option<LocationMatch<'_, 'r>>, bool) {
         if let Some(&index) = self.exact.get(path) {
             return (Some(LocationMatch::Location { location: &self.all[index], captures: None, groups: &[] }), true);
@@ -212,7 +216,7 @@ impl<'c> LocationMatch<'c, '_> {
 }
 
 impl Location {
-    /// Returns whether the location keeps some requests from the nodes.
+    /// Returns whether the location keeps some requests away from the nodes.
     pub(crate) fn protects(&self) -> bool {
         let settings = &self.settings;
         let responds_itself = match &self.action {
@@ -228,18 +232,21 @@ impl Location {
             || self.script.iter().any(Step::may_refuse)
     }
 
-    /// Returns whether the location responds itself: it is not left out, or its steps lead elsewhere.
+    /// Returns whether the location responds: it is not left out, or its steps lead to another
+    /// location.
     pub(crate) fn responds(&self) -> bool {
         !matches!(self.action, Action::LeftOut(_)) || !self.script.iter().all(Step::ends_here)
     }
 
-    /// Returns whether anything but 404 can be the response: the location responds, or the page of 404 does.
+    /// Returns whether a response other than 404 is possible, from the location or from its error
+    /// page for 404.
     pub(crate) fn is_served(&self) -> bool {
         let mut pages = self.settings.error_pages.iter();
         self.responds() || pages.any(|page| page.is_of(404) && page.named().is_some())
     }
 
-    /// Returns the location and its variants, by its `if` blocks, the variables of its `proxy_pass` and its `limit_except`.
+    /// Returns the location and its variants: for `if` blocks, variables of `proxy_pass`, and
+    /// `limit_except`.
     pub(crate) fn forms(&self) -> Vec<&Location> {
         let by_host = self.by_host.iter().flat_map(|by_host| by_host.locations.iter().map(|(_, location)| location));
         let limited = self.limit_except.iter().map(|limit| &*limit.location);
@@ -248,7 +255,8 @@ impl Location {
         forms
     }
 
-    /// Returns the path without the slash at its end; nginx redirects only to a location with `proxy_pass` and the like.
+    /// Returns the path without its trailing slash, if requests for it are redirected. As in nginx,
+    /// that needs `proxy_pass` or a similar directive.
     fn without_slash(&self) -> Option<&[u8]> {
         match &self.matcher {
             Matcher::Exact(path) | Matcher::Prefix { path, .. } if self.adds_slash => {

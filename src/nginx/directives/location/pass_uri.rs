@@ -16,7 +16,7 @@ pub(crate) enum PassUri {
     /// The normalised path, escaped again (`$uri`); with the query or without
     /// (`$uri$is_args$args`).
     Normalised { query: bool },
-    /// `$request_uri`: that of the client, even if `rewrite` changed it.
+    /// `$request_uri`: the URI of the client, even if `rewrite` changed the path.
     Original,
     /// A URI with other variables, which replaces path and arguments.
     Variables,
@@ -49,13 +49,14 @@ impl PassUri {
     }
 }
 
-/// Returns whether a node reads a URI as it is written, not another path because of dots in a variable.
+/// Returns whether a node reads a URI as it is written. Dots in a variable could lead to another
+/// path.
 pub(crate) fn is_plain(uri: &str) -> bool {
     let path = uri.split('?').next().unwrap_or_default();
     !has_hidden_dots(path.as_bytes()) && is_sendable(uri) && RequestPaths::of(uri, false).is_some()
 }
 
-/// Returns whether a text can stand in a request line as it is.
+/// Returns whether a text can be part of a request line without escaping.
 fn is_sendable(uri: &str) -> bool {
     uri.bytes().all(|byte| {
         (0x21..0x7f).contains(&byte)

@@ -19,7 +19,7 @@ use crate::nginx::variables::{Maps, Scope, Template};
 /// The target of a location's requests.
 #[derive(Debug, Clone)]
 pub(crate) struct ProxyPass {
-    /// The position of the group among the upstreams.
+    /// The index of the upstream.
     pub(crate) upstream: usize,
     /// `$proxy_host`, which nginx sends as `Host` if no `proxy_set_header` sets it.
     pub(crate) host: String,
@@ -28,27 +28,28 @@ pub(crate) struct ProxyPass {
     pub(crate) uri: PassUri,
     /// The URI of [`PassUri::Variables`].
     uri_template: Option<Template>,
-    /// Whether that URI may be below `/kylin`; `None` if it depends on the request.
+    /// Whether the URI may be below `/kylin`; `None` if that depends on the request.
     leads_to_kylin: Option<bool>,
     redirects: Vec<Redirect>,
-    /// The path at the nodes and the location's path for it, if the location maps one to the other.
+    /// The path at the nodes and the location's path, if the location maps one to the other.
     prefix: Option<(String, String)>,
-    /// The part of that which concerns Kylin: a path at or below `/kylin`. nginx changes no other path of a response.
+    /// The part of `prefix` at or below `/kylin`. nginx changes no such path by itself.
     kylin_prefix: Option<(String, String)>,
 }
 
-/// A URL up to the variables of its host, and each of their values with its URL.
+/// A URL up to the variables of its host, and the URL for each of their values.
 type UrlsByHost = (Template, Vec<(String, String)>);
 
 /// Prefixes of a `Location`, and the replacement of each.
 pub(crate) type Redirects<'s> = Vec<Change<'s>>;
 
 impl ProxyPass {
-    /// Returns path and query for the node. `paths` are those of `request_uri`, and `decoded` is its path as nginx reads it, with its
-    /// `;parameters`.
+    /// Returns the path and query for the node.
     ///
-    /// Returns `None` if the node would not read the new path as that of `request_uri` with its prefix replaced. For example `/bi../x`
-    /// is `/kylin/../x` after `location /bi { proxy_pass http://k/kylin/; }`.
+    /// `paths` are the readings of `request_uri`; `decoded` is nginx's, with `;parameters`.
+    ///
+    /// Returns `None` if the node would read the new path differently. For example, `/bi../x` is
+    /// `/kylin/../x` after `location /bi { proxy_pass http://k/kylin/; }`.
     pub(crate) fn upstream_uri<'r>(
         &self,
         request_uri: &'r str,
@@ -58,12 +59,12 @@ impl ProxyPass {
         let (raw, query) = request_uri.split_once('?').map_or((request_uri, None), |(raw, query)| (raw, Some(query)));
         let query = query.filter(|query| !query.is_empty());
         let path = paths.path();
-        // nginx escapes again only a path that was escaped.
+        // nginx escapes only a path that was escaped before.
         let append = |uri: &str, rest: &[u8]| match std::str::from_utf8(rest) {
             Ok(rest) if rest.is_ascii() && !raw.contains('%') => format!("{uri}{rest}"),
             _ => uri.to_owned() + &escape(rest),
         };
-        // The node must read the path that is meant; if it may read several, each must begin as meant.
+        // Each path that the node may read must be the intended one, or have its prefix.
         let is_read_as = |uri: &String, start: &[u8], path: &[u8]| match paths.is_certain() {
             true => NormalizedPath::parse(uri).is_ok_and(|read| read.as_str().as_bytes() == merged(path)),
             false => readings(uri).is_some_and(|all| all.iter().all(|read| read.starts_with(start))),
@@ -76,7 +77,7 @@ impl ProxyPass {
                 let new = NormalizedPath::parse(with).ok()?;
                 // The rest of the path is appended to the query, if there is one.
                 let expected = [new.as_str().as_bytes(), if with.contains('?') { b"" } else { rest }].concat();
-                // The `;parameters` after the prefix may hold a session id, so they stay if the node reads the same path with them.
+                // `;parameters` may contain a session id, so they stay if the path is the same.
                 let uris = [decoded.strip_prefix(prefix), Some(rest)].into_iter().flatten();
                 (
                     uris.map(|rest| append(with, rest))
@@ -95,8 +96,8 @@ impl ProxyPass {
         }))
     }
 
-    /// Returns path and arguments of [`PassUri::Variables`]; `None` if they cannot be sent. They have the `;parameters` of the request
-    /// `as_written` if the node reads the same path with them.
+    /// Returns the URI of [`PassUri::Variables`]; `None` if it cannot be sent. The `;parameters` of
+    /// `as_written` stay if the node reads the same path with them.
     pub(crate) fn uri_of_variables(&self, scope: &Scope<'_>, as_written: Option<&Scope<'_>>) -> Option<String> {
         let template = self.uri_template.as_ref()?;
         let uri = |scope: &Scope<'_>| String::from_utf8(template.to_uri(scope)).ok().filter(|uri| is_plain(uri));
@@ -107,19 +108,19 @@ impl ProxyPass {
         Some(with_parameters.unwrap_or(plain))
     }
 
-    /// Returns path and arguments of [`PassUri::Variables`] for a path that a `rewrite` took of `$request_uri`, so that it is not decoded;
-    /// `None` if they cannot be sent.
+    /// Returns the URI of [`PassUri::Variables`] for an undecoded path; `None` if it cannot be
+    /// sent.
     pub(crate) fn raw_uri(&self, scope: &Scope<'_>) -> Option<String> {
         let uri = self.uri_template.as_ref()?.to_bytes(scope);
         String::from_utf8(uri).ok().filter(|uri| is_plain(uri))
     }
 
-    /// Returns whether a request may get a path below `/kylin`, whatever its own; `None` if that depends on the request.
+    /// Returns whether requests may get a path below `/kylin`; `None` if the request decides.
     pub(crate) fn leads_to_kylin(&self) -> Option<bool> {
         self.leads_to_kylin
     }
 
-    /// Returns what a `proxy_pass` with variables in its host does for one value: its URI part replaces path and arguments.
+    /// Returns the `proxy_pass` for a host from variables: its URI replaces path and arguments.
     pub(super) fn with_variables(self, word: &Word) -> Self {
         let (uri, uri_template) = match self.uri {
             PassUri::Replace { with, .. } => (PassUri::Variables, Some(Template::literal(&with))),
@@ -138,7 +139,7 @@ impl ProxyPass {
         }
     }
 
-    /// Returns the part of a URL up to the variables of its host, and the URL for each of their values; `None` without such variables.
+    /// Returns the URL up to the variables of its host, if any, and the URL for each value.
     pub(super) fn urls(word: &Word, maps: &Maps) -> Result<Option<UrlsByHost>, Fault> {
         let text = word.text.as_str();
         let start = match text.find("://") {
@@ -147,7 +148,7 @@ impl ProxyPass {
             None => return Ok(None),
         };
         let mut end = text[start..].find('/').map_or(text.len(), |at| start + at);
-        // `http://kylin$request_uri`: a variable of the URI.
+        // In `http://kylin$request_uri`, the variable belongs to the URI.
         for variable in ["$request_uri", "${request_uri}", "$uri", "${uri}", "$document_uri", "$is_args", "$1", "$2"] {
             end = text[start..end].find(variable).map_or(end, |at| start + at);
         }
@@ -158,7 +159,7 @@ impl ProxyPass {
         let Some(values) = host.possible_values(maps) else {
             let expected = "http://UPSTREAM; or a variable of map or set, each value of which is the name of an upstream or HOST:PORT";
             let expected = match text[start..end].split_once('$') {
-                // A path is meant, because an upstream's name or a whole address is before the variable.
+                // The text before the variable is a whole name or address, so a path is meant.
                 Some((before, _)) if !before.is_empty() => {
                     let at = start + before.len();
                     format!(
@@ -184,9 +185,9 @@ impl ProxyPass {
 
     /// Returns the prefixes of a `Location` in a node's response, and the replacement of each.
     ///
-    /// Without a `proxy_set_header Host` a node gets the client's `Host` here, and so names itself as the client named the front end,
-    /// where nginx's name is that of the upstream. So a rule for `$proxy_host` applies to these URLs too. For Kylin, which names
-    /// itself by a path alone, it applies to the paths below `/kylin`.
+    /// Without `proxy_set_header Host`, a node uses the client's `Host` in its URLs, not the name
+    /// of the upstream as in nginx. So a rule for `$proxy_host` also applies to that host. For
+    /// Kylin, which redirects to a path alone, it also applies to paths below `/kylin`.
     pub(crate) fn redirects(&self, settings: &BlockSettings, scope: &Scope<'_>) -> Redirects<'_> {
         let mut changes: Redirects<'_> = self.redirects.iter().map(|redirect| redirect.for_request(scope)).collect();
         let Some((passed, mapped)) = &self.prefix else { return changes };
@@ -204,7 +205,7 @@ impl ProxyPass {
             }
         }
         if let Some((from, to)) = &self.kylin_prefix {
-            // `//` is a host without a scheme, which is no path.
+            // `//` begins a host without a scheme, not a path.
             for scheme in [&b"http://"[..], b"//"] {
                 changes.push(Change::of_prefix(url(scheme, from), to.as_bytes()).of_segments());
             }
@@ -214,8 +215,9 @@ impl ProxyPass {
         changes
     }
 
-    /// Returns the changes to the cookies of a node's response. Without `proxy_cookie_path`, a path below that of `proxy_pass` becomes
-    /// one below the location's, so that the client sends the cookie back.
+    /// Returns the changes to the cookies of a node's response.
+    ///
+    /// Without `proxy_cookie_path`, a path below that of `proxy_pass` is mapped to the location's.
     pub(crate) fn cookies<'s>(&'s self, settings: &'s BlockSettings, scope: &Scope<'_>) -> CookieEdits<'s> {
         let changes = |rules: &'s [RedirectRule]| {
             let is_off = rules.iter().any(|rule| matches!(rule, RedirectRule::Off));
@@ -228,7 +230,7 @@ impl ProxyPass {
         let mut paths = changes(&settings.cookie_paths);
         if let (true, Some((from, to))) = (settings.cookie_paths.is_empty(), &self.kylin_prefix) {
             paths.push(Change::of_prefix(from.as_bytes(), to.as_bytes()).of_segments());
-            // A cookie's path ends without a slash.
+            // The path of a cookie has no trailing slash.
             let bare = |path: &str| path.trim_end_matches('/').to_owned().into_bytes();
             let to = if bare(to).is_empty() { b"/".to_vec() } else { bare(to) };
             paths.push(Change::of_prefix(bare(from), to).of_segments());
@@ -297,7 +299,7 @@ impl ProxyPass {
         };
         let default = default.map(|(from, to)| Redirect::literal(&from, to));
         let prefix = match &uri {
-            // What is beside the path of an exact location is not reached through it.
+            // An exact location does not lead to paths beside its own.
             PassUri::Replace { with, .. } if with != at.text() && matches!(at, Matcher::Prefix { .. }) => {
                 Some((with.clone(), at.text().to_owned()))
             }
@@ -332,7 +334,7 @@ impl ProxyPass {
     }
 }
 
-/// Returns the position of the group of a URL, and its `$proxy_host`. A plain host gets a group of its own.
+/// Returns the upstream of a URL and its `$proxy_host`. A plain host gets its own upstream.
 fn find_group(
     authority: &str,
     default_port: u16,
@@ -369,7 +371,7 @@ fn find_group(
     Ok((upstream, host))
 }
 
-/// Records whether the group is reached over TLS. All locations must agree, because they share its connections.
+/// Sets whether the upstream uses TLS. Locations share its connections, so they must agree.
 fn set_tls(upstream: &mut Upstream, tls: Option<NodeTls>, word: &Word) -> Result<(), Fault> {
     match &upstream.passed {
         Some(before) if *before != tls => {

@@ -14,8 +14,8 @@ use crate::nginx::syntax::{Directive, Fault, Word};
 
 /// Reads the locations among the directives of a block.
 ///
-/// `outer` is the location around them, if there is one. `captures` says whether a regular
-/// expression around them, or the server's name, gives `$1` a value.
+/// `outer` is the surrounding location, if any. `captures` says whether a surrounding regular
+/// expression, or the server's name, sets `$1`.
 pub(crate) fn read_all<'d>(
     block: impl IntoIterator<Item = &'d Directive>,
     outer: Option<&Matcher>,
@@ -69,13 +69,13 @@ fn read(
     }
     let modelled = match &left_out {
         None => catalogue::modelled(block, Block::Location, &mut context.remarks)?,
-        // What protects the location protects those inside it.
+        // The access rules of the location also protect inner locations.
         Some(_) if left_out::leads_inside(block) => {
             let settings = block.iter().filter(|inner| !left_out::is_handler(inner));
             catalogue::modelled(settings, Block::Location, &mut context.remarks)?
         }
         Some(_) => {
-            // With the pages of those it keeps out. One of 404 would take the place of the missing handler.
+            // Error pages for refused clients stay. One for 404 would replace the missing handler.
             let keeps_out = |inner: &&Directive| {
                 let has = |text| inner.args.iter().any(|arg| arg.text == text);
                 ["allow", "deny", "internal"].iter().any(|name| inner.is(name))
@@ -105,7 +105,7 @@ fn read(
     Ok(location)
 }
 
-/// Adds a remark on what `auth_basic` means for the nodes of a location.
+/// Adds a remark on the effect of `auth_basic` on the nodes of a location.
 fn note_auth(location: &Location, directive: &Directive, context: &mut ReadContext<'_>) {
     let settings = &location.settings;
     if settings.auth.lacks_file() {
@@ -120,7 +120,8 @@ fn note_auth(location: &Location, directive: &Directive, context: &mut ReadConte
     }
 }
 
-/// Reads the directives of a location, or of an `if` or `limit_except` in one, whose action is that of `outer` unless it has its own.
+/// Reads the directives of a location, or of an `if` or `limit_except` in it. Without an action of
+/// its own, a block has that of `outer`.
 fn read_body(
     block: Vec<&Directive>,
     matcher: Matcher,
@@ -185,7 +186,7 @@ fn read_body(
                 return Err(word.span.value(message, "http://UPSTREAM; with rewrite ... break; for another path"));
             }
         }
-        // The block of an `if` is the same location with other settings.
+        // The block of an `if` is the surrounding location with other settings.
         None => {
             let by_host = outer.and_then(|outer| outer.by_host.clone());
             location.by_host = by_host.map(|by_host| with_settings(by_host, &location, context));
@@ -197,11 +198,11 @@ fn read_body(
     if let Some(limit) = limit {
         location.limit_except = Some(read_limit_except(limit, &location, captures, context)?);
     }
-    // The steps of an `if` are those of the location around it.
+    // The surrounding location reads the steps of an `if`.
     if outer.is_none() {
         read_script(&block, &mut location, named.is_some(), captures, context)?;
     }
-    // As in nginx, the blocks in the location do not inherit it, and `return` responds before.
+    // As in nginx, inner blocks do not inherit `try_files`, and `return` takes precedence.
     if let Some(name) = named.filter(|_| !matches!(location.action, Action::Return(_))) {
         (location.action, location.by_host) = (Action::Named(name), None);
     }
@@ -217,7 +218,8 @@ fn with_settings(by_host: ByHost, location: &Location, context: &mut ReadContext
     ByHost { locations: by_host.locations.into_iter().map(with_settings).collect(), ..by_host }
 }
 
-/// Reads `limit_except` of a location, whose steps and `try_files` are not read yet: the block has none of them.
+/// Reads `limit_except` of a location before its steps and `try_files`, which the block must not
+/// have.
 fn read_limit_except(
     directive: &Directive,
     outer: &Location,
@@ -228,7 +230,7 @@ fn read_limit_except(
     LimitExcept::read(directive, |block| read_body(block, matcher, Some(outer), &settings, captures, context))
 }
 
-/// Refuses the groups of an expression where there is none.
+/// Refuses groups of an expression if there is no expression.
 fn check_captures(directive: &Directive) -> Result<(), Fault> {
     // Inner locations have expressions of their own.
     let is_filled = ["location", "proxy_redirect", "proxy_cookie_path", "proxy_cookie_domain"]
@@ -243,7 +245,8 @@ fn check_captures(directive: &Directive) -> Result<(), Fault> {
     }
 }
 
-/// What may stand in an `if` of a location besides steps (`NGX_HTTP_LIF_CONF`). `limit_except` has an error of its own.
+/// The directives other than steps that an `if` of a location may contain (`NGX_HTTP_LIF_CONF`).
+/// `limit_except` has an error of its own.
 const IN_IF: [&str; 10] = [
     "access_log",
     "add_header",
@@ -257,8 +260,8 @@ const IN_IF: [&str; 10] = [
     "root",
 ];
 
-/// Reads the steps of a location, and the variants of it that its `if` blocks make. Where there is `try_files`, a block without settings
-/// makes one too, without `try_files`.
+/// Reads the steps of a location, and its variants for `if` blocks. With `try_files`, a block
+/// without settings also makes a variant, which has no `try_files`.
 fn read_script(
     block: &[&Directive],
     location: &mut Location,
@@ -286,7 +289,8 @@ fn read_script(
             }
         }
         match Step::read(inner, &context.maps, &root, variant)? {
-            // nginx runs `return` before it passes the request. If other steps come before it, one of them may end the script.
+            // nginx runs `return` before it passes the request. An earlier step may end the script
+            // before the `return`.
             Step::Return(unconditional) if location.script.is_empty() => {
                 (location.action, location.by_host) = (Action::Return(unconditional), None);
                 break;
@@ -312,12 +316,13 @@ fn named_of_files(directive: &Directive, at: &Matcher, context: &mut ReadContext
     Ok(last.text.clone())
 }
 
-/// Reads `proxy_pass`, which may name several upstreams by variables.
+/// Reads `proxy_pass`, whose variables may name several upstreams.
 fn set_pass(word: &Word, location: &mut Location, context: &mut ReadContext<'_>) -> Result<(), Fault> {
     let Some((host, urls)) = ProxyPass::urls(word, &context.maps)? else {
         let known = context.upstreams.all.len();
         let pass = ProxyPass::read(word, &location.matcher, &location.settings, context)?;
-        // As in nginx, a name in a line without variables has to be known, also if another line has it with some.
+        // As in nginx, a name without variables must be known, even if another directive has it as
+        // a value of variables.
         let has_variables = word.text.contains('$');
         if pass.upstream >= known || !has_variables {
             let servers = &mut context.upstreams.all[pass.upstream].servers;
@@ -344,7 +349,7 @@ fn set_pass(word: &Word, location: &mut Location, context: &mut ReadContext<'_>)
     Ok(())
 }
 
-/// Returns whether a directive gives `$1` a value.
+/// Returns whether a directive sets `$1`.
 pub(crate) fn matches_an_expression(directive: &Directive) -> bool {
     let operators = ["~", "~*", "!~", "!~*"];
     directive.is("rewrite")

@@ -54,8 +54,8 @@ fn a_path_without_a_location_is_404() {
 
 #[test]
 fn the_uri_for_the_node_is_nginxs() {
-    // Confirmed with nginx 1.22 and a server that responds with $request_uri, but for `$uri`, which
-    // nginx sends decoded.
+    // Confirmed with nginx 1.22 and a server that responds with `$request_uri`. The exception is
+    // `$uri`, which nginx sends decoded.
     for (location, target, request, expected) in [
         ("/", "http://k", "/a%20b/../c?x=%20", "/a%20b/../c?x=%20"),
         ("/a/", "http://k/b/", "/a/c%20d/../e%3f%7e?x=1", "/b/e%3F~?x=1"),

@@ -9,7 +9,7 @@ use crate::nginx::directives::catalogue::usage;
 use crate::nginx::directives::remarks::Remarks;
 use crate::nginx::syntax::{Directive, Fault, Word, address, values};
 
-/// An address to accept connections at.
+/// An address at which connections are accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum ListenAddress {
     /// A TCP address; `listen 8080` is `0.0.0.0:8080`.
@@ -17,13 +17,13 @@ pub(crate) enum ListenAddress {
     Unix(PathBuf),
 }
 
-/// One `listen` line.
+/// A `listen` directive.
 #[derive(Debug, Clone)]
 pub(crate) struct Listen {
     pub(crate) address: ListenAddress,
-    /// Whether the server is the one for hosts that no server at this address names.
+    /// Whether the server is the default for hosts that no server at this address names.
     pub(crate) default_server: bool,
-    /// The number of connections that may wait to be accepted.
+    /// The maximum number of connections that wait to be accepted.
     pub(crate) backlog: Option<u32>,
     /// Whether an IPv6 socket refuses IPv4 clients; nginx's default is yes.
     pub(crate) ipv6_only: bool,
@@ -31,7 +31,7 @@ pub(crate) struct Listen {
     pub(crate) ssl: bool,
     /// Whether connections begin with the PROXY protocol.
     pub(crate) proxy_protocol: bool,
-    /// The line is for HTTP/3 only, which is not served.
+    /// Whether the address is only for HTTP/3, which is not served.
     pub(crate) quic: bool,
 }
 
@@ -39,7 +39,7 @@ const PARAMETERS: &str = "one of: default_server, ssl, proxy_protocol, backlog=N
                           so_keepalive=..., fastopen=N, rcvbuf=SIZE, sndbuf=SIZE";
 
 impl Listen {
-    /// Returns nginx's default for a server without a `listen` line.
+    /// Returns nginx's default for a server without `listen`.
     pub(super) fn standard() -> Listen {
         let address = ListenAddress::Tcp(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 80)));
         Listen {
@@ -59,7 +59,7 @@ impl Listen {
         Ok(listen)
     }
 
-    /// Reads a line of a server that is left out, without the parameters that cannot be read.
+    /// Reads a `listen` of a server that is left out, and skips parameters that cannot be read.
     pub(super) fn read_left_out(directive: &Directive, remarks: &mut Remarks<'_>) -> Result<Listen, Fault> {
         let (mut listen, parameters) = Listen::read_address(directive)?;
         for word in parameters {
@@ -86,7 +86,7 @@ impl Listen {
             ("ipv6only", Some(value)) => self.ipv6_only = values::flag(&value)?,
             // Every listener accepts HTTP/2.
             ("http2", None) => {}
-            // These parameters tune how the kernel wakes, probes and buffers.
+            // These parameters tune the wakeups, keep-alive probes and buffers of the kernel.
             ("reuseport" | "deferred" | "bind", None)
             | ("so_keepalive" | "fastopen" | "rcvbuf" | "sndbuf", Some(_)) => {
                 remarks.ignored(word.span, format!("listen ... {}", word.text));
@@ -130,7 +130,7 @@ fn read_address(word: &Word) -> Result<ListenAddress, Fault> {
 }
 
 impl ListenAddress {
-    /// Returns whether this is an address of all interfaces, and `other` one of them.
+    /// Returns whether this is an address for all interfaces that includes `other`.
     pub(crate) fn includes(&self, other: &ListenAddress) -> bool {
         match (self, other) {
             (ListenAddress::Tcp(all), ListenAddress::Tcp(other)) => {

@@ -1,4 +1,4 @@
-//! `server`: a set of names at some addresses, and what it does with requests.
+//! `server`: names and addresses, and the directives for their requests.
 
 mod listen;
 mod server_name;
@@ -19,39 +19,40 @@ use super::settings::{BlockSettings, PageTarget, SettingsReader};
 use crate::kylin::NormalizedPath;
 use crate::nginx::syntax::{Directive, ErrorKind, Fault, Span, Word};
 
-/// One `server` block.
+/// A `server` block.
 #[derive(Debug, Clone)]
 pub(crate) struct Server {
     pub(crate) listens: Vec<Listen>,
-    /// Whether an address of a server that is left out cannot be read. Its names then count at every address.
+    /// Whether an address of a left out server cannot be read. The names of the server then count
+    /// at every address.
     pub(crate) is_everywhere: bool,
     pub(crate) names: Vec<ServerName>,
-    /// `$server_name`: the first name as written, or nothing.
+    /// The `$server_name`: the first name as written, or an empty string.
     pub(crate) name: String,
-    /// The settings outside locations.
+    /// The settings outside of locations.
     pub(crate) settings: BlockSettings,
-    /// The steps of each request before its location is found.
+    /// The steps that run before the location is searched.
     pub(crate) script: Vec<Step>,
     /// Whether the server or a location in it has a script.
     pub(crate) is_scripted: bool,
-    /// `return` outside locations, before any other step: the response to every request.
+    /// The response to every request: a `return` outside of locations, before any other step.
     pub(crate) reply: Option<Reply>,
     pub(crate) locations: Locations,
-    /// The paths of error pages for which a location is served.
+    /// The paths of error pages whose location is served.
     pages: HashSet<String>,
-    /// `# kylin_lb:` comments, which concern the upstreams of the locations.
+    /// The `# kylin_lb:` comments, which set options for the upstreams of the locations.
     pub(crate) comments: CommentOptions,
-    /// Whether the server is left out: nginx serves something other than nodes there, and this crate responds with 404.
+    /// Whether the server is left out: it does not lead to nodes, so the response is 404.
     pub(crate) is_left_out: bool,
 }
 
 impl Server {
-    /// Finds the location for a path; without one the response is 404.
+    /// Finds the location for a path. Without a location the response is 404.
     pub(crate) fn locate<'r>(&self, path: &'r NormalizedPath<'_>) -> Option<LocationMatch<'_, 'r>> {
         self.locate_decoded(path.as_str().as_bytes())
     }
 
-    /// Finds the location for a path that is decoded.
+    /// Finds the location for a decoded path.
     pub(crate) fn locate_decoded<'r>(&self, path: &'r [u8]) -> Option<LocationMatch<'_, 'r>> {
         self.locations.find(path)
     }
@@ -72,8 +73,8 @@ impl Server {
         servers.into_iter().map(read).collect()
     }
 
-    /// Reads a block. `may_be_left_out` says that it is of another site than Kylin, although it passes requests on: then a mistake in it
-    /// does not keep Kylin from being served.
+    /// Reads a block. `may_be_left_out` says that it belongs to another site, although it passes
+    /// requests on. A mistake in it then does not prevent Kylin from being served.
     fn read(
         directive: &Directive,
         http: &BlockSettings,
@@ -91,7 +92,7 @@ impl Server {
         }
         let mark = context.mark();
         let server = Server::read_block(directive, block, http, context).or_else(|fault| {
-            // A server that passes requests on is left out only for a fault that nginx itself would accept.
+            // A server that passes requests on is left out only if nginx itself would accept it.
             if fault.is_misspelt()
                 || (passes_on && !matches!(fault.kind(), ErrorKind::Unsupported | ErrorKind::Unknown))
             {
@@ -108,7 +109,8 @@ impl Server {
         Ok(server)
     }
 
-    /// Reads only the addresses and names of a server of another site, so that the other servers do not serve its hosts.
+    /// Reads only the addresses and names of a server of another site, so that no other server
+    /// serves its hosts.
     fn read_names(block: &[Directive], http: &BlockSettings, context: &mut ReadContext<'_>) -> Result<Server, Fault> {
         let mark = context.mark();
         let (mut listens, mut is_everywhere) = (Vec::new(), false);
@@ -116,7 +118,8 @@ impl Server {
             match Listen::read_left_out(inner, &mut context.remarks) {
                 Ok(listen) if listen.quic => {}
                 Ok(listen) => listens.push(listen),
-                // Without the address, the hosts that no server names might be its.
+                // A default server must have a known address, because it gets the hosts that no
+                // server names.
                 Err(fault) if inner.args.iter().any(|word| word.text.starts_with("default")) => return Err(fault),
                 Err(_) => is_everywhere = true,
             }
@@ -134,7 +137,7 @@ impl Server {
     /// Returns the paths of error pages for which a location is served.
     ///
     /// # Errors
-    /// For a page that is a named location which the server does not have.
+    /// A page names a location that the server does not have.
     fn check_pages(&self, context: &mut ReadContext<'_>) -> Result<HashSet<String>, Fault> {
         let mut settings = vec![&self.settings];
         collect_settings(&self.locations, &mut settings);
@@ -280,7 +283,7 @@ impl Server {
         let mut level = SettingsReader::inside(http);
         let (mut names, mut reply) = (Vec::new(), None);
         let mut script = Vec::new();
-        // An `if` asks for files below it, also above its line.
+        // An `if` tests files below `root`, even if `root` follows it.
         let mut root = SettingsReader::inside(http);
         for inner in block.iter().filter(|inner| inner.is("root")) {
             root.read(inner, context)?;
@@ -313,7 +316,8 @@ impl Server {
                         }
                     }
                     match Step::read(inner, &context.maps, &root, None)? {
-                        // No step after it runs. If other steps come before it, one of them may end the script.
+                        // No step runs after `return`. An earlier step may end the script before
+                        // the `return`.
                         Step::Return(unconditional) if script.is_empty() => _ = reply.get_or_insert(unconditional),
                         step if reply.is_none() => script.push(step),
                         _ => {}
@@ -351,7 +355,8 @@ impl Server {
     }
 }
 
-/// Returns the location that `try_files FILE... @NAME` of a server is: one for the paths without another.
+/// Returns the location that stands for `try_files FILE... @NAME` of a server. It is for paths
+/// without another location.
 fn location_of_files(block: &[Directive], context: &mut ReadContext<'_>) -> Option<Directive> {
     let files = block.iter().find(|inner| inner.is("try_files"))?;
     let path = Word { text: "/".to_owned(), span: files.span() };

@@ -1,14 +1,14 @@
-//! Names of servers, and the server of a request: `ngx_http_find_virtual_server`.
+//! `server_name`, and the server of a request (`ngx_http_find_virtual_server`).
 
 use std::collections::HashMap;
 
 use crate::nginx::syntax::{Captures, Fault, NamedGroup, Pattern, Word};
 use crate::nginx::variables::Maps;
 
-/// One name of `server_name`.
+/// A name of `server_name`.
 #[derive(Debug, Clone)]
 pub(crate) enum ServerName {
-    /// A whole name; the empty one is for requests without a host.
+    /// A whole name. The empty name is for requests without a host.
     Exact(String),
     /// `*.example.org`, held as `.example.org`.
     Suffix(String),
@@ -19,7 +19,7 @@ pub(crate) enum ServerName {
 }
 
 impl ServerName {
-    /// Reads one word, which is one name, or two for `.example.org`.
+    /// Reads a word. It is one name, or two for `.example.org`.
     pub(crate) fn read(word: &Word, maps: &Maps) -> Result<Vec<ServerName>, Fault> {
         let name = word.text.to_ascii_lowercase();
         let invalid = || word.invalid("server name", "a name, *.NAME, NAME.*, .NAME, ~EXPRESSION, _ or \"\"");
@@ -47,7 +47,7 @@ impl ServerName {
         if fixed.contains('*') { Err(invalid()) } else { Ok(read) }
     }
 
-    /// Returns whether groups of the name give variables a value.
+    /// Returns whether groups of the name are bound to variables.
     pub(crate) fn has_groups(&self) -> bool {
         matches!(self, ServerName::Regex(pattern) if !pattern.named_groups().is_empty())
     }
@@ -63,7 +63,7 @@ impl ServerName {
     }
 }
 
-/// The names of all servers behind one address.
+/// The names of all servers at one address.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ServerNames {
     exact: HashMap<String, usize>,
@@ -73,7 +73,7 @@ pub(crate) struct ServerNames {
 }
 
 impl ServerNames {
-    /// Adds a name; false if an earlier server has it, which then keeps it.
+    /// Adds a name. Returns false if an earlier server has the name, and keeps it.
     pub(crate) fn add(&mut self, name: &ServerName, server: usize) -> bool {
         let (map, text) = match name {
             ServerName::Exact(text) => (&mut self.exact, text),
@@ -87,12 +87,12 @@ impl ServerNames {
         *map.entry(text.clone()).or_insert(server) == server
     }
 
-    /// Returns the server with the best name: the whole name, the longest `*.x`, the longest `x.*`,
-    /// the first expression.
+    /// Returns the server whose name matches best: the whole name, the longest `*.x`, the longest
+    /// `x.*`, the first expression.
     ///
     /// `host` is in lower case and has no port.
     pub(crate) fn find<'h>(&self, host: &'h str) -> Option<(usize, Captures<'h>, &[NamedGroup])> {
-        // From the left a suffix gets shorter, from the right a prefix does: the longest comes
+        // Suffixes are searched from the left and prefixes from the right, so the longest comes
         // first.
         let suffixes = || host.match_indices('.').map(|(dot, _)| dot).filter(|&dot| dot > 0);
         let prefixes = || host.rmatch_indices('.').map(|(dot, _)| dot + 1).filter(|&end| end < host.len());

@@ -1,4 +1,4 @@
-//! `allow`, `deny` and `satisfy`: the clients that a location serves (`ngx_http_access_module`).
+//! `allow`, `deny` and `satisfy`: which clients a location serves (`ngx_http_access_module`).
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::nginx::syntax::{Directive, Fault};
 use crate::nginx::variables::Scope;
 use crate::proxy::BasicCredentials;
 
-/// One `allow` or `deny` line.
+/// An `allow` or `deny` directive.
 #[derive(Debug, Clone)]
 pub(crate) struct AccessRule {
     allows: bool,
@@ -31,11 +31,11 @@ enum Clients {
 /// The decision whether a location serves a request.
 pub(crate) enum Access {
     Granted,
-    /// The address or the lack of a file of passwords.
+    /// The address is denied, or the password file is missing.
     Denied,
-    /// The file of passwords cannot be read.
+    /// The password file cannot be read.
     Unreadable,
-    /// Too many passwords wait to be verified.
+    /// Too many requests wait for their passwords to be verified.
     Busy,
     /// The client must send credentials for this challenge.
     Unauthorized(HeaderValue),
@@ -68,8 +68,8 @@ impl AccessRule {
 }
 
 impl BlockSettings {
-    /// Returns whether the location serves a request. `check` is what a file says of the credentials, once
-    /// they were verified.
+    /// Returns whether the location serves a request. `check` is the result for the credentials and
+    /// their password file, once they were verified.
     pub(crate) fn access(&self, scope: &Scope<'_>, check: Option<&(Arc<PasswordFile>, PasswordCheck)>) -> Access {
         let by_address = allows(&self.access, scope.remote);
         let Some((realm, file)) = self.auth.question(scope) else {
@@ -89,7 +89,8 @@ impl BlockSettings {
             (None, Some(credentials)) => Access::Verify(Arc::clone(file), credentials),
             (Some(PasswordCheck::Wrong), _) | (None, None) => {
                 let realm = String::from_utf8_lossy(&realm).replace(['\\', '"'], "'");
-                // If a variable has a line break, the realm is left out, and the client still must log in.
+                // If a variable has a line break, the realm is left out. The client must still log
+                // in.
                 let challenge = HeaderValue::try_from(format!("Basic realm=\"{realm}\""));
                 Access::Unauthorized(challenge.unwrap_or(HeaderValue::from_static("Basic realm=\"\"")))
             }
@@ -97,9 +98,10 @@ impl BlockSettings {
     }
 }
 
-/// Returns whether the first rule for a client allows it; `None` without one. `client` is `None` for one of a unix socket.
+/// Returns whether the first rule for a client allows it; `None` without a rule. `client` is `None`
+/// for a client of a unix socket.
 ///
-/// As in nginx, a client whose IPv4 address is mapped to IPv6 is one of IPv4, unless no rule is for clients of IPv4.
+/// As in nginx, an IPv4-mapped IPv6 address counts as IPv4, unless no rule is for IPv4 clients.
 fn allows(rules: &[AccessRule], client: Option<SocketAddr>) -> Option<bool> {
     let is_for_v4 = |rule: &AccessRule| matches!(rule.clients, Clients::All | Clients::Network(IpNet::V4(_)));
     let client = client.map(|client| match client.ip().to_canonical() {

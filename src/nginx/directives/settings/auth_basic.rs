@@ -10,10 +10,10 @@ use crate::nginx::htpasswd::PasswordFile;
 use crate::nginx::syntax::{Directive, Fault};
 use crate::nginx::variables::{Maps, Scope, Template};
 
-/// `auth_basic` and `auth_basic_user_file` of a block.
+/// The `auth_basic` and `auth_basic_user_file` of a block.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct AuthBasic {
-    /// `None`: not written or inherited.
+    /// The realm; `None` if it is neither written nor inherited.
     realm: Option<Realm>,
     file: Option<Arc<PasswordFile>>,
 }
@@ -72,7 +72,8 @@ impl AuthBasic {
         Ok(())
     }
 
-    /// Returns realm and file if a request needs a password. It needs none if the variables of the realm make it `off`.
+    /// Returns the realm and the file if a request needs a password. It needs none if the variables
+    /// of the realm evaluate to `off`.
     pub(crate) fn question(&self, scope: &Scope<'_>) -> Option<(Cow<'_, [u8]>, &Arc<PasswordFile>)> {
         let (Some(Realm::Named(realm)), Some(file)) = (&self.realm, &self.file) else { return None };
         Some((realm.value(scope), file)).filter(|(realm, _)| **realm != *b"off")

@@ -1,4 +1,5 @@
-//! `charset` and `charset_types`: the declared charset of a response (`ngx_http_charset_module`). The text itself is passed unchanged.
+//! `charset` and `charset_types`: the declared charset of a response (`ngx_http_charset_module`).
+//! The text itself is passed unchanged.
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ const TYPES: [&str; 6] =
 /// `charset` and `charset_types` of a block.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Charset {
-    /// `None`: `off`, or not written.
+    /// The charset; `None` if it is `off` or not written.
     name: Option<Arc<str>>,
     /// The types, in lower case.
     types: Option<Arc<[String]>>,
@@ -42,7 +43,7 @@ impl Charset {
         Ok(())
     }
 
-    /// Adds the types of another line.
+    /// Adds the types of another directive.
     pub(super) fn add_types(&mut self, other: &Charset) {
         let types = [&self.types, &other.types].into_iter().flatten().flat_map(|types| types.iter().cloned());
         self.types = Some(types.collect());
@@ -57,7 +58,7 @@ impl Charset {
             None => TYPES.into_iter().any(is),
             Some(types) => is(TYPES[0]) || types.iter().any(|known| known == "*" || is(known)),
         };
-        // With "*" the type may have parameters.
+        // With `*`, the type may have parameters.
         if is_one
             && !kind.to_ascii_lowercase().contains("charset=")
             && let Ok(kind) = HeaderValue::try_from(format!("{kind}; charset={name}"))

@@ -1,11 +1,12 @@
-//! `error_page`: other responses for errors of the front end itself, and of nodes with `proxy_intercept_errors`.
+//! `error_page`: replaces errors of the front end itself, and of nodes with
+//! `proxy_intercept_errors`.
 
 use crate::nginx::directives::catalogue::wrong_number;
 use crate::nginx::directives::context::ReadContext;
 use crate::nginx::syntax::{Directive, Fault, Span, Word, values};
 use crate::nginx::variables::{Maps, Template};
 
-/// One `error_page` line.
+/// An `error_page` directive.
 #[derive(Debug, Clone)]
 pub(crate) struct ErrorPage {
     codes: Vec<u16>,
@@ -14,7 +15,7 @@ pub(crate) struct ErrorPage {
     pub(crate) span: Span,
 }
 
-/// What responds in place of an error.
+/// The target that responds in place of an error.
 #[derive(Debug, Clone)]
 pub(crate) enum PageTarget {
     /// The location of this name.
@@ -23,9 +24,10 @@ pub(crate) enum PageTarget {
     Path { path: String, args: String },
     /// A redirect.
     Redirect(Template),
-    /// A value that begins with a variable or has one in its path. It is one of the others, which depends on the request.
+    /// A value that begins with a variable or has one in its path. The request decides which kind
+    /// of target it is.
     Computed(Template),
-    /// Errors that do not occur here.
+    /// A page for errors that do not occur here.
     Never,
 }
 
@@ -36,7 +38,7 @@ pub(crate) enum PageStatus {
     OfError,
     /// `=`: the status of the page.
     OfPage,
-    /// `=N`.
+    /// The status of `=N`.
     Set(u16),
 }
 
@@ -82,13 +84,13 @@ impl ErrorPage {
         self.codes.contains(&status)
     }
 
-    /// Returns whether the page applies to an error of the proxy. If no server is eligible, nginx responds with 502 and this crate
-    /// with 503.
+    /// Returns whether the page applies to an error of the proxy. If no server is eligible, nginx
+    /// responds with 502 and this crate with 503.
     pub(crate) fn is_for(&self, status: u16) -> bool {
         self.codes.contains(&status) || (status == 503 && self.codes.contains(&502))
     }
 
-    /// Returns the status of the response to the client; `None` for that of the page.
+    /// Returns the status of the response to the client; `None` for the status of the page.
     pub(crate) fn status(&self, of_error: u16) -> Option<u16> {
         match self.status {
             PageStatus::OfError => Some(of_error),
@@ -97,7 +99,7 @@ impl ErrorPage {
         }
     }
 
-    /// Returns the status of a redirect in place of the error.
+    /// Returns the status of the redirect in place of an error.
     pub(crate) fn redirect_status(&self) -> u16 {
         match self.status {
             PageStatus::Set(status @ (301..=303 | 307 | 308)) => status,
@@ -105,7 +107,8 @@ impl ErrorPage {
         }
     }
 
-    /// Returns the status of the front end's own error in place of a page that is not served: the client must not take it for a page.
+    /// Returns the status of the front end's own error if the page is not served. The client must
+    /// not mistake that error for the page.
     pub(crate) fn status_without_page(&self) -> Option<u16> {
         if let PageStatus::Set(status @ 400..) = self.status { Some(status) } else { None }
     }

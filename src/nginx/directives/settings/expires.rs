@@ -12,14 +12,14 @@ use crate::nginx::variables::{Maps, Scope, Template};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// The longest time that makes sense in a file.
+/// The maximum time that a configuration may set.
 const MAX_TIME: Duration = Duration::from_secs(50 * 365 * 86_400);
 
-/// One `expires` line.
+/// An `expires` directive.
 #[derive(Debug, Clone)]
 pub(crate) enum Expires {
     Fixed(Lifetime),
-    /// A value with variables; one that is no time is as `off`, as in nginx.
+    /// A value with variables. As in nginx, a value that is not a time counts as `off`.
     Variable(Template),
 }
 
@@ -109,7 +109,7 @@ impl Lifetime {
         }
     }
 
-    /// Sets `Expires` and `Cache-Control` of a response with one of the statuses that nginx adds headers to.
+    /// Sets `Expires` and `Cache-Control`. The status must be one to which nginx adds headers.
     pub(crate) fn apply(self, headers: &mut HeaderMap) {
         let second = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         let now = SystemTime::now();
@@ -119,7 +119,8 @@ impl Lifetime {
             // Thu, 31 Dec 2037 23:55:55 GMT
             Lifetime::Max => (second(2_145_916_555), "max-age=315360000".to_owned()),
             Lifetime::After { time, past: true } if !time.is_zero() => {
-                // A clock that was never set begins at the epoch, before which there is no date.
+                // A clock that was never set begins at the epoch, and HTTP dates cannot precede the
+                // epoch.
                 let date = now.checked_sub(time).unwrap_or(SystemTime::UNIX_EPOCH).max(SystemTime::UNIX_EPOCH);
                 (date, "no-cache".to_owned())
             }

@@ -1,4 +1,4 @@
-//! `limit_conn`: limits on the requests of a key that are in flight (`ngx_http_limit_conn_module`).
+//! `limit_conn`: limits on the requests in flight per key (`ngx_http_limit_conn_module`).
 
 use std::collections::HashMap;
 use std::fmt;
@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use crate::nginx::variables::{Scope, Template};
 
-/// `limit_conn_zone`: how many requests of each key are in flight.
+/// A `limit_conn_zone`: the number of requests in flight for each key.
 pub(crate) struct ConnZone {
     key: Template,
     in_flight: ZoneState<Counts>,
@@ -16,7 +16,7 @@ pub(crate) struct ConnZone {
 
 type Counts = HashMap<Arc<[u8]>, u32>;
 
-/// What a zone has counted. A reload hands it on to the zone that takes its place.
+/// The counts of a zone. A reload passes them to the zone that replaces it.
 #[derive(Default)]
 pub(super) struct ZoneState<T>(OnceLock<Arc<Mutex<T>>>);
 
@@ -25,13 +25,14 @@ impl<T: Default> ZoneState<T> {
         self.0.get_or_init(Arc::default)
     }
 
-    /// Continues with what another zone has counted. Has no effect once this zone counts.
+    /// Continues with the counts of another zone. This has no effect once this zone has counted a
+    /// request.
     pub(super) fn follow(&self, before: &Self) {
         _ = self.0.set(Arc::clone(before.get()));
     }
 }
 
-/// One `limit_conn` line.
+/// A `limit_conn` directive.
 #[derive(Debug, Clone)]
 pub(crate) struct LimitConn {
     zone: Arc<ConnZone>,
@@ -42,14 +43,14 @@ pub(crate) struct LimitConn {
 #[derive(Debug, Default)]
 pub(crate) struct InFlight(Vec<Counted>);
 
-/// The counts of a zone, and the key of the request in them.
+/// The counts of a zone, and the key of the request.
 type Counted = (Arc<Mutex<Counts>>, Arc<[u8]>);
 
-/// The limits of a location do not admit a request.
+/// The error for a request over a limit of its location.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TooMany;
 
-/// nginx does not limit requests with a longer key.
+/// The maximum length of a key in bytes. As in nginx, requests with a longer key are not limited.
 const MAX_KEY_BYTES: usize = 255;
 
 impl ConnZone {
@@ -57,14 +58,14 @@ impl ConnZone {
         ConnZone { key, in_flight: ZoneState::default() }
     }
 
-    /// Counts the requests in flight of another zone too, if it has the same key.
+    /// Takes over the requests in flight of another zone, if it has the same key.
     pub(super) fn follow(&self, before: &ConnZone) {
         if self.key.text() == before.key.text() {
             self.in_flight.follow(&before.in_flight);
         }
     }
 
-    /// Counts a request of a key, unless `max` of them are in flight.
+    /// Counts a request of a key, unless `max` requests are in flight.
     fn count(&self, key: &Arc<[u8]>, max: u32) -> bool {
         let mut in_flight = self.in_flight.get().lock();
         let count = in_flight.entry(Arc::clone(key)).or_default();
@@ -91,10 +92,10 @@ impl LimitConn {
         Arc::ptr_eq(&self.zone, &other.zone)
     }
 
-    /// Counts a request in the zones of all limits; `None` if no limit applies to it.
+    /// Counts a request in the zones of all limits; returns `None` if no limit applies to it.
     ///
     /// # Errors
-    /// [`TooMany`] if one of them is reached; then no zone counts the request.
+    /// [`TooMany`] if a limit is reached. Then no zone counts the request.
     pub(crate) fn admit(limits: &[LimitConn], scope: &Scope<'_>) -> Result<Option<InFlight>, TooMany> {
         let mut counted = InFlight::default();
         for LimitConn { zone, max } in limits {

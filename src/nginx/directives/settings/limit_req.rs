@@ -1,4 +1,4 @@
-//! `limit_req`, and the zones that it and `limit_conn` count in (`ngx_http_limit_req_module`).
+//! `limit_req`, and the zones of `limit_req` and `limit_conn` (`ngx_http_limit_req_module`).
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -18,10 +18,10 @@ pub(crate) struct LimitZones {
     connections: HashMap<String, Arc<ConnZone>>,
 }
 
-/// `limit_req_zone`: the recent requests of each key (`ngx_http_limit_req_module`).
+/// A `limit_req_zone`: the recent requests of each key (`ngx_http_limit_req_module`).
 pub(crate) struct RequestZone {
     key: Template,
-    /// Thousandths of a request in a second.
+    /// The rate, in thousandths of a request per second.
     rate: u64,
     max_bytes: u64,
     keys: ZoneState<Keys>,
@@ -31,7 +31,7 @@ pub(crate) struct RequestZone {
 #[derive(Default)]
 struct Keys {
     by_key: HashMap<Arc<[u8]>, Account>,
-    /// The keys by the number of their last request. The first key is the one without a request for the longest time.
+    /// The keys by the number of their last request. The first is the least recently used key.
     by_use: BTreeMap<u64, Arc<[u8]>>,
     uses: u64,
     bytes: u64,
@@ -47,20 +47,20 @@ struct Account {
     used: u64,
 }
 
-/// One `limit_req` line.
+/// A `limit_req` directive.
 #[derive(Debug, Clone)]
 pub(crate) struct LimitReq {
     zone: Arc<RequestZone>,
-    /// Requests over the rate that are served, in thousandths.
+    /// The requests over the rate that are served, in thousandths.
     burst: u64,
-    /// The part of `burst` that does not wait; `None` if no request waits.
+    /// The part of `burst` that is not delayed; `None` if no request is delayed.
     undelayed: Option<u64>,
 }
 
-/// The bytes that a key needs besides its own.
+/// The overhead of a key in bytes.
 const KEY_BYTES: u64 = 128;
 
-/// nginx does not limit requests with a longer key.
+/// The maximum length of a key in bytes. As in nginx, requests with a longer key are not limited.
 const MAX_KEY_BYTES: usize = 65_535;
 
 const REQ_ZONE: &str = "limit_req_zone KEY zone=NAME:SIZE rate=N(r/s|r/m);";
@@ -101,7 +101,8 @@ impl LimitZones {
         Ok(zones)
     }
 
-    /// Has zones go on with what those of a running site with the same name and key have counted, as nginx does.
+    /// Continues with the counts of a running site. As in nginx, a zone takes those of the zone
+    /// with the same name and key.
     pub(crate) fn follow(&self, before: &LimitZones) {
         for (name, zone) in &self.requests {
             if let Some(before) = before.requests.get(name).filter(|before| before.key.text() == zone.key.text()) {
@@ -146,7 +147,7 @@ impl LimitZones {
 }
 
 impl fmt::Debug for RequestZone {
-    /// Omits the keys, which are many and may be addresses of clients.
+    /// Omits the keys, which may be many, and may be addresses of clients.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let RequestZone { key, rate, max_bytes, keys: _ } = self;
         let mut zone = f.debug_struct("RequestZone");
@@ -155,7 +156,8 @@ impl fmt::Debug for RequestZone {
 }
 
 impl LimitReq {
-    /// Counts a request against all limits of a location, or against none of them. Returns how long it waits; `None` if it is refused.
+    /// Counts a request against all limits of a location, or against none. Returns its delay;
+    /// `None` if it is refused.
     pub(crate) fn admit(limits: &[LimitReq], scope: &Scope<'_>) -> Option<Duration> {
         LimitReq::admit_at(limits, scope, SystemClock.now())
     }
@@ -169,7 +171,8 @@ impl LimitReq {
         let keyed = limits.iter().map(|limit| (limit, limit.zone.key.to_bytes(scope)));
         let keyed: Vec<_> = keyed.filter(|(_, key)| (1..=MAX_KEY_BYTES).contains(&key.len())).collect();
         let Some(((last, key), others)) = keyed.split_last() else { return Some(Duration::ZERO) };
-        // As in nginx, only the last limit is tested and counted at once.
+        // As in nginx, all other limits are tested first. Then the last one is tested and counted
+        // in one step.
         if others.iter().any(|(limit, key)| limit.zone.excess(key, now) > limit.burst) {
             return None;
         }
@@ -178,7 +181,7 @@ impl LimitReq {
         Some(others.fold(last.wait(excess), Duration::max))
     }
 
-    /// Returns how long a request over the rate waits.
+    /// Returns the delay of a request over the rate.
     fn wait(&self, excess: u64) -> Duration {
         let waits = self.undelayed.map_or(0, |undelayed| excess.saturating_sub(undelayed));
         Duration::from_millis(waits * 1000 / self.zone.rate.max(1))
@@ -220,7 +223,8 @@ impl RequestZone {
             return Some(excess);
         }
         let bytes = KEY_BYTES + key.len() as u64;
-        // A zone that is full forgets the oldest key, and refuses no request of another client.
+        // A full zone forgets its least recently used keys, so that it refuses no request of
+        // another client.
         while keys.bytes + bytes > self.max_bytes {
             let Some((_, oldest)) = keys.by_use.pop_first() else { break };
             keys.by_key.remove(&oldest);
@@ -234,7 +238,7 @@ impl RequestZone {
     }
 }
 
-/// Returns name and size of `NAME:SIZE`.
+/// Returns the name and size of `NAME:SIZE`.
 fn zone_of(word: &Word, value: &Word) -> Result<(String, u64), Fault> {
     let invalid = || word.invalid("zone", "zone=NAME:SIZE, of 32k at least");
     let (name, size) = value.text.split_once(':').ok_or_else(invalid)?;
@@ -242,7 +246,7 @@ fn zone_of(word: &Word, value: &Word) -> Result<(String, u64), Fault> {
     if name.is_empty() || bytes < 32 << 10 { Err(invalid()) } else { Ok((name.to_owned(), bytes)) }
 }
 
-/// Returns thousandths of a request in a second.
+/// Reads a rate, in thousandths of a request per second.
 fn rate_of(value: &Word) -> Result<u64, Fault> {
     let (number, scale) = match (value.text.strip_suffix("r/s"), value.text.strip_suffix("r/m")) {
         (Some(number), _) => (number, 1),
@@ -263,7 +267,7 @@ mod tests {
     use crate::nginx::Config;
     use crate::nginx::directives::location::Location;
 
-    /// Returns the only location of a server with this zone and these lines.
+    /// Returns the only location of a server with this zone and these directives.
     fn location(zone: &str, lines: &str) -> Location {
         let zone = format!("limit_req_zone $arg_key zone=one:{zone};");
         let other = "limit_req_zone all zone=other:1m rate=1r/s;";

@@ -1,7 +1,7 @@
 //! The settings that a block inherits from the block around it.
 //!
-//! A value is what the file says, or `None`. The defaults of nginx do not always suit Kylin, whose
-//! queries run for minutes, so the code that builds the site chooses them.
+//! A value is that of the file, or `None`. nginx's defaults do not always suit Kylin, whose queries
+//! run for minutes. So the code that builds the site sets the defaults.
 
 mod access;
 mod auth_basic;
@@ -42,24 +42,25 @@ use crate::nginx::variables::Template;
 
 /// The settings of a block, after inheritance.
 ///
-/// Lists follow nginx's rule: a block with any line of a kind inherits no line of that kind.
+/// Lists follow nginx's rule: a block with a directive of its own inherits none of that name.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct BlockSettings {
-    /// `proxy_set_header`. Without a line for `Host`, nginx sends `$proxy_host`.
+    /// `proxy_set_header`. If none sets `Host`, nginx sends `$proxy_host`.
     pub(crate) set_headers: Arc<Vec<SetHeader>>,
-    /// The line of `proxy_set_header` that removes `Content-Length`.
+    /// The `proxy_set_header` that removes `Content-Length`.
     pub(crate) no_length: Option<Span>,
-    /// `proxy_pass_request_body off`: nodes get no body.
+    /// Whether nodes get no body (`proxy_pass_request_body off`).
     pub(crate) drops_body: bool,
     /// `add_header`.
     pub(crate) add_headers: Arc<Vec<AddHeader>>,
     /// `more_set_headers` and `more_clear_headers`.
     pub(crate) more_headers: Arc<MoreHeaders>,
-    /// `proxy_ignore_headers X-Accel-Redirect`: a response of a node with this header reaches the client.
+    /// Whether a node's response with `X-Accel-Redirect` reaches the client
+    /// (`proxy_ignore_headers`).
     pub(crate) ignores_accel_redirect: bool,
-    /// `proxy_intercept_errors`: error pages replace responses of nodes too.
+    /// Whether error pages also replace responses of nodes (`proxy_intercept_errors`).
     pub(crate) intercept_errors: Option<bool>,
-    /// `recursive_error_pages`: an error on the way to a page may have a page too.
+    /// Whether an error in an error page may have a page too (`recursive_error_pages`).
     pub(crate) recursive_error_pages: Option<bool>,
     /// `error_page`.
     pub(crate) error_pages: Arc<Vec<ErrorPage>>,
@@ -91,9 +92,9 @@ pub(crate) struct BlockSettings {
     pub(crate) access: Arc<Vec<AccessRule>>,
     /// `auth_basic` and `auth_basic_user_file`.
     pub(crate) auth: AuthBasic,
-    /// `satisfy any`: an address that is allowed needs no password, and a password no address.
+    /// Whether an allowed address or a password suffices (`satisfy any`).
     pub(crate) satisfies_any: bool,
-    /// `internal`: only requests that `rewrite` changed get there.
+    /// Whether only rewritten requests reach the location (`internal`).
     pub(crate) internal: bool,
     /// `proxy_cookie_path`.
     pub(crate) cookie_paths: Arc<Vec<RedirectRule>>,
@@ -109,9 +110,9 @@ pub(crate) struct BlockSettings {
     pub(crate) connect_timeout: Option<Duration>,
     /// `proxy_read_timeout`, between two reads from the node; nginx: 60 s.
     pub(crate) read_timeout: Option<Duration>,
-    /// `client_max_body_size`, 0 for no limit; nginx: 1 MiB.
+    /// `client_max_body_size`; 0 is no limit; nginx: 1 MiB.
     pub(crate) max_body_size: Option<u64>,
-    /// `proxy_buffer_size`: the longest head of a node's response; nginx: 4 or 8 KiB.
+    /// `proxy_buffer_size`: the maximum size of the head of a node's response; nginx: 4 or 8 KiB.
     pub(crate) node_head_bytes: Option<u64>,
     /// `client_body_timeout`, between two reads from the client; nginx: 60 s.
     pub(crate) body_timeout: Option<Duration>,
@@ -121,34 +122,37 @@ pub(crate) struct BlockSettings {
     pub(crate) header_timeout: Option<Duration>,
     /// `large_client_header_buffers`: their number, and the bytes of each; nginx: 4 of 8 KiB.
     pub(crate) head_buffers: Option<(u32, u64)>,
-    /// `client_header_buffer_size`, which counts only beside `large_client_header_buffers`; nginx: 1 KiB.
+    /// `client_header_buffer_size`, which is used only with `large_client_header_buffers`; nginx: 1
+    /// KiB.
     pub(crate) first_head_buffer: Option<u64>,
     /// `max_headers`; nginx: 1000.
     pub(crate) max_headers: Option<usize>,
-    /// `keepalive_timeout` of client connections, 0 closes them; nginx: 75 s.
+    /// `keepalive_timeout` of client connections; 0 closes them; nginx: 75 s.
     pub(crate) keepalive_timeout: Option<Duration>,
-    /// `proxy_buffering`; nginx: on. Off: a node waits for a client that reads slowly.
+    /// `proxy_buffering`; nginx: on. If off, a node waits for a slow client.
     pub(crate) buffering: Option<bool>,
-    /// `proxy_request_buffering`; nginx: on. Off: a request is not sent again once its body has
+    /// `proxy_request_buffering`; nginx: on. If off, a request is not retried once its body has
     /// begun.
     pub(crate) request_buffering: Option<bool>,
     /// `merge_slashes`; nginx: on.
     pub(crate) merge_slashes: Option<bool>,
     /// `underscores_in_headers`; nginx: off, which drops such headers of a request.
     pub(crate) underscores_in_headers: Option<bool>,
-    /// `ignore_invalid_headers`; nginx: on, which drops headers of a request with other letters than `A-Za-z0-9-`.
+    /// `ignore_invalid_headers`; nginx: on, which drops request headers with characters other than
+    /// `A-Za-z0-9-`.
     pub(crate) ignore_invalid_headers: Option<bool>,
-    /// `ssl` of older versions: every address of the server is one of TLS.
+    /// `ssl` of older versions: whether every address of the server has TLS.
     pub(crate) ssl: Option<bool>,
     /// `root`, for `$document_root` in an `if`.
     pub(crate) root: DocumentRoot,
     /// `types`.
     pub(crate) types: Types,
-    /// `default_type`, the type of the text of a `return` where `types` has none; nginx: `text/plain`.
+    /// `default_type`, the type of the text of a `return` without a type in `types`; nginx:
+    /// `text/plain`.
     pub(crate) default_type: Option<String>,
 }
 
-/// The folder of `root`. A relative one is below nginx's prefix.
+/// The folder of `root`. A relative path is below nginx's prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum DocumentRoot {
     Folder(PathBuf),
@@ -156,17 +160,17 @@ pub(crate) enum DocumentRoot {
 }
 
 impl Default for DocumentRoot {
-    /// nginx's own.
+    /// Returns nginx's default, `html`.
     fn default() -> Self {
         DocumentRoot::Folder("html".into())
     }
 }
 
 impl DocumentRoot {
-    /// Returns the whole name of the folder.
+    /// Returns the full path of the folder.
     ///
     /// # Errors
-    /// The reason why it is not known.
+    /// The reason why the path is unknown.
     pub(crate) fn known(&self, prefix: Option<&Path>) -> Result<PathBuf, &'static str> {
         match self {
             DocumentRoot::Folder(folder) if folder.is_absolute() => Ok(folder.clone()),
@@ -179,16 +183,17 @@ impl DocumentRoot {
     }
 }
 
-/// One `proxy_set_header` line. An empty value removes the header.
+/// A `proxy_set_header` directive. An empty value removes the header.
 #[derive(Debug, Clone)]
 pub(crate) struct SetHeader {
     pub(crate) name: HeaderName,
-    /// Whether a line before it has the same name: as in nginx, nodes get both.
+    /// Whether an earlier directive has the same name. As in nginx, nodes get both headers.
     pub(crate) is_another: bool,
     pub(crate) value: Template,
 }
 
-/// One `add_header` line. An empty value adds nothing, and removes what the line replaces.
+/// An `add_header` directive. An empty value adds nothing, and removes a header that the directive
+/// replaces.
 #[derive(Debug, Clone)]
 pub(crate) struct AddHeader {
     pub(crate) name: HeaderName,
@@ -203,7 +208,7 @@ impl AddHeader {
         self.always || adds_to(status)
     }
 
-    /// Returns whether the line replaces the header of a node (`ngx_http_set_headers`).
+    /// Returns whether the directive replaces the header of a node (`ngx_http_set_headers`).
     pub(crate) fn replaces(&self) -> bool {
         self.name == header::LAST_MODIFIED || self.name == header::ETAG
     }
@@ -222,7 +227,7 @@ impl BlockSettings {
         Some(self.max_body_size.unwrap_or(DEFAULT)).filter(|size| *size > 0)
     }
 
-    /// Checks what the settings mean for a location that passes requests on.
+    /// Checks the settings of a location that passes requests on.
     pub(crate) fn check_pass(&self) -> Result<(), Fault> {
         match self.no_length {
             Some(span) if !self.drops_body => Err(span.unsupported(
@@ -233,20 +238,20 @@ impl BlockSettings {
         }
     }
 
-    /// Returns the headers that responses get, those of `more_set_headers` first.
+    /// Returns the headers that are added to responses, those of `more_set_headers` first.
     pub(crate) fn headers(&self) -> impl Iterator<Item = &AddHeader> {
         self.more_headers.set.iter().chain(self.add_headers.iter())
     }
 
-    /// Returns whether one of these headers, or how long a response may be kept, depends on the response.
+    /// Returns whether one of these headers, or `expires`, depends on the response.
     pub(crate) fn shows_outcome(&self) -> bool {
         self.headers().any(|header| header.value.needs_outcome())
             || self.expires.as_ref().is_some_and(Expires::needs_outcome)
     }
 
-    /// Returns whether a header of a node's response is kept from the client.
+    /// Returns whether a header of a node's response is hidden from the client.
     pub(crate) fn hides(&self, name: &HeaderName) -> bool {
-        // nginx drops these unless `proxy_pass_header` names them.
+        // nginx hides these headers unless `proxy_pass_header` names them.
         let by_default = match name.as_str() {
             "date" | "server" | "x-pad" => true,
             name => name

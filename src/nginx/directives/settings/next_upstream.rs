@@ -9,13 +9,13 @@ use crate::nginx::syntax::{Directive, Fault, did_you_mean};
 /// The conditions under which a request is sent to another server, and how often.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NextUpstream {
-    /// The conditions of the line, each once; empty for `off`.
+    /// The conditions of the directive, each once; empty for `off`.
     conditions: Vec<&'static str>,
-    /// Whether there is a line, so that the conditions are not the default.
+    /// Whether the directive is written, so that the conditions are not the default.
     pub(crate) is_written: bool,
     /// The maximum number of servers that get a request; 0 is no limit.
     pub(crate) tries: u32,
-    /// The longest time until the last attempt begins; zero is no limit.
+    /// The maximum time until the last attempt begins; zero is no limit.
     pub(crate) max_elapsed: Duration,
 }
 
@@ -29,17 +29,17 @@ impl Default for NextUpstream {
 }
 
 impl NextUpstream {
-    /// Returns whether the line has this condition.
+    /// Returns whether the directive has this condition.
     pub(crate) fn has(&self, condition: &str) -> bool {
         self.conditions.contains(&condition)
     }
 
-    /// Returns whether a line has `timeout`; the default has it too.
+    /// Returns whether the directive is written with `timeout`, which is also part of the default.
     pub(crate) fn timeout_is_written(&self) -> bool {
         self.is_written && self.has("timeout")
     }
 
-    /// Returns whether a response with this status is replaced by another server's.
+    /// Returns whether a response with this status makes the next server get the request.
     pub(crate) fn on_status(&self, status: u16) -> bool {
         self.has(&format!("http_{status}"))
     }
@@ -75,7 +75,7 @@ impl NextUpstream {
         Ok(())
     }
 
-    /// Adds the conditions of another line. `off` takes precedence.
+    /// Adds the conditions of another directive. `off` takes precedence.
     pub(super) fn add(&mut self, other: &NextUpstream) {
         if self.conditions.is_empty() || other.conditions.is_empty() {
             return self.conditions.clear();

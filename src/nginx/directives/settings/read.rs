@@ -21,7 +21,8 @@ use crate::proxy::HeaderEdits;
 
 const SAME_ZONE: &str = "two limits in one zone";
 
-/// The directives whose lines in a block count together (`ngx_conf_set_bitmask_slot` and the like).
+/// The directives that combine if they occur several times in a block (as with
+/// `ngx_conf_set_bitmask_slot`).
 const COMBINED: [&str; 7] = [
     "charset_types",
     "proxy_ignore_headers",
@@ -32,7 +33,7 @@ const COMBINED: [&str; 7] = [
     "ssl_protocols",
 ];
 
-/// The settings of a block while it is read: what it inherits, changed by its own directives.
+/// The settings of a block while it is read: inherited ones, changed by its own directives.
 #[derive(Debug, Default)]
 pub(crate) struct SettingsReader {
     pub(crate) settings: BlockSettings,
@@ -41,12 +42,12 @@ pub(crate) struct SettingsReader {
 }
 
 impl SettingsReader {
-    /// Begins a block inside one with these settings.
+    /// Begins a block inside a block with these settings.
     pub(crate) fn inside(settings: &BlockSettings) -> SettingsReader {
         SettingsReader { settings: settings.clone(), seen: HashSet::new() }
     }
 
-    /// Notes a directive that may stand once in a block.
+    /// Records a directive that may stand only once in a block.
     pub(crate) fn once(&mut self, directive: &Directive) -> Result<(), Fault> {
         let name = &directive.name.text;
         if self.seen.insert(name.clone()) {
@@ -55,8 +56,7 @@ impl SettingsReader {
         Err(directive.span().duplicate(format!("\"{name}\" is duplicate"), format!("{name} once in a block")))
     }
 
-    /// Reads a directive that the catalogue models and the reader of the block does not read
-    /// itself.
+    /// Reads a modelled directive that the reader of the block does not read itself.
     pub(crate) fn read(&mut self, directive: &Directive, context: &mut ReadContext<'_>) -> Result<(), Fault> {
         let settings = &mut self.settings;
         let is_first = !self.seen.contains(&directive.name.text);
@@ -140,14 +140,14 @@ impl SettingsReader {
                 return Ok(());
             }
         }
-        // Each name in the catalogue has an arm in some reader; this is for one that was forgotten.
+        // Each name in the catalogue has an arm in some reader. This error is for a forgotten one.
         let name = &directive.name.text;
         Err(directive.span().unsupported(format!("\"{name}\" is not supported here"), "another directive"))
     }
 }
 
 impl BlockSettings {
-    /// Adds to the settings of a line those of the lines of its name `before` it in the block.
+    /// Combines a directive with those of the same name `before` it in the block.
     fn combine(&mut self, before: &BlockSettings, directive: &Directive, context: &mut ReadContext<'_>) {
         match directive.name.text.as_str() {
             "charset_types" => self.charset.add_types(&before.charset),
@@ -155,7 +155,7 @@ impl BlockSettings {
             "proxy_next_upstream" => self.next_upstream.add(&before.next_upstream),
             "proxy_ssl_protocols" => Arc::make_mut(&mut self.node_tls).protocols.add(before.node_tls.protocols),
             "ssl_protocols" => Arc::make_mut(&mut self.client_tls).protocols.add(before.client_tls.protocols),
-            // "ssl_certificate" and its key
+            // `ssl_certificate` and `ssl_certificate_key`
             name => {
                 self.client_tls = Arc::clone(&before.client_tls);
                 let text = format!("{name}: a server presents one certificate, the first");
@@ -165,7 +165,7 @@ impl BlockSettings {
     }
 }
 
-/// Returns the list that a directive adds to. The first line in a block begins the list anew.
+/// Returns the list that a directive adds to. The first directive in a block begins a new list.
 fn list<T: Clone>(is_first: bool, list: &mut Arc<Vec<T>>) -> &mut Vec<T> {
     if is_first {
         *list = Arc::default();
@@ -173,7 +173,8 @@ fn list<T: Clone>(is_first: bool, list: &mut Arc<Vec<T>>) -> &mut Vec<T> {
     Arc::make_mut(list)
 }
 
-/// Reads `proxy_set_header`. `before` are the lines before it in its block. Returns `None` if the line has no effect here.
+/// Reads `proxy_set_header`. `before` are the earlier directives in its block. Returns `None` if
+/// the directive has no effect here.
 fn set_header(
     directive: &Directive,
     before: &[SetHeader],
@@ -202,7 +203,7 @@ fn set_header(
         context.remarks.note(word.span, text);
         return Ok(None);
     }
-    // The proxy removes these itself, and writes the length of the body that it sends.
+    // The proxy removes these headers itself, and writes the length of the body that it sends.
     if value_text.is_empty() && !HeaderEdits::allows(&name) {
         return Ok(None);
     }
@@ -225,16 +226,16 @@ fn set_header(
     Ok(Some(SetHeader { name, is_another, value }))
 }
 
-/// Returns whether a `proxy_set_header` line removes this header.
+/// Returns whether a `proxy_set_header` removes this header.
 fn removes(directive: &Directive, name: &HeaderName) -> bool {
     matches!(&directive.args[..], [word, value] if value.text.is_empty() && word.text.eq_ignore_ascii_case(name.as_str()))
 }
 
-/// Headers of a connection, which no request for a node has.
+/// Connection headers, which are never sent to a node.
 static OF_CONNECTION: [HeaderName; 2] =
     [HeaderName::from_static("keep-alive"), HeaderName::from_static("proxy-connection")];
 
-/// Reads `add_header`. Returns `None` if the line has no effect here.
+/// Reads `add_header`. Returns `None` if the directive has no effect here.
 fn add_header(directive: &Directive, context: &mut ReadContext<'_>) -> Result<Option<AddHeader>, Fault> {
     if directive.args.len() > 2
         && let Some(fault) = unended(directive)
@@ -268,7 +269,7 @@ fn add_header(directive: &Directive, context: &mut ReadContext<'_>) -> Result<Op
     Ok(Some(AddHeader { name, value: Template::for_header(value, &context.maps)?, always }))
 }
 
-/// Returns an `add_header` line with its value in quotes, which were forgotten.
+/// Returns an `add_header` directive with its value in quotes, which were missing.
 fn quoted(directive: &Directive) -> String {
     let (name, mut value) = (directive.args.first().map_or("", |name| &name.text), directive.args[1..].to_vec());
     let always = value.pop_if(|last| last.text == "always").map_or("", |_| " always");

@@ -17,9 +17,10 @@ pub(crate) struct RealIp {
     pub(crate) unix: bool,
     /// The header with the client's address.
     pub(crate) header: HeaderName,
-    /// True: the last address in the header that is not trusted itself; false: the last address.
+    /// Whether the client is the last address in the header that is not trusted. If false, it is
+    /// the last address.
     pub(crate) recursive: bool,
-    /// `real_ip_header proxy_protocol`: peers name the client before the first request.
+    /// Whether peers name the client with the PROXY protocol (`real_ip_header proxy_protocol`).
     pub(crate) by_proxy_protocol: bool,
 }
 
@@ -36,7 +37,7 @@ impl Default for RealIp {
 }
 
 impl RealIp {
-    /// Returns the rule as the proxy applies it.
+    /// Returns the rule in the form of the proxy.
     pub(crate) fn trusted_proxies(&self) -> TrustedProxies {
         if self.by_proxy_protocol {
             return TrustedProxies::none();
@@ -63,7 +64,7 @@ impl RealIp {
         Ok(())
     }
 
-    /// Returns the trusted peers as a configuration has them.
+    /// Returns the trusted peers in the syntax of a configuration.
     pub(crate) fn trusted(&self) -> Vec<String> {
         let text = |network: &IpNet| match network.prefix_len() == network.max_prefix_len() {
             true => network.addr().to_string(),

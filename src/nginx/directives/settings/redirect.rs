@@ -1,5 +1,5 @@
-//! `proxy_redirect`, `proxy_cookie_path` and `proxy_cookie_domain`: change the addresses in a node's response, so that they lead
-//! through the front end.
+//! `proxy_redirect`, `proxy_cookie_path` and `proxy_cookie_domain`: change addresses in a node's
+//! response, so that they lead to the front end.
 
 use std::borrow::Cow;
 
@@ -7,12 +7,13 @@ use crate::nginx::directives::catalogue::wrong_number;
 use crate::nginx::syntax::{Directive, Fault, Pattern};
 use crate::nginx::variables::{Maps, Scope, Template, ValueParts, check_header};
 
-/// One `proxy_redirect`, `proxy_cookie_path` or `proxy_cookie_domain` line.
+/// A `proxy_redirect`, `proxy_cookie_path` or `proxy_cookie_domain` directive.
 #[derive(Debug, Clone)]
 pub(crate) enum RedirectRule {
-    /// The address of `proxy_pass` becomes the location's path. Also the rule without any line.
+    /// The address of `proxy_pass` becomes the location's path. This is also the rule without a
+    /// directive.
     Default,
-    /// No value is changed, whatever other lines say.
+    /// No value is changed, even if other directives have rules.
     Off,
     Replace(Box<Redirect>),
 }
@@ -22,7 +23,7 @@ pub(crate) enum RedirectRule {
 pub(crate) struct Redirect {
     pub(crate) from: Template,
     pub(crate) to: Template,
-    /// An expression in place of `from`. The replacement then replaces the whole value.
+    /// An expression instead of `from`. The replacement then replaces the whole value.
     pattern: Option<Pattern>,
 }
 
@@ -32,11 +33,11 @@ pub(crate) struct Change<'s> {
     /// The prefix that is replaced.
     pub(crate) from: Cow<'s, [u8]>,
     to: Cow<'s, [u8]>,
-    /// An expression in place of the prefix.
+    /// An expression instead of the prefix.
     pattern: Option<(&'s Pattern, ValueParts)>,
-    /// Values with these prefixes stay.
+    /// Values with these prefixes are not changed.
     except: Vec<Cow<'s, [u8]>>,
-    /// The prefix ends at the end of a segment of a path.
+    /// Whether the prefix must end at the end of a path segment.
     is_of_segments: bool,
 }
 
@@ -69,7 +70,7 @@ impl RedirectRule {
         }
     }
 
-    /// Returns the replacement of this line. `default` is that of the location itself.
+    /// Returns the replacement of this directive. `default` is that of the location itself.
     pub(crate) fn with_default(&self, default: &Option<Redirect>) -> Option<Redirect> {
         match self {
             RedirectRule::Default => default.clone(),
@@ -97,26 +98,27 @@ impl Redirect {
 }
 
 impl<'s> Change<'s> {
-    /// Makes the change of a prefix. A value that has the replacement already stays.
+    /// Creates a change of a prefix. A value that already has the replacement is not changed.
     pub(crate) fn of_prefix(from: impl Into<Cow<'s, [u8]>>, to: impl Into<Cow<'s, [u8]>>) -> Self {
         let (from, to) = (from.into(), to.into());
         let except = if to.starts_with(&from) { vec![to.clone()] } else { Vec::new() };
         Change { from, to, pattern: None, except, is_of_segments: false }
     }
 
-    /// Does not apply where the prefix ends within a segment of a path.
+    /// Restricts the change to whole path segments: the prefix must not end within a segment.
     pub(crate) fn of_segments(self) -> Self {
         Change { is_of_segments: true, ..self }
     }
 
-    /// Makes the change of a path, which is not that of a host without a scheme.
+    /// Creates a change of a path. A value that begins with `//`, a host without a scheme, is not
+    /// changed.
     pub(crate) fn of_path(from: &'s [u8], to: &'s [u8]) -> Self {
         let mut change = Change::of_prefix(from, to);
         change.except.push(Cow::Borrowed(b"//"));
         change
     }
 
-    /// Returns a value with its prefix replaced, or as a whole if an expression matches.
+    /// Returns a value with its prefix replaced, or the replacement if an expression matches.
     pub(crate) fn apply(&self, value: &[u8]) -> Option<Vec<u8>> {
         match &self.pattern {
             Some((pattern, to)) => pattern.captures(value).map(|captures| to.fill(&captures)),
@@ -129,7 +131,7 @@ impl<'s> Change<'s> {
         }
     }
 
-    /// Returns the replacement of a domain. Its case and leading dot do not matter.
+    /// Returns the replacement of a domain. Its case and leading dot are ignored.
     fn apply_to_domain(&self, domain: &[u8]) -> Option<Vec<u8>> {
         match &self.pattern {
             Some(_) => self.apply(domain),
@@ -142,14 +144,14 @@ impl<'s> Change<'s> {
     }
 }
 
-/// `proxy_cookie_flags`: flags of the nodes' cookies.
+/// A `proxy_cookie_flags` directive: flags of the nodes' cookies.
 #[derive(Debug, Clone)]
 pub(crate) struct CookieFlags {
     /// The name of the cookie, or an expression.
     name: Result<String, Pattern>,
     secure: Option<bool>,
     http_only: Option<bool>,
-    /// `Some(None)` removes it.
+    /// The `SameSite` attribute. `Some(None)` removes it.
     same_site: Option<Option<&'static str>>,
 }
 
@@ -224,7 +226,7 @@ impl CookieFlags {
     }
 }
 
-/// The changes of the cookies of a node's response.
+/// The changes to the cookies of a node's response.
 #[derive(Debug, Default)]
 pub(crate) struct CookieEdits<'s> {
     pub(crate) paths: Vec<Change<'s>>,

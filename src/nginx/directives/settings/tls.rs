@@ -1,4 +1,4 @@
-//! `ssl_*`: TLS with clients; and `proxy_ssl_*`: TLS with nodes.
+//! `ssl_*` for TLS with clients, and `proxy_ssl_*` for TLS with nodes.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,14 +8,14 @@ use crate::nginx::directives::catalogue::arg;
 use crate::nginx::directives::remarks::Remarks;
 use crate::nginx::syntax::{Directive, Fault, values};
 
-/// A certificate, and the key to it.
+/// A certificate and its key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct CertificateFiles {
     pub(crate) certificate: Option<PathBuf>,
     pub(crate) key: Option<PathBuf>,
 }
 
-/// `ssl_protocols`, those of rustls.
+/// The `ssl_protocols` that rustls supports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Protocols {
     pub(crate) tls12: bool,
@@ -29,7 +29,7 @@ impl Default for Protocols {
 }
 
 impl Protocols {
-    /// Adds the protocols of another line.
+    /// Adds the protocols of another directive.
     pub(super) fn add(&mut self, other: Protocols) {
         self.tls12 |= other.tls12;
         self.tls13 |= other.tls13;
@@ -50,27 +50,29 @@ pub(crate) enum VerifyClient {
 pub(crate) struct ClientSide {
     pub(crate) files: CertificateFiles,
     pub(crate) protocols: Protocols,
-    /// `ssl_client_certificate`, the authorities of clients.
+    /// `ssl_client_certificate`: the certificate authorities of clients.
     pub(crate) authorities: Option<PathBuf>,
-    /// `ssl_trusted_certificate`, more authorities of clients. nginx does not send their names.
+    /// `ssl_trusted_certificate`: more authorities of clients, whose names nginx does not send.
     pub(crate) trusted: Option<PathBuf>,
     pub(crate) verify: VerifyClient,
-    /// `ssl_reject_handshake`.
+    /// Whether handshakes are rejected (`ssl_reject_handshake`).
     pub(crate) rejects_handshake: bool,
 }
 
-/// The settings of a location for nodes behind `https://`.
+/// The settings of a location for `https://` nodes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct NodeSide {
     pub(crate) files: CertificateFiles,
     pub(crate) protocols: Protocols,
-    /// `proxy_ssl_trusted_certificate`, the authorities of nodes; `None`: those of the system.
+    /// `proxy_ssl_trusted_certificate`: the authorities of nodes; `None` for those of the system.
     pub(crate) authorities: Option<PathBuf>,
-    /// `proxy_ssl_verify`; `None`: not written, and on here, where it is off in nginx.
+    /// Whether nodes are verified (`proxy_ssl_verify`); `None` if not written. The default here is
+    /// on, but off in nginx.
     pub(crate) verify: Option<bool>,
     /// `proxy_ssl_name`.
     pub(crate) name: Option<String>,
-    /// `proxy_ssl_server_name`; `None`: not written, and on here, where it is off in nginx.
+    /// Whether SNI is sent to nodes (`proxy_ssl_server_name`); `None` if not written. The default
+    /// here is on, but off in nginx.
     pub(crate) sni: Option<bool>,
 }
 

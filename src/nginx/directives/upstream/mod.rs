@@ -29,11 +29,12 @@ use crate::nginx::variables::{Maps, Template};
 /// A group of servers.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Upstream {
-    /// The name; for a `proxy_pass` straight to a host its host and port, or `unix:` and the path.
+    /// The name. For a `proxy_pass` to a plain host, it is the host and port, or `unix:` and the
+    /// path.
     pub(crate) name: String,
-    /// False for a `proxy_pass` straight to a host.
+    /// Whether the file declares the group. False for a `proxy_pass` to a plain host.
     pub(crate) declared: bool,
-    /// File, line and column of the first `proxy_pass` to a host that is not declared.
+    /// The file, line and column of the first `proxy_pass` to a plain host.
     pub(crate) place: Option<String>,
     /// The name of the upstream, or the first `proxy_pass` to the host.
     pub(crate) span: Option<Span>,
@@ -41,27 +42,29 @@ pub(crate) struct Upstream {
     pub(crate) sticky: Option<Sticky>,
     /// The servers in the order of the file. At least one is not a backup.
     pub(crate) servers: Vec<UpstreamServer>,
-    /// The number of idle connections that are kept (nginx: per worker).
+    /// The maximum number of idle connections that are kept (nginx: per worker).
     pub(crate) keepalive: Option<u32>,
-    /// The number of requests that a connection may carry; nginx: 1000.
+    /// The maximum number of requests on a connection; nginx: 1000.
     pub(crate) keepalive_requests: Option<u32>,
-    /// The longest life of a connection; nginx: 1 h.
+    /// The maximum lifetime of a connection; nginx: 1 h.
     pub(crate) keepalive_time: Option<Duration>,
-    /// The time for which a connection may idle; nginx: 60 s.
+    /// The idle timeout of a connection; nginx: 60 s.
     pub(crate) keepalive_timeout: Option<Duration>,
-    /// The rules by which queries wait for servers with `max_conns`, if `queue` sets them.
+    /// The rules for queries that wait for servers with `max_conns`, if `queue` sets them.
     pub(crate) queue: Option<QueueRules>,
     /// `# kylin_lb:` comments.
     pub(crate) comments: CommentOptions,
-    /// The probe of servers that are no Kylin nodes: `check` of another module asks for it.
+    /// The probe of servers that are not Kylin nodes, if `check` of another module sets it.
     pub(crate) checked: Option<ProbeMode>,
-    /// The longest head of a response: the highest limit of the locations that reach the group. `None` if no location does.
+    /// The maximum size of a response head: the highest limit of the locations that use the group.
+    /// `None` if no location does.
     pub(crate) head_bytes: Option<u64>,
-    /// The way in which locations reach the group: over TLS, or without (`Some(None)`); `None` if no location does.
+    /// How locations reach the group: over TLS, or without (`Some(None)`). `None` if no location
+    /// does.
     pub(crate) passed: Option<Option<NodeTls>>,
 }
 
-/// The settings of TLS with an upstream.
+/// The settings for TLS with an upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "an https location is an error then"))]
 pub(crate) struct NodeTls {
@@ -77,19 +80,19 @@ pub(crate) enum Method {
     RoundRobin,
     IpHash,
     LeastConn,
-    /// `hash KEY [consistent]`; consistent is ketama.
+    /// `hash KEY [consistent]`; `consistent` is ketama.
     Hash {
         key: Template,
         consistent: bool,
     },
-    /// `random [two]`; with `two`, the less busy of two.
+    /// `random [two]`; with `two`, the less busy of two servers.
     Random {
         two: bool,
     },
 }
 
 impl Upstream {
-    /// Makes the group for a `proxy_pass` straight to a host.
+    /// Creates the group for a `proxy_pass` to a plain host.
     pub(crate) fn of_host(name: String, address: Address, place: String) -> Upstream {
         let servers = vec![UpstreamServer::new(name.clone(), address)];
         Upstream { name, declared: false, place: Some(place), servers, ..Upstream::default() }
@@ -111,7 +114,7 @@ impl Upstream {
             ..Upstream::default()
         };
         let mut seen = HashSet::new();
-        // The line that sets the method.
+        // The directive that sets the method.
         let mut method_at: Option<Span> = None;
         let of_other_modules = |inner: &&Directive| catalogue::OF_OTHER_MODULES.contains(&inner.name.text.as_str());
         for inner in block.iter().filter(of_other_modules) {
@@ -125,7 +128,7 @@ impl Upstream {
         }
         for inner in catalogue::modelled(block, Block::Upstream, remarks)? {
             let known = inner.name.text.as_str();
-            // The last method counts.
+            // If several methods are set, the last one counts.
             let may_stand_again = ["server", "zone", "hash", "ip_hash", "least_conn", "random"].contains(&known);
             if !seen.insert(known) && !may_stand_again {
                 let expected = format!("{known} once in an upstream");
@@ -172,12 +175,12 @@ impl Upstream {
         Ok(upstream)
     }
 
-    /// Returns whether a line of a server has `max_fails` or `fail_timeout`.
+    /// Returns whether a `server` of the group has `max_fails` or `fail_timeout`.
     pub(crate) fn has_max_fails(&self) -> bool {
         self.servers.iter().any(|server| server.ejection() != EjectionRule::Outlier)
     }
 
-    /// Refuses `backup` and `slow_start` with the methods that draw or hash, as nginx does.
+    /// Refuses `backup` and `slow_start` with random and hash methods, as nginx does.
     fn check_method(&self, block: &[Directive]) -> Result<(), Fault> {
         if matches!(self.method, Method::RoundRobin | Method::LeastConn) {
             return Ok(());
@@ -192,8 +195,8 @@ impl Upstream {
         Ok(())
     }
 
-    /// Returns whether a directive of the upstream takes the place of a comment with this setting in
-    /// a server.
+    /// Returns whether a directive of the upstream takes the place of a comment with this setting
+    /// in a server.
     pub(crate) fn overrides(&self, setting: &str) -> bool {
         let is_sticky = self.sticky.is_some();
         match setting {
@@ -218,7 +221,7 @@ impl Upstream {
         Ok(())
     }
 
-    /// Notes servers that no session can name: usually a mistake.
+    /// Notes servers that no session can name, which is usually a mistake.
     fn note_routes(&self, name: &Word, remarks: &mut Remarks<'_>) {
         let route = matches!(self.sticky, Some(Sticky::Route(_)));
         for server in &self.servers {
@@ -249,7 +252,7 @@ fn queue(directive: &Directive) -> Result<QueueRules, Fault> {
     rules.max_wait(values::time(&time, TimeUnit::Seconds)?).map_err(invalid)
 }
 
-/// Returns the number of `keepalive N`, and of `keepalive N local` of newer nginx.
+/// Returns the number of `keepalive N`, or of `keepalive N local` of newer versions.
 fn keepalive_number(directive: &Directive) -> Result<&Word, Fault> {
     match &directive.args[..] {
         [number, local] if local.text == "local" => Ok(number),
@@ -302,7 +305,7 @@ impl fmt::Display for Method {
 #[derive(Debug, Default)]
 pub(crate) struct Upstreams {
     pub(crate) all: Vec<Upstream>,
-    /// By the name in lower case, as nginx compares.
+    /// The positions by the name in lower case, because nginx ignores case.
     by_name: HashMap<String, usize>,
 }
 

@@ -3,20 +3,20 @@ use std::time::Duration;
 use crate::backend::http1::Address;
 use crate::nginx::syntax::{Directive, Fault, Word, address, values};
 
-/// The port of DNS servers without one.
+/// The default port of DNS servers.
 const DNS_PORT: u16 = 53;
 
-/// The `resolver` lines of a configuration, wherever they stand.
+/// The `resolver` directives of all blocks of a configuration.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Resolvers {
-    /// The shortest `valid=`.
+    /// The shortest `valid=`, if any.
     pub(crate) valid: Option<Duration>,
-    /// Host and port of the DNS servers.
+    /// The host and port of each DNS server.
     pub(crate) servers: Vec<(String, u16)>,
 }
 
 impl Resolvers {
-    /// Adds the lines of a block.
+    /// Adds the `resolver` directives of a block.
     pub(crate) fn read(&mut self, block: &[Directive]) -> Result<(), Fault> {
         for directive in block {
             for word in directive.args.iter().filter(|_| directive.is("resolver")) {

@@ -6,12 +6,12 @@ use crate::backend::http1::Address;
 use crate::nginx::syntax::values::{self, TimeUnit};
 use crate::nginx::syntax::{Directive, Fault, Word, address, did_you_mean};
 
-/// One `server` line of an upstream, with nginx's defaults filled in.
+/// A `server` directive of an upstream, with nginx's defaults filled in.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct UpstreamServer {
-    /// The address exactly as written: a consistent hash places the server by this text.
+    /// The address exactly as written, because a consistent hash places the server by this text.
     pub(crate) written: String,
-    /// The address; port 80 if the line has none.
+    /// The address, with port 80 if none is written.
     pub(crate) address: Address,
     /// `weight`, 1 to 65535.
     pub(crate) weight: u32,
@@ -23,30 +23,33 @@ pub(crate) struct UpstreamServer {
     fail_timeout: Option<Duration>,
     pub(crate) backup: bool,
     pub(crate) down: bool,
-    /// `drain`: only for sessions that are bound to it.
+    /// Whether the server gets only requests of sessions that are bound to it (`drain`).
     pub(crate) drain: bool,
-    /// `route`: its name in session ids.
+    /// The name of the server in session ids (`route`).
     pub(crate) route: Option<String>,
-    /// `slow_start`; zero is none.
+    /// The duration of `slow_start`; zero is none.
     pub(crate) slow_start: Duration,
-    /// `resolve`: the DNS servers of `resolver` are asked for the name.
+    /// Whether the name is looked up at the DNS servers of `resolver` (`resolve`).
     pub(crate) resolve: bool,
-    /// The name is the value of a variable of `proxy_pass`, which nginx looks up when a request comes.
+    /// Whether the name is a value of a variable in `proxy_pass`, which nginx looks up for each
+    /// request.
     pub(crate) is_of_variable: bool,
 }
 
 /// The rule that ejects a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum EjectionRule {
-    /// The line has neither `max_fails` nor `fail_timeout`: the server is ejected if it fails more than the others.
+    /// The server has neither `max_fails` nor `fail_timeout`, and is ejected if it fails more often
+    /// than the others.
     Outlier,
-    /// nginx's rule, with its default for the parameter that is not written. `max_fails` 0 never ejects.
+    /// nginx's rule, with its default for a parameter that is not written. `max_fails` 0 never
+    /// ejects.
     MaxFails { max_fails: u32, fail_timeout: Duration },
 }
 
 const PARAMETERS: &str = "weight=N, max_conns=N, max_fails=N, fail_timeout=TIME, slow_start=TIME, route=NAME, backup, down, \
                           drain, resolve";
-/// The largest weight. A consistent hash makes 160 points for each unit.
+/// The maximum weight. A consistent hash makes 160 points for each unit.
 const MAX_WEIGHT: u32 = 65_535;
 
 impl UpstreamServer {
@@ -84,7 +87,7 @@ impl UpstreamServer {
                 ("max_fails", Some(value)) => server.max_fails = Some(values::number(&value, 0..=u32::MAX)?),
                 ("fail_timeout", Some(value)) => server.fail_timeout = Some(values::time(&value, TimeUnit::Seconds)?),
                 ("slow_start", Some(value)) => server.slow_start = values::time(&value, TimeUnit::Seconds)?,
-                // `srun_id` is the word of nginx-upstream-jvm-route.
+                // nginx-upstream-jvm-route calls the parameter `srun_id`.
                 ("route" | "srun_id", Some(value)) if value.text.is_empty() || value.text.contains('$') => {
                     return Err(word.invalid("route", "route=NAME, as the ids of its sessions end"));
                 }
@@ -99,7 +102,7 @@ impl UpstreamServer {
         Ok(server)
     }
 
-    /// Returns which rule ejects the server.
+    /// Returns the rule that ejects the server.
     pub(crate) fn ejection(&self) -> EjectionRule {
         match (self.max_fails, self.fail_timeout) {
             (None, None) => EjectionRule::Outlier,

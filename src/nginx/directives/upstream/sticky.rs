@@ -10,7 +10,7 @@ use crate::nginx::syntax::{Directive, Fault, Word};
 use crate::nginx::variables::{Maps, Template};
 use crate::session::{InvalidCookie, SameSite, Secret, StickyCookie};
 
-/// One `sticky` line.
+/// A `sticky` directive.
 #[derive(Debug, Clone)]
 pub(crate) enum Sticky {
     Cookie(CookieAttributes),
@@ -35,23 +35,23 @@ pub(crate) struct CookieAttributes {
 /// `sticky learn`: the cookies of the nodes.
 #[derive(Debug, Clone)]
 pub(crate) struct LearnedCookies {
-    /// Their names in lower case; nginx compares without case.
+    /// The names of the cookies in lower case, because nginx ignores case.
     pub(crate) names: Vec<String>,
     /// The time for which a session is remembered after its last request.
     pub(crate) timeout: Duration,
-    /// The bytes that nginx would give to the sessions.
+    /// The size of the zone in bytes, which nginx would use for the sessions.
     pub(crate) zone: u64,
     /// Whether front ends share the sessions.
     pub(crate) sync: bool,
 }
 
-/// The longest life of a sticky cookie. `expires=max` is the end of 2037 in nginx.
+/// The maximum lifetime of a sticky cookie. `expires=max` is the end of 2037 in nginx.
 const MAX_EXPIRES: Duration = Duration::from_secs(10 * 365 * 86_400);
-/// The resolution of session stores.
+/// The minimum `timeout`, which is the resolution of session stores.
 const MIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// nginx's default of `timeout`.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
-/// The smallest zone: nginx wants eight pages.
+/// The minimum size of a zone: nginx requires eight pages.
 const MIN_ZONE_BYTES: u64 = 32 << 10;
 
 const COOKIE: &str =
@@ -123,7 +123,7 @@ impl CookieAttributes {
         Ok(cookie)
     }
 
-    /// Checks the cookie after `word` was read, so that an error is about that word.
+    /// Checks the cookie after `word` was read, so that an error points at that word.
     fn check(&self, word: &Word) -> Result<(), Fault> {
         self.signed(Secret::new([0; 32])).map(drop).map_err(|error| word.span.value(error.to_string(), COOKIE))
     }
@@ -167,7 +167,8 @@ fn read_route(directive: &Directive, parameters: &[Word], maps: &Maps) -> Result
 }
 
 impl LearnedCookies {
-    /// Returns what another module does with a cookie of the nodes, kept as long as Kylin keeps a session.
+    /// Returns the cookie of the nodes for a directive of another module. Its timeout is that of
+    /// Kylin's sessions.
     pub(super) fn of_nodes(name: &str) -> LearnedCookies {
         let timeout = Duration::from_secs(8 * 3600);
         LearnedCookies { names: vec![name.to_ascii_lowercase()], timeout, zone: 10 << 20, sync: false }
@@ -182,7 +183,7 @@ impl LearnedCookies {
         let (mut create, mut lookup, mut zone, mut timeout, mut sync) = (Vec::new(), Vec::new(), None, None, false);
         for word in parameters {
             match word.parameter() {
-                // Sessions are learned from the head of a response in any case.
+                // Sessions are always learned from the head of a response.
                 ("header", None) => {}
                 ("sync", None) => sync = true,
                 ("create", Some(value)) => create.push(created_cookie(word, &value)?),

@@ -1,5 +1,5 @@
-//! Directives of upstreams that come with other modules than nginx's own: nginx-sticky-module-ng, Tengine, nginx-upstream-fair,
-//! nginx-upstream-jvm-route, nginx_upstream_check_module.
+//! Upstream directives of third-party modules: nginx-sticky-module-ng, Tengine,
+//! nginx-upstream-fair, nginx-upstream-jvm-route and nginx_upstream_check_module.
 
 use super::sticky::{CookieAttributes, LearnedCookies, Sticky};
 use super::{Method, Upstream};
@@ -8,7 +8,7 @@ use crate::nginx::options::{ProbeMode, SessionMode};
 use crate::nginx::syntax::{Directive, Fault, Word};
 use crate::nginx::variables::{Maps, Template};
 
-/// Reads a directive of another module, which is translated; false for one that is not of these modules.
+/// Reads and translates a directive of another module. Returns false for any other directive.
 pub(super) fn read(
     directive: &Directive,
     upstream: &mut Upstream,
@@ -57,17 +57,18 @@ pub(super) fn is_method(directive: &Directive) -> bool {
 
 const HASH: &str = "hash KEY consistent;";
 
-/// The form of nginx 1.29.6 and of this crate.
+/// The syntax of nginx 1.29.6 and of this crate.
 const COOKIE: &str = "sticky cookie NAME [expires=TIME|max] [domain=DOMAIN] [path=PATH] [httponly] [secure];";
 
-/// Returns whether a `sticky` line is one of the other module, which is older and has parameters only.
+/// Returns whether a `sticky` belongs to nginx-sticky-module-ng, whose directive has only
+/// parameters.
 pub(super) fn is_sticky_module(directive: &Directive) -> bool {
     directive.args.first().is_none_or(|first| {
         first.text.contains('=') || matches!(first.text.as_str(), "httponly" | "secure" | "no_fallback")
     })
 }
 
-/// `sticky` of nginx-sticky-module-ng: `sticky [name=NAME] [expires=TIME] [hash=...] ...`.
+/// Reads `sticky [name=NAME] [expires=TIME] [hash=...] ...` of nginx-sticky-module-ng.
 pub(super) fn sticky_module(directive: &Directive, remarks: &mut Remarks<'_>) -> Result<Sticky, Fault> {
     let mut cookie = ForeignCookie::new("sticky of nginx-sticky-module-ng");
     for word in &directive.args {
@@ -81,7 +82,8 @@ pub(super) fn sticky_module(directive: &Directive, remarks: &mut Remarks<'_>) ->
     cookie.sticky(directive, remarks)
 }
 
-/// Tengine's `session_sticky [cookie=NAME] [mode=insert|rewrite|prefix] [fallback=on|off] ...`.
+/// Reads Tengine's `session_sticky [cookie=NAME] [mode=insert|rewrite|prefix] [fallback=on|off]
+/// ...`.
 fn session_sticky(directive: &Directive, remarks: &mut Remarks<'_>) -> Result<Sticky, Fault> {
     let mut cookie = ForeignCookie::new("session_sticky of Tengine");
     for word in &directive.args {
@@ -104,18 +106,18 @@ fn session_sticky(directive: &Directive, remarks: &mut Remarks<'_>) -> Result<St
     cookie.sticky(directive, remarks)
 }
 
-/// A cookie as another module has it.
+/// The cookie of a directive of another module.
 struct ForeignCookie {
     module: &'static str,
     name: Word,
     attributes: Vec<Word>,
-    /// The nodes set it, and the module changes it.
+    /// Whether the nodes set the cookie, and the module changes it.
     is_of_node: bool,
 }
 
 impl ForeignCookie {
     fn new(module: &'static str) -> Self {
-        // The default of both modules.
+        // Both modules have this default.
         let name = Word { text: "route".into(), span: crate::nginx::syntax::Span { file: 0, line: 0, at: 0 } };
         ForeignCookie { module, name, attributes: Vec::new(), is_of_node: false }
     }
@@ -153,7 +155,8 @@ impl ForeignCookie {
     }
 }
 
-/// `jvm_route $cookie_JSESSIONID|sessionid reverse`: the session id ends with the route of its server.
+/// Reads `jvm_route $cookie_JSESSIONID|sessionid reverse`: the session id ends with the route of
+/// its server.
 fn jvm_route(directive: &Directive, upstream: &mut Upstream, remarks: &mut Remarks<'_>) -> Result<(), Fault> {
     let instead = "sticky route $VARIABLE; with route=NAME on the servers, or # kylin_lb: sessions route;";
     let (cookie, reverse) = match &directive.args[..] {

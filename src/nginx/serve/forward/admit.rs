@@ -1,5 +1,5 @@
-//! Whether a location admits a request, in the order of nginx's phases: `limit_req`, `limit_conn`, then `allow`, `deny` and
-//! `auth_basic`.
+//! Decides whether a location admits a request, in the order of nginx's phases: `limit_req`,
+//! `limit_conn`, then `allow`, `deny` and `auth_basic`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,42 +23,46 @@ const NO_PASSWORDS: ErrorResponse =
 const TOO_MANY_PASSWORDS: ErrorResponse =
     ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "the front end has too many passwords to verify");
 
-/// The checks that a request has passed. After a pause or an internal redirect it is routed again, and does not count twice, not even if
-/// a limit has refused it: its error page must not be refused too.
+/// The checks that a request has passed.
+///
+/// After a pause or an internal redirect, the request is routed again, but must not be counted
+/// twice. That includes a request that a limit has refused: its error page must not be refused too.
 #[derive(Default)]
 pub(super) struct PassedChecks {
-    /// `limit_req` has counted it.
+    /// Whether `limit_req` has counted the request.
     limit_req: bool,
-    /// The time for which it has waited for `limit_req`.
+    /// The time for which `limit_req` has delayed the request.
     pub(super) waited: Duration,
-    /// `limit_conn` has counted it.
+    /// Whether `limit_conn` has counted the request.
     limit_conn: bool,
-    /// It counts until this is dropped.
+    /// The guard that counts the request for `limit_conn` until it is dropped.
     pub(super) in_flight: Option<InFlight>,
-    /// The result of the check of its credentials with a file of passwords. Another location may have another file.
+    /// The result of checking the credentials against a password file. Another location may have
+    /// another file.
     password: Option<(Arc<PasswordFile>, PasswordCheck)>,
-    /// The client, if a rule has named it here.
+    /// The client, if a rule of this location or server has named it.
     pub(super) client: Option<ClientAddr>,
-    /// The client, if it was named before an internal redirect. A rule that it meets later names no other.
+    /// The client, if it was named before an internal redirect. Later rules do not change it.
     pub(super) named: Option<ClientAddr>,
 }
 
 /// The event for which a request waits before it is routed again.
 pub(super) enum Pause {
-    /// `limit_req` delays it.
+    /// `limit_req` delays the request.
     Wait(Duration),
-    /// `auth_basic` needs its credentials verified.
+    /// `auth_basic` needs the credentials of the request verified.
     Verify(Arc<PasswordFile>, BasicCredentials),
 }
 
 /// The reason why a location does not serve a request.
 pub(super) enum Refused {
     Error(ErrorResponse),
-    /// The client is to send credentials, with this challenge.
+    /// The client must send credentials; this is the challenge.
     Unauthorized(HeaderValue),
 }
 
-/// Counts a request against the limits of a location, and checks its access. Returns what the request waits for, if anything.
+/// Counts a request against the limits of a location, and checks its access. Returns the pause that
+/// the request needs, if any.
 pub(super) fn admit(
     settings: &BlockSettings,
     scope: &Scope<'_>,
@@ -69,7 +73,8 @@ pub(super) fn admit(
         ErrorResponse::new(status.unwrap_or(StatusCode::SERVICE_UNAVAILABLE), "the client sends too many requests")
     };
     if !passed.limit_req {
-        // Without limits here, the location to which `try_files` or an error page leads counts the request.
+        // If this location has no limits, a later location counts the request: that of `try_files`
+        // or an error page.
         passed.limit_req = LimitReq::concern(&settings.limit_reqs, scope);
         let wait = LimitReq::admit(&settings.limit_reqs, scope).ok_or_else(|| too_many(settings.limit_req_status))?;
         if !wait.is_zero() {

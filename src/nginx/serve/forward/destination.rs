@@ -6,17 +6,18 @@ use crate::nginx::directives::location::Location;
 use crate::nginx::directives::reply::Reply;
 use crate::nginx::variables::Scope;
 
-/// The location or server that serves a request. A location is that whose settings apply; without one those of the server do.
+/// The location or server that serves a request. The settings of the location apply, or those of
+/// the server if there is none.
 pub(super) enum Destination<'s> {
     Location(&'s Location),
     /// The location is `internal`, and the request comes from the client.
     Internal(&'s Location),
-    /// The body of the request is declared longer than the location allows.
+    /// The declared length of the body is over the limit of the location.
     TooLong(&'s Location),
-    /// The path lacks the slash at the end of the location's.
+    /// The path lacks the trailing slash of the location.
     AddSlash(&'s Location),
     Return(&'s Reply, Option<&'s Location>),
-    /// A redirect with this status, by `rewrite`.
+    /// A `rewrite` redirects the client with this status.
     Redirect(u16, Vec<u8>, Option<&'s Location>),
 }
 
@@ -66,8 +67,10 @@ impl<'s> Destination<'s> {
     }
 }
 
-/// Returns whether the body of a request is declared longer than a location allows. nginx compares it before the steps of the location,
-/// which may respond (`ngx_http_core_find_config_phase`).
+/// Returns whether the declared length of a body is over the limit of a location.
+///
+/// nginx checks this before the steps of the location, which may respond
+/// (`ngx_http_core_find_config_phase`).
 pub(super) fn is_too_long(location: &Location, scope: &Scope<'_>) -> bool {
     let length = scope.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     location.settings.max_body().zip(length).is_some_and(|(max, length)| length > max)

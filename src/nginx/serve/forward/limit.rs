@@ -4,14 +4,16 @@ use http::StatusCode;
 
 use crate::proxy::ErrorResponse;
 
-/// The internal redirects that a request may have, as in nginx (`NGX_HTTP_MAX_URI_CHANGES`).
+/// The maximum number of internal redirects of a request, as in nginx (`NGX_HTTP_MAX_URI_CHANGES`).
 const MAX_REDIRECTS: u8 = 10;
 
 const CYCLE: ErrorResponse =
     ErrorResponse::new(StatusCode::INTERNAL_SERVER_ERROR, "the configuration leads the request in a circle");
 
-/// The internal redirects that a request may still have. Whatever leads it to another location spends one: a `rewrite`, `try_files` or
-/// an error page. So no configuration leads a request in a circle for ever.
+/// The number of internal redirects that a request has left.
+///
+/// A `rewrite`, `try_files` or an error page that leads to another location spends one. So no
+/// configuration can cause an endless redirection cycle.
 #[derive(Debug, Clone)]
 pub(super) struct RedirectsLeft(u8);
 
@@ -25,7 +27,7 @@ impl RedirectsLeft {
     /// Counts an internal redirect.
     ///
     /// # Errors
-    /// There have been too many.
+    /// The request has no redirect left.
     pub(super) fn spend(&mut self) -> Result<(), ErrorResponse> {
         self.0 = self.0.checked_sub(1).ok_or(CYCLE)?;
         Ok(())

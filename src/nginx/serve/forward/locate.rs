@@ -1,4 +1,4 @@
-//! Finds what serves a request, in the server that its host names.
+//! Finds the destination of a request in the server that its host names.
 
 use std::sync::Arc;
 
@@ -31,23 +31,23 @@ const NO_HOST: ErrorResponse =
 const NO_UPSTREAM: ErrorResponse =
     ErrorResponse::new(StatusCode::BAD_GATEWAY, "the variables of proxy_pass name no upstream");
 
-/// A request whose server was found.
+/// A request and the server that its host names.
 pub(super) struct ServerRequest<'s, 'r> {
     pub(super) site: &'s SiteParts,
     pub(super) server: &'s Server,
     pub(super) peer: ClientAddr,
     pub(super) head: &'r request::Parts,
     pub(super) paths: &'r RequestPaths<'r>,
-    /// What has led the request to another location.
+    /// The internal redirect that led to this location, if any.
     pub(super) before: Option<&'r InternalRedirect<'s>>,
-    /// Whether its path can be read; else `paths` are those of the root, for the page of the error.
+    /// Whether the path is valid. If not, `paths` are those of the root, for the error page.
     pub(super) is_readable: bool,
-    /// The client, if it was named at a location before.
+    /// The client, if an earlier location named it.
     pub(super) named: Option<ClientAddr>,
 }
 
 impl<'s: 'r, 'r> ServerRequest<'s, 'r> {
-    /// Finds what serves the request, and updates `scope` and `logs` for it.
+    /// Finds the destination of the request, and updates `scope` and `logs` for it.
     pub(super) fn locate(
         &self,
         scope: &mut Scope<'r>,
@@ -75,7 +75,7 @@ impl<'s: 'r, 'r> ServerRequest<'s, 'r> {
         let outer = found.as_ref().map_or(None, Destination::location);
         scope.remote = inet(self.client(found.as_ref().ok(), logs, passed));
         let found = match found {
-            // nginx reads the variables of `proxy_pass` later, if the request gets that far.
+            // nginx reads the variables of `proxy_pass` later, and only if the request is admitted.
             Ok(Destination::Location(location)) => {
                 let values = location.by_host.as_ref().map(|_| rewritten.map_values().fork());
                 self.of_host(location, &Scope { map_values: values.as_ref(), ..*scope })
@@ -109,7 +109,7 @@ impl<'s: 'r, 'r> ServerRequest<'s, 'r> {
                 let as_written = as_written.as_ref().filter(|_| self.paths.is_certain());
                 let as_written = as_written.map(|rewritten| (rewritten, rewritten.scope(&scope_as_written)));
                 let uri_as_written = as_written.as_ref().and_then(|(rewritten, scope)| rewritten.uri(scope));
-                // The node must read the same path with the `;parameters`.
+                // With the `;parameters`, the node must read the same path.
                 let is_read_alike = |uri: &&String| {
                     RequestPaths::of(uri, false).is_some_and(|with| with.is_certain() && with.path() == paths.path())
                 };
@@ -128,7 +128,7 @@ impl<'s: 'r, 'r> ServerRequest<'s, 'r> {
                 };
                 let routed = self.pass(location, &current, scope, rewritten, extensions, passed)?;
                 if matches!(routed, Routed::Forward { .. }) {
-                    // The request keeps the values that name its upstream.
+                    // The request keeps the `map` values that name its upstream.
                     outer.and_then(|outer| self.of_host(outer, scope).ok());
                 }
                 Ok(routed)
@@ -141,13 +141,13 @@ impl<'s: 'r, 'r> ServerRequest<'s, 'r> {
         self.server.is_scripted || self.before.is_some()
     }
 
-    /// Returns whether the path of the request counts, and has another form as nginx reads it or for some nodes.
+    /// Returns whether the path is not rewritten, and nginx or some nodes read it differently.
     fn is_read_differently(&self, rewritten: &Rewritten) -> bool {
         let paths = self.paths;
         rewritten.path().is_none() && (paths.decoded() != paths.path() || !paths.others().is_empty())
     }
 
-    /// Returns the request as variables see it behind its steps.
+    /// Returns the request as variables see it after its steps.
     fn scope(&self, scope: &Scope<'r>, rewritten: &'r Rewritten) -> Scope<'r> {
         match self.is_scripted() {
             true => rewritten.scope(scope),
@@ -155,11 +155,13 @@ impl<'s: 'r, 'r> ServerRequest<'s, 'r> {
         }
     }
 
-    /// Checks that other readings of the path lead to no rule that the request would get past. `scope` is that of the request behind its
-    /// steps. `as_written` and its scope are those before the steps, and become those of the path with its `;parameters`.
+    /// Checks that no other reading of the path leads to a rule that the request would bypass.
+    ///
+    /// `scope` is the request after its steps. `as_written` and its scope are the state before the
+    /// steps, and become that of the path with its `;parameters`.
     ///
     /// # Errors
-    /// The nodes that the path leads to depend on how it is read.
+    /// The destination depends on how the path is read.
     fn check_readings(
         &self,
         found: &mut Result<Destination<'s>, ErrorResponse>,
@@ -201,13 +203,14 @@ impl<'s: 'r, 'r> ServerRequest<'s, 'r> {
         Ok(())
     }
 
-    /// Returns what variables decide at a destination: whether the client must send a password, and which upstream serves it.
+    /// Returns the decisions of variables at a destination: whether a password is needed, and which
+    /// upstream serves.
     fn decided(&self, destination: &Destination<'s>, scope: &Scope<'_>) -> (bool, Option<*const Location>) {
         let Destination::Location(location) = destination else { return (false, None) };
         (location.settings.auth.question(scope).is_some(), self.of_host(location, scope).ok().map(std::ptr::from_ref))
     }
 
-    /// Finds the destination of the request, which the node reads with this path.
+    /// Finds the destination of the request for one reading of its path.
     fn destination(
         &self,
         scope: &mut Scope<'r>,
@@ -225,8 +228,10 @@ impl<'s: 'r, 'r> ServerRequest<'s, 'r> {
         }
     }
 
-    /// Returns the client as the destination sees it, whose logs replace `logs`. As in nginx, a location's own rule counts if no rule has
-    /// named the client before, and applies behind the steps, which may respond.
+    /// Returns the client as the destination sees it. The logs of the destination replace `logs`.
+    ///
+    /// As in nginx, a location's own rule applies after the steps, and only if no earlier rule has
+    /// named the client.
     fn client(
         &self,
         destination: Option<&Destination<'s>>,
@@ -249,16 +254,16 @@ impl<'s: 'r, 'r> ServerRequest<'s, 'r> {
         client
     }
 
-    /// Returns the client when the steps begin.
+    /// Returns the client at the beginning of the steps.
     fn client_of_server(&self) -> ClientAddr {
         let by_rule = || self.server.settings.real_ip.trusted_proxies().client(self.peer, &self.head.headers);
         self.named.unwrap_or_else(by_rule)
     }
 
-    /// Returns the form of a location for the variables in the host of its `proxy_pass`.
+    /// Returns the variant of a location that the variables in the host of its `proxy_pass` select.
     ///
     /// # Errors
-    /// They are empty, which nginx takes for a mistake of the file, or name no upstream.
+    /// The variables are empty, which nginx reports as an invalid host, or name no upstream.
     fn of_host(&self, location: &'s Location, scope: &Scope<'_>) -> Result<&'s Location, ErrorResponse> {
         let Some(by_host) = &location.by_host else { return Ok(location) };
         let host = by_host.host.value(scope);
@@ -310,7 +315,8 @@ impl<'s: 'r, 'r> ServerRequest<'s, 'r> {
         self.finish(response, true, location, scope, rewritten)
     }
 
-    /// Responds with an error. If it refuses the path of the request, a page of the file may respond, but no node gets the request.
+    /// Responds with an error. If the path was refused, an error page may respond, but no node gets
+    /// the request.
     fn fail(
         &self,
         error: ErrorResponse,
@@ -337,7 +343,7 @@ impl<'s: 'r, 'r> ServerRequest<'s, 'r> {
         own.finish(scope, rewritten).map(Routed::from)
     }
 
-    /// Has a location admit the request and pass it to a node.
+    /// Admits the request to a location, and passes it to a node.
     fn pass(
         &self,
         location: &'s Location,
@@ -367,14 +373,15 @@ impl<'s: 'r, 'r> ServerRequest<'s, 'r> {
     }
 }
 
-/// Returns the path that the target of a redirect within the site has for a node, and the rest of the target.
+/// Returns the path that a node reads in the target of a redirect within the site, and the rest of
+/// the target.
 fn reads(to: &[u8]) -> Option<(String, &str)> {
     let to = std::str::from_utf8(to).ok().filter(|to| to.starts_with('/'))?;
     let (path, query) = to.split_at(to.find('?').unwrap_or(to.len()));
     Some((NormalizedPath::parse(path).ok()?.as_str().to_owned(), query))
 }
 
-/// Finds the destination of a path that nothing rewrites.
+/// Finds the destination of a path that no step rewrites.
 fn find<'s, 'r>(server: &'s Server, path: &'r [u8], scope: &mut Scope<'r>) -> Result<Destination<'s>, ErrorResponse> {
     if let Some(reply) = &server.reply {
         return Ok(Destination::Return(reply, None));

@@ -14,10 +14,10 @@ use crate::nginx::variables::{Outcome, Scope, Snapshot};
 use crate::observe::Termination;
 use crate::proxy::{BodyCopy, ErrorResponse};
 
-/// The outcome of a response without a node.
+/// The outcome of a response that the front end makes itself.
 pub(super) enum Finished<'s> {
     Response(Response<Body>),
-    /// Another location responds in its place.
+    /// Another location responds instead.
     Redirected(InternalRedirect<'s>),
 }
 
@@ -29,13 +29,13 @@ pub(super) struct KeptRequest<'s> {
     rewritten: Rewritten,
     /// The error that led to the location.
     before: Option<PageError>,
-    /// The variables, if pages need them.
+    /// The variables, if error pages need them.
     variables: Option<Box<Snapshot>>,
-    /// Receives the body, if the location of the page may pass the request to a node.
+    /// The copy of the body, if the location of the page may pass the request to a node.
     body: BodyCopy,
 }
 
-/// A request on its way to a page.
+/// A request that goes to the location of an error page.
 pub(super) struct PageRequest<'s> {
     pub(super) redirect: InternalRedirect<'s>,
     pub(super) head: request::Parts,
@@ -77,7 +77,7 @@ impl<'s> KeptRequest<'s> {
         Some(KeptRequest { server, location, head, rewritten: rewritten.clone(), before, variables: None, body })
     }
 
-    /// Keeps the variables too, if pages need them.
+    /// Also keeps the variables, if error pages need them.
     pub(super) fn with_variables(self, scope: &Scope<'_>) -> Self {
         let mut pages = self.location.settings.error_pages.iter();
         let needs_variables = pages.any(|page| page.target.variables().is_some());
@@ -93,8 +93,8 @@ impl<'s> KeptRequest<'s> {
         }
     }
 
-    /// Returns where a page leads. `None` if the page is not served, or the request cannot be sent to another node; then the client gets
-    /// `response`.
+    /// Returns the request for the page. `None` if the page is not served, or the request cannot be
+    /// sent to another node. The client then gets `response`.
     ///
     /// # Errors
     /// The request has been led to too many locations.
@@ -123,8 +123,10 @@ impl<'s> KeptRequest<'s> {
     }
 }
 
-/// Returns where the page for a response of the proxy leads. Without that, `response` becomes what the client gets. `kept` is `None` where
-/// pages lead nowhere, and `asked` the request unless `response` certainly stays.
+/// Returns the request for the error page of a response of the proxy.
+///
+/// If there is none, `response` becomes the response to the client. `kept` is `None` if no page
+/// leads to a location. `asked` is `None` if `response` is never replaced.
 pub(super) fn after_error<'s>(
     page: &'s ErrorPage,
     kept: Option<Box<KeptRequest<'s>>>,
@@ -151,7 +153,7 @@ pub(super) fn after_error<'s>(
 
 const INTERCEPTED: &str = "the node's error response is kept back by proxy_intercept_errors";
 
-/// Returns the facts of a request that its error response shows.
+/// Returns the parts of a request that its error response uses.
 pub(super) fn asked(head: &request::Parts) -> request::Parts {
     let (mut asked, ()) = Request::new(()).into_parts();
     (asked.uri, asked.version) = (head.uri.clone(), head.version);
@@ -169,21 +171,23 @@ fn replace(response: &mut Response<Body>, error: ErrorResponse, asked: Option<&r
     *response = own;
 }
 
-/// A response without a node, and where it was made.
+/// A response that the front end makes itself, and its origin.
 pub(super) struct OwnResponse<'s, 'r> {
     pub(super) response: Response<Body>,
-    /// Whether nginx takes it for an error: see [`Reply::is_error`](crate::nginx::directives::reply::Reply::is_error).
+    /// Whether nginx treats it as an error: see
+    /// [`Reply::is_error`](crate::nginx::directives::reply::Reply::is_error).
     pub(super) is_error: bool,
-    /// Whether it refuses the path of the request.
+    /// Whether the response refuses the path of the request.
     pub(super) is_refused: bool,
     pub(super) server: &'s Server,
     pub(super) location: Option<&'s Location>,
-    /// What has led the request there.
+    /// The internal redirect that led the request there, if any.
     pub(super) before: Option<&'r InternalRedirect<'s>>,
 }
 
 impl<'s> OwnResponse<'s, '_> {
-    /// Decides what the client gets: the page for the status if there is one, else the response itself with the headers of the location.
+    /// Finishes the response: leads to the error page for its status, or adds the headers of the
+    /// location.
     ///
     /// # Errors
     /// A header cannot be sent, or the request has been led to too many locations.
@@ -219,14 +223,16 @@ fn passes(location: &Location) -> bool {
         || !location.script.iter().all(Step::stays)
 }
 
-/// Returns whether a request may go to another node after an error: no node can have executed it, or it changes nothing.
+/// Returns whether a request may go to another node after an error: no node can have executed it,
+/// or its method is safe.
 fn may_be_passed_on(method: &Method, response: &Response<Body>) -> bool {
     use Termination as T;
 
     match response.extensions().get::<Termination>() {
         _ if method.is_safe() => true,
         Some(termination) => matches!(termination, T::NoEndpoint | T::Overflow | T::ConnectFailed | T::ConnectTimeout),
-        // The node says that it has nothing that could execute the request (RFC 9110, 15.5 and 15.6).
+        // With these statuses, the node says that it did not execute the request (RFC 9110, 15.5
+        // and 15.6).
         None => matches!(
             response.status(),
             StatusCode::NOT_FOUND

@@ -30,7 +30,7 @@ pub(super) enum Admitted<'s> {
         proxy: &'s Proxy,
         edits: ResponseEdits<'s>,
         pending: Option<Arc<PendingRequest>>,
-        /// The URI for the node if it is not that of the request.
+        /// The URI for the node, if it differs from that of the request.
         uri: Option<Box<Uri>>,
     },
 }
@@ -43,14 +43,14 @@ pub(super) struct Current<'r> {
     /// The paths that the node may read.
     pub(super) paths: &'r RequestPaths<'r>,
     pub(super) ignores_pass_uri: bool,
-    /// The URI that `rewrite` took of `$request_uri`.
+    /// The URI that `rewrite` took from `$request_uri`.
     pub(super) raw_uri: Option<&'r str>,
     /// The request as nginx reads it, if the path has `;parameters`.
     pub(super) as_written: Option<&'r Scope<'r>>,
 }
 
 impl Current<'_> {
-    /// Returns whether applications read the same path.
+    /// Returns whether all applications read the same path.
     fn is_certain(&self) -> bool {
         let raw_is_certain = |raw| RequestPaths::of(&with_slash(raw), false).is_some_and(|paths| paths.is_certain());
         self.raw_uri.map_or(self.paths.is_certain(), raw_is_certain)
@@ -91,7 +91,8 @@ pub(super) fn pass<'s>(
             pass.upstream_uri(current.uri, current.decoded, current.paths).ok_or(BAD_PATH)?
         }
     };
-    // nginx sends what a `rewrite` has left without a slash, which no server reads as a path.
+    // nginx would send a target without the slash that a `rewrite` has removed. No server reads
+    // that as a path.
     if !sent.starts_with('/') {
         return Err(BAD_PATH.into());
     }
@@ -100,13 +101,13 @@ pub(super) fn pass<'s>(
         sent => Some(Box::new(sent.parse().map_err(|_| BAD_PATH)?)),
     };
     prepare(settings, pass, upstream, &scope, extensions)?;
-    // nginx reads the variables when there is a response, if no page takes its place.
+    // nginx reads the variables when there is a response, and only if no error page replaces it.
     let values = scope.map_values.map(MapValues::fork);
     let edits = ResponseEdits::new(settings, pass, &Scope { map_values: values.as_ref(), ..scope })?;
     if let Some(timeouts) = timeouts {
         extensions.insert(*timeouts);
     }
-    // The id is set before headers that show it, so that logs show the same.
+    // The id is set before the headers that show it, so that logs show the same id.
     let is_shown = scope.id.is_some_and(|id| id.made().is_some());
     let pending = PendingRequest::begin(logs, &scope, addresses, passed.waited, *shows_outcome);
     let made = scope.id.and_then(|id| observe::RequestId::new(id.made()?));

@@ -34,7 +34,7 @@ pub(super) fn prepare(
             None => edits.remove(header.name.clone()),
         };
     }
-    // HTTP/1.1 requires the header.
+    // HTTP/1.1 requires the header `Host`.
     if !has_host && let Ok(host) = HeaderValue::from_str(&pass.host) {
         edits = edits.set(header::HOST, host);
     }

@@ -1,4 +1,5 @@
-//! Internal redirects: what leads a request from one location to another (`ngx_http_internal_redirect`, `ngx_http_named_location`).
+//! Internal redirects, which lead a request to another location (`ngx_http_internal_redirect`,
+//! `ngx_http_named_location`).
 
 use std::sync::Arc;
 
@@ -18,31 +19,31 @@ use crate::proxy::ErrorResponse;
 /// An internal redirect, by an error page or `try_files`.
 pub(super) struct InternalRedirect<'s> {
     to: RedirectTarget<'s>,
-    /// The changes that earlier steps made to the request. Only [`Rewritten::redirected`] makes them.
+    /// The request as earlier steps changed it, from [`Rewritten::redirected`].
     rewritten: Rewritten,
     /// The last error that led to a page.
     error: Option<PageError>,
-    /// Whether another error has no page.
+    /// Whether a further error gets no page.
     is_last_page: bool,
     /// Whether the path of the request was refused, so that no node may get it.
     pub(super) is_refused: bool,
-    /// The facts of the request that logs need, if a proxy had it before.
+    /// The record of the request for logs, if a proxy has handled it before.
     pub(super) pending: Option<Arc<PendingRequest>>,
 }
 
 /// The destination of an internal redirect.
 pub(super) enum RedirectTarget<'s> {
     Location(&'s Location),
-    /// The location for this path, decoded, with these arguments.
+    /// The location for this decoded path, with these arguments.
     Path {
         path: Vec<u8>,
         args: Vec<u8>,
     },
-    /// The client is redirected in place of an error.
+    /// The client is redirected instead of getting an error.
     Client(ClientRedirect<'s>),
 }
 
-/// A redirect of the client in place of an error.
+/// A redirect of the client instead of an error.
 pub(super) struct ClientRedirect<'s> {
     pub(super) status: u16,
     pub(super) to: Vec<u8>,
@@ -53,13 +54,14 @@ pub(super) struct ClientRedirect<'s> {
 /// An error that has led a request to its page.
 #[derive(Clone)]
 pub(super) struct PageError {
-    /// The status of the response to the client; `None` for that of the page.
+    /// The status of the response to the client; `None` for the status of the page.
     status: Option<u16>,
     challenge: Option<HeaderValue>,
 }
 
 impl<'s> InternalRedirect<'s> {
-    /// Leads a request with an error to its page. `before` is the error of the page on which this one occurred.
+    /// Leads a request with an error to its page. `before` is the error of the page on which this
+    /// one occurred.
     ///
     /// # Errors
     /// The request has been led to too many locations.
@@ -82,7 +84,8 @@ impl<'s> InternalRedirect<'s> {
         Ok(InternalRedirect { to, rewritten, error: Some(error), is_last_page, is_refused: false, pending: None })
     }
 
-    /// Leads a request to the location of `try_files`; `None` if there is none of this name. An error that led here is kept.
+    /// Leads a request to the location of `try_files`; `None` if no location has the name. An error
+    /// that led here is kept.
     ///
     /// # Errors
     /// The request has been led to too many locations.
@@ -120,12 +123,12 @@ impl<'s> InternalRedirect<'s> {
         self.error.as_ref()
     }
 
-    /// Returns whether another error has no page, as in nginx.
+    /// Returns whether a further error gets no page, as in nginx.
     pub(super) fn is_last_page(&self) -> bool {
         self.is_last_page
     }
 
-    /// Makes the request what nginx makes it for a page with a path, a GET, but without a body.
+    /// Changes the request for a page with a path: to a GET, as in nginx, and without a body.
     pub(super) fn prepare(&self, head: &mut request::Parts, body: &mut Body) {
         if let RedirectTarget::Path { .. } = self.to {
             if head.method != Method::HEAD {
@@ -144,8 +147,8 @@ impl PageError {
         self.status
     }
 
-    /// Gives a response the challenge of the error, and the status that the line asks for. As in nginx, an error on the way to the
-    /// page keeps its own status.
+    /// Gives a response the challenge of the error, and the status that the directive sets. As in
+    /// nginx, a further error keeps its own status.
     pub(super) fn mark(&self, response: &mut Response<Body>, is_error: bool) {
         if let Some(status) = self.status.filter(|_| !is_error) {
             set_status(response, status);
@@ -157,7 +160,8 @@ impl PageError {
 }
 
 impl<'s> RedirectTarget<'s> {
-    /// Returns the target of a page; `None` if it is not served. A target with variables needs the `scope`.
+    /// Returns the target of a page; `None` if it is not served. A target with variables needs the
+    /// `scope`.
     pub(super) fn of(
         page: &'s ErrorPage,
         server: &'s Server,
@@ -182,7 +186,7 @@ impl<'s> RedirectTarget<'s> {
                     Some(b'/') => {
                         let at = to.iter().position(|byte| *byte == b'?');
                         let (path, args) = at.map_or((&to[..], &b""[..]), |at| (&to[..at], &to[at + 1..]));
-                        // The path may go to a node, so dots must not lead it elsewhere.
+                        // The path may go to a node, so it must not have dot segments.
                         let is_served = !has_dots(path) && server.responds_to(&escape(path));
                         is_served.then(|| RedirectTarget::Path { path: path.to_vec(), args: args.to_vec() })
                     }

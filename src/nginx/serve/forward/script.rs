@@ -15,7 +15,7 @@ use crate::nginx::uri::{escape, has_dots};
 use crate::nginx::variables::{MapValues, Scope};
 use crate::proxy::ErrorResponse;
 
-/// A `rewrite` has left nothing of the path: nginx has the same status.
+/// The error for a path that a `rewrite` has made empty. nginx uses the same status.
 const EMPTY_PATH: ErrorResponse =
     ErrorResponse::new(StatusCode::INTERNAL_SERVER_ERROR, "a rewrite has made the path empty");
 
@@ -24,28 +24,29 @@ const EMPTY_PATH: ErrorResponse =
 pub(super) struct Rewritten {
     /// The variables of `set`, by their slot.
     sets: Vec<Vec<u8>>,
-    /// The values of `map` that something has asked for.
+    /// The values of `map` that were used.
     map_values: MapValues,
-    /// The groups of the last regular expression, none if it did not match; `None` if the steps had no expression.
+    /// The groups of the last regular expression, which has none if it did not match. `None` if the
+    /// steps had no expression.
     captures: Option<[Option<Vec<u8>>; 10]>,
-    /// The new path, decoded; `None` as long as it is that of the request.
+    /// The new path, decoded; `None` as long as it is unchanged.
     path: Option<Vec<u8>>,
-    /// Whether the path is that of `$request_uri`, which is not decoded and has the arguments.
+    /// Whether the path is `$request_uri`, which is not decoded and includes the arguments.
     is_raw: bool,
-    /// Whether a `rewrite` of the script that runs has changed the path.
+    /// Whether a `rewrite` of the running script has changed the path.
     has_rewritten: bool,
     /// The new arguments.
     args: Option<Vec<u8>>,
-    /// `rewrite ... break`: a URI part of `proxy_pass` does not apply.
+    /// Whether the URI part of `proxy_pass` is ignored, after `rewrite ... break`.
     pub(super) ignores_pass_uri: bool,
     redirects: RedirectsLeft,
 }
 
-/// The end of the steps.
+/// The result of the steps.
 enum Outcome<'s> {
     /// The location serves the request.
     Serve,
-    /// The path has another location.
+    /// The location must be searched again for the new path.
     Locate,
     Return(&'s Reply),
     Redirect(u16, Vec<u8>),
@@ -53,21 +54,21 @@ enum Outcome<'s> {
 
 /// The end of a list of steps.
 enum End<'s> {
-    /// Behind the last step.
+    /// The last step was done.
     Through,
     Stop,
     Outcome(Outcome<'s>),
 }
 
 impl Rewritten {
-    /// Begins with the groups of the server's name.
+    /// Creates the state at the beginning, with the groups of the server's name.
     pub(super) fn new(slots: usize, map_values: MapValues, groups: &[NamedGroup], captures: &Captures<'_>) -> Self {
         let mut rewritten = Rewritten { sets: vec![Vec::new(); slots], map_values, ..Rewritten::default() };
         rewritten.assign(groups, captures);
         rewritten
     }
 
-    /// Gives variables the values of named groups.
+    /// Assigns the values of named groups to variables.
     fn assign(&mut self, groups: &[NamedGroup], captures: &Captures<'_>) {
         for (number, slot) in groups {
             if let Some(set) = self.sets.get_mut(*slot) {
@@ -95,13 +96,13 @@ impl Rewritten {
         &self.map_values
     }
 
-    /// Gives the request another path, decoded, and arguments.
+    /// Sets the path, decoded, and the arguments.
     pub(super) fn set_path(&mut self, path: Vec<u8>, args: Vec<u8>) {
         (self.path, self.args, self.captures) = (Some(path), Some(args), None);
         (self.ignores_pass_uri, self.is_raw) = (false, false);
     }
 
-    /// Returns the new path if it is a URI already: `rewrite ^ $request_uri`.
+    /// Returns the new path if it is already a URI, as after `rewrite ^ $request_uri`.
     pub(super) fn raw_uri(&self) -> Option<&str> {
         self.path.as_ref().filter(|_| self.is_raw).and_then(|path| std::str::from_utf8(path).ok())
     }
@@ -132,15 +133,15 @@ impl Rewritten {
         scope
     }
 
-    /// Returns path and arguments as a URI, if the path is new.
+    /// Returns path and arguments as a URI, if the path was changed.
     pub(super) fn uri(&self, scope: &Scope<'_>) -> Option<String> {
         let path = escape(self.path.as_ref()?);
         let args = self.args.as_deref().unwrap_or_else(|| scope.query());
         if args.is_empty() { Some(path) } else { Some(format!("{path}?{}", String::from_utf8_lossy(args))) }
     }
 
-    /// Runs the scripts of a server and its locations, and finds the location for the path that they leave. A request that an error has
-    /// led to a location begins there.
+    /// Runs the scripts of a server and its locations, and finds the location for the resulting
+    /// path. A request that an error has led to a named location begins there.
     pub(super) fn find<'s>(
         &mut self,
         server: &'s Server,
@@ -191,7 +192,8 @@ impl Rewritten {
         }
     }
 
-    /// Returns the destination of the request after the steps of a location; `None` if their path has another location.
+    /// Returns the destination of the request after the steps of a location; `None` if the new path
+    /// needs another location.
     fn run_location<'s>(
         &mut self,
         location: &'s Location,
@@ -209,7 +211,8 @@ impl Rewritten {
         })
     }
 
-    /// Returns the destination of a request that a location does not serve. One that is `internal` is for paths that `rewrite` made.
+    /// Returns the destination of a request that a location refuses. An `internal` location serves
+    /// only rewritten paths.
     fn refused_at<'s>(&self, location: &'s Location, scope: &Scope<'_>) -> Option<Destination<'s>> {
         match self.path.is_none() && location.settings.internal {
             true => Some(Destination::Internal(location)),
@@ -217,7 +220,8 @@ impl Rewritten {
         }
     }
 
-    /// Runs the steps of a server or location. `variant` becomes that of the last `if` whose condition holds.
+    /// Runs the steps of a server or location. `variant` becomes that of the last `if` with a true
+    /// condition.
     fn run<'s>(
         &mut self,
         steps: &'s [Step],
@@ -250,13 +254,13 @@ impl Rewritten {
                 }
                 Step::Return(reply) => return Ok(End::Outcome(Outcome::Return(reply))),
                 Step::Break => {
-                    // `rewrite ...; break;` is the same as `rewrite ... break;`.
+                    // `rewrite ...; break;` is equivalent to `rewrite ... break;`.
                     self.ignores_pass_uri |= std::mem::take(is_changed);
                     return Ok(End::Stop);
                 }
                 Step::If { condition, then, variant: of_block } => {
                     if self.holds(condition, scope) {
-                        // A block without settings is the location itself.
+                        // A block without settings of its own has those of the location.
                         *variant = *of_block;
                         match self.steps(then, scope, variant, is_changed)? {
                             End::Through => {}
@@ -273,7 +277,7 @@ impl Rewritten {
                     if path.is_empty() {
                         return Err(EMPTY_PATH);
                     }
-                    // The path goes to a node unchanged, so dots must not lead it elsewhere.
+                    // The path goes to a node unchanged, so it must not have dot segments.
                     if has_dots(&path) {
                         return Err(BAD_PATH);
                     }
@@ -295,7 +299,8 @@ impl Rewritten {
         Ok(End::Through)
     }
 
-    /// Returns the new path and arguments, if the expression matches: decoded, or escaped for a redirect.
+    /// Returns the new path and arguments, if the expression matches: decoded, or escaped for a
+    /// redirect.
     fn rewritten(&mut self, rewrite: &Rewrite, scope: &Scope<'_>) -> Option<(Vec<u8>, Vec<u8>)> {
         let subject = self.path.clone().unwrap_or_else(|| scope.path.to_vec());
         if !self.capture(rewrite.pattern.captures(&subject), rewrite.pattern.named_groups()) {
@@ -315,8 +320,8 @@ impl Rewritten {
         Some((path, args))
     }
 
-    /// Stores the groups of an expression, and returns whether it matched. If it did not, there are no groups, as in nginx, not
-    /// even those of an earlier expression.
+    /// Stores the groups of an expression, and returns whether it matched. If it did not match,
+    /// there are no groups, as in nginx: those of an earlier expression are gone too.
     fn capture(&mut self, captures: Option<Captures<'_>>, groups: &[NamedGroup]) -> bool {
         let matched = captures.is_some();
         if let Some(captures) = &captures {
@@ -344,11 +349,14 @@ impl Rewritten {
     }
 }
 
-/// Finds the location of a path that a `rewrite` made. As in nginx, slashes in it are not merged again, and `;parameters` stay. Where a
-/// node may read another path, the location of that must not have rules that the request would get past.
+/// Finds the location of a path that a `rewrite` made.
+///
+/// As in nginx, its slashes are not merged again, and its `;parameters` stay. If a node may read
+/// another path, the request must not bypass the rules of that path's location.
 fn locate_new<'s, 'p>(server: &'s Server, path: &'p [u8]) -> Result<Option<LocationMatch<'s, 'p>>, ErrorResponse> {
     let found = server.locate_decoded(path);
-    // Only an expression matches it, and a node gets it only behind the slash of a `proxy_pass` with variables.
+    // Only an expression matches such a path, and a node gets it only after the slash that a
+    // `proxy_pass` with variables adds.
     if !path.starts_with(b"/") {
         return Ok(found);
     }

@@ -14,21 +14,21 @@ use crate::clock::{Clock as _, SystemClock};
 use crate::nginx::config::Config;
 use crate::nginx::directives::upstream::UpstreamServer;
 
-/// The time that a lookup may take. The system asks several DNS servers for 5 s each.
+/// The maximum time for a lookup. The system resolver asks several DNS servers for 5 s each.
 pub(super) const LOOKUP_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// The number of names that are looked up at a time when the site is built.
+/// The maximum number of names that are looked up at a time when the site is built.
 const MAX_LOOKUPS: usize = 16;
 
 /// The addresses of names, or the error of the lookup.
 pub(in crate::nginx::serve) struct LookedUp(HashMap<(String, u16), Result<Vec<Address>, Arc<io::Error>>>);
 
-/// Host and port, and their addresses.
+/// A host and port, and their addresses.
 type FoundName = ((String, u16), Result<Vec<Address>, Arc<io::Error>>);
 
 impl LookedUp {
-    /// Looks up the names of all servers with the system, several at a time. It blocks until all are found, for at most 15 s: a name
-    /// that takes longer has no addresses.
+    /// Looks up the names of all servers, several at a time. It blocks until all are found, for at
+    /// most 15 s. A name that takes longer has no addresses.
     pub(in crate::nginx::serve) fn all(config: &Config) -> Self {
         let servers = || config.upstreams.iter().flat_map(|upstream| &upstream.servers);
         let name = |server: &UpstreamServer| match &server.address {
@@ -46,7 +46,8 @@ impl LookedUp {
         })
     }
 
-    /// `look_up` runs in threads of its own, which end after it: a lookup of the system cannot be cancelled.
+    /// Looks up names in threads of their own. A system lookup cannot be cancelled, so a thread may
+    /// outlive `limit`.
     fn within(
         limit: Duration,
         names: HashSet<(String, u16)>,
@@ -67,7 +68,7 @@ impl LookedUp {
                     }
                 }
             };
-            // If a thread does not start, the others do its work; if none does, no name is found.
+            // If a thread does not start, the others do its work. If none starts, no name is found.
             if let Err(error) = thread::Builder::new().name("name lookup".to_owned()).spawn(run) {
                 tracing::warn!(%error, "a thread for lookups of names did not start");
             }
@@ -76,7 +77,7 @@ impl LookedUp {
         Self::collect(&found, limit)
     }
 
-    /// Takes what is found within `limit`, or until all lookups have ended.
+    /// Collects the results until all lookups have ended, for at most `limit`.
     fn collect(found: &mpsc::Receiver<FoundName>, limit: Duration) -> Self {
         let (begun, mut all) = (SystemClock.now(), HashMap::new());
         let left = || limit.saturating_sub(SystemClock.now().saturating_duration_since(begun));
@@ -138,7 +139,7 @@ mod tests {
     fn names_are_looked_up_together_and_one_that_hangs_keeps_none_from_its_addresses() {
         let names = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), 1)).collect();
         let of = |found: &LookedUp, name: &str| found.addresses(&Address::Name(name.into(), 1)).map(|all| all.len());
-        // Each waits until all are being looked up.
+        // Each lookup waits until all of them run.
         let barrier = std::sync::Barrier::new(MAX_LOOKUPS);
         let hosts: Vec<_> = (0..MAX_LOOKUPS).map(|number| format!("k{number}")).collect();
         let hosts: Vec<_> = hosts.iter().map(String::as_str).collect();
@@ -148,7 +149,7 @@ mod tests {
         });
         assert!(hosts.iter().all(|host| of(&found, host).unwrap() == 1));
 
-        // As long as the sender lives, a lookup runs.
+        // A lookup counts as running as long as the sender lives.
         let (sender, found) = mpsc::channel();
         let name = |name: &str| (name.to_owned(), 1);
         sender.send((name("fails"), Err(Arc::new(io::Error::other("no such name"))))).unwrap();

@@ -1,4 +1,5 @@
-//! The endpoints of an upstream: one for each address that the names of its servers have, looked up again while the site runs.
+//! The endpoints of an upstream, one for each address of each server. The names of servers are
+//! looked up again while the site runs.
 
 mod lookup;
 
@@ -21,16 +22,18 @@ use crate::endpoint::Endpoint;
 use crate::nginx::applied::Applied;
 use crate::nginx::directives::upstream::{Upstream, UpstreamServer};
 
-/// A good interval for [`Site::start_name_lookups`]: the usual time to live in DNS of services that move.
+/// A good interval for [`Site::start_name_lookups`]: the usual DNS time to live of services that
+/// move.
 pub const NAME_LOOKUP_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The endpoints of an upstream, by server.
 #[derive(Clone)]
 pub(super) struct UpstreamEndpoints {
     upstream: Upstream,
-    /// As text, because settings of the file decide whether an endpoint of an earlier site may stay as it is.
+    /// The settings that apply. They help to decide whether an endpoint of an earlier site may stay
+    /// as it is.
     applied: Applied,
-    /// Parallel to the servers of the upstream.
+    /// The endpoints, parallel to the servers of the upstream.
     servers: Vec<Vec<ServerEndpoint>>,
 }
 
@@ -41,8 +44,9 @@ struct ServerEndpoint {
 }
 
 impl UpstreamEndpoints {
-    /// Finds the addresses of the servers with `look_up`. Endpoints of the same server in `before` keep their ids, and their
-    /// connections if the settings are the same. A name that cannot be looked up keeps its addresses from there.
+    /// Finds the addresses of the servers with `look_up`. Endpoints of the same server in `before`
+    /// keep their ids, and their connections if the settings are the same. A name that cannot be
+    /// looked up keeps its addresses of `before`.
     pub(super) fn look_up(
         upstream: &Upstream,
         applied: &Applied,
@@ -53,7 +57,7 @@ impl UpstreamEndpoints {
             UpstreamEndpoints { upstream: upstream.clone(), applied: applied.clone(), servers: Vec::new() };
         let mut times: HashMap<&str, usize> = HashMap::new();
         for server in &upstream.servers {
-            // nginx accepts a server twice.
+            // nginx accepts the same server line twice.
             let time = times.entry(&server.written).and_modify(|time| *time += 1).or_insert(1);
             let before = before.and_then(|before| before.of_server(&server.written, *time));
             let addresses = match (&server.address, look_up(&server.address), before) {
@@ -83,12 +87,12 @@ impl UpstreamEndpoints {
         Ok(endpoints)
     }
 
-    /// Returns whether the cluster drains nodes that show that they stop.
+    /// Returns whether the cluster drains stopping nodes.
     pub(super) fn drains(&self) -> bool {
         self.applied.drain.value
     }
 
-    /// Returns whether the address of a server is not the text that the file has for it.
+    /// Returns whether some server has an address that differs from its text in the file.
     pub(super) fn differ_from_text(&self) -> bool {
         self.upstream.servers.iter().any(|server| server.address.to_string() != server.written)
     }
@@ -109,13 +113,14 @@ impl UpstreamEndpoints {
         named.nth(time - 1).map(|(_, endpoints)| (self, &endpoints[..]))
     }
 
-    /// Returns the servers whose names were unknown so far, with the upstream.
+    /// Returns the servers whose names are still unknown, with the upstream.
     fn without_address(&self) -> Vec<(String, String)> {
         let servers = self.upstream.servers.iter().zip(&self.servers).filter(|(_, endpoints)| endpoints.is_empty());
         servers.map(|(server, _)| (self.upstream.name.clone(), server.written.clone())).collect()
     }
 
-    /// Returns whether the endpoints of `server` in `new` have the settings that they have here. Certificates are read again.
+    /// Returns whether the endpoints of `server` have the same settings in `new` as here.
+    /// Certificates are read again.
     fn has_settings_of(&self, server: &UpstreamServer, new: &Self) -> bool {
         let settings = |of: &Self| {
             let Upstream { keepalive, keepalive_requests, keepalive_time, keepalive_timeout, head_bytes, .. } =
@@ -127,8 +132,8 @@ impl UpstreamEndpoints {
         has && is_plain(self) && is_plain(new) && settings(self) == settings(new)
     }
 
-    /// Makes the endpoints of a server. Addresses that it `had` stay in their order and keep their ids, which live state and
-    /// sessions belong to; new ones follow.
+    /// Makes the endpoints of a server. Addresses in `had` keep their order and their ids, to which
+    /// live state and sessions belong. New addresses follow.
     fn of_addresses(
         &self,
         server: &UpstreamServer,
@@ -157,7 +162,8 @@ impl UpstreamEndpoints {
         Ok(made)
     }
 
-    /// Returns `wanted`, with a number appended if another endpoint of the upstream has this id.
+    /// Returns `wanted`, with a number appended if another endpoint of the upstream already has
+    /// this id.
     fn free_id(&self, wanted: &str, made: &[ServerEndpoint]) -> String {
         let is_taken = |id: &str| self.servers.iter().flatten().chain(made).any(|one| one.endpoint.id().as_str() == id);
         let numbered = (2..).map(|time| format!("{wanted}#{time}"));
@@ -185,25 +191,27 @@ impl UpstreamEndpoints {
     }
 }
 
-/// Looks names up for as long as it lives: see [`Site::start_name_lookups`].
+/// Looks up names until it is dropped: see [`Site::start_name_lookups`].
 #[must_use = "dropping it ends the lookups"]
 #[derive(Debug)]
 pub struct NameLookups {
-    /// The only task of the set, which the drop of the set aborts.
+    /// The task, which is aborted when the set is dropped.
     _task: JoinSet<()>,
 }
 
 impl Site {
-    /// Looks the names of servers up again, every `interval` and at most every 10 ms, until the returned value is dropped. Call it
-    /// within a tokio runtime.
+    /// Looks up the names of servers again every `interval`, until the returned value is dropped.
+    /// It must be called within a tokio runtime. The shortest interval is 10 ms.
     ///
-    /// The endpoints of an upstream follow the addresses: one that stays keeps its id, its live state, its sessions and its
-    /// connections, a new one has a slow start if the file sets one, and requests in flight to one that left continue. A weight
-    /// that was set in the cluster is that of the file again when addresses change. A name that cannot be looked up, or not within 15 s,
-    /// keeps its last addresses, with one warning, and is looked up again within 30 s.
+    /// The endpoints of an upstream follow the addresses. An endpoint that stays keeps its id, live
+    /// state, sessions and connections. A new one has a slow start if the file sets one. Requests
+    /// in flight to a removed one continue. When addresses change, weights that were set in the
+    /// cluster become those of the file again. A name whose lookup fails or takes over 15 s keeps
+    /// its last addresses, with one warning, and is looked up again within 30 s.
     ///
-    /// nginx does this for `server ... resolve` only (1.27.3). The names of such servers are asked for at the DNS servers of `resolver`,
-    /// with the feature `dns`. Other lookups are those of the system (`getaddrinfo`). Both are so at the start too.
+    /// nginx does this only for `server ... resolve` (1.27.3). With the feature `dns`, the names of
+    /// such servers are looked up at the DNS servers of `resolver`. The system resolver
+    /// (`getaddrinfo`) looks up all other names. The same holds for the lookups at the start.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -220,14 +228,14 @@ impl Site {
         })
     }
 
-    /// Returns how often the configuration wants names to be looked up: the shortest `valid=` of its `resolver` lines, else
-    /// [`NAME_LOOKUP_INTERVAL`].
+    /// Returns the lookup interval of the configuration: the shortest `valid=` of its `resolver`
+    /// lines, else [`NAME_LOOKUP_INTERVAL`].
     pub fn name_lookup_interval(&self) -> Duration {
         self.parts.config.resolvers.valid.unwrap_or(NAME_LOOKUP_INTERVAL)
     }
 
-    /// Looks names up as [`start_name_lookups`](Self::start_name_lookups) does, with `lookup`, which gets a host and a port, and at
-    /// most every 10 ms.
+    /// Looks up names as [`start_name_lookups`](Self::start_name_lookups) does, but with `lookup`,
+    /// which gets a host and a port.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -322,7 +330,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_name_that_is_unknown_at_the_start_is_looked_up_soon() {
-        // No lookup asks a server for a name with such a label.
+        // The label is too long for DNS, so no lookup asks a server.
         let name = "a".repeat(70);
         let text = format!(
             "server {{ listen 1; resolver 127.0.0.1 valid=1h; set $later {name}; location / {{ proxy_pass http://$later:7070; }} }}"

@@ -1,4 +1,5 @@
-//! The headers that a response gets, in the order of nginx's filters: `more_set_headers`, `expires`, `add_header`, `charset`.
+//! The headers that are added to a response, in the order of nginx's filters: `more_set_headers`,
+//! `expires`, `add_header`, `charset`.
 
 use http::{HeaderValue, Response, StatusCode};
 
@@ -7,26 +8,27 @@ use crate::nginx::directives::settings::{AddHeader, BlockSettings, Lifetime, add
 use crate::nginx::serve::access_log::PendingRequest;
 use crate::nginx::variables::{Outcome, Scope, Unsendable};
 
-/// The headers of a block, with the values that need no response.
+/// The headers of a block, with the values that do not depend on the response.
 pub(super) struct HeaderFilters<'s> {
     settings: &'s BlockSettings,
     more: Lines<'s>,
     added: Lines<'s>,
-    /// Of `expires`, unless it needs the response.
+    /// The lifetime of `expires`, unless it depends on the response.
     lifetime: Option<Lifetime>,
 }
 
-/// Lines of a block, and the value of each; `None` if it is empty or needs the response.
+/// The directives of a block, and the value of each; `None` if it is empty or depends on the
+/// response.
 type Lines<'s> = Vec<(&'s AddHeader, Option<HeaderValue>)>;
 
-/// The request whose variables show the response.
+/// The request whose variables show its response.
 pub(super) enum Variables<'r> {
     OfSite(&'r Scope<'r>),
     OfNode(&'r PendingRequest),
 }
 
 impl<'s> HeaderFilters<'s> {
-    /// Computes the values that need no response.
+    /// Computes the values that do not depend on the response.
     ///
     /// # Errors
     /// [`Unsendable`] if one of them cannot be sent.
@@ -40,7 +42,8 @@ impl<'s> HeaderFilters<'s> {
         })
     }
 
-    /// Changes the headers of a response. A value that needs the response and cannot be sent is left out: the request has been served.
+    /// Changes the headers of a response. A value that depends on the response and cannot be sent
+    /// is left out, because the request has already been served.
     pub(super) fn apply(self, response: &mut Response<Body>, variables: Option<Variables<'_>>) {
         let variables = variables.as_ref();
         let adds = adds_to(response.status().as_u16());
@@ -70,7 +73,7 @@ fn lines<'s>(lines: &'s [AddHeader], scope: &Scope<'_>) -> Result<Lines<'s>, Uns
     lines.iter().map(value).collect()
 }
 
-/// Adds the values that need the response.
+/// Adds the values that depend on the response.
 fn with_late_values<'s>(
     mut lines: Lines<'s>,
     response: &Response<Body>,

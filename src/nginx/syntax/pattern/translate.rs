@@ -1,12 +1,13 @@
-//! Translates expressions of PCRE without UTF mode into those of the crate `regex`.
+//! Translates PCRE expressions without UTF mode into those of the crate `regex`.
 //!
-//! Most of the syntax is the same. What the crate reads in another way is written in its form, and what has no form there is refused. What
-//! the crate does not read at all is left to it to refuse.
+//! Most of the syntax is the same. Syntax that the crate reads differently is rewritten, or is an
+//! error if the crate has no equivalent. Syntax that the crate does not know is left for the crate
+//! to refuse.
 
 use std::error::Error;
 use std::fmt;
 
-/// A part of an expression of PCRE that has no form in the crate `regex`.
+/// A part of a PCRE expression that has no equivalent in the crate `regex`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PcreError {
     pub(super) at: usize,
@@ -34,11 +35,13 @@ impl fmt::Display for PcreError {
 
 impl Error for PcreError {}
 
-/// Translates an expression of PCRE without UTF mode, as nginx and httpd use it, into one of the crate `regex` with Unicode off. What
-/// that crate does not know is left to it to refuse.
+/// Translates a PCRE expression without UTF mode into one for the crate `regex` with Unicode off.
+///
+/// nginx and httpd use PCRE in this mode. Syntax that the crate does not know is left for the crate
+/// to refuse.
 ///
 /// # Errors
-/// A part means something else there, and has no other form.
+/// A part has another meaning in the crate, and no equivalent.
 pub fn translate_pcre(text: &str) -> Result<String, PcreError> {
     let mut translation = Translation { text, at: 0, out: String::with_capacity(text.len()), before: Before::Other };
     while translation.at < text.len() {
@@ -54,7 +57,7 @@ struct Translation<'t> {
     before: Before,
 }
 
-/// What stands before the place.
+/// The kind of element before the current position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Before {
     /// A quantifier, which `?` makes lazy and `+` possessive.
@@ -64,11 +67,12 @@ enum Before {
     Other,
 }
 
-/// The whitespace of `\h`, and of `\v`.
+/// The whitespace of `\h`.
 const HORIZONTAL: &str = "\\t \\xA0";
 const VERTICAL: &str = "\\n\\x0B\\f\\r\\x85";
 
-/// The names of `[:NAME:]`. Those of one case have another meaning if they are negated and case is ignored.
+/// The names of `[:NAME:]`. `lower` and `upper` have another meaning if they are negated and case
+/// is ignored.
 const POSIX: [&str; 14] = [
     "alnum", "alpha", "ascii", "blank", "cntrl", "digit", "graph", "lower", "print", "punct", "space", "upper", "word",
     "xdigit",
@@ -86,7 +90,8 @@ impl Translation<'_> {
         self.before = before;
     }
 
-    /// Takes a character over. PCRE reads one beyond ASCII as several, of one byte each.
+    /// Copies a character. PCRE reads a character beyond ASCII as several characters of one byte
+    /// each.
     fn keep(&mut self) {
         let Some(c) = self.rest().chars().next() else { return };
         let form = match c.is_ascii() {
@@ -101,7 +106,7 @@ impl Translation<'_> {
         Err(PcreError { at: self.at, message, instead })
     }
 
-    /// Translates what begins at the place, outside of a class.
+    /// Translates the element at the current position, outside of a class.
     fn step(&mut self) -> Result<(), PcreError> {
         match self.rest().as_bytes() {
             [b'\\', ..] => return self.escape(false),
@@ -128,7 +133,7 @@ impl Translation<'_> {
                     let form = self.rest()[..length].to_owned();
                     self.write(&form, length, Before::Quantifier);
                 }
-                // It is a brace.
+                // The brace is literal.
                 None => self.write("\\{", 1, Before::Other),
             },
             _ => self.keep(),
@@ -136,7 +141,7 @@ impl Translation<'_> {
         Ok(())
     }
 
-    /// Refuses flags of another meaning, in `(?FLAGS)` and `(?FLAGS:...)`.
+    /// Refuses flags that have another meaning in the crate, in `(?FLAGS)` and `(?FLAGS:...)`.
     fn check_flags(&self) -> Result<(), PcreError> {
         let flags = &self.rest()[2..];
         let length = flags.find(|c: char| !(c.is_ascii_alphabetic() || c == '-')).unwrap_or(flags.len());

@@ -9,17 +9,17 @@ use crate::nginx::variables::{Maps, Scope, Template};
 /// The lines of a `map`.
 #[derive(Debug, Default)]
 pub(super) struct Values {
-    /// The results by the value in lower case, as nginx compares.
+    /// The results by the value in lower case, because nginx ignores case.
     exact: HashMap<Vec<u8>, Template>,
-    /// `hostnames`: names with an asterisk may follow.
+    /// Whether names with an asterisk may occur (`hostnames`).
     has_hostnames: bool,
-    /// `volatile`: each use computes the value.
+    /// Whether each use computes the value (`volatile`).
     pub(super) is_volatile: bool,
-    /// By the end of the value, which begins with a dot: `*.example.org`.
+    /// The results by the end of the value, which begins with a dot: `*.example.org`.
     suffixes: HashMap<Vec<u8>, Template>,
-    /// By the beginning of the value, which ends with a dot: `www.example.*`.
+    /// The results by the beginning of the value, which ends with a dot: `www.example.*`.
     prefixes: HashMap<Vec<u8>, Template>,
-    /// Expressions in the order of the file, which are tried if no exact value matches.
+    /// The expressions in the order of the file, which are tried if nothing else matches.
     patterns: Vec<(Pattern, Template)>,
     pub(super) default: Option<Template>,
 }
@@ -65,7 +65,7 @@ impl Values {
         let replaced = if key.text == "default" {
             self.default.replace(result)
         } else if let Some(suffix) = suffix {
-            // `.example.org` is the name itself too.
+            // `.example.org` also matches the name itself.
             let own = (!lower.starts_with('*')).then(|| self.exact.insert(suffix.into(), result.clone())).flatten();
             own.or(self.suffixes.insert(format!(".{suffix}").into_bytes(), result))
         } else if let Some(prefix) = prefix {
@@ -79,7 +79,7 @@ impl Values {
         }
     }
 
-    /// Returns the result for a name by its longest known end, else by its longest known beginning.
+    /// Returns the result for a name by its longest known suffix, else by its longest known prefix.
     fn name(&self, lower: &[u8]) -> Option<&Template> {
         const MAX_NAME: usize = 255;
         if !self.has_hostnames || lower.len() > MAX_NAME {

@@ -1,4 +1,4 @@
-//! The parts of a certificate that variables show (RFC 5280), as OpenSSL writes them.
+//! The parts of a certificate that variables show (RFC 5280), in OpenSSL's form.
 
 use std::fmt::Write as _;
 
@@ -46,7 +46,7 @@ pub(super) struct Certificate<'d> {
 }
 
 impl<'d> Certificate<'d> {
-    /// Returns `None` if the bytes are no certificate.
+    /// Parses a certificate in DER; `None` if the bytes are not a certificate.
     pub(super) fn parse(der: &'d [u8]) -> Option<Self> {
         let mut whole = Elements(Elements(der).of(SEQUENCE)?);
         let mut signed = Elements(whole.of(SEQUENCE)?);
@@ -59,25 +59,25 @@ impl<'d> Certificate<'d> {
         (serial.tag == INTEGER).then_some(Certificate { serial: serial.content, issuer, subject })
     }
 
-    /// `$ssl_client_serial`.
+    /// Returns `$ssl_client_serial`.
     pub(super) fn serial(&self) -> String {
-        // A zero before it keeps a number positive.
+        // A leading zero byte keeps a number positive.
         let number = self.serial.strip_prefix(&[0]).filter(|rest| !rest.is_empty()).unwrap_or(self.serial);
         hex(number)
     }
 
-    /// `$ssl_client_i_dn`.
+    /// Returns `$ssl_client_i_dn`.
     pub(super) fn issuer(&self) -> String {
         distinguished_name(self.issuer).unwrap_or_default()
     }
 
-    /// `$ssl_client_s_dn`.
+    /// Returns `$ssl_client_s_dn`.
     pub(super) fn subject(&self) -> String {
         distinguished_name(self.subject).unwrap_or_default()
     }
 }
 
-/// `$ssl_client_escaped_cert`: the certificate in PEM, as a part of a URI.
+/// Returns `$ssl_client_escaped_cert`: the certificate in PEM, escaped for a URI.
 pub(super) fn escaped_pem(der: &[u8]) -> String {
     let text = STANDARD.encode(der);
     let lines: Vec<_> = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
@@ -92,7 +92,7 @@ pub(super) fn escaped_pem(der: &[u8]) -> String {
     escaped
 }
 
-/// Returns a name in the form of RFC 2253, the last part first. `None` if it is malformed.
+/// Returns a name in the form of RFC 2253, with the last part first; `None` if it is malformed.
 fn distinguished_name(name: &[u8]) -> Option<String> {
     let mut parts = Vec::new();
     let mut sets = Elements(name);
@@ -165,7 +165,7 @@ struct Element<'d> {
 }
 
 impl Element<'_> {
-    /// Returns a string of one of the types that names have; `None` for another type.
+    /// Returns a string of one of the types that names use; `None` for another type.
     fn text(&self) -> Option<String> {
         let wide = |size: usize| {
             let character = |bytes: &[u8]| bytes.iter().fold(0, |number, byte| number << 8 | u32::from(*byte));
@@ -185,7 +185,7 @@ impl Element<'_> {
     }
 }
 
-/// The elements that stand one behind the other in some bytes.
+/// The consecutive elements in some bytes.
 struct Elements<'d>(&'d [u8]);
 
 impl<'d> Elements<'d> {
@@ -216,7 +216,8 @@ impl<'d> Elements<'d> {
 mod tests {
     use super::*;
 
-    /// A certificate for `C=DE, O="Ä, B+C" + OU=#x, CN=two words , 1.2.3.4=y`, as far as it is read.
+    /// A certificate for `C=DE, O="Ä, B+C" + OU=#x, CN=two words , 1.2.3.4=y`, with the parts that
+    /// are read.
     fn certificate() -> Vec<u8> {
         let element = |tag: u8, content: &[u8]| [&[tag, content.len() as u8], content].concat();
         let attribute = |oid: &[u8], tag, text: &str| {

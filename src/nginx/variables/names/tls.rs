@@ -1,4 +1,4 @@
-//! The variables of TLS with clients.
+//! The variables of TLS connections with clients.
 
 use super::super::scope::{Scope, TlsConnection};
 use super::super::sink::Sink;
@@ -17,7 +17,7 @@ pub(super) enum TlsVariable {
     Verify,
 }
 
-/// Writes the value of a connection over TLS; nothing for another one.
+/// Writes the value for a connection over TLS, and nothing for any other connection.
 pub(super) fn write(variable: TlsVariable, scope: &Scope<'_>, sink: Sink<'_>) {
     if let Some(tls) = scope.tls {
         write_of(tls, variable, sink);

@@ -30,7 +30,8 @@ use crate::proxy::ProxyCore;
 use crate::proxy::error_response::{ErrorResponse, QUEUES_FULL, STOPPED, WAITED_TOO_LONG};
 use crate::proxy::rules::QueryWatch;
 
-/// The maximum length of a body that leads or follows, in bytes. Longer SQL is not analysed, so its effect is unknown.
+/// The maximum length of a body that leads or follows, in bytes. Longer SQL is not analysed, so its
+/// effect is unknown.
 const MAX_BODY: usize = 128 * 1024;
 
 /// The flights of a proxy.
@@ -47,7 +48,8 @@ pub(in crate::proxy) struct Executed<B> {
     is_copied: Option<bool>,
 }
 
-/// The endpoint of an attempt, with the failure if there is no response; or the response to a client that stopped its query.
+/// The endpoint of an attempt, with the failure if there is no response; or the response to a
+/// client that stopped its query.
 type AttemptResult<B> = Result<(Picked<B>, Option<SendError>), ErrorResponse>;
 
 /// The result that all followers of a flight get.
@@ -121,7 +123,8 @@ pub(super) enum AfterEntry {
 }
 
 impl<'p, B: Backend> Attempts<'p, B> {
-    /// Makes a query that may be shared lead or follow a flight. Returns the follower, if it follows.
+    /// Makes a query that may be shared lead or follow a flight. Returns the follower, if it
+    /// follows.
     pub(super) fn enter_flight(
         &mut self,
         query: Option<QueryContents>,

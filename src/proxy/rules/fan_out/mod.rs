@@ -72,7 +72,8 @@ pub(crate) struct FanOut<'a, B> {
     pub(crate) class: RequestClass,
     pub(crate) merge: Merge,
     pub(crate) may_repeat: MayRepeat<'a>,
-    /// Whether a redirect to the address of its node becomes relative, although the client names a host.
+    /// Whether a redirect to the address of its node becomes relative, although the client names a
+    /// host.
     pub(crate) hides_nodes: bool,
 }
 
@@ -241,7 +242,8 @@ impl AttemptRecorder<'_> {
 /// The result of one node.
 #[derive(Default)]
 struct NodeResult {
-    /// `None` if the node failed or its response was not read. An unread response to a stop or a logout has an empty body.
+    /// `None` if the node failed or its response was not read. An unread response to a stop or a
+    /// logout has an empty body.
     response: Option<Response<Bytes>>,
     /// The reason why the response was not read.
     unread: Option<Unread>,
@@ -269,7 +271,8 @@ async fn refuses_connections<B: Backend>(backend: &B) -> bool {
     matches!(connected, Ok(Err(error)) if error.is_connection_refused())
 }
 
-/// Sends the request to one node. If the node closed its kept-alive connection, it gets the request once more on another one.
+/// Sends the request to one node. If the node closed its kept-alive connection, it gets the request
+/// once more on another one.
 async fn send<B: Backend>(
     mut picked: Picked<B>,
     mut request: Request<Body>,

@@ -84,8 +84,8 @@ impl SessionsBuilder {
         }
     }
 
-    /// Sets how long a request waits for an operation of the store. Default: 50 ms. Writes that no request waits for may take
-    /// longer, because a store that has just started is slow.
+    /// Sets how long a request waits for an operation of the store. Default: 50 ms. Writes that no
+    /// request waits for may take longer, because a store that has just started is slow.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self

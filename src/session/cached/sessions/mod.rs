@@ -356,8 +356,8 @@ impl Sessions {
         self.write_now(key, Write::Remove).await;
     }
 
-    /// Ends the session under `key`, whose records live for `ttl`, and waits for the store. Afterwards no
-    /// front end finds the session in the store, unless the store is unavailable.
+    /// Ends the session under `key`, whose records live for `ttl`, and waits for the store.
+    /// Afterwards no front end finds the session in the store, unless the store is unavailable.
     pub(crate) async fn end_now(&self, key: SessionKey, ttl: Duration) {
         let store = &self.store;
         if store.near.is_some() {

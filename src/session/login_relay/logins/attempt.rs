@@ -17,14 +17,14 @@ use crate::session::login_relay::record::NodeCookie;
 pub(in super::super) enum LoginOutcome {
     /// The session is logged in and has this cookie.
     LoggedIn(NodeCookie),
-    /// The node accepted the login without a session cookie: it requires credentials with each
+    /// The node accepted the login without a session cookie, so it requires credentials with each
     /// request.
     NoCookie,
     /// The session has ended.
     SessionGone,
     /// The credentials are not sent to this node now, or it did not accept them.
     Postponed,
-    /// The node cannot log in at present.
+    /// The login was not possible at this node.
     NotReady(SendErrorKind),
 }
 
@@ -55,7 +55,8 @@ const CLIENT_HEADERS: [HeaderName; 5] = [
     HeaderName::from_static("x-forwarded-host"),
 ];
 
-/// The headers of a client's request that the relay repeats in its own requests. Most requests need none.
+/// The headers of a client's request that the relay repeats in its own requests. Most requests need
+/// none.
 #[derive(Default)]
 pub(in super::super) struct ClientHeaders([Option<HeaderValue>; 5]);
 
@@ -96,7 +97,8 @@ pub(super) async fn log_in(
     }
 }
 
-/// Makes a logout request. It repeats the client's own, if there is one, because its version of Kylin understands that.
+/// Makes a logout request. It repeats the client's own logout, if there is one, because that suits
+/// the version of Kylin.
 pub(super) fn logout(like: Option<(&Method, &Uri)>, headers: &HeaderMap, cookie: &NodeCookie) -> Request<Bytes> {
     let (method, uri) = match like {
         Some((method, uri)) => (method.clone(), uri.clone()),

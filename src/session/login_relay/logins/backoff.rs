@@ -1,15 +1,19 @@
-//! Delays logins with credentials that were not accepted, and tells a wrong password from a user source that is down.
+//! Delays logins with credentials that were not accepted, and distinguishes a wrong password from a
+//! user source that is down.
 //!
-//! Kylin 2.x-4.x respond with 401 to a wrong password, and also while LDAP is unreachable. So a refusal counts only if a second
-//! node confirms it after a delay. Kylin 5 and LDAP lock a user after a few wrong passwords, so meanwhile no node gets the
-//! credentials.
+//! Kylin 2.x-4.x respond with 401 to a wrong password, and also while LDAP is unreachable. So a
+//! refusal counts only if a second node confirms it after a delay. Kylin 5 and LDAP lock a user
+//! after a few wrong passwords, so meanwhile no node gets the credentials.
 //!
-//! The login with which a node dies has no response, but the node may have counted a wrong password. A node that restarts breaks
-//! one login, and the next node accepts the credentials: so only a second one in a row delays logins.
+//! A login during which a node dies has no response, but the node may have counted a wrong
+//! password. A node that restarts breaks one login, and the next node accepts the credentials. So
+//! only a second broken login in a row delays logins.
 //!
-//! The front ends of one store share what was refused: each marks the credentials in the store, and one that sees them accepted
-//! removes the mark. So a front end looks for the mark before it sends credentials, and before it ends a session whose credentials
-//! were refused. The front ends claim each repeated login in the store ([`claim_login`](super::super::sealed_sessions::SealedSessions::claim_login)).
+//! The front ends of one store share refusals. A front end marks refused credentials in the store,
+//! and removes the mark when a node accepts them. It looks for the mark before it sends
+//! credentials, and before it ends a session whose credentials were refused. The front ends claim
+//! each repeated login in the store
+//! ([`claim_login`](super::super::sealed_sessions::SealedSessions::claim_login)).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,14 +28,15 @@ use crate::session::store::latest::Latest;
 
 /// The minimum time between two logins with credentials that were not accepted.
 pub(super) const DELAY: Duration = Duration::from_secs(30);
-/// After each refusal the delay is this many times the time since the first one. A wrong password is then sent after 0 and 30 s,
-/// 2, 8 and 32 minutes, which is below the usual limits of directories.
+/// The factor of the delay: after each refusal, the delay is this many times the time since the
+/// first one. A wrong password is then sent after 0 s, 30 s, 2, 8 and 32 minutes, which is below
+/// the usual limits of directories.
 const GROWTH: u32 = 3;
-/// The maximum delay. A failure is forgotten this long after the end of its delay.
+/// The maximum delay. A failure is also forgotten this long after the end of its delay.
 pub(super) const MAX_DELAY: Duration = Duration::from_secs(3600);
 /// The time after which a front end tries again to claim a login.
 const CLAIM_INTERVAL: Duration = Duration::from_secs(5);
-/// The maximum number of credentials that are remembered.
+/// The maximum number of remembered credentials.
 const CAPACITY: usize = 10_000;
 
 /// The failed logins of this front end, by the fingerprint of their credentials.
@@ -42,33 +47,37 @@ pub(in super::super) struct LoginBackoff {
     clock: Arc<dyn Clock>,
 }
 
-/// The failed logins with one pair of credentials since this front end last learned that a node accepted them.
+/// The failed logins with one pair of credentials since this front end last learned that a node
+/// accepted them.
 #[derive(Clone)]
 struct LoginFailure {
-    /// The only node that failed to check the credentials; during the delay, other nodes may still get them. `None` if the delay
-    /// holds for all nodes.
+    /// The only node that failed to check the credentials. During the delay, other nodes may still
+    /// get them. `None` if the delay applies to all nodes.
     failed_at: Option<EndpointId>,
-    /// The node that first refused the credentials, and when. Maybe it could only not check them.
+    /// The node that first refused the credentials, and the time. It may have refused them because
+    /// it could not check them.
     refused: Option<(EndpointId, Instant)>,
-    /// The credentials are wrong: a second refusal has confirmed the first, a node said so, or another front end has found out.
+    /// Whether the credentials are known to be wrong: by a second refusal, a node's response, or
+    /// another front end's mark.
     is_confirmed: bool,
-    /// The last time at which the store had a mark of the last refusal. If the mark is gone later, a node has accepted the
-    /// credentials, or the mark has expired.
+    /// The last time at which the store had a mark of the last refusal. If the mark is gone later,
+    /// a node has accepted the credentials, or the mark has expired.
     marked: Option<Instant>,
-    /// All that has failed is one login that broke, which delays nothing.
+    /// Whether the only failure is one broken login, which delays nothing.
     is_first_break: bool,
-    /// No node gets the credentials before this time.
+    /// The time before which no node gets the credentials.
     until: Instant,
 }
 
 /// Whether credentials may be sent to a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Permit {
-    /// They may be sent.
+    /// The credentials may be sent.
     Send,
-    /// They may be sent if the login can be claimed. No other permit is given for [`CLAIM_INTERVAL`].
+    /// The credentials may be sent if the login can be claimed. No other permit is given for
+    /// [`CLAIM_INTERVAL`].
     SendOnce,
-    /// They may not be sent now.
+    /// The credentials may not be sent now.
     Wait,
 }
 
@@ -83,8 +92,8 @@ impl LoginBackoff {
             && self.failures.lock().get(&credentials()).is_some_and(|failure| self.clock.now() < failure.until)
     }
 
-    /// Returns whether a login with the credentials has failed since the last one that succeeded. A single one that broke does not
-    /// count.
+    /// Returns whether a login with the credentials has failed since the last success. A single
+    /// broken login does not count.
     pub(in super::super) fn has_failed(&self, credentials: &SessionKey) -> bool {
         self.has_failures.load(Ordering::Relaxed)
             && self.failures.lock().get(credentials).is_some_and(|failure| !failure.is_first_break)
@@ -95,12 +104,13 @@ impl LoginBackoff {
         self.failures.lock().get(credentials).is_some_and(|failure| failure.is_confirmed)
     }
 
-    /// Returns whether the store had a mark of the credentials, which another front end may have removed.
+    /// Returns whether the store had a mark of the credentials, which another front end may have
+    /// removed.
     pub(super) fn is_marked(&self, credentials: &SessionKey) -> bool {
         self.failures.lock().get(credentials).is_some_and(|failure| failure.marked.is_some())
     }
 
-    /// Asks whether the node at `endpoint` may get the credentials.
+    /// Decides whether the node at `endpoint` may get the credentials.
     pub(super) fn permit(&self, credentials: &SessionKey, endpoint: &EndpointId) -> Permit {
         let now = self.clock.now();
         let mut failures = self.failures.lock();
@@ -127,7 +137,8 @@ impl LoginBackoff {
         }
     }
 
-    /// Records that the node at `endpoint` failed to check the credentials. If a second node fails, no node gets them.
+    /// Records that the node at `endpoint` failed to check the credentials. If a second node fails,
+    /// no node gets them.
     pub(super) fn node_failed(&self, credentials: SessionKey, endpoint: &EndpointId) {
         self.note(credentials, |failure, is_first, _| match &failure.failed_at {
             None if is_first => failure.failed_at = Some(endpoint.clone()),
@@ -153,7 +164,8 @@ impl LoginBackoff {
         self.has_failures.store(true, Ordering::Relaxed);
     }
 
-    /// Records that the credentials are wrong. After the delay, the mark in the store decides whether a node gets them.
+    /// Records that the credentials are wrong. After the delay, the mark in the store decides
+    /// whether a node gets them.
     pub(super) fn wrong(&self, credentials: SessionKey) {
         self.note(credentials, |failure, _, _| {
             (failure.failed_at, failure.is_confirmed, failure.marked) = (None, true, None);
@@ -167,9 +179,10 @@ impl LoginBackoff {
         }
     }
 
-    /// Records that a lookup that began at the time `begun` found no mark of the credentials. If the store had one before, the
-    /// delay is over, the next login has to be claimed, and its refusal would count as the first one. A mark that was written
-    /// since then counts.
+    /// Records that a lookup that began at the time `begun` found no mark of the credentials.
+    ///
+    /// If the store had a mark before, the delay is over. The next login must be claimed, and its
+    /// refusal would count as the first one. A mark that was written after `begun` stays valid.
     pub(super) fn unmarked(&self, credentials: &SessionKey, begun: Instant) {
         let now = self.clock.now();
         if let Some(failure) = self.failures.lock().get_mut(credentials)
@@ -184,7 +197,8 @@ impl LoginBackoff {
         self.clock.now()
     }
 
-    /// Records that the node at `endpoint` refused the credentials, or could not check them. Returns the delay that begins.
+    /// Records that the node at `endpoint` refused the credentials, or could not check them.
+    /// Returns the delay that begins.
     pub(super) fn refused(&self, credentials: SessionKey, endpoint: &EndpointId) -> Duration {
         self.note(credentials, |failure, _, now| {
             (failure.failed_at, failure.marked) = (None, None);
@@ -206,8 +220,8 @@ impl LoginBackoff {
         had_failed
     }
 
-    /// Changes the entry of the credentials and starts their delay, which it returns. `change` also gets whether this failure is the
-    /// first, and the time.
+    /// Changes the entry of the credentials and starts their delay, which it returns. `change` also
+    /// gets whether this failure is the first, and the time.
     fn note(&self, credentials: SessionKey, change: impl FnOnce(&mut LoginFailure, bool, Instant)) -> Duration {
         let now = self.clock.now();
         let mut failures = self.failures.lock();

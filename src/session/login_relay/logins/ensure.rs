@@ -31,8 +31,8 @@ struct LoginRequest {
 }
 
 impl Relay {
-    /// Logs the session of a request in at a node, or waits for the login that is running. The
-    /// session then has the cookie. `rejected` is the cookie that the node has just rejected.
+    /// Logs the session of a request in at a node, or waits for a running login. The session then
+    /// has the cookie. `rejected` is the cookie that the node has just rejected.
     pub(in super::super) async fn ensure_logged_in(
         self: &Arc<Self>,
         relayed: &mut RelayRequest,
@@ -68,13 +68,14 @@ impl Relay {
         }
     }
 
-    /// Logs in for all requests that wait for it.
+    /// Logs in for all requests that wait for this login.
     async fn log_in_once(&self, mut known: OpenSession, request: LoginRequest) -> LoginOutcome {
         let LoginRequest { endpoint, fingerprint, .. } = &request;
         let is_known_elsewhere = known.cookies().is_known_elsewhere(endpoint);
         let lock = self.logins.lock(*fingerprint);
         let guard = match is_known_elsewhere && self.backoff.has_failed(fingerprint) {
-            // The login that holds the lock may take long, and another node can serve the request now.
+            // The login that holds the lock may take long, and another node can serve the request
+            // now, so it does not wait.
             true => lock.try_lock().ok(),
             false => timeout(self.login_timeout, lock.lock()).await.ok(),
         };
@@ -88,8 +89,8 @@ impl Relay {
         self.after_attempt(known, request, attempt).await
     }
 
-    /// Returns the outcome if the session is logged in already, or must not send its credentials now. Updates `known` from the
-    /// store.
+    /// Returns the outcome if the session is already logged in, or must not send its credentials
+    /// now. Updates `known` from the store.
     async fn outcome_without_login(
         &self,
         known: &mut OpenSession,
@@ -119,7 +120,7 @@ impl Relay {
                 false
             }
             (Permit::Send, Mark::Absent | Mark::Unknown) => true,
-            // Maybe the store has a mark that says the same.
+            // The store is unavailable, but may have a mark that the credentials are wrong.
             (Permit::SendOnce, Mark::Unknown) if self.backoff.is_confirmed(fingerprint) => false,
             // The delays of all front ends end at about the same time.
             (Permit::SendOnce, Mark::RefusedBy(_) | Mark::Absent | Mark::Unknown) => {
@@ -133,7 +134,8 @@ impl Relay {
         (!may_send).then_some(LoginOutcome::Postponed)
     }
 
-    /// Returns whether no node gets the credentials now. Another front end may have seen them accepted during the delay.
+    /// Returns whether no node gets the credentials now. During a delay, the store shows whether
+    /// another front end has seen them accepted.
     async fn must_wait(&self, fingerprint: &SessionKey) -> bool {
         if self.backoff.is_waiting(|| *fingerprint) && self.backoff.is_marked(fingerprint) {
             self.look_for_mark(fingerprint).await;
@@ -141,7 +143,7 @@ impl Relay {
         self.backoff.is_waiting(|| *fingerprint)
     }
 
-    /// Looks up how any front end has marked the credentials, and records that for this one.
+    /// Looks up the mark of the credentials, from any front end, and records it for this front end.
     async fn look_for_mark(&self, fingerprint: &SessionKey) -> Mark {
         let begun = self.backoff.now();
         let mark = self.sessions.mark(fingerprint).await;
@@ -200,9 +202,12 @@ impl Relay {
         }
     }
 
-    /// Decides on a session whose credentials are refused, and which is not logged in at `endpoint`. It ends if no node knows it;
-    /// otherwise it stays at those nodes, as it would without a front end. If another front end has seen the credentials accepted
-    /// meanwhile, the session stays too, and a later request logs it in.
+    /// Decides whether to end a session whose credentials were refused, and which is not logged in
+    /// at `endpoint`.
+    ///
+    /// The session ends if no node knows it. Otherwise it stays at the nodes that know it, as it
+    /// would without a front end. It also stays if another front end has seen the credentials
+    /// accepted meanwhile, and a later request logs it in.
     pub(in super::super) async fn leave_refused(
         &self,
         known: &mut OpenSession,
@@ -247,27 +252,29 @@ impl Relay {
         if exists { LoginOutcome::LoggedIn(first.unwrap_or(own)) } else { LoginOutcome::SessionGone }
     }
 
-    /// Records for all front ends that the credentials are wrong. While sessions with them are used, they are not sent again until a
-    /// client has logged in with them.
+    /// Records for all front ends that the credentials are wrong. As long as sessions with these
+    /// credentials are used, the credentials are not sent again until a client has logged in with
+    /// them.
     pub(in super::super) async fn forbid(&self, fingerprint: &SessionKey) {
         self.backoff.wrong(*fingerprint);
         self.sessions.mark_wrong(fingerprint).await;
         self.backoff.marked(fingerprint);
     }
 
-    /// Records for all front ends that the node at `endpoint` refused the credentials, or could not check them.
+    /// Records for all front ends that the node at `endpoint` refused the credentials, or could not
+    /// check them.
     pub(in super::super) async fn note_refused(&self, fingerprint: &SessionKey, endpoint: &EndpointId) {
         let delay = self.backoff.refused(*fingerprint, endpoint);
         self.sessions.mark_refused_by(fingerprint, endpoint.clone(), delay + MAX_DELAY).await;
         self.backoff.marked(fingerprint);
         if delay > DELAY {
-            // Shorter than the delay of this front end, which began first.
+            // The claim ends before the delay of this front end, which began earlier.
             self.sessions.extend_claim(fingerprint, delay - Duration::from_secs(1)).await;
         }
     }
 
-    /// Logs a removed session out at all nodes but `except`, as far as the timeout allows. `like` is
-    /// the client's own logout.
+    /// Logs a removed session out at all nodes except `except`, as far as the timeout allows.
+    /// `like` is the client's own logout.
     pub(in super::super) async fn log_out(
         &self,
         known: &OpenSession,

@@ -1,4 +1,4 @@
-//! At most one login for each session and node at a time.
+//! Runs at most one login for each session and node at a time.
 //!
 //! Kylin 5 locks a user after three wrong passwords, and a directory behind Kylin may do the same.
 //! Each login therefore runs in a task of its own, which a client that disconnects does not cancel.
@@ -21,7 +21,7 @@ type FlightKey = (SessionKey, EndpointId);
 /// Serialises the logins with the same credentials.
 type LoginLock = tokio::sync::Mutex<()>;
 
-/// Unused locks are removed once there are this many.
+/// The number of locks from which unused ones are removed.
 const MAX_UNUSED_LOCKS: usize = 1024;
 
 #[derive(Default)]
@@ -31,8 +31,8 @@ pub(in super::super) struct SingleFlight {
 }
 
 impl SingleFlight {
-    /// Runs `login` for the session `key` at `endpoint`, or waits for the one that is running.
-    /// `login` has its own timeout.
+    /// Runs `login` for the session `key` at `endpoint`, or waits for a running login. `login` has
+    /// its own timeout.
     pub(super) async fn run<F>(
         self: &Arc<Self>,
         key: SessionKey,
@@ -82,7 +82,7 @@ impl SingleFlight {
     }
 }
 
-/// Removes a flight when its task ends, also by a panic.
+/// Removes a flight when its task ends, even by a panic.
 struct FlightGuard {
     flights: Arc<SingleFlight>,
     key: FlightKey,

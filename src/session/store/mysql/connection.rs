@@ -42,7 +42,8 @@ impl Connect for Connector {
     type Connection = Connection;
     const SYSTEM: &'static str = SYSTEM;
 
-    /// Checks the table with the first connection, and again after an error such as a dropped table.
+    /// Checks the table with the first connection, and again after an error such as a dropped
+    /// table.
     async fn connect(&self) -> Result<Connection, Failure> {
         let mut driver = Conn::new(self.options.clone()).await.map_err(|error| failure(&error))?;
         if !self.is_table_checked.load(Ordering::Relaxed) {

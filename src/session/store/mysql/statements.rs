@@ -23,7 +23,8 @@ pub(super) struct Statements {
 }
 
 impl Statements {
-    /// Makes the statements for a table, whose name is 1 to 64 ASCII letters, digits and underscores.
+    /// Makes the statements for a table, whose name is 1 to 64 ASCII letters, digits and
+    /// underscores.
     pub(super) fn new(table: String) -> Self {
         // A value that is one byte longer than the longest record shows that it is too long.
         let max = SessionRecord::MAX_LEN + 1;

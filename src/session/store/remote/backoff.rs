@@ -38,8 +38,8 @@ impl ReconnectBackoff {
         }
     }
 
-    /// Attempts to connect to `system` within `limit`. A success ends the delays; a failure starts the
-    /// next one.
+    /// Attempts to connect to `system` within `limit`. A success ends the delays; a failure starts
+    /// the next one.
     ///
     /// # Errors
     /// The failure of this attempt, or that of the last one during the delay that follows it.

@@ -29,7 +29,8 @@ impl Failure {
         Failure { system, description: description.into(), permanent: false, shortage: false, connecting: false }
     }
 
-    /// Returns the failure of a server that refused the request or sent an invalid response. A retry does not help.
+    /// Returns the failure of a server that refused the request or sent an invalid response. A
+    /// retry does not help.
     pub(crate) fn refused(system: &'static str, description: impl Into<Cow<'static, str>>) -> Self {
         Failure { permanent: true, ..Failure::unavailable(system, description) }
     }

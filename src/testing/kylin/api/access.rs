@@ -114,7 +114,8 @@ impl KylinNode {
     }
 }
 
-/// Responds to `GET` and `POST /user/authentication`. Without credentials, 2.x-4.x return `{}` and 5 returns 401.
+/// Responds to `GET` and `POST /user/authentication`. Without credentials, 2.x-4.x return `{}` and
+/// 5 returns 401.
 pub(crate) fn authentication(call: &Call) -> CallResult {
     let Some(user) = &call.user else { return call.value(json!({})) };
     let mut authorities = vec![json!({"authority": "ROLE_ANALYST"})];

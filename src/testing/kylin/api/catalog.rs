@@ -1,4 +1,5 @@
-//! The calls that list and change the content of the metastore: projects, tables, cubes, models, jobs, saved queries.
+//! The calls that list and change the content of the metastore: projects, tables, cubes, models,
+//! jobs, saved queries.
 
 use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};

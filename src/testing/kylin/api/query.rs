@@ -99,7 +99,8 @@ enum QueryFailure {
     Failed(String),
 }
 
-/// Runs `query` with the checks in Kylin's order: role, project, text, limit, and then the query itself.
+/// Runs `query` with the checks in Kylin's order: role, project, text, limit, and then the query
+/// itself.
 async fn run(call: &Call, query: RunningQuery) -> Result<Ran, QueryFailure> {
     if call.settings.mode == Mode::Job {
         return Err(QueryFailure::JobMode);

@@ -131,7 +131,8 @@ pub(crate) fn start_page(status: StatusCode) -> Response<Body> {
 
 /// Returns the response to a path of the REST interface that does not exist.
 ///
-/// Tomcat sends the start page (the `error-page` of Kylin's `web.xml`), Spring Boot in Kylin 5 sends JSON.
+/// Tomcat sends the start page (the `error-page` of Kylin's `web.xml`), Spring Boot in Kylin 5
+/// sends JSON.
 pub(crate) fn no_such_path(version: KylinVersion, url: &str) -> Response<Body> {
     match version {
         KylinVersion::V4 => start_page(StatusCode::NOT_FOUND),

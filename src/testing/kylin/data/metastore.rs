@@ -30,8 +30,8 @@ const LOCK_DURATION: Duration = Duration::from_secs(30);
 /// The shared data of a cluster of [`KylinNode`](crate::testing::KylinNode)s. Clones refer to the
 /// same metastore.
 ///
-/// It starts with the users `ADMIN` (password `KYLIN`, an administrator) and `ANALYST` (password `ANALYST`), and the
-/// project `learn_kylin` with a random uuid.
+/// It starts with the users `ADMIN` (password `KYLIN`, an administrator) and `ANALYST` (password
+/// `ANALYST`), and the project `learn_kylin` with a random uuid.
 #[derive(Clone)]
 pub struct Metastore {
     tables: Arc<Mutex<Tables>>,
@@ -160,8 +160,8 @@ impl Metastore {
 
     /// Makes the metastore unreachable for all its nodes, or reachable again.
     ///
-    /// While it is down, metadata calls and password checks return 500 with a Kylin error, and Kylin 5's health is DOWN.
-    /// Queries of an existing session still work.
+    /// While it is down, metadata calls and password checks return 500 with a Kylin error, and
+    /// Kylin 5's health is DOWN. Queries of an existing session still work.
     pub fn set_down(&self, down: bool) {
         self.tables.lock().down = down;
     }

@@ -1,4 +1,5 @@
-//! The counters of a node, the requests that reached it, and a way to wait for them without sleeping.
+//! The counters of a node, the requests that reached it, and a way to wait for them without
+//! sleeping.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +16,8 @@ const MAX_REMEMBERED: usize = 100_000;
 /// The time after which a wait fails.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The counters of a node since it was made. `in_flight`, `running` and `open_connections` are current values.
+/// The counters of a node since it was made. `in_flight`, `running` and `open_connections` are
+/// current values.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -23,7 +25,8 @@ pub struct Stats {
     pub requests: u64,
     /// Requests whose response has not ended yet.
     pub in_flight: u64,
-    /// Requests that the client cancelled: the future or the body of the response was dropped before its end.
+    /// Requests that the client cancelled: the future or the body of the response was dropped
+    /// before its end.
     pub cancelled: u64,
     /// Executed queries, including failing SQL and CSV exports, but not rejected ones.
     pub queries: u64,

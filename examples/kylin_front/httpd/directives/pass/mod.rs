@@ -1,4 +1,5 @@
-//! `ProxyPass`, `ProxyPassReverse` and `Redirect`: the balancer of a path, the path at its nodes, and the changes of their responses.
+//! `ProxyPass`, `ProxyPassReverse` and `Redirect`: the balancer for a path, the path at its nodes,
+//! and the changes to their responses.
 
 mod paths;
 
@@ -17,10 +18,10 @@ use crate::httpd::syntax::{Fault, Place, Word};
 #[derive(Debug, Clone)]
 pub struct Pass {
     pub place: Place,
-    /// As written, for the report.
+    /// The directive as written, for the report.
     pub written: String,
     pub from: From,
-    /// `None` for `!`.
+    /// The target; `None` for `!`.
     pub to: Option<Target>,
 }
 
@@ -31,7 +32,7 @@ pub enum From {
     Pattern(Regex),
 }
 
-/// The balancer and the path there, which may contain `$1`.
+/// A balancer, and the path at its nodes, which may contain `$1`.
 #[derive(Debug, Clone)]
 pub struct Target {
     pub balancer: usize,
@@ -40,7 +41,7 @@ pub struct Target {
     pub path: String,
 }
 
-/// A `ProxyPassReverse`: a URL by which a node names itself, and the path that replaces it.
+/// A `ProxyPassReverse`: a URL of a node, and the path that replaces it.
 #[derive(Debug, Clone)]
 pub struct Reverse {
     pub from: String,
@@ -51,19 +52,19 @@ pub struct Reverse {
 #[derive(Debug, Clone)]
 pub struct Redirect {
     pub status: StatusCode,
-    /// `None` for all paths of a section.
+    /// The paths; `None` for all paths of a section.
     pub from: Option<From>,
     pub to: String,
 }
 
-/// The most memory that a compiled expression may take.
+/// The maximum memory of a compiled expression, in bytes.
 const MAX_COMPILED_BYTES: usize = 1 << 20;
 
-/// Why a `;` in a path or expression matches nothing.
+/// The reason why a `;` in a path or expression matches nothing.
 pub const NO_PARAMETERS: &str = "paths are compared without parameters such as ;jsessionid=, as Tomcat reads them";
 const WITHOUT_PARAMETERS: &str = "a path or expression without ;, which applies to the path with any parameters";
 
-/// The bytes that are escaped in a path: those that httpd's `ap_os_escape_path` escapes.
+/// The bytes that are escaped in a path, as by httpd's `ap_os_escape_path`.
 const ESCAPED: &AsciiSet = &{
     let (mut set, kept, mut index) = (NON_ALPHANUMERIC.remove(b'/'), b"$-_.+!*'(),:;@&=~", 0);
     while index < kept.len() {
@@ -83,7 +84,7 @@ pub fn pattern(word: &Word) -> Result<Regex, Fault> {
     pattern_of(&word.text, false, word)
 }
 
-/// Compiles an expression that no parameter of a path can match: a `;` in it would have no effect.
+/// Compiles an expression for paths without parameters, where a `;` would have no effect.
 pub fn pattern_without_parameters(word: &Word) -> Result<Regex, Fault> {
     check_parameters(word)?;
     pattern(word)
@@ -112,7 +113,8 @@ pub fn pattern_of(text: &str, ignores_case: bool, word: &Word) -> Result<Regex, 
     })
 }
 
-/// Returns a replacement of httpd, with `$1` and escapes by backslashes, in the form of the crate `regex`.
+/// Converts a replacement of httpd, with `$1` and backslash escapes, to the syntax of the crate
+/// `regex`.
 pub fn replacement(text: &str) -> String {
     let mut to = String::new();
     let mut chars = text.chars().peekable();
@@ -133,11 +135,12 @@ pub fn replacement(text: &str) -> String {
     to
 }
 
-/// Returns how many bytes of a path a prefix covers, as httpd's `alias_match`: whole segments, if it does not end in a slash.
+/// Returns the number of bytes of a path that a prefix covers, as httpd's `alias_match`. A prefix
+/// without a trailing slash covers whole segments.
 fn covers(prefix: &str, path: &str) -> Option<usize> {
     let mut rest = path;
     let mut segments = prefix.split('/').peekable();
-    // Any number of slashes in the prefix stands for at least one in the path.
+    // Any number of slashes in the prefix matches one or more in the path.
     while let Some(segment) = segments.next() {
         rest = rest.strip_prefix(segment)?;
         if segments.peek().is_some() {
@@ -155,14 +158,15 @@ fn covers(prefix: &str, path: &str) -> Option<usize> {
     (is_whole && !prefix.is_empty()).then(|| path.len() - rest.len())
 }
 
-/// Returns whether a path is the one of a `<Location>` or below it.
+/// Returns whether a path is that of a `<Location>`, or below it.
 pub fn is_below(location: &str, path: &str) -> bool {
     let Some(rest) = path.strip_prefix(location) else { return false };
     location.ends_with('/') || rest.is_empty() || rest.starts_with('/')
 }
 
 impl Pass {
-    /// Returns the URL to which a request is sent, up to the slash that begins its path: what `<Proxy URL>` is compared with.
+    /// Returns the URL to which a request is sent, up to the slash that begins its path.
+    /// `<Proxy URL>` is compared with it.
     pub fn url(&self, path: &str) -> Option<String> {
         let target = self.to.as_ref()?;
         let is_bare = target.path.is_empty()
@@ -177,7 +181,7 @@ impl Pass {
 }
 
 impl From {
-    /// Returns how many bytes of a path are covered.
+    /// Returns the number of bytes of a path that are covered.
     pub fn covers(&self, path: &str) -> Option<usize> {
         match self {
             From::Prefix(prefix) => covers(prefix, path),
@@ -185,7 +189,7 @@ impl From {
         }
     }
 
-    /// Returns the groups of an expression, filled into `to`.
+    /// Returns `to` with the groups of an expression filled in.
     fn fill(&self, path: &str, to: &str) -> Option<String> {
         let From::Pattern(pattern) = self else { return None };
         let captures = pattern.captures(path.as_bytes())?;
@@ -195,7 +199,8 @@ impl From {
     }
 }
 
-/// Returns path and query for the node; `None` if they are those of the request. `prefix` is the path of all members.
+/// Returns the path and query for the node; `None` if they are unchanged. `prefix` is the path of
+/// all members.
 ///
 /// # Errors
 /// The node would read another path, for example because of dots.
@@ -211,13 +216,13 @@ pub fn sent_path(from: &From, target: &Target, prefix: &str, raw: &str, path: &s
             }
             let join = |rest: &str| match to.ends_with('/') {
                 true => format!("{to}{}", rest.trim_start_matches('/')),
-                // A target that is only a host or balancer is its root.
+                // A target without a path is the root of its host or balancer.
                 false if target.path.is_empty() && !rest.starts_with('/') => format!("{to}/{rest}"),
                 false => format!("{to}{rest}"),
             };
             let wanted = read(&join(&escape(&path[covered..])))?;
-            // Parameters may hold a session id, and escapes may matter, so the path stays as the client wrote it if the node reads
-            // it as the same.
+            // Parameters may contain a session id, and escapes may matter. So the path stays as the
+            // client wrote it, if the node reads the same path.
             let as_written = raw.strip_prefix(of.as_str()).filter(|rest| rest.contains([';', '%'])).map(join);
             match as_written.filter(|new| read(new).is_ok_and(|read| read == wanted)) {
                 Some(new) => new,
@@ -227,12 +232,13 @@ pub fn sent_path(from: &From, target: &Target, prefix: &str, raw: &str, path: &s
         From::Pattern(_) if target.path.contains('$') => {
             let filled = Paths::of(raw, path).filled(|path| from.fill(path, &target.path)).ok_or(())?;
             if !filled.read.is_empty() && !filled.read.starts_with('/') {
-                // The value would go on with the name of the host.
+                // The value would continue the host name.
                 return Err(());
             }
             filled.escaped(prefix)?
         }
-        // Without groups in the expression, the path of the request follows that of the target.
+        // Without groups in the expression, the path of the request is appended to that of the
+        // target.
         From::Pattern(_) => {
             let to = format!("{prefix}{}", target.path.trim_end_matches('/'));
             if to.is_empty() {
@@ -256,7 +262,7 @@ pub fn escape_url(url: &str) -> String {
 }
 
 impl Redirect {
-    /// Returns the `Location` for a request, if the line covers its path.
+    /// Returns the `Location` for a request, if the directive covers its path.
     pub fn location(&self, path: &Paths, query: Option<&str>) -> Option<String> {
         let mut to = match &self.from {
             None => return Some(self.to.clone()),
@@ -267,7 +273,7 @@ impl Redirect {
             Some(from @ From::Pattern(_)) => {
                 let filled = path.filled(|path| from.fill(path, &self.to))?;
                 let filled = filled.agreed();
-                // As in httpd, a query and a fragment stay as they are.
+                // As in httpd, a query and a fragment are not escaped.
                 let (path, rest) = filled.split_at(filled.find(['?', '#']).unwrap_or(filled.len()));
                 format!("{}{rest}", escape_url(path))
             }
@@ -279,17 +285,18 @@ impl Redirect {
     }
 }
 
-/// Returns whether browsers read a redirect to this as a path. `//HOST` is another host, also with `\` or with a tab between the slashes.
+/// Returns whether browsers read a redirect to this as a path. `//HOST` is another host, even with
+/// `\` or with a tab between the slashes.
 pub fn is_path(to: &str) -> bool {
     to.strip_prefix('/')
         .is_some_and(|rest| !rest.starts_with(|c: char| matches!(c, '/' | '\\') || c.is_ascii_control()))
 }
 
-/// Returns a URL of a node's `Location`, or the path of a cookie, with the first prefix that fits replaced.
+/// Replaces the first matching prefix in a URL of a node's `Location`, or in the path of a cookie.
 pub fn reversed<'r>(value: &str, rules: impl IntoIterator<Item = (Cow<'r, str>, Cow<'r, str>)>) -> Option<String> {
     rules.into_iter().find_map(|(from, to)| {
         let rest = value.strip_prefix(&*from)?;
-        // The prefix must not be the start of a longer host name or segment.
+        // The prefix must not end within a host name or segment.
         let is_whole = from.ends_with('/') || rest.is_empty() || rest.starts_with(['/', '?', '#', ';']);
         let joined = match (to.ends_with('/'), rest.starts_with('/')) {
             (true, true) => format!("{to}{}", &rest[1..]),

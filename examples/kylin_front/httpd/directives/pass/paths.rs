@@ -1,4 +1,5 @@
-//! The path of a request in two forms: as Tomcat reads it, and with its parameters (`;jsessionid=...`).
+//! The path of a request in two forms: as Tomcat reads it, and with its parameters
+//! (`;jsessionid=...`).
 
 use std::borrow::Cow;
 
@@ -7,36 +8,40 @@ use percent_encoding::percent_decode_str;
 
 use super::escape;
 
-/// A decoded path in two forms. Lines are chosen by the one that Tomcat reads; nodes and redirects get the other one.
+/// A decoded path in two forms. Tomcat's form selects directives. Nodes and redirects get the other
+/// form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Paths {
-    /// As Tomcat reads it: without parameters.
+    /// The path as Tomcat reads it, without parameters.
     pub read: String,
-    /// With parameters, as httpd reads it.
+    /// The path as httpd reads it, with parameters.
     pub full: String,
 }
 
 impl Paths {
-    /// Returns the forms of a path. `raw` is the path as the client wrote it, without its query; `read` is that path as Tomcat reads it.
+    /// Returns the forms of a path. `raw` is the path as the client wrote it, without its query;
+    /// `read` is that path as Tomcat reads it.
     pub fn of(raw: &str, read: &str) -> Self {
         let full = if raw.contains(';') { with_parameters(raw) } else { None };
         Paths { read: read.to_owned(), full: full.unwrap_or_else(|| read.to_owned()) }
     }
 
-    /// Returns the path as httpd compares it, if that differs: with parameters, which may have any escapes. Nodes do not get this form.
+    /// Returns the path as httpd compares it, if that differs. It has parameters, with any escapes,
+    /// and nodes do not get it.
     pub fn compared(raw: &str) -> Option<String> {
         raw.contains(';')
             .then(|| joined(raw, |text| Some(percent_decode_str(text).decode_utf8_lossy().into_owned())))?
     }
 
-    /// Returns both forms of a text that `fill` makes of a path. If it makes none of the path with parameters, both forms are alike.
+    /// Returns both forms of the text that `fill` makes of a path. If it makes none of the path
+    /// with parameters, both forms are the same.
     pub fn filled(&self, fill: impl Fn(&str) -> Option<String>) -> Option<Self> {
         let read = fill(&self.read)?;
         let full = if self.full == self.read { None } else { fill(&self.full) };
         Some(Paths { full: full.unwrap_or_else(|| read.clone()), read })
     }
 
-    /// Returns the form with parameters if it differs only by them.
+    /// Returns the form with parameters if it differs only by them, else the form without.
     pub fn agreed(&self) -> &str {
         match without_parameters(&self.full) == without_parameters(&self.read) {
             true => &self.full,
@@ -44,7 +49,7 @@ impl Paths {
         }
     }
 
-    /// Returns the path behind a prefix as the node gets it.
+    /// Returns the path after a prefix, escaped for the node.
     ///
     /// # Errors
     /// The node would read another path, for example because of dots.
@@ -61,8 +66,8 @@ impl Paths {
     }
 }
 
-/// Decodes a path with its parameters and resolves its dots, as Tomcat does it without them. Returns `None` if a parameter has an escape
-/// that could be read otherwise once it is decoded.
+/// Decodes a path and resolves its dots, as Tomcat does, but keeps its parameters. Returns `None`
+/// if a parameter has an escape that could be read differently once it is decoded.
 fn with_parameters(raw: &str) -> Option<String> {
     joined(raw, |segment| {
         let (name, parameters) = segment.split_at(segment.find(';').unwrap_or(segment.len()));

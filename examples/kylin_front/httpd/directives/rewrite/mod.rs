@@ -1,4 +1,5 @@
-//! `RewriteRule` and `RewriteCond` of a server (mod_rewrite): redirects, refusals, and requests to balancers.
+//! `RewriteRule` and `RewriteCond` of a server (mod_rewrite): redirects, refusals, and requests to
+//! balancers.
 
 mod read;
 mod template;
@@ -15,13 +16,13 @@ use crate::httpd::syntax::Word;
 #[derive(Debug, Clone, Default)]
 pub struct Rewrites {
     rules: Vec<Rule>,
-    /// The `RewriteCond` lines of the next rule, while the file is read.
+    /// The conditions of the next rule, while the file is read.
     next: Vec<Condition>,
-    /// The first expression of these lines that has a `;` and is for a path.
+    /// The first expression of `next` that is for a path and has a `;`.
     with_parameters: Option<Word>,
     /// `DocumentRoot`, for conditions about files.
     pub root: Option<String>,
-    /// `RewriteEngine On`.
+    /// Whether the rules apply (`RewriteEngine On`).
     pub is_on: bool,
 }
 
@@ -30,31 +31,31 @@ struct Rule {
     conditions: Vec<Condition>,
     pattern: Regex,
     negated: bool,
-    /// `None` for `-`, which leaves the path as it is.
+    /// The substitution; `None` for `-`, which leaves the path unchanged.
     to: Option<Template>,
     effect: Effect,
-    /// QSA: the query of the request follows that of the rule.
+    /// Whether the query of the request is appended to that of the rule (QSA).
     appends_query: bool,
-    /// QSD: the query of the request is dropped.
+    /// Whether the query of the request is dropped (QSD).
     drops_query: bool,
-    /// NE: a redirect is sent as it is written.
+    /// Whether a redirect is sent as it is written (NE).
     is_escaped: bool,
-    /// UnsafeAllow3F: a `?` of the request, which it can only have escaped, may begin the query.
+    /// Whether an escaped `?` of the request may begin the query (UnsafeAllow3F).
     allows_question_mark: bool,
-    /// L, END, or a flag that implies it.
+    /// Whether no later rule runs: L, END, or a flag that implies it.
     is_last: bool,
 }
 
 #[derive(Debug, Clone)]
 enum Effect {
-    /// Replaces the path; with PT, `ProxyPass` and sections see it.
+    /// Replaces the path. With PT, `ProxyPass` and sections see the new path.
     Path {
         passes: bool,
     },
     Redirect(StatusCode),
-    /// F, G, or R with a status that is no redirect.
+    /// Responds with a status: F, G, or R with a status that is not a redirect.
     Respond(StatusCode),
-    /// P: to this balancer.
+    /// Passes the request to this balancer (P).
     Proxy(Box<Pass>),
 }
 
@@ -63,7 +64,7 @@ struct Condition {
     subject: Template,
     test: Test,
     negated: bool,
-    /// OR: this or the next one.
+    /// Whether this or the next condition suffices (OR).
     or_next: bool,
 }
 
@@ -74,18 +75,18 @@ enum Test {
         text: String,
         ignores_case: bool,
     },
-    /// A test for a file of the site, which does not exist here.
+    /// A test of a file of the site, which does not exist here.
     File(File),
 }
 
 /// A test of a file.
 #[derive(Debug, Clone, Copy)]
 enum File {
-    /// `-f`: it exists.
+    /// `-f`: the file exists.
     Exists,
-    /// `-s`: it is not empty.
+    /// `-s`: the file is not empty.
     HasBytes,
-    /// `-d`: it is a folder.
+    /// `-d`: the file is a folder.
     IsFolder,
 }
 
@@ -93,7 +94,7 @@ enum File {
 #[derive(Debug)]
 pub enum Rewritten<'r> {
     Unchanged,
-    /// The decoded path and the query; without PT the path names a file.
+    /// The new decoded path and query. Without PT, the path names a file.
     Path {
         path: Paths,
         query: Option<String>,
@@ -101,7 +102,7 @@ pub enum Rewritten<'r> {
     },
     Redirect(StatusCode, String),
     Respond(StatusCode),
-    /// The line, the decoded path after the balancer, and the query.
+    /// The request goes to a balancer: the rule, the decoded path at the balancer, and the query.
     Proxy {
         pass: &'r Pass,
         path: Paths,
@@ -110,7 +111,7 @@ pub enum Rewritten<'r> {
 }
 
 impl Rewrites {
-    /// Returns the lines that lead to balancers.
+    /// Returns the rules that lead to balancers.
     pub fn passes(&self) -> impl Iterator<Item = &Pass> {
         self.rules.iter().filter_map(|rule| if let Effect::Proxy(pass) = &rule.effect { Some(&**pass) } else { None })
     }
@@ -122,7 +123,8 @@ impl Rewrites {
         })
     }
 
-    /// Runs the rules in their order. They may refuse the path that nodes read, and the one with parameters that httpd compares.
+    /// Runs the rules in order. They may refuse the path that nodes read, and the path with
+    /// parameters that httpd compares.
     pub fn apply(&self, asked: &Asked<'_>) -> Rewritten<'_> {
         let of_compared = asked.compared.as_ref().map(|path| self.run(&asked.with_path(path)));
         match of_compared {
@@ -142,7 +144,7 @@ impl Rewrites {
             if let Some(to) = &rule.to {
                 let local = Local { path: &path.read, uri: &asked.path.read, query: query.as_deref(), groups: &groups };
                 let full = Local { path: &path.full, uri: &asked.path.full, groups: &of_full, ..local };
-                // The client would add a query of its own to the URL (CVE-2024-38474).
+                // The client would add its own query to the URL (CVE-2024-38474).
                 let begins_query = |local: &Local<'_>| to.begins_query_by_value(asked, local);
                 if !rule.allows_question_mark && (begins_query(&local) || begins_query(&full)) {
                     return Rewritten::Respond(StatusCode::FORBIDDEN);
@@ -203,7 +205,8 @@ impl Rewrites {
 }
 
 impl Rule {
-    /// Returns the groups of both forms of the path if the rule matches the request with its present path and query.
+    /// Returns the groups of both forms of the path, if the rule matches the request with its
+    /// current path and query.
     fn matches(&self, path: &Paths, query: Option<&str>, asked: &Asked<'_>) -> Option<[Groups; 2]> {
         let captures = self.pattern.captures(path.read.as_bytes());
         if captures.is_some() == self.negated {
@@ -263,7 +266,8 @@ impl Condition {
     }
 }
 
-/// Returns whether a query that a rule made can be sent: a space or a control character would end the first line of the request.
+/// Returns whether a query that a rule made can be sent. A space or a control character would end
+/// the request line.
 fn is_query(query: Option<&str>) -> bool {
     !query.is_some_and(|query| query.contains(|c: char| c == ' ' || c.is_ascii_control()))
 }

@@ -27,7 +27,7 @@ struct Flags {
 }
 
 impl Rewrites {
-    /// Reads a `RewriteCond` line.
+    /// Reads a `RewriteCond`.
     pub fn condition(&mut self, line: &Directive, balancers: &mut impl Balancers) -> Result<(), Fault> {
         let (subject, pattern, flags) = match &line.args[..] {
             [subject, pattern] => (subject, pattern, None),
@@ -92,7 +92,7 @@ impl Rewrites {
         Ok(())
     }
 
-    /// Reads a `RewriteRule` line.
+    /// Reads a `RewriteRule`.
     pub fn rule(&mut self, line: &Directive, balancers: &mut impl Balancers) -> Result<(), Fault> {
         let conditions = std::mem::take(&mut self.next);
         let with_parameters = self.with_parameters.take();
@@ -111,7 +111,7 @@ impl Rewrites {
             balancers.remarks().note(line.name.place, format!("{}: left out, Kylin has no WebSockets", line.line()));
             return Ok(());
         }
-        // A map may stand anywhere in the replacement, in the host too.
+        // A map may stand anywhere in the replacement, even in the host.
         Template::read(to)?;
         if let Some(word) =
             [Some(pattern), with_parameters.as_ref()].into_iter().flatten().find(|word| word.text.contains(';'))
@@ -124,7 +124,7 @@ impl Rewrites {
         let negated = pattern.text.starts_with('!');
         let bare = pattern.text.strip_prefix('!').unwrap_or(&pattern.text);
         let regex = pass::pattern_of(bare, flags.ignores_case, pattern)?;
-        // A negated rule may match any path, also one of Kylin.
+        // A negated rule may match any path, including those of Kylin.
         let of_pass = if negated { pass::pattern_of("", false, pattern)? } else { regex.clone() };
         let effect = match (responds, flags.proxies) {
             (Some(status), _) => Effect::Respond(status),
@@ -160,7 +160,7 @@ impl Rewrites {
 }
 
 impl Flags {
-    /// Returns the flags, and the status of those that respond.
+    /// Returns the flags, and the status if one of them makes a response.
     fn read(
         word: &Word,
         line: &Directive,
@@ -186,9 +186,10 @@ impl Flags {
                 "qsa" | "qsappend" => flags.appends_query = true,
                 "qsd" | "qsdiscard" => flags.drops_query = true,
                 "unsafeallow3f" => flags.allows_question_mark = true,
-                // UnsafePrefixStat is about files.
+                // `UnsafePrefixStat` concerns only files.
                 "dpi" | "discardpath" | "ns" | "nosubreq" | "unsafeprefixstat" => {}
-                // No variable of it is read here: `Header` and `RequestHeader` refuse those that they do not know.
+                // Such variables are not read here. `Header` and `RequestHeader` refuse unknown
+                // variables.
                 "e" | "env" if value.is_some_and(catalogue::sets_no_proxy) => {
                     let message = "the variable no-proxy of RewriteRule is not supported";
                     return Err(word.fault(message, catalogue::WITHOUT_PROXY));

@@ -30,12 +30,12 @@ enum Variable {
     Protocol,
     Query,
     RemoteAddr,
-    /// The path after the rules so far.
+    /// The path as changed by earlier rules.
     Filename,
     Scheme,
     ServerName,
     ServerPort,
-    /// The first line of the request.
+    /// The request line.
     Line,
     /// The path of the request before the rules.
     Uri,
@@ -57,7 +57,7 @@ const VARIABLES: [(&str, Variable); 13] = [
     ("REQUEST_URI", Variable::Uri),
 ];
 
-/// The headers that have a name without `HTTP:`.
+/// The headers that have a variable without `HTTP:`.
 const HEADERS: [(&str, &str); 7] = [
     ("HTTP_ACCEPT", "accept"),
     ("HTTP_COOKIE", "cookie"),
@@ -72,9 +72,9 @@ const HEADERS: [(&str, &str); 7] = [
 #[derive(Clone)]
 pub struct Asked<'r> {
     pub path: Paths,
-    /// The path as httpd compares it, if that differs.
+    /// The path as httpd compares it, if it differs.
     pub compared: Option<String>,
-    /// Path and query as the client wrote them.
+    /// The path and query as the client wrote them.
     pub raw: &'r str,
     pub query: Option<&'r str>,
     pub method: &'r Method,
@@ -88,7 +88,7 @@ pub struct Asked<'r> {
     pub port: u16,
 }
 
-/// The values that a rule reads besides the request, for one form of the path.
+/// The values, besides the request, that a rule reads for one form of the path.
 #[derive(Clone, Copy)]
 pub struct Local<'r> {
     pub path: &'r str,
@@ -118,7 +118,7 @@ impl Asked<'_> {
         Asked { path: Paths { read: path.to_owned(), full: path.to_owned() }, ..self.clone() }
     }
 
-    /// Returns scheme and host.
+    /// Returns the scheme and host.
     pub fn origin(&self) -> String {
         format!("{}://{}", if self.is_tls { "https" } else { "http" }, self.host)
     }
@@ -172,7 +172,7 @@ impl Template {
         Ok(Template(parts))
     }
 
-    /// Returns the value if it is the same for each request.
+    /// Returns the value if it does not depend on the request.
     pub(super) fn as_literal(&self) -> Option<&str> {
         match &self.0[..] {
             [] => Some(""),
@@ -181,7 +181,8 @@ impl Template {
         }
     }
 
-    /// Returns whether the value may have a part of the path, which is compared without parameters.
+    /// Returns whether the value may contain a part of the path, which is compared without
+    /// parameters.
     pub(super) fn reads_path(&self) -> bool {
         self.0.iter().any(|part| match part {
             Part::Rule(_) | Part::Condition(_) => true,
@@ -194,7 +195,8 @@ impl Template {
         self.0.iter().map(|part| part.value(asked, local)).collect()
     }
 
-    /// Returns whether the first `?` of the value, which begins the query, comes from the request and not from the configuration.
+    /// Returns whether the first `?` of the value comes from the request. That `?` begins the
+    /// query, and should come from the configuration.
     pub(super) fn begins_query_by_value(&self, asked: &Asked<'_>, local: &Local<'_>) -> bool {
         let first = self.0.iter().find(|part| part.value(asked, local).contains('?'));
         first.is_some_and(|part| !matches!(part, Part::Text(_)))

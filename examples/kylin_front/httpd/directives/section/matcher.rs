@@ -20,7 +20,8 @@ pub enum Matcher {
 
 /// The URLs of `<Proxy URL>`.
 ///
-/// As in httpd, a URL is the start of those that it covers: `balancer://kylin` covers `balancer://kylin2` too. Capitals count.
+/// As in httpd, a URL covers all URLs that begin with it: `balancer://kylin` also covers
+/// `balancer://kylin2`. Case matters.
 #[derive(Debug, Clone)]
 pub struct ProxiedUrls {
     start: String,
@@ -48,8 +49,8 @@ impl Matcher {
         }
     }
 
-    /// Returns whether a section applies to a request. `target` is the URL to which the request is sent, up to the slash that begins
-    /// its path.
+    /// Returns whether a section applies to a request. `target` is the URL to which the request is
+    /// sent, up to the slash that begins its path.
     pub fn is_for(&self, path: &str, target: Option<&str>) -> bool {
         match self {
             Matcher::All => true,
@@ -61,7 +62,7 @@ impl Matcher {
 }
 
 impl ProxiedUrls {
-    /// Reads `*`, `SCHEME://*` and `SCHEME://HOST`, the latter with nothing, `/`, `/*` or `*` behind it.
+    /// Reads `*`, `SCHEME://*` and `SCHEME://HOST`. A host may be followed by `/`, `/*` or `*`.
     pub fn read(word: &Word) -> Result<Self, Fault> {
         let text = word.defined()?.text.as_str();
         let fault = |message: String| {
@@ -90,8 +91,8 @@ impl ProxiedUrls {
         url.starts_with(&self.start)
     }
 
-    /// Checks that the section applies to a URL of `ProxyPass` from which its own differs by capitals only: httpd would send such
-    /// requests without the rules of the section.
+    /// Refuses a section whose URL differs from that of a `ProxyPass` only by case. httpd would
+    /// send such requests without the rules of the section.
     pub fn check_capitals(&self, url: &str) -> Result<(), Fault> {
         let start = url.get(..self.start.len()).unwrap_or_default();
         if !self.start.is_empty() && start != self.start && start.eq_ignore_ascii_case(&self.start) {

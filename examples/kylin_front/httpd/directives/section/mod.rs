@@ -1,4 +1,4 @@
-//! The settings that may stand in `<Location>`, in `<Proxy>`, in `<VirtualHost>` and outside of sections.
+//! The settings of `<Location>`, `<Proxy>` and `<VirtualHost>`, and those outside of sections.
 
 mod matcher;
 
@@ -32,11 +32,11 @@ pub struct Settings {
     /// `ProxyPass` within `<Location>`.
     pub pass: Option<Pass>,
     pub redirects: Vec<Redirect>,
-    /// `ProxyAddHeaders`, if the file sets it.
+    /// Whether `X-Forwarded-*` headers are added (`ProxyAddHeaders`), if the file sets it.
     pub adds_headers: Option<bool>,
 }
 
-/// Finds the balancer of a URL; a host gets one of its own.
+/// Finds the balancer of a URL. A plain host gets its own balancer.
 pub trait Balancers {
     /// Returns the balancer of a target with its parameters, and the path of the target.
     fn find(&mut self, url: &Word, parameters: &[Word]) -> Result<(usize, String), Fault>;
@@ -44,7 +44,7 @@ pub trait Balancers {
 }
 
 impl Settings {
-    /// Reads the lines of a section. `location` has the paths of a `<Location>`.
+    /// Reads the directives of a section. `location` has the paths of a `<Location>`.
     pub fn section(section: &Directive, balancers: &mut impl Balancers) -> Result<Section, Fault> {
         let matcher = Matcher::read(section)?;
         let mut settings = Settings::default();
@@ -68,7 +68,7 @@ impl Settings {
         Ok(Section { matcher, settings })
     }
 
-    /// Reads one line. Returns false if it is another directive.
+    /// Reads a directive. Returns false if it is not a setting of a section.
     pub fn read(
         &mut self,
         line: &Directive,

@@ -1,4 +1,5 @@
-//! `more_set_headers` and `more_clear_headers` of headers-more-nginx-module: headers of every response, in place of those that it has.
+//! `more_set_headers` and `more_clear_headers` of headers-more-nginx-module: replaces or removes
+//! headers of every response.
 
 use http::HeaderName;
 
@@ -8,10 +9,11 @@ use crate::nginx::syntax::{Directive, Fault, Word};
 use crate::nginx::variables::{Maps, Template};
 use crate::proxy::HeaderEdits;
 
-/// The lines of a block and of those around it.
+/// The directives of a block and of the surrounding blocks.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct MoreHeaders {
-    /// The headers that are removed, also before others are set. That is before `expires`, `add_header` and `charset` apply.
+    /// The headers that are removed, before `expires`, `add_header` and `charset` apply. Headers
+    /// that are set are removed first too.
     pub(crate) removed: Vec<HeaderName>,
     pub(crate) set: Vec<AddHeader>,
 }

@@ -1,4 +1,5 @@
-//! Reads the directives that stand once in a block. Each function returns whether it has read the directive.
+//! Reads the directives that may stand only once in a block. Each function returns whether it has
+//! read the directive.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,8 @@ use crate::nginx::directives::context::ReadContext;
 use crate::nginx::syntax::values::{self, TimeUnit};
 use crate::nginx::syntax::{Directive, Fault};
 
-/// The largest head of a request or a response, whatever the file says: each one holds that much memory.
+/// The maximum size of the head of a request or response, even if the file sets more. Each head may
+/// take that much memory.
 const MAX_HEAD_BYTES: u64 = 1 << 20;
 
 fn milliseconds(directive: &Directive) -> Result<Duration, Fault> {
@@ -23,7 +25,7 @@ fn flag(directive: &Directive) -> Result<bool, Fault> {
     values::flag(arg(directive)?)
 }
 
-/// Reads times, and limits on connections of clients.
+/// Reads times, and limits on client connections.
 pub(super) fn read_time(
     settings: &mut BlockSettings,
     directive: &Directive,
@@ -53,7 +55,7 @@ pub(super) fn read_time(
             remarks.note(span, "keepalive_time: the age of a client connection has no limit");
         }
         "keepalive_timeout" => {
-            // nginx puts a second time into the Keep-Alive header of responses.
+            // nginx sends the second time in the `Keep-Alive` header of responses.
             let (first, second) = match &directive.args[..] {
                 [first] => (first, None),
                 [first, second] => (first, Some(second)),
@@ -71,7 +73,7 @@ pub(super) fn read_time(
     Ok(true)
 }
 
-/// Reads what is on or off.
+/// Reads directives that are on or off.
 pub(super) fn read_flag(
     settings: &mut BlockSettings,
     directive: &Directive,
@@ -170,7 +172,7 @@ pub(super) fn read_amount(
     Ok(true)
 }
 
-/// Reads what decides to whom the request goes, and from whom it is.
+/// Reads directives that select the next server or identify the client.
 pub(super) fn read_policy(
     settings: &mut BlockSettings,
     directive: &Directive,
@@ -194,7 +196,7 @@ pub(super) fn read_policy(
                 real_ip.header = header_name(word)?;
             }
         }
-        // Files are not served, but an `if` may ask for one.
+        // Files are not served, but an `if` may test whether one exists.
         "root" => {
             let folder = &arg(directive)?.text;
             settings.root = match folder.contains('$') {
@@ -208,7 +210,7 @@ pub(super) fn read_policy(
     Ok(true)
 }
 
-/// Reads what keeps clients out.
+/// Reads directives that restrict access.
 pub(super) fn read_protection(
     settings: &mut BlockSettings,
     directive: &Directive,
@@ -232,7 +234,7 @@ pub(super) fn read_tls(
     super::super::tls::read(settings, directive, context.folder.as_deref(), &mut context.remarks)
 }
 
-/// Reads what changes responses.
+/// Reads directives that change responses.
 pub(super) fn read_response(
     settings: &mut BlockSettings,
     directive: &Directive,

@@ -1,4 +1,5 @@
-//! `types`: the type of a response of the site itself, by the extension of the path (`ngx_http_set_content_type`).
+//! `types`: the type of a response of the site itself, by the extension of the path
+//! (`ngx_http_set_content_type`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,12 +11,13 @@ use crate::nginx::syntax::{Directive, Fault};
 /// The types of a block.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Types {
-    /// By the extension in lower case; `None`: those that nginx has itself.
+    /// The types by the extension in lower case; `None` for nginx's defaults.
     by_extension: Option<Arc<HashMap<String, HeaderValue>>>,
 }
 
 impl Types {
-    /// Reads a `types` block. `is_first` says that it is the first one of its block, which inherits none then.
+    /// Reads a `types` block. `is_first` says that it is the first one in its block, which then
+    /// inherits none.
     pub(super) fn read(&mut self, directive: &Directive, is_first: bool) -> Result<(), Fault> {
         if is_first {
             self.by_extension = None;
@@ -29,7 +31,7 @@ impl Types {
         Ok(())
     }
 
-    /// Returns the type for a path; `None` if `default_type` is.
+    /// Returns the type for a path; `None` if `default_type` applies.
     pub(crate) fn of(&self, path: &[u8]) -> Option<HeaderValue> {
         let extension = extension(path)?;
         match &self.by_extension {
