@@ -95,8 +95,7 @@ impl Listed {
             sessions,
             args,
         };
-        #[cfg(feature = "cache")]
-        listed.monitored.set_cached(proxy.clone());
+        listed.monitored.set_proxy(proxy.clone());
         // Before it accepts connections. Connections to an inherited socket wait in the kernel, and
         // another process may still serve them.
         listed.members.wait(START_TIMEOUT).await;
@@ -163,11 +162,8 @@ impl Reload for Listed {
             let sessions = self.sessions.as_ref().map(|sessions| sessions.with_secret(&secret));
             let proxy =
                 proxy(&self.members.cluster, &self.mode, &secret, sessions.as_ref(), &self.args, &self.logs.observers)?;
-            #[cfg(feature = "cache")]
-            let cached = proxy.clone();
-            server.replace(self.server(proxy))?;
-            #[cfg(feature = "cache")]
-            self.monitored.set_cached(cached);
+            server.replace(self.server(proxy.clone()))?;
+            self.monitored.set_proxy(proxy);
             (self.secret, self.sessions) = (secret, sessions);
             self.monitored.set(vec![("kylin".into(), self.members.cluster.clone())], self.sessions.clone());
             self.store_watches = self.logs.store_watches(self.sessions.as_ref());

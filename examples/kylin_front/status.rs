@@ -14,7 +14,7 @@ use kylin_lb::admin::{self, Admin, AdminToken};
 use kylin_lb::discovery::{DiscoveryHandle, DiscoveryStatus};
 use kylin_lb::server::{Handler, Listen, Server, ServerBuilder};
 use kylin_lb::session::Sessions;
-use kylin_lb::{Body, BufferBudget, ClientAddr, Cluster};
+use kylin_lb::{Body, BufferBudget, ClientAddr, Cluster, Proxy};
 use parking_lot::Mutex;
 use serde_json::json;
 
@@ -38,8 +38,8 @@ pub struct Monitored {
     sessions: Mutex<Option<Sessions>>,
     discovery: Mutex<Option<DiscoveryHandle>>,
     logs: Mutex<Vec<LogFile>>,
-    #[cfg(feature = "cache")]
-    cached: Mutex<Option<kylin_lb::Proxy>>,
+    /// The proxy of listed nodes. The sites of configurations have many, which only events count.
+    proxy: Mutex<Option<Proxy>>,
     connections: OnceLock<ConnectionCount>,
     last_reload: Mutex<LastReload>,
 }
@@ -177,8 +177,7 @@ impl Monitored {
             sessions: Mutex::default(),
             discovery: Mutex::default(),
             logs: Mutex::default(),
-            #[cfg(feature = "cache")]
-            cached: Mutex::default(),
+            proxy: Mutex::default(),
             connections: OnceLock::new(),
             last_reload: Mutex::new(LastReload { is_success: true, last_success: SystemTime::now() }),
         })
@@ -202,17 +201,15 @@ impl Monitored {
         self.show();
     }
 
-    /// Sets the proxy whose result cache the status shows.
-    #[cfg(feature = "cache")]
-    pub fn set_cached(&self, proxy: kylin_lb::Proxy) {
-        *self.cached.lock() = Some(proxy);
+    /// Sets the proxy whose single flight and result cache the status shows.
+    pub fn set_proxy(&self, proxy: Proxy) {
+        *self.proxy.lock() = Some(proxy);
         self.show();
     }
 
-    /// Returns the proxy whose result cache the status shows.
-    #[cfg(feature = "cache")]
-    pub fn cached(&self) -> Option<kylin_lb::Proxy> {
-        self.cached.lock().clone()
+    /// Returns the proxy whose single flight and result cache the status shows.
+    pub fn proxy(&self) -> Option<Proxy> {
+        self.proxy.lock().clone()
     }
 
     /// Sets the function that counts the connections of clients. Later calls have no effect.
@@ -252,9 +249,12 @@ impl Monitored {
         for (name, logs) in self.logs() {
             all = all.log(name, move || logs.iter().map(LogFile::dropped).sum());
         }
-        #[cfg(feature = "cache")]
-        if let Some(proxy) = &self.cached() {
-            all = all.cache("results", proxy);
+        if let Some(proxy) = &self.proxy() {
+            all = all.single_flight("kylin", proxy);
+            #[cfg(feature = "cache")]
+            {
+                all = all.cache("results", proxy);
+            }
         }
         if let Some(count) = self.connections.get().cloned() {
             all = all.connections(move || count());

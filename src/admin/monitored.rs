@@ -12,7 +12,7 @@ use crate::clock::{Clock as _, SystemClock};
 use crate::cluster::{Cluster, ClusterError, ClusterStatus};
 use crate::discovery::{DiscoveryHandle, DiscoveryStatus};
 use crate::endpoint::{AdminState, EndpointId};
-use crate::observe::Watch;
+use crate::observe::{SingleFlightStatus, Watch};
 use crate::session::Sessions;
 
 /// A count of sessions is reused for this many times as long as it took. So requests for the status
@@ -46,6 +46,23 @@ impl From<crate::observe::CacheStatus> for CacheReport {
     }
 }
 
+/// Reports on the single flight of a proxy; returns `None` if it is off.
+type ReportFlight = Box<dyn Fn() -> Option<FlightReport> + Send + Sync>;
+
+/// The single flight of a proxy.
+#[derive(Serialize)]
+pub(super) struct FlightReport {
+    leaders: usize,
+    followers: usize,
+    shared: u64,
+}
+
+impl From<SingleFlightStatus> for FlightReport {
+    fn from(SingleFlightStatus { leaders, followers, shared }: SingleFlightStatus) -> Self {
+        FlightReport { leaders, followers, shared }
+    }
+}
+
 /// The parts that the status covers and the actions apply to: see
 /// [`Admin::monitor`](super::Admin::monitor).
 #[derive(Default)]
@@ -58,6 +75,8 @@ pub struct Monitored {
     pub(super) logs: Vec<(String, Box<dyn Fn() -> u64 + Send + Sync>)>,
     /// Result caches, each with a function that reports on it; none without the feature `cache`.
     pub(super) caches: Vec<(String, ReportCache)>,
+    /// Proxies, each with a function that reports on its single flight.
+    pub(super) flights: Vec<(String, ReportFlight)>,
     pub(super) connections: Option<Box<dyn Fn() -> usize + Send + Sync>>,
     /// The time until which the last count of sessions is reused, and the counts by endpoint.
     bound: Option<(Instant, Arc<BoundSessions>)>,
@@ -103,6 +122,13 @@ impl Monitored {
     pub fn cache<B: crate::Backend>(mut self, name: impl Into<String>, proxy: &crate::Proxy<B>) -> Self {
         let proxy = proxy.clone();
         self.caches.push((name.into(), Box::new(move || proxy.cache().map(CacheReport::from))));
+        self
+    }
+
+    /// Adds the single flight of a proxy, if it is on, named `name` in the status.
+    pub fn single_flight<B: crate::Backend>(mut self, name: impl Into<String>, proxy: &crate::Proxy<B>) -> Self {
+        let proxy = proxy.clone();
+        self.flights.push((name.into(), Box::new(move || proxy.single_flight().map(FlightReport::from))));
         self
     }
 

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Shared;
-use super::monitored::{BoundSessions, CacheReport};
+use super::monitored::{BoundSessions, CacheReport, FlightReport};
 use super::traffic::{LastFailure, Rates, Traffic};
 use crate::clock::{Clock, SystemClock};
 use crate::cluster::{ClusterStatus, EndpointStatus};
@@ -34,6 +34,7 @@ struct Report<'a> {
     discovery: BTreeMap<&'a str, DiscoveryReport>,
     logs: BTreeMap<&'a str, LogReport>,
     caches: BTreeMap<&'a str, CacheReport>,
+    single_flight: BTreeMap<&'a str, FlightReport>,
     buffers: BuffersReport,
 }
 
@@ -189,6 +190,7 @@ pub(super) fn json(shared: &Shared) -> String {
             .collect(),
         logs: monitored.logs.iter().map(|(name, lost)| (&**name, LogReport { lost_lines: lost() })).collect(),
         caches: monitored.caches.iter().filter_map(|(name, report)| Some((&**name, report()?))).collect(),
+        single_flight: monitored.flights.iter().filter_map(|(name, report)| Some((&**name, report()?))).collect(),
         buffers: BuffersReport::of(shared),
     };
     serde_json::to_string(&report).unwrap_or_default()

@@ -6,8 +6,8 @@ pub(crate) mod cache;
 pub(crate) mod flight;
 pub(crate) mod queue;
 
+pub use crate::observe::SingleFlightStatus;
 #[cfg(feature = "cache")]
 #[cfg_attr(docsrs, doc(cfg(feature = "cache")))]
 pub use cache::CacheRules;
-pub use flight::SingleFlightStatus;
 pub use queue::QueueRules;

@@ -92,7 +92,7 @@ pub use self::change::{
 pub use self::event::{
     Attempt, AttemptBegan, AttemptEnd, AttemptEnded, AttemptPhase, Classified, Dispatched, EndpointPicked, EventKind,
     Finished, Queued, Received, ResponseHead, Retried, RetryReason, SessionEvent, SessionOutcome, SharedResponse,
-    Times,
+    SingleFlightStatus, Times,
 };
 #[cfg(feature = "cache")]
 pub use self::event::{CacheLookup, CacheOutcome, CacheStatus};

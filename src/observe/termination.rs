@@ -16,6 +16,8 @@ use http::StatusCode;
 /// | `RequestAborted` | `request_aborted` | `DC` | `CH` |
 /// | `NoEndpoint` | `no_endpoint` | `UH` | `SC` |
 /// | `Overflow` | `overflow` | `UO` | `sQ` |
+/// | `QueueFull` | `queue_full` | `UO` | `SQ` |
+/// | `QueueTimeout` | `queue_timeout` | `UO` | `sQ` |
 /// | `ConnectFailed` | `connect_failed` | `UF` | `SC` |
 /// | `ConnectTimeout` | `connect_timeout` | `UF` | `sC` |
 /// | `ResponseTimeout` | `response_timeout` | `UT` | `sH` |
@@ -50,6 +52,10 @@ pub enum Termination {
     /// Every eligible endpoint or its backend is at its limit, or the login of the session
     /// currently cannot be checked.
     Overflow,
+    /// Too many queries wait for a slot of an endpoint. The client got 503.
+    QueueFull,
+    /// The query has waited for a slot as long as it may. The client got 503.
+    QueueTimeout,
     /// The node could not be reached.
     ConnectFailed,
     /// No connection to the node was made in time.
@@ -64,8 +70,8 @@ pub enum Termination {
     ResponseTruncated,
     /// The node paused for too long within its response.
     ResponseStalled,
-    /// The client stopped the query by its id while the query waited for the response to an
-    /// identical one.
+    /// The client stopped the query by its id while the query waited for a slot, or shared an
+    /// execution that has another id or other clients.
     Stopped,
     /// A stop, a logout or another request for all nodes was not confirmed by each of them, for any
     /// reason. The client got 502.
@@ -79,7 +85,7 @@ pub enum Termination {
 
 impl Termination {
     /// Every variant, for the labels of a metric.
-    pub const ALL: [Termination; 20] = [
+    pub const ALL: [Termination; 22] = [
         Termination::Complete,
         Termination::ClientGone,
         Termination::Refused,
@@ -89,6 +95,8 @@ impl Termination {
         Termination::RequestAborted,
         Termination::NoEndpoint,
         Termination::Overflow,
+        Termination::QueueFull,
+        Termination::QueueTimeout,
         Termination::ConnectFailed,
         Termination::ConnectTimeout,
         Termination::ResponseTimeout,
@@ -130,6 +138,8 @@ impl Termination {
             | Termination::RequestAborted
             | Termination::NoEndpoint
             | Termination::Overflow
+            | Termination::QueueFull
+            | Termination::QueueTimeout
             | Termination::ConnectFailed
             | Termination::ConnectTimeout
             | Termination::ResponseTimeout
@@ -153,6 +163,8 @@ impl Termination {
             Termination::RequestAborted => ("request_aborted", "DC", "CH"),
             Termination::NoEndpoint => ("no_endpoint", "UH", "SC"),
             Termination::Overflow => ("overflow", "UO", "sQ"),
+            Termination::QueueFull => ("queue_full", "UO", "SQ"),
+            Termination::QueueTimeout => ("queue_timeout", "UO", "sQ"),
             Termination::ConnectFailed => ("connect_failed", "UF", "SC"),
             Termination::ConnectTimeout => ("connect_timeout", "UF", "sC"),
             Termination::ResponseTimeout => ("response_timeout", "UT", "sH"),

@@ -55,12 +55,12 @@ pub(super) const TOO_MANY_REQUESTS: ErrorResponse =
 /// Too many queries wait for a slot, and this is the costliest.
 pub(super) const QUEUES_FULL: ErrorResponse =
     ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "too many queries wait for a Kylin node")
-        .because(Termination::Overflow);
+        .because(Termination::QueueFull);
 
 /// The query has waited for a slot as long as it may.
 pub(super) const WAITED_TOO_LONG: ErrorResponse =
     ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "the query has waited too long for a Kylin node")
-        .because(Termination::Overflow);
+        .because(Termination::QueueTimeout);
 
 /// The budget has no bytes left for the response of a node.
 pub(super) const NO_MEMORY_FOR_RESPONSE: ErrorResponse = ErrorResponse::new(

@@ -1,16 +1,16 @@
 //! The request log and the query log of the example front end.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::example_options::nodes;
 use crate::example_reload::with_socket;
 use crate::support::browser::basic;
 use crate::support::example::{TIMEOUT, address, spawn, start};
-use crate::support::front::{closed_port, eventually};
+use crate::support::front::{closed_port, eventually, until};
 use crate::support::http::{self, Connection};
 use crate::support::skip;
 
@@ -255,6 +255,107 @@ async fn a_query_is_logged_by_its_fingerprint_unless_sql_is_asked_for() {
             assert!(long.starts_with(sql) && (65_530..=65_536).contains(&sql.len()), "{} bytes", sql.len());
         }
     }
+}
+
+#[tokio::test]
+async fn a_shared_response_is_in_the_logs_the_status_and_the_metrics() {
+    let (nodes, named) = nodes(1).await;
+    let folder = TempDir::new().unwrap();
+    let [queries, access] = ["queries", "access"].map(|name| folder.path().join(name));
+    let logs = ["--query-log", queries.to_str().unwrap(), "--access-log", access.to_str().unwrap()];
+    let common = ["--nodes", &named, "--status=127.0.0.1:0", "--listen=127.0.0.1:0"];
+    let process = spawn(&[&common[..], &logs].concat()).await;
+    let (front, operators) = (address(&process, "listening on http://"), address(&process, "status on http://"));
+    let status = async || -> Value {
+        let response = http::get(operators, "/front/status", &[]).await.unwrap();
+        serde_json::from_slice(&response.body).unwrap()
+    };
+    let body = r#"{"sql":"select 1, sleep_ms(5000)","project":"learn_kylin"}"#;
+    let user = basic("ADMIN", "KYLIN");
+    let length = body.len();
+    let request = format!(
+        "POST /kylin/api/query HTTP/1.1\r\nHost: kylin\r\nUser-Agent: test\r\nAuthorization: {user}\r\n\
+         Cookie: JSESSIONID={}\r\nContent-Length: {length}\r\n\r\n{body}",
+        session(front, &user).await
+    );
+    let mut first = Connection::open(front).await.unwrap();
+    first.send(&request).await.unwrap();
+    eventually(|| nodes[0].0.stats().running == 1, || "the query runs".to_owned()).await;
+    let mut second = Connection::open(front).await.unwrap();
+    second.send(&request).await.unwrap();
+    let counts = async || status().await["single_flight"]["kylin"].clone();
+    until("the second follows", async || counts().await == json!({ "leaders": 1, "followers": 1, "shared": 0 })).await;
+    let text = http::get(operators, "/metrics", &[]).await.unwrap().text().to_owned();
+    for line in ["kylin_lb_single_flight_followers{proxy=\"kylin\"} 1\n", "kylin_lb_single_flight_shared_total 0\n"] {
+        assert!(text.contains(line), "{line} in {text}");
+    }
+    for connection in [&mut first, &mut second] {
+        assert_eq!(connection.response().await.unwrap().status(), 200);
+    }
+    assert_eq!(counts().await, json!({ "leaders": 0, "followers": 0, "shared": 1 }));
+    let text = http::get(operators, "/metrics", &[]).await.unwrap().text().to_owned();
+    assert!(text.contains("kylin_lb_single_flight_shared_total 1\n"), "{text}");
+    let written: Vec<Value> = lines(&queries, 2).await.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let shared = written.iter().find(|line| line["why"] == "shared").unwrap_or_else(|| panic!("{written:?}"));
+    assert_eq!((&shared["node"], &shared["attempts"]), (&json!("n1"), &json!(0)), "{shared}");
+    let lines = lines(&access, 3).await;
+    assert!(lines.iter().any(|line| line.contains("shared")), "{lines:?}");
+}
+
+/// Returns the id of a new session.
+async fn session(front: SocketAddr, user: &str) -> String {
+    let login = [("Authorization", user)];
+    let response = http::get(front, "/kylin/api/user/authentication", &login).await.unwrap();
+    let line = response.header("set-cookie").unwrap_or_else(|| panic!("no session: {}", response.text()));
+    line.split(['=', ';']).nth(1).unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn queries_that_the_queue_refuses_are_in_the_metrics_and_the_log() {
+    let (nodes, named) = nodes(1).await;
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("queries");
+    let config = folder.path().join("nginx.conf");
+    let server = named.split_once('@').unwrap().1;
+    let upstream = format!("upstream kylin {{ server {server} max_conns=1; queue 1 timeout=1s; }}");
+    let text = format!("{upstream} server {{ listen 127.0.0.1:1; location / {{ proxy_pass http://kylin; }} }}");
+    std::fs::write(&config, text).unwrap();
+    let args = ["--config", config.to_str().unwrap(), "--status=127.0.0.1:0", "--query-log", file.to_str().unwrap()];
+    let (process, front) = start(&args).await;
+    let operators = address(&process, "status on http://");
+    let query = |n: usize| query(&format!("select {n}, sleep_ms(3000)"));
+    let mut running = Connection::open(front).await.unwrap();
+    running.send(query(0)).await.unwrap();
+    eventually(|| nodes[0].0.stats().running == 1, || "the query runs".to_owned()).await;
+    let mut waiting = Vec::new();
+    for n in 1..3 {
+        let mut connection = Connection::open(front).await.unwrap();
+        connection.send(query(n)).await.unwrap();
+        waiting.push(connection);
+    }
+    for connection in &mut waiting {
+        assert_eq!(connection.response().await.unwrap().status(), 503);
+    }
+    assert_eq!(running.response().await.unwrap().status(), 200);
+    let mut outcomes: Vec<String> = lines(&file, 3)
+        .await
+        .iter()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["outcome"].as_str().unwrap().to_owned())
+        .collect();
+    outcomes.sort_unstable();
+    assert_eq!(outcomes, ["complete", "queue_full", "queue_timeout"]);
+    let mut text = String::new();
+    // The metrics may learn of a request later than its log.
+    until("both refusals in the metrics", async || {
+        text = http::get(operators, "/metrics", &[]).await.unwrap().text().to_owned();
+        let has = |outcome: &str| {
+            text.contains(&format!("kylin_lb_requests_total{{class=\"query\",outcome=\"{outcome}\"}} 1\n"))
+        };
+        has("queue_full") && has("queue_timeout")
+    })
+    .await;
+    let count = text.lines().find_map(|line| line.strip_prefix("kylin_lb_queue_duration_seconds_count "));
+    assert!(count.is_some_and(|count| count != "0"), "{text}");
 }
 
 /// Such a query is executed too, so the log must contain it.

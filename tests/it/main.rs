@@ -46,6 +46,7 @@ mod example_options;
 mod example_reload;
 mod example_request_log;
 mod example_sessions;
+#[cfg(target_os = "linux")]
 mod example_systemd;
 mod example_tls;
 mod flow_control;

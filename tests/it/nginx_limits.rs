@@ -169,6 +169,37 @@ async fn a_server_that_shows_that_it_stops_is_drained_unless_the_site_does_not_d
     }
 }
 
+/// nginx compares a declared length with the limit of the first location, and counts the bytes of a
+/// body without one against the limit of the named location.
+#[tokio::test]
+async fn a_body_meets_the_limit_of_the_first_location_or_of_the_named_one() {
+    require_nginx!();
+    let node = crate::support::files::node();
+    let text = format!(
+        "server {{ listen 127.0.0.1:@front@; client_max_body_size 100; \
+         location /large/ {{ try_files $uri @small; }} \
+         location /small/ {{ client_max_body_size 4; try_files $uri @large; }} \
+         location @small {{ client_max_body_size 4; proxy_pass http://{0}; }} \
+         location @large {{ proxy_pass http://{0}; }} }}",
+        node.addresses()[0]
+    );
+    let nginx = Nginx::start(&text).await;
+    let (_server, front) = serve(&text);
+    for address in [front, nginx.address("front")] {
+        for (path, declared, chunked) in [("/large/x", 200, 413), ("/small/x", 413, 200)] {
+            for (headers, body, expected) in [
+                ("Content-Length: 10", "0123456789", declared),
+                ("Transfer-Encoding: chunked", "a\r\n0123456789\r\n0\r\n\r\n", chunked),
+            ] {
+                let request = format!("POST {path} HTTP/1.1\r\nHost: kylin\r\n{headers}\r\n\r\n{body}");
+                let mut client = Connection::open(address).await.unwrap();
+                client.send(&request).await.unwrap();
+                assert_eq!(client.response().await.unwrap().status(), expected, "{address} {path} {headers}");
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn the_lines_of_a_head_fit_into_the_buffers_of_the_file() {
     require_nginx!();

@@ -79,8 +79,12 @@ mod with_prometheus {
             for (name, logs) in monitored.logs() {
                 self.metrics.record_lost_log_lines(&name, logs.iter().map(LogFile::dropped).sum());
             }
+            let proxy = monitored.proxy();
+            if let Some(status) = proxy.as_ref().and_then(|proxy| proxy.single_flight()) {
+                self.metrics.record_single_flight("kylin", &status);
+            }
             #[cfg(feature = "cache")]
-            if let Some(status) = monitored.cached().and_then(|proxy| proxy.cache()) {
+            if let Some(status) = proxy.and_then(|proxy| proxy.cache()) {
                 self.metrics.record_cache("results", &status);
             }
             if let Some(count) = monitored.connections() {

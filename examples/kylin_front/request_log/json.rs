@@ -144,7 +144,7 @@ pub(super) fn put_query(line: &mut Line, event: &Finished<'_>, log: &QueryLog) {
         executed: served.map(|attempt| seconds(attempt.head.unwrap_or(attempt.total))),
         fingerprint: request.fingerprint().map(|fingerprint| format!("{fingerprint:016x}")),
         id: request.id(),
-        node: served.map(|attempt| attempt.endpoint.as_str()),
+        node: served.map(|attempt| &attempt.endpoint).or(event.shared).map(EndpointId::as_str),
         outcome: event.termination.as_str(),
         project: request.project().map(cut),
         push_down: log.with_flags.then_some(flags.push_down),
@@ -157,7 +157,7 @@ pub(super) fn put_query(line: &mut Line, event: &Finished<'_>, log: &QueryLog) {
         total: seconds(event.times.total),
         user: request.user().map(cut),
         waited: seconds(event.times.waiting),
-        why: served.map(|attempt| attempt.reason.as_str()),
+        why: served.map(|attempt| attempt.reason.as_str()).or(event.shared.map(|_| "shared")),
     };
     put(line, &fields);
 }

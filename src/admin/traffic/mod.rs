@@ -145,6 +145,8 @@ impl Observer for Traffic {
             | Termination::RequestTimeout
             | Termination::NoEndpoint
             | Termination::Overflow
+            | Termination::QueueFull
+            | Termination::QueueTimeout
             | Termination::ConnectFailed
             | Termination::ConnectTimeout
             | Termination::ResponseTimeout

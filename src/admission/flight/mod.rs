@@ -34,5 +34,4 @@ pub(crate) use self::epochs::{Epochs, ProjectSlot};
 #[cfg(feature = "cache")]
 pub(crate) use self::key::is_neutral;
 pub(crate) use self::key::{FlightKey, QueryIds};
-pub use self::table::SingleFlightStatus;
 pub(crate) use self::table::{FlightRole, FlightTable, Follower, FollowerOutcome, Leader, StopTarget};

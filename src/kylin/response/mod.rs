@@ -28,6 +28,8 @@ pub(crate) use self::login::is_user_source_down;
 #[cfg(feature = "login-relay")]
 pub(crate) use self::login::names_no_user;
 use self::phrases::{class_by_code, rejection_by_message};
+#[cfg(feature = "cache")]
+pub(crate) use self::result::QueryResult;
 pub(crate) use self::result::{NoResult, read_result};
 use super::KylinVersion;
 use super::class::RequestClass;

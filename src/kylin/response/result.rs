@@ -14,7 +14,7 @@ use super::Coding;
 use super::json::{self, Level, Value};
 
 /// The maximum length of a result that is decompressed to be read, in bytes.
-const MAX_PLAIN: u64 = 8 << 20;
+const MAX_PLAIN: u64 = 4 << 20;
 
 /// The code in the envelope of a result (Kylin 5, KAP).
 const SUCCESS: &str = "000";

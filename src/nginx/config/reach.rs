@@ -20,7 +20,7 @@ pub(super) fn check(
     for (number, upstream) in upstreams.iter().enumerate().filter(|(_, upstream)| upstream.passed.is_some()) {
         let leads_back = |server: &UpstreamServer| {
             let mut own = listeners.iter().filter(|listener| is_own(&server.address, &listener.address));
-            own.any(|listener| listener.servers.iter().any(|server| passes_to(&servers[*server].0, number)))
+            own.any(|listener| listener.servers.iter().all(|server| passes_to(&servers[*server].0, number)))
         };
         let (down, up): (Vec<_>, Vec<_>) = upstream.servers.iter().partition(|server| server.down);
         let (Some(span), true) = (upstream.span, up.iter().all(|server| leads_back(server))) else {

@@ -226,8 +226,11 @@ impl Observer for PendingRequest {
     fn finished(&self, event: &Finished<'_>) {
         let attempts = self.attempts(event.attempts);
         let mut ended = self.outcome.lock();
-        ended.is_unserved =
-            attempts.is_empty() && matches!(event.termination, Termination::NoEndpoint | Termination::Overflow);
+        ended.is_unserved = attempts.is_empty()
+            && matches!(
+                event.termination,
+                Termination::NoEndpoint | Termination::Overflow | Termination::QueueFull | Termination::QueueTimeout
+            );
         if !ended.is_replaced {
             (ended.status, ended.body_bytes) = (event.status.map(|status| status.as_u16()), event.bytes);
         }

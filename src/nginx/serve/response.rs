@@ -89,13 +89,10 @@ impl<'s> ResponseEdits<'s> {
         Some(NOT_FOLLOWED.response_to(&Request::new(()).into_parts().0))
     }
 
-    /// Removes the body of a request if the node gets none. A body that is too long stays, and is
-    /// refused.
+    /// Removes the body of a request if the node gets none. The location has checked the declared
+    /// length before.
     pub(super) fn without_body(&self, head: &mut request::Parts, body: Body) -> Body {
-        let length =
-            head.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-        let is_too_long = self.settings.max_body().zip(length).is_some_and(|(max, length)| length > max);
-        if !self.settings.drops_body || is_too_long {
+        if !self.settings.drops_body {
             return body;
         }
         head.headers.remove(header::CONTENT_LENGTH);

@@ -24,6 +24,12 @@ pub(super) struct Route {
     pub(super) trusted: TrustedProxies,
     /// The proxy; `None` for a location that responds itself.
     pub(super) proxy: Option<Proxy>,
+    /// The proxy of requests that declare the length of their body; `None` if it is the same.
+    ///
+    /// In nginx, the location that led such a request to a named location has checked the length.
+    /// Only the bytes of a body without a length are checked in the named location
+    /// (`ngx_http_request_body_chunked_filter`).
+    pub(super) declared: Option<Proxy>,
     /// Whether the rules of Kylin apply.
     pub(super) is_of_kylin: bool,
     /// The timeouts of a node, if the location changes them.
@@ -40,6 +46,7 @@ impl Route {
         Route {
             trusted: TrustedProxies::none(),
             proxy: None,
+            declared: None,
             is_of_kylin: false,
             timeouts: None,
             logs: Arc::default(),
@@ -137,13 +144,14 @@ fn route(
         Action::Return(_) | Action::Named(_) | Action::LeftOut(_) => None,
     };
     let trusted = trusted(of_server.real_ip, &settings.real_ip);
-    // nginx checks only the declared length, which the location before the named one has done.
-    let max_body = match location.matcher {
-        Matcher::Named(_) => of_server.max_body,
-        Matcher::Exact(_) | Matcher::Prefix { .. } | Matcher::Regex(_) => settings.max_body(),
+    let with_limit = |max_body| proxy(location, max_body, &trusted, groups);
+    let declared = match location.matcher {
+        Matcher::Named(_) if of_server.max_body != settings.max_body() => with_limit(of_server.max_body)?,
+        Matcher::Named(_) | Matcher::Exact(_) | Matcher::Prefix { .. } | Matcher::Regex(_) => None,
     };
     Ok(Route {
-        proxy: proxy(location, max_body, &trusted, groups)?,
+        proxy: with_limit(settings.max_body())?,
+        declared,
         trusted,
         timeouts: timeouts(settings),
         logs: access_log::written(&settings.access_logs, writers),

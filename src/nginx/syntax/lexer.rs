@@ -9,6 +9,7 @@
 use super::error::Fault;
 use super::lua;
 use super::source::Span;
+use crate::nginx::options::OPTIONS;
 
 /// A word after unquoting, and the position of its first character.
 #[derive(Debug, Clone)]
@@ -277,8 +278,13 @@ fn is_own_name(text: &str) -> bool {
 
 /// Returns whether a comment is `kylin_lb NAME VALUE;`, and not a sentence about the crate.
 fn lacks_colon(text: &str) -> bool {
-    let mut words = text.split_ascii_whitespace();
-    words.next().is_some_and(is_own_name) && text.contains(';') && words.count() == 2
+    let words: Vec<_> = text.split_ascii_whitespace().collect();
+    match words[..] {
+        [name, setting, value] => {
+            is_own_name(name) && value.ends_with(';') && OPTIONS.iter().any(|(known, _)| *known == setting)
+        }
+        _ => false,
+    }
 }
 
 fn is_space(byte: u8) -> bool {
@@ -347,6 +353,7 @@ mod tests {
             ("# kylin_lb sessions memory;", Some(OwnComment::Misspelt)),
             ("#kylin-lb sessions redis://10.0.0.5;", Some(OwnComment::Misspelt)),
             ("# kylin_lb configuration of our site", None),
+            ("# kylin_lb is down;", None),
             ("# kylin_lb is here; see the manual", None),
             ("# Kylin Server 1", None),
             ("#", None),

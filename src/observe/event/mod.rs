@@ -4,6 +4,7 @@ mod attempts;
 #[cfg(feature = "cache")]
 mod cache;
 mod kind;
+mod single_flight;
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ pub(super) use self::attempts::Attempts;
 pub use self::cache::{CacheLookup, CacheOutcome, CacheStatus};
 pub use self::kind::EventKind;
 pub(super) use self::kind::RequestEvent;
+pub use self::single_flight::{SharedResponse, SingleFlightStatus};
 use super::{ObservedRequest, QueryFlags, Termination};
 use crate::backend::SendErrorKind;
 use crate::cluster::PickReason;
@@ -82,18 +84,6 @@ pub struct Dispatched<'a> {
     /// The endpoint.
     pub endpoint: &'a EndpointId,
     /// How long the query has waited for this attempt, including the time at other endpoints.
-    pub waited: Duration,
-}
-
-/// A request gets a copy of the response to an identical one, so no endpoint is picked for it.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct SharedResponse<'a> {
-    /// The request.
-    pub request: &'a ObservedRequest,
-    /// The endpoint that responded to the identical request.
-    pub endpoint: &'a EndpointId,
-    /// From the arrival of the request to the copy.
     pub waited: Duration,
 }
 

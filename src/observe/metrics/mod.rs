@@ -3,8 +3,8 @@ mod names;
 mod record;
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use ahash::AHashMap;
 use metrics::{Counter, Histogram, counter, histogram};
@@ -14,7 +14,7 @@ use self::family::Family;
 use self::record::Recorded;
 use super::{
     AttemptEnded, EndpointChange, EndpointChanged, EndpointPicked, EventKind, Finished, Observer, Received, Retried,
-    SessionEvent, SessionOutcome,
+    SessionEvent, SessionOutcome, SharedResponse,
 };
 use crate::endpoint::EndpointId;
 
@@ -56,6 +56,8 @@ struct Shared {
     sessions: Family<Counter>,
     #[cfg(feature = "cache")]
     cache_lookups: Family<Counter>,
+    shared_responses: OnceLock<Counter>,
+    queued: OnceLock<Histogram>,
     /// The retries that the budget allowed after the last retry.
     retry_budget: Mutex<Option<u32>>,
     /// The last values of the gauges, so that gauges that no longer apply can be set to 0.
@@ -114,6 +116,14 @@ impl EndpointMetrics {
 }
 
 impl Shared {
+    fn shared_responses(&self) -> &Counter {
+        self.shared_responses.get_or_init(|| counter!(names::FLIGHT_SHARED))
+    }
+
+    fn queued(&self) -> &Histogram {
+        self.queued.get_or_init(|| histogram!(names::QUEUE_SECONDS))
+    }
+
     /// Calls `count` with the metrics of an endpoint.
     fn with_endpoint(&self, id: &EndpointId, count: impl FnOnce(&EndpointMetrics)) {
         if let Some(endpoint) = self.endpoints.read().get(id) {
@@ -129,6 +139,7 @@ impl Observer for Metrics {
             EventKind::Received
             | EventKind::Session
             | EventKind::Cache
+            | EventKind::Shared
             | EventKind::Picked
             | EventKind::AttemptEnded
             | EventKind::Retried
@@ -136,7 +147,6 @@ impl Observer for Metrics {
             EventKind::Classified
             | EventKind::Queued
             | EventKind::Dispatched
-            | EventKind::Shared
             | EventKind::AttemptBegan
             | EventKind::ResponseHead => false,
         }
@@ -160,6 +170,10 @@ impl Observer for Metrics {
     fn cache(&self, event: &super::CacheLookup<'_>) {
         let outcome = event.outcome.as_str();
         self.shared.cache_lookups.get(outcome, || counter!(names::CACHE_LOOKUPS, "outcome" => outcome)).increment(1);
+    }
+
+    fn shared(&self, _: &SharedResponse<'_>) {
+        self.shared.shared_responses().increment(1);
     }
 
     fn picked(&self, event: &EndpointPicked<'_>) {
@@ -203,6 +217,9 @@ impl Observer for Metrics {
         metrics.bytes.increment(event.bytes);
         metrics.total.record(event.times.total);
         metrics.waiting.record(event.times.waiting);
+        if !event.times.queued.is_zero() {
+            self.shared.queued().record(event.times.queued);
+        }
         if let Some(first_byte) = event.times.first_byte {
             metrics.first_byte.record(first_byte);
         }

@@ -42,10 +42,14 @@ pub(super) const CACHE_LOOKUPS: &str = "kylin_lb_cache_lookups_total";
 pub(super) const CACHE_UP: &str = "kylin_lb_cache_up";
 pub(super) const CACHE_ENTRIES: &str = "kylin_lb_cache_entries";
 pub(super) const CACHE_BYTES: &str = "kylin_lb_cache_bytes";
+pub(super) const FLIGHT_SHARED: &str = "kylin_lb_single_flight_shared_total";
+pub(super) const FLIGHT_LEADERS: &str = "kylin_lb_single_flight_leaders";
+pub(super) const FLIGHT_FOLLOWERS: &str = "kylin_lb_single_flight_followers";
+pub(super) const QUEUE_SECONDS: &str = "kylin_lb_queue_duration_seconds";
 pub(super) const REFUSED: &str = "kylin_lb_server_refused_total";
 pub(super) const CONNECTIONS: &str = "kylin_lb_client_connections";
 
-const COUNTERS: [(&str, &str); 13] = [
+const COUNTERS: [(&str, &str); 14] = [
     (REQUESTS, "Requests that have ended, by their outcome."),
     (RESPONSES, "Responses to clients, by the class of their status."),
     (RESPONSE_BYTES, "Bytes of response bodies that clients took."),
@@ -57,18 +61,20 @@ const COUNTERS: [(&str, &str); 13] = [
     (SHORTAGES, "How often this process was short of descriptors, ports or memory for a connection."),
     (BUFFER_REFUSED, "How often the memory budget had no bytes for a head, a body or a cached result."),
     (CACHE_LOOKUPS, "Queries that were looked up in a result cache, by the result."),
+    (FLIGHT_SHARED, "Queries that got a copy of the response to an identical one."),
     (REFUSED, "Requests and connections that the server refused before a handler got them, by the reason."),
     (LOG_LINES_LOST, "Lines that a log of requests could not take."),
 ];
 
-const HISTOGRAMS: [(&str, &str); 4] = [
+const HISTOGRAMS: [(&str, &str); 5] = [
     (REQUEST_SECONDS, "Time from the head of a request to the end of its response."),
     (WAITING_SECONDS, "Time from the head of a request to its first attempt."),
+    (QUEUE_SECONDS, "Time that a query waited for slots of endpoints; only of queries that waited."),
     (FIRST_BYTE_SECONDS, "Time from the head of a request to the head of its response."),
     (ATTEMPT_SECONDS, "Time of an attempt at an endpoint, from its begin to its end."),
 ];
 
-const GAUGES: [(&str, &str); 25] = [
+const GAUGES: [(&str, &str); 27] = [
     (REQUESTS_IN_FLIGHT, "Requests that have arrived and not ended."),
     (RETRY_BUDGET, "Retries that the budget still allowed after the last retry; missing before the first."),
     (ENDPOINT_UP, "Whether an endpoint is ready, and healthy or suspect."),
@@ -99,6 +105,8 @@ const GAUGES: [(&str, &str); 25] = [
     (CACHE_UP, "Whether a result cache can follow builds, without which it stores nothing."),
     (CACHE_ENTRIES, "Results in a result cache."),
     (CACHE_BYTES, "Bytes of the results in a result cache."),
+    (FLIGHT_LEADERS, "Queries in flight whose response identical queries would get too."),
+    (FLIGHT_FOLLOWERS, "Queries that wait for the response to an identical one."),
     (CONNECTIONS, "Open connections of clients."),
 ];
 

@@ -10,6 +10,7 @@ use super::{Metrics, names};
 use crate::buffer::BufferStatus;
 use crate::cluster::{ClusterStatus, EndpointStatus};
 use crate::discovery::{DiscoveryStatus, SourceState};
+use crate::observe::SingleFlightStatus;
 #[cfg(feature = "server")]
 use crate::refusals;
 use crate::session::Sessions;
@@ -21,6 +22,8 @@ pub(super) type Recorded = [String; 3];
 impl Metrics {
     /// Sets the gauges of a cluster and its endpoints, and those of this process.
     pub fn record_cluster(&self, cluster: &str, status: &ClusterStatus) {
+        // Exported before the first query waits or gets a copy.
+        _ = (self.shared.shared_responses(), self.shared.queued());
         let up = status.endpoints.iter().filter(|endpoint| endpoint.is_up()).count();
         for endpoint in &status.endpoints {
             self.record_endpoint(cluster, endpoint);
@@ -119,6 +122,13 @@ impl Metrics {
         gauge!(names::CACHE_UP, &labels).set(flag(status.error.is_none()));
         gauge!(names::CACHE_ENTRIES, &labels).set(count(status.entries));
         gauge!(names::CACHE_BYTES, &labels).set(count(status.bytes));
+    }
+
+    /// Sets the gauges of the single flight of a proxy, named `proxy`.
+    pub fn record_single_flight(&self, proxy: &str, status: &SingleFlightStatus) {
+        let labels = [("proxy", proxy.to_owned())];
+        gauge!(names::FLIGHT_LEADERS, &labels).set(count(status.leaders));
+        gauge!(names::FLIGHT_FOLLOWERS, &labels).set(count(status.followers));
     }
 
     /// Sets the gauge of the open connections of clients, as `Server::connection_count` counts

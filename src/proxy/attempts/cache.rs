@@ -13,7 +13,7 @@ use crate::backend::Backend;
 use crate::body::Body;
 use crate::buffer::GrowingBuffer;
 use crate::cluster::Picked;
-use crate::kylin::response::{ResponseClass, read_result};
+use crate::kylin::response::{NoResult, QueryResult, ResponseClass, read_result};
 use crate::observe::CacheOutcome;
 
 /// Tells a client whether the response comes from the cache.
@@ -91,17 +91,24 @@ impl<B: Backend> Attempts<'_, B> {
         self.response.status() == StatusCode::OK && class == Some(ResponseClass::Final) && !self.gives_cookie()
     }
 
-    /// Stores the response if it is a result that was read completely.
-    pub(super) fn store_result(&mut self, class: Option<ResponseClass>, picked: &Picked<B>) {
-        let Some(pending) = self.cache_miss.as_mut().and_then(|miss| miss.pending.take()) else { return };
-        if let Some(cache) = &self.proxy.cache
-            && self.may_store(class)
-            && let Some(copy) = self.share(None)
-            && copy.body.len() <= MAX_SHARED
-            && read_result(copy.head.headers(), &copy.body).is_ok_and(|result| result.is_cacheable)
-        {
+    /// Stores the response if it is a result that was read completely. Returns what it has read of
+    /// the body, if anything.
+    pub(super) fn store_result(
+        &mut self,
+        class: Option<ResponseClass>,
+        picked: &Picked<B>,
+    ) -> Option<Result<QueryResult, NoResult>> {
+        let pending = self.cache_miss.as_mut()?.pending.take()?;
+        let cache = self.proxy.cache.as_ref()?;
+        if !self.may_store(class) {
+            return None;
+        }
+        let copy = self.share(None).filter(|copy| copy.body.len() <= MAX_SHARED)?;
+        let result = read_result(copy.head.headers(), &copy.body);
+        if result.is_ok_and(|result| result.is_cacheable) {
             cache.store(pending, copy.head, &copy.body, self.served_by(picked).shared());
         }
+        Some(result)
     }
 
     /// Marks the response as a cache miss, and records that a node rejects credentials.

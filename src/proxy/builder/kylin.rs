@@ -52,7 +52,7 @@ impl<B> ProxyBuilder<B> {
     ///
     /// A response is copied if it is a complete 200 of at most 1 MiB that holds a result and no
     /// `Set-Cookie` for the client. A result is complete JSON with rows and without an exception;
-    /// if it is compressed, it has at most 8 MiB without the compression. The copy is in memory of
+    /// if it is compressed, it has at most 4 MiB without the compression. The copy is in memory of
     /// the [budget](Self::buffers). Otherwise the waiting queries are sent to nodes, and identical
     /// queries do not wait again for a minute. If the first query fails or gets an error, one more
     /// is sent, and if that fails too, all queries get its response. If the first query gets no

@@ -10,6 +10,7 @@ mod clock;
 mod endpoint;
 mod health;
 mod models;
+mod observe;
 #[path = "../../../src/setting.rs"]
 mod setting;
 mod sync;

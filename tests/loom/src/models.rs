@@ -256,8 +256,9 @@ fn leaves(table: &Arc<Table>) -> thread::JoinHandle<()> {
 
 fn leader_and_follower_leave() {
     let (table, dropped) = (table(), Arc::new(AtomicU32::new(0)));
-    let FlightRole::Leader(mut leader) = table.enter(&key()) else { panic!("the first leads") };
-    leader.start(Execution(Arc::clone(&dropped)));
+    let first = key();
+    let FlightRole::Leader(mut leader) = table.enter(&first) else { panic!("the first leads") };
+    leader.start(Execution(Arc::clone(&dropped)), &first);
     let others = [leaves(&table), leaves(&table)];
     drop(leader);
     others.into_iter().for_each(|thread| thread.join().unwrap());
@@ -267,8 +268,9 @@ fn leader_and_follower_leave() {
 
 fn a_follower_takes_over() {
     let (table, dropped, leader_leaves) = (table(), Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
-    let FlightRole::Leader(mut leader) = table.enter(&key()) else { panic!("the first leads") };
-    leader.start(Execution(Arc::clone(&dropped)));
+    let first = key();
+    let FlightRole::Leader(mut leader) = table.enter(&first) else { panic!("the first leads") };
+    leader.start(Execution(Arc::clone(&dropped)), &first);
     let stays = thread::spawn({
         let (table, leader_leaves) = (Arc::clone(&table), Arc::clone(&leader_leaves));
         move || match table.enter(&key()) {
@@ -296,8 +298,9 @@ fn a_follower_takes_over() {
 
 fn a_stop_and_a_leader_that_leaves() {
     let (table, dropped) = (table(), Arc::new(AtomicU32::new(0)));
-    let FlightRole::Leader(mut leader) = table.enter(&key()) else { panic!("the first leads") };
-    leader.start(Execution(Arc::clone(&dropped)));
+    let first = key();
+    let FlightRole::Leader(mut leader) = table.enter(&first) else { panic!("the first leads") };
+    leader.start(Execution(Arc::clone(&dropped)), &first);
     let follows = thread::spawn({
         let table = Arc::clone(&table);
         move || match table.enter(&Arc::new(FlightKey { hash: 7, ids: table.ids([Some("a"), None]) })) {

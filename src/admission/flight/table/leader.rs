@@ -37,8 +37,20 @@ impl<'t, T, S> Leader<'t, T, S> {
         }
     }
 
-    /// Holds an execution, which [`poll`](Self::poll) drives.
-    pub(crate) fn start(&mut self, execution: T) {
+    /// Holds an execution that was begun for `query`, the query of this leader.
+    /// [`poll`](Self::poll) drives it.
+    pub(crate) fn start(&mut self, execution: T, query: &Arc<FlightKey>) {
+        // The execution of a leader that took over another one has other ids than that.
+        if !Arc::ptr_eq(query, &self.key)
+            && let Some(flight) = self.table.shard(&self.key).flights.get_mut(&self.key.number())
+        {
+            flight.execution = Some(Arc::clone(query));
+        }
+        self.running = Some(execution);
+    }
+
+    /// Holds the rest of an execution, such as the read of its response.
+    pub(crate) fn resume(&mut self, execution: T) {
         self.running = Some(execution);
     }
 

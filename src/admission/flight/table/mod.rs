@@ -17,6 +17,7 @@ use super::unshareable::Unshareable;
 use super::{Epochs, FlightKey, QueryIds};
 use crate::admission::queue::Ticket;
 use crate::clock::Clock;
+use crate::observe::SingleFlightStatus;
 use crate::sync::{AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering, oneshot};
 
 const SHARDS: usize = 16;
@@ -51,8 +52,8 @@ struct Flight<T, S> {
     has_failed: bool,
     /// The ids of the leader.
     leader: QueryIds,
-    /// The query that the execution was begun for. The node knows the execution by its ids.
-    execution: Arc<FlightKey>,
+    /// The query that the execution was begun for, whose ids the node knows; `None` if it is `key`.
+    execution: Option<Arc<FlightKey>>,
     /// The ticket of the leader, if it has waited for a slot.
     ticket: Option<Ticket>,
     /// Whether the client of the leader has stopped its query.
@@ -95,20 +96,6 @@ pub(crate) enum FlightRole<'t, T, S> {
     Follower(Follower<'t, T, S>),
     /// The query is sent without single flight.
     Alone,
-}
-
-/// The current state of single flight in a proxy: see
-/// [`ProxyBuilder::single_flight`](crate::proxy::ProxyBuilder::single_flight).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct SingleFlightStatus {
-    /// The number of queries in flight whose response others would get too.
-    pub leaders: usize,
-    /// The number of queries that wait for the response to an identical one.
-    pub followers: usize,
-    /// The number of queries that got a copy of the response to an identical one since the proxy
-    /// was built.
-    pub shared: u64,
 }
 
 impl<T, S> FlightTable<T, S> {
@@ -208,7 +195,7 @@ impl<T, S> FlightTable<T, S> {
                     let ids: Vec<u64> = flight.with_id(id).collect();
                     stopped.extend(ids.iter().filter_map(|follower| flight.followers.remove(follower)));
                     let (leads, has_followers) = (flight.leader.has(id), !flight.followers.is_empty());
-                    let is_executed_by_id = flight.execution.ids.has(id);
+                    let is_executed_by_id = flight.execution().ids.has(id);
                     if leads && (has_followers || !is_executed_by_id) {
                         flight.is_leader_stopped = true;
                         wakers.extend(flight.waker.take());
@@ -216,7 +203,7 @@ impl<T, S> FlightTable<T, S> {
                     if leads && !has_followers && !is_executed_by_id {
                         // The nodes stop this execution, so no other client may take it over.
                         flight.is_closed = true;
-                        left = Some(Arc::clone(&flight.execution));
+                        left = Some(Arc::clone(flight.execution()));
                     }
                     is_awaited |= is_executed_by_id && (has_followers || !leads);
                 }
@@ -271,7 +258,7 @@ impl<T, S> FlightTable<T, S> {
                 };
                 flight.leader = next.key.ids;
                 if running.is_none() {
-                    flight.execution = Arc::clone(&next.key);
+                    flight.execution = Some(Arc::clone(&next.key));
                 }
                 (flight.is_leader_stopped, flight.waker) = (false, None);
                 (next, flight.ticket)
@@ -298,13 +285,17 @@ impl<T, S> Flight<T, S> {
             followers: BTreeMap::new(),
             has_failed: false,
             leader: key.ids,
-            execution: Arc::clone(&key),
+            execution: None,
             key,
             ticket: None,
             is_leader_stopped: false,
             is_closed: false,
             waker: None,
         }
+    }
+
+    fn execution(&self) -> &Arc<FlightKey> {
+        self.execution.as_ref().unwrap_or(&self.key)
     }
 
     /// Returns the followers with this id.

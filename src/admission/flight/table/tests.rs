@@ -31,9 +31,10 @@ struct Stage<'t> {
 impl<'t> Stage<'t> {
     fn new(table: &'t Table, followers: usize) -> Self {
         let ids = |n: usize| table.ids([Some(&n.to_string()), None]);
-        let FlightRole::Leader(mut leader) = table.enter(&key(ids(0))) else { panic!("the first leads") };
+        let first = key(ids(0));
+        let FlightRole::Leader(mut leader) = table.enter(&first) else { panic!("the first leads") };
         let (node, execution) = oneshot::channel();
-        leader.start(execution);
+        leader.start(execution, &first);
         let follow = |n| match table.enter(&key(ids(n))) {
             FlightRole::Follower(follower) => follower,
             _ => panic!("the others follow"),
@@ -212,6 +213,21 @@ fn a_stop_takes_its_client_out_and_nodes_stop_what_has_no_client() {
     assert!(matches!(leader.poll(&mut cx), std::task::Poll::Ready(None)));
     drop(leader);
     assert!(node.is_closed() && is_empty(&table));
+}
+
+#[test]
+fn a_leader_that_took_over_has_an_execution_of_its_own_after_its_retry() {
+    let table = table();
+    let Stage { leader, mut followers, node, .. } = Stage::new(&table, 1);
+    drop(leader);
+    let FollowerOutcome::Leads(mut leader, _) = ended(followers.remove(0)) else { panic!("it takes over") };
+    drop(node);
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(leader.poll(&mut cx).is_ready(), "the execution has failed");
+    let (_node, execution) = oneshot::channel();
+    leader.start(execution, &key(table.ids([Some("1"), None])));
+    assert!(matches!(table.stop("1", |_| true), StopTarget::Named), "the nodes know it by this id");
+    assert!(leader.poll(&mut cx).is_pending());
 }
 
 #[test]

@@ -230,9 +230,12 @@ fn may_be_passed_on(method: &Method, response: &Response<Body>) -> bool {
 
     match response.extensions().get::<Termination>() {
         _ if method.is_safe() => true,
-        Some(termination) => matches!(termination, T::NoEndpoint | T::Overflow | T::ConnectFailed | T::ConnectTimeout),
-        // With these statuses, the node says that it did not execute the request (RFC 9110, 15.5
-        // and 15.6).
+        Some(termination) => matches!(
+            termination,
+            T::NoEndpoint | T::Overflow | T::QueueFull | T::QueueTimeout | T::ConnectFailed | T::ConnectTimeout
+        ),
+        // The node says that it has nothing that could execute the request (RFC 9110, 15.5 and
+        // 15.6).
         None => matches!(
             response.status(),
             StatusCode::NOT_FOUND

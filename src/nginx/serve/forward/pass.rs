@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use http::header::CONTENT_LENGTH;
 use http::{Extensions, StatusCode, Uri};
 
 use super::admit::{PassedChecks, Pause, Refused, admit};
@@ -70,9 +71,11 @@ pub(super) fn pass<'s>(
     if let Some(pause) = admit(settings, scope, passed)? {
         return Ok(Admitted::Pause(pause));
     }
-    let Route { proxy, is_of_kylin, timeouts, logs, addresses, shows_outcome, .. } = &site.routes[location.number];
+    let Route { proxy, declared, is_of_kylin, timeouts, logs, addresses, shows_outcome, .. } =
+        &site.routes[location.number];
     let Action::Proxy(pass) = &location.action else { return Err(LEFT_OUT.into()) };
-    let Some(proxy) = proxy else { return Err(NOT_FOUND.into()) };
+    let declared = declared.as_ref().filter(|_| scope.headers.contains_key(CONTENT_LENGTH));
+    let Some(proxy) = declared.or(proxy.as_ref()) else { return Err(NOT_FOUND.into()) };
     if *is_of_kylin && !current.is_certain() {
         return Err(BAD_PATH.into());
     }

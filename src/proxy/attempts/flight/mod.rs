@@ -228,7 +228,10 @@ impl<'p, B: Backend> Attempts<'p, B> {
     /// [`STOPPED`] if the client has stopped it.
     pub(super) async fn execute(&mut self, execution: Option<Execution<B>>) -> AttemptResult<B> {
         if let (Some(leader), Some(execution)) = (&mut self.leader, execution) {
-            leader.start(execution);
+            match &self.flight {
+                Some(query) => leader.start(execution, query),
+                None => leader.resume(execution),
+            }
         }
         let (picked, failure) = poll_fn(|cx| self.poll_execution(cx)).await?;
         if failure.is_some() {
@@ -272,7 +275,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
         let reservation = self.proxy.settings.buffers.reservation(self.context.client().key());
         let response = take(&mut self.response);
         if let Some(leader) = &mut self.leader {
-            leader.start(Box::pin(copy(picked, response, GrowingBuffer::new(reservation, MAX_SHARED))));
+            leader.resume(Box::pin(copy(picked, response, GrowingBuffer::new(reservation, MAX_SHARED))));
         }
         poll_fn(|cx| self.poll_execution(cx)).await
     }
@@ -310,7 +313,9 @@ impl<'p, B: Backend> Attempts<'p, B> {
     /// are sent to nodes.
     pub(super) fn share_result(&mut self, class: Option<ResponseClass>, picked: &Picked<B>) {
         #[cfg(feature = "cache")]
-        self.store_result(class, picked);
+        let result = self.store_result(class, picked);
+        #[cfg(not(feature = "cache"))]
+        let result = None;
         self.note_login();
         let Some(leader) = self.leader.take() else { return };
         let served_by = Some(self.served_by(picked).shared());
@@ -319,7 +324,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             self.leader = Some(leader);
             return;
         }
-        match read_result(shared.head.headers(), &shared.body) {
+        match result.unwrap_or_else(|| read_result(shared.head.headers(), &shared.body)) {
             Ok(_) => leader.share(FlightResult::Response(Arc::new(shared))),
             Err(NoResult::Failed) => self.leader = Some(leader),
             Err(NoResult::Unreadable) => leader.release(),
