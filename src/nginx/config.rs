@@ -10,7 +10,7 @@ use std::num::NonZeroU64;
 use std::path::Path;
 use std::sync::Arc;
 
-use self::comments::server_comments;
+use self::comments::{server_comments, targets};
 pub(super) use self::listeners::{Listener, ServerAddrUse};
 use self::listeners::{listeners, note_keepalive};
 use super::directives::access_log::{AccessLog, LogFormats};
@@ -186,9 +186,10 @@ fn read_tree(tree: &[Directive], parser: &Parser) -> Result<Config, Fault> {
     }
     let listeners = listeners(&servers, &mut context.remarks)?;
     note_keepalive(&listeners, &servers, &mut context.remarks);
-    let unservable = reach::check(&context.upstreams.all, &servers, &listeners, &mut context.remarks);
+    let targets: Vec<_> = servers.iter().map(|(server, _)| targets(server)).collect();
+    let unservable = reach::check(&context.upstreams.all, &targets, &listeners, &mut context.remarks);
     let unservable = unservable.map(|fault| Arc::new(fault.locate("", &parser.sources)));
-    let server_comments = server_comments(http, &servers, &context.upstreams.all)?;
+    let server_comments = server_comments(http, &servers, &targets, &context.upstreams.all)?;
     let servers = servers.into_iter().map(|(server, _)| server).collect();
     let (set_slots, map_slots) = (context.maps.set_slots(), context.maps.kept_values());
     let Remarks { ignored, notes, .. } = context.remarks;

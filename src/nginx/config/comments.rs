@@ -1,6 +1,8 @@
 //! The servers' `# kylin_lb:` comments, which apply to the upstreams that their locations pass
 //! requests to.
 
+use std::collections::{BTreeSet, HashMap};
+
 use super::{Directive, Fault, Server, Span, Upstream};
 use crate::nginx::directives::comments::CommentOptions;
 use crate::nginx::directives::location::{Action, Locations};
@@ -12,17 +14,19 @@ use crate::nginx::directives::location::{Action, Locations};
 pub(super) fn server_comments(
     http: &[Directive],
     servers: &[(Server, Span)],
+    targets: &[BTreeSet<usize>],
     upstreams: &[Upstream],
 ) -> Result<Vec<CommentOptions>, Fault> {
     let mut merged = vec![CommentOptions::default(); upstreams.len()];
+    let by_span: HashMap<Span, &BTreeSet<usize>> = servers.iter().map(|(_, span)| *span).zip(targets).collect();
     for directive in http.iter().filter(|directive| directive.is("server")) {
-        let read = servers.iter().find(|(_, span)| *span == directive.span());
-        let targets = read.map(|(server, _)| targets(server)).unwrap_or_default();
-        check(directive, targets.iter().map(|target| &upstreams[*target]))?;
+        // A server that is left out passes requests to none.
+        let targets = by_span.get(&directive.span()).into_iter().flat_map(|targets| targets.iter());
+        check(directive, targets.map(|target| &upstreams[*target]))?;
     }
-    for (server, span) in servers {
-        for upstream in targets(server) {
-            merged[upstream].merge(&server.comments).map_err(|name| {
+    for ((server, span), targets) in servers.iter().zip(targets) {
+        for upstream in targets {
+            merged[*upstream].merge(&server.comments).map_err(|name| {
                 let message = format!("two servers set \"{name}\" of kylin_lb for one upstream, to different values");
                 span.duplicate(message, format!("# kylin_lb: {name} ...; in the upstream"))
             })?;
@@ -50,13 +54,13 @@ fn check<'u>(server: &Directive, upstreams: impl Iterator<Item = &'u Upstream> +
 }
 
 /// Returns the positions of the groups that the locations of a server pass requests to.
-pub(super) fn targets(server: &Server) -> Vec<usize> {
-    let mut targets = Vec::new();
+pub(super) fn targets(server: &Server) -> BTreeSet<usize> {
+    let mut targets = BTreeSet::new();
     collect_targets(&server.locations, &mut targets);
     targets
 }
 
-fn collect_targets(locations: &Locations, targets: &mut Vec<usize>) {
+fn collect_targets(locations: &Locations, targets: &mut BTreeSet<usize>) {
     for location in locations.iter() {
         targets.extend(location.forms().iter().filter_map(|form| match &form.action {
             Action::Proxy(pass) => Some(pass.upstream),

@@ -1,18 +1,19 @@
 //! Finds upstreams without a server that a request can be passed to.
 
-use super::comments::targets;
+use std::collections::BTreeSet;
+
 use super::listeners::Listener;
 use crate::backend::http1::Address;
 use crate::nginx::directives::remarks::Remarks;
-use crate::nginx::directives::server::{ListenAddress, Server};
+use crate::nginx::directives::server::ListenAddress;
 use crate::nginx::directives::upstream::{Upstream, UpstreamServer};
-use crate::nginx::syntax::{Fault, Span};
+use crate::nginx::syntax::Fault;
 
 /// Notes each upstream in use whose servers are all `down` or addresses of this site itself.
 /// Returns the error for the first of them if there is no other upstream.
 pub(super) fn check(
     upstreams: &[Upstream],
-    servers: &[(Server, Span)],
+    targets: &[BTreeSet<usize>],
     listeners: &[Listener],
     remarks: &mut Remarks<'_>,
 ) -> Option<Fault> {
@@ -20,7 +21,7 @@ pub(super) fn check(
     for (number, upstream) in upstreams.iter().enumerate().filter(|(_, upstream)| upstream.passed.is_some()) {
         let leads_back = |server: &UpstreamServer| {
             let mut own = listeners.iter().filter(|listener| is_own(&server.address, &listener.address));
-            own.any(|listener| listener.servers.iter().all(|server| passes_to(&servers[*server].0, number)))
+            own.any(|listener| listener.servers.iter().all(|server| targets[*server].contains(&number)))
         };
         let (down, up): (Vec<_>, Vec<_>) = upstream.servers.iter().partition(|server| server.down);
         let (Some(span), true) = (upstream.span, up.iter().all(|server| leads_back(server))) else {
@@ -54,8 +55,4 @@ fn is_own(server: &Address, listens: &ListenAddress) -> bool {
         // Addresses of different kinds.
         _ => false,
     }
-}
-
-fn passes_to(server: &Server, upstream: usize) -> bool {
-    targets(server).contains(&upstream)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 /// The position where a word begins: file, line and byte.
 ///
 /// The lexer counts lines while it reads, so that a note about a line needs no search.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Span {
     pub(crate) file: u16,
     pub(crate) line: u32,

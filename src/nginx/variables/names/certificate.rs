@@ -1,4 +1,7 @@
 //! The parts of a certificate that variables show (RFC 5280), in OpenSSL's form.
+//!
+//! A crate for certificates would bring about ten others, and has the names of RFC 4514, which
+//! differ from OpenSSL's. The handshake has verified the certificate before.
 
 use std::fmt::Write as _;
 
@@ -234,6 +237,23 @@ mod tests {
         let version = element(VERSION, &element(INTEGER, &[2]));
         let parts = [version, element(INTEGER, &[0, 0x8a, 1]), empty.clone(), empty.clone(), empty, name];
         element(SEQUENCE, &element(SEQUENCE, &parts.concat()))
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200), at in 0_usize..200) {
+            let mut der = certificate();
+            let at = at % der.len();
+            for (changed, byte) in der[at..].iter_mut().zip(&bytes) {
+                *changed = *byte;
+            }
+            for der in [der, bytes.clone()] {
+                if let Some(parsed) = Certificate::parse(&der) {
+                    _ = (parsed.serial(), parsed.issuer(), parsed.subject());
+                }
+            }
+            _ = distinguished_name(&bytes);
+        }
     }
 
     #[test]
