@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::support::browser::Browser;
 use crate::support::example::{TIMEOUT, address, check, run, spawn, start};
-use crate::support::front::{closed_port, demo, until};
+use crate::support::front::{closed_port, demo, eventually, until};
 use crate::support::http;
 use crate::support::raw_node::{RawNode, respond};
 use crate::support::tls::{Certificate, openssl_installed};
@@ -57,6 +57,37 @@ async fn query_affinity_sends_a_query_where_it_was_before() {
     let mut queries = queries(&nodes);
     queries.sort_unstable();
     assert_eq!(queries, [0, 0, 12]);
+}
+
+/// The node that has the result gets at most a quarter more than its share of identical queries.
+/// With single flight the limit is twice the share.
+#[tokio::test]
+async fn query_affinity_spreads_a_query_more_without_single_flight() {
+    const MAX_SENT: u64 = 12;
+    let (nodes, named) = nodes(4).await;
+    let common = ["--nodes", &named, "--policy=query-affinity", "--sessions=none", "--probe=none"];
+    let (_process, front) = start(&[&common[..], &["--single-flight=off"]].concat()).await;
+    let query = sql("select sleep_ms(600000)");
+    let mut clients = Vec::new();
+    for sent in 1..=MAX_SENT {
+        let mut client = http::Connection::open(front).await.unwrap();
+        client.send(&query).await.unwrap();
+        clients.push(client);
+        let running = || nodes.iter().map(|(node, _)| node.stats().running).sum::<u64>();
+        eventually(|| running() == sent, || format!("{} of {sent} run", running())).await;
+    }
+    let most = nodes.iter().map(|(node, _)| node.stats().running).max();
+    assert_eq!(most, Some(4), "a quarter more than three, rounded up");
+}
+
+/// Returns a query of `ADMIN` in the form of HTTP/1.1.
+fn sql(sql: &str) -> String {
+    let body = format!("{{\"sql\":\"{sql}\",\"project\":\"learn_kylin\"}}");
+    format!(
+        "POST /kylin/api/query HTTP/1.1\r\nHost: kylin\r\nAuthorization: Basic QURNSU46S1lMSU4=\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 #[tokio::test]
@@ -342,6 +373,12 @@ async fn nodes_have_the_settings_of_a_configuration() {
     let (nodes, named) = nodes(2).await;
     let named: Vec<_> = named.split(',').collect();
     let weighted = format!("{} weight=3, {} max_conns=7 max_fails=2 fail_timeout=30s", named[0], named[1]);
+    // As in nginx, zero is no limit, and turns the other two off.
+    let zeros = format!("{} max_conns=0 fail_timeout=0 slow_start=0, {}", named[0], named[1]);
+    let process = spawn(&["--nodes", &zeros, "--max-conns=9", "--status=127.0.0.1:0", "--listen=127.0.0.1:0"]).await;
+    let told = status(address(&process, "status on http://")).await;
+    let limits = ["n1", "n2"].map(|id| endpoint(&told, id)["max_in_flight"].as_u64());
+    assert_eq!(limits, [None, Some(9)]);
     let args = ["--nodes", &weighted, "--policy=round-robin", "--sessions=none", "--max-conns=9", "--probe=none"];
     let args = [&args[..], &["--status=127.0.0.1:0", "--listen=127.0.0.1:0"]].concat();
     let process = spawn(&args).await;
